@@ -1,0 +1,1 @@
+"""What the specifications fix: .pxd and .h only, no logic."""

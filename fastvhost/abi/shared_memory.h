@@ -1,0 +1,63 @@
+/* Every access to memory that another party writes at the same time goes through these few functions.
+ *
+ * Guests are little-endian here (virtio 1.2, section 1.4, "fields are little-endian"), and so is every host that
+ * fastvhost builds for; the check below says so at compile time.
+ * "read once" means: one load instruction, the value never fetched again behind the checker's back.
+ * Ring structures are naturally aligned (their addresses are checked when a queue starts); headers and descriptors in
+ * indirect tables may stand at any address, so those go through the *_anywhere forms.
+ */
+#ifndef FASTVHOST_SHARED_MEMORY_H
+#define FASTVHOST_SHARED_MEMORY_H
+
+#include <linux/virtio_ring.h>
+#include <stdint.h>
+#include <string.h>
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "fastvhost runs on little-endian hosts only"
+#endif
+
+typedef struct __attribute__((packed)) { uint16_t value; } fv_anywhere_u16;
+typedef struct __attribute__((packed)) { uint64_t value; } fv_anywhere_u64;
+
+static inline uint16_t load_u16(const uint16_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
+static inline uint16_t load_acquire_u16(const uint16_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+static inline void store_u16(uint16_t *p, uint16_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
+static inline void store_release_u16(uint16_t *p, uint16_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+static inline void store_u64(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
+
+/* Between our own threads: flags, counters that statistics read while a worker writes them. */
+static inline uint32_t load_acquire_u32(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+static inline void store_release_u32(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+static inline uint64_t load_u64(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
+
+/* A descriptor in two loads of eight bytes: addr, then len|flags|next. Each field is fetched exactly once. */
+static inline struct vring_desc read_once_desc(const struct vring_desc *p)
+{
+    const volatile fv_anywhere_u64 *words = (const volatile fv_anywhere_u64 *)p;
+    uint64_t pair[2] = {words[0].value, words[1].value};
+    struct vring_desc d;
+    memcpy(&d, pair, sizeof d);
+    return d;
+}
+
+static inline uint16_t read_once_u16_anywhere(const void *p) { return ((const volatile fv_anywhere_u16 *)p)->value; }
+static inline void write_u16_anywhere(void *p, uint16_t v) { ((volatile fv_anywhere_u16 *)p)->value = v; }
+static inline void write_u64_anywhere(void *p, uint64_t v) { ((volatile fv_anywhere_u64 *)p)->value = v; }
+
+/* Store, then load, in that order as everybody sees it. */
+static inline void full_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+
+static inline void prefetch_read(const void *p) { __builtin_prefetch(p, 0, 3); }
+static inline void prefetch_write(const void *p) { __builtin_prefetch(p, 1, 3); }
+
+static inline void cpu_pause(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+#endif

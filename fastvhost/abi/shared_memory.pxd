@@ -1,0 +1,27 @@
+"""Every access to memory that another party writes at the same time. See shared_memory.h for what each promises."""
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+
+from fastvhost.abi.virtio_ring cimport virtq_desc
+
+
+cdef extern from "fastvhost/abi/shared_memory.h" nogil:
+    uint16_t load_u16(const uint16_t *p)
+    uint16_t load_acquire_u16(const uint16_t *p)
+    void store_u16(uint16_t *p, uint16_t v)
+    void store_release_u16(uint16_t *p, uint16_t v)
+    void store_u64(uint64_t *p, uint64_t v)
+
+    uint32_t load_acquire_u32(const uint32_t *p)
+    void store_release_u32(uint32_t *p, uint32_t v)
+    uint64_t load_u64(const uint64_t *p)
+
+    virtq_desc read_once_desc(const virtq_desc *p)
+    uint16_t read_once_u16_anywhere(const void *p)
+    void write_u16_anywhere(void *p, uint16_t v)
+    void write_u64_anywhere(void *p, uint64_t v)
+
+    void full_fence()
+    void prefetch_read(const void *p)
+    void prefetch_write(const void *p)
+    void cpu_pause()

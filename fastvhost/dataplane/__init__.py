@@ -1,0 +1,1 @@
+"""The packet path: Cython without the GIL. Guest memory, rings, net headers, ports, forwarding, workers."""

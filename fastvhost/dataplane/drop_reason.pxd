@@ -1,0 +1,13 @@
+"""Why a frame was dropped: one closed enum, the same words in counters, JSON and the command line."""
+
+
+cdef enum DropReason:
+    NO_RECEIVE_BUFFERS       # the egress guest posted no buffer in time
+    RING_DISABLED            # the ring is stopped, disabled or broken
+    BAD_DESCRIPTOR           # the chain breaks the rules of the ring: its queue is stopped
+    OVERSIZE                 # longer than the receive buffers, or than any frame may be
+    RUNT                     # shorter than a virtio-net header and an Ethernet header
+    GSO_UNSUPPORTED          # segmentation or checksum asked for, which was not negotiated
+    NO_EGRESS                # no wire leads on from this port
+    LINK_DOWN                # the egress has no peer
+    N_DROP_REASONS

@@ -1,0 +1,40 @@
+"""What travels through the forwarder: chains of guest buffers, and the frames in them, by reference.
+
+A *chain* is a descriptor chain resolved to host pointers. A *frame* is a chain of the transmitq less its virtio-net
+header: the same struct, moved forward. Nothing is copied until an egress copies it into its own chains.
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+
+
+# Sixty-four frames a burst: bench/results shows what other sizes cost.
+cdef enum:
+    BURST = 64
+    # A frame of MAX_FRAME_BYTES and its header in pieces of one byte, and then some: no legal frame needs more.
+    MAX_SEGMENTS = 65536
+
+
+cdef struct Segment:
+    uint8_t *data
+    uint32_t bytes
+
+
+cdef struct Chain:
+    uint8_t *data            # the only segment's start, where n_segments == 1
+    uint32_t bytes           # of all segments together
+    uint32_t first_segment   # index into the burst's segments, where n_segments > 1
+    uint16_t n_segments
+    uint16_t head            # the chain's first descriptor, its name in the used ring
+    uint32_t chain_end       # chains of the burst that are finished once this one is: some before it may be dropped
+
+
+ctypedef Chain Frame
+
+
+cdef struct Burst:
+    uint32_t n_frames
+    uint32_t n_chains                # taken from the ring, those dropped while parsing included
+    uint32_t n_segments
+    Frame frames[BURST]
+    uint16_t heads[BURST]            # of every chain taken, in ring order
+    Segment *segments                # MAX_SEGMENTS of them, touched only by frames in pieces

@@ -1,0 +1,46 @@
+"""Guest memory: mapped regions, and guest-physical addresses to host pointers."""
+
+from collections.abc import Sequence
+
+MAX_REGIONS: int
+"""Regions in one table at the most: 509, as libvhost-user and Linux vhost have it."""
+
+class MemoryRefusedError(ValueError):
+    """A region or a table of regions cannot be used. The text names the region and the remedy."""
+
+class Mapping:
+    """One shared memory region of a front-end, mapped. vhost-user, "Memory region description".
+
+    The file descriptor is only borrowed for the call. Raises MemoryRefusedError when the size is 0, a range wraps, the file is
+    shorter than the region or cannot be mapped, or lies on a file system that another program serves (FUSE, NFS).
+    """
+
+    guest_addr: int
+    bytes: int
+    user_addr: int
+    mmap_offset: int
+    def __init__(self, fd: int, guest_addr: int, bytes: int, user_addr: int, mmap_offset: int) -> None: ...
+    @property
+    def faulted(self) -> bool:
+        """True once an access met SIGBUS: the file behind the region became shorter."""
+    @property
+    def closed(self) -> bool: ...
+    def close(self) -> None:
+        """Unmap. Idempotent. Only after no worker can hold a pointer: after Port.set_memory with a table without it."""
+
+class GuestMemory:
+    """An immutable table of mappings, found by guest address. Does not own its mappings.
+
+    Raises MemoryRefusedError when two regions overlap or there are more than MAX_REGIONS.
+    """
+
+    def __init__(self, mappings: Sequence[Mapping]) -> None: ...
+    @property
+    def mappings(self) -> tuple[Mapping, ...]: ...
+    @property
+    def faulted(self) -> bool:
+        """True once any of its mappings met SIGBUS."""
+    def holds_user(self, user_addr: int, bytes: int) -> bool:
+        """Whether a range of front-end virtual addresses lies in one region whole (a ring must)."""
+    def holds_guest(self, guest_addr: int, bytes: int) -> bool:
+        """Whether a range of guest addresses is covered, by several adjacent regions if need be."""

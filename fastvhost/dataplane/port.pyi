@@ -1,0 +1,32 @@
+"""Ports: where frames enter and leave. The base class every kind shares, and the kinds without a peer."""
+
+class Counters:
+    """A snapshot of one port's counters. rx: from the VM, tx: towards the VM, as the forwarder sees them."""
+
+    rx_frames: int
+    rx_bytes: int
+    tx_frames: int
+    tx_bytes: int
+    rx_dropped: dict[str, int]
+    """Frames taken from this port's guest and dropped on this side, by reason."""
+    tx_dropped: dict[str, int]
+    """Frames meant for this port and dropped because of it, by reason."""
+    kicks_asked: int
+    calls: int
+    """Notifications written to the guest's call eventfds."""
+
+class Port:
+    """What every kind of port has. A kind fills in the three burst functions (port.pxd)."""
+
+    name: str
+    kind: str
+    @property
+    def link_up(self) -> bool: ...
+    def counters(self) -> Counters: ...
+    def close(self) -> None:
+        """Release what the port holds. Idempotent. Only after its workers are gone or parked."""
+
+class NullPort(Port):
+    """Takes and forgets every frame, and sends none."""
+
+    def __init__(self, name: str) -> None: ...

@@ -1,0 +1,85 @@
+"""A port with virtqueues: the device side of a virtio-net device. What vhostuser.session drives.
+
+Every method that changes something the workers read goes through the door by itself (Door, worker.pyx): it returns
+after no worker can still see the old state. None of them blocks for longer than a burst takes.
+Queue index: vhost-user's vring index; even = receiveq, odd = transmitq, pair = index // 2 (virtio 1.2, section 5.1.2).
+"""
+
+from typing import NamedTuple
+
+from fastvhost.dataplane.guest_memory import GuestMemory
+from fastvhost.dataplane.port import Port
+from fastvhost.dataplane.worker import Door
+
+class RingRefusedError(ValueError):
+    """A queue cannot start as configured. The text names the ring, the reason and the remedy."""
+
+class QueueState(NamedTuple):
+    """One queue as a worker sees it now, for show and diagnosis."""
+
+    index: int
+    size: int
+    live: bool
+    """It was given to the data plane by start_queue and not stopped since."""
+    started: bool
+    """It was kicked, or needs no kick, or buffers were seen in it."""
+    enabled: bool
+    broken: str
+    """Empty, or why the queue was stopped: one sentence."""
+    avail_idx: int
+    used_idx: int
+    next_avail: int
+    frames: int
+    bytes: int
+    kick_suppressed: bool
+    interrupt_wanted: bool
+
+class VirtioPort(Port):
+    """A virtio-net device's rings, without a control plane. Virtio 1.2, sections 2.7 and 5.1."""
+
+    queue_pairs: int
+    attention_fd: int
+    """An eventfd (non-blocking) that a worker writes when events() has something new."""
+    def __init__(self, name: str, door: Door, queue_pairs: int = 1) -> None: ...
+    def set_link(self, up: bool) -> None:
+        """Peer connected or gone. Without a peer, frames towards this port drop as link_down."""
+    def set_features(self, features: int) -> None:
+        """The feature bits both sides agreed on. Raises RingRefusedError while a queue is live and a bit changes."""
+    def set_memory(self, memory: GuestMemory | None) -> tuple[int, ...]:
+        """Put another table into effect; live rings are translated anew from the addresses they were started with.
+
+        Returns the indices of live rings that lie in no region of it: they are broken now.
+        """
+    def start_queue(
+        self,
+        index: int,
+        *,
+        size: int,
+        desc_user_addr: int,
+        avail_user_addr: int,
+        used_user_addr: int,
+        base: int,
+        call_fd: int,
+        enabled: bool,
+        kicked: bool,
+    ) -> None:
+        """Make a queue live. base: SET_VRING_BASE's value. call_fd: borrowed, -1 for none.
+
+        kicked=False: it counts as started at kick_queue, or when a worker finds a buffer in it.
+        Raises RingRefusedError: no memory, addresses outside it or misaligned, size not a power of two up to 32768,
+        base out of range (virtio 1.2, section 2.7).
+        """
+    def kick_queue(self, index: int) -> None:
+        """The kick eventfd was seen readable. Idempotent."""
+    def stop_queue(self, index: int) -> int:
+        """Stop; used entries are published. Returns the next available index (GET_VRING_BASE). Idempotent."""
+    def set_enabled(self, index: int, enabled: bool) -> None: ...
+    def set_call_fd(self, index: int, call_fd: int) -> None:
+        """Replace the borrowed call fd, -1 for none. Afterwards the old one may be closed."""
+    def queue_state(self, index: int) -> QueueState: ...
+    def events(self) -> list[tuple[str, int, str]]:
+        """What happened since the last call, each once: (what, queue index or -1, sentence).
+
+        what: "started" (a worker found buffers in a queue not kicked yet), "broken" (a queue was stopped),
+        "faulted" (SIGBUS in guest memory: the connection must end), "first_frame" (first frame from this guest).
+        """

@@ -1,0 +1,38 @@
+"""Workers: a thread that polls its wires without the GIL, and the door through which control changes what it sees."""
+
+from fastvhost.dataplane.port import Port
+
+class Door:
+    """Parks every worker between two bursts while a few fields are swapped. Ports use it; nobody else needs to."""
+
+    def __init__(self) -> None: ...
+
+class Wire:
+    """One direction: frames that arrive at ingress leave at egress."""
+
+    ingress: Port
+    egress: Port | None
+
+class Worker:
+    """Polls wires, one burst each in turn, until stopped."""
+
+    def __init__(self, door: Door, name: str = "worker") -> None: ...
+    def add_wire(self, ingress: Port, egress: Port | None, *, hold: bool, hold_timeout_ms: int) -> Wire:
+        """Forward from ingress to egress (None: no egress, frames drop as no_egress). Before run() only.
+
+        hold: leave frames in the ingress ring while a live egress has no room, until it made no progress for
+        hold_timeout_ms; False: drop at once.
+        """
+    def run(self) -> None:
+        """Poll until stop(). Releases the GIL for its whole life; call it in a thread of its own."""
+    def step(self) -> int:
+        """One round over all wires. Returns the frames forwarded or dropped. For tests; not while run() runs."""
+    def stop(self) -> None: ...
+    @property
+    def running(self) -> bool: ...
+    @property
+    def rounds(self) -> int:
+        """Rounds of the poll loop so far. It moves or the worker is stuck."""
+    @property
+    def busy_rounds(self) -> int:
+        """Rounds that found at least one frame."""

@@ -1,0 +1,1 @@
+"""The vhost-user protocol, back-end side. Pure Python on purpose: it parses bytes of an untrusted peer."""

@@ -1,0 +1,55 @@
+"""Builds the Cython data plane. Everything that is not a compiler matter stands in pyproject.toml."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+# No -march: a wheel built anywhere runs everywhere; wide vectors are chosen at run time (dataplane/copy.h).
+CFLAGS = ["-O3", "-g", "-Wall", "-Wextra", "-fno-strict-aliasing"]
+# What generated C cannot help, and no more than that.
+CFLAGS += ["-Wno-unused-function", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
+CFLAGS += os.environ.get("FASTVHOST_CFLAGS", "").split()
+LDFLAGS = ["-pthread", *os.environ.get("FASTVHOST_LDFLAGS", "").split()]
+
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": False,
+    "wraparound": False,
+    "initializedcheck": False,
+    "cdivision": True,
+    "binding": True,
+    "embedsignature": True,
+}
+
+HERE = Path(__file__).resolve().parent
+HEADERS = [str(p.relative_to(HERE)) for p in sorted(HERE.glob("fastvhost/**/*.h"))]
+
+
+def extension(source: Path) -> Extension:
+    """One extension module for one .pyx, named after its place in the package."""
+    path = source.relative_to(HERE)
+    return Extension(
+        ".".join(path.with_suffix("").parts),
+        [str(path)],
+        include_dirs=["."],
+        depends=HEADERS,
+        extra_compile_args=[*CFLAGS, "-pthread"],
+        extra_link_args=LDFLAGS,
+        define_macros=[("FASTVHOST_BUILD_FLAGS", '"' + " ".join(CFLAGS) + '"')] if path.stem == "_build" else [],
+    )
+
+
+os.chdir(HERE)  # Cython wants paths relative to the package's root, whatever directory the build starts in.
+PATTERNS = ["fastvhost/**/*.pyx"] + (["tests/probes/*.pyx"] if os.environ.get("FASTVHOST_PROBES") else [])
+setup(
+    ext_modules=cythonize(
+        [extension(p) for pattern in PATTERNS for p in sorted(HERE.glob(pattern))],
+        compiler_directives=DIRECTIVES,
+        show_all_warnings=True,
+        annotate=bool(os.environ.get("FASTVHOST_ANNOTATE")),
+    ),
+)
