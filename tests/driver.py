@@ -17,7 +17,9 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-# Stores to shared words use the native format: struct's "<H" may be written byte by byte, "H" is one store.
+# A word that the device may read at any moment is packed first and then stored by a slice, which is one memcpy and so,
+# for these sizes, one store. struct.pack_into would not do: it zeroes the place before it writes. Loads in the native
+# format ("H", not "<H", which goes byte by byte) are one load.
 assert sys.byteorder == "little", "virtio fields are little-endian and so must be the host"
 U16 = struct.Struct("H")
 DESCRIPTOR = struct.Struct("QIHH")
@@ -143,7 +145,8 @@ class Memory:
 
     def pack(self, layout: struct.Struct, guest_addr: int, *fields: int) -> None:
         region = self.region(guest_addr)
-        layout.pack_into(region.file, region.at(guest_addr), *fields)
+        at = region.at(guest_addr)
+        region.file[at : at + layout.size] = layout.pack(*fields)
 
     def unpack(self, layout: struct.Struct, guest_addr: int) -> tuple[int, ...]:
         region = self.region(guest_addr)

@@ -1,7 +1,7 @@
 """QEMU's half of vhost-user: a front-end for tests, written from the vhost-user specification.
 
 Imports nothing of fastvhost. `Frontend` sends any message, legal or not, with any file descriptors, and reads replies.
-`Guest` is a front-end that has set up a virtio-net device, together with the driver of its queues: what most tests want.
+`Guest` is a front-end that has set up a virtio-net device, with the driver of its queues: what most tests want.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ class Frontend:
         return value
 
     def tell(self, request: int, payload: bytes = b"", fds: Sequence[int] = ()) -> None:
-        """A request without a reply of its own. With REPLY_ACK it asks for an ack; raises Refused when that is not 0."""
+        """A request without a reply of its own. With REPLY_ACK it asks for an ack; Refused when that is not 0."""
         if not self.reply_ack:
             return self.send(request, payload, fds)
         self.send(request, payload, fds, need_reply=True)

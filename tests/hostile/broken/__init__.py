@@ -1,0 +1,1 @@
+"""A deliberately broken mini back-end, and what it can leave out."""

@@ -1,0 +1,77 @@
+"""What the broken back-end can leave out: one switch per class of bug, `--bug NAME`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+BUGS = {
+    # The ring
+    "no-head-check": "a head beyond the queue reads whatever lies behind the descriptor table",
+    "no-avail-jump-check": "an avail index further ahead than the queue is long is believed",
+    "no-loop-bound": "descriptors are followed for ever",
+    "no-next-check": "next may lead out of the descriptor table",
+    "no-table-bound": "next may lead out of an indirect table",
+    "long-chain-refused": "a chain of exactly queue-size descriptors counts as a loop",
+    "sloppy-range": "only the first byte of a buffer is checked against its region",
+    "range-by-addition": "addr + len is compared, in 64 bits, and may wrap",
+    "no-region-span": "a buffer over two adjacent regions is refused",
+    "nested-indirect": "indirect tables in indirect tables are followed",
+    "odd-table": "an indirect table need not be a multiple of 16 bytes, nor hold anything",
+    "indirect-unasked": "indirect descriptors work without the feature",
+    "indirect-write-flag": "the write flag of a descriptor that refers to an indirect table is not ignored",
+    "indirect-only-first": "an indirect descriptor behind direct ones is refused",
+    "write-flag-ignored": "writable and readable descriptors are the same",
+    "double-fetch": "a descriptor is checked, then read again and used",
+    # Frames
+    "header-in-first": "the net header is taken to lie in the first descriptor whole",
+    "empty-piece-ends": "a piece of no bytes ends the chain",
+    "no-runt-check": "a chain shorter than header and Ethernet header is a frame",
+    "no-oversize-check": "a frame of any length is delivered",
+    "no-gso-check": "headers that ask for segmentation or checksums are passed on as plain frames",
+    "header-passed-on": "the sender's header is what the receiver gets",
+    "receive-room-trusted": "the receive chain is taken to be long enough",
+    "drop-keeps-chain": "the chain of a dropped frame is never returned",
+    "dead-peer-holds": "frames towards a peer that takes none are held for ever",
+    # Broken queues and notifications
+    "crash-on-bad-ring": "a bad ring ends the process",
+    "bad-ring-goes-on": "a bad chain is returned and the queue goes on",
+    "no-err-event": "a broken queue does not write its err eventfd",
+    "no-recovery": "a broken queue stays broken when it is set up anew",
+    "blocking-call": "call eventfds are written as they come",
+    "log-every-frame": "one line of log per dropped or bad frame",
+    # Memory
+    "no-fstat": "a region may be larger than its file",
+    "no-sigbus": "a file that became shorter kills the process",
+    "overlap": "regions may overlap or wrap",
+    "stale-memory": "SET_MEM_TABLE leaves running rings in the old memory",
+    "mapping-leak": "regions stay mapped after the connection is gone",
+    # Messages
+    "fd-leak": "file descriptors that nobody claims stay open",
+    "surplus-fds-crash": "a message with more file descriptors than expected ends the process",
+    "index-unchecked": "a vring index beyond the queues ends the process",
+    "ring-values-unchecked": "ring sizes, bases and addresses are believed",
+    "change-while-running": "ring size and base may change under a running queue",
+    "header-unchecked": "version, reply bit and size of a message are believed",
+    "unknown-request-crash": "an unknown request ends the process",
+    "half-message-blocks": "while a message is half received no port is served",
+    "one-for-all": "an error on one connection closes all of them",
+    "second-wins": "a second front-end on a busy socket replaces the first",
+    "port-dies": "an error on a connection ends its port for good",
+    "stats-wait": "statistics wait for every port to be idle",
+}
+
+chosen: set[str] = set()
+
+
+def bug(name: str) -> bool:
+    """Whether this check is to be left out."""
+    assert name in BUGS, name
+    return name in chosen
+
+
+def die(why: str) -> None:
+    """The observable end of a memory error."""
+    print("Segmentation fault:", why, file=sys.stderr, flush=True)
+    os.kill(os.getpid(), signal.SIGSEGV)
