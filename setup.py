@@ -23,6 +23,7 @@ DIRECTIVES = {
     "cdivision": True,
     "binding": True,
     "embedsignature": True,
+    "annotation_typing": False,  # C types are declared with cdef; annotations are for readers and mypy
 }
 
 HERE = Path(__file__).resolve().parent

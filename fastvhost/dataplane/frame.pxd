@@ -11,7 +11,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 cdef enum:
     BURST = 64
     # A frame of MAX_FRAME_BYTES and its header in pieces of one byte, and then some: no legal frame needs more.
-    MAX_SEGMENTS = 65536
+    MAX_SEGMENTS = 65535
 
 
 cdef struct Segment:

@@ -11,7 +11,6 @@ class Counters:
     """Frames taken from this port's guest and dropped on this side, by reason."""
     tx_dropped: dict[str, int]
     """Frames meant for this port and dropped because of it, by reason."""
-    kicks_asked: int
     calls: int
     """Notifications written to the guest's call eventfds."""
 

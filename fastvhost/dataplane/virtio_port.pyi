@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from fastvhost.dataplane.guest_memory import GuestMemory
 from fastvhost.dataplane.port import Port
-from fastvhost.dataplane.worker import Door
+from fastvhost.dataplane.door import Door
 
 class RingRefusedError(ValueError):
     """A queue cannot start as configured. The text names the ring, the reason and the remedy."""

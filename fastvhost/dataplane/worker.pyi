@@ -1,13 +1,11 @@
 """Workers: a thread that polls its wires without the GIL, and the door through which control changes what it sees."""
 
+from typing import NamedTuple
+
+from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.port import Port
 
-class Door:
-    """Parks every worker between two bursts while a few fields are swapped. Ports use it; nobody else needs to."""
-
-    def __init__(self) -> None: ...
-
-class Wire:
+class Wire(NamedTuple):
     """One direction: frames that arrive at ingress leave at egress."""
 
     ingress: Port
@@ -16,6 +14,7 @@ class Wire:
 class Worker:
     """Polls wires, one burst each in turn, until stopped."""
 
+    name: str
     def __init__(self, door: Door, name: str = "worker") -> None: ...
     def add_wire(self, ingress: Port, egress: Port | None, *, hold: bool, hold_timeout_ms: int) -> Wire:
         """Forward from ingress to egress (None: no egress, frames drop as no_egress). Before run() only.

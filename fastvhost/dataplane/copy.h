@@ -1,0 +1,109 @@
+/* The one copy: frames from the ingress guest's buffers into the egress guest's, a burst at a time.
+ *
+ * One function for each level of the CPU, chosen once when the module is loaded; within a burst there is no dispatch.
+ * A frame is written as a virtio-net header that offers nothing (virtio 1.2, section 5.1.6) and the payload behind it.
+ * Loads and stores never touch a byte outside [from, from + bytes) and [to, to + header + bytes): the tail is masked
+ * or overlaps backwards.
+ */
+#ifndef FASTVHOST_COPY_H
+#define FASTVHOST_COPY_H
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+struct frame_copy {
+    uint8_t *to;            /* where the header goes; the payload follows it */
+    const uint8_t *from;
+    uint32_t bytes;         /* of payload */
+};
+
+/* flags, gso_type, hdr_len, gso_size, csum_start, csum_offset: all zero; then num_buffers, where the layout has it. */
+static inline uint8_t *put_plain_header(uint8_t *to, uint32_t header_bytes)
+{
+    static const uint8_t plain[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0};
+    if (__builtin_expect(header_bytes == 12, 1))
+        memcpy(to, plain, 12);
+    else
+        memcpy(to, plain, 10);
+    return to + header_bytes;
+}
+
+static void copy_frames_plain(const struct frame_copy *list, uint32_t n, uint32_t header_bytes)
+{
+    for (uint32_t i = 0; i < n; i++)
+        memcpy(put_plain_header(list[i].to, header_bytes), list[i].from, list[i].bytes);
+}
+
+#if defined(__x86_64__)
+
+__attribute__((target("avx2")))
+static void copy_frames_avx2(const struct frame_copy *list, uint32_t n, uint32_t header_bytes)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        uint8_t *to = put_plain_header(list[i].to, header_bytes);
+        const uint8_t *from = list[i].from;
+        uint32_t bytes = list[i].bytes;
+        if (bytes < 32) {
+            memcpy(to, from, bytes);
+            continue;
+        }
+        const uint8_t *last_from = from + bytes - 32;
+        uint8_t *last_to = to + bytes - 32;
+        /* The last 32 bytes are loaded first, since they overlap what the loop stores only in the destination. */
+        __m256i tail = _mm256_loadu_si256((const __m256i *)last_from);
+        for (; from < last_from; from += 32, to += 32)
+            _mm256_storeu_si256((__m256i *)to, _mm256_loadu_si256((const __m256i *)from));
+        _mm256_storeu_si256((__m256i *)last_to, tail);
+    }
+}
+
+__attribute__((target("avx512f,avx512bw,avx512vl,bmi2")))
+static void copy_frames_avx512(const struct frame_copy *list, uint32_t n, uint32_t header_bytes)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        uint8_t *to = put_plain_header(list[i].to, header_bytes);
+        const uint8_t *from = list[i].from;
+        uint32_t bytes = list[i].bytes;
+        for (; bytes >= 64; bytes -= 64, from += 64, to += 64)
+            _mm512_storeu_si512(to, _mm512_loadu_si512(from));
+        if (bytes) {
+            __mmask64 rest = _bzhi_u64(~0ull, bytes);
+            _mm512_mask_storeu_epi8(to, rest, _mm512_maskz_loadu_epi8(rest, from));
+        }
+    }
+}
+
+#endif
+
+typedef void (*copy_frames_fn)(const struct frame_copy *, uint32_t, uint32_t);
+
+static copy_frames_fn copy_frames_at_level = copy_frames_plain;
+static const char *copy_level_name = "plain";
+
+/* FASTVHOST_CPU_LEVEL=plain|avx2|avx512 lowers the level; it never raises it above what the CPU has. */
+static void choose_copy_level(void)
+{
+#if defined(__x86_64__)
+    const char *most = getenv("FASTVHOST_CPU_LEVEL");
+    int plain = most && !strcmp(most, "plain"), avx2 = most && !strcmp(most, "avx2");
+    __builtin_cpu_init();
+    if (!plain && !avx2 && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("bmi2")) {
+        copy_frames_at_level = copy_frames_avx512;
+        copy_level_name = "avx512";
+    } else if (!plain && __builtin_cpu_supports("avx2")) {
+        copy_frames_at_level = copy_frames_avx2;
+        copy_level_name = "avx2";
+    }
+#endif
+}
+
+static inline void copy_frames(const struct frame_copy *list, uint32_t n, uint32_t header_bytes)
+{
+    copy_frames_at_level(list, n, header_bytes);
+}
+
+#endif

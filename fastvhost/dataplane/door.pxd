@@ -1,0 +1,36 @@
+"""The door: workers park between two bursts while control swaps a few fields.
+
+One Gate a worker. Control writes an odd ticket into `asked` and waits until the worker has copied it to `parked`; an
+even one lets the worker go on. Everything control does between close() and open() happens under the GIL in one call,
+so doors of two control threads never interleave.
+"""
+
+from libc.stdint cimport uint32_t
+
+from fastvhost.abi.shared_memory cimport load_acquire_u32, store_release_u32
+
+
+cdef struct Gate:
+    uint32_t asked           # written by control
+    uint32_t running         # written by the worker's thread
+    uint32_t parked          # written by the worker
+
+
+cdef class Door:
+    cdef Gate *gates[64]
+    cdef int n_gates
+    cdef list owners         # of the gates, kept alive
+    cdef int add(self, Gate *gate, object owner) except -1
+    cdef int close(self) except -1
+    cdef void open(self) noexcept
+
+
+cdef void park(Gate *gate, uint32_t ticket) noexcept nogil
+
+
+cdef inline void pass_gate(Gate *gate) noexcept nogil:
+    """The worker's side: stop here while control asks for it."""
+    cdef uint32_t ticket = load_acquire_u32(&gate.asked)  # pairs with close and open
+    while ticket & 1:
+        park(gate, ticket)
+        ticket = load_acquire_u32(&gate.asked)

@@ -1,0 +1,74 @@
+"""The door through which control changes what workers see. See door.pxd for the handshake."""
+
+from libc.stdint cimport uint32_t
+from posix.unistd cimport usleep
+
+from fastvhost.abi.shared_memory cimport cpu_pause, load_acquire_u32, store_release_u32
+
+# A worker comes by between two bursts, which is microseconds; a core it shares with others may hold it for a while.
+cdef enum:
+    SPINS = 2000
+    NAP_MICROSECONDS = 20
+    MOST_NAPS = 100000           # two seconds and more
+
+
+class WorkerStuckError(RuntimeError):
+    """A worker did not come to the door in time: it is blocked in the kernel, or its core is taken away."""
+
+
+cdef class Door:
+    """Parks every worker between two bursts while a few fields are swapped."""
+
+    def __cinit__(self) -> None:
+        self.n_gates = 0
+        self.owners = []
+
+    cdef int add(self, Gate *gate, object owner) except -1:
+        if self.n_gates == 64:
+            raise ValueError("door: 64 workers are the most")
+        self.gates[self.n_gates] = gate
+        self.n_gates += 1
+        self.owners.append(owner)
+        return 0
+
+    cdef int close(self) except -1:
+        """Returns once every running worker is parked. The GIL is held on purpose: nothing may come in between."""
+        cdef int i
+        for i in range(self.n_gates):
+            store_release_u32(&self.gates[i].asked, self.gates[i].asked + 1)
+        for i in range(self.n_gates):
+            if not wait_parked(self.gates[i]):
+                self.open()
+                raise WorkerStuckError("a worker did not park within 2 s; its core may be overloaded")
+        return 0
+
+    cdef void open(self) noexcept:
+        cdef int i
+        for i in range(self.n_gates):
+            store_release_u32(&self.gates[i].asked, self.gates[i].asked + 1)
+
+
+cdef bint wait_parked(Gate *gate) noexcept:
+    cdef int spins = 0, naps = 0
+    while load_acquire_u32(&gate.running) and load_acquire_u32(&gate.parked) != gate.asked:
+        if spins < SPINS:
+            spins += 1
+            cpu_pause()
+        elif naps < MOST_NAPS:
+            naps += 1
+            usleep(NAP_MICROSECONDS)
+        else:
+            return False
+    return True
+
+
+cdef void park(Gate *gate, uint32_t ticket) noexcept nogil:
+    """Say that we stand still and wait for the door to open. pairs with wait_parked."""
+    cdef int spins = 0
+    store_release_u32(&gate.parked, ticket)
+    while load_acquire_u32(&gate.asked) == ticket:
+        if spins < SPINS:
+            spins += 1
+            cpu_pause()
+        else:
+            usleep(NAP_MICROSECONDS)

@@ -1,0 +1,24 @@
+"""One burst from an ingress to its egress. The whole of `--forward patch`."""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from fastvhost.dataplane.frame cimport Burst
+from fastvhost.dataplane.port cimport PortFace
+
+
+# One ingress queue pair on its way to one egress. Everything in it belongs to its worker.
+cdef struct Lane:
+    PortFace *ingress
+    PortFace *egress         # NULL: nobody
+    uint32_t pair            # of the ingress
+    bint hold                # leave frames with the ingress while the egress has no room
+    uint64_t hold_ns         # for this long without progress
+    # the burst on its way: frames first..n_frames wait for room
+    uint32_t first
+    uint32_t chains_released
+    uint32_t epoch           # the ingress's, when the burst was received
+    uint64_t stalled_since   # monotonic ns, 0 while the egress takes frames
+    Burst burst
+
+
+cdef uint32_t forward_burst(Lane *lane) noexcept nogil

@@ -1,0 +1,1 @@
+"""One burst from an ingress to its egress. No Python face: workers call it."""

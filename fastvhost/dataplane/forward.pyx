@@ -1,0 +1,79 @@
+"""One burst from an ingress to its egress: receive, deliver, release.
+
+The forwarder never asks what kind a port is. A frame that the egress has no room for stays in the burst, and its chain
+with the ingress guest, who then finds its transmitq full: back-pressure instead of loss.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+from fastvhost.dataplane.drop_reason cimport NO_EGRESS, NO_RECEIVE_BUFFERS
+from fastvhost.dataplane.port cimport PortFace
+
+
+cdef uint32_t forward_burst(Lane *lane) noexcept nogil:
+    """Move one burst on. Returns the frames that were delivered or dropped."""
+    cdef PortFace *ingress = lane.ingress
+    cdef PortFace *egress = lane.egress
+    cdef uint32_t waiting = lane.burst.n_frames - lane.first, done, chains
+    cdef uint32_t egress_pair
+
+    if waiting and lane.epoch != ingress.epoch:
+        forget_burst(lane)
+        waiting = 0
+    if waiting == 0:
+        lane.burst.n_frames = lane.first = lane.chains_released = 0
+        waiting = ingress.receive_burst(ingress, lane.pair, &lane.burst)
+        if waiting == 0:
+            lane.burst.n_frames = 0
+            return 0
+        lane.epoch = ingress.epoch
+
+    if egress == NULL:
+        ingress.rx[lane.pair].dropped[<int>NO_EGRESS] += waiting
+        done = waiting
+    else:
+        egress_pair = lane.pair
+        if egress_pair >= egress.active_pairs:
+            egress_pair %= egress.active_pairs
+        done = egress.deliver_burst(
+            egress, egress_pair, &lane.burst.frames[lane.first], lane.burst.segments, waiting
+        )
+        if done:
+            lane.stalled_since = 0
+        elif not may_wait(lane):
+            egress.tx[egress_pair].dropped[<int>NO_RECEIVE_BUFFERS] += waiting
+            done = waiting
+        if done < waiting and not lane.hold:
+            egress.tx[egress_pair].dropped[<int>NO_RECEIVE_BUFFERS] += waiting - done
+            done = waiting
+    if done:
+        lane.first += done
+        chains = lane.burst.frames[lane.first - 1].chain_end
+        ingress.release_burst(
+            ingress, lane.pair, &lane.burst.heads[lane.chains_released], chains - lane.chains_released
+        )
+        lane.chains_released = chains
+    return done
+
+
+cdef bint may_wait(Lane *lane) noexcept nogil:
+    """The egress took nothing: whether its time without progress is still short enough to wait on."""
+    cdef timespec clock
+    cdef uint64_t now
+    if not lane.hold:
+        return False
+    clock_gettime(CLOCK_MONOTONIC, &clock)
+    now = <uint64_t>clock.tv_sec * 1000000000 + <uint64_t>clock.tv_nsec
+    if lane.stalled_since == 0:
+        lane.stalled_since = now
+    return now - lane.stalled_since < lane.hold_ns
+
+
+cdef void forget_burst(Lane *lane) noexcept nogil:
+    """The ingress took its frames back (its memory or queue changed): they will arrive again, so uncount them."""
+    cdef uint32_t i
+    for i in range(lane.first, lane.burst.n_frames):
+        lane.ingress.rx[lane.pair].bytes -= lane.burst.frames[i].bytes
+    lane.ingress.rx[lane.pair].frames -= lane.burst.n_frames - lane.first
+    lane.first = lane.burst.n_frames

@@ -1,0 +1,61 @@
+"""Guest-physical addresses to host pointers. vhost-user, "Memory region description"; virtio 1.2, section 2.7.
+
+A region table is immutable once built: a change of memory is a new table, put into effect through the door.
+Ranges are checked by subtraction, so that no address or length can wrap past a check.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+
+cdef struct Region:
+    uint64_t guest_addr
+    uint64_t bytes
+    uint8_t *host
+    uint64_t user_addr
+
+
+cdef struct RegionTable:
+    uint32_t n_regions       # at least 1
+    Region *regions          # sorted by guest_addr
+
+
+cdef inline uint8_t *in_region(const Region *region, uint64_t guest_addr, uint64_t bytes) noexcept nogil:
+    """The host pointer to a range that lies in this region whole, else NULL."""
+    cdef uint64_t offset = guest_addr - region.guest_addr
+    if offset < region.bytes and bytes <= region.bytes - offset:
+        return region.host + offset
+    return NULL
+
+
+cdef inline const Region *find_region(const RegionTable *table, uint64_t guest_addr) noexcept nogil:
+    """The region that holds this guest address, else NULL."""
+    cdef uint32_t low = 0, high = table.n_regions, middle
+    cdef const Region *region
+    while low < high:
+        middle = (low + high) >> 1
+        region = &table.regions[middle]
+        if guest_addr < region.guest_addr:
+            high = middle
+        elif guest_addr - region.guest_addr < region.bytes:
+            return region
+        else:
+            low = middle + 1
+    return NULL
+
+
+cdef uint8_t *host_of_user(const RegionTable *table, uint64_t user_addr, uint64_t bytes) noexcept nogil
+
+
+cdef class Mapping:
+    cdef readonly uint64_t guest_addr, bytes, user_addr, mmap_offset
+    cdef uint8_t *base              # what mmap returned, page-aligned; NULL once closed
+    cdef uint64_t map_bytes
+    cdef uint8_t *host              # the region's first byte
+    cdef void *guard                # struct fault_guard
+
+
+cdef class GuestMemory:
+    cdef readonly tuple mappings
+    cdef RegionTable table
+    cdef int watch(self, int attention_fd) except -1
+    cdef int unwatch(self, GuestMemory successor) except -1

@@ -1,0 +1,216 @@
+"""Guest memory: mapped regions, and guest-physical addresses to host pointers.
+
+vhost-user, "Memory region description" and "VHOST_USER_SET_MEM_TABLE". Sizes are checked against the file before use;
+a file that shrinks later is fault_guard.h's business.
+"""
+
+import os
+
+from libc.errno cimport errno
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
+
+MAX_REGIONS = 509
+
+cdef extern from "fastvhost/dataplane/fault_guard.h" nogil:
+    struct fault_guard:
+        pass
+    int arm_fault_guards()
+    fault_guard *guard_mapping(uint8_t *base, size_t bytes)
+    void unguard_mapping(fault_guard *guard)
+    int guard_faulted(const fault_guard *guard)
+    void guard_attention(fault_guard *guard, int fd)
+
+cdef extern from "<sys/mman.h>" nogil:
+    int madvise(void *address, size_t bytes, int advice)
+    const int MADV_DONTDUMP
+
+cdef extern from "<sys/vfs.h>" nogil:
+    struct statfs_t "statfs":
+        long f_type
+        long f_bsize
+    int fstatfs(int fd, statfs_t *out)
+
+# File systems on which another program or machine serves each page: touching such memory could stop a worker for ever.
+# Numbers: linux/magic.h and statfs(2).
+_SERVED = {
+    0x65735546: "FUSE",
+    0x6969: "NFS",
+    0xFE534D42: "SMB",
+    0xFF534D42: "CIFS",
+    0x01021997: "9P",
+    0x00C36400: "Ceph",
+    0x6B414653: "AFS",
+}
+_HUGETLBFS = 0x958458F6
+
+
+class MemoryRefusedError(ValueError):
+    """A region or a table of regions cannot be used. The text names the region and the remedy."""
+
+
+cdef class Mapping:
+    """One shared memory region of a front-end, mapped. vhost-user, "Memory region description"."""
+
+    def __init__(
+        self, int fd, uint64_t guest_addr, uint64_t bytes, uint64_t user_addr, uint64_t mmap_offset
+    ) -> None:
+        cdef uint64_t page, skew, length
+        cdef statfs_t fs
+        cdef void *base
+        if self.base != NULL:
+            raise MemoryRefusedError("memory region: a Mapping is made once")
+        self.guest_addr, self.bytes, self.user_addr, self.mmap_offset = guest_addr, bytes, user_addr, mmap_offset
+        if bytes == 0:
+            raise MemoryRefusedError(f"{self._name()} is empty; the front-end sent a size of 0")
+        for start, what in ((guest_addr, "guest addresses"), (user_addr, "user addresses"), (mmap_offset, "offsets")):
+            if start > 2**64 - 1 - bytes:
+                raise MemoryRefusedError(f"{self._name()}: its {what} wrap past 2^64; the front-end sent nonsense")
+        if fstatfs(fd, &fs) != 0:
+            raise MemoryRefusedError(f"{self._name()}: its file descriptor cannot be examined")
+        if <uint32_t>fs.f_type in _SERVED:
+            raise MemoryRefusedError(
+                f"{self._name()} lies on a file system served by another program ({_SERVED[<uint32_t>fs.f_type]}); "
+                "use memory-backend-memfd, or a file on tmpfs or hugetlbfs"
+            )
+        self._check_file(fd)
+        page = fs.f_bsize if <uint32_t>fs.f_type == _HUGETLBFS else os.sysconf("SC_PAGESIZE")
+        skew = mmap_offset % page
+        length = skew + bytes
+        length += (page - length % page) % page
+        base = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, mmap_offset - skew)
+        reason = errno
+        if base == MAP_FAILED:
+            raise MemoryRefusedError(
+                f"{self._name()} cannot be mapped ({os.strerror(reason)}); "
+                "its file must be open for reading and writing, and the process's address space must have room"
+            )
+        madvise(base, length, MADV_DONTDUMP)
+        self.base, self.map_bytes, self.host = <uint8_t *>base, length, <uint8_t *>base + skew
+        if arm_fault_guards() != 0:
+            raise MemoryRefusedError(f"{self._name()}: no handler for SIGBUS can be set")
+        self.guard = guard_mapping(self.base, self.map_bytes)
+        if self.guard == NULL:
+            raise MemoryError
+
+    def _name(self) -> str:
+        return f"memory region at guest address {self.guest_addr:#x} ({self.bytes} bytes)"
+
+    def _check_file(self, int fd) -> None:
+        status = os.fstat(fd)
+        if status.st_size < self.mmap_offset + self.bytes:
+            raise MemoryRefusedError(
+                f"{self._name()}: its file has {status.st_size} bytes, but the region ends at "
+                f"{self.mmap_offset + self.bytes}; the file must be as long as the memory it backs"
+            )
+
+    @property
+    def faulted(self) -> bool:
+        return self.guard != NULL and guard_faulted(<fault_guard *>self.guard) != 0
+
+    @property
+    def closed(self) -> bool:
+        return self.base == NULL
+
+    def close(self) -> None:
+        if self.guard != NULL:
+            unguard_mapping(<fault_guard *>self.guard)
+            self.guard = NULL
+        cdef void *base = self.base
+        self.base = NULL
+        if base != NULL:
+            with nogil:  # the kernel takes its time over a large one
+                munmap(base, self.map_bytes)
+
+    def __dealloc__(self) -> None:
+        if self.guard != NULL:
+            unguard_mapping(<fault_guard *>self.guard)
+        if self.base != NULL:
+            munmap(self.base, self.map_bytes)
+
+
+cdef uint8_t *host_of_user(const RegionTable *table, uint64_t user_addr, uint64_t bytes) noexcept nogil:
+    """The host pointer to a range of front-end virtual addresses that lies in one region whole, else NULL."""
+    cdef uint32_t i
+    cdef uint64_t offset
+    cdef const Region *region
+    for i in range(table.n_regions):
+        region = &table.regions[i]
+        offset = user_addr - region.user_addr
+        if offset < region.bytes and bytes <= region.bytes - offset:
+            return region.host + offset
+    return NULL
+
+
+cdef class GuestMemory:
+    """An immutable table of mappings, found by guest address. Does not own its mappings."""
+
+    def __cinit__(self, mappings) -> None:
+        cdef Mapping mapping
+        cdef uint32_t i = 0
+        ordered = tuple(sorted(mappings, key=lambda m: m.guest_addr))
+        if not ordered:
+            raise MemoryRefusedError("memory table is empty; the front-end shared no region")
+        if len(ordered) > MAX_REGIONS:
+            raise MemoryRefusedError(f"memory table has {len(ordered)} regions; {MAX_REGIONS} is the most")
+        _refuse_overlap(ordered, "guest_addr")
+        _refuse_overlap(sorted(ordered, key=lambda m: m.user_addr), "user_addr")
+        self.mappings = ordered
+        self.table.regions = <Region *>calloc(len(ordered), sizeof(Region))
+        if self.table.regions == NULL:
+            raise MemoryError
+        for mapping in ordered:
+            if mapping.base == NULL:
+                raise MemoryRefusedError(f"{mapping._name()} is closed already")
+            self.table.regions[i] = Region(mapping.guest_addr, mapping.bytes, mapping.host, mapping.user_addr)
+            i += 1
+        self.table.n_regions = i
+
+    def __dealloc__(self) -> None:
+        free(self.table.regions)
+
+    cdef int watch(self, int attention_fd) except -1:
+        """Have SIGBUS in any of the mappings write this eventfd; -1 for none."""
+        cdef Mapping mapping
+        for mapping in self.mappings:
+            if mapping.guard != NULL:
+                guard_attention(<fault_guard *>mapping.guard, attention_fd)
+        return 0
+
+    cdef int unwatch(self, GuestMemory successor) except -1:
+        """Undo watch for the mappings that the successor (or None) does not have."""
+        cdef Mapping mapping
+        for mapping in self.mappings:
+            if mapping.guard != NULL and (successor is None or mapping not in successor.mappings):
+                guard_attention(<fault_guard *>mapping.guard, -1)
+        return 0
+
+    @property
+    def faulted(self) -> bool:
+        return any(mapping.faulted for mapping in self.mappings)
+
+    def holds_user(self, uint64_t user_addr, uint64_t bytes) -> bool:
+        return host_of_user(&self.table, user_addr, bytes) != NULL
+
+    def holds_guest(self, uint64_t guest_addr, uint64_t bytes) -> bool:
+        cdef const Region *region
+        cdef uint64_t room
+        while True:
+            region = find_region(&self.table, guest_addr)
+            if region == NULL:
+                return False
+            room = region.bytes - (guest_addr - region.guest_addr)
+            if bytes <= room:
+                return True
+            guest_addr += room
+            bytes -= room
+
+
+def _refuse_overlap(ordered, key: str) -> None:
+    """Neighbours in a sorted list must not share an address: one address, one byte."""
+    for left, right in zip(ordered, ordered[1:]):
+        if getattr(right, key) - getattr(left, key) < left.bytes:
+            raise MemoryRefusedError(
+                f"{left._name()} and {right._name()} overlap by {key}; the front-end sent nonsense"
+            )

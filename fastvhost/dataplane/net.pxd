@@ -1,0 +1,25 @@
+"""Frames and virtio-net chains. Virtio 1.2, sections 5.1.6.2 (transmission) and 5.1.6.3 (receive buffers)."""
+
+from libc.stdint cimport uint32_t
+
+from fastvhost.dataplane.frame cimport Burst, Chain, Frame, Segment
+from fastvhost.dataplane.split_ring cimport SplitRing
+from fastvhost.dataplane.tally cimport Tally
+
+
+# A frame spread over more receive buffers than this is dropped as oversize.
+cdef enum:
+    MAX_RECEIVE_CHAINS = 1024
+
+
+# Where an egress lays out receive chains before it copies. Nothing in it outlives one deliver.
+cdef struct NetScratch:
+    Chain chains[MAX_RECEIVE_CHAINS]
+    Segment *segments        # MAX_SEGMENTS of them
+
+
+cdef void strip_headers(Burst *burst, uint32_t header_bytes, Tally *tally) noexcept nogil
+cdef uint32_t deliver(
+    SplitRing *ring, uint32_t header_bytes, bint mergeable, NetScratch *scratch,
+    const Frame *frames, const Segment *segments, uint32_t n, Tally *tally
+) noexcept nogil

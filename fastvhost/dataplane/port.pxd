@@ -1,0 +1,33 @@
+"""What every kind of port gives the forwarder: three burst functions, counters, and an epoch.
+
+receive_burst   fills a burst with frames that arrived; they stay valid until they are released or the epoch changes
+deliver_burst   copies frames out; returns how many are dealt with (delivered, or dropped and counted): the rest waits
+release_burst   hands chains of received frames back to whoever sent them, in the order in which they came
+"""
+
+from libc.stdint cimport uint16_t, uint32_t
+
+from fastvhost.dataplane.frame cimport Burst, Frame, Segment
+from fastvhost.dataplane.tally cimport Tally
+
+
+cdef struct PortFace:
+    uint32_t (*receive_burst)(PortFace *port, uint32_t pair, Burst *burst) noexcept nogil
+    uint32_t (*deliver_burst)(
+        PortFace *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
+    ) noexcept nogil
+    void (*release_burst)(PortFace *port, uint32_t pair, const uint16_t *heads, uint32_t n) noexcept nogil
+    void *kind               # the kind's own struct
+    Tally *rx                # one a pair: from the VM
+    Tally *tx                # one a pair: towards the VM
+    uint32_t n_pairs
+    # set through the door
+    uint32_t epoch           # moves on when frames received earlier must not be touched any more
+    uint32_t active_pairs    # pairs that take frames: a burst for pair p goes to p % active_pairs; 0 counts as 1
+
+
+cdef class Port:
+    cdef readonly str name
+    cdef readonly str kind
+    cdef PortFace face
+    cdef int allot(self, uint32_t n_pairs) except -1

@@ -1,0 +1,104 @@
+"""Ports: the base that every kind shares, and the kind without a peer."""
+
+from libc.stdint cimport uint16_t, uint32_t
+from libc.stdlib cimport calloc, free
+
+from fastvhost.dataplane.drop_reason cimport N_DROP_REASONS
+from fastvhost.dataplane.frame cimport Burst, Frame, Segment
+from fastvhost.dataplane.tally cimport Tally
+
+from fastvhost.dataplane.drop_reason import NAMES
+
+
+class Counters:
+    """A snapshot of one port's counters. rx: from the VM, tx: towards the VM, as the forwarder sees them."""
+
+    __slots__ = (
+        "calls",
+        "rx_bytes",
+        "rx_dropped",
+        "rx_frames",
+        "tx_bytes",
+        "tx_dropped",
+        "tx_frames",
+    )
+
+    def __init__(
+        self, rx_frames, rx_bytes, tx_frames, tx_bytes, rx_dropped, tx_dropped, calls
+    ) -> None:
+        self.rx_frames, self.rx_bytes, self.tx_frames, self.tx_bytes = rx_frames, rx_bytes, tx_frames, tx_bytes
+        self.rx_dropped, self.tx_dropped, self.calls = rx_dropped, tx_dropped, calls
+
+
+cdef uint32_t receive_nothing(PortFace *port, uint32_t pair, Burst *burst) noexcept nogil:
+    return 0
+
+
+cdef uint32_t deliver_to_nobody(
+    PortFace *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
+) noexcept nogil:
+    cdef uint32_t i
+    for i in range(n):
+        port.tx[pair].bytes += frames[i].bytes
+    port.tx[pair].frames += n
+    return n
+
+
+cdef void release_nothing(PortFace *port, uint32_t pair, const uint16_t *heads, uint32_t n) noexcept nogil:
+    pass
+
+
+cdef class Port:
+    """What every kind of port has. A kind fills in the three burst functions (port.pxd)."""
+
+    def __cinit__(self, *args, **kwargs) -> None:
+        self.kind = "null"
+        self.face.receive_burst = receive_nothing
+        self.face.deliver_burst = deliver_to_nobody
+        self.face.release_burst = release_nothing
+
+    cdef int allot(self, uint32_t n_pairs) except -1:
+        """Make room for the counters of this many pairs. Called once, by the kind's constructor."""
+        self.face.rx = <Tally *>calloc(n_pairs, sizeof(Tally))
+        self.face.tx = <Tally *>calloc(n_pairs, sizeof(Tally))
+        if self.face.rx == NULL or self.face.tx == NULL:
+            raise MemoryError
+        self.face.n_pairs = n_pairs
+        self.face.active_pairs = 1
+        return 0
+
+    def __dealloc__(self) -> None:
+        free(self.face.rx)
+        free(self.face.tx)
+
+    @property
+    def link_up(self) -> bool:
+        return True
+
+    @property
+    def calls(self) -> int:
+        return 0
+
+    def counters(self) -> Counters:
+        cdef uint32_t pair, reason
+        cdef Tally rx, tx
+        total = [0, 0, 0, 0]
+        rx_dropped, tx_dropped = dict.fromkeys(NAMES, 0), dict.fromkeys(NAMES, 0)
+        for pair in range(self.face.n_pairs):
+            rx, tx = self.face.rx[pair], self.face.tx[pair]
+            total = [a + b for a, b in zip(total, (rx.frames, rx.bytes, tx.frames, tx.bytes))]
+            for reason in range(N_DROP_REASONS):
+                rx_dropped[NAMES[reason]] += rx.dropped[reason]
+                tx_dropped[NAMES[reason]] += tx.dropped[reason]
+        return Counters(*total, rx_dropped, tx_dropped, self.calls)
+
+    def close(self) -> None:
+        pass
+
+
+cdef class NullPort(Port):
+    """Takes and forgets every frame, and sends none."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.allot(1)

@@ -1,0 +1,11 @@
+"""Counters of one direction of one queue pair. Written by the worker that owns the queue, read by statistics."""
+
+from libc.stdint cimport uint64_t
+
+from fastvhost.dataplane.drop_reason cimport N_DROP_REASONS
+
+
+cdef struct Tally:
+    uint64_t frames
+    uint64_t bytes
+    uint64_t dropped[N_DROP_REASONS]

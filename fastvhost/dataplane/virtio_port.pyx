@@ -1,0 +1,418 @@
+"""A port with virtqueues: the device side of a virtio-net device. Virtio 1.2, sections 2.7 and 5.1.
+
+Above, the three burst functions, which workers call; below, VirtioPort, which the control plane calls. What the two
+share is changed only while the door is closed.
+"""
+
+import os
+from typing import NamedTuple
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from posix.unistd cimport write
+
+from fastvhost.abi.shared_memory cimport load_acquire_u32, load_u16, store_release_u32
+from fastvhost.abi.virtio_net cimport (
+    F_VERSION_1,
+    NET_F_MRG_RXBUF,
+    NET_HDR_BYTES,
+    NET_HDR_LEGACY_BYTES,
+    RING_F_EVENT_IDX,
+    RING_F_INDIRECT_DESC,
+    has_feature,
+)
+from fastvhost.abi.virtio_ring cimport (
+    VIRTQ_AVAIL_F_NO_INTERRUPT,
+    VIRTQ_DESC_F_WRITE,
+    VIRTQ_MAX_SIZE,
+    virtq_avail,
+    virtq_desc,
+    virtq_used,
+)
+from fastvhost.dataplane.door cimport Door
+from fastvhost.dataplane.drop_reason cimport BAD_DESCRIPTOR, LINK_DOWN, RING_DISABLED
+from fastvhost.dataplane.frame cimport BURST, MAX_SEGMENTS, Burst, Frame, Segment
+from fastvhost.dataplane.guest_memory cimport GuestMemory, host_of_user
+from fastvhost.dataplane.net cimport deliver, strip_headers
+from fastvhost.dataplane.port cimport Port, PortFace
+from fastvhost.dataplane.split_ring cimport (
+    RING_OK,
+    RING_OUTSIDE_MEMORY,
+    SplitRing,
+    complete_taken,
+    publish,
+    reset_ring,
+    take,
+)
+
+from fastvhost.dataplane.split_ring import SENTENCES
+
+
+cdef void wake_control(Device *device) noexcept nogil:
+    cdef uint64_t one = 1
+    write(device.attention_fd, &one, sizeof(one))  # full: it will be read anyway
+
+
+cdef void report_broken(Device *device, Queue *queue) noexcept nogil:
+    store_release_u32(&queue.found_broken, 1)  # pairs with VirtioPort.events
+    wake_control(device)
+
+
+cdef bint is_started(Device *device, Queue *queue) noexcept nogil:
+    """Kicked, or, for drivers that know of a polling device and never kick, found to hold buffers."""
+    if not queue.started and load_u16(&queue.ring.avail.idx) != queue.ring.next_avail:
+        queue.started = True
+        store_release_u32(&queue.found_started, 1)  # pairs with VirtioPort.events
+        wake_control(device)
+    return queue.started
+
+
+cdef void notify(Queue *queue) noexcept nogil:
+    """One available-buffer notification to the driver. Its eventfd is non-blocking: the session saw to that."""
+    cdef uint64_t one = 1
+    if queue.call_fd >= 0:
+        write(queue.call_fd, &one, sizeof(one))  # EAGAIN: the counter is full, so the driver has been told
+        queue.calls += 1
+
+
+cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcept nogil:
+    cdef Device *device = <Device *>port.kind
+    cdef Queue *queue = &device.queues[2 * pair + 1]
+    cdef SplitRing *ring = &queue.ring
+    cdef uint32_t i
+    if not queue.live or ring.status != RING_OK or not is_started(device, queue):
+        return 0
+    burst.n_segments = 0
+    burst.n_chains = take(ring, 0, burst.frames, BURST, burst.segments, &burst.n_segments)
+    if ring.status != RING_OK:
+        port.rx[pair].dropped[<int>BAD_DESCRIPTOR] += 1
+        report_broken(device, queue)
+    if burst.n_chains == 0:
+        return 0
+    ring.next_avail += burst.n_chains
+    ring.outstanding += burst.n_chains
+    if queue.enabled:
+        strip_headers(burst, device.header_bytes, &port.rx[pair])
+        if burst.n_frames:
+            if not device.seen_frame:
+                device.seen_frame = True
+                store_release_u32(&device.found_first_frame, 1)  # pairs with VirtioPort.events
+                wake_control(device)
+            return burst.n_frames
+    else:
+        # vhost-user, "Ring states": started but disabled, so drain and discard
+        for i in range(burst.n_chains):
+            burst.heads[i] = burst.frames[i].head
+        port.rx[pair].dropped[<int>RING_DISABLED] += burst.n_chains
+    release_burst(port, pair, burst.heads, burst.n_chains)
+    return 0
+
+
+cdef uint32_t deliver_burst(
+    PortFace *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
+) noexcept nogil:
+    cdef Device *device = <Device *>port.kind
+    cdef Queue *queue = &device.queues[2 * pair]
+    cdef uint32_t done
+    if not device.link_up:
+        port.tx[pair].dropped[<int>LINK_DOWN] += n
+        return n
+    if not queue.live or not queue.enabled or queue.ring.status != RING_OK or not is_started(device, queue):
+        port.tx[pair].dropped[<int>RING_DISABLED] += n
+        return n
+    done = deliver(
+        &queue.ring, device.header_bytes, device.mergeable, &device.scratch, frames, segments, n, &port.tx[pair]
+    )
+    if publish(&queue.ring):
+        notify(queue)
+    if queue.ring.status != RING_OK:
+        report_broken(device, queue)
+    return done
+
+
+cdef void release_burst(PortFace *port, uint32_t pair, const uint16_t *heads, uint32_t n) noexcept nogil:
+    cdef Queue *queue = &(<Device *>port.kind).queues[2 * pair + 1]
+    complete_taken(&queue.ring, heads, n)
+    if publish(&queue.ring):
+        notify(queue)
+
+
+class RingRefusedError(ValueError):
+    """A queue cannot start as configured. The text names the ring, the reason and the remedy."""
+
+
+class QueueState(NamedTuple):
+    """One queue as a worker sees it now, for show and diagnosis."""
+
+    index: int
+    size: int
+    live: bool
+    started: bool
+    enabled: bool
+    broken: str
+    avail_idx: int
+    used_idx: int
+    next_avail: int
+    frames: int
+    bytes: int
+    kick_suppressed: bool
+    interrupt_wanted: bool
+
+
+cdef class VirtioPort(Port):
+    """A virtio-net device's rings, without a control plane. Virtio 1.2, sections 2.7 and 5.1."""
+
+    def __init__(self, name: str, Door door not None, uint32_t queue_pairs=1) -> None:
+        cdef uint32_t i
+        if not 1 <= queue_pairs <= 128:
+            raise ValueError(f"port {name}: {queue_pairs} queue pairs; 1 to 128 are possible")
+        if self.device != NULL:
+            raise ValueError(f"port {name}: a port is made once")
+        self.name, self.kind, self.door, self.queue_pairs = name, "vhost-user", door, queue_pairs
+        self.allot(queue_pairs)
+        self.device = <Device *>calloc(1, sizeof(Device))
+        if self.device == NULL:
+            raise MemoryError
+        self.device.queues = <Queue *>calloc(2 * queue_pairs, sizeof(Queue))
+        self.device.scratch.segments = <Segment *>malloc(MAX_SEGMENTS * sizeof(Segment))
+        if self.device.queues == NULL or self.device.scratch.segments == NULL:
+            raise MemoryError
+        for i in range(2 * queue_pairs):
+            self.device.queues[i].call_fd = -1
+        self.device.header_bytes = NET_HDR_LEGACY_BYTES
+        self.attention_fd = self.device.attention_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.face.kind = self.device
+        self.face.receive_burst = receive_burst
+        self.face.deliver_burst = deliver_burst
+        self.face.release_burst = release_burst
+
+    def __dealloc__(self) -> None:
+        if self.device != NULL:
+            free(self.device.queues)
+            free(self.device.scratch.segments)
+            free(self.device)
+
+    def close(self) -> None:
+        if self.attention_fd >= 0:
+            self.set_memory(None)
+            fd, self.attention_fd = self.attention_fd, -1
+            self.device.attention_fd = -1
+            os.close(fd)
+
+    cdef Queue *queue(self, uint32_t index) except NULL:
+        if index >= 2 * self.queue_pairs:
+            raise RingRefusedError(
+                f"ring {index}: this port has rings 0 to {2 * self.queue_pairs - 1}; raise queues= on the port"
+            )
+        return &self.device.queues[index]
+
+    cdef bint place(self, Queue *queue) noexcept:
+        """Translate a queue's remembered addresses in the memory of now. False: not all of it lies in a region."""
+        cdef SplitRing *ring = &queue.ring
+        cdef uint64_t event_bytes = 2 if ring.event_idx else 0
+        cdef uint8_t *desc
+        cdef uint8_t *avail
+        cdef uint8_t *used
+        if self.memory is None:
+            return False
+        desc = host_of_user(&self.memory.table, queue.desc_user_addr, 16 * <uint64_t>ring.size)
+        avail = host_of_user(&self.memory.table, queue.avail_user_addr, 4 + 2 * <uint64_t>ring.size + event_bytes)
+        used = host_of_user(&self.memory.table, queue.used_user_addr, 4 + 8 * <uint64_t>ring.size + event_bytes)
+        if desc == NULL or avail == NULL or used == NULL:
+            return False
+        if <uint64_t>desc % 16 or <uint64_t>avail % 2 or <uint64_t>used % 4:
+            return False
+        ring.desc, ring.avail, ring.used = <virtq_desc *>desc, <virtq_avail *>avail, <virtq_used *>used
+        ring.table, ring.hot_region = &self.memory.table, 0
+        return True
+
+    cdef void count_active(self) noexcept:
+        """Pairs from 0 on whose receiveq takes frames."""
+        cdef uint32_t active = 0
+        while (
+            active < self.queue_pairs
+            and self.device.queues[2 * active].live
+            and self.device.queues[2 * active].enabled
+        ):
+            active += 1
+        self.face.active_pairs = max(active, 1)
+
+    @property
+    def link_up(self) -> bool:
+        return self.device.link_up
+
+    @property
+    def calls(self) -> int:
+        return sum(self.device.queues[i].calls for i in range(2 * self.queue_pairs))
+
+    def set_link(self, bint up) -> None:
+        self.door.close()
+        self.device.link_up = up
+        self.device.seen_frame = False
+        self.door.open()
+
+    def set_features(self, uint64_t features) -> None:
+        cdef uint32_t i
+        if features == self.features:
+            return
+        for i in range(2 * self.queue_pairs):
+            if self.device.queues[i].live:
+                raise RingRefusedError(f"ring {i} is live: features change only while every ring is stopped")
+        modern = has_feature(features, F_VERSION_1) or has_feature(features, NET_F_MRG_RXBUF)
+        self.features = features
+        self.door.close()
+        self.device.header_bytes = NET_HDR_BYTES if modern else NET_HDR_LEGACY_BYTES
+        self.device.mergeable = has_feature(features, NET_F_MRG_RXBUF)
+        self.door.open()
+
+    def set_memory(self, GuestMemory memory) -> tuple[int, ...]:
+        cdef uint32_t i
+        cdef Queue *queue
+        cdef GuestMemory previous = self.memory
+        lost = []
+        if memory is not None:
+            memory.watch(self.attention_fd)
+        self.door.close()
+        self.memory = memory
+        self.face.epoch += 1
+        for i in range(2 * self.queue_pairs):
+            queue = &self.device.queues[i]
+            if not queue.live:
+                continue
+            queue.ring.next_avail -= queue.ring.outstanding
+            queue.ring.outstanding = 0
+            if not self.place(queue):
+                queue.live = False
+                queue.ring.status = RING_OUTSIDE_MEMORY
+                lost.append(i)
+        self.count_active()
+        self.door.open()
+        if previous is not None and previous is not memory:
+            previous.unwatch(memory)
+        self.reported_fault = False
+        return tuple(lost)
+
+    def start_queue(
+        self,
+        uint32_t index,
+        *,
+        size: int,
+        uint64_t desc_user_addr,
+        uint64_t avail_user_addr,
+        uint64_t used_user_addr,
+        base: int,
+        int call_fd,
+        bint enabled,
+        bint kicked,
+    ) -> None:
+        cdef Queue *queue = self.queue(index)
+        cdef Queue fresh
+        if not (1 <= size <= VIRTQ_MAX_SIZE and size & (size - 1) == 0):
+            raise RingRefusedError(f"ring {index}: size {size} is no power of two from 1 to {VIRTQ_MAX_SIZE}")
+        if not 0 <= base <= 0xffff:
+            raise RingRefusedError(f"ring {index}: base {base} is no available index; 0 to 65535 are")
+        if queue.live:
+            raise RingRefusedError(f"ring {index} is live; stop it with GET_VRING_BASE before it starts again")
+        if self.memory is None:
+            raise RingRefusedError(f"ring {index}: there is no guest memory yet; send SET_MEM_TABLE before the kick fd")
+        fresh = queue[0]
+        fresh.ring.size = size
+        fresh.ring.direction = 0 if index & 1 else VIRTQ_DESC_F_WRITE
+        fresh.ring.indirect = has_feature(self.features, RING_F_INDIRECT_DESC)
+        fresh.ring.event_idx = has_feature(self.features, RING_F_EVENT_IDX)
+        fresh.desc_user_addr, fresh.avail_user_addr = desc_user_addr, avail_user_addr
+        fresh.used_user_addr, fresh.call_fd = used_user_addr, call_fd
+        fresh.enabled, fresh.started = enabled, kicked
+        fresh.found_started = fresh.found_broken = 0
+        if not self.place(&fresh):
+            raise RingRefusedError(
+                f"ring {index} lies in no shared memory region (or is misaligned); "
+                "start QEMU with -object memory-backend-memfd,id=m0,size=1G,share=on -machine memory-backend=m0"
+            )
+        reset_ring(&fresh.ring, base)
+        fresh.live = True
+        self.door.close()
+        queue[0] = fresh
+        self.count_active()
+        self.door.open()
+
+    def kick_queue(self, uint32_t index) -> None:
+        cdef Queue *queue = self.queue(index)
+        if queue.live and not queue.started:
+            self.door.close()
+            queue.started = True
+            self.door.open()
+
+    def stop_queue(self, uint32_t index) -> int:
+        cdef Queue *queue = self.queue(index)
+        if queue.live:
+            self.door.close()
+            queue.live = False
+            queue.ring.next_avail -= queue.ring.outstanding
+            queue.ring.outstanding = 0
+            queue.call_fd = -1
+            self.face.epoch += 1
+            self.count_active()
+            self.door.open()
+        return queue.ring.next_avail
+
+    def set_enabled(self, uint32_t index, bint enabled) -> None:
+        cdef Queue *queue = self.queue(index)
+        self.door.close()
+        queue.enabled = enabled
+        self.count_active()
+        self.door.open()
+
+    def set_call_fd(self, uint32_t index, int call_fd) -> None:
+        cdef Queue *queue = self.queue(index)
+        self.door.close()
+        queue.call_fd = call_fd
+        self.door.open()
+
+    def queue_state(self, uint32_t index) -> QueueState:
+        cdef Queue *queue = self.queue(index)
+        cdef SplitRing *ring = &queue.ring
+        tally = self.face.rx[index // 2] if index & 1 else self.face.tx[index // 2]
+        return QueueState(
+            index=index,
+            size=ring.size,
+            live=queue.live,
+            started=queue.live and queue.started,
+            enabled=queue.enabled,
+            broken=SENTENCES[<int>ring.status],
+            avail_idx=load_u16(&ring.avail.idx) if queue.live else 0,
+            used_idx=load_u16(&ring.used.idx) if queue.live else 0,
+            next_avail=ring.next_avail,
+            frames=tally.frames,
+            bytes=tally.bytes,
+            kick_suppressed=queue.live and not ring.event_idx and load_u16(&ring.used.flags) != 0,
+            interrupt_wanted=queue.live and not load_u16(&ring.avail.flags) & VIRTQ_AVAIL_F_NO_INTERRUPT,
+        )
+
+    def events(self) -> list[tuple[str, int, str]]:
+        cdef uint32_t i
+        cdef Queue *queue
+        found = []
+        try:
+            os.eventfd_read(self.attention_fd)
+        except BlockingIOError:
+            pass
+        for i in range(2 * self.queue_pairs):
+            queue = &self.device.queues[i]
+            if load_acquire_u32(&queue.found_started):
+                store_release_u32(&queue.found_started, 0)
+                found.append(("started", i, "its driver does not kick; buffers were found in it"))
+            if load_acquire_u32(&queue.found_broken):
+                store_release_u32(&queue.found_broken, 0)
+                found.append(("broken", i, SENTENCES[<int>queue.ring.status]))
+        if load_acquire_u32(&self.device.found_first_frame):
+            store_release_u32(&self.device.found_first_frame, 0)
+            found.append(("first_frame", -1, "first frame"))
+        if self.memory is not None and not self.reported_fault and self.memory.faulted:
+            self.reported_fault = True
+            found.append((
+                "faulted",
+                -1,
+                "guest memory vanished under an access (SIGBUS): the file behind it was cut short or its file system is full",
+            ))
+        return found
