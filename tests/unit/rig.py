@@ -1,0 +1,131 @@
+"""Two guests at two VirtioPorts and one worker that is stepped by hand: the data plane without sockets or threads."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from fastvhost.dataplane.door import Door
+from fastvhost.dataplane.guest_memory import GuestMemory, Mapping
+from fastvhost.dataplane.virtio_port import VirtioPort
+from fastvhost.dataplane.worker import Worker
+from tests.driver import Memory, NetDriver, SplitQueue
+from tests.frontend import F_VERSION_1, NET_F_MRG_RXBUF, RING_F_EVENT_IDX, RING_F_INDIRECT_DESC
+
+__all__ = ["F_VERSION_1", "NET_F_MRG_RXBUF", "RING_F_EVENT_IDX", "RING_F_INDIRECT_DESC", "Rig", "Side", "mapped", "rig"]
+
+MIB = 1 << 20
+
+
+def mapped(memory: Memory) -> GuestMemory:
+    """The device's view of a test guest's memory."""
+    return GuestMemory(
+        [Mapping(r.fd, r.guest_addr, r.bytes, r.user_addr, r.mmap_offset) for r in memory.regions]
+    )
+
+
+class Side:
+    """One guest and its port."""
+
+    def __init__(self, door: Door, name: str, memory: Memory, size: int, features: int) -> None:
+        self.port = VirtioPort(name, door)
+        self.memory = memory
+        self.features = features
+        legacy = not features & (F_VERSION_1 | NET_F_MRG_RXBUF)
+        self.queues = [SplitQueue(memory, size) for _ in range(2)]
+        self.driver = NetDriver(
+            *self.queues, header_bytes=10 if legacy else 12, mergeable=bool(features & NET_F_MRG_RXBUF)
+        )
+        self.call = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(2)]
+
+    def connect(self) -> None:
+        self.port.set_link(True)
+        self.port.set_features(self.features)
+        self.port.set_memory(mapped(self.memory))
+        for index in range(2):
+            self.start(index)
+
+    def start(self, index: int, *, enabled: bool = True, kicked: bool = True, base: int | None = None) -> None:
+        queue = self.queues[index]
+        self.port.start_queue(
+            index,
+            size=queue.size,
+            desc_user_addr=self.memory.user_addr(queue.descriptor_area),
+            avail_user_addr=self.memory.user_addr(queue.driver_area),
+            used_user_addr=self.memory.user_addr(queue.device_area),
+            base=queue.base if base is None else base,
+            call_fd=self.call[index],
+            enabled=enabled,
+            kicked=kicked,
+        )
+
+    def calls(self, index: int) -> int:
+        """Notifications on this queue since the last look."""
+        try:
+            return os.eventfd_read(self.call[index])
+        except BlockingIOError:
+            return 0
+
+    def close(self) -> None:
+        self.port.close()
+        self.memory.close()
+        for fd in self.call:
+            os.close(fd)
+
+
+class Rig:
+    """Guests a and b, wired to each other."""
+
+    def __init__(
+        self,
+        *,
+        size: int = 256,
+        features: int = F_VERSION_1 | RING_F_INDIRECT_DESC,
+        b_features: int | None = None,
+        memory: Memory | None = None,
+        b_memory: Memory | None = None,
+        hold: bool = True,
+        hold_timeout_ms: int = 60_000,
+    ) -> None:
+        self.door = Door()
+        self.a = Side(self.door, "a", memory or Memory.of(8 * MIB), size, features)
+        b_features = features if b_features is None else b_features
+        self.b = Side(self.door, "b", b_memory or Memory.of(8 * MIB), size, b_features)
+        self.worker = Worker(self.door)
+        self.worker.add_wire(self.a.port, self.b.port, hold=hold, hold_timeout_ms=hold_timeout_ms)
+        self.worker.add_wire(self.b.port, self.a.port, hold=hold, hold_timeout_ms=hold_timeout_ms)
+
+    def settle(self, rounds: int = 1000) -> int:
+        """Step until a round moves nothing. Returns the frames moved."""
+        moved = 0
+        for _ in range(rounds):
+            step = self.worker.step()
+            if step == 0:
+                return moved
+            moved += step
+        raise AssertionError(f"still moving frames after {rounds} rounds")
+
+    def close(self) -> None:
+        self.a.close()
+        self.b.close()
+
+
+@contextlib.contextmanager
+def rig(**options: object) -> Iterator[Rig]:
+    made = Rig(**options)  # type: ignore[arg-type]
+    made.a.connect()
+    made.b.connect()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def frame(number: int, bytes: int = 60) -> bytes:
+    """A frame that tells its number in every byte behind its addresses."""
+    return b"\x52\x54\0\0\0\x0b\x52\x54\0\0\0\x0a\x88\xb5" + bytes_of(number, bytes - 14)
+
+
+def bytes_of(number: int, n: int) -> bytes:
+    return ((number * 2654435761 + 12345) & 0xFFFFFFFF).to_bytes(4, "little") * (n // 4) + bytes(n % 4)

@@ -1,0 +1,161 @@
+"""Mapping guest memory: what is accepted, what is refused and why, and what SIGBUS does."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from pathlib import Path
+
+import pytest
+
+from fastvhost.dataplane.guest_memory import MAX_REGIONS, GuestMemory, Mapping, MemoryRefusedError
+from tests.driver import Memory, Region
+from tests.unit.rig import MIB, frame, mapped, rig
+
+
+@pytest.fixture
+def fd() -> int:
+    made = os.memfd_create("test")
+    os.ftruncate(made, 1 << 20)
+    return made
+
+
+def maps_of(name: str) -> int:
+    return Path("/proc/self/maps").read_text().count(name)
+
+
+@pytest.mark.parametrize(
+    ("guest_addr", "bytes", "user_addr", "offset", "words"),
+    [
+        (0, 0, 0, 0, "empty"),
+        (2**64 - 4096, 8192, 0, 0, "wrap"),
+        (0, 8192, 2**64 - 4096, 0, "wrap"),
+        (0, 8192, 0, 2**64 - 4096, "wrap"),
+        (0, (1 << 20) + 1, 0, 0, "as long as"),
+        (0, 1 << 20, 0, 1, "as long as"),
+        (0, 2**63, 0, 0, "as long as"),
+    ],
+)
+def test_a_region_that_does_not_fit_its_file_or_its_addresses_is_refused(
+    fd: int, guest_addr: int, bytes: int, user_addr: int, offset: int, words: str
+) -> None:
+    with pytest.raises(MemoryRefusedError, match=words):
+        Mapping(fd, guest_addr, bytes, user_addr, offset)
+
+
+def test_a_descriptor_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    for bad in (os.eventfd(0), os.open(tmp_path, os.O_RDONLY), os.pipe()[0]):
+        with pytest.raises(MemoryRefusedError):
+            Mapping(bad, 0, 4096, 0, 0)
+    with pytest.raises(MemoryRefusedError):
+        Mapping(9999, 0, 4096, 0, 0)
+
+
+def test_a_file_open_for_reading_only_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ro"
+    path.write_bytes(bytes(8192))
+    with pytest.raises(MemoryRefusedError, match="reading and writing"):
+        Mapping(os.open(path, os.O_RDONLY), 0, 4096, 0, 0)
+
+
+def test_the_mmap_offset_need_not_be_a_multiple_of_the_page_size(fd: int) -> None:
+    os.pwrite(fd, b"hello", 5000)
+    with_offset = Mapping(fd, 0x1000, 8192, 0x7000, 5000)
+    assert GuestMemory([with_offset]).holds_guest(0x1000, 8192)
+    with_offset.close()
+    assert with_offset.closed
+
+
+def test_overlapping_regions_are_refused_by_guest_and_by_user_address(fd: int) -> None:
+    low, touching = Mapping(fd, 0, 8192, 0, 0), Mapping(fd, 8192, 4096, 8192, 0)
+    assert GuestMemory([touching, low]).mappings == (low, touching)
+    with pytest.raises(MemoryRefusedError, match="guest_addr"):
+        GuestMemory([low, Mapping(fd, 8191, 4096, 1 << 30, 0)])
+    with pytest.raises(MemoryRefusedError, match="user_addr"):
+        GuestMemory([low, Mapping(fd, 1 << 30, 4096, 4096, 0)])
+
+
+def test_an_empty_table_and_one_with_too_many_regions_are_refused(fd: int) -> None:
+    with pytest.raises(MemoryRefusedError, match="empty"):
+        GuestMemory([])
+    many = [Mapping(fd, i * 4096, 4096, i * 4096, 0) for i in range(MAX_REGIONS + 1)]
+    assert len(GuestMemory(many[1:]).mappings) == MAX_REGIONS
+    with pytest.raises(MemoryRefusedError, match="509"):
+        GuestMemory(many)
+
+
+def test_ranges_are_found_to_the_byte_and_across_adjacent_regions_for_guest_addresses_only(fd: int) -> None:
+    memory = GuestMemory([Mapping(fd, 0x10000, 4096, 0x900000, 0), Mapping(fd, 0x11000, 4096, 0xA00000, 4096)])
+    assert memory.holds_guest(0x10000, 8192)
+    assert memory.holds_guest(0x11FFF, 1)
+    assert not memory.holds_guest(0x12000, 1)
+    assert not memory.holds_guest(0xFFFF, 2)
+    assert not memory.holds_guest(0x10001, 8192)
+    assert not memory.holds_guest(2**64 - 1, 2)
+    assert memory.holds_user(0x900000, 4096)
+    assert not memory.holds_user(0x900000, 4097)
+    assert not memory.holds_user(0x8FFFFF, 1)
+
+
+def test_closing_unmaps_and_closing_again_is_nothing() -> None:
+    fd = os.memfd_create("fastvhost-unmap-test")
+    os.ftruncate(fd, 8192)
+    one = Mapping(fd, 0, 8192, 0, 0)
+    assert maps_of("fastvhost-unmap-test") == 1
+    one.close()
+    one.close()
+    assert maps_of("fastvhost-unmap-test") == 0
+
+
+def test_a_file_cut_short_under_traffic_faults_that_memory_and_the_other_guest_goes_on() -> None:
+    with rig() as r:
+        r.b.driver.post(5)
+        r.a.driver.send(frame(1))
+        r.settle()
+        r.a.driver.send(frame(2))
+        r.a.memory.regions[0].truncate(0)
+        for _ in range(5):
+            r.worker.step()
+        faults = [e for e in r.a.port.events() if e[0] == "faulted"]
+        assert len(faults) == 1
+        assert "SIGBUS" in faults[0][2]
+        assert not [e for e in r.b.port.events() if e[0] == "faulted"]
+        # set up anew with memory that is there, it works again
+        r.a.port.set_memory(None)
+        fresh = Memory([Region(0x10000, 8 * MIB)])
+        r.a.memory.close()
+        r.a.memory = fresh
+        for queue in r.a.queues:
+            queue.memory = fresh
+            queue.reset()
+        r.a.driver.memory = fresh
+        r.a.driver._spare.clear()
+        fresh.take(1 << 20)
+        r.a.port.set_memory(mapped(fresh))
+        for index in range(2):
+            r.a.port.stop_queue(index)
+            r.a.start(index)
+        r.a.driver.send(frame(3))
+        r.settle()
+        assert r.b.driver.receive_all()[-1] == frame(3)
+
+
+def test_sigbus_elsewhere_still_ends_the_process() -> None:
+    pid = os.fork()
+    if pid == 0:
+        Mapping(_file(4096), 0, 4096, 0, 0)
+        fd = _file(8192)
+        ours = mmap.mmap(fd, 8192)
+        os.ftruncate(fd, 0)
+        ctypes.string_at(ctypes.addressof(ctypes.c_char.from_buffer(ours)), 1)
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    assert os.WIFSIGNALED(status)
+    assert os.WTERMSIG(status) == 7
+
+
+def _file(bytes: int) -> int:
+    fd = os.memfd_create("file")
+    os.ftruncate(fd, bytes)
+    return fd
