@@ -1,0 +1,81 @@
+"""fastvhost: a vhost-user back-end and busy-polling forwarder, one copy from guest to guest.
+
+`import fastvhost` is cheap: public names load their module at first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastvhost._version import __version__
+
+if TYPE_CHECKING:
+    from fastvhost.dataplane.guest_memory import GuestMemory, Mapping, MemoryRefusedError
+    from fastvhost.dataplane.port import Counters, NullPort, Port
+    from fastvhost.dataplane.virtio_port import RingRefusedError, VirtioPort
+    from fastvhost.dataplane.worker import Door, Wire, Worker
+    from fastvhost.vhostuser.service import VhostUserService
+
+_HOMES = {
+    "GuestMemory": "dataplane.guest_memory",
+    "Mapping": "dataplane.guest_memory",
+    "MemoryRefusedError": "dataplane.guest_memory",
+    "Counters": "dataplane.port",
+    "NullPort": "dataplane.port",
+    "Port": "dataplane.port",
+    "RingRefusedError": "dataplane.virtio_port",
+    "VirtioPort": "dataplane.virtio_port",
+    "Door": "dataplane.worker",
+    "Wire": "dataplane.worker",
+    "Worker": "dataplane.worker",
+    "VhostUserService": "vhostuser.service",
+}
+
+__all__ = [
+    "Counters",
+    "Door",
+    "GuestMemory",
+    "Mapping",
+    "MemoryRefusedError",
+    "NullPort",
+    "Port",
+    "RingRefusedError",
+    "VhostUserService",
+    "VirtioPort",
+    "Wire",
+    "Worker",
+    "__version__",
+    "build_info",
+    "get_include",
+]
+
+
+def __getattr__(name: str) -> object:
+    if home := _HOMES.get(name):
+        return getattr(import_module(f"fastvhost.{home}"), name)
+    raise AttributeError(f"module 'fastvhost' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+def build_info() -> dict[str, str]:
+    """Version, compiler flags, compiler, Cython, and the CPU level that copies use on this machine."""
+    from fastvhost import _build
+    from fastvhost.dataplane import copy
+
+    return {
+        "version": __version__,
+        "flags": _build.flags(),
+        "compiler": _build.compiler(),
+        "cython": _build.cython(),
+        "cpu_level": copy.level(),
+    }
+
+
+def get_include() -> str:
+    """The directory to compile against: C headers are "fastvhost/abi/...", `cimport fastvhost...` finds its .pxd."""
+    return str(Path(__file__).resolve().parent.parent)

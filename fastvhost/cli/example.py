@@ -1,0 +1,96 @@
+"""Lines to paste that attach a guest to a port."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from fastvhost.control import control_client, port_spec
+from fastvhost.control.errors import FastvhostError, UsageError
+from fastvhost.control.port_spec import PortSpec
+
+QEMU = """\
+qemu-system-x86_64 -accel kvm -cpu host -m {memory} -machine q35,memory-backend=m0 \\
+  -object memory-backend-memfd,id=m0,size={memory},share=on \\
+  -chardev socket,id={name},path={path},{chardev} \\
+  -netdev vhost-user,id=net-{name},chardev={name}{netdev_queues} \\
+  -device virtio-net-pci,netdev=net-{name},mac={mac}{device_queues} \\
+  -drive file=guest.qcow2,if=virtio"""
+
+LIBVIRT = """\
+<!-- in <domain>: the guest's memory must be shared -->
+<memoryBacking>
+  <source type='memfd'/>
+  <access mode='shared'/>
+</memoryBacking>
+<!-- in <devices> -->
+<interface type='vhostuser'>
+  <mac address='{mac}'/>
+  <source type='unix' path='{path}' mode='{libvirt_mode}'>{libvirt_reconnect}
+  </source>
+  <model type='virtio'/>{libvirt_queues}
+</interface>"""
+
+VIRTIO_USER = """\
+dpdk-testpmd --no-pci --no-huge -m 256 --file-prefix={name} \\
+  --vdev net_virtio_user0,path={path},queues={queues},queue_size=1024{virtio_user_mode} -- -i"""
+
+TEMPLATES = {"qemu": QEMU, "libvirt": LIBVIRT, "virtio-user": VIRTIO_USER}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What kind of guest, and which port."""
+    parser.add_argument("guest", choices=TEMPLATES, metavar="|".join(TEMPLATES), help="what to attach")
+    parser.add_argument(
+        "port", metavar="PORT", help="a port of the running fwd by name, or a port as in fwd --port, or a socket's path"
+    )
+    parser.add_argument("--memory", default="1G", help="memory of the guest; default 1G")
+    parser.add_argument("--control", metavar="PATH", help="control socket of the fwd that has the port")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the lines."""
+    spec = _find(arguments.port, arguments.control)
+    if not spec.path:
+        raise UsageError(f"{arguments.port}: a {spec.kind} port takes no guest; name a vhost-user port")
+    print(lines(arguments.guest, spec, arguments.memory))
+    return 0
+
+
+def lines(guest: str, spec: PortSpec, memory: str = "1G") -> str:
+    """What to paste for one kind of guest and one port."""
+    # The port in server mode listens, so the guest's side connects and connects again after a restart; else it listens.
+    serves = spec.mode == "server"
+    many = spec.queues > 1
+    return TEMPLATES[guest].format(
+        name=spec.name,
+        path=os.path.abspath(spec.path),  # noqa: PTH100 - a link to the socket stays as it is
+        memory=memory,
+        queues=spec.queues,
+        mac=_mac(spec.name),
+        chardev="reconnect=1" if serves else "server=on,wait=off",
+        netdev_queues=f",queues={spec.queues}" if many else "",
+        device_queues=f",mq=on,vectors={2 * spec.queues + 2}" if many else "",
+        libvirt_mode="client" if serves else "server",
+        libvirt_reconnect="\n    <reconnect enabled='yes' timeout='1'/>" if serves else "",
+        libvirt_queues=f"\n  <driver name='vhost' queues='{spec.queues}'/>" if many else "",
+        virtio_user_mode="" if serves else ",server=1",
+    )
+
+
+def _find(port: str, control: str | None) -> PortSpec:
+    if "/" in port or ":" in port or port.split(",")[0].endswith(".sock"):
+        return port_spec.parse(port)
+    try:
+        (about,) = control_client.ask(control, "show", port=port)
+    except FastvhostError as error:
+        raise UsageError(f"{port}: neither a path that ends in .sock nor a port of a running fwd ({error})") from None
+    return PortSpec(
+        about["name"], about["kind"], about.get("path", ""), about.get("mode", "server"), about.get("queue_pairs", 1)
+    )
+
+
+def _mac(name: str) -> str:
+    """A locally administered address that differs from port to port, the same every time."""
+    number = sum(byte * 31**place for place, byte in enumerate(name.encode())) & 0xFFFFFF
+    return "52:54:00:" + ":".join(f"{number >> shift & 0xFF:02x}" for shift in (16, 8, 0))

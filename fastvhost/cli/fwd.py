@@ -1,0 +1,107 @@
+"""Forward frames between ports until SIGTERM or ^C.
+
+Counters go to stdout, the log narrative to stderr. Options may stand in a TOML file under their long names
+(port = ["a.sock", "b.sock"], hold-timeout = "50ms"); what the command line says wins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from fastvhost.cli import log
+from fastvhost.control import config, host
+from fastvhost.control.config import FwdConfig
+from fastvhost.control.units import format_cores, format_duration
+
+# Long option, what its value is called, and what it does. Values are text here; control.config makes sense of them,
+# from a file and from the command line alike.
+OPTIONS = (
+    ("forward", "patch|learn", "patch: pair ports 0-1, 2-3, ... or as --wire says (default)"),
+    (
+        "on-full",
+        "hold|drop",
+        "the receiving guest has no buffers: leave frames in the sender's ring (default), or drop",
+    ),
+    ("hold-timeout", "TIME", "hold for so long without progress, then drop; default 100ms"),
+    ("cores", "LIST", "one worker on each core of a list such as 0,2-3; default: one, where it disturbs least"),
+    ("idle", "poll|adaptive|interrupt", "what a worker without frames does; poll: go on polling (default)"),
+    ("stats-period", "SECONDS", "print counters and rates so often"),
+    ("control", "PATH", "control socket; default: in the runtime directory, where fastvhost stats and show find it"),
+    ("socket-group", "GROUP", "group that may connect to the sockets (mode 0660)"),
+    ("config", "FILE.toml", "read options from a file"),
+)
+PORT_HELP = """KIND:VALUE[,key=value...], or a path that ends in .sock: vhost-user:PATH[,mode=server|client][,queues=N]
+or null:, every kind with name=NAME. The order of --port is the port number"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of CLI.md."""
+    add = parser.add_argument
+    add("--port", action="append", metavar="SPEC", help=PORT_HELP)
+    add("--wire", action="append", metavar="A:B", help="join the ports of these names")
+    for option, value, meaning in OPTIONS:
+        add(f"--{option}", metavar=value, help=meaning)
+    add("--json", action="store_const", const=True, help="print one JSON object per line")
+    add("--check", action="store_true", help="check configuration and host, print what would run, and leave")
+    add("--log-level", choices=("debug", "info", "warning"), default="info", help="how much to say on stderr")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check or run."""
+    given = {option: getattr(arguments, option.replace("-", "_")) for option in config.OPTIONS}
+    from_file = config.read_file(arguments.config) if arguments.config else {}
+    settings = config.build({**from_file, **{option: value for option, value in given.items() if value is not None}})
+    log.configure(arguments.log_level)
+    if arguments.check:
+        return _check(settings)
+    from fastvhost.cli.forwarding import forward
+
+    return forward(settings)
+
+
+def _check(settings: FwdConfig) -> int:
+    from fastvhost.control import preflight
+
+    preflight.check(settings)
+    plan = host.plan_cores(settings.cores, host.observe())
+    if settings.json:
+        print(json.dumps(_as_json(settings, plan)))
+    else:
+        print("\n".join(_lines(settings, plan)))
+    for warning in plan.warnings:
+        print(f"fastvhost: warning: {warning}", file=sys.stderr)
+    return 0
+
+
+def _lines(settings: FwdConfig, plan: host.CorePlan) -> list[str]:
+    lines = [f"port {number} {port.name}: {port}" for number, port in enumerate(settings.ports)]
+    lines += [f"wire: {left} <-> {right}" for left, right in settings.wires]
+    lines += [f"not wired, frames from it drop as no_egress: {name}" for name in settings.unwired]
+    hold = f"hold, {format_duration(settings.hold_timeout)} without progress" if settings.on_full == "hold" else "drop"
+    lines.append(f"on full: {hold}")
+    lines += [
+        f"worker{number}: {'not pinned' if core is None else f'core {core}'}"
+        for number, core in enumerate(plan.worker_cores)
+    ]
+    lines.append(f"control plane: cores {format_cores(plan.control_cores)}")
+    return lines
+
+
+def _as_json(settings: FwdConfig, plan: host.CorePlan) -> dict[str, Any]:
+    return {
+        "ports": [
+            {"name": port.name, "kind": port.kind, "path": port.path, "mode": port.mode, "queue_pairs": port.queues}
+            for port in settings.ports
+        ],
+        "wires": [list(wire) for wire in settings.wires],
+        "unwired": list(settings.unwired),
+        "on_full": settings.on_full,
+        "hold_timeout": settings.hold_timeout,
+        "idle": settings.idle,
+        "worker_cores": list(plan.worker_cores),
+        "control_cores": sorted(plan.control_cores),
+        "warnings": list(plan.warnings),
+    }

@@ -1,0 +1,71 @@
+"""The command line's table of contents. Each verb is one small file with add_arguments() and run()."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from fastvhost.cli.output import discard
+from fastvhost.cli.parser import Parser
+from fastvhost.control.errors import FastvhostError, UsageError
+
+VERBS = {
+    "fwd": "forward frames between ports",
+    "show": "one port, or all, of a running fwd: socket, peer, features, memory regions, rings",
+    "stats": "counters of a running fwd",
+    "doctor": "check this host; each finding comes with the command that fixes it",
+    "example": "lines to paste for qemu, libvirt or DPDK's virtio-user",
+    "demo": "forward between two built-in guests for ten seconds: no VM, no root, no hugepages",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb. Exit code: 0 done, 1 failed while running, 2 wrong usage or configuration, 130 on ^C."""
+    try:
+        code = _run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return code
+    except FastvhostError as error:
+        print(f"fastvhost: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        discard()  # whoever read us had enough
+        return 0
+
+
+def _run(argv: list[str]) -> int:
+    if argv and argv[0] in VERBS:
+        verb = import_module(f"fastvhost.cli.{argv[0]}")
+        parser = Parser(prog=f"fastvhost {argv[0]}", description=verb.__doc__)
+        verb.add_arguments(parser)
+        code: int = verb.run(parser.parse_args(argv[1:]))
+        return code
+    if argv in (["--version"], ["-V"], ["version"]):
+        print(_version())
+        return 0
+    if argv in (["--help"], ["-h"], ["help"]):
+        print(_overview())
+        return 0
+    if not argv:
+        raise UsageError("no verb given; see fastvhost --help")
+    raise UsageError(f"{argv[0]}: there is no such verb; the verbs are {', '.join(VERBS)}")
+
+
+def _overview() -> str:
+    width = max(map(len, VERBS))
+    lines = ["usage: fastvhost VERB [OPTION ...]", "", "A vhost-user back-end and busy-polling forwarder.", ""]
+    lines += [f"  {verb:{width}}  {meaning}" for verb, meaning in VERBS.items()]
+    lines += ["", "fastvhost VERB --help says more; fastvhost --version tells how this copy was built."]
+    return "\n".join(lines)
+
+
+def _version() -> str:
+    from fastvhost import build_info
+
+    info = build_info()
+    return "\n".join(
+        [f"fastvhost {info.pop('version')}", *(f"{key.replace('_', ' ')}: {value}" for key, value in info.items())]
+    )

@@ -1,0 +1,174 @@
+"""What `fastvhost fwd` runs, frozen and validated: the one thing the rest of the control plane reads. CLI.md.
+
+Options reach this file as they were written, from the command line and from a TOML file alike, under the long option's
+name; what the command line says wins.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastvhost.control import port_spec, units
+from fastvhost.control.errors import UsageError
+from fastvhost.control.port_spec import PortSpec
+
+# Options whose value is a word: what this version does, and what a later one will, which gets an answer of its own.
+WORDS = {
+    "forward": (("patch",), ("learn",)),
+    "on-full": (("hold", "drop"), ()),
+    "idle": (("poll",), ("adaptive", "interrupt")),
+}
+# Every option a file may set.
+OPTIONS = (*WORDS, "port", "wire", "hold-timeout", "cores", "stats-period", "json", "control", "socket-group")
+
+
+@dataclass(frozen=True, slots=True)
+class FwdConfig:
+    """A whole forwarder: its ports, what is wired to what, and how it runs."""
+
+    ports: tuple[PortSpec, ...]
+    wires: tuple[tuple[str, str], ...]
+    """Pairs of port names; each is two directions."""
+    forward: str = "patch"
+    on_full: str = "hold"
+    hold_timeout: float = 0.1
+    cores: tuple[int, ...] = ()
+    """Empty: one worker, placed by the host's state."""
+    idle: str = "poll"
+    stats_period: float | None = None
+    json: bool = False
+    control: str | None = None
+    socket_group: str | None = None
+
+    @property
+    def unwired(self) -> tuple[str, ...]:
+        """Ports no wire leads on from."""
+        wired = {name for wire in self.wires for name in wire}
+        return tuple(port.name for port in self.ports if port.name not in wired)
+
+
+def read_file(path: str) -> dict[str, object]:
+    """The options of a TOML file, under the names of the long options."""
+    try:
+        with Path(path).open("rb") as file:
+            options = tomllib.load(file)
+    except OSError as error:
+        raise UsageError(f"--config {path}: {error.strerror}; give a readable file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path}: not TOML: {error}") from None
+    for key in options:
+        if key not in OPTIONS:
+            raise UsageError(
+                f"--config {path}: there is no option '{key}'; the options are {', '.join(sorted(OPTIONS))}"
+            )
+    return options
+
+
+def build(options: Mapping[str, object]) -> FwdConfig:
+    """A validated configuration from options as they were written; a value of None counts as not given."""
+    given = {key: value for key, value in options.items() if value is not None}
+    ports = tuple(_port(item) for item in _items("port", given.get("port", [])))
+    _check_ports(ports)
+    words = {key: _word(key, given.get(key, choices[0][0])) for key, choices in WORDS.items()}
+    wires = _wires(ports, _items("wire", given.get("wire", [])))
+    period = given.get("stats-period")
+    if not isinstance(json := given.get("json", False), bool):
+        raise UsageError(f"json = {json}: true or false")
+    return FwdConfig(
+        ports=ports,
+        wires=wires,
+        forward=words["forward"],
+        on_full=words["on-full"],
+        hold_timeout=units.duration("hold-timeout", given.get("hold-timeout", "100ms"), 0.001, 3600),
+        cores=units.core_list(given["cores"]) if "cores" in given else (),
+        idle=words["idle"],
+        stats_period=None if period is None else units.duration("stats-period", period, 0.1, 86400),
+        json=json,
+        control=_path("control", given.get("control")),
+        socket_group=_optional_text("socket-group", given.get("socket-group")),
+    )
+
+
+def _port(item: object) -> PortSpec:
+    if isinstance(item, str):
+        return port_spec.parse(item)
+    if isinstance(item, dict):
+        return port_spec.from_table(item)
+    raise UsageError(f"port = {item}: neither a text such as 'vhost-user:a.sock' nor a table")
+
+
+def _check_ports(ports: tuple[PortSpec, ...]) -> None:
+    if len(ports) < 2:
+        raise UsageError("forwarding takes two ports at least; write --port a.sock --port b.sock")
+    for name, count in Counter(port.name for port in ports).items():
+        if count > 1:
+            raise UsageError(f"--port: {count} ports are called '{name}'; tell them apart with name=")
+    files: dict[Path, str] = {}
+    for port in ports:
+        if port.path:
+            # The directory's links are followed, not the socket's: the file itself need not exist yet.
+            file = Path(port.path).parent.resolve() / Path(port.path).name
+            if other := files.get(file):
+                raise UsageError(
+                    f"--port {port.path}: ports '{other}' and '{port.name}' share this socket; give each its own"
+                )
+            files[file] = port.name
+
+
+def _wires(ports: tuple[PortSpec, ...], items: Sequence[object]) -> tuple[tuple[str, str], ...]:
+    names = [port.name for port in ports]
+    if not items:
+        if len(names) % 2:
+            raise UsageError(
+                f"--port: {len(names)} ports, and patch pairs them 0-1, 2-3, ...: '{names[-1]}' is left over; "
+                "add a port or name the pairs with --wire A:B"
+            )
+        return tuple(zip(names[0::2], names[1::2], strict=True))
+    wires: list[tuple[str, str]] = []
+    taken: dict[str, str] = {}
+    for item in items:
+        left, colon, right = str(item).partition(":")
+        if not colon or not left or not right or left == right:
+            raise UsageError(f"--wire {item}: a wire joins two ports; write --wire {names[0]}:{names[1]}")
+        for name in (left, right):
+            if name not in names:
+                raise UsageError(f"--wire {item}: there is no port '{name}'; the ports are {', '.join(names)}")
+            if name in taken:
+                raise UsageError(
+                    f"--wire {item}: port '{name}' is wired already by --wire {taken[name]}; a port has one wire"
+                )
+            taken[name] = str(item)
+        wires.append((left, right))
+    return tuple(wires)
+
+
+def _word(option: str, value: object) -> str:
+    now, later = WORDS[option]
+    if value in later:
+        raise UsageError(f"--{option} {value} is not yet in this version; use {' or '.join(now)}")
+    if value not in now:
+        raise UsageError(f"--{option} {value}: no such choice; use {' or '.join(now)}")
+    return str(value)
+
+
+def _items(option: str, value: object) -> Sequence[object]:
+    if not isinstance(value, list | tuple):
+        raise UsageError(f"{option} = {value}: a list is wanted; write {option} = [...]")
+    return value
+
+
+def _optional_text(option: str, value: object) -> str | None:
+    if value is not None and (not isinstance(value, str) or not value):
+        raise UsageError(f"--{option} {value}: a text is wanted")
+    return value
+
+
+def _path(option: str, value: object) -> str | None:
+    path = _optional_text(option, value)
+    if path is not None:
+        port_spec.check_socket_path(f"--{option} {path}", path)
+    return path

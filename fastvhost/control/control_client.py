@@ -1,0 +1,73 @@
+"""Asks a running fwd through its control socket, and finds that socket where only one fwd runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+from fastvhost.control import runtime_dir
+from fastvhost.control.errors import RuntimeFailure
+
+# Threats.md, I9: stats answer within a second; beyond this the process is stopped or gone.
+TIMEOUT_SECONDS = 3.0
+MAX_ANSWER_BYTES = 16 << 20
+
+
+def ask(control: str | None, command: str, **arguments: object) -> Any:
+    """The result of one request to the fwd at a path, or to the only one running."""
+    path = Path(control) if control else find()
+    try:
+        line = _exchange(path, json.dumps({"command": command, **arguments}).encode() + b"\n")
+    except TimeoutError:
+        raise RuntimeFailure(f"{path}: no answer in {TIMEOUT_SECONDS:g} s; is the process stopped?") from None
+    except OSError as error:
+        raise RuntimeFailure(f"{path}: {error.strerror or error}; is fastvhost fwd running there?") from error
+    try:
+        answer = json.loads(line)
+        if answer["ok"]:
+            return answer["result"]
+        reason = str(answer["error"])
+    except (ValueError, KeyError, TypeError):
+        raise RuntimeFailure(f"{path}: the answer is not fastvhost's; name its control socket with --control") from None
+    raise RuntimeFailure(reason)
+
+
+def find() -> Path:
+    """The control socket of the only running fwd. Raises where there is none, or more than one."""
+    alive = [path for path in runtime_dir.sockets() if _answers(path)]
+    if len(alive) == 1:
+        return alive[0]
+    if alive:
+        names = ", ".join(map(str, alive))
+        raise RuntimeFailure(f"{len(alive)} fwd are running; name one of them with --control: {names}")
+    raise RuntimeFailure(
+        "no running fwd found; start one with fastvhost fwd, or name its control socket with --control PATH "
+        "(as the user who runs it, or one of its group)"
+    )
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(TIMEOUT_SECONDS)
+        try:
+            connection.connect(os.fspath(path))
+        except OSError:
+            return False
+    return True
+
+
+def _exchange(path: Path, request: bytes) -> bytes:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(TIMEOUT_SECONDS)
+        connection.connect(os.fspath(path))
+        connection.sendall(request)
+        received = bytearray()
+        while not received.endswith(b"\n"):
+            data = connection.recv(1 << 16)
+            if not data or len(received) > MAX_ANSWER_BYTES:
+                raise ConnectionError("the connection ended before the answer")
+            received += data
+        return bytes(received)

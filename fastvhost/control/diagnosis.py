@@ -1,0 +1,152 @@
+"""What `fastvhost doctor` looks at: one function per question, one finding each."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import resource
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastvhost.control import host, runtime_dir
+from fastvhost.control.units import format_cores
+
+MIN_OPEN_FILES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """ok: fine. note: works, could be better. bad: fwd cannot work like this."""
+
+    verdict: str
+    text: str
+    remedy: str = ""
+
+
+def examine(directory: str) -> list[Finding]:
+    """Every finding about this host, and about a directory for sockets."""
+    questions: tuple[Callable[[], Finding], ...] = (
+        python,
+        data_plane,
+        shared_memory,
+        cores,
+        lambda: sockets(Path(directory)),
+        control,
+        open_files,
+        hugepages,
+        qemu,
+        kvm,
+    )
+    return [question() for question in questions]
+
+
+def python() -> Finding:
+    """The interpreter."""
+    return Finding("ok", f"Python {sys.version.split()[0]} at {sys.executable}")
+
+
+def data_plane() -> Finding:
+    """Whether the compiled part is there and fits this interpreter."""
+    from fastvhost import build_info
+
+    try:
+        info = build_info()
+    except ImportError as error:
+        return Finding(
+            "bad", f"the compiled data plane does not load: {error}", "pip install --force-reinstall fastvhost"
+        )
+    return Finding("ok", f"data plane built by {info['compiler']}, copies use {info['cpu_level']}")
+
+
+def shared_memory() -> Finding:
+    """Whether memfd works, which is how guests share their memory."""
+    try:
+        fd = os.memfd_create("fastvhost-doctor")
+        try:
+            os.ftruncate(fd, mmap.PAGESIZE)
+            mmap.mmap(fd, mmap.PAGESIZE).close()
+        finally:
+            os.close(fd)
+    except OSError as error:
+        return Finding(
+            "bad", f"memfd does not work here: {error.strerror}", "run outside of the sandbox that forbids memfd_create"
+        )
+    return Finding("ok", "memfd works: guests can share their memory, hugepages are not needed")
+
+
+def cores() -> Finding:
+    """Where the worker would go."""
+    state = host.observe()
+    plan = host.plan_cores((), state)
+    if plan.warnings:
+        return Finding("note", plan.warnings[0], "taskset -pc 0-1 $$    # or choose a quiet core with fwd --cores N")
+    allowed = format_cores(plan.allowed)
+    return Finding(
+        "ok", f"cores {allowed} are allowed; a worker would poll on core {plan.worker_cores[0]}, which is quiet"
+    )
+
+
+def sockets(directory: Path) -> Finding:
+    """Whether sockets can be made where they are wanted."""
+    if not directory.is_dir():
+        return Finding("bad", f"{directory}: no such directory for sockets", f"mkdir -p {directory}")
+    if not os.access(directory, os.W_OK | os.X_OK):
+        return Finding(
+            "bad", f"{directory}: not writable for this user", f"sudo install -d -o {os.getuid()} -m 2770 {directory}"
+        )
+    if directory.stat().st_mode & 0o002 and not directory.stat().st_mode & 0o1000:
+        return Finding("note", f"{directory}: anybody can replace a socket there", f"chmod o-w {directory}")
+    return Finding("ok", f"{directory.resolve()}: sockets can be made here")
+
+
+def control() -> Finding:
+    """Where the control socket would go."""
+    try:
+        return Finding("ok", f"control sockets go to {runtime_dir.choose()}")
+    except OSError as error:
+        return Finding(
+            "note", f"no directory for control sockets: {error}", "give fwd, stats and show the same --control PATH"
+        )
+
+
+def open_files() -> Finding:
+    """Enough descriptors: each ring takes three, each memory region one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < MIN_OPEN_FILES:
+        return Finding(
+            "note",
+            f"{soft} open files allowed: few for many ports with many memory regions",
+            f"ulimit -n {max(hard, MIN_OPEN_FILES)}",
+        )
+    return Finding("ok", f"{soft} open files allowed")
+
+
+def hugepages() -> Finding:
+    """Not needed; guests that use them miss fewer translations."""
+    try:
+        free = int(Path("/proc/sys/vm/nr_hugepages").read_text())
+    except (OSError, ValueError):
+        free = 0
+    return Finding("ok", f"{free} hugepages reserved" + ("" if free else " (none needed; DPDK guests like them)"))
+
+
+def qemu() -> Finding:
+    """The usual front-end."""
+    path = shutil.which("qemu-system-x86_64")
+    if not path:
+        return Finding("note", "QEMU is not installed here", "sudo apt-get install qemu-system-x86")
+    return Finding("ok", f"QEMU at {path}; its lines: fastvhost example qemu a.sock")
+
+
+def kvm() -> Finding:
+    """Guests without KVM are slow, and work."""
+    if not Path("/dev/kvm").exists():
+        return Finding(
+            "note", "no /dev/kvm: guests are emulated and slow", "sudo modprobe kvm-intel || sudo modprobe kvm-amd"
+        )
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return Finding("note", "/dev/kvm is not open to this user", "sudo usermod -aG kvm $USER    # then log in again")
+    return Finding("ok", "/dev/kvm is there")

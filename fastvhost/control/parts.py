@@ -1,0 +1,94 @@
+"""What the switch is put together from, as types and as the real thing. Tests hand the switch other parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from fastvhost.control.port_spec import PortSpec
+
+
+class PortCounters(Protocol):
+    """fastvhost.dataplane.port.Counters, as statistics read it."""
+
+    @property
+    def rx_frames(self) -> int: ...
+    @property
+    def rx_bytes(self) -> int: ...
+    @property
+    def tx_frames(self) -> int: ...
+    @property
+    def tx_bytes(self) -> int: ...
+    @property
+    def rx_dropped(self) -> Mapping[str, int]: ...
+    @property
+    def tx_dropped(self) -> Mapping[str, int]: ...
+    @property
+    def kicks_asked(self) -> int: ...
+    @property
+    def calls(self) -> int: ...
+
+
+class AnyPort(Protocol):
+    """A data plane port of any kind."""
+
+    @property
+    def link_up(self) -> bool: ...
+    def counters(self) -> PortCounters: ...
+    def close(self) -> None: ...
+
+
+class AnyWorker(Protocol):
+    """A data plane worker."""
+
+    def add_wire(self, ingress: Any, egress: Any, *, hold: bool, hold_timeout_ms: int) -> object: ...
+    def run(self) -> None: ...
+    def stop(self) -> None: ...
+    @property
+    def rounds(self) -> int: ...
+    @property
+    def busy_rounds(self) -> int: ...
+
+
+class Service(Protocol):
+    """The control side of one port, in a thread of its own."""
+
+    def open(self) -> None: ...
+    def start(self) -> None: ...
+    def stop(self, timeout: float) -> None: ...
+    def describe(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Factories of what the switch owns."""
+
+    door: Callable[[], Any]
+    worker: Callable[[Any, str], AnyWorker]
+    port: Callable[[PortSpec, Any], AnyPort]
+    service: Callable[[PortSpec, Any, str | None], Service | None]
+    drop_reasons: tuple[str, ...]
+    refusals: tuple[type[Exception], ...]
+    """What these parts raise where the configuration cannot be put into effect."""
+
+
+def real_parts() -> Parts:
+    """The data plane and the vhost-user protocol. Imported here so that other verbs start without them."""
+    from fastvhost.dataplane import drop_reason
+    from fastvhost.dataplane.port import NullPort
+    from fastvhost.dataplane.virtio_port import VirtioPort
+    from fastvhost.dataplane.worker import Door, Worker
+    from fastvhost.vhostuser.service import VhostUserService
+
+    def port(spec: PortSpec, door: Door) -> AnyPort:
+        if spec.kind == "null":
+            return NullPort(spec.name)
+        return VirtioPort(spec.name, door, spec.queues)
+
+    def service(spec: PortSpec, port: Any, socket_group: str | None) -> Service | None:
+        if spec.kind == "null":
+            return None
+        return VhostUserService(spec.path, port, mode=spec.mode, socket_group=socket_group)
+
+    return Parts(Door, Worker, port, service, drop_reason.NAMES, (OSError, ValueError))

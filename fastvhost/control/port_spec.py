@@ -1,0 +1,112 @@
+"""What --port says: KIND:VALUE[,key=value...], or a bare path that ends in .sock. CLI.md."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastvhost.control.errors import UsageError
+
+# sun_path holds 108 bytes, the last of them a NUL (unix(7)).
+MAX_SOCKET_PATH_BYTES = 107
+MAX_QUEUE_PAIRS = 128
+MODES = ("server", "client")
+KIND_KEYS: Mapping[str, frozenset[str]] = {"vhost-user": frozenset({"mode", "queues"}), "null": frozenset()}
+LATER_KINDS = ("tap", "pcap", "cuse", "packet")
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class PortSpec:
+    """One port as the operator asked for it, validated."""
+
+    name: str
+    kind: str
+    path: str = ""
+    mode: str = "server"
+    queues: int = 1
+
+    def __str__(self) -> str:
+        if self.kind != "vhost-user":
+            return f"{self.kind}:,name={self.name}"
+        return f"{self.kind}:{self.path},mode={self.mode},queues={self.queues},name={self.name}"
+
+
+def parse(text: str) -> PortSpec:
+    """A port specification from its text."""
+    head, *pairs = text.split(",")
+    kind, colon, value = head.partition(":")
+    if (not colon or kind not in {*KIND_KEYS, *LATER_KINDS}) and head.endswith(".sock"):
+        kind, colon, value = "vhost-user", ":", head
+    if not colon:
+        raise UsageError(f"--port {text}: no kind of port; write vhost-user:PATH, null: or a path that ends in .sock")
+    options: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, word = pair.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--port {text}: '{pair}' is not key=value")
+        if key in options:
+            raise UsageError(f"--port {text}: {key}= stands twice; give it once")
+        options[key] = word
+    return _build(f"--port {text}", kind, value, options)
+
+
+def from_table(table: Mapping[str, object]) -> PortSpec:
+    """A port specification from a table of a configuration file: kind and value, or path, and the keys."""
+    rest = {key: str(value) for key, value in table.items()}
+    where = "port " + ",".join(f"{key}={value}" for key, value in rest.items())
+    path = rest.pop("path", "")
+    value = rest.pop("value", path)
+    return _build(where, rest.pop("kind", "vhost-user" if path else ""), value, rest)
+
+
+def _build(where: str, kind: str, value: str, options: dict[str, str]) -> PortSpec:
+    if kind in LATER_KINDS:
+        raise UsageError(f"{where}: ports of kind {kind} are not yet in this version; use vhost-user or null")
+    if kind not in KIND_KEYS:
+        raise UsageError(f"{where}: there is no kind '{kind}'; use {' or '.join(KIND_KEYS)}")
+    known = KIND_KEYS[kind] | {"name"}
+    for key in options:
+        if key not in known:
+            raise UsageError(f"{where}: a {kind} port has no key '{key}'; it takes {', '.join(sorted(known))}")
+    if kind == "null":
+        if value:
+            raise UsageError(f"{where}: null: takes no value; name the port with null:,name={value}")
+        return PortSpec(_name(where, options.get("name", "null")), kind)
+    check_socket_path(where, value)
+    mode = options.get("mode", "server")
+    if mode not in MODES:
+        raise UsageError(f"{where}: there is no mode '{mode}'; use {' or '.join(MODES)}")
+    return PortSpec(
+        _name(where, options.get("name", Path(value).stem)),
+        kind,
+        value,
+        mode,
+        _queues(where, options.get("queues", "1")),
+    )
+
+
+def check_socket_path(where: str, path: str) -> None:
+    """Refuse a path that no socket can have."""
+    if not path or "\0" in path:
+        raise UsageError(f"{where}: no path; write the path of the socket")
+    if (length := len(os.fsencode(path))) > MAX_SOCKET_PATH_BYTES:
+        raise UsageError(
+            f"{where}: the path has {length} bytes and a socket's may have {MAX_SOCKET_PATH_BYTES}; "
+            "use a shorter directory, or start in it and give a relative path"
+        )
+
+
+def _queues(where: str, text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= MAX_QUEUE_PAIRS:
+        raise UsageError(f"{where}: queues={text} is not a number of queue pairs from 1 to {MAX_QUEUE_PAIRS}")
+    return int(text)
+
+
+def _name(where: str, name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise UsageError(f"{where}: '{name}' cannot be a port's name; add name= with letters, digits, '_', '.' or '-'")
+    return name

@@ -1,0 +1,81 @@
+"""Where control sockets live: one file per running fwd, in a directory that only their owner can write."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from fastvhost.control.port_spec import MAX_SOCKET_PATH_BYTES
+
+PREFIX = "fwd-"
+
+
+def candidates() -> Iterator[Path]:
+    """Directories in the order they are tried: the session's, the system's, a private one among temporary files."""
+    if session := os.environ.get("XDG_RUNTIME_DIR"):
+        yield Path(session) / "fastvhost"
+    yield Path("/run/fastvhost")
+    yield Path(tempfile.gettempdir()) / f"fastvhost-{os.getuid()}"
+
+
+def choose() -> Path:
+    """The first directory that is ours to write, made where it is missing. Raises OSError where there is none."""
+    reasons = []
+    for directory in candidates():
+        try:
+            return _own(directory)
+        except OSError as error:
+            reasons.append(f"{directory}: {error.strerror or error}")
+    raise OSError("; ".join(reasons))
+
+
+def _own(directory: Path) -> Path:
+    longest = len(os.fsencode(directory)) + len(f"/{PREFIX}{2**22}.sock")
+    if longest > MAX_SOCKET_PATH_BYTES:
+        raise OSError("the path is too long for a socket")
+    # 0755 in /run: the sockets themselves say who may connect (0660). Elsewhere nobody else has any business.
+    private = directory.parent != Path("/run")
+    with contextlib.suppress(FileExistsError):
+        directory.mkdir(mode=0o700 if private else 0o755)
+    found = os.lstat(directory)
+    if not stat.S_ISDIR(found.st_mode):
+        raise OSError("not a directory")
+    if found.st_uid != os.getuid() and (private or not os.access(directory, os.W_OK | os.X_OK)):
+        raise OSError(f"belongs to user {found.st_uid}")
+    if private and stat.S_IMODE(found.st_mode) & 0o022:
+        raise OSError("others may write it")
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise OSError("not writable")
+    return directory
+
+
+def own_socket() -> Path:
+    """The path for this process's control socket."""
+    return choose() / f"{PREFIX}{os.getpid()}.sock"
+
+
+def sockets() -> list[Path]:
+    """Control sockets there are, of running and of killed processes alike."""
+    found: list[Path] = []
+    for directory in candidates():
+        try:
+            found += sorted(directory.glob(f"{PREFIX}*.sock"))
+        except OSError:
+            continue
+    return list(dict.fromkeys(found))
+
+
+def remove_stale() -> None:
+    """Remove the sockets of processes that are gone and could not clean up, from directories of ours."""
+    for path in sockets():
+        pid = path.stem.removeprefix(PREFIX)
+        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
+            try:
+                if stat.S_ISSOCK(path.lstat().st_mode):
+                    path.unlink()
+            except OSError:
+                continue

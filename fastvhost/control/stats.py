@@ -1,0 +1,108 @@
+"""Counters as plain dictionaries: one schema for --json, `fastvhost stats` and the control socket.
+
+rx is what came from a port's VM, tx what went to it, as the forwarder sees them. Counters only grow; rates are made
+from the difference of two snapshots and stand beside them under "rates".
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from fastvhost import __version__
+from fastvhost.control.switch import PortUnit, Switch, WorkerThread
+
+Snapshot = dict[str, Any]
+
+# What a frame occupies on a wire beyond its bytes (preamble, checksum, gap) is left out: bits are those of the frames.
+BITS = 8
+
+
+def snapshot(switch: Switch) -> Snapshot:
+    """Every counter now."""
+    reasons = switch.parts.drop_reasons
+    return {
+        "version": __version__,
+        "time": round(time.time(), 3),
+        "uptime": round(time.monotonic() - switch.started_at, 3),
+        "ports": {unit.spec.name: _port(unit, reasons) for unit in switch.ports},
+        "workers": {thread.name: _worker(thread) for thread in switch.workers},
+    }
+
+
+def _port(unit: PortUnit, reasons: tuple[str, ...]) -> dict[str, Any]:
+    counters = unit.port.counters()
+    return {
+        "number": unit.number,
+        "kind": unit.spec.kind,
+        "link": "up" if unit.port.link_up else "down",
+        "rx_frames": counters.rx_frames,
+        "rx_bytes": counters.rx_bytes,
+        "rx_dropped": {reason: counters.rx_dropped.get(reason, 0) for reason in reasons},
+        "tx_frames": counters.tx_frames,
+        "tx_bytes": counters.tx_bytes,
+        "tx_dropped": {reason: counters.tx_dropped.get(reason, 0) for reason in reasons},
+        "kicks_asked": counters.kicks_asked,
+        "calls": counters.calls,
+    }
+
+
+def _worker(thread: WorkerThread) -> dict[str, Any]:
+    return {
+        "core": thread.core,
+        "wires": [list(wire) for wire in thread.wires],
+        "rounds": thread.worker.rounds,
+        "busy_rounds": thread.worker.busy_rounds,
+    }
+
+
+def with_rates(now: Snapshot, before: Snapshot | None) -> Snapshot:
+    """The snapshot and, under "rates", what happened per second since an earlier one."""
+    seconds = now["uptime"] - before["uptime"] if before else 0.0
+    if before is None or seconds <= 0:
+        return now
+    ports = {name: _port_rates(port, before["ports"][name], seconds) for name, port in now["ports"].items()}
+    workers = {name: _worker_rates(worker, before["workers"][name]) for name, worker in now["workers"].items()}
+    return {**now, "rates": {"seconds": round(seconds, 3), "ports": ports, "workers": workers}}
+
+
+def _port_rates(now: Mapping[str, Any], before: Mapping[str, Any], seconds: float) -> dict[str, float]:
+    def per_second(key: str) -> float:
+        return float(now[key] - before[key]) / seconds
+
+    return {
+        "rx_frames": round(per_second("rx_frames"), 1),
+        "rx_bits": round(per_second("rx_bytes") * BITS, 1),
+        "tx_frames": round(per_second("tx_frames"), 1),
+        "tx_bits": round(per_second("tx_bytes") * BITS, 1),
+        "rx_dropped": round((sum(now["rx_dropped"].values()) - sum(before["rx_dropped"].values())) / seconds, 1),
+        "tx_dropped": round((sum(now["tx_dropped"].values()) - sum(before["tx_dropped"].values())) / seconds, 1),
+    }
+
+
+def _worker_rates(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, float]:
+    rounds = now["rounds"] - before["rounds"]
+    busy = now["busy_rounds"] - before["busy_rounds"]
+    return {"busy_percent": round(100 * busy / rounds, 1) if rounds else 0.0}
+
+
+class History:
+    """The last snapshots, so that whoever asks gets rates over about a second without waiting for one."""
+
+    def __init__(self, switch: Switch, spacing: float = 0.5) -> None:
+        self._switch = switch
+        self._spacing = spacing
+        self._kept: deque[Snapshot] = deque([snapshot(switch)], maxlen=3)
+
+    def tick(self) -> None:
+        """Keep a snapshot now and then; call it often."""
+        now = snapshot(self._switch)
+        if now["uptime"] - self._kept[-1]["uptime"] >= self._spacing:
+            self._kept.append(now)
+
+    def current(self) -> Snapshot:
+        """Counters now, with rates since the oldest snapshot kept."""
+        now = snapshot(self._switch)
+        return with_rates(now, self._kept[0])

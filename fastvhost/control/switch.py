@@ -1,0 +1,174 @@
+"""The composition root: ports, their services, workers and wires, put together, started and stopped in order.
+
+Starting: sockets listen first, then workers poll, then services answer; a guest that is early waits in the socket's
+queue. Stopping is the reverse in effect: workers finish their burst, services publish used entries, close connections
+and remove their sockets, and only then is the memory let go.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from fastvhost.control.config import FwdConfig
+from fastvhost.control.errors import RuntimeFailure
+from fastvhost.control.host import CorePlan
+from fastvhost.control.parts import AnyPort, AnyWorker, Parts, Service, real_parts
+from fastvhost.control.port_spec import PortSpec
+
+log = logging.getLogger("fastvhost")
+
+
+@dataclass(frozen=True, slots=True)
+class PortUnit:
+    """One port with what belongs to it."""
+
+    number: int
+    spec: PortSpec
+    port: AnyPort
+    service: Service | None
+
+
+class WorkerThread(threading.Thread):
+    """A worker in its thread, on its core."""
+
+    def __init__(self, name: str, worker: AnyWorker, core: int | None, allowed: frozenset[int]) -> None:
+        # A daemon: a worker that would not stop must not keep the process from ending.
+        super().__init__(name=name, daemon=True)
+        self.worker = worker
+        self.core = core
+        self.wires: list[tuple[str, str | None]] = []
+        self.failure = ""
+        self._allowed = allowed
+        self._stopping = False
+
+    def run(self) -> None:
+        """Poll until stop()."""
+        try:
+            os.sched_setaffinity(0, self._allowed if self.core is None else {self.core})
+        except OSError as error:
+            log.warning(
+                "%s: cannot be pinned to core %s (%s), it runs where it may", self.name, self.core, error.strerror
+            )
+        try:
+            self.worker.run()
+        except Exception as error:
+            self.failure = f"{self.name} failed: {error!r}"
+        if not self._stopping and not self.failure:
+            self.failure = f"{self.name} ended by itself"
+
+    def stop(self) -> None:
+        """Ask it to end after the burst in hand."""
+        self._stopping = True
+        self.worker.stop()
+
+
+class Switch:
+    """A running forwarder, or one about to run."""
+
+    def __init__(self, config: FwdConfig, plan: CorePlan, parts: Parts | None = None) -> None:
+        self.config = config
+        self.parts = parts or real_parts()
+        self.started_at = time.monotonic()
+        door = self.parts.door()
+        self.ports: tuple[PortUnit, ...] = tuple(
+            self._unit(number, spec, door) for number, spec in enumerate(config.ports)
+        )
+        self.workers = tuple(
+            WorkerThread(f"worker{number}", self.parts.worker(door, f"worker{number}"), core, plan.allowed)
+            for number, core in enumerate(plan.worker_cores)
+        )
+        self._wire_up()
+
+    def _unit(self, number: int, spec: PortSpec, door: Any) -> PortUnit:
+        port = self.parts.port(spec, door)
+        return PortUnit(number, spec, port, self.parts.service(spec, port, self.config.socket_group))
+
+    def _wire_up(self) -> None:
+        """Spread the directions over the workers in turn, so that two workers share the two ways of one wire."""
+        directions: list[tuple[str, str | None]] = []
+        for left, right in self.config.wires:
+            directions += [(left, right), (right, left)]
+        # A guest without a wire must not hang: its frames are taken and counted as no_egress.
+        directions += [(name, None) for name in self.config.unwired]
+        by_name = {unit.spec.name: unit.port for unit in self.ports}
+        for number, (ingress, egress) in enumerate(directions):
+            thread = self.workers[number % len(self.workers)]
+            thread.worker.add_wire(
+                by_name[ingress],
+                None if egress is None else by_name[egress],
+                hold=self.config.on_full == "hold",
+                hold_timeout_ms=round(self.config.hold_timeout * 1000),
+            )
+            thread.wires.append((ingress, egress))
+
+    def start(self) -> None:
+        """Listen, poll, answer. On failure everything that was started is stopped again."""
+        try:
+            for unit in self.ports:
+                if unit.service:
+                    unit.service.open()
+            for thread in self.workers:
+                thread.start()
+            for unit in self.ports:
+                if unit.service:
+                    unit.service.start()
+        except self.parts.refusals as error:
+            self.stop(1.0)
+            raise RuntimeFailure(str(error)) from error
+
+    def stop(self, timeout: float) -> bool:
+        """Used entries published, connections closed, sockets removed. False where a thread did not end in time."""
+        deadline = time.monotonic() + timeout
+        for thread in self.workers:
+            thread.stop()
+        in_time = True
+        for thread in self.workers:
+            if thread.ident is not None:
+                thread.join(max(0.0, deadline - time.monotonic()))
+                in_time &= not thread.is_alive()
+        for unit in self.ports:
+            if unit.service:
+                try:
+                    unit.service.stop(max(0.1, deadline - time.monotonic()))
+                except Exception as error:
+                    log.warning("port %s: did not stop cleanly: %s", unit.spec.name, error)
+                    in_time = False
+        return in_time
+
+    def close(self) -> None:
+        """Let go of guest memory. Only after stop() said True, and after the last look at the counters."""
+        for unit in self.ports:
+            unit.port.close()
+
+    @property
+    def failure(self) -> str:
+        """Why it cannot go on, or empty."""
+        return next((thread.failure for thread in self.workers if thread.failure), "")
+
+    def describe(self, name: str | None = None) -> list[dict[str, Any]]:
+        """Every port, or the one of that name, for `show`. Raises KeyError where there is none."""
+        units = [unit for unit in self.ports if name in (None, unit.spec.name)]
+        if not units:
+            raise KeyError(name)
+        return [self._describe(unit) for unit in units]
+
+    def _describe(self, unit: PortUnit) -> dict[str, Any]:
+        spec = unit.spec
+        peers = {a: b for left, right in self.config.wires for a, b in ((left, right), (right, left))}
+        about: dict[str, Any] = {
+            "name": spec.name,
+            "number": unit.number,
+            "kind": spec.kind,
+            "wired_to": peers.get(spec.name),
+        }
+        if spec.path:
+            about |= {"path": spec.path, "mode": spec.mode, "queue_pairs": spec.queues}
+        about["link"] = "up" if unit.port.link_up else "down"
+        if unit.service:
+            about |= unit.service.describe()
+        return about

@@ -1,0 +1,63 @@
+"""Text of options to values: durations with units, lists of cores. CLI.md."""
+
+from __future__ import annotations
+
+import re
+
+from fastvhost.control.errors import UsageError
+
+SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "": 1.0}
+# Linux itself knows 8192 CPUs at the most (NR_CPUS on x86-64); a larger number is a slip of the finger.
+MAX_CORE = 8191
+
+
+def duration(option: str, value: object, least: float, most: float) -> float:
+    """Seconds from 50us, 100ms, 1.5s, 2m or a bare number of seconds, within least and most."""
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*(us|ms|s|m|)", _text(value))
+    if not match:
+        raise UsageError(f"--{option} {value}: not a duration; write 50us, 100ms, 2s or a number of seconds")
+    seconds = float(match[1]) * SECONDS[match[2]]
+    if not least <= seconds <= most:
+        raise UsageError(f"--{option} {value}: out of range; use {format_duration(least)} to {format_duration(most)}")
+    return seconds
+
+
+def format_duration(seconds: float) -> str:
+    """The shortest of 50us, 100ms, 2s."""
+    for unit in ("s", "ms"):
+        if seconds >= SECONDS[unit]:
+            return f"{seconds / SECONDS[unit]:g}{unit}"
+    return f"{seconds * 1e6:g}us"
+
+
+def core_list(value: object) -> tuple[int, ...]:
+    """Cores from a list such as 0,2-3, in its order; a core named twice gets two workers."""
+    if isinstance(value, list):
+        value = ",".join(str(item) for item in value)
+    text = _text(value)
+    cores: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,5})(?:-(\d{1,5}))?\s*", part)
+        if not match:
+            raise UsageError(f"--cores {text}: not a list of cores; write 0,2-3 (a list, not a mask)")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if first > last or last > MAX_CORE:
+            raise UsageError(f"--cores {text}: {part.strip()} is not a range of cores; write the lower number first")
+        cores.extend(range(first, last + 1))
+    return tuple(cores)
+
+
+def format_cores(cores: tuple[int, ...] | frozenset[int]) -> str:
+    """0,2-3 again."""
+    runs: list[list[int]] = []
+    for core in sorted(set(cores)):
+        if runs and runs[-1][-1] == core - 1:
+            runs[-1].append(core)
+        else:
+            runs.append([core])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def _text(value: object) -> str:
+    # TOML gives numbers where a person writes them; True is an int in Python, and no number here.
+    return "" if isinstance(value, bool) or value is None else str(value).strip()
