@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from fastvhost._version import __version__
 
 if TYPE_CHECKING:
+    from fastvhost.dataplane.door import Door
     from fastvhost.dataplane.guest_memory import GuestMemory, Mapping, MemoryRefusedError
     from fastvhost.dataplane.port import Counters, NullPort, Port
     from fastvhost.dataplane.virtio_port import RingRefusedError, VirtioPort
-    from fastvhost.dataplane.worker import Door, Wire, Worker
+    from fastvhost.dataplane.worker import Wire, Worker
     from fastvhost.vhostuser.service import VhostUserService
 
 _HOMES = {
@@ -27,7 +28,7 @@ _HOMES = {
     "Port": "dataplane.port",
     "RingRefusedError": "dataplane.virtio_port",
     "VirtioPort": "dataplane.virtio_port",
-    "Door": "dataplane.worker",
+    "Door": "dataplane.door",
     "Wire": "dataplane.worker",
     "Worker": "dataplane.worker",
     "VhostUserService": "vhostuser.service",
@@ -65,14 +66,14 @@ def __dir__() -> list[str]:
 def build_info() -> dict[str, str]:
     """Version, compiler flags, compiler, Cython, and the CPU level that copies use on this machine."""
     from fastvhost import _build
-    from fastvhost.dataplane import copy
+    from fastvhost.dataplane.net import copy_level
 
     return {
         "version": __version__,
         "flags": _build.flags(),
         "compiler": _build.compiler(),
         "cython": _build.cython(),
-        "cpu_level": copy.level(),
+        "cpu_level": copy_level(),
     }
 
 

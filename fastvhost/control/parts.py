@@ -25,8 +25,6 @@ class PortCounters(Protocol):
     @property
     def tx_dropped(self) -> Mapping[str, int]: ...
     @property
-    def kicks_asked(self) -> int: ...
-    @property
     def calls(self) -> int: ...
 
 
@@ -76,9 +74,10 @@ class Parts:
 def real_parts() -> Parts:
     """The data plane and the vhost-user protocol. Imported here so that other verbs start without them."""
     from fastvhost.dataplane import drop_reason
+    from fastvhost.dataplane.door import Door
     from fastvhost.dataplane.port import NullPort
     from fastvhost.dataplane.virtio_port import VirtioPort
-    from fastvhost.dataplane.worker import Door, Worker
+    from fastvhost.dataplane.worker import Worker
     from fastvhost.vhostuser.service import VhostUserService
 
     def port(spec: PortSpec, door: Door) -> AnyPort:

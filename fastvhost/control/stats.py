@@ -44,7 +44,6 @@ def _port(unit: PortUnit, reasons: tuple[str, ...]) -> dict[str, Any]:
         "tx_frames": counters.tx_frames,
         "tx_bytes": counters.tx_bytes,
         "tx_dropped": {reason: counters.tx_dropped.get(reason, 0) for reason in reasons},
-        "kicks_asked": counters.kicks_asked,
         "calls": counters.calls,
     }
 
