@@ -8,6 +8,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from fastvhost.dataplane.drop_reason cimport NO_EGRESS, NO_RECEIVE_BUFFERS
+from fastvhost.dataplane.frame cimport chains_done
 from fastvhost.dataplane.port cimport PortFace
 
 
@@ -49,7 +50,7 @@ cdef uint32_t forward_burst(Lane *lane) noexcept nogil:
             done = waiting
     if done:
         lane.first += done
-        chains = lane.burst.frames[lane.first - 1].chain_end
+        chains = chains_done(&lane.burst, lane.first)
         ingress.release_burst(
             ingress, lane.pair, &lane.burst.heads[lane.chains_released], chains - lane.chains_released
         )

@@ -25,7 +25,7 @@ cdef struct Chain:
     uint32_t first_segment   # index into the burst's segments, where n_segments > 1
     uint16_t n_segments
     uint16_t head            # the chain's first descriptor, its name in the used ring
-    uint32_t chain_end       # chains of the burst that are finished once this one is: some before it may be dropped
+    uint32_t chain_end       # chains of the burst that are finished once this frame is; see chains_done
 
 
 ctypedef Chain Frame
@@ -38,3 +38,10 @@ cdef struct Burst:
     Frame frames[BURST]
     uint16_t heads[BURST]            # of every chain taken, in ring order
     Segment *segments                # MAX_SEGMENTS of them, touched only by frames in pieces
+
+
+cdef inline uint32_t chains_done(const Burst *burst, uint32_t n_frames) noexcept nogil:
+    """Chains that are finished once the first n frames are, those dropped between them included. n is 1 or more."""
+    if burst.n_frames == burst.n_chains:
+        return n_frames
+    return burst.frames[n_frames - 1].chain_end

@@ -37,6 +37,10 @@ cdef extern from "fastvhost/dataplane/copy.h" nogil:
 
 choose_copy_level()
 
+# The header's first two bytes: flags, then gso_type. What in them asks for work that was not negotiated.
+cdef enum:
+    OFFLOAD_ASKED = NET_HDR_F_NEEDS_CSUM | 0xff << 8 * NET_HDR_GSO_TYPE_OFFSET
+
 
 def copy_level() -> str:
     """The CPU level in use for the copy: "plain", "avx2" or "avx512". FASTVHOST_CPU_LEVEL lowers it."""
@@ -74,17 +78,40 @@ cdef uint32_t copy_at(Cursor *to, Cursor *source, uint32_t bytes) noexcept nogil
 
 
 cdef void strip_headers(Burst *burst, uint32_t header_bytes, Tally *tally) noexcept nogil:
-    """Turn the chains of a burst into frames, in place; what is none is counted and left out.
-
-    Chains that are left out are finished together with the frame behind them (Chain.chain_end); those behind the last
-    frame, together with it.
-    """
-    cdef uint32_t i, kept = 0
+    """Turn the chains of a burst into frames, in place. Nearly always each is one buffer and nothing is dropped."""
+    cdef uint32_t i = 0, n = burst.n_chains, shortest = header_bytes + ETHER_HEADER_BYTES
     cdef uint64_t total = 0
+    cdef Chain *chain
+    while i < n:
+        chain = &burst.frames[i]
+        if chain.n_segments != 1 or chain.bytes - shortest > <uint32_t>(MAX_FRAME_BYTES - ETHER_HEADER_BYTES):
+            break
+        if read_once_u16_anywhere(chain.data) & OFFLOAD_ASKED:
+            break
+        burst.heads[i] = chain.head
+        chain.data += header_bytes
+        chain.bytes -= header_bytes
+        total += chain.bytes
+        i += 1
+    tally.frames += i
+    tally.bytes += total
+    burst.n_frames = i
+    if i < n:
+        strip_one_by_one(burst, i, header_bytes, tally)
+
+
+cdef void strip_one_by_one(Burst *burst, uint32_t start, uint32_t header_bytes, Tally *tally) noexcept nogil:
+    """The same from chain `start` on, for chains in pieces and for those that are no frame: counted and left out.
+
+    Chains that are left out are finished together with the frame behind them; those behind the last frame, with it.
+    """
+    cdef uint32_t i, kept = start
     cdef Chain *chain
     cdef Frame *frame
     cdef uint16_t asked
-    for i in range(burst.n_chains):
+    for i in range(start):
+        burst.frames[i].chain_end = i + 1
+    for i in range(start, burst.n_chains):
         chain = &burst.frames[i]
         burst.heads[i] = chain.head
         if chain.bytes < header_bytes + ETHER_HEADER_BYTES:
@@ -94,26 +121,23 @@ cdef void strip_headers(Burst *burst, uint32_t header_bytes, Tally *tally) noexc
             tally.dropped[<int>OVERSIZE] += 1
             continue
         frame = &burst.frames[kept]
-        if chain.n_segments == 1:
-            asked = read_once_u16_anywhere(chain.data)
-            frame.data = chain.data + header_bytes
-            frame.bytes = chain.bytes - header_bytes
-            frame.n_segments = 1
+        frame[0] = chain[0]
+        if frame.n_segments == 1:
+            asked = read_once_u16_anywhere(frame.data)
+            frame.data += header_bytes
+            frame.bytes -= header_bytes
         else:
-            frame[0] = chain[0]
             asked = strip_in_pieces(frame, burst.segments, header_bytes)
-        # flags in the low byte, gso_type in the high one
-        if asked & (NET_HDR_F_NEEDS_CSUM | 0xff00):
+        if asked & OFFLOAD_ASKED:
             tally.dropped[<int>GSO_UNSUPPORTED] += 1
             continue
         frame.chain_end = i + 1
-        total += frame.bytes
+        tally.frames += 1
+        tally.bytes += frame.bytes
         kept += 1
     if kept:
         burst.frames[kept - 1].chain_end = burst.n_chains
     burst.n_frames = kept
-    tally.frames += kept
-    tally.bytes += total
 
 
 cdef uint16_t strip_in_pieces(Frame *frame, Segment *segments, uint32_t header_bytes) noexcept nogil:
@@ -147,58 +171,67 @@ cdef uint32_t deliver(
     Fewer than n: the ring has no more chains now, or broke. A frame that fits in no buffer is dropped and counted.
     """
     cdef frame_copy copies[BURST]
-    cdef uint32_t n_copies = 0, n_segments = 0, chain = 0, i = 0
-    cdef uint32_t n_chains = take(ring, 0, scratch.chains, min(n, <uint32_t>BURST), scratch.segments, &n_segments)
+    cdef Pile pile
     cdef uint16_t mask = ring.size - 1, at = ring.next_used
     cdef uint8_t *used = <uint8_t *>ring.used.ring
     cdef uint64_t total = 0
-    cdef uint32_t length, spread, delivered = 0
+    cdef uint32_t length, i = 0, fits
     cdef const Frame *frame
     cdef const Chain *room
 
-    while i < n and n_copies < BURST:
-        if chain == n_chains:
-            if ring.status != RING_OK or chain == 0:
-                break
-            # frames in several buffers used up what was taken for this burst
-            n_chains += take(
-                ring, chain, scratch.chains + chain, min(n - i, MAX_RECEIVE_CHAINS - chain),
-                scratch.segments, &n_segments,
-            )
-            if chain == n_chains:
-                break
-        frame = &frames[i]
-        room = &scratch.chains[chain]
+    pile.n_segments = pile.used = 0
+    pile.n_chains = take(ring, 0, scratch.chains, n, scratch.segments, &pile.n_segments)
+    fits = min(n, pile.n_chains)
+    # Nearly always: each frame is one piece, and so is the buffer that it goes to.
+    while i < fits:
+        frame, room = &frames[i], &scratch.chains[i]
         length = frame.bytes + header_bytes
-        if length <= room.bytes and frame.n_segments == 1 and room.n_segments == 1:
-            copies[n_copies] = frame_copy(room.data, frame.data, frame.bytes)
-            n_copies += 1
-            write_u64_anywhere(
-                used + 8 * <uint32_t>(<uint16_t>(at + chain) & mask), room.head | <uint64_t>length << 32
-            )
-            chain += 1
-        else:
-            spread = chains_for(ring, header_bytes, mergeable, scratch, chain, &n_chains, &n_segments, length)
-            if spread == NO_ROOM:
-                break
-            if spread == TOO_LONG:
-                tally.dropped[<int>OVERSIZE] += 1
-                i += 1
-                continue
-            scatter(ring, header_bytes, scratch, chain, spread, frame, segments)
-            chain += spread
+        if length > room.bytes or frame.n_segments != 1 or room.n_segments != 1:
+            break
+        copies[i] = frame_copy(room.data, frame.data, frame.bytes)
+        write_u64_anywhere(used + 8 * <uint32_t>(<uint16_t>(at + i) & mask), room.head | <uint64_t>length << 32)
         total += frame.bytes
-        delivered += 1
         i += 1
-
-    copy_frames(copies, n_copies, header_bytes)
+    pile.used = i
+    copy_frames(copies, i, header_bytes)
+    tally.frames += i
+    tally.bytes += total
+    if i < fits:
+        i += deliver_one_by_one(
+            ring, header_bytes, mergeable, scratch, &pile, &frames[i], segments, n - i, tally
+        )
     if ring.status != RING_OK:
         tally.dropped[<int>BAD_DESCRIPTOR] += 1
-    ring.next_avail += chain
-    ring.next_used = at + chain
-    tally.frames += delivered
-    tally.bytes += total
+    ring.next_avail += pile.used
+    ring.next_used += pile.used
     return i
+
+
+# Receive chains taken for one deliver, and how many of them are filled.
+cdef struct Pile:
+    uint32_t n_chains
+    uint32_t n_segments
+    uint32_t used
+
+
+cdef uint32_t deliver_one_by_one(
+    SplitRing *ring, uint32_t header_bytes, bint mergeable, NetScratch *scratch, Pile *pile,
+    const Frame *frames, const Segment *segments, uint32_t n, Tally *tally
+) noexcept nogil:
+    """The same for frames and buffers in any number of pieces. Returns how many frames are dealt with."""
+    cdef uint32_t i, spread
+    for i in range(n):
+        spread = chains_for(ring, header_bytes, mergeable, scratch, pile, frames[i].bytes + header_bytes)
+        if spread == NO_ROOM:
+            return i
+        if spread == TOO_LONG:
+            tally.dropped[<int>OVERSIZE] += 1
+            continue
+        scatter(ring, header_bytes, scratch, pile.used, spread, &frames[i], segments)
+        pile.used += spread
+        tally.frames += 1
+        tally.bytes += frames[i].bytes
+    return n
 
 
 cdef enum Spread:
@@ -207,26 +240,26 @@ cdef enum Spread:
 
 
 cdef uint32_t chains_for(
-    SplitRing *ring, uint32_t header_bytes, bint mergeable, NetScratch *scratch,
-    uint32_t chain, uint32_t *n_chains, uint32_t *n_segments, uint32_t length
+    SplitRing *ring, uint32_t header_bytes, bint mergeable, NetScratch *scratch, Pile *pile, uint32_t length
 ) noexcept nogil:
-    """How many chains, from `chain` on, hold a frame of this length with its header; or NO_ROOM, or TOO_LONG.
+    """How many of the chains not filled yet hold a frame of this length with its header; or NO_ROOM, or TOO_LONG.
 
     The header stands in the first chain whole; further chains hold payload only (section 5.1.6.4).
     """
-    cdef uint32_t count = 0, more
+    cdef uint32_t count = 0, more, chain = pile.used
     cdef uint64_t bytes = 0
     while bytes < length:
-        if chain + count == n_chains[0]:
-            if chain + count == MAX_RECEIVE_CHAINS:
+        if chain + count == pile.n_chains:
+            if pile.n_chains == MAX_RECEIVE_CHAINS:
                 return TOO_LONG if chain == 0 else NO_ROOM
             more = take(
-                ring, chain + count, scratch.chains + chain + count, 1, scratch.segments, n_segments
+                ring, pile.n_chains, &scratch.chains[pile.n_chains],
+                min(<uint32_t>BURST, MAX_RECEIVE_CHAINS - pile.n_chains), scratch.segments, &pile.n_segments,
             )
             if more == 0:
                 # All that the ring can hold is there and does not do.
                 return TOO_LONG if count == ring.size else NO_ROOM
-            n_chains[0] += more
+            pile.n_chains += more
         if count == 0 and scratch.chains[chain].bytes < header_bytes:
             ring.status = RING_RECEIVE_CHAIN_TOO_SHORT
             return NO_ROOM
