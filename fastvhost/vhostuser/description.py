@@ -1,0 +1,50 @@
+"""A front-end in words and numbers, for `fastvhost show`. Reads what the control thread writes, field by field."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastvhost.vhostuser import features
+from fastvhost.vhostuser.connection import Connection
+from fastvhost.vhostuser.port_face import PortFace
+from fastvhost.vhostuser.rings import Ring
+
+
+def describe(connection: Connection, port: PortFace) -> dict[str, Any]:
+    session = connection.session
+    return {
+        "peer_pid": connection.peer_pid,
+        "features": features.names(session.features or 0),
+        "protocol_features": features.protocol_names(session.protocol_features),
+        "mtu": session.mtu or None,
+        "status": session.status,
+        "regions": [
+            {
+                "guest_addr": hex(region.guest_addr),
+                "bytes": region.bytes,
+                "user_addr": hex(region.user_addr),
+                "mmap_offset": hex(region.mmap_offset),
+            }
+            for region in session.memory.regions
+        ],
+        "rings": [_ring(ring, port) for ring in session.rings],
+    }
+
+
+def _ring(ring: Ring, port: PortFace) -> dict[str, Any]:
+    seen = port.queue_state(ring.index)._asdict()
+    addresses = ring.addresses
+    return {
+        "index": ring.index,
+        "size": ring.size,
+        "desc": hex(addresses.desc_user_addr) if addresses else None,
+        "avail": hex(addresses.avail_user_addr) if addresses else None,
+        "used": hex(addresses.used_user_addr) if addresses else None,
+        "base": ring.base,
+        "kick": ring.kick >= 0,
+        "call": ring.call >= 0,
+        "err": ring.err >= 0,
+        **{key: value for key, value in seen.items() if key not in ("index", "size")},
+        "enabled": ring.enabled,
+        "broken": ring.broken or seen["broken"] or ("its memory was removed" if ring.lost else ""),
+    }

@@ -1,0 +1,142 @@
+"""Feature bits by name, and the bits we offer. Virtio 1.2, sections 5.1.3 and 6; vhost-user, "Protocol features".
+
+Only what is implemented is offered: an acknowledged bit is a promise.
+"""
+
+from collections.abc import Mapping
+
+NET_F_MTU = 3
+NET_F_MRG_RXBUF = 15
+NET_F_MQ = 22
+F_LOG_ALL = 26
+F_ANY_LAYOUT = 27
+F_INDIRECT_DESC = 28
+F_EVENT_IDX = 29
+F_PROTOCOL_FEATURES = 30
+F_VERSION_1 = 32
+
+PROTOCOL_F_MQ = 0
+PROTOCOL_F_LOG_SHMFD = 1
+PROTOCOL_F_REPLY_ACK = 3
+PROTOCOL_F_MTU = 4
+PROTOCOL_F_RESET_DEVICE = 13
+PROTOCOL_F_CONFIGURE_MEM_SLOTS = 15
+PROTOCOL_F_STATUS = 16
+
+STATUS_DRIVER_OK = 4
+"""Virtio 1.2, section 2.1: the driver is set up and ready to drive the device."""
+
+FEATURE_NAMES: Mapping[int, str] = {
+    0: "CSUM",
+    1: "GUEST_CSUM",
+    2: "CTRL_GUEST_OFFLOADS",
+    NET_F_MTU: "MTU",
+    5: "MAC",
+    6: "GSO",
+    7: "GUEST_TSO4",
+    8: "GUEST_TSO6",
+    9: "GUEST_ECN",
+    10: "GUEST_UFO",
+    11: "HOST_TSO4",
+    12: "HOST_TSO6",
+    13: "HOST_ECN",
+    14: "HOST_UFO",
+    NET_F_MRG_RXBUF: "MRG_RXBUF",
+    16: "STATUS",
+    17: "CTRL_VQ",
+    18: "CTRL_RX",
+    19: "CTRL_VLAN",
+    20: "CTRL_RX_EXTRA",
+    21: "GUEST_ANNOUNCE",
+    NET_F_MQ: "MQ",
+    23: "CTRL_MAC_ADDR",
+    24: "NOTIFY_ON_EMPTY",
+    F_LOG_ALL: "LOG_ALL",
+    F_ANY_LAYOUT: "ANY_LAYOUT",
+    F_INDIRECT_DESC: "INDIRECT_DESC",
+    F_EVENT_IDX: "EVENT_IDX",
+    F_PROTOCOL_FEATURES: "PROTOCOL_FEATURES",
+    F_VERSION_1: "VERSION_1",
+    33: "ACCESS_PLATFORM",
+    34: "RING_PACKED",
+    35: "IN_ORDER",
+    36: "ORDER_PLATFORM",
+    37: "SR_IOV",
+    38: "NOTIFICATION_DATA",
+    39: "NOTIF_CONFIG_DATA",
+    40: "RING_RESET",
+    53: "NOTF_COAL",
+    54: "GUEST_USO4",
+    55: "GUEST_USO6",
+    56: "HOST_USO",
+    57: "HASH_REPORT",
+    59: "GUEST_HDRLEN",
+    60: "RSS",
+    61: "RSC_EXT",
+    62: "STANDBY",
+    63: "SPEED_DUPLEX",
+}
+
+PROTOCOL_FEATURE_NAMES: Mapping[int, str] = {
+    PROTOCOL_F_MQ: "MQ",
+    PROTOCOL_F_LOG_SHMFD: "LOG_SHMFD",
+    2: "RARP",
+    PROTOCOL_F_REPLY_ACK: "REPLY_ACK",
+    PROTOCOL_F_MTU: "MTU",
+    5: "BACKEND_REQ",
+    6: "CROSS_ENDIAN",
+    7: "CRYPTO_SESSION",
+    8: "PAGEFAULT",
+    9: "CONFIG",
+    10: "BACKEND_SEND_FD",
+    11: "HOST_NOTIFIER",
+    12: "INFLIGHT_SHMFD",
+    PROTOCOL_F_RESET_DEVICE: "RESET_DEVICE",
+    14: "INBAND_NOTIFICATIONS",
+    PROTOCOL_F_CONFIGURE_MEM_SLOTS: "CONFIGURE_MEM_SLOTS",
+    PROTOCOL_F_STATUS: "STATUS",
+    17: "XEN_MMAP",
+    18: "SHARED_OBJECT",
+    19: "DEVICE_STATE",
+}
+
+
+def mask(*bits: int) -> int:
+    return sum(1 << bit for bit in set(bits))
+
+
+OFFERED_FEATURES = mask(
+    NET_F_MTU, NET_F_MRG_RXBUF, F_ANY_LAYOUT, F_INDIRECT_DESC, F_EVENT_IDX, F_PROTOCOL_FEATURES, F_VERSION_1
+)
+"""For a port of one queue pair; more pairs add MQ."""
+
+OFFERED_PROTOCOL_FEATURES = mask(
+    PROTOCOL_F_MQ,
+    PROTOCOL_F_REPLY_ACK,
+    PROTOCOL_F_MTU,
+    PROTOCOL_F_RESET_DEVICE,
+    PROTOCOL_F_CONFIGURE_MEM_SLOTS,
+    PROTOCOL_F_STATUS,
+)
+
+
+def offered_features(queue_pairs: int) -> int:
+    return OFFERED_FEATURES | (mask(NET_F_MQ) if queue_pairs > 1 else 0)
+
+
+def has(bits: int, bit: int) -> bool:
+    return bool(bits >> bit & 1)
+
+
+def _names(bits: int, table: Mapping[int, str]) -> list[str]:
+    return [table.get(bit, f"bit {bit}") for bit in range(bits.bit_length()) if has(bits, bit)]
+
+
+def names(bits: int) -> list[str]:
+    """Names of virtio feature bits, lowest first."""
+    return _names(bits, FEATURE_NAMES)
+
+
+def protocol_names(bits: int) -> list[str]:
+    """Names of protocol feature bits, lowest first."""
+    return _names(bits, PROTOCOL_FEATURE_NAMES)

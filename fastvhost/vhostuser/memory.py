@@ -1,0 +1,110 @@
+"""The memory a front-end shares: which regions are mapped now, and how the table changes. vhost-user, "Memory access".
+
+The slow part, mapping and checking, comes before the port hears of it; the port swaps tables by itself; what is no
+longer used is unmapped last. A change that fails leaves the old table as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from fastvhost.dataplane.guest_memory import GuestMemory, Mapping
+from fastvhost.vhostuser.message import ProtocolError, Region
+
+MAX_SLOTS = 509
+"""As libvhost-user and Linux vhost have it. It must never shrink: QEMU refuses a back-end whose number went down."""
+
+
+class MappingFace(Protocol):
+    def close(self) -> None: ...
+
+
+class MemoryMaker(NamedTuple):
+    """Where mappings and tables come from; tests bring their own. Both raise ValueError with a sentence."""
+
+    mapping: Callable[[int, int, int, int, int], MappingFace]
+    table: Callable[[Sequence[Any]], Any]
+
+
+REAL_MEMORY = MemoryMaker(Mapping, GuestMemory)
+
+
+class _Slot(NamedTuple):
+    region: Region
+    mapping: MappingFace
+
+
+class SharedMemory:
+    """Owns the mappings of one front-end. install is VirtioPort.set_memory; an empty table is None to it."""
+
+    def __init__(self, install: Callable[[Any], Iterable[int]], maker: MemoryMaker) -> None:
+        self._install = install
+        self._maker = maker
+        self._slots: tuple[_Slot, ...] = ()
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        return tuple(slot.region for slot in self._slots)
+
+    @property
+    def bytes(self) -> int:
+        return sum(slot.region.bytes for slot in self._slots)
+
+    def replace(self, regions: Sequence[Region], fds: Sequence[int]) -> tuple[int, ...]:
+        """SET_MEM_TABLE: another table in one step. Returns the live rings that lie in no region of it."""
+        fresh = self._map(regions, fds)
+        return self._swap(fresh, fresh=fresh, stale=self._slots)
+
+    def add(self, region: Region, fd: int) -> tuple[int, ...]:
+        """ADD_MEM_REG."""
+        if len(self._slots) >= MAX_SLOTS:
+            raise ProtocolError(f"a region beyond the {MAX_SLOTS} slots there are")
+        fresh = self._map([region], [fd])
+        return self._swap((*self._slots, *fresh), fresh=fresh, stale=())
+
+    def remove(self, region: Region) -> tuple[int, ...]:
+        """REM_MEM_REG: found by guest address, user address and size; the mmap offset does not count."""
+        key = (region.guest_addr, region.user_addr, region.bytes)
+        for slot in self._slots:
+            if (slot.region.guest_addr, slot.region.user_addr, slot.region.bytes) == key:
+                kept = tuple(other for other in self._slots if other is not slot)
+                return self._swap(kept, fresh=(), stale=(slot,))
+        raise ProtocolError(f"no region at guest address {region.guest_addr:#x} of {region.bytes} bytes to remove")
+
+    def close(self) -> None:
+        """Take the table away from the port and unmap everything. Idempotent."""
+        if self._slots:
+            self._swap((), fresh=(), stale=self._slots)
+
+    def _map(self, regions: Sequence[Region], fds: Sequence[int]) -> tuple[_Slot, ...]:
+        slots: list[_Slot] = []
+        done = False
+        try:
+            for region, fd in zip(regions, fds, strict=True):
+                mapping = self._maker.mapping(fd, region.guest_addr, region.bytes, region.user_addr, region.mmap_offset)
+                slots.append(_Slot(region, mapping))
+        except (ValueError, OSError) as error:
+            raise ProtocolError(str(error)) from error
+        else:
+            done = True
+            return tuple(slots)
+        finally:
+            if not done:
+                _unmap(slots)
+
+    def _swap(self, slots: tuple[_Slot, ...], *, fresh: Sequence[_Slot], stale: Sequence[_Slot]) -> tuple[int, ...]:
+        try:
+            table = self._maker.table([slot.mapping for slot in slots]) if slots else None
+            lost = tuple(self._install(table))
+        except ValueError as error:
+            _unmap(fresh)
+            raise ProtocolError(str(error)) from error
+        self._slots = slots
+        _unmap(stale)
+        return lost
+
+
+def _unmap(slots: Iterable[_Slot]) -> None:
+    for slot in slots:
+        slot.mapping.close()

@@ -1,0 +1,236 @@
+"""The story of a port in the log: listening -> connected -> features -> memory -> rings -> first packet.
+
+A pure state machine: it is told what happened, it keeps lines until take() fetches them, and it asks a clock. One line
+per step; a step missing for PATIENCE is said once, with its probable cause. What is normal to wait for, a guest that
+boots or a front-end that is not there yet, is information and no warning.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from fastvhost.vhostuser import advice
+from fastvhost.vhostuser.features import STATUS_DRIVER_OK
+from fastvhost.vhostuser.rings import Ring
+
+PATIENCE = 5.0
+SETTLE = 0.1
+"""Seconds until a change of memory or rings is said: both come in several messages."""
+
+
+class Line(NamedTuple):
+    level: int
+    text: str
+    about: str
+    """Lines about one thing share a budget, so that a flood of one kind drowns no other."""
+
+
+class RingView(NamedTuple):
+    """What can be seen of a live ring when something is missing."""
+
+    enabled: bool
+    kicks: int
+    used: bool
+    """Its driver has put a buffer into it."""
+
+
+class View(NamedTuple):
+    """What is known of a front-end when something is missing."""
+
+    status: int | None
+    """The device status it told, None when it told none."""
+    rings: tuple[RingView, ...]
+
+
+class Narrative:
+    """The story of one port, over any number of connections."""
+
+    def __init__(
+        self, path: str, mode: str, permissions: str = "", clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._path = path
+        self._mode = mode
+        self._permissions = permissions
+        self._clock = clock
+        self._lines: list[Line] = []
+        self._reset()
+
+    def _reset(self) -> None:
+        self._connected = False
+        self._spoke = False
+        self._features: list[str] | None = None
+        self._memory = (0, 0)
+        self._memory_said = (0, 0)
+        self._running: tuple[int, ...] = ()
+        self._running_said: tuple[int, ...] = ()
+        self._sizes: set[int] = set()
+        self._packet = False
+        self._reason = ""
+        self._settle: float | None = None
+        self._said: set[str] = set()
+        self._look: float | None = self._clock() + PATIENCE
+
+    @property
+    def state(self) -> str:
+        """The last step reached."""
+        if not self._connected:
+            return "listening" if self._mode == "server" else "connecting"
+        if self._running:
+            return "first packet" if self._packet else "rings"
+        if self._memory[0]:
+            return "memory"
+        return "connected" if self._features is None else "features"
+
+    def take(self) -> list[Line]:
+        lines, self._lines = self._lines, []
+        return lines
+
+    @property
+    def deadline(self) -> float | None:
+        """When tick() has something to do, on the clock."""
+        return min((when for when in (self._settle, self._look) if when is not None), default=None)
+
+    # What happens
+
+    def waiting(self) -> None:
+        self._reset()
+        self._say(f"listening on {self._path}" if self._mode == "server" else f"connecting to {self._path}")
+
+    def cannot_connect(self, reason: str) -> None:
+        self._reason = reason
+
+    def connected(self, pid: int) -> None:
+        self._reset()
+        self._connected = True
+        self._say(f"connected to process {pid}" if pid else "connected")
+
+    def disconnected(self, reason: str, level: int = logging.INFO) -> None:
+        self._flush()
+        self._reset()
+        self._say(f"disconnected: {reason}; {self.state} again", level)
+
+    def spoke(self) -> None:
+        if not self._spoke:
+            self._spoke = True
+            self._moved()
+
+    def features(self, names: list[str]) -> None:
+        if names != self._features:
+            self._features = names
+            self._moved()
+            self._say(f"features {' '.join(names) or 'none'}")
+
+    def memory(self, regions: int, size: int) -> None:
+        self._memory = (regions, size)
+        self._moved()
+        self._settle = self._settle or self._clock() + SETTLE
+
+    def rings(self, rings: Iterable[Ring]) -> None:
+        """The rings as they are now; most calls bring nothing new."""
+        running = tuple(ring for ring in rings if ring.running and ring.enabled)
+        indices = tuple(ring.index for ring in running)
+        if indices != self._running:
+            self._running, self._sizes = indices, {ring.size for ring in running}
+            self._moved()
+            self._settle = self._settle or self._clock() + SETTLE
+
+    def first_packet(self) -> None:
+        if not self._packet:
+            self._packet = True
+            self._flush()
+            self._moved()
+            self._say("first packet from the guest")
+
+    def trouble(self, sentence: str) -> None:
+        """A ring that does not run any more."""
+        self._flush()
+        self._say(sentence, logging.WARNING, "trouble")
+
+    def refused(self, sentence: str) -> None:
+        """A message that was answered non-zero, or a connection that was turned away."""
+        self._say(sentence, logging.WARNING, "refused")
+
+    # What is missing
+
+    def tick(self, view: Callable[[], View]) -> None:
+        """Say what has settled, and what has been missing for too long."""
+        now = self._clock()
+        if self._settle is not None and now >= self._settle:
+            self._flush()
+        if self._look is not None and now >= self._look:
+            self._look = now + PATIENCE
+            self._complain(view)
+
+    def _complain(self, view: Callable[[], View]) -> None:
+        if not self._connected:
+            self._look = None
+            if self._mode == "server":
+                self._say_once(advice.nobody_connects(self._path, self._permissions))
+            else:
+                self._say_once(advice.nobody_listens(self._path, self._reason or "no answer"))
+        elif not self._spoke:
+            # Where we connected, the peer may not even have accepted yet.
+            self._say_once(advice.NO_WORD, logging.WARNING if self._mode == "server" else logging.INFO)
+        elif self._features is None:
+            self._say_once(advice.NO_DRIVER)
+        elif not self._memory[0]:
+            self._complain_of_memory(view())
+        elif not self._running:
+            self._say_once(advice.NOT_ENABLED if view().rings else advice.NO_RINGS)
+        elif not self._packet:
+            self._complain_of_silence(view())
+        else:
+            self._look = None
+
+    def _complain_of_memory(self, view: View) -> None:
+        # A front-end that tells the status may tell its features early, its memory comes with DRIVER_OK; one that does
+        # not tells both in one go.
+        if view.status is None or view.status & STATUS_DRIVER_OK:
+            self._say_once(advice.MEMORY_NOT_SHARED, logging.WARNING)
+        else:
+            self._say_once(advice.NOT_STARTED)
+
+    def _complain_of_silence(self, view: View) -> None:
+        # One kick proves nothing, some front-ends write it themselves. A driver that kicks again has put buffers in.
+        if any(ring.kicks > 1 and not ring.used for ring in view.rings):
+            self._say_once(advice.PRIVATE_MEMORY, logging.WARNING)
+        elif not any(ring.used for ring in view.rings):
+            self._say_once(advice.NO_BUFFERS)
+        else:
+            self._say_once(advice.NO_PACKET)
+
+    def _moved(self) -> None:
+        self._look = self._clock() + PATIENCE
+
+    def _flush(self) -> None:
+        self._settle = None
+        if self._memory != self._memory_said:
+            self._memory_said = self._memory
+            regions, size = self._memory
+            self._say(f"memory {regions} region{'s' * (regions != 1)}, {_readable(size)}")
+        if self._running != self._running_said:
+            self._running_said = self._running
+            if self._running:
+                sizes = "/".join(map(str, sorted(self._sizes)))
+                self._say(f"rings {' '.join(map(str, self._running))} running, size {sizes}")
+            else:
+                self._say("rings stopped")
+
+    def _say_once(self, text: str, level: int = logging.INFO) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._say(text, level, "missing")
+
+    def _say(self, text: str, level: int = logging.INFO, about: str = "steps") -> None:
+        self._lines.append(Line(level, text, about))
+
+
+def _readable(size: float) -> str:
+    for unit in ("bytes", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:g} {unit}"
+        size /= 1024
+    return f"{size:g} GiB"

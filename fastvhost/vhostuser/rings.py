@@ -1,0 +1,251 @@
+"""What a front-end said about each ring, and when that makes the ring live. vhost-user, "Ring states".
+
+A ring has two independent states. Enabled or not is kept whether it runs or not. A ring is *live* here, that is handed
+to the data plane, from SET_VRING_KICK to GET_VRING_BASE; it is *started* from its first kick on (or when no kick file
+descriptor was given), and until then its kick file descriptor is watched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from fastvhost.vhostuser import eventfd
+from fastvhost.vhostuser.message import ProtocolError, VringAddr
+from fastvhost.vhostuser.port_face import PortFace
+
+MAX_SIZE = 32768
+"""Virtio 1.2, section 2.7."""
+MAX_BASE = 0xFFFF
+"""A split ring's base is one 16-bit available index."""
+
+
+@dataclass(slots=True)
+class Ring:
+    """One ring as its front-end configured it. Owns its three file descriptors; -1 is none."""
+
+    index: int
+    size: int = 0
+    addresses: VringAddr | None = None
+    base: int = 0
+    kick: int = -1
+    call: int = -1
+    err: int = -1
+    enabled: bool = False
+    armed: bool = False
+    """SET_VRING_KICK came: it goes live as soon as everything else is known."""
+    live: bool = False
+    kicked: bool = False
+    broken: str = ""
+    """Why the data plane gave it up. It recovers by GET_VRING_BASE or another SET_VRING_KICK."""
+    lost: bool = False
+    """The memory it lies in was taken away. It recovers when that comes back."""
+
+    @property
+    def running(self) -> bool:
+        return self.live and not self.broken and not self.lost
+
+
+class RingSet:
+    """The rings of one front-end, and the port they run on.
+
+    may_start: whether features and memory are known, without which no ring can run.
+    """
+
+    def __init__(self, port: PortFace, may_start: Callable[[], bool]) -> None:
+        self._port = port
+        self._may_start = may_start
+        self._rings = tuple(Ring(index) for index in range(2 * port.queue_pairs))
+
+    def __iter__(self) -> Iterator[Ring]:
+        return iter(self._rings)
+
+    def __getitem__(self, index: int) -> Ring:
+        """By vring index. Raises ProtocolError beyond the last one."""
+        if index >= len(self._rings):
+            raise ProtocolError(f"ring {index} does not exist, there are {len(self._rings)}")
+        return self._rings[index]
+
+    def watched(self) -> list[tuple[int, int]]:
+        """(kick file descriptor, ring index) of live rings whose first kick is still to come."""
+        return [(ring.kick, ring.index) for ring in self._rings if ring.running and not ring.kicked and ring.kick >= 0]
+
+    def set_size(self, index: int, size: int) -> None:
+        ring = self[index]
+        if not 0 < size <= MAX_SIZE or size & (size - 1):
+            raise ProtocolError(f"ring {index}: size {size} is no power of two up to {MAX_SIZE}")
+        if ring.live and size != ring.size:
+            raise ProtocolError(f"ring {index}: its size cannot change from {ring.size} to {size} while it runs")
+        ring.size = size
+        self._start_if_complete(ring)
+
+    def set_addresses(self, addresses: VringAddr) -> None:
+        """On a live ring the log's flag and address may change, nothing else."""
+        ring = self[addresses.index]
+        if ring.live and ring.addresses is not None and _places(ring.addresses) != _places(addresses):
+            raise ProtocolError(f"ring {ring.index}: its addresses cannot change while it runs")
+        ring.addresses = addresses
+        self._start_if_complete(ring)
+
+    def set_base(self, index: int, base: int) -> None:
+        ring = self[index]
+        if base > MAX_BASE:
+            raise ProtocolError(f"ring {index}: base {base} is beyond a 16-bit index")
+        if ring.live and base != ring.base:
+            raise ProtocolError(f"ring {index}: its base cannot change while it runs")
+        ring.base = base
+
+    def stop(self, index: int) -> int:
+        """GET_VRING_BASE: the next available index. Call and err stay, not every front-end sends them again."""
+        ring = self[index]
+        self._park(ring)
+        ring.armed = ring.kicked = ring.lost = False
+        ring.broken = ""
+        ring.kick = _closed(ring.kick)
+        return ring.base
+
+    def set_kick(self, index: int, fd: int) -> None:
+        """Takes the file descriptor, -1 for "poll". Starts the ring, or changes what a live one is kicked by."""
+        ring = self[index]
+        _closed(ring.kick)
+        ring.kick = fd
+        if ring.running:
+            if fd < 0:
+                self.kicked(index)
+            return
+        self._park(ring)
+        ring.lost, ring.broken = False, ""
+        ring.armed, ring.kicked = True, fd < 0
+        self._start_if_complete(ring)
+
+    def kicked(self, index: int) -> None:
+        """The kick file descriptor was seen readable, or is not needed."""
+        ring = self[index]
+        if not ring.kicked and ring.running:
+            self._port.kick_queue(index)
+        ring.kicked = True
+
+    def set_call(self, index: int, fd: int) -> None:
+        """Takes the file descriptor, -1 for none."""
+        ring = self[index]
+        if ring.live:
+            self._port.set_call_fd(index, fd)
+        _closed(ring.call)
+        ring.call = fd
+        if ring.live:
+            self._nudge(ring)
+
+    def set_err(self, index: int, fd: int) -> None:
+        """Takes the file descriptor, -1 for none."""
+        ring = self[index]
+        _closed(ring.err)
+        ring.err = fd
+
+    def set_enabled(self, index: int, enabled: bool) -> None:
+        ring = self[index]
+        ring.enabled = enabled
+        if ring.live:
+            self._port.set_enabled(index, enabled)
+
+    def set_all_enabled(self, enabled: bool) -> None:
+        for ring in self._rings:
+            if ring.enabled != enabled:
+                self.set_enabled(ring.index, enabled)
+
+    def reset(self) -> None:
+        """Stop every ring and forget how it was set up, except where to call and whether it is enabled."""
+        for ring in self._rings:
+            self.stop(ring.index)
+            ring.size, ring.addresses, ring.base = 0, None, 0
+
+    def broke(self, index: int, sentence: str) -> None:
+        """The data plane gave up a ring."""
+        ring = self[index]
+        ring.broken = sentence
+        if ring.err >= 0:
+            eventfd.signal(ring.err)
+
+    def memory_changed(self, lost: Iterable[int]) -> list[str]:
+        """After another table took effect: rings that lie in no region of it any more wait, those that do again go on.
+
+        Returns a sentence for each ring that cannot run now.
+        """
+        lost = set(lost)
+        troubles = []
+        for ring in self._rings:
+            if ring.index in lost and not ring.lost:
+                ring.lost = True
+                troubles.append(f"ring {ring.index} lies in memory that was removed; it waits for it to come back")
+                if ring.err >= 0:
+                    eventfd.signal(ring.err)
+            elif ring.lost and ring.index not in lost and self._may_start():
+                self._park(ring)
+                with contextlib.suppress(ProtocolError):  # not all of it is back yet
+                    self._start_if_complete(ring)
+                ring.lost, ring.armed = not ring.live, True
+        return troubles + self.start_pending()
+
+    def start_pending(self) -> list[str]:
+        """Start what waited for features or memory. Returns a sentence for each ring that is refused."""
+        refusals = []
+        for ring in self._rings:
+            if ring.lost:
+                continue
+            try:
+                self._start_if_complete(ring)
+            except ProtocolError as error:
+                refusals.append(str(error))
+                if ring.err >= 0:
+                    eventfd.signal(ring.err)
+        return refusals
+
+    def close(self) -> None:
+        """Stop every ring and close every file descriptor. Idempotent."""
+        for ring in self._rings:
+            self.stop(ring.index)
+            ring.call = _closed(ring.call)
+            ring.err = _closed(ring.err)
+
+    def _start_if_complete(self, ring: Ring) -> None:
+        if not ring.armed or ring.live or not ring.size or ring.addresses is None or not self._may_start():
+            return
+        try:
+            self._port.start_queue(
+                ring.index,
+                size=ring.size,
+                desc_user_addr=ring.addresses.desc_user_addr,
+                avail_user_addr=ring.addresses.avail_user_addr,
+                used_user_addr=ring.addresses.used_user_addr,
+                base=ring.base,
+                call_fd=ring.call,
+                enabled=ring.enabled,
+                kicked=ring.kicked,
+            )
+        except ValueError as error:
+            ring.armed = False
+            raise ProtocolError(str(error)) from error
+        ring.live = True
+        self._nudge(ring)
+
+    def _park(self, ring: Ring) -> None:
+        """Take it from the data plane, to start it again from where that was."""
+        if ring.live:
+            ring.base = self._port.stop_queue(ring.index)
+            ring.live = False
+
+    def _nudge(self, ring: Ring) -> None:
+        """One call too many costs nothing; one lost while the back-end was away would leave the guest waiting."""
+        if ring.call >= 0:
+            eventfd.signal(ring.call)
+
+
+def _places(addresses: VringAddr) -> tuple[int, int, int]:
+    return addresses.desc_user_addr, addresses.avail_user_addr, addresses.used_user_addr
+
+
+def _closed(fd: int) -> int:
+    if fd >= 0:
+        os.close(fd)
+    return -1

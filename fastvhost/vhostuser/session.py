@@ -1,0 +1,305 @@
+"""One front-end: negotiation, memory, rings, answers. vhost-user, "Communication" and "Front-end message types".
+
+A request is legal or it is not; nothing is half done. What is refused is answered non-zero where the front-end asked
+for an acknowledgement, and ends the connection where it did not, since it could not know otherwise ("REPLY_ACK").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from fastvhost.vhostuser import eventfd, features
+from fastvhost.vhostuser.memory import MAX_SLOTS, REAL_MEMORY, MemoryMaker, SharedMemory
+from fastvhost.vhostuser.message import (
+    U64,
+    AnyPayload,
+    LogBase,
+    MemoryTable,
+    Nothing,
+    ProtocolError,
+    Request,
+    SingleRegion,
+    VringAddr,
+    VringFd,
+    VringState,
+    decode_payload,
+    encode_reply,
+    request_name,
+)
+from fastvhost.vhostuser.narrative import Narrative, RingView, View
+from fastvhost.vhostuser.port_face import PortFace
+from fastvhost.vhostuser.rings import Ring, RingSet
+from fastvhost.vhostuser.transport import Received
+
+LEAST_MTU, MOST_MTU = 68, 65535
+"""Virtio 1.2, section 5.1.4.1."""
+MOST_STATUS = 0xFF
+
+
+class SessionEndError(Exception):
+    """The connection must end. The text says why, in one sentence."""
+
+
+class Session:
+    """The state of one connection, and the port it drives. `send` takes an encoded reply."""
+
+    def __init__(
+        self,
+        port: PortFace,
+        send: Callable[[bytes], None],
+        narrative: Narrative,
+        memory: MemoryMaker = REAL_MEMORY,
+    ) -> None:
+        self._port = port
+        self._send = send
+        self._narrative = narrative
+        self._offered = features.offered_features(port.queue_pairs)
+        self.features: int | None = None
+        self.protocol_features = 0
+        self.mtu = 0
+        self.status: int | None = None
+        self.memory = SharedMemory(port.set_memory, memory)
+        self.rings = RingSet(port, self._may_start)
+
+    def _may_start(self) -> bool:
+        return self.features is not None and bool(self.memory.regions)
+
+    def handle(self, message: Received) -> None:
+        """Answer one message and close what it brought. Raises SessionEndError."""
+        request = message.header.request
+        row = HANDLERS.get(request)
+        wants_ack = message.header.need_reply and features.has(self.protocol_features, features.PROTOCOL_F_REPLY_ACK)
+        try:
+            reply = self._dispatch(row, message)
+        except ProtocolError as error:
+            sentence = f"{request_name(request)} refused: {error}"
+            if not wants_ack or (row is not None and row.replies):
+                raise SessionEndError(sentence) from error
+            self._narrative.refused(sentence)
+            self._send(encode_reply(request, U64(1)))
+        else:
+            if reply is not None:
+                self._send(encode_reply(request, reply))
+            elif wants_ack:
+                self._send(encode_reply(request, U64(0)))
+        finally:
+            message.close()
+        self._narrative.rings(self.rings)
+
+    def _dispatch(self, row: Row | None, message: Received) -> AnyPayload | None:
+        if row is None:
+            raise ProtocolError("not a request of any feature offered here")
+        payload = decode_payload(row.payload, message.payload)
+        if len(message.fds) > row.most_fds:
+            raise ProtocolError(f"{len(message.fds)} file descriptors with it, at most {row.most_fds} belong there")
+        self._narrative.spoke()
+        reply: AnyPayload | None = row.handler(self, payload, message)
+        return reply
+
+    def kicked(self, index: int) -> None:
+        """The kick file descriptor of a watched ring became readable."""
+        self.rings.kicked(index)
+
+    def attend(self) -> None:
+        """The port has news from its workers. Raises SessionEndError when guest memory is gone."""
+        for what, index, sentence in self._port.events():
+            if what == "faulted":
+                raise SessionEndError(sentence)
+            if what == "first_frame":
+                self._narrative.first_packet()
+            elif what == "started":
+                self.rings[index].kicked = True
+            elif what == "broken" and not self.rings[index].lost:
+                self.rings.broke(index, sentence)
+                self._narrative.trouble(f"ring {index} is broken and stopped: {sentence}")
+        self._narrative.rings(self.rings)
+
+    def view(self) -> View:
+        """What the narrative looks at when something is missing."""
+        rings = []
+        for ring in self.rings:
+            if ring.running:
+                kicks = eventfd.count(ring.kick) if ring.kick >= 0 else 0
+                used = self._port.queue_state(ring.index).avail_idx != ring.base
+                rings.append(RingView(ring.enabled, kicks, used))
+        return View(self.status, tuple(rings))
+
+    def close(self) -> None:
+        """Stop the rings, take the memory from the port and release everything. Idempotent."""
+        self.rings.close()
+        self.memory.close()
+
+    # Negotiation
+
+    def _get_features(self, _payload: Nothing, _message: Received) -> U64:
+        return U64(self._offered)
+
+    def _set_features(self, payload: U64, _message: Received) -> None:
+        if unknown := payload.value & ~self._offered:
+            raise ProtocolError(f"{' '.join(features.names(unknown))} not offered")
+        try:
+            self._port.set_features(payload.value)
+        except ValueError as error:
+            raise ProtocolError(str(error)) from error
+        self.features = payload.value
+        self._narrative.features(features.names(payload.value))
+        if not features.has(payload.value, features.F_PROTOCOL_FEATURES):
+            # Such a front-end has no SET_VRING_ENABLE. With the bit, rings that are enabled already stay so.
+            self.rings.set_all_enabled(True)
+        self._tell_troubles(self.rings.start_pending())
+
+    def _get_protocol_features(self, _payload: Nothing, _message: Received) -> U64:
+        return U64(features.OFFERED_PROTOCOL_FEATURES)
+
+    def _set_protocol_features(self, payload: U64, _message: Received) -> None:
+        if unknown := payload.value & ~features.OFFERED_PROTOCOL_FEATURES:
+            raise ProtocolError(f"{' '.join(features.protocol_names(unknown))} not offered")
+        self.protocol_features = payload.value
+
+    def _set_owner(self, _payload: Nothing, _message: Received) -> None:
+        """The connection owns the port already."""
+
+    def _reset_owner(self, _payload: Nothing, _message: Received) -> None:
+        self.rings.set_all_enabled(False)
+
+    def _get_queue_num(self, _payload: Nothing, _message: Received) -> U64:
+        return U64(self._port.queue_pairs)
+
+    def _net_set_mtu(self, payload: U64, _message: Received) -> None:
+        if not LEAST_MTU <= payload.value <= MOST_MTU:
+            raise ProtocolError(f"MTU {payload.value} is not within {LEAST_MTU} to {MOST_MTU}")
+        self.mtu = payload.value
+
+    def _set_status(self, payload: U64, _message: Received) -> None:
+        if payload.value > MOST_STATUS:
+            raise ProtocolError(f"device status {payload.value:#x} is wider than a byte")
+        if payload.value == 0:
+            # A reset of the device by its driver (virtio 1.2, section 2.1). Whether rings are enabled is vhost-user's
+            # own state, and front-ends do not repeat it after this; the memory stays too.
+            self._reset()
+        self.status = payload.value
+
+    def _get_status(self, _payload: Nothing, _message: Received) -> U64:
+        return U64(self.status or 0)
+
+    def _reset_device(self, _payload: Nothing, _message: Received) -> None:
+        self._reset()
+        self.rings.set_all_enabled(False)
+        self.status = 0
+
+    def _reset(self) -> None:
+        self.rings.reset()
+        self.features = None
+
+    # Memory
+
+    def _set_mem_table(self, payload: MemoryTable, message: Received) -> None:
+        if len(message.fds) != len(payload.regions):
+            raise ProtocolError(f"{len(payload.regions)} regions with {len(message.fds)} file descriptors")
+        self._memory_changed(self.memory.replace(payload.regions, message.fds))
+
+    def _get_max_mem_slots(self, _payload: Nothing, _message: Received) -> U64:
+        return U64(MAX_SLOTS)
+
+    def _add_mem_reg(self, payload: SingleRegion, message: Received) -> None:
+        if not message.fds:
+            raise ProtocolError("no file descriptor for the region")
+        self._memory_changed(self.memory.add(payload.region, message.fds[0]))
+
+    def _rem_mem_reg(self, payload: SingleRegion, _message: Received) -> None:
+        self._memory_changed(self.memory.remove(payload.region))
+
+    def _memory_changed(self, lost: tuple[int, ...]) -> None:
+        self._tell_troubles(self.rings.memory_changed(lost))
+        self._narrative.memory(len(self.memory.regions), self.memory.bytes)
+
+    def _tell_troubles(self, sentences: list[str]) -> None:
+        for sentence in sentences:
+            self._narrative.trouble(sentence)
+
+    def _set_log_base(self, _payload: LogBase, _message: Received) -> None:
+        """Nothing is logged, LOG_ALL is not offered. Only with LOG_SHMFD would it have a reply of its own."""
+
+    def _set_log_fd(self, _payload: Nothing, _message: Received) -> None:
+        """As above; handle() closes the file descriptor."""
+
+    # Rings
+
+    def _set_vring_num(self, payload: VringState, _message: Received) -> None:
+        self.rings.set_size(payload.index, payload.num)
+
+    def _set_vring_addr(self, payload: VringAddr, _message: Received) -> None:
+        self.rings.set_addresses(payload)
+
+    def _set_vring_base(self, payload: VringState, _message: Received) -> None:
+        self.rings.set_base(payload.index, payload.num)
+
+    def _get_vring_base(self, payload: VringState, _message: Received) -> VringState:
+        return VringState(payload.index, self.rings.stop(payload.index))
+
+    def _set_vring_kick(self, payload: VringFd, message: Received) -> None:
+        self.rings.set_kick(payload.index, self._ring_fd("kick", payload, message))
+
+    def _set_vring_call(self, payload: VringFd, message: Received) -> None:
+        self.rings.set_call(payload.index, self._ring_fd("call", payload, message))
+
+    def _set_vring_err(self, payload: VringFd, message: Received) -> None:
+        self.rings.set_err(payload.index, self._ring_fd("err", payload, message))
+
+    def _ring_fd(self, what: str, payload: VringFd, message: Received) -> int:
+        """The message's file descriptor, checked and taken; -1 when it says that there is none."""
+        ring: Ring = self.rings[payload.index]
+        if payload.no_fd == bool(message.fds):
+            raise ProtocolError(
+                f"ring {ring.index}: {len(message.fds)} file descriptors, the payload says {int(not payload.no_fd)}"
+            )
+        if payload.no_fd:
+            return -1
+        eventfd.check(message.fds[0], f"ring {ring.index}: {what}")
+        if what != "kick":  # that one is never written and never read, only polled
+            eventfd.unblock(message.fds[0])
+        return message.take_fd()
+
+    def _set_vring_enable(self, payload: VringState, _message: Received) -> None:
+        if payload.num > 1:
+            raise ProtocolError(f"ring {payload.index}: enable is 0 or 1, not {payload.num}")
+        self.rings.set_enabled(payload.index, bool(payload.num))
+
+
+class Row(NamedTuple):
+    """How one request is handled. replies: it has an explicit reply, so it never gets an ack as well."""
+
+    handler: Callable[[Session, Any, Received], AnyPayload | None]
+    payload: type[AnyPayload]
+    most_fds: int = 0
+    replies: bool = False
+
+
+HANDLERS: dict[int, Row] = {
+    Request.GET_FEATURES: Row(Session._get_features, Nothing, replies=True),
+    Request.SET_FEATURES: Row(Session._set_features, U64),
+    Request.SET_OWNER: Row(Session._set_owner, Nothing),
+    Request.RESET_OWNER: Row(Session._reset_owner, Nothing),
+    Request.SET_MEM_TABLE: Row(Session._set_mem_table, MemoryTable, most_fds=8),
+    Request.SET_LOG_BASE: Row(Session._set_log_base, LogBase, most_fds=1),
+    Request.SET_LOG_FD: Row(Session._set_log_fd, Nothing, most_fds=1),
+    Request.SET_VRING_NUM: Row(Session._set_vring_num, VringState),
+    Request.SET_VRING_ADDR: Row(Session._set_vring_addr, VringAddr),
+    Request.SET_VRING_BASE: Row(Session._set_vring_base, VringState),
+    Request.GET_VRING_BASE: Row(Session._get_vring_base, VringState, replies=True),
+    Request.SET_VRING_KICK: Row(Session._set_vring_kick, VringFd, most_fds=1),
+    Request.SET_VRING_CALL: Row(Session._set_vring_call, VringFd, most_fds=1),
+    Request.SET_VRING_ERR: Row(Session._set_vring_err, VringFd, most_fds=1),
+    Request.GET_PROTOCOL_FEATURES: Row(Session._get_protocol_features, Nothing, replies=True),
+    Request.SET_PROTOCOL_FEATURES: Row(Session._set_protocol_features, U64),
+    Request.GET_QUEUE_NUM: Row(Session._get_queue_num, Nothing, replies=True),
+    Request.SET_VRING_ENABLE: Row(Session._set_vring_enable, VringState),
+    Request.NET_SET_MTU: Row(Session._net_set_mtu, U64),
+    Request.RESET_DEVICE: Row(Session._reset_device, Nothing),
+    Request.GET_MAX_MEM_SLOTS: Row(Session._get_max_mem_slots, Nothing, replies=True),
+    Request.ADD_MEM_REG: Row(Session._add_mem_reg, SingleRegion, most_fds=1),
+    Request.REM_MEM_REG: Row(Session._rem_mem_reg, SingleRegion, most_fds=1),
+    Request.SET_STATUS: Row(Session._set_status, U64),
+    Request.GET_STATUS: Row(Session._get_status, Nothing, replies=True),
+}

@@ -1,0 +1,164 @@
+"""One connection: bytes and file descriptors in, whole messages out. vhost-user, "Message Specification".
+
+Nothing here ever waits: a message that arrives in pieces is put together over several calls of receive(), and a reply
+the front-end does not read yet stays queued. The transport owns every file descriptor from recvmsg on, until the
+message it belongs to is handed out; the message owns it until a handler takes it.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable
+
+from fastvhost.vhostuser.message import HEADER, MAX_FDS, Header, ProtocolError, decode_header, request_name
+
+PATIENCE = 1.0
+"""Seconds a message may stay half-sent, or a reply unread, before the front-end counts as gone."""
+
+_INT = array.array("i").itemsize
+_ANCILLARY_BYTES = socket.CMSG_SPACE(MAX_FDS * _INT)
+_RECEIVE = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+_CREDENTIALS = struct.Struct("=iII")  # struct ucred: pid, uid, gid
+
+
+class PeerGoneError(Exception):
+    """The front-end closed the connection, or it broke."""
+
+
+class Received:
+    """A message as it arrived. Owns its file descriptors until take_fd()."""
+
+    def __init__(self, header: Header, payload: bytes, fds: list[int]) -> None:
+        self.header = header
+        self.payload = payload
+        self.fds = fds
+
+    def take_fd(self) -> int:
+        """The next file descriptor; the caller closes it from here on."""
+        return self.fds.pop(0)
+
+    def close(self) -> None:
+        """Close what nobody took. Idempotent."""
+        _close_all(self.fds)
+
+
+class Transport:
+    """The back-end's end of a connected stream socket, which it owns."""
+
+    def __init__(self, sock: socket.socket, clock: Callable[[], float] = time.monotonic) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._clock = clock
+        self._header: Header | None = None
+        self._data = bytearray()
+        self._fds: list[int] = []
+        self._out = bytearray()
+        self._stuck_since: float | None = None
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    @property
+    def peer_pid(self) -> int:
+        """The process that connected or listened (SO_PEERCRED), 0 when the kernel does not tell."""
+        try:
+            data = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        except OSError:
+            return 0
+        pid: int = _CREDENTIALS.unpack(data)[0]
+        return pid
+
+    @property
+    def wants_write(self) -> bool:
+        """A reply waits for room in the socket. Until it has left, no further request should be read."""
+        return bool(self._out)
+
+    @property
+    def deadline(self) -> float | None:
+        """When check_patience() will fail unless something moves, on the clock."""
+        return None if self._stuck_since is None else self._stuck_since + PATIENCE
+
+    def check_patience(self) -> None:
+        """Raises ProtocolError when a half-sent message or an unread reply is older than PATIENCE."""
+        deadline = self.deadline
+        if deadline is None or self._clock() < deadline:
+            return
+        if self._out:
+            raise ProtocolError("replies are not read")
+        what = "a header" if self._header is None else request_name(self._header.request)
+        raise ProtocolError(f"{what} was begun and not finished within {PATIENCE:g} s")
+
+    def receive(self) -> Received | None:
+        """The next message, or None when it is not here whole. Raises PeerGoneError, MalformedError, ProtocolError."""
+        while True:
+            if self._header is None:
+                if not self._fill(HEADER.size):
+                    return None
+                self._header = decode_header(bytes(self._data))
+                self._data.clear()
+            if not self._fill(self._header.size):
+                return None
+            message = Received(self._header, bytes(self._data), self._fds)
+            self._header, self._fds, self._stuck_since = None, [], None
+            self._data.clear()
+            return message
+
+    def _fill(self, wanted: int) -> bool:
+        """Read up to `wanted` bytes; whether they are all here. Never past the message, what follows is the next."""
+        while len(self._data) < wanted:
+            try:
+                data, ancillary, flags, _ = self._sock.recvmsg(wanted - len(self._data), _ANCILLARY_BYTES, _RECEIVE)
+            except (BlockingIOError, InterruptedError):
+                return False
+            except OSError as error:
+                raise PeerGoneError(f"the connection broke: {error.strerror}") from error
+            for level, kind, content in ancillary:
+                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                    self._fds += array.array("i", content[: len(content) // _INT * _INT])
+            if flags & socket.MSG_CTRUNC:
+                raise ProtocolError(
+                    f"file descriptors were lost: more than {MAX_FDS} in one message, or no room here (ulimit -n)"
+                )
+            if len(self._fds) > MAX_FDS:
+                raise ProtocolError(f"more than {MAX_FDS} file descriptors with one message")
+            if not data:
+                half = self._data or self._header is not None
+                raise PeerGoneError("the front-end closed" + (" in the middle of a message" if half else ""))
+            self._data += data
+            if self._stuck_since is None:
+                self._stuck_since = self._clock()
+        return True
+
+    def send(self, data: bytes) -> None:
+        """Send a reply, or queue what the socket does not take now. Raises PeerGoneError."""
+        self._out += data
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what is queued, as far as the socket takes it. Raises PeerGoneError."""
+        while self._out:
+            try:
+                sent = self._sock.send(self._out, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            except (BlockingIOError, InterruptedError):
+                if self._stuck_since is None:
+                    self._stuck_since = self._clock()
+                return
+            except OSError as error:
+                raise PeerGoneError(f"the front-end closed before its reply: {error.strerror}") from error
+            del self._out[:sent]
+        if self._header is None and not self._data:
+            self._stuck_since = None
+
+    def close(self) -> None:
+        """Close the connection and every file descriptor nobody was handed. Idempotent."""
+        _close_all(self._fds)
+        self._sock.close()
+
+
+def _close_all(fds: list[int]) -> None:
+    while fds:
+        os.close(fds.pop())
