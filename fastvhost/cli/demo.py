@@ -134,7 +134,7 @@ def _rate_between(now: Direction, before: Direction, seconds: float) -> str:
 
 
 def _rate(frames: float, octets: float) -> str:
-    return f"{si(frames)}pps {si(octets * BITS)}bit/s"
+    return f"{si(frames, 'pps')} {si(octets * BITS, 'bit/s')}"
 
 
 def _faults(counters: Counters) -> str:

@@ -1,0 +1,96 @@
+"""Parts for a switch without data plane or protocol, which write down what is done to them and in which order."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from fastvhost.control.parts import Parts
+from fastvhost.control.port_spec import PortSpec
+
+REASONS = ("no_receive_buffers", "link_down")
+
+
+@dataclass
+class FakePort:
+    name: str
+    log: list[str]
+    link_up: bool = False
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    def counters(self) -> SimpleNamespace:
+        zero = {"rx_frames": 0, "rx_bytes": 0, "tx_frames": 0, "tx_bytes": 0, "calls": 0}
+        return SimpleNamespace(**{**zero, "rx_dropped": {}, "tx_dropped": {}, **self.figures})
+
+    def close(self) -> None:
+        self.log.append(f"close {self.name}")
+
+
+class FakeWorker:
+    """Runs until stopped; `mood` is "well", "raises", "ends" or "stuck"."""
+
+    def __init__(self, name: str, log: list[str], mood: str = "well") -> None:
+        self.name, self.log, self.mood = name, log, mood
+        self.wires: list[tuple[str, str | None, bool, int]] = []
+        self.rounds = self.busy_rounds = 0
+        self.released = threading.Event()
+
+    def add_wire(self, ingress: FakePort, egress: FakePort | None, *, hold: bool, hold_timeout_ms: int) -> None:
+        self.wires.append((ingress.name, egress.name if egress else None, hold, hold_timeout_ms))
+
+    def run(self) -> None:
+        self.log.append(f"run {self.name}")
+        if self.mood == "raises":
+            raise ValueError("out of rounds")
+        if self.mood != "ends":
+            self.released.wait(10)
+
+    def stop(self) -> None:
+        self.log.append(f"stop {self.name}")
+        if self.mood != "stuck":
+            self.released.set()
+
+
+class FakeService:
+    def __init__(self, name: str, log: list[str], refuses: str = "") -> None:
+        self.name, self.log, self.refuses = name, log, refuses
+
+    def open(self) -> None:
+        if self.refuses:
+            raise OSError(self.refuses)
+        self.log.append(f"open {self.name}")
+
+    def start(self) -> None:
+        self.log.append(f"start {self.name}")
+
+    def stop(self, timeout: float) -> None:
+        assert timeout > 0
+        self.log.append(f"stop {self.name}")
+
+    def describe(self) -> dict[str, Any]:
+        return {"peer": None}
+
+
+@dataclass
+class Fakes:
+    log: list[str] = field(default_factory=list)
+    workers: list[FakeWorker] = field(default_factory=list)
+    ports: dict[str, FakePort] = field(default_factory=dict)
+    moods: dict[str, str] = field(default_factory=dict)
+    refuses: dict[str, str] = field(default_factory=dict)
+
+    def parts(self) -> Parts:
+        return Parts(object, self._worker, self._port, self._service, REASONS, (OSError, ValueError))
+
+    def _worker(self, _door: object, name: str) -> FakeWorker:
+        self.workers.append(FakeWorker(name, self.log, self.moods.get(name, "well")))
+        return self.workers[-1]
+
+    def _port(self, spec: PortSpec, _door: object) -> FakePort:
+        self.ports[spec.name] = FakePort(spec.name, self.log)
+        return self.ports[spec.name]
+
+    def _service(self, spec: PortSpec, _port: object, _group: str | None) -> FakeService | None:
+        return None if spec.kind == "null" else FakeService(spec.name, self.log, self.refuses.get(spec.name, ""))

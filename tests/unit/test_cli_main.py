@@ -1,0 +1,165 @@
+"""The command line without a forwarder: exit codes, one line of error, what goes to which stream."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from fastvhost import __version__
+from fastvhost.cli import main as entry
+from fastvhost.cli import show
+from fastvhost.cli.example import lines
+from fastvhost.cli.log import BURST_LINES, RateLimit
+from fastvhost.cli.text import si, table
+from fastvhost.control.port_spec import parse
+from tests.short_dir import short_dir
+
+Captured = pytest.CaptureFixture[str]
+
+
+def refused(capsys: Captured, *argv: str) -> str:
+    assert entry.main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"fastvhost: [^\n]+\n", err)
+    return err
+
+
+def test_without_a_verb_or_with_an_unknown_one_the_way_on_is_said(capsys: Captured) -> None:
+    assert "fastvhost --help" in refused(capsys)
+    assert "the verbs are fwd, show" in refused(capsys, "forward")
+
+
+def test_a_wrong_option_is_one_line_and_exit_code_2(capsys: Captured) -> None:
+    assert "--bla" in refused(capsys, "fwd", "--bla")
+    assert "see fastvhost fwd --help" in refused(capsys, "fwd", "--port")
+    assert "--stat" in refused(capsys, "fwd", "--port", "a.sock", "--port", "b.sock", "--stat", "1")
+
+
+def test_help_and_version_are_data(capsys: Captured) -> None:
+    for argv, expected in ((["--help"], "fwd"), (["--version"], f"fastvhost {__version__}\n"), (["-V"], "compiler: ")):
+        assert entry.main(argv) == 0
+        out, err = capsys.readouterr()
+        assert expected in out
+        assert err == ""
+
+
+@pytest.mark.parametrize("verb", entry.VERBS)
+def test_every_verb_has_help(verb: str, capsys: Captured) -> None:
+    with pytest.raises(SystemExit) as left:
+        entry.main([verb, "--help"])
+    assert left.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: fastvhost {verb}")
+
+
+def test_check_prints_what_would_run_and_starts_nothing(capsys: Captured) -> None:
+    with short_dir() as directory:
+        ports = ["--port", f"{directory}/a.sock", "--port", f"{directory}/b.sock,mode=client", "--port", "null:"]
+        assert entry.main(["fwd", *ports, "--wire", "a:b", "--check"]) == 0
+        out = capsys.readouterr().out
+        assert f"port 0 a: vhost-user:{directory}/a.sock" in out
+        assert "wire: a <-> b" in out
+        assert "null" in out
+        assert list(directory.iterdir()) == []
+        assert entry.main(["fwd", *ports, "--wire", "a:b", "--check", "--json"]) == 0
+        plan = json.loads(capsys.readouterr().out)
+        assert plan["wires"] == [["a", "b"]]
+        assert plan["unwired"] == ["null"]
+
+
+def test_check_finds_what_the_host_lacks(capsys: Captured) -> None:
+    with short_dir() as directory:
+        ok = f"{directory}/b.sock"
+        assert "mkdir -p" in refused(capsys, "fwd", "--check", "--port", f"{directory}/no/a.sock", "--port", ok)
+        (directory / "a.sock").touch()
+        assert "is no socket" in refused(capsys, "fwd", "--check", "--port", f"{directory}/a.sock", "--port", ok)
+        group = ["--socket-group", "no-such-group"]
+        assert "groupadd" in refused(capsys, "fwd", "--check", "--port", f"{directory}/c.sock", "--port", ok, *group)
+        assert "no core 8000" in refused(
+            capsys, "fwd", "--check", "--port", f"{directory}/c.sock", "--port", ok, "--cores", "8000"
+        )
+
+
+def test_the_command_line_wins_over_the_file(capsys: Captured) -> None:
+    with short_dir() as directory:
+        file = directory / "fwd.toml"
+        file.write_text(f'port = ["{directory}/a.sock", "{directory}/b.sock"]\non-full = "drop"\njson = true\n')
+        assert entry.main(["fwd", "--config", str(file), "--check"]) == 0
+        assert json.loads(capsys.readouterr().out)["on_full"] == "drop"
+        assert entry.main(["fwd", "--config", str(file), "--on-full", "hold", "--check"]) == 0
+        assert json.loads(capsys.readouterr().out)["on_full"] == "hold"
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    command = f"{sys.executable} -m fastvhost fwd --help | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.endswith("\n0\n")
+    assert done.stderr == ""
+
+
+def test_examples_make_guests_reconnect_and_share_their_memory() -> None:
+    qemu = lines("qemu", parse("/run/a.sock"), "4G")
+    assert "memory-backend-memfd,id=m0,size=4G,share=on" in qemu
+    assert "path=/run/a.sock,reconnect=1" in qemu
+    assert "<access mode='shared'/>" in lines("libvirt", parse("a.sock"))
+    assert "timeout='1'" in lines("libvirt", parse("a.sock"))
+    assert f"path={os.getcwd()}/a.sock,queues=1" in lines("virtio-user", parse("a.sock"))  # noqa: PTH109
+
+
+def test_examples_follow_mode_and_queues() -> None:
+    spec = parse("/run/a.sock,mode=client,queues=2")
+    assert "server=on,wait=off" in lines("qemu", spec)
+    assert "queues=2 " in lines("qemu", spec)
+    assert "mq=on,vectors=6" in lines("qemu", spec)
+    assert "mode='server'" in lines("libvirt", spec)
+    assert "queues='2'" in lines("libvirt", spec)
+    assert "server=1" in lines("virtio-user", spec)
+
+
+def test_an_example_for_a_port_that_nobody_knows_is_refused(capsys: Captured) -> None:
+    assert "no such control" not in refused(capsys, "example", "qemu", "nowhere", "--control", "none.sock")
+    assert "takes no guest" in refused(capsys, "example", "qemu", "null:")
+
+
+def test_show_makes_tables_of_lists_of_objects() -> None:
+    port = {"number": 0, "name": "a", "kind": "vhost-user", "link": "up", "peer": None, "features": ["X", "Y"]}
+    rings = [{"index": 0, "next_avail": 5}, {"index": 1, "next_avail": 65535, "broken": "bad descriptor"}]
+    text = show.describe({**port, "rings": rings})
+    assert text.splitlines()[0] == "port 0 a (vhost-user), link up"
+    assert "  peer: -" in text
+    assert "  features: X Y" in text
+    assert "index  next avail  broken" in text
+    assert "1      65535       bad descriptor" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (12, "12"), (999.4, "999"), (999.9, "1.00 k"), (3_214_000, "3.21 M"), (4.5e10, "45.0 G")],
+)
+def test_rates_have_three_digits_and_a_prefix(value: float, text: str) -> None:
+    assert si(value) == text
+
+
+def test_tables_align_figures_to_the_right() -> None:
+    assert table([("port", "n"), ("a", "10")], "lr") == "port   n\na     10"
+
+
+def test_one_port_cannot_fill_the_log_nor_drown_another() -> None:
+    now = 0.0
+    limit = RateLimit(lambda: now)
+
+    def said(text: str) -> str | None:
+        record = logging.LogRecord("fastvhost", logging.INFO, "", 0, text, (), None)
+        return record.getMessage() if limit.filter(record) else None
+
+    assert sum(said("port a: connected") is not None for _ in range(1000)) == BURST_LINES
+    assert said("port b: connected") == "port b: connected"
+    assert said("stopped") == "stopped"
+    now = 10.0
+    assert said("port a: connected") == f"port a: connected ({1000 - BURST_LINES} lines about this left out before)"

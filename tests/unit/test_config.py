@@ -1,0 +1,197 @@
+"""What `fwd` accepts and refuses, from the command line and from a file. CLI.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastvhost.control import config
+from fastvhost.control.errors import UsageError
+from fastvhost.control.port_spec import PortSpec, parse
+from fastvhost.control.units import core_list, duration, format_cores, format_duration
+
+
+def build(*ports: str, **options: Any) -> config.FwdConfig:
+    return config.build({"port": list(ports), **{key.replace("_", "-"): value for key, value in options.items()}})
+
+
+def refusal(*ports: str, **options: Any) -> str:
+    with pytest.raises(UsageError) as caught:
+        build(*ports, **options)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def test_a_bare_path_that_ends_in_sock_is_a_vhost_user_port_named_after_its_stem() -> None:
+    assert parse("/run/vm/a.sock") == PortSpec("a", "vhost-user", "/run/vm/a.sock")
+
+
+def test_a_bare_path_takes_keys_and_may_hold_a_colon() -> None:
+    spec = parse("/run/0000:01/a.sock,mode=client,queues=4,name=left")
+    assert spec == PortSpec("left", "vhost-user", "/run/0000:01/a.sock", "client", 4)
+
+
+def test_a_path_with_a_kind_need_not_end_in_sock() -> None:
+    assert parse("vhost-user:/run/vm/net0").name == "net0"
+
+
+def test_a_specification_printed_reads_back_the_same() -> None:
+    for text in ("a.sock,queues=3", "vhost-user:x,mode=client,name=y", "null:,name=hole"):
+        assert parse(str(parse(text))) == parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a", "no kind of port"),
+        ("tap:tap0", "not yet in this version"),
+        ("pcap:eth0", "not yet in this version"),
+        ("cuse:fv0", "not yet in this version"),
+        ("packet:eth0", "not yet in this version"),
+        ("dpdk:x", "no kind 'dpdk'"),
+        ("vhost-user:", "no path"),
+        ("a.sock,mode", "not key=value"),
+        ("a.sock,=client", "not key=value"),
+        ("a.sock,mode=master", "no mode 'master'"),
+        ("a.sock,queues=0", "number of queue pairs"),
+        ("a.sock,queues=129", "number of queue pairs"),
+        ("a.sock,queues=²", "number of queue pairs"),
+        ("a.sock,que=2", "no key 'que'"),
+        ("a.sock,name=x,name=y", "stands twice"),
+        ("a.sock,name=", "cannot be a port's name"),
+        ("a.sock,name=x:y", "cannot be a port's name"),
+        ("vm one.sock", "cannot be a port's name"),
+        ("null:x", "takes no value"),
+        ("null:,queues=2", "no key 'queues'"),
+        ("a\0b.sock", "no path"),
+    ],
+)
+def test_a_port_that_makes_no_sense_is_refused_with_the_reason(text: str, said: str) -> None:
+    assert said in refusal(text, "b.sock")
+
+
+def test_a_socket_path_of_107_bytes_is_taken_and_one_of_108_is_refused_with_the_reason() -> None:
+    longest = "/" + "x" * 101 + ".sock"
+    assert len(longest) == 107
+    assert parse(f"vhost-user:{longest},name=a").path == longest
+    assert "the path has 108 bytes" in refusal(f"/y{longest[1:]},name=a", "b.sock")
+
+
+def test_the_length_of_a_path_counts_bytes_not_letters() -> None:
+    assert "bytes" in refusal("/" + "ä" * 60 + ".sock,name=a", "b.sock")
+
+
+def test_two_ports_are_one_wire_and_four_are_two() -> None:
+    assert build("a.sock", "b.sock").wires == (("a", "b"),)
+    assert build("a.sock", "b.sock", "c.sock", "d.sock").wires == (("a", "b"), ("c", "d"))
+
+
+def test_an_odd_port_out_is_an_error_unless_wires_are_named() -> None:
+    assert "'c' is left over" in refusal("a.sock", "b.sock", "c.sock")
+    settings = build("a.sock", "b.sock", "c.sock", wire=["c:a"])
+    assert settings.wires == (("c", "a"),)
+    assert settings.unwired == ("b",)
+
+
+@pytest.mark.parametrize(
+    ("wires", "said"),
+    [
+        (["a:x"], "no port 'x'"),
+        (["a:a"], "a wire joins two ports"),
+        (["a"], "a wire joins two ports"),
+        (["a:b", "b:c"], "'b' is wired already by --wire a:b"),
+    ],
+)
+def test_a_wire_that_makes_no_sense_is_refused(wires: list[str], said: str) -> None:
+    assert said in refusal("a.sock", "b.sock", "c.sock", wire=wires)
+
+
+def test_one_port_is_too_few() -> None:
+    assert "two ports" in refusal("a.sock")
+
+
+def test_two_ports_of_one_name_are_refused() -> None:
+    assert "called 'a'" in refusal("x/a.sock", "y/a.sock")
+
+
+def test_the_same_socket_twice_is_refused_however_it_is_spelt(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    first, again = f"{tmp_path}/s.sock", f"{tmp_path}/link/../{tmp_path.name}/s.sock,name=other"
+    assert "share this socket" in refusal(f"vhost-user:{first}", again)
+
+
+def test_choices_of_later_versions_get_an_answer_of_their_own() -> None:
+    for option in ({"forward": "learn"}, {"idle": "adaptive"}, {"idle": "interrupt"}):
+        assert "not yet in this version" in refusal("a.sock", "b.sock", **option)
+    assert "no such choice" in refusal("a.sock", "b.sock", on_full="block")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("50us", 50e-6), ("100ms", 0.1), ("2s", 2.0), ("1.5", 1.5), (".5s", 0.5), ("2m", 120.0)]
+)
+def test_durations_carry_units(text: str, seconds: float) -> None:
+    assert duration("x", text, 0, 1000) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "fast", "1h", "-1s", "1 2", "1e3", True, None])
+def test_what_is_no_duration_is_refused(text: object) -> None:
+    with pytest.raises(UsageError, match="not a duration"):
+        duration("x", text, 0, 1000)
+
+
+def test_a_duration_out_of_range_is_refused_with_the_range() -> None:
+    assert "use 1ms to 3600s" in refusal("a.sock", "b.sock", hold_timeout="1us")
+    assert format_duration(0.00005) == "50us"
+
+
+def test_cores_are_a_list_in_its_order() -> None:
+    assert core_list("0,2-3") == (0, 2, 3)
+    assert core_list(" 3 , 1 ") == (3, 1)
+    assert core_list([0, "2-3"]) == (0, 2, 3)
+    assert core_list(5) == (5,)
+    assert format_cores((3, 0, 2)) == "0,2-3"
+
+
+@pytest.mark.parametrize("text", ["", "0x3", "3-1", "1,,2", "a", "-1", "9999", "0-99999"])
+def test_what_is_no_list_of_cores_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--cores"):
+        core_list(text)
+
+
+def test_a_file_says_what_the_command_line_can(tmp_path: Path) -> None:
+    file = tmp_path / "fwd.toml"
+    file.write_text(
+        'port = ["a.sock", {path = "b.sock", mode = "client", queues = 2}, {kind = "null", name = "hole"}]\n'
+        'wire = ["a:hole"]\ncores = [0, 1]\nhold-timeout = 0.25\nstats-period = 1\njson = true\n'
+    )
+    settings = config.build(config.read_file(str(file)))
+    assert [port.name for port in settings.ports] == ["a", "b", "hole"]
+    assert settings.ports[1] == PortSpec("b", "vhost-user", "b.sock", "client", 2)
+    assert (settings.cores, settings.hold_timeout, settings.stats_period, settings.json) == ((0, 1), 0.25, 1.0, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("ports = []", "no option 'ports'"),
+        ("port = 1", "a list is wanted"),
+        ("port = [1, 2]", "neither a text"),
+        ("port = [{kind = 'vhost-user', path = 'a.sock', colour = 'red'}]", "no key 'colour'"),
+        ("port = ['a.sock', 'b.sock']\njson = 1", "true or false"),
+        ("port = ['a.sock', 'b.sock']\ncontrol = 3", "a text is wanted"),
+        ("port = [", "not TOML"),
+    ],
+)
+def test_a_file_that_makes_no_sense_is_refused_with_the_reason(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "fwd.toml"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=said):
+        config.build(config.read_file(str(file)))
+
+
+def test_a_file_that_is_not_there_is_refused_with_the_reason(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No such file"):
+        config.read_file(str(tmp_path / "none.toml"))

@@ -1,0 +1,101 @@
+"""Where workers go on invented hosts, and what the operator is warned of."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from fastvhost.control import host
+from fastvhost.control.errors import UsageError
+from fastvhost.control.host import HostState, plan_cores
+from fastvhost.control.neighbours import NeighbourWatch, run_delay
+
+
+def state(allowed: set[int], busy: dict[int, float] | None = None, current: int = 0, present: int = 4) -> HostState:
+    return HostState(frozenset(range(present)), frozenset(allowed), busy or {}, current)
+
+
+def test_the_default_worker_keeps_away_from_the_control_planes_core_and_from_busy_ones() -> None:
+    plan = plan_cores((), state({0, 1, 2, 3}, {3: 90.0}))
+    assert plan.worker_cores == (2,)
+    assert plan.control_cores == {0, 1, 3}
+    assert plan.warnings == ()
+
+
+def test_with_one_core_worker_and_control_share_it_and_the_operator_hears_of_it() -> None:
+    plan = plan_cores((), state({2}))
+    assert plan.worker_cores == (None,)
+    assert plan.control_cores == {2}
+    assert "the only one allowed" in plan.warnings[0]
+
+
+def test_every_core_busy_is_a_warning_by_default_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "_who", lambda _core: " (neighbour, pid 1)")
+    plan = plan_cores((), state({0, 1}, {0: 100.0, 1: 60.0}))
+    assert plan.worker_cores == (1,)
+    assert "core 1 is 60 % busy with other work (neighbour, pid 1)" in plan.warnings[0]
+
+
+def test_asked_cores_are_taken_in_order_and_the_rest_is_for_control() -> None:
+    plan = plan_cores((3, 1), state({0, 1, 2, 3}))
+    assert plan.worker_cores == (3, 1)
+    assert plan.control_cores == {0, 2}
+    assert plan.warnings == ()
+
+
+def test_a_core_this_host_lacks_is_an_error_with_the_cores_it_has() -> None:
+    with pytest.raises(UsageError, match="no core 7; it has 0-3"):
+        plan_cores((7,), state({0, 1}))
+
+
+def test_a_core_that_is_not_allowed_is_a_warning_and_its_worker_runs_unpinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "_may_pin", lambda _core: False)
+    plan = plan_cores((2,), state({0, 1}))
+    assert plan.worker_cores == (None,)
+    assert "core 2 is not allowed" in plan.warnings[0]
+
+
+def test_two_workers_on_one_core_a_busy_core_and_no_core_left_are_warnings() -> None:
+    plan = plan_cores((0, 0, 1), state({0, 1}, {1: 50.0}))
+    assert any("2 workers share core 0" in warning for warning in plan.warnings)
+    assert any("core 1 is 50 % busy" in warning for warning in plan.warnings)
+    assert any("no core is left to the control plane" in warning for warning in plan.warnings)
+    assert plan.control_cores == {0, 1}
+
+
+def test_this_host_is_observed_in_a_blink() -> None:
+    seen = host.observe()
+    assert seen.allowed == os.sched_getaffinity(0)
+    assert seen.allowed <= seen.present
+    assert set(seen.busy) == seen.present
+    assert host._may_pin(min(seen.allowed))
+    assert not host._may_pin(8000)
+
+
+def test_a_worker_that_waits_for_its_core_is_mentioned_once_until_it_recovers() -> None:
+    waited = 0
+    watch = NeighbourWatch(lambda _thread: waited)
+    workers = [("worker0", 1, 3)]
+    assert watch.check(workers, 0.0) == []
+    waited += 500_000_000
+    (warning,) = watch.check(workers, 1.0)
+    assert "worker0 waited 50 % of the time for core 3" in warning
+    waited += 500_000_000
+    assert watch.check(workers, 2.0) == []
+    assert watch.check(workers, 3.0) == []
+    waited += 300_000_000
+    assert len(watch.check(workers, 4.0)) == 1
+
+
+def test_a_stopped_process_does_not_count_as_waiting() -> None:
+    watch = NeighbourWatch(lambda _thread: 0)
+    watch.check([("worker0", 1, None)], 0.0)
+    assert watch.check([("worker0", 1, None)], 3600.0) == []
+
+
+def test_a_kernel_that_does_not_count_is_no_error() -> None:
+    assert NeighbourWatch(lambda _thread: None).check([("worker0", 1, 0)], 0.0) == []
+    assert run_delay(2**22 + 1) is None
+    assert (run_delay(threading.get_native_id()) or 0) >= 0

@@ -1,0 +1,240 @@
+"""The control socket: questions and answers, and clients that behave badly."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastvhost.control import control_client, control_socket, runtime_dir
+from fastvhost.control.control_socket import ControlSocket
+from fastvhost.control.errors import RuntimeFailure
+from tests.short_dir import short_dir
+
+
+def echo(request: Any) -> Any:
+    return {"asked": request}
+
+
+def unknown(_request: Any) -> Any:
+    raise LookupError("there is no port 'z'")
+
+
+def broken(_request: Any) -> Any:
+    raise ZeroDivisionError
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    with short_dir() as path:
+        yield path
+
+
+@pytest.fixture
+def path(directory: Path) -> Iterator[Path]:
+    server = ControlSocket(directory / "c.sock", {"echo": echo, "unknown": unknown, "broken": broken})
+    server.open()
+    server.start()
+    yield server.path
+    server.stop()
+    assert not server.path.exists()
+
+
+def connect(path: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(5)
+    connection.connect(os.fspath(path))
+    return connection
+
+
+def answer(connection: socket.socket, line: bytes) -> Any:
+    connection.sendall(line)
+    return json.loads(connection.makefile("rb").readline())
+
+
+def test_a_question_is_answered_and_the_next_one_too(path: Path) -> None:
+    with connect(path) as connection:
+        for number in range(3):
+            request = {"command": "echo", "number": number}
+            assert answer(connection, json.dumps(request).encode() + b"\n")["result"] == {"asked": request}
+
+
+def test_a_question_may_arrive_byte_by_byte(path: Path) -> None:
+    with connect(path) as connection:
+        for byte in b'{"command": "echo"}':
+            connection.send(bytes([byte]))
+        assert answer(connection, b"\n")["ok"]
+
+
+def test_only_the_owner_and_the_group_may_connect(path: Path) -> None:
+    assert stat.S_IMODE(path.lstat().st_mode) == 0o660
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b"{\n", "not a line of JSON"),
+        (b"\xff\n", "not a line of JSON"),
+        (b"[" * 4000 + b"\n", "not a line of JSON"),
+        (b"[]\n", "no such command; there are echo, unknown, broken"),
+        (b'{"command": ["echo"]}\n', "no such command"),
+        (b'{"command": "reboot"}\n', "no such command"),
+        (b'{"command": "unknown"}\n', "there is no port 'z'"),
+        (b'{"command": "broken"}\n', "ZeroDivisionError"),
+    ],
+)
+def test_a_bad_question_gets_a_reason_and_the_connection_stays(path: Path, line: bytes, said: str) -> None:
+    with connect(path) as connection:
+        seen = answer(connection, line)
+        assert not seen["ok"]
+        assert said in seen["error"]
+        assert answer(connection, b'{"command": "echo"}\n')["ok"]
+
+
+def test_a_question_without_end_is_cut_off(path: Path) -> None:
+    with connect(path) as connection, pytest.raises(OSError):  # noqa: PT012 - one of the sends meets the closed end
+        for _ in range(1000):
+            connection.sendall(b"x" * 4096)
+            time.sleep(0.001)
+    with connect(path) as other:
+        assert answer(other, b'{"command": "echo"}\n')["ok"]
+
+
+def test_a_client_that_never_reads_does_not_keep_others_waiting(path: Path) -> None:
+    with connect(path) as deaf, connect(path) as other:
+        deaf.settimeout(0.5)
+        line = json.dumps({"command": "echo", "filling": "x" * 3000}).encode() + b"\n"
+        with pytest.raises(OSError):  # noqa: PT012
+            for _ in range(5000):
+                deaf.sendall(line)
+        start = time.monotonic()
+        assert answer(other, b'{"command": "echo"}\n')["ok"]
+        assert time.monotonic() - start < 1.0
+
+
+def test_more_clients_than_there_are_places_are_sent_away_and_nobody_else_suffers(path: Path) -> None:
+    first = connect(path)
+    assert answer(first, b'{"command": "echo"}\n')["ok"]
+    others = [connect(path) for _ in range(control_socket.MAX_CLIENTS + 4)]
+    sent_away = 0
+    for connection in others:
+        connection.settimeout(0.3)
+        try:
+            sent_away += connection.recv(1) == b""
+        except TimeoutError:
+            continue
+    assert sent_away == 5
+    assert answer(first, b'{"command": "echo"}\n')["ok"]
+    for connection in (first, *others):
+        connection.close()
+
+
+def test_a_client_that_says_nothing_loses_its_place(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_socket, "IDLE_SECONDS", 0.1)
+    with connect(path) as connection:
+        assert connection.recv(1) == b""
+
+
+def test_a_stale_socket_is_replaced(directory: Path) -> None:
+    path = directory / "c.sock"
+    with socket.socket(socket.AF_UNIX) as old:
+        old.bind(os.fspath(path))
+    server = ControlSocket(path, {"echo": echo})
+    server.open()
+    server.start()
+    assert control_client.ask(str(path), "echo") == {"asked": {"command": "echo"}}
+    server.stop()
+
+
+def test_a_socket_where_somebody_answers_and_a_file_are_left_alone(path: Path, directory: Path) -> None:
+    with pytest.raises(RuntimeFailure, match="another fastvhost answers"):
+        ControlSocket(path, {}).open()
+    file = directory / "file"
+    file.write_text("precious")
+    with pytest.raises(RuntimeFailure, match="is no socket"):
+        ControlSocket(file, {}).open()
+    assert file.read_text() == "precious"
+
+
+def test_a_client_hears_why_there_is_no_answer(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeFailure, match="is fastvhost fwd running there"):
+        control_client.ask(str(directory / "none.sock"), "stats")
+    monkeypatch.setattr(control_client, "TIMEOUT_SECONDS", 0.1)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(os.fspath(directory / "silent.sock"))
+        silent.listen()
+        with pytest.raises(RuntimeFailure, match=r"no answer in 0\.1 s"):
+            control_client.ask(str(directory / "silent.sock"), "stats")
+
+
+def test_a_client_does_not_take_another_programs_answer_for_ours(directory: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.bind(os.fspath(directory / "s.sock"))
+        stranger.listen()
+
+        def reply() -> None:
+            connection, _ = stranger.accept()
+            connection.recv(100)
+            connection.sendall(b"220 smtp ready\n")
+            connection.close()
+
+        thread = threading.Thread(target=reply)
+        thread.start()
+        with pytest.raises(RuntimeFailure, match="not fastvhost's"):
+            control_client.ask(str(directory / "s.sock"), "stats")
+        thread.join()
+
+
+@pytest.fixture
+def own_runtime_dir(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(runtime_dir, "candidates", lambda: iter([directory / "run"]))
+    return directory / "run"
+
+
+def test_the_only_running_fwd_is_found_and_two_must_be_told_apart(own_runtime_dir: Path) -> None:
+    with pytest.raises(RuntimeFailure, match="no running fwd found"):
+        control_client.find()
+    one = ControlSocket(runtime_dir.own_socket(), {"echo": echo})
+    one.open()
+    (own_runtime_dir / "fwd-1.sock").touch()  # left by a process that was killed
+    assert control_client.find() == one.path
+    two = ControlSocket(own_runtime_dir / "fwd-2.sock", {"echo": echo})
+    two.open()
+    with pytest.raises(RuntimeFailure, match=r"2 fwd are running.*fwd-2\.sock"):
+        control_client.find()
+    one.stop()
+    two.stop()
+
+
+def test_a_directory_for_control_sockets_is_private_and_ours(own_runtime_dir: Path) -> None:
+    assert runtime_dir.choose() == own_runtime_dir
+    assert stat.S_IMODE(own_runtime_dir.stat().st_mode) == 0o700
+    own_runtime_dir.chmod(0o777)
+    with pytest.raises(OSError, match="others may write it"):
+        runtime_dir.choose()
+
+
+def test_a_link_in_the_place_of_the_directory_is_not_followed(own_runtime_dir: Path, directory: Path) -> None:
+    (directory / "elsewhere").mkdir()
+    own_runtime_dir.symlink_to(directory / "elsewhere")
+    with pytest.raises(OSError, match="not a directory"):
+        runtime_dir.choose()
+
+
+def test_sockets_of_dead_processes_are_swept_and_those_of_live_ones_stay(own_runtime_dir: Path) -> None:
+    runtime_dir.choose()
+    dead, alive = own_runtime_dir / f"fwd-{2**22 + 1}.sock", own_runtime_dir / f"fwd-{os.getpid()}.sock"
+    for path in (dead, alive):
+        with socket.socket(socket.AF_UNIX) as left_behind:
+            left_behind.bind(os.fspath(path))
+    runtime_dir.remove_stale()
+    assert not dead.exists()
+    assert alive.exists()

@@ -1,0 +1,124 @@
+"""The composition root: what is wired to what, on which worker, and the order of starting and stopping."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from fastvhost.control import config
+from fastvhost.control.errors import RuntimeFailure
+from fastvhost.control.host import CorePlan
+from fastvhost.control.switch import Switch
+from tests.unit.fake_parts import Fakes
+
+
+def plan(*cores: int | None) -> CorePlan:
+    allowed = frozenset(os.sched_getaffinity(0))
+    return CorePlan(cores or (None,), allowed, allowed)
+
+
+def switch(fakes: Fakes, *ports: str, cores: int = 1, **options: object) -> Switch:
+    settings = config.build({"port": list(ports), **{key.replace("_", "-"): value for key, value in options.items()}})
+    return Switch(settings, plan(*[None] * cores), fakes.parts())
+
+
+def test_one_worker_has_both_ways_of_every_wire() -> None:
+    fakes = Fakes()
+    switch(fakes, "a.sock", "b.sock", "c.sock", "d.sock")
+    pairs = [(ingress, egress) for ingress, egress, _, _ in fakes.workers[0].wires]
+    assert pairs == [("a", "b"), ("b", "a"), ("c", "d"), ("d", "c")]
+
+
+def test_two_workers_share_the_two_ways_of_one_wire() -> None:
+    fakes = Fakes()
+    switch(fakes, "a.sock", "b.sock", cores=2)
+    assert [worker.wires[0][:2] for worker in fakes.workers] == [("a", "b"), ("b", "a")]
+
+
+def test_a_port_without_a_wire_is_polled_so_that_its_guest_does_not_hang() -> None:
+    fakes = Fakes()
+    switch(fakes, "a.sock", "b.sock", "c.sock", wire=["a:b"])
+    assert ("c", None, True, 100) in fakes.workers[0].wires
+
+
+def test_holding_is_the_default_and_dropping_a_choice() -> None:
+    fakes = Fakes()
+    switch(fakes, "a.sock", "b.sock", hold_timeout="2s")
+    switch(fakes, "a.sock", "b.sock", on_full="drop")
+    assert [worker.wires[0][2:] for worker in fakes.workers] == [(True, 2000), (False, 100)]
+
+
+def test_sockets_listen_before_workers_poll_and_guests_are_answered_last() -> None:
+    fakes = Fakes()
+    running = switch(fakes, "a.sock", "b.sock")
+    running.start()
+    deadline = time.monotonic() + 5
+    while "run worker0" not in fakes.log and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert fakes.log[:2] == ["open a", "open b"]
+    assert set(fakes.log[2:]) == {"run worker0", "start a", "start b"}
+    assert running.stop(2.0)
+    assert fakes.log[5:] == ["stop worker0", "stop a", "stop b"]
+    running.close()
+    assert fakes.log[8:] == ["close a", "close b"]
+
+
+def test_a_socket_that_cannot_be_made_is_one_sentence_and_leaves_nothing_running() -> None:
+    fakes = Fakes(refuses={"b": "b.sock: somebody listens there"})
+    running = switch(fakes, "a.sock", "b.sock")
+    with pytest.raises(RuntimeFailure, match=r"b\.sock: somebody listens there"):
+        running.start()
+    assert "stop a" in fakes.log
+    assert "run worker0" not in fakes.log
+
+
+@pytest.mark.parametrize(("mood", "said"), [("raises", "out of rounds"), ("ends", "ended by itself")])
+def test_a_worker_that_ends_unasked_is_a_failure(mood: str, said: str) -> None:
+    running = switch(Fakes(moods={"worker0": mood}), "a.sock", "b.sock")
+    running.start()
+    running.workers[0].join(5)
+    assert said in running.failure
+    running.stop(1.0)
+
+
+def test_a_worker_that_ends_when_told_to_is_no_failure() -> None:
+    running = switch(Fakes(), "a.sock", "b.sock")
+    running.start()
+    assert running.stop(2.0)
+    assert running.failure == ""
+
+
+def test_a_stuck_worker_does_not_keep_the_switch_from_stopping() -> None:
+    fakes = Fakes(moods={"worker0": "stuck"})
+    running = switch(fakes, "a.sock", "b.sock")
+    running.start()
+    start = time.monotonic()
+    assert not running.stop(0.2)
+    assert time.monotonic() - start < 1.5
+    assert "stop b" in fakes.log
+    fakes.workers[0].released.set()
+
+
+def test_a_worker_runs_on_its_core_and_nowhere_else() -> None:
+    seen: list[set[int]] = []
+    fakes = Fakes()
+    core = max(os.sched_getaffinity(0))
+    settings = config.build({"port": ["a.sock", "b.sock"]})
+    running = Switch(settings, plan(core), fakes.parts())
+    fakes.workers[0].run = lambda: seen.append(set(os.sched_getaffinity(0)))  # type: ignore[method-assign]
+    running.start()
+    running.workers[0].join(5)
+    assert seen == [{core}]
+    assert os.sched_getaffinity(0) != {core} or len(os.sched_getaffinity(0)) == 1
+    running.stop(1.0)
+
+
+def test_describe_knows_every_port_and_its_other_end() -> None:
+    running = switch(Fakes(), "a.sock", "b.sock,mode=client,queues=2", "null:", wire=["a:b"])
+    first, second, third = running.describe()
+    assert (first["wired_to"], second["wired_to"], third["wired_to"]) == ("b", "a", None)
+    assert (second["mode"], second["queue_pairs"], second["peer"]) == ("client", 2, None)
+    with pytest.raises(KeyError):
+        running.describe("z")
