@@ -1,0 +1,1 @@
+"""Benchmarks: one question per file, and what runs and records them."""

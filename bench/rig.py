@@ -1,0 +1,96 @@
+"""The data plane between two built-in guests in this process: no sockets, and no threads but the caller's."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from fastvhost.dataplane.door import Door
+from fastvhost.dataplane.guest_memory import GuestMemory, Mapping
+from fastvhost.dataplane.virtio_port import VirtioPort
+from fastvhost.dataplane.worker import Worker
+from fastvhost.driver.device import GuestDevice
+from fastvhost.driver.frontend import Feature
+from fastvhost.driver.load import Load
+
+RINGS = (0, 1)
+USUAL_FEATURES = Feature.VERSION_1 | Feature.MRG_RXBUF | Feature.EVENT_IDX
+
+
+@dataclass(frozen=True)
+class Rig:
+    """Two guests, their ports, the worker between them."""
+
+    devices: tuple[GuestDevice, GuestDevice]
+    ports: tuple[VirtioPort, VirtioPort]
+    worker: Worker
+    load: Load
+
+
+@contextlib.contextmanager
+def rig(
+    *,
+    sizes: Sequence[int] = (64,),
+    both_ways: bool = True,
+    queue_size: int = 1024,
+    features: Feature = USUAL_FEATURES,
+    pieces: int = 1,
+    indirect: bool = False,
+    content: str = "numbers",
+    hold: bool = True,
+) -> Iterator[Rig]:
+    """Guests and ports, wired a to b and back, rings live and empty."""
+    door = Door()
+    with contextlib.ExitStack() as closing:
+        devices, ports = [], []
+        for tag, name, sends in ((1, "a", True), (2, "b", both_ways)):
+            device = GuestDevice(
+                features=int(features),
+                queue_size=queue_size,
+                sizes=sizes,
+                tag=tag,
+                peer_tag=3 - tag,
+                sends=sends,
+                pieces=pieces,
+                indirect=indirect,
+                content=content,
+                kick=False,
+            )
+            closing.callback(device.close)
+            port = VirtioPort(name, door)
+            closing.callback(port.close)
+            _attach(device, port, queue_size, closing)
+            devices.append(device)
+            ports.append(port)
+        worker = Worker(door)
+        for ingress, egress in (ports, ports[::-1]):
+            worker.add_wire(ingress, egress, hold=hold, hold_timeout_ms=1000)
+        yield Rig((devices[0], devices[1]), (ports[0], ports[1]), worker, Load(*devices))
+        for port in ports:
+            for index in RINGS:
+                port.stop_queue(index)
+            port.set_memory(None)
+
+
+def _attach(device: GuestDevice, port: VirtioPort, queue_size: int, closing: contextlib.ExitStack) -> None:
+    """What a session does when a front-end has said everything."""
+    ram = device.ram
+    mapping = Mapping(ram.fd, ram.guest_addr, ram.bytes, ram.user_addr, 0)
+    closing.callback(mapping.close)
+    port.set_link(True)
+    port.set_features(device.features & ~int(Feature.PROTOCOL_FEATURES))
+    port.set_memory(GuestMemory([mapping]))
+    for index in RINGS:
+        desc, avail, used = device.ring_addresses(index)
+        port.start_queue(
+            index,
+            size=queue_size,
+            desc_user_addr=desc,
+            avail_user_addr=avail,
+            used_user_addr=used,
+            base=0,
+            call_fd=device.call_fds[index],
+            enabled=True,
+            kicked=True,
+        )

@@ -1,0 +1,69 @@
+"""What is in the frames, and what the receiving end makes of the numbers in them.
+
+A frame: Ethernet header (type 0x88b5, IEEE's for local experiments), its number, a check word over number and length,
+and in "whole" mode bytes that depend on number and position. Numbers carry the sender's tag in their upper eight bits.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+
+cdef enum:
+    NUMBER_OFFSET = 14
+    CHECK_OFFSET = 22
+    BODY_OFFSET = 30
+    MIN_FRAME_BYTES = 60       # Ethernet's least, without the frame check sequence
+    TAG_SHIFT = 56
+    MAX_GAPS = 64
+
+
+cdef enum Content:
+    CONTENT_NONE
+    CONTENT_NUMBERS
+    CONTENT_WHOLE
+
+
+cdef struct Gap:
+    uint64_t first
+    uint64_t end               # first <= missing < end
+
+
+# Frames of one sender at the receiving end. Written by the load's thread, read by anyone.
+cdef struct Stream:
+    uint64_t expected          # the next number
+    uint64_t frames
+    uint64_t bytes
+    uint64_t corrupt
+    uint64_t reordered
+    uint64_t duplicated
+    uint64_t missing
+    Gap gaps[MAX_GAPS]         # the latest, as a ring: a number in one of them is late, any other old one a duplicate
+    uint32_t n_gaps
+
+
+cdef inline uint64_t check_word(uint64_t number, uint32_t frame_bytes) noexcept nogil:
+    # 2^64 / golden ratio: neighbouring numbers differ in half of their bits.
+    return number * <uint64_t>0x9E3779B97F4A7C15 + frame_bytes
+
+
+cdef inline void number_frame(uint8_t *frame, uint64_t number, uint32_t frame_bytes) noexcept nogil:
+    cdef uint64_t pair[2]
+    pair[0] = number
+    pair[1] = check_word(number, frame_bytes)
+    memcpy(frame + NUMBER_OFFSET, pair, 16)
+
+
+cdef inline bint number_is_next(Stream *stream, const uint8_t *frame, uint32_t frame_bytes) noexcept nogil:
+    """The usual case, and all of it: the number expected, and its check word."""
+    cdef uint64_t pair[2]
+    memcpy(pair, frame + NUMBER_OFFSET, 16)
+    if pair[0] != stream.expected or pair[1] != check_word(pair[0], frame_bytes):
+        return False
+    stream.expected += 1
+    return True
+
+
+cdef void number_is_not_next(Stream *stream, const uint8_t *frame, uint32_t frame_bytes) noexcept nogil
+cdef void stream_start(Stream *stream, uint8_t sender_tag) noexcept nogil
+cdef void fill_body(uint8_t *piece, uint64_t number, uint32_t position, uint32_t n_bytes) noexcept nogil
+cdef bint body_is_right(const uint8_t *piece, uint64_t number, uint32_t position, uint32_t n_bytes) noexcept nogil

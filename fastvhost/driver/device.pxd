@@ -1,0 +1,64 @@
+"""One guest's network device as its driver runs it: the rings, the buffers, and the counts of its traffic."""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from fastvhost.driver.content cimport Content, Stream
+from fastvhost.driver.queue cimport Completion, DriverQueue, QueueFormat
+from fastvhost.driver.ram cimport GuestRam
+
+
+cdef enum:
+    PIECE_GAP = 32             # bytes between the pieces of a chain, so that none continues the one before
+    LEAST_FIRST_PIECE = 30     # a frame's number and check word lie in its first piece: BODY_OFFSET
+
+
+# One queue pair under load.
+cdef struct Side:
+    # Set before the load runs.
+    QueueFormat format
+    DriverQueue receiveq
+    DriverQueue transmitq
+    uint8_t *receive_data
+    uint8_t *transmit_data
+    uint32_t *frame_bytes      # of each transmit slot
+    uint32_t receive_stride
+    uint32_t receive_bytes     # of each receive buffer
+    uint32_t transmit_stride
+    uint32_t header_bytes
+    uint32_t frame_offset      # in a transmit slot
+    uint32_t n_parts           # pieces a sent frame lies in
+    bint mergeable
+    bint spans                 # frames may be longer than a receive buffer
+    bint sends
+    Content content
+    # The load's thread.
+    Completion *idle           # transmit slots that the driver holds
+    uint32_t n_idle
+    uint64_t next_number
+    uint64_t sent_frames
+    uint64_t sent_bytes
+    Stream received
+
+
+cdef inline uint32_t part_position(uint32_t frame_bytes, uint32_t n_parts, uint32_t part) noexcept nogil:
+    """Where in the frame its part number `part` starts; part n_parts starts at its end."""
+    cdef uint32_t first = frame_bytes // n_parts
+    if part == 0:
+        return 0
+    if first < LEAST_FIRST_PIECE:
+        first = LEAST_FIRST_PIECE
+    if part >= n_parts:
+        return frame_bytes
+    return first + (frame_bytes - first) // (n_parts - 1) * (part - 1)
+
+
+cdef class GuestDevice:
+    cdef readonly GuestRam ram
+    cdef readonly unsigned long long features
+    cdef readonly tuple kick_fds
+    cdef readonly tuple call_fds
+    cdef Side side
+
+    cdef int _lay_ring(self, DriverQueue *queue, unsigned int size) except -1
+    cdef int _lay_receive(self) except -1
+    cdef int _lay_transmit(self, tuple sizes, bytes ethernet, unsigned int pieces, bint table) except -1

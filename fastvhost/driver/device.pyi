@@ -1,0 +1,57 @@
+"""One guest's network device as its driver runs it: memory, rings, buffers, eventfds, counts."""
+
+from collections.abc import Sequence
+
+from fastvhost.driver.ram import GuestRam
+
+CONTENTS: dict[str, int]
+"""What frames may hold: "none", "numbers", "whole"."""
+
+class GuestDevice:
+    """Memory, rings, buffers and eventfds of one device with one queue pair.
+
+    features: as negotiated. sizes: Ethernet bytes of the frames sent, in turn. pieces: descriptors per sent frame.
+    tag, peer_tag: tell this sender's frames and its peer's from any others, 0..255.
+    """
+
+    ram: GuestRam
+    features: int
+    kick_fds: tuple[int, ...]
+    """Of the receiveq and of the transmitq."""
+    call_fds: tuple[int, ...]
+    def __init__(
+        self,
+        *,
+        features: int,
+        queue_size: int,
+        sizes: Sequence[int],
+        tag: int,
+        peer_tag: int,
+        sends: bool = True,
+        pieces: int = 1,
+        indirect: bool = False,
+        content: str = "numbers",
+        kick: bool = True,
+        huge: bool = True,
+    ) -> None: ...
+    def ring_addresses(self, index: int) -> tuple[int, int, int]:
+        """Descriptor table, available ring and used ring of a queue, as user addresses."""
+    def next_avail(self, index: int) -> int:
+        """What a device that has taken everything made available would answer to GET_VRING_BASE."""
+    @property
+    def sent(self) -> tuple[int, int]:
+        """Frames and Ethernet bytes given to the device."""
+    @property
+    def received(self) -> tuple[int, int, int, int, int, int]:
+        """Frames, bytes, corrupt, reordered, duplicated, missing."""
+    @property
+    def kicks(self) -> int:
+        """Notifications sent to the device."""
+    @property
+    def unreturned(self) -> int:
+        """Sent frames whose buffers the device still holds."""
+    @property
+    def broken(self) -> bool:
+        """The device returned something it did not hold; that queue rests since."""
+    def close(self) -> None:
+        """Give the memory and the eventfds back. Idempotent. Only when no load runs on it any more."""

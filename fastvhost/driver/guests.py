@@ -1,0 +1,298 @@
+"""Two built-in guests behind two vhost-user sockets: the load for the demo, the benchmarks and the tests."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, NamedTuple, Self
+
+from fastvhost.driver.device import GuestDevice
+from fastvhost.driver.frontend import Feature, FrontEnd, GuestsError
+from fastvhost.driver.load import Load
+from fastvhost.vhostuser.message import Region
+
+__all__ = ["IMIX", "Counters", "Direction", "Guests", "GuestsError", "Latency"]
+
+# The "simple IMIX" of seven short, four middle and one long frame, shuffled once for good.
+IMIX = (64, 594, 64, 64, 594, 64, 1518, 64, 594, 64, 594, 64)
+RECEIVEQ, TRANSMITQ = 0, 1
+DRAIN_SECONDS = 2.0
+QUIET_SECONDS = 0.2
+
+
+class Direction(NamedTuple):
+    """Frames from one guest to the other, so far."""
+
+    sent_frames: int
+    """Given to the back-end, in flight ones included."""
+    sent_bytes: int
+    """Ethernet bytes, without the virtio-net header."""
+    frames: int
+    """Received, in order and intact or not."""
+    bytes: int
+    corrupt: int
+    """Received with a wrong length, header, number or content."""
+    reordered: int
+    """Received after a frame that was sent later."""
+    duplicated: int
+    lost: int
+    """Sent and never received intact: while running, gaps in the numbers; after stop_load(), all that never came."""
+
+
+class Counters(NamedTuple):
+    """A snapshot of both directions."""
+
+    a_to_b: Direction
+    b_to_a: Direction
+
+    @property
+    def frames(self) -> int:
+        """Received, both directions."""
+        return self.a_to_b.frames + self.b_to_a.frames
+
+    @property
+    def bytes(self) -> int:
+        return self.a_to_b.bytes + self.b_to_a.bytes
+
+    @property
+    def corrupt(self) -> int:
+        return self.a_to_b.corrupt + self.b_to_a.corrupt
+
+    @property
+    def reordered(self) -> int:
+        return self.a_to_b.reordered + self.b_to_a.reordered
+
+    @property
+    def duplicated(self) -> int:
+        return self.a_to_b.duplicated + self.b_to_a.duplicated
+
+    @property
+    def lost(self) -> int:
+        return self.a_to_b.lost + self.b_to_a.lost
+
+
+class Latency(NamedTuple):
+    """One-way latency with one frame in flight, from guest A to guest B, in microseconds."""
+
+    p50: float
+    p99: float
+    p999: float
+    worst: float
+    samples: int
+    lost: int
+
+
+class Guests:
+    """Guest A and guest B: a virtio-net driver each, both in one thread that never sleeps while they run.
+
+    size: Ethernet bytes of every frame (without the frame check sequence), 60 at the least, or "imix" (7 x 64, 4 x 594,
+    1 x 1518). both_ways: B sends too. queue_size: a power of two. core: the CPU to pin the thread to.
+    content: "none" sends frames as they are, "numbers" numbers each and checks number, length and a check word,
+    "whole" fills and checks every byte.
+    mergeable, indirect, event_idx, version_1: features wished for; what the back-end does not offer is done without.
+    pieces: descriptors per sent frame, header included; 1 is one buffer with the header in front.
+    indirect=True puts them into a table of descriptors. kick: notify the back-end when it asks for it; False: only when
+    a ring starts, for a back-end that polls. listen: the guests listen on the sockets and the back-end connects.
+    """
+
+    def __init__(
+        self,
+        a_path: str,
+        b_path: str,
+        *,
+        size: int | Literal["imix"] = 64,
+        both_ways: bool = True,
+        queue_size: int = 1024,
+        core: int | None = None,
+        content: Literal["none", "numbers", "whole"] = "numbers",
+        mergeable: bool = True,
+        indirect: bool = False,
+        event_idx: bool = True,
+        version_1: bool = True,
+        pieces: int = 1,
+        kick: bool = True,
+        huge: bool = True,
+        listen: bool = False,
+        timeout: float = 10.0,
+    ) -> None:
+        if core is not None and core not in os.sched_getaffinity(0):
+            raise GuestsError(f"the guests may not run on CPU {core}; choose one of {sorted(os.sched_getaffinity(0))}")
+        self._core = core
+        self._wish = Feature.PROTOCOL_FEATURES
+        for wanted, feature in (
+            (mergeable, Feature.MRG_RXBUF),
+            (indirect, Feature.INDIRECT_DESC),
+            (event_idx, Feature.EVENT_IDX),
+            (version_1, Feature.VERSION_1),
+        ):
+            self._wish |= feature if wanted else Feature(0)
+        self._queue_size = queue_size
+        self._new_device = partial(
+            GuestDevice,
+            queue_size=queue_size,
+            sizes=IMIX if size == "imix" else (size,),
+            pieces=pieces,
+            indirect=indirect,
+            content=content,
+            kick=kick,
+            huge=huge,
+        )
+        self._both_ways = both_ways
+        self._devices: list[GuestDevice] = []
+        self._load: Load | None = None
+        self._thread: threading.Thread | None = None
+        self._drained = False
+        self._final: Counters | None = None
+        self._front_ends: list[FrontEnd] = []
+        try:
+            for path in (a_path, b_path):
+                self._front_ends.append(FrontEnd(path, listen=listen, timeout=timeout))
+        except GuestsError:
+            self._hang_up()
+            raise
+
+    def connect(self) -> None:
+        """Connect both guests and start their rings; nothing is sent. Raises GuestsError after `timeout` seconds."""
+        if self._load is not None:
+            return
+        try:
+            for front_end in self._front_ends:
+                front_end.connect()
+            for front_end, tag, peer_tag, sends in zip(
+                self._front_ends, (1, 2), (2, 1), (True, self._both_ways), strict=True
+            ):
+                features = int(front_end.negotiate(self._wish))
+                device = self._new_device(features=features, tag=tag, peer_tag=peer_tag, sends=sends)
+                self._devices.append(device)
+                self._start_rings(front_end, device)
+        except (GuestsError, ValueError, MemoryError) as error:
+            self._hang_up()
+            raise GuestsError(str(error)) from error
+        self._load = Load(*self._devices)
+
+    def _start_rings(self, front_end: FrontEnd, device: GuestDevice) -> None:
+        ram = device.ram
+        front_end.share_memory(ram.fd, Region(ram.guest_addr, ram.bytes, ram.user_addr, 0))
+        for index in (RECEIVEQ, TRANSMITQ):
+            front_end.start_ring(
+                index, self._queue_size, device.ring_addresses(index), device.kick_fds[index], device.call_fds[index]
+            )
+        for index in (RECEIVEQ, TRANSMITQ):
+            front_end.enable_ring(index)
+
+    @property
+    def features(self) -> tuple[Feature, Feature]:
+        """What guest A and guest B agreed on with the back-end."""
+        a, b = self._front_ends
+        return a.features, b.features
+
+    @property
+    def connected(self) -> bool:
+        """Both connections are up, and neither back-end returned a buffer it did not hold."""
+        return all(f.connected for f in self._front_ends) and not any(d.broken for d in self._devices)
+
+    def start(self) -> None:
+        """Connect if that is still to be done, then flood, in a thread of its own. Returns at once."""
+        self.connect()
+        if self._load is None or self._thread is not None:
+            raise GuestsError("the guests run already, or were stopped for good; make new ones")
+        self._drained = False
+        self._load.flood()
+        self._thread = self._in_thread(self._load.run)
+
+    def _in_thread(self, work: Callable[[], object]) -> threading.Thread:
+        def pinned() -> None:
+            if self._core is not None:
+                os.sched_setaffinity(0, {self._core})
+            work()
+
+        thread = threading.Thread(target=pinned, name="guests", daemon=True)
+        thread.start()
+        return thread
+
+    def counters(self) -> Counters:
+        """What went through so far. From any thread."""
+        if self._final is not None:
+            return self._final
+        if not self._devices:
+            return Counters(Direction(*[0] * 8), Direction(*[0] * 8))
+        a, b = self._devices
+        return Counters(self._direction(a, b), self._direction(b, a))
+
+    def _direction(self, sender: GuestDevice, receiver: GuestDevice) -> Direction:
+        # The receiver first: what arrives between the two readings then shows as sent, never as received without that.
+        frames, n_bytes, corrupt, reordered, duplicated, missing = receiver.received
+        sent_frames, sent_bytes = sender.sent
+        lost = max(0, sent_frames - (frames - corrupt - duplicated)) if self._drained else missing
+        return Direction(sent_frames, sent_bytes, frames, n_bytes, corrupt, reordered, duplicated, lost)
+
+    def latency(self, seconds: float = 2.0, gap_us: float = 5.0) -> Latency:
+        """One frame in flight from A to B, again and again. Instead of start(), or after stop_load()."""
+        self.connect()
+        load = self._load
+        if load is None or self._thread is not None:
+            raise GuestsError("latency wants idle guests; call stop_load() first")
+        result: list[tuple[list[int], int]] = []
+        self._in_thread(lambda: result.append(load.latency(seconds, gap_us))).join()
+        samples, lost = result[0]
+        if not samples:
+            raise GuestsError(f"{self._front_ends[0].path}: no frame came through to {self._front_ends[1].path}")
+        samples.sort()
+        at = [samples[min(len(samples) - 1, int(len(samples) * q))] / 1e3 for q in (0.5, 0.99, 0.999, 1)]
+        return Latency(at[0], at[1], at[2], at[3], len(samples), lost)
+
+    def stop_load(self) -> Counters:
+        """Send no more, wait until everything sent is received or known lost (2 s at the most)."""
+        if self._load is not None and self._thread is not None:
+            self._load.drain()
+            self._await_quiet()
+            self._load.stop()
+            self._thread.join()
+            self._thread = None
+            self._drained = True
+        return self.counters()
+
+    def _await_quiet(self) -> None:
+        """Until all buffers are back and as many frames came as went, or nothing has moved for a while."""
+        deadline = time.monotonic() + DRAIN_SECONDS
+        seen, since = -1, time.monotonic()
+        while (now := time.monotonic()) < deadline:
+            counters = self.counters()
+            if not any(d.unreturned for d in self._devices) and all(c.frames == c.sent_frames for c in counters):
+                return
+            if counters.frames != seen:
+                seen, since = counters.frames, now
+            elif now - since > QUIET_SECONDS:
+                return
+            time.sleep(0.001)
+
+    def stop(self) -> Counters:
+        """stop_load(), then stop the rings and disconnect. Idempotent. Final figures."""
+        final = self.stop_load()
+        if self._load is not None:
+            for front_end in self._front_ends:
+                with contextlib.suppress(GuestsError):    # a back-end that is gone has stopped as well
+                    front_end.stop_ring(RECEIVEQ)
+                    front_end.stop_ring(TRANSMITQ)
+        self._final = final
+        self._hang_up()
+        return final
+
+    def _hang_up(self) -> None:
+        for front_end in self._front_ends:
+            front_end.close()
+        self._load = None
+        for device in self._devices:
+            device.close()
+
+    def __enter__(self) -> Self:
+        """start(); the end of the block calls stop()."""
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()

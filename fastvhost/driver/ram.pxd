@@ -1,0 +1,16 @@
+"""A guest's memory as its driver sees it."""
+
+from libc.stdint cimport uint8_t, uint64_t
+
+
+cdef class GuestRam:
+    cdef readonly int fd
+    cdef readonly uint64_t guest_addr
+    cdef readonly uint64_t bytes
+    cdef readonly bint huge
+    cdef uint8_t *data
+    cdef uint64_t taken
+
+    cdef bint _map(self, unsigned int flags) except -1
+    cdef uint8_t *take(self, uint64_t n_bytes, uint64_t alignment) except NULL
+    cdef uint64_t guest_of(self, const void *p) noexcept nogil

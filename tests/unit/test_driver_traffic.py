@@ -1,0 +1,275 @@
+"""The built-in driver's traffic: what it sends is what it says, and no fault of a device stays unseen."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from fastvhost.driver.device import GuestDevice
+from fastvhost.driver.frontend import Feature
+from fastvhost.driver.guests import IMIX
+from fastvhost.driver.load import Load
+from tests.unit.paper_device import PaperWire
+
+SIZE = 16
+HEADER = 12
+NUMBER = HEADER + 14
+BODY = HEADER + 30
+
+
+@dataclass
+class Pair:
+    """Guest a sends, guest b receives, a device on paper between them."""
+
+    a: GuestDevice
+    b: GuestDevice
+    load: Load
+    wire: PaperWire
+
+    def go(self, rounds: int) -> None:
+        for _ in range(rounds):
+            self.load.step()
+            self.wire.carry()
+        self.load.step()
+
+    @property
+    def faults(self) -> tuple[int, int, int, int]:
+        """Corrupt, reordered, duplicated, missing."""
+        return self.b.received[2:]
+
+
+@contextlib.contextmanager
+def pair(
+    *,
+    features: Feature = Feature.VERSION_1,
+    sizes: tuple[int, ...] = (64,),
+    pieces: int = 1,
+    indirect: bool = False,
+    content: str = "numbers",
+    kick: bool = False,
+) -> Iterator[Pair]:
+    devices = [
+        GuestDevice(
+            features=int(features), queue_size=SIZE, sizes=sizes, tag=tag, peer_tag=3 - tag, sends=tag == 1,
+            pieces=pieces, indirect=indirect, content=content, kick=kick, huge=False,
+        )
+        for tag in (1, 2)
+    ]
+    wire = PaperWire(devices[0], devices[1], SIZE, mergeable=bool(features & Feature.MRG_RXBUF))
+    try:
+        yield Pair(devices[0], devices[1], Load(*devices), wire)
+    finally:
+        for device in devices:
+            device.close()
+
+
+@pytest.mark.parametrize("content", ["none", "numbers", "whole"])
+@pytest.mark.parametrize("sizes", [(60,), (64,), (1518,), IMIX])
+@pytest.mark.parametrize(("pieces", "indirect"), [(1, False), (2, False), (4, False), (5, True), (16, True)])
+@pytest.mark.parametrize("features", [Feature.VERSION_1, Feature.VERSION_1 | Feature.MRG_RXBUF, Feature(0)])
+def test_every_frame_arrives_intact_and_in_order(
+    features: Feature, pieces: int, indirect: bool, sizes: tuple[int, ...], content: str
+) -> None:
+    wish = features | (Feature.INDIRECT_DESC if indirect else Feature(0))
+    with pair(features=wish, sizes=sizes, pieces=pieces, indirect=indirect, content=content) as p:
+        p.go(20)
+        assert p.wire.chain_shapes == {pieces}
+        assert p.a.sent[0] > 50
+        p.load.drain()
+        p.go(1)
+        assert p.b.received[:2] == p.a.sent
+        assert p.faults == (0, 0, 0, 0)
+        assert p.a.unreturned == 0
+
+
+@pytest.mark.parametrize("content", ["none", "numbers", "whole"])
+def test_a_frame_longer_than_a_buffer_is_put_together_from_several(content: str) -> None:
+    sizes = (9000, 60, 2037)    # 2037 + header: one byte more than a buffer holds
+    with pair(features=Feature.VERSION_1 | Feature.MRG_RXBUF, sizes=sizes, content=content) as p:
+        keep: list[bytes] = []
+
+        def two_at_a_time(frames: list[bytes]) -> list[bytes]:
+            keep.extend(frames)   # five buffers a long frame, sixteen in the ring
+            out, keep[:] = keep[:2], keep[2:]
+            return out
+
+        p.wire.tamper = two_at_a_time
+        p.go(30)
+        assert p.b.received[0] == 60
+        assert p.b.received[1] == sum(sizes[n % SIZE % 3] for n in range(60))
+        assert p.faults == (0, 0, 0, 0)
+
+
+def test_numbers_survive_the_wrap_of_the_ring_indices() -> None:
+    with pair() as p:
+        while p.a.sent[0] < 66000:
+            p.go(100)
+        assert p.b.received[0] > 65990
+        assert p.faults == (0, 0, 0, 0)
+
+
+def flipped(frames: list[bytes], at: int) -> list[bytes]:
+    broken = bytearray(frames[3])
+    broken[at] ^= 0x10
+    return [*frames[:3], bytes(broken), *frames[4:]]
+
+
+FAULTS: dict[str, tuple[Callable[[list[bytes]], list[bytes]], tuple[int, int, int, int]]] = {
+    "one frame dropped": (lambda f: f[:5] + f[6:], (0, 0, 0, 1)),
+    "three frames dropped in a row": (lambda f: f[:5] + f[8:], (0, 0, 0, 3)),
+    "two frames swapped": (lambda f: [*f[:5], f[6], f[5], *f[7:]], (0, 1, 0, 0)),
+    "the first of four last": (lambda f: [*f[:2], *f[3:6], f[2], *f[6:]], (0, 1, 0, 0)),
+    "four frames backwards": (lambda f: [*f[:2], *f[5:1:-1], *f[6:]], (0, 3, 0, 0)),
+    "one frame twice": (lambda f: [*f[:5], f[4], *f[5:-1]], (0, 0, 1, 1)),
+    "a bit of the number": (lambda f: flipped(f, NUMBER), (1, 0, 0, 1)),
+    "a bit of the sender's tag": (lambda f: flipped(f, NUMBER + 7), (1, 0, 0, 1)),
+    "a bit of the check word": (lambda f: flipped(f, NUMBER + 8), (1, 0, 0, 1)),
+    "the offload flags": (lambda f: flipped(f, 0), (1, 0, 0, 1)),
+    "the last byte missing": (lambda f: [*f[:5], f[5][:-1], *f[6:]], (1, 0, 0, 1)),
+    "one byte too many": (lambda f: [*f[:5], f[5] + b"\0", *f[6:]], (1, 0, 0, 1)),
+    "an empty buffer": (lambda f: [*f[:5], b"", *f[6:]], (1, 0, 0, 1)),
+    "nothing of the kind": (lambda f: [*f[:5], bytes(76), *f[6:]], (1, 0, 0, 1)),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_device_is_found_out(fault: str) -> None:
+    tamper, found = FAULTS[fault]
+    with pair() as p:
+        p.go(2)
+        assert p.faults == (0, 0, 0, 0)
+        p.wire.tamper = tamper
+        p.go(1)
+        p.wire.tamper = lambda frames: frames
+        p.go(2)    # a gap shows with the frame behind it
+        assert p.faults == found
+
+
+def test_a_flipped_bit_in_the_body_is_corrupt_in_whole_frames() -> None:
+    with pair(content="whole", sizes=(200,)) as p:
+        p.wire.tamper = lambda frames: flipped(frames, 211)
+        p.go(1)
+        assert p.faults == (1, 0, 0, 0)
+
+
+def test_a_frame_sent_back_to_its_sender_is_corrupt() -> None:
+    with pair() as p:
+        echo = PaperWire(p.a, p.a, SIZE)
+        p.load.step()
+        echo.carry()
+        p.load.step()
+        assert p.a.received[2] == SIZE
+
+
+@pytest.mark.parametrize("n_buffers", [0, 2, 65535])
+def test_a_wrong_number_of_buffers_is_corrupt(n_buffers: int) -> None:
+    for sizes in ((64,), (64, 9000)):
+        with pair(features=Feature.VERSION_1 | Feature.MRG_RXBUF, sizes=sizes) as p:
+            p.load.step()
+            (_, buffers), *_ = p.wire.source.take()
+            frame = b"".join(p.wire.source.ram.read(offset, n) for offset, n, _ in buffers)
+            room, writable = p.wire.target.take()[0]
+            p.wire.target.ram.write(writable[0][0], frame[:10] + n_buffers.to_bytes(2, "little") + frame[12:])
+            p.wire.target.use(room, len(frame))
+            p.wire.target.publish()
+            p.load.step()
+            assert p.b.received[2] == 1
+
+
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("head", [SIZE, 3 << 8, 0xFFFFFFFF])
+def test_a_used_entry_beyond_the_ring_stops_that_queue_and_harms_nothing(index: int, head: int) -> None:
+    with pair() as p:
+        p.load.step()
+        ring = p.wire.target if index == 0 else p.wire.source
+        ring.use(head, 76)
+        ring.publish()
+        p.load.step()
+        assert (p.b if index == 0 else p.a).broken
+        assert p.b.received[0] == 0
+
+
+def test_a_used_entry_inside_a_chain_stops_that_queue() -> None:
+    with pair(pieces=4) as p:
+        p.load.step()
+        p.wire.source.use(1, 0)
+        p.wire.source.publish()
+        p.load.step()
+        assert p.a.broken
+
+
+def test_more_used_entries_than_buffers_stop_that_queue() -> None:
+    with pair() as p:
+        p.load.step()
+        for _ in range(SIZE + 1):
+            p.wire.source.use(0, 0)
+        p.wire.source.publish()
+        p.load.step()
+        assert p.a.broken
+
+
+def test_a_device_that_wants_no_kick_gets_none() -> None:
+    with pair(kick=True) as p:
+        for ring in (p.wire.source, p.wire.target):
+            ring.ask_for_kicks(False)
+        p.go(3)
+        assert p.a.kicks == p.b.kicks == 0
+        p.wire.source.ask_for_kicks(True)
+        p.go(3)
+        assert p.a.kicks == 3
+        assert os.eventfd_read(p.a.kick_fds[1]) == 3
+
+
+def test_with_event_idx_the_kick_comes_at_the_entry_asked_for() -> None:
+    with pair(features=Feature.VERSION_1 | Feature.EVENT_IDX, kick=True) as p:
+        p.wire.source.ask_for_kick_at(SIZE)       # beyond the first round, which makes 0..15 available
+        p.wire.target.ask_for_kick_at(0x8000)
+        p.load.step()
+        assert p.a.kicks == 0
+        p.wire.carry()
+        p.load.step()
+        assert p.a.kicks == 1
+        p.wire.carry()
+        p.load.step()
+        assert (p.a.kicks, p.b.kicks) == (1, 0)
+
+
+def test_a_polling_driver_asks_for_no_notification() -> None:
+    with pair() as p:
+        p.go(2)
+        assert p.wire.source.avail_flags == p.wire.target.avail_flags == 1
+    with pair(features=Feature.VERSION_1 | Feature.EVENT_IDX) as p:
+        p.go(2)
+        assert p.wire.source.avail_flags == 0    # section 2.7.7: flags stay 0, used_event says it
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"queue_size": 48}, "power of two"),
+        ({"queue_size": 65536}, "power of two"),
+        ({"sizes": (59,)}, "frame sizes"),
+        ({"sizes": (70000,)}, "frame sizes"),
+        ({"pieces": 0}, "pieces"),
+        ({"pieces": 17}, "pieces"),
+        ({"queue_size": 2, "pieces": 4}, "pieces"),
+    ],
+)
+def test_a_guest_that_cannot_be_is_refused_in_words(wrong: dict[str, object], text: str) -> None:
+    usual: dict[str, object] = {"features": 1 << 32, "queue_size": SIZE, "sizes": (64,), "tag": 1, "peer_tag": 2}
+    with pytest.raises(ValueError, match=text):
+        GuestDevice(**(usual | wrong))    # type: ignore[arg-type]
+
+
+def test_closing_twice_is_closing_once() -> None:
+    fds = Path("/proc/self/fd")
+    before = len(list(fds.iterdir()))
+    with pair() as p:
+        p.a.close()
+        p.a.close()
+    assert len(list(fds.iterdir())) == before
