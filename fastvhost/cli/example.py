@@ -86,7 +86,7 @@ def _find(port: str, control: str | None) -> PortSpec:
     except FastvhostError as error:
         raise UsageError(f"{port}: neither a path that ends in .sock nor a port of a running fwd ({error})") from None
     return PortSpec(
-        about["name"], about["kind"], about.get("path", ""), about.get("mode", "server"), about.get("queue_pairs", 1)
+        about["name"], about["kind"], about.get("socket", ""), about.get("mode", "server"), about.get("queue_pairs", 1)
     )
 
 

@@ -7,13 +7,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from fastvhost.control.errors import UsageError
+from fastvhost.vhostuser.endpoint import MAX_PATH_BYTES
 
-# sun_path holds 108 bytes, the last of them a NUL (unix(7)).
-MAX_SOCKET_PATH_BYTES = 107
 MAX_QUEUE_PAIRS = 128
-MODES = ("server", "client")
+Mode = Literal["server", "client"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 KIND_KEYS: Mapping[str, frozenset[str]] = {"vhost-user": frozenset({"mode", "queues"}), "null": frozenset()}
 LATER_KINDS = ("tap", "pcap", "cuse", "packet")
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -26,7 +27,7 @@ class PortSpec:
     name: str
     kind: str
     path: str = ""
-    mode: str = "server"
+    mode: Mode = "server"
     queues: int = 1
 
     def __str__(self) -> str:
@@ -77,9 +78,10 @@ def _build(where: str, kind: str, value: str, options: dict[str, str]) -> PortSp
             raise UsageError(f"{where}: null: takes no value; name the port with null:,name={value}")
         return PortSpec(_name(where, options.get("name", "null")), kind)
     check_socket_path(where, value)
-    mode = options.get("mode", "server")
-    if mode not in MODES:
-        raise UsageError(f"{where}: there is no mode '{mode}'; use {' or '.join(MODES)}")
+    word = options.get("mode", MODES[0])
+    mode = next((mode for mode in MODES if mode == word), None)
+    if mode is None:
+        raise UsageError(f"{where}: there is no mode '{word}'; use {' or '.join(MODES)}")
     return PortSpec(
         _name(where, options.get("name", Path(value).stem)),
         kind,
@@ -93,9 +95,9 @@ def check_socket_path(where: str, path: str) -> None:
     """Refuse a path that no socket can have."""
     if not path or "\0" in path:
         raise UsageError(f"{where}: no path; write the path of the socket")
-    if (length := len(os.fsencode(path))) > MAX_SOCKET_PATH_BYTES:
+    if (length := len(os.fsencode(path))) > MAX_PATH_BYTES:
         raise UsageError(
-            f"{where}: the path has {length} bytes and a socket's may have {MAX_SOCKET_PATH_BYTES}; "
+            f"{where}: the path has {length} bytes and a socket's may have {MAX_PATH_BYTES}; "
             "use a shorter directory, or start in it and give a relative path"
         )
 

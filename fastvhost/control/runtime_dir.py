@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from fastvhost.control.port_spec import MAX_SOCKET_PATH_BYTES
+from fastvhost.vhostuser.endpoint import MAX_PATH_BYTES
 
 PREFIX = "fwd-"
 
@@ -35,7 +35,7 @@ def choose() -> Path:
 
 def _own(directory: Path) -> Path:
     longest = len(os.fsencode(directory)) + len(f"/{PREFIX}{2**22}.sock")
-    if longest > MAX_SOCKET_PATH_BYTES:
+    if longest > MAX_PATH_BYTES:
         raise OSError("the path is too long for a socket")
     # 0755 in /run: the sockets themselves say who may connect (0660). Elsewhere nobody else has any business.
     private = directory.parent != Path("/run")

@@ -12,10 +12,11 @@ import os
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fastvhost.control.config import FwdConfig
-from fastvhost.control.errors import RuntimeFailure
+from fastvhost.control.errors import RuntimeFailure, UsageError
 from fastvhost.control.host import CorePlan
 from fastvhost.control.parts import AnyPort, AnyWorker, Parts, Service, real_parts
 from fastvhost.control.port_spec import PortSpec
@@ -119,7 +120,9 @@ class Switch:
                     unit.service.start()
         except self.parts.refusals as error:
             self.stop(1.0)
-            raise RuntimeFailure(str(error)) from error
+            # A service tells whether another setting would help (its kind is "usage") or the system said no.
+            kind = UsageError if getattr(error, "kind", "") == "usage" else RuntimeFailure
+            raise kind(str(error)) from error
 
     def stop(self, timeout: float) -> bool:
         """Used entries published, connections closed, sockets removed. False where a thread did not end in time."""
@@ -164,11 +167,11 @@ class Switch:
             "name": spec.name,
             "number": unit.number,
             "kind": spec.kind,
+            "link": "up" if unit.port.link_up else "down",
             "wired_to": peers.get(spec.name),
         }
         if spec.path:
-            about |= {"path": spec.path, "mode": spec.mode, "queue_pairs": spec.queues}
-        about["link"] = "up" if unit.port.link_up else "down"
+            about |= {"socket": str(Path(spec.path).absolute()), "mode": spec.mode, "queue_pairs": spec.queues}
         if unit.service:
-            about |= unit.service.describe()
+            about |= {key: value for key, value in unit.service.describe().items() if key not in about}
         return about

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import subprocess
@@ -15,7 +14,6 @@ from fastvhost import __version__
 from fastvhost.cli import main as entry
 from fastvhost.cli import show
 from fastvhost.cli.example import lines
-from fastvhost.cli.log import BURST_LINES, RateLimit
 from fastvhost.cli.text import si, table
 from fastvhost.control.port_spec import parse
 from tests.short_dir import short_dir
@@ -148,18 +146,3 @@ def test_rates_have_three_digits_and_a_prefix(value: float, text: str) -> None:
 
 def test_tables_align_figures_to_the_right() -> None:
     assert table([("port", "n"), ("a", "10")], "lr") == "port   n\na     10"
-
-
-def test_one_port_cannot_fill_the_log_nor_drown_another() -> None:
-    now = 0.0
-    limit = RateLimit(lambda: now)
-
-    def said(text: str) -> str | None:
-        record = logging.LogRecord("fastvhost", logging.INFO, "", 0, text, (), None)
-        return record.getMessage() if limit.filter(record) else None
-
-    assert sum(said("port a: connected") is not None for _ in range(1000)) == BURST_LINES
-    assert said("port b: connected") == "port b: connected"
-    assert said("stopped") == "stopped"
-    now = 10.0
-    assert said("port a: connected") == f"port a: connected ({1000 - BURST_LINES} lines about this left out before)"
