@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -39,22 +40,65 @@ class HostState:
     busy: Mapping[int, float]
     """Percent, by core number."""
     current_core: int
+    users: Mapping[int, str] = field(default_factory=dict)
+    """The program that keeps a busy core busy, where one stands out."""
 
     def busy_percent(self, core: int) -> float:
         """How busy a core was, 0 where nothing is known."""
         return self.busy.get(core, 0.0)
 
+    def busy_warnings(self, cores: Iterable[int]) -> list[str]:
+        """A sentence for each of these cores that others use."""
+        return [
+            f"core {core} is {self.busy[core]:.0f} % busy with other work{self.users.get(core, '')}; "
+            "move that away or choose another core with --cores"
+            for core in cores
+            if self.busy_percent(core) >= BUSY_PERCENT
+        ]
+
 
 def observe() -> HostState:
-    """Look at this host for a tenth of a second."""
-    percents = psutil.cpu_percent(interval=SAMPLE_SECONDS, percpu=True)
-    present = _present_cores(len(percents))
+    """Look at this host for a tenth of a second, and once more where that saw a busy core: a blink is no neighbour."""
+    busy = _sample()
+    users: dict[int, str] = {}
+    if max(busy.values()) >= BUSY_PERCENT:
+        before = _cpu_seconds()
+        busy = {core: min(percent, busy.get(core, 0.0)) for core, percent in _sample().items()}
+        users = _users(before)
     return HostState(
-        present=present,
+        present=frozenset(busy),
         allowed=frozenset(os.sched_getaffinity(0)),
-        busy=dict(zip(sorted(present), percents, strict=False)),
+        busy=busy,
         current_core=psutil.Process().cpu_num(),
+        users=users,
     )
+
+
+def _sample() -> dict[int, float]:
+    percents = psutil.cpu_percent(interval=SAMPLE_SECONDS, percpu=True)
+    return dict(zip(sorted(_present_cores(len(percents))), percents, strict=False))
+
+
+def _cpu_seconds() -> dict[psutil.Process, float]:
+    """CPU time so far of every process that can be asked."""
+    seconds: dict[psutil.Process, float] = {}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            times = process.cpu_times()
+            seconds[process] = times.user + times.system
+    return seconds
+
+
+def _users(before: Mapping[psutil.Process, float]) -> dict[int, str]:
+    """Per core the program that used most time since then, as a bracketed remark."""
+    used = {process: seconds - before.get(process, seconds) for process, seconds in _cpu_seconds().items()}
+    users: dict[int, str] = {}
+    for process in sorted(used, key=lambda process: used[process], reverse=True):
+        if used[process] * 100 / SAMPLE_SECONDS < BUSY_PERCENT:
+            break
+        with contextlib.suppress(psutil.Error):
+            users.setdefault(process.cpu_num(), f" ({process.name()}, pid {process.pid})")
+    return users
 
 
 def plan_cores(asked: Sequence[int], host: HostState) -> CorePlan:
@@ -78,9 +122,7 @@ def plan_cores(asked: Sequence[int], host: HostState) -> CorePlan:
         warnings.append(
             f"{list(asked).count(core)} workers share core {core} and get a part of it each; name each core once"
         )
-    for core in sorted({core for core in workers if core is not None}):
-        if (percent := host.busy_percent(core)) >= BUSY_PERCENT:
-            warnings.append(busy_sentence(core, percent))
+    warnings += host.busy_warnings(sorted({core for core in workers if core is not None}))
     control = host.allowed - frozenset(asked)
     if not control:
         control = host.allowed
@@ -99,25 +141,7 @@ def _default_plan(host: HostState) -> CorePlan:
         return CorePlan((None,), host.allowed, host.allowed, (warning,))
     # Quietest first; among equals the highest, because interrupts and most programs start at core 0.
     core = min(host.allowed - {host.current_core}, key=lambda number: (round(host.busy_percent(number), -1), -number))
-    percent = host.busy_percent(core)
-    warnings = (busy_sentence(core, percent),) if percent >= BUSY_PERCENT else ()
-    return CorePlan((core,), host.allowed - {core}, host.allowed, warnings)
-
-
-def busy_sentence(core: int, percent: float) -> str:
-    """The warning about a core that others use, with the busiest of them by name where one is found."""
-    busy = f"core {core} is {percent:.0f} % busy with other work{_who(core)}"
-    return f"{busy}; move that away or choose another core with --cores"
-
-
-def _who(core: int) -> str:
-    """The program that runs on a core now, as a bracketed remark."""
-    names = []
-    for process in psutil.process_iter(["name", "cpu_num", "status"]):
-        info = process.info
-        if info["cpu_num"] == core and info["status"] == psutil.STATUS_RUNNING and process.pid != os.getpid():
-            names.append(f"{info['name']}, pid {process.pid}")
-    return f" ({names[0]})" if names else ""
+    return CorePlan((core,), host.allowed - {core}, host.allowed, tuple(host.busy_warnings((core,))))
 
 
 def _present_cores(count: int) -> frozenset[int]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -13,8 +15,9 @@ from fastvhost.control.host import HostState, plan_cores
 from fastvhost.control.neighbours import NeighbourWatch, run_delay
 
 
-def state(allowed: set[int], busy: dict[int, float] | None = None, current: int = 0, present: int = 4) -> HostState:
-    return HostState(frozenset(range(present)), frozenset(allowed), busy or {}, current)
+def state(allowed: set[int], busy: dict[int, float] | None = None) -> HostState:
+    users = {core: f" (neighbour, pid {core})" for core in busy or {}}
+    return HostState(frozenset(range(4)), frozenset(allowed), busy or {}, 0, users)
 
 
 def test_the_default_worker_keeps_away_from_the_control_planes_core_and_from_busy_ones() -> None:
@@ -31,8 +34,7 @@ def test_with_one_core_worker_and_control_share_it_and_the_operator_hears_of_it(
     assert "the only one allowed" in plan.warnings[0]
 
 
-def test_every_core_busy_is_a_warning_by_default_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "_who", lambda _core: " (neighbour, pid 1)")
+def test_every_core_busy_is_a_warning_by_default_too() -> None:
     plan = plan_cores((), state({0, 1}, {0: 100.0, 1: 60.0}))
     assert plan.worker_cores == (1,)
     assert "core 1 is 60 % busy with other work (neighbour, pid 1)" in plan.warnings[0]
@@ -72,6 +74,20 @@ def test_this_host_is_observed_in_a_blink() -> None:
     assert set(seen.busy) == seen.present
     assert host._may_pin(min(seen.allowed))
     assert not host._may_pin(8000)
+
+
+def test_a_busy_neighbour_is_found_and_named() -> None:
+    core = max(os.sched_getaffinity(0))
+    spin = f"import os\nos.sched_setaffinity(0, {{{core}}})\nprint(flush=True)\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", spin], stdout=subprocess.PIPE) as neighbour:
+        try:
+            assert neighbour.stdout is not None
+            neighbour.stdout.readline()
+            (warning,) = host.observe().busy_warnings((core,))
+        finally:
+            neighbour.kill()
+    assert f"core {core} is " in warning
+    assert "% busy with other work" in warning
 
 
 def test_a_worker_that_waits_for_its_core_is_mentioned_once_until_it_recovers() -> None:
