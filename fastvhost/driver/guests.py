@@ -20,8 +20,8 @@ __all__ = ["IMIX", "Counters", "Direction", "Guests", "GuestsError", "Latency"]
 # The "simple IMIX" of seven short, four middle and one long frame, shuffled once for good.
 IMIX = (64, 594, 64, 64, 594, 64, 1518, 64, 594, 64, 594, 64)
 RECEIVEQ, TRANSMITQ = 0, 1
-DRAIN_SECONDS = 2.0
-QUIET_SECONDS = 0.2
+DRAIN_SECONDS = 5.0
+QUIET_SECONDS = 1.0
 
 
 class Direction(NamedTuple):
@@ -246,7 +246,7 @@ class Guests:
         return Latency(at[0], at[1], at[2], at[3], len(samples), lost)
 
     def stop_load(self) -> Counters:
-        """Send no more, wait until everything sent is received or known lost (2 s at the most)."""
+        """Send no more, wait until everything sent is received or known lost (5 s at the most)."""
         if self._load is not None and self._thread is not None:
             self._load.drain()
             self._await_quiet()

@@ -1,0 +1,182 @@
+"""Guests through the data plane and through a real fwd: everything sent arrives, in every shape, and stops cleanly."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench.rig import USUAL_FEATURES, rig
+from fastvhost.driver.frontend import Feature
+from fastvhost.driver.guests import IMIX, Counters, Direction, Guests, GuestsError
+from tests.short_dir import short_dir
+
+
+@pytest.mark.parametrize("sizes", [(60,), (1518,), (9000,), (65000, 60), IMIX])
+@pytest.mark.parametrize(("pieces", "indirect"), [(1, False), (3, False), (4, True)])
+@pytest.mark.parametrize("queue_size", [64, 1024])
+def test_whole_frames_pass_the_data_plane_both_ways(
+    queue_size: int, pieces: int, indirect: bool, sizes: tuple[int, ...]
+) -> None:
+    features = USUAL_FEATURES | (Feature.INDIRECT_DESC if indirect else Feature(0))
+    with rig(
+        sizes=sizes, queue_size=queue_size, features=features, pieces=pieces, indirect=indirect, content="whole"
+    ) as r:
+        while r.devices[0].sent[0] <= queue_size:    # every slot once, some twice
+            r.load.step()
+            r.worker.step()
+        r.load.drain()
+        for _ in range(3000):    # frames of 65000 bytes: one a round, where a ring has room for no more
+            r.load.step()
+            r.worker.step()
+        for sender, receiver in (r.devices, r.devices[::-1]):
+            assert receiver.received == (*sender.sent, 0, 0, 0, 0)
+            assert sender.unreturned == 0
+            assert sender.sent[0] > queue_size - 64
+
+
+@pytest.mark.parametrize("features", [Feature(0), Feature.VERSION_1], ids=["legacy", "not mergeable"])
+def test_whole_frames_pass_without_mergeable_buffers(features: Feature) -> None:
+    with rig(sizes=(9000, 60), queue_size=64, features=features, content="whole") as r:
+        for _ in range(50):
+            r.load.step()
+            r.worker.step()
+        assert r.devices[1].received[0] > 500
+        assert r.devices[1].received[2:] == (0, 0, 0, 0)
+
+
+def test_frames_that_the_data_plane_dropped_are_missing_ones() -> None:
+    with rig(queue_size=64) as r:
+        for enabled in (True, False, True):
+            r.ports[1].set_enabled(0, enabled)
+            for _ in range(4):
+                r.load.step()
+                r.worker.step()
+        r.load.step()
+        dropped = r.ports[1].counters().tx_dropped["ring_disabled"]
+        frames, *_, missing = r.devices[1].received
+        assert dropped > 100
+        assert missing == dropped
+        assert frames == r.devices[0].sent[0] - 64 - dropped
+
+
+@contextlib.contextmanager
+def fwd(directory: Path) -> Iterator[tuple[str, str]]:
+    """A forwarder as a process of its own."""
+    paths = [str(directory / name) for name in ("a.sock", "b.sock")]
+    command = [sys.executable, "-m", "fastvhost", "fwd", "--control", str(directory / "control.sock")]
+    with (directory / "log").open("w") as log:
+        process = subprocess.Popen([*command, "--port", paths[0], "--port", paths[1]], stdout=log, stderr=log)
+    try:
+        yield paths[0], paths[1]
+    finally:
+        process.terminate()
+        assert process.wait(5) == 0, (directory / "log").read_text()
+
+
+def flood_for(guests: Guests, seconds: float) -> Counters:
+    guests.start()
+    time.sleep(seconds)
+    return guests.stop()
+
+
+def nothing_wrong(way: Direction) -> bool:
+    return way == Direction(way.frames, way.bytes, way.frames, way.bytes, 0, 0, 0, 0) and way.frames > 1000
+
+
+def test_a_flood_through_a_real_fwd_loses_nothing() -> None:
+    with short_dir() as directory, fwd(directory) as (a, b):
+        both = flood_for(Guests(a, b, content="whole", size="imix"), 0.3)
+        assert nothing_wrong(both.a_to_b)
+        assert nothing_wrong(both.b_to_a)
+        one = flood_for(Guests(a, b, both_ways=False, indirect=True, pieces=3, mergeable=False, queue_size=256), 0.2)
+        assert nothing_wrong(one.a_to_b)
+        assert one.b_to_a == Direction(*[0] * 8)
+
+
+def test_counters_can_be_read_from_another_thread_and_never_run_ahead_of_themselves() -> None:
+    with short_dir() as directory, fwd(directory) as (a, b), Guests(a, b) as guests:
+        seen: list[Counters] = []
+        readers = [threading.Thread(target=lambda: seen.extend(guests.counters() for _ in range(300))) for _ in "12"]
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join()
+        assert len(seen) == 600
+        assert all(way.frames <= way.sent_frames for counters in seen for way in counters)
+        assert all(counters.lost == counters.corrupt == 0 for counters in seen)
+
+
+def test_latency_is_measured_before_a_load_and_after_it() -> None:
+    with short_dir() as directory, fwd(directory) as (a, b):
+        guests = Guests(a, b)
+        before = guests.latency(0.1)
+        guests.start()
+        with pytest.raises(GuestsError, match="idle guests"):
+            guests.latency(0.1)
+        guests.stop_load()
+        after = guests.latency(0.1)
+        final = guests.stop()
+        assert guests.stop() == final
+        assert final.lost == final.corrupt == 0
+    for latency in (before, after):
+        assert latency.lost == 0
+        assert latency.samples > 10
+        assert 0 < latency.p50 <= latency.p99 <= latency.p999 <= latency.worst
+
+
+def test_the_load_can_be_started_again() -> None:
+    with short_dir() as directory, fwd(directory) as (a, b):
+        guests = Guests(a, b, size=1518)
+        totals = []
+        for _ in range(3):
+            guests.start()
+            time.sleep(0.05)
+            totals.append(guests.stop_load().frames)
+        assert 0 < totals[0] < totals[1] < totals[2]
+        assert guests.stop().lost == 0
+        with pytest.raises(GuestsError, match="stopped for good"):
+            guests.start()
+
+
+def test_a_back_end_killed_under_load_is_noticed_and_its_frames_are_lost() -> None:
+    with short_dir() as directory:
+        a, b = str(directory / "a.sock"), str(directory / "b.sock")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fastvhost", "fwd", "--port", a, "--port", b, "--control", str(directory / "c")],
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            guests = Guests(a, b)
+            guests.start()
+            time.sleep(0.1)
+            assert guests.connected
+        finally:
+            process.kill()
+            process.wait()
+        assert not guests.connected
+        final = guests.stop()
+        assert final.frames > 1000
+        assert final.lost == final.a_to_b.sent_frames + final.b_to_a.sent_frames - final.frames
+        assert 0 < final.lost <= 2 * 1024
+
+
+def test_guests_on_a_cpu_that_is_not_ours_are_refused_in_words() -> None:
+    with pytest.raises(GuestsError, match="may not run on CPU 4095"):
+        Guests("a", "b", core=4095)
+
+
+def test_a_shape_that_cannot_be_is_refused_and_leaves_nothing_behind() -> None:
+    with short_dir() as directory, fwd(directory) as (a, b):
+        guests = Guests(a, b, queue_size=100)
+        with pytest.raises(GuestsError, match="power of two"):
+            guests.connect()
+        with pytest.raises(GuestsError, match="frame sizes"):
+            Guests(a, b, size=59).connect()
+        assert flood_for(Guests(a, b), 0.1).lost == 0
