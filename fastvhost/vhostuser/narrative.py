@@ -112,6 +112,11 @@ class Narrative:
         self._reset()
         self._say(f"disconnected: {reason}; {self.state} again", level)
 
+    def stopped(self) -> None:
+        """For good."""
+        self._flush()
+        self._say("stopped")
+
     def spoke(self) -> None:
         if not self._spoke:
             self._spoke = True
@@ -231,6 +236,6 @@ class Narrative:
 def _readable(size: float) -> str:
     for unit in ("bytes", "KiB", "MiB"):
         if size < 1024:
-            return f"{size:g} {unit}"
+            return f"{size:.4g} {unit}"
         size /= 1024
-    return f"{size:g} GiB"
+    return f"{size:.4g} GiB"

@@ -196,7 +196,10 @@ class VhostUserService:
         try:
             connection.close()
         finally:
-            self._narrative.disconnected(reason, level)
+            if self._stopping:
+                self._narrative.stopped()
+            else:
+                self._narrative.disconnected(reason, level)
             if self._dialer is not None:
                 served = time.monotonic() - self._connected_at >= SERVED_FOR
                 self._dialer.settled() if served else self._dialer.lost()

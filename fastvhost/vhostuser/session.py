@@ -69,23 +69,26 @@ class Session:
         """Answer one message and close what it brought. Raises SessionEndError."""
         request = message.header.request
         row = HANDLERS.get(request)
-        wants_ack = message.header.need_reply and features.has(self.protocol_features, features.PROTOCOL_F_REPLY_ACK)
         try:
             reply = self._dispatch(row, message)
         except ProtocolError as error:
             sentence = f"{request_name(request)} refused: {error}"
-            if not wants_ack or (row is not None and row.replies):
+            if not self._wants_ack(message) or (row is not None and row.replies):
                 raise SessionEndError(sentence) from error
             self._narrative.refused(sentence)
             self._send(encode_reply(request, U64(1)))
         else:
             if reply is not None:
                 self._send(encode_reply(request, reply))
-            elif wants_ack:
+            elif self._wants_ack(message):
                 self._send(encode_reply(request, U64(0)))
         finally:
             message.close()
         self._narrative.rings(self.rings)
+
+    def _wants_ack(self, message: Received) -> bool:
+        """Asked after the request took effect: SET_PROTOCOL_FEATURES may itself be the one that acks REPLY_ACK."""
+        return message.header.need_reply and features.has(self.protocol_features, features.PROTOCOL_F_REPLY_ACK)
 
     def _dispatch(self, row: Row | None, message: Received) -> AnyPayload | None:
         if row is None:

@@ -1,0 +1,21 @@
+"""Fixtures of the unit tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.unit.fake_port import FakeMapping
+from tests.unit.session_bench import Bench, open_fds
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    """A session with a fake port. Whatever the test does to it, nothing is left open afterwards."""
+    before, mappings = open_fds(), FakeMapping.open
+    bench = Bench()
+    yield bench
+    bench.close()
+    assert open_fds() == before
+    assert FakeMapping.open == mappings

@@ -1,0 +1,128 @@
+"""A port that moves no packets and writes down what a session asks of it, and memory that maps nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from fastvhost.dataplane.virtio_port import QueueState, RingRefusedError
+from fastvhost.vhostuser.memory import MemoryMaker
+
+
+class FakePort:
+    """calls: every setter that was called, with its arguments, in order."""
+
+    def __init__(self, name: str = "fake", queue_pairs: int = 1) -> None:
+        self.name = name
+        self.queue_pairs = queue_pairs
+        self.attention_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.calls: list[tuple[Any, ...]] = []
+        self.live: dict[int, dict[str, Any]] = {}
+        self.next_avail: dict[int, int] = {}
+        self.avail_idx: dict[int, int] = {}
+        self.lost: tuple[int, ...] = ()
+        """What the next set_memory answers."""
+        self.refusal = ""
+        """What the next calls that can be refused are refused with."""
+        self.error: Exception | None = None
+        """What any call raises, as no port should."""
+        self.news: list[tuple[str, int, str]] = []
+
+    def close(self) -> None:
+        os.close(self.attention_fd)
+
+    def happen(self, what: str, index: int = -1, sentence: str = "") -> None:
+        """Something a worker found."""
+        self.news.append((what, index, sentence))
+        os.eventfd_write(self.attention_fd, 1)
+
+    def names(self) -> list[str]:
+        """The calls without their arguments."""
+        return [call[0] for call in self.calls]
+
+    def of(self, name: str) -> list[tuple[Any, ...]]:
+        """The arguments of the calls of one name."""
+        return [call[1:] for call in self.calls if call[0] == name]
+
+    def _called(self, *call: Any, may_refuse: bool = False) -> None:
+        self.calls.append(call)
+        if self.error:
+            raise self.error
+        if self.refusal and may_refuse:
+            raise RingRefusedError(self.refusal)
+
+    def set_link(self, up: bool) -> None:
+        self._called("set_link", up)
+
+    def set_features(self, features: int) -> None:
+        self._called("set_features", features, may_refuse=True)
+
+    def set_memory(self, memory: Any) -> tuple[int, ...]:
+        self._called("set_memory", memory)
+        lost, self.lost = self.lost, ()
+        return lost
+
+    def start_queue(self, index: int, **settings: Any) -> None:
+        self._called("start_queue", index, settings, may_refuse=True)
+        self.live[index] = settings
+        self.next_avail[index] = settings["base"]
+
+    def kick_queue(self, index: int) -> None:
+        self._called("kick_queue", index)
+
+    def stop_queue(self, index: int) -> int:
+        self._called("stop_queue", index)
+        self.live.pop(index, None)
+        return self.next_avail.get(index, 0)
+
+    def set_enabled(self, index: int, enabled: bool) -> None:
+        self._called("set_enabled", index, enabled)
+
+    def set_call_fd(self, index: int, call_fd: int) -> None:
+        self._called("set_call_fd", index, call_fd)
+
+    def queue_state(self, index: int) -> QueueState:
+        live = index in self.live
+        avail_idx = self.avail_idx.get(index, self.next_avail.get(index, 0))
+        return QueueState(index, 0, live, live, live, "", avail_idx, 0, 0, 0, 0, False, False)
+
+    def events(self) -> list[tuple[str, int, str]]:
+        try:
+            os.eventfd_read(self.attention_fd)
+        except BlockingIOError:
+            pass
+        news, self.news = self.news, []
+        return news
+
+
+class FakeMapping:
+    """A region that is not mapped. Refuses what is said to have 666 bytes."""
+
+    open: int = 0
+    """Mappings not closed yet, of all there are."""
+
+    def __init__(self, fd: int, guest_addr: int, bytes: int, user_addr: int, mmap_offset: int) -> None:
+        os.fstat(fd)
+        if bytes == 666:
+            raise ValueError("a region of 666 bytes; nobody maps that")
+        self.guest_addr = guest_addr
+        self.closed = False
+        FakeMapping.open += 1
+
+    def close(self) -> None:
+        assert not self.closed
+        self.closed = True
+        FakeMapping.open -= 1
+
+
+class FakeTable:
+    """Refuses two regions at one guest address."""
+
+    def __init__(self, mappings: Sequence[FakeMapping]) -> None:
+        self.mappings = tuple(mappings)
+        if len({mapping.guest_addr for mapping in mappings}) != len(mappings):
+            raise ValueError("two regions overlap")
+
+
+FAKE_MEMORY = MemoryMaker(FakeMapping, FakeTable)

@@ -1,0 +1,30 @@
+"""Feature bits: names, and that no more is offered than what is done."""
+
+from __future__ import annotations
+
+from fastvhost.vhostuser import features
+
+
+def test_exactly_what_is_implemented_is_offered() -> None:
+    offered = {"MTU", "MRG_RXBUF", "ANY_LAYOUT", "INDIRECT_DESC", "EVENT_IDX", "PROTOCOL_FEATURES", "VERSION_1"}
+    assert set(features.names(features.offered_features(1))) == offered
+    assert features.protocol_names(features.OFFERED_PROTOCOL_FEATURES) == [
+        "MQ",
+        "REPLY_ACK",
+        "MTU",
+        "RESET_DEVICE",
+        "CONFIGURE_MEM_SLOTS",
+        "STATUS",
+    ]
+
+
+def test_mq_is_offered_only_where_there_is_more_than_one_queue_pair() -> None:
+    assert "MQ" not in features.names(features.offered_features(1))
+    assert "MQ" in features.names(features.offered_features(2))
+
+
+def test_names_go_from_the_lowest_bit_up_and_unknown_bits_have_a_number() -> None:
+    assert features.names(1 << 32 | 1 << 15) == ["MRG_RXBUF", "VERSION_1"]
+    assert features.names(1 << 47 | 1) == ["CSUM", "bit 47"]
+    assert features.protocol_names(1 << 63) == ["bit 63"]
+    assert features.names(0) == []
