@@ -157,6 +157,8 @@ class Guests:
 
     def connect(self) -> None:
         """Connect both guests and start their rings; nothing is sent. Raises GuestsError after `timeout` seconds."""
+        if self._final is not None:
+            raise GuestsError("the guests were stopped for good; make new ones")
         if self._load is not None:
             return
         try:
@@ -199,7 +201,7 @@ class Guests:
         """Connect if that is still to be done, then flood, in a thread of its own. Returns at once."""
         self.connect()
         if self._load is None or self._thread is not None:
-            raise GuestsError("the guests run already, or were stopped for good; make new ones")
+            raise GuestsError("the guests run already; call stop_load() first")
         self._drained = False
         self._load.flood()
         self._thread = self._in_thread(self._load.run)

@@ -116,18 +116,18 @@ def test_counters_can_be_read_from_another_thread_and_never_run_ahead_of_themsel
 def test_latency_is_measured_before_a_load_and_after_it() -> None:
     with short_dir() as directory, fwd(directory) as (a, b):
         guests = Guests(a, b)
-        before = guests.latency(0.1)
+        before = guests.latency(0.2)
         guests.start()
         with pytest.raises(GuestsError, match="idle guests"):
-            guests.latency(0.1)
+            guests.latency(0.2)
         guests.stop_load()
-        after = guests.latency(0.1)
+        after = guests.latency(0.2)
         final = guests.stop()
         assert guests.stop() == final
         assert final.lost == final.corrupt == 0
     for latency in (before, after):
         assert latency.lost == 0
-        assert latency.samples > 10
+        assert latency.samples > 0
         assert 0 < latency.p50 <= latency.p99 <= latency.p999 <= latency.worst
 
 
