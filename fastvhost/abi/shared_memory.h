@@ -41,6 +41,24 @@ static inline struct vring_desc read_once_desc(const struct vring_desc *p)
     return d;
 }
 
+/* A packed descriptor: len|id|flags in one acquiring load of eight bytes, then addr. If the flags say that it is
+ * available, all of it is what the driver wrote before. */
+static inline struct vring_packed_desc read_once_packed_desc(const struct vring_packed_desc *p)
+{
+    uint64_t tail = __atomic_load_n((const uint64_t *)&p->len, __ATOMIC_ACQUIRE);
+    uint64_t pair[2] = {__atomic_load_n((const uint64_t *)&p->addr, __ATOMIC_RELAXED), tail};
+    struct vring_packed_desc d;
+    memcpy(&d, pair, sizeof d);
+    return d;
+}
+
+/* A used packed descriptor: len, id and flags in one store. The ticket's upper half is not the driver's business. */
+static inline void write_packed_used(struct vring_packed_desc *p, uint32_t ticket, uint32_t bytes, uint16_t flags)
+{
+    uint64_t tail = bytes | (uint64_t)(uint16_t)ticket << 32 | (uint64_t)flags << 48;
+    __atomic_store_n((uint64_t *)&p->len, tail, __ATOMIC_RELAXED);
+}
+
 static inline uint16_t read_once_u16_anywhere(const void *p) { return ((const volatile fv_anywhere_u16 *)p)->value; }
 static inline void write_u16_anywhere(void *p, uint16_t v) { ((volatile fv_anywhere_u16 *)p)->value = v; }
 static inline void write_u64_anywhere(void *p, uint64_t v) { ((volatile fv_anywhere_u64 *)p)->value = v; }

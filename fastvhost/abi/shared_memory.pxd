@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
+from fastvhost.abi.virtio_packed cimport pvirtq_desc
 from fastvhost.abi.virtio_ring cimport virtq_desc
 
 
@@ -17,6 +18,8 @@ cdef extern from "fastvhost/abi/shared_memory.h" nogil:
     uint64_t load_u64(const uint64_t *p)
 
     virtq_desc read_once_desc(const virtq_desc *p)
+    pvirtq_desc read_once_packed_desc(const pvirtq_desc *p)
+    void write_packed_used(pvirtq_desc *p, uint32_t ticket, uint32_t bytes, uint16_t flags)
     uint16_t read_once_u16_anywhere(const void *p)
     void write_u16_anywhere(void *p, uint16_t v)
     void write_u64_anywhere(void *p, uint64_t v)

@@ -52,7 +52,7 @@ cdef uint32_t forward_burst(Lane *lane) noexcept nogil:
         lane.first += done
         chains = chains_done(&lane.burst, lane.first)
         ingress.release_burst(
-            ingress, lane.pair, &lane.burst.heads[lane.chains_released], chains - lane.chains_released
+            ingress, lane.pair, &lane.burst.done[lane.chains_released], chains - lane.chains_released
         )
         lane.chains_released = chains
     return done

@@ -10,7 +10,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 # Sixty-four frames a burst: bench/results shows what other sizes cost.
 cdef enum:
     BURST = 64
-    # A frame of MAX_FRAME_BYTES and its header in pieces of one byte, and then some: no legal frame needs more.
+    # A frame of MAX_FRAME_BYTES and its header in pieces of one byte: no legal frame needs more.
     MAX_SEGMENTS = 65535
 
 
@@ -23,12 +23,18 @@ cdef struct Chain:
     uint8_t *data            # the only segment's start, where n_segments == 1
     uint32_t bytes           # of all segments together
     uint32_t first_segment   # index into the burst's segments, where n_segments > 1
+    uint32_t ticket          # what the ring wants back to complete the chain; nobody else looks into it
     uint16_t n_segments
-    uint16_t head            # the chain's first descriptor, its name in the used ring
-    uint32_t chain_end       # chains of the burst that are finished once this frame is; see chains_done
 
 
 ctypedef Chain Frame
+
+
+# A chain that its ring may hand back to the driver: its ticket, and how much was written to it. Eight bytes, laid out
+# as the used ring of a split virtqueue wants them (virtio 1.2, section 2.7.8).
+cdef struct Done:
+    uint32_t ticket
+    uint32_t bytes
 
 
 cdef struct Burst:
@@ -36,7 +42,8 @@ cdef struct Burst:
     uint32_t n_chains                # taken from the ring, those dropped while parsing included
     uint32_t n_segments
     Frame frames[BURST]
-    uint16_t heads[BURST]            # of every chain taken, in ring order
+    Done done[BURST]                 # of every chain taken, in ring order
+    uint16_t chain_end[BURST]        # by frame; see chains_done
     Segment *segments                # MAX_SEGMENTS of them, touched only by frames in pieces
 
 
@@ -44,4 +51,4 @@ cdef inline uint32_t chains_done(const Burst *burst, uint32_t n_frames) noexcept
     """Chains that are finished once the first n frames are, those dropped between them included. n is 1 or more."""
     if burst.n_frames == burst.n_chains:
         return n_frames
-    return burst.frames[n_frames - 1].chain_end
+    return burst.chain_end[n_frames - 1]

@@ -2,8 +2,8 @@
 
 from libc.stdint cimport uint32_t
 
-from fastvhost.dataplane.frame cimport Burst, Chain, Frame, Segment
-from fastvhost.dataplane.split_ring cimport SplitRing
+from fastvhost.dataplane.frame cimport Burst, Chain, Done, Frame, Segment
+from fastvhost.dataplane.ring cimport Ring
 from fastvhost.dataplane.tally cimport Tally
 
 
@@ -15,11 +15,12 @@ cdef enum:
 # Where an egress lays out receive chains before it copies. Nothing in it outlives one deliver.
 cdef struct NetScratch:
     Chain chains[MAX_RECEIVE_CHAINS]
+    Done done[MAX_RECEIVE_CHAINS]
     Segment *segments        # MAX_SEGMENTS of them
 
 
 cdef void strip_headers(Burst *burst, uint32_t header_bytes, Tally *tally) noexcept nogil
 cdef uint32_t deliver(
-    SplitRing *ring, uint32_t header_bytes, bint mergeable, NetScratch *scratch,
+    Ring *ring, uint32_t header_bytes, bint mergeable, NetScratch *scratch,
     const Frame *frames, const Segment *segments, uint32_t n, Tally *tally
 ) noexcept nogil

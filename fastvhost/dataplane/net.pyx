@@ -8,7 +8,7 @@ payload into descriptors (section 2.7.4): any cut works here, the usual ones fas
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from fastvhost.abi.shared_memory cimport read_once_u16_anywhere, write_u64_anywhere
+from fastvhost.abi.shared_memory cimport read_once_u16_anywhere
 from fastvhost.abi.virtio_net cimport (
     ETHER_HEADER_BYTES,
     MAX_FRAME_BYTES,
@@ -18,13 +18,8 @@ from fastvhost.abi.virtio_net cimport (
     NET_HDR_NUM_BUFFERS_OFFSET,
 )
 from fastvhost.dataplane.drop_reason cimport BAD_DESCRIPTOR, GSO_UNSUPPORTED, OVERSIZE, RUNT
-from fastvhost.dataplane.frame cimport BURST, Burst, Chain, Frame, Segment
-from fastvhost.dataplane.split_ring cimport (
-    RING_OK,
-    RING_RECEIVE_CHAIN_TOO_SHORT,
-    SplitRing,
-    take,
-)
+from fastvhost.dataplane.frame cimport BURST, Burst, Chain, Done, Frame, Segment
+from fastvhost.dataplane.ring cimport RING_OK, RING_RECEIVE_CHAIN_TOO_SHORT, Ring
 
 cdef extern from "fastvhost/dataplane/copy.h" nogil:
     struct frame_copy:
@@ -88,7 +83,7 @@ cdef void strip_headers(Burst *burst, uint32_t header_bytes, Tally *tally) noexc
             break
         if read_once_u16_anywhere(chain.data) & OFFLOAD_ASKED:
             break
-        burst.heads[i] = chain.head
+        burst.done[i] = Done(chain.ticket, 0)
         chain.data += header_bytes
         chain.bytes -= header_bytes
         total += chain.bytes
@@ -110,10 +105,10 @@ cdef void strip_one_by_one(Burst *burst, uint32_t start, uint32_t header_bytes, 
     cdef Frame *frame
     cdef uint16_t asked
     for i in range(start):
-        burst.frames[i].chain_end = i + 1
+        burst.chain_end[i] = i + 1
     for i in range(start, burst.n_chains):
         chain = &burst.frames[i]
-        burst.heads[i] = chain.head
+        burst.done[i] = Done(chain.ticket, 0)
         if chain.bytes < header_bytes + ETHER_HEADER_BYTES:
             tally.dropped[<int>RUNT] += 1
             continue
@@ -131,12 +126,12 @@ cdef void strip_one_by_one(Burst *burst, uint32_t start, uint32_t header_bytes, 
         if asked & OFFLOAD_ASKED:
             tally.dropped[<int>GSO_UNSUPPORTED] += 1
             continue
-        frame.chain_end = i + 1
+        burst.chain_end[kept] = i + 1
         tally.frames += 1
         tally.bytes += frame.bytes
         kept += 1
     if kept:
-        burst.frames[kept - 1].chain_end = burst.n_chains
+        burst.chain_end[kept - 1] = burst.n_chains
     burst.n_frames = kept
 
 
@@ -163,7 +158,7 @@ cdef uint16_t strip_in_pieces(Frame *frame, Segment *segments, uint32_t header_b
 
 
 cdef uint32_t deliver(
-    SplitRing *ring, uint32_t header_bytes, bint mergeable, NetScratch *scratch,
+    Ring *ring, uint32_t header_bytes, bint mergeable, NetScratch *scratch,
     const Frame *frames, const Segment *segments, uint32_t n, Tally *tally
 ) noexcept nogil:
     """Copy frames into the receiveq's chains and stage them as used. Returns how many frames are dealt with.
@@ -172,15 +167,13 @@ cdef uint32_t deliver(
     """
     cdef frame_copy copies[BURST]
     cdef Pile pile
-    cdef uint16_t mask = ring.size - 1, at = ring.next_used
-    cdef uint8_t *used = <uint8_t *>ring.used.ring
     cdef uint64_t total = 0
     cdef uint32_t length, i = 0, fits
     cdef const Frame *frame
     cdef const Chain *room
 
     pile.n_segments = pile.used = 0
-    pile.n_chains = take(ring, 0, scratch.chains, n, scratch.segments, &pile.n_segments)
+    pile.n_chains = ring.take(ring, scratch.chains, n, scratch.segments, &pile.n_segments)
     fits = min(n, pile.n_chains)
     # Nearly always: each frame is one piece, and so is the buffer that it goes to.
     while i < fits:
@@ -189,7 +182,7 @@ cdef uint32_t deliver(
         if length > room.bytes or frame.n_segments != 1 or room.n_segments != 1:
             break
         copies[i] = frame_copy(room.data, frame.data, frame.bytes)
-        write_u64_anywhere(used + 8 * <uint32_t>(<uint16_t>(at + i) & mask), room.head | <uint64_t>length << 32)
+        scratch.done[i] = Done(room.ticket, length)
         total += frame.bytes
         i += 1
     pile.used = i
@@ -202,8 +195,9 @@ cdef uint32_t deliver(
         )
     if ring.status != RING_OK:
         tally.dropped[<int>BAD_DESCRIPTOR] += 1
-    ring.next_avail += pile.used
-    ring.next_used += pile.used
+    ring.complete(ring, scratch.done, pile.used)
+    if pile.used < pile.n_chains:
+        ring.untake(ring, &scratch.chains[pile.used], pile.n_chains - pile.used)
     return i
 
 
@@ -215,7 +209,7 @@ cdef struct Pile:
 
 
 cdef uint32_t deliver_one_by_one(
-    SplitRing *ring, uint32_t header_bytes, bint mergeable, NetScratch *scratch, Pile *pile,
+    Ring *ring, uint32_t header_bytes, bint mergeable, NetScratch *scratch, Pile *pile,
     const Frame *frames, const Segment *segments, uint32_t n, Tally *tally
 ) noexcept nogil:
     """The same for frames and buffers in any number of pieces. Returns how many frames are dealt with."""
@@ -227,7 +221,7 @@ cdef uint32_t deliver_one_by_one(
         if spread == TOO_LONG:
             tally.dropped[<int>OVERSIZE] += 1
             continue
-        scatter(ring, header_bytes, scratch, pile.used, spread, &frames[i], segments)
+        scatter(header_bytes, scratch, pile.used, spread, &frames[i], segments)
         pile.used += spread
         tally.frames += 1
         tally.bytes += frames[i].bytes
@@ -240,7 +234,7 @@ cdef enum Spread:
 
 
 cdef uint32_t chains_for(
-    SplitRing *ring, uint32_t header_bytes, bint mergeable, NetScratch *scratch, Pile *pile, uint32_t length
+    Ring *ring, uint32_t header_bytes, bint mergeable, NetScratch *scratch, Pile *pile, uint32_t length
 ) noexcept nogil:
     """How many of the chains not filled yet hold a frame of this length with its header; or NO_ROOM, or TOO_LONG.
 
@@ -252,9 +246,9 @@ cdef uint32_t chains_for(
         if chain + count == pile.n_chains:
             if pile.n_chains == MAX_RECEIVE_CHAINS:
                 return TOO_LONG if chain == 0 else NO_ROOM
-            more = take(
-                ring, pile.n_chains, &scratch.chains[pile.n_chains],
-                min(<uint32_t>BURST, MAX_RECEIVE_CHAINS - pile.n_chains), scratch.segments, &pile.n_segments,
+            more = ring.take(
+                ring, &scratch.chains[pile.n_chains], min(<uint32_t>BURST, MAX_RECEIVE_CHAINS - pile.n_chains),
+                scratch.segments, &pile.n_segments,
             )
             if more == 0:
                 # All that the ring can hold is there and does not do.
@@ -271,15 +265,13 @@ cdef uint32_t chains_for(
 
 
 cdef void scatter(
-    SplitRing *ring, uint32_t header_bytes, NetScratch *scratch, uint32_t chain, uint32_t spread,
+    uint32_t header_bytes, NetScratch *scratch, uint32_t chain, uint32_t spread,
     const Frame *frame, const Segment *segments
 ) noexcept nogil:
     """Copy one frame into `spread` chains and stage them as used."""
     cdef uint8_t header[NET_HDR_BYTES]
     cdef Segment header_segment = Segment(&header[0], header_bytes), frame_alone, room_alone
     cdef Cursor header_at = Cursor(&header_segment, 0), to, source = cursor_of(frame, segments, &frame_alone)
-    cdef uint16_t mask = ring.size - 1
-    cdef uint8_t *used = <uint8_t *>ring.used.ring
     cdef uint32_t left = frame.bytes, i, written, room
     cdef const Chain *target
     memset(header, 0, sizeof(header))
@@ -292,7 +284,4 @@ cdef void scatter(
         room = min(left, target.bytes - written)
         copy_at(&to, &source, room)
         left -= room
-        write_u64_anywhere(
-            used + 8 * <uint32_t>(<uint16_t>(ring.next_used + chain + i) & mask),
-            target.head | <uint64_t>(written + room) << 32,
-        )
+        scratch.done[chain + i] = Done(target.ticket, written + room)

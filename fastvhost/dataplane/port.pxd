@@ -5,9 +5,9 @@ deliver_burst   copies frames out; returns how many are dealt with (delivered, o
 release_burst   hands chains of received frames back to whoever sent them, in the order in which they came
 """
 
-from libc.stdint cimport uint16_t, uint32_t
+from libc.stdint cimport uint32_t
 
-from fastvhost.dataplane.frame cimport Burst, Frame, Segment
+from fastvhost.dataplane.frame cimport Burst, Done, Frame, Segment
 from fastvhost.dataplane.tally cimport Tally
 
 
@@ -16,7 +16,7 @@ cdef struct PortFace:
     uint32_t (*deliver_burst)(
         PortFace *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
     ) noexcept nogil
-    void (*release_burst)(PortFace *port, uint32_t pair, const uint16_t *heads, uint32_t n) noexcept nogil
+    void (*release_burst)(PortFace *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil
     void *kind               # the kind's own struct
     Tally *rx                # one a pair: from the VM
     Tally *tx                # one a pair: towards the VM

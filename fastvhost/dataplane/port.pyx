@@ -1,10 +1,10 @@
 """Ports: the base that every kind shares, and the kind without a peer."""
 
-from libc.stdint cimport uint16_t, uint32_t
+from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc, free
 
 from fastvhost.dataplane.drop_reason cimport N_DROP_REASONS
-from fastvhost.dataplane.frame cimport Burst, Frame, Segment
+from fastvhost.dataplane.frame cimport Burst, Done, Frame, Segment
 from fastvhost.dataplane.tally cimport Tally
 
 from fastvhost.dataplane.drop_reason import NAMES
@@ -44,7 +44,7 @@ cdef uint32_t deliver_to_nobody(
     return n
 
 
-cdef void release_nothing(PortFace *port, uint32_t pair, const uint16_t *heads, uint32_t n) noexcept nogil:
+cdef void release_nothing(PortFace *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil:
     pass
 
 

@@ -7,9 +7,9 @@ Queue index: vhost-user's vring index; even = receiveq, odd = transmitq, pair = 
 
 from typing import NamedTuple
 
+from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.guest_memory import GuestMemory
 from fastvhost.dataplane.port import Port
-from fastvhost.dataplane.door import Door
 
 class RingRefusedError(ValueError):
     """A queue cannot start as configured. The text names the ring, the reason and the remedy."""
@@ -17,7 +17,7 @@ class RingRefusedError(ValueError):
 class QueueState(NamedTuple):
     """One queue as a worker sees it now, for show and diagnosis."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # a queue has an index, not a search function
     size: int
     live: bool
     """It was given to the data plane by start_queue and not stopped since."""

@@ -1,18 +1,18 @@
-"""A port with virtqueues: the device side of a virtio-net device. Virtio 1.2, sections 2.7 and 5.1.
+"""A port with virtqueues: the control side of a virtio-net device. Virtio 1.2, sections 2.7, 2.8 and 5.1.
 
-Above, the three burst functions, which workers call; below, VirtioPort, which the control plane calls. What the two
-share is changed only while the door is closed.
+What the workers see of it (virtio_device) is changed only while the door is closed.
 """
 
 import os
 from typing import NamedTuple
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from posix.unistd cimport write
+from libc.string cimport memset
 
 from fastvhost.abi.shared_memory cimport load_acquire_u32, load_u16, store_release_u32
 from fastvhost.abi.virtio_net cimport (
+    F_RING_PACKED,
     F_VERSION_1,
     NET_F_MRG_RXBUF,
     NET_HDR_BYTES,
@@ -21,120 +21,24 @@ from fastvhost.abi.virtio_net cimport (
     RING_F_INDIRECT_DESC,
     has_feature,
 )
+from fastvhost.abi.virtio_packed cimport RING_EVENT_FLAGS_DISABLE, pvirtq_event_suppress
 from fastvhost.abi.virtio_ring cimport (
     VIRTQ_AVAIL_F_NO_INTERRUPT,
     VIRTQ_DESC_F_WRITE,
     VIRTQ_MAX_SIZE,
     virtq_avail,
-    virtq_desc,
     virtq_used,
 )
 from fastvhost.dataplane.door cimport Door
-from fastvhost.dataplane.drop_reason cimport BAD_DESCRIPTOR, LINK_DOWN, RING_DISABLED
-from fastvhost.dataplane.frame cimport BURST, MAX_SEGMENTS, Burst, Frame, Segment
+from fastvhost.dataplane.frame cimport MAX_SEGMENTS, Segment
 from fastvhost.dataplane.guest_memory cimport GuestMemory, host_of_user
-from fastvhost.dataplane.net cimport deliver, strip_headers
-from fastvhost.dataplane.port cimport Port, PortFace
-from fastvhost.dataplane.split_ring cimport (
-    RING_OK,
-    RING_OUTSIDE_MEMORY,
-    SplitRing,
-    complete_taken,
-    publish,
-    reset_ring,
-    take,
-)
+from fastvhost.dataplane.packed_ring cimport packed_ring_base, reset_packed_ring, rewind_packed_ring
+from fastvhost.dataplane.port cimport Port
+from fastvhost.dataplane.ring cimport RING_OUTSIDE_MEMORY, Ring
+from fastvhost.dataplane.split_ring cimport reset_split_ring, rewind_split_ring, split_ring_base
+from fastvhost.dataplane.virtio_device cimport Device, Queue, deliver_burst, receive_burst, release_burst
 
-from fastvhost.dataplane.split_ring import SENTENCES
-
-
-cdef void wake_control(Device *device) noexcept nogil:
-    cdef uint64_t one = 1
-    write(device.attention_fd, &one, sizeof(one))  # full: it will be read anyway
-
-
-cdef void report_broken(Device *device, Queue *queue) noexcept nogil:
-    store_release_u32(&queue.found_broken, 1)  # pairs with VirtioPort.events
-    wake_control(device)
-
-
-cdef bint is_started(Device *device, Queue *queue) noexcept nogil:
-    """Kicked, or, for drivers that know of a polling device and never kick, found to hold buffers."""
-    if not queue.started and load_u16(&queue.ring.avail.idx) != queue.ring.next_avail:
-        queue.started = True
-        store_release_u32(&queue.found_started, 1)  # pairs with VirtioPort.events
-        wake_control(device)
-    return queue.started
-
-
-cdef void notify(Queue *queue) noexcept nogil:
-    """One available-buffer notification to the driver. Its eventfd is non-blocking: the session saw to that."""
-    cdef uint64_t one = 1
-    if queue.call_fd >= 0:
-        write(queue.call_fd, &one, sizeof(one))  # EAGAIN: the counter is full, so the driver has been told
-        queue.calls += 1
-
-
-cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcept nogil:
-    cdef Device *device = <Device *>port.kind
-    cdef Queue *queue = &device.queues[2 * pair + 1]
-    cdef SplitRing *ring = &queue.ring
-    cdef uint32_t i
-    if not queue.live or ring.status != RING_OK or not is_started(device, queue):
-        return 0
-    burst.n_segments = 0
-    burst.n_chains = take(ring, 0, burst.frames, BURST, burst.segments, &burst.n_segments)
-    if ring.status != RING_OK:
-        port.rx[pair].dropped[<int>BAD_DESCRIPTOR] += 1
-        report_broken(device, queue)
-    if burst.n_chains == 0:
-        return 0
-    ring.next_avail += burst.n_chains
-    ring.outstanding += burst.n_chains
-    if queue.enabled:
-        strip_headers(burst, device.header_bytes, &port.rx[pair])
-        if burst.n_frames:
-            if not device.seen_frame:
-                device.seen_frame = True
-                store_release_u32(&device.found_first_frame, 1)  # pairs with VirtioPort.events
-                wake_control(device)
-            return burst.n_frames
-    else:
-        # vhost-user, "Ring states": started but disabled, so drain and discard
-        for i in range(burst.n_chains):
-            burst.heads[i] = burst.frames[i].head
-        port.rx[pair].dropped[<int>RING_DISABLED] += burst.n_chains
-    release_burst(port, pair, burst.heads, burst.n_chains)
-    return 0
-
-
-cdef uint32_t deliver_burst(
-    PortFace *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
-) noexcept nogil:
-    cdef Device *device = <Device *>port.kind
-    cdef Queue *queue = &device.queues[2 * pair]
-    cdef uint32_t done
-    if not device.link_up:
-        port.tx[pair].dropped[<int>LINK_DOWN] += n
-        return n
-    if not queue.live or not queue.enabled or queue.ring.status != RING_OK or not is_started(device, queue):
-        port.tx[pair].dropped[<int>RING_DISABLED] += n
-        return n
-    done = deliver(
-        &queue.ring, device.header_bytes, device.mergeable, &device.scratch, frames, segments, n, &port.tx[pair]
-    )
-    if publish(&queue.ring):
-        notify(queue)
-    if queue.ring.status != RING_OK:
-        report_broken(device, queue)
-    return done
-
-
-cdef void release_burst(PortFace *port, uint32_t pair, const uint16_t *heads, uint32_t n) noexcept nogil:
-    cdef Queue *queue = &(<Device *>port.kind).queues[2 * pair + 1]
-    complete_taken(&queue.ring, heads, n)
-    if publish(&queue.ring):
-        notify(queue)
+from fastvhost.dataplane.ring import SENTENCES
 
 
 class RingRefusedError(ValueError):
@@ -208,23 +112,32 @@ cdef class VirtioPort(Port):
 
     cdef bint place(self, Queue *queue) noexcept:
         """Translate a queue's remembered addresses in the memory of now. False: not all of it lies in a region."""
-        cdef SplitRing *ring = &queue.ring
-        cdef uint64_t event_bytes = 2 if ring.event_idx else 0
-        cdef uint8_t *desc
-        cdef uint8_t *avail
-        cdef uint8_t *used
+        cdef Ring *ring = &queue.ring
+        cdef uint64_t size = ring.size, event_bytes = 2 if ring.event_idx else 0
+        cdef uint64_t driver_bytes = 4 if self.packed else 4 + 2 * size + event_bytes
+        cdef uint64_t device_bytes = 4 if self.packed else 4 + 8 * size + event_bytes
+        cdef uint8_t *descriptors
+        cdef uint8_t *driver
+        cdef uint8_t *device
         if self.memory is None:
             return False
-        desc = host_of_user(&self.memory.table, queue.desc_user_addr, 16 * <uint64_t>ring.size)
-        avail = host_of_user(&self.memory.table, queue.avail_user_addr, 4 + 2 * <uint64_t>ring.size + event_bytes)
-        used = host_of_user(&self.memory.table, queue.used_user_addr, 4 + 8 * <uint64_t>ring.size + event_bytes)
-        if desc == NULL or avail == NULL or used == NULL:
+        descriptors = host_of_user(&self.memory.table, queue.descriptor_user_addr, 16 * size)
+        driver = host_of_user(&self.memory.table, queue.driver_user_addr, driver_bytes)
+        device = host_of_user(&self.memory.table, queue.device_user_addr, device_bytes)
+        if descriptors == NULL or driver == NULL or device == NULL:
             return False
-        if <uint64_t>desc % 16 or <uint64_t>avail % 2 or <uint64_t>used % 4:
+        # Sections 2.7 and 2.8.10: what each part must be aligned to.
+        if <uint64_t>descriptors % 16 or <uint64_t>driver % (4 if self.packed else 2) or <uint64_t>device % 4:
             return False
-        ring.desc, ring.avail, ring.used = <virtq_desc *>desc, <virtq_avail *>avail, <virtq_used *>used
+        ring.descriptor_area, ring.driver_area, ring.device_area = descriptors, driver, device
         ring.table, ring.hot_region = &self.memory.table, 0
         return True
+
+    cdef void rewind(self, Queue *queue) noexcept:
+        if self.packed:
+            rewind_packed_ring(&queue.ring)
+        else:
+            rewind_split_ring(&queue.ring)
 
     cdef void count_active(self) noexcept:
         """Pairs from 0 on whose receiveq takes frames."""
@@ -260,6 +173,7 @@ cdef class VirtioPort(Port):
                 raise RingRefusedError(f"ring {i} is live: features change only while every ring is stopped")
         modern = has_feature(features, F_VERSION_1) or has_feature(features, NET_F_MRG_RXBUF)
         self.features = features
+        self.packed = has_feature(features, F_RING_PACKED)
         self.door.close()
         self.device.header_bytes = NET_HDR_BYTES if modern else NET_HDR_LEGACY_BYTES
         self.device.mergeable = has_feature(features, NET_F_MRG_RXBUF)
@@ -279,8 +193,7 @@ cdef class VirtioPort(Port):
             queue = &self.device.queues[i]
             if not queue.live:
                 continue
-            queue.ring.next_avail -= queue.ring.outstanding
-            queue.ring.outstanding = 0
+            self.rewind(queue)
             if not self.place(queue):
                 queue.live = False
                 queue.ring.status = RING_OUTSIDE_MEMORY
@@ -291,6 +204,18 @@ cdef class VirtioPort(Port):
             previous.unwatch(memory)
         self.reported_fault = False
         return tuple(lost)
+
+    def check_size_and_base(self, index: int, size: int, base: int) -> None:
+        if self.packed:
+            if not 1 <= size <= VIRTQ_MAX_SIZE:
+                raise RingRefusedError(f"ring {index}: size {size}; a packed ring has 1 to {VIRTQ_MAX_SIZE} descriptors")
+            if not 0 <= base < 2**32 or base & 0x7FFF >= size or base >> 16 & 0x7FFF >= size:
+                raise RingRefusedError(f"ring {index}: base {base:#x} names a descriptor beyond the ring's {size}")
+            return
+        if not (1 <= size <= VIRTQ_MAX_SIZE and size & (size - 1) == 0):
+            raise RingRefusedError(f"ring {index}: size {size} is no power of two from 1 to {VIRTQ_MAX_SIZE}")
+        if not 0 <= base <= 0xFFFF:
+            raise RingRefusedError(f"ring {index}: base {base} is no available index; 0 to 65535 are")
 
     def start_queue(
         self,
@@ -307,21 +232,19 @@ cdef class VirtioPort(Port):
     ) -> None:
         cdef Queue *queue = self.queue(index)
         cdef Queue fresh
-        if not (1 <= size <= VIRTQ_MAX_SIZE and size & (size - 1) == 0):
-            raise RingRefusedError(f"ring {index}: size {size} is no power of two from 1 to {VIRTQ_MAX_SIZE}")
-        if not 0 <= base <= 0xffff:
-            raise RingRefusedError(f"ring {index}: base {base} is no available index; 0 to 65535 are")
+        self.check_size_and_base(index, size, base)
         if queue.live:
             raise RingRefusedError(f"ring {index} is live; stop it with GET_VRING_BASE before it starts again")
         if self.memory is None:
             raise RingRefusedError(f"ring {index}: there is no guest memory yet; send SET_MEM_TABLE before the kick fd")
         fresh = queue[0]
+        memset(&fresh.ring, 0, sizeof(Ring))
         fresh.ring.size = size
         fresh.ring.direction = 0 if index & 1 else VIRTQ_DESC_F_WRITE
         fresh.ring.indirect = has_feature(self.features, RING_F_INDIRECT_DESC)
         fresh.ring.event_idx = has_feature(self.features, RING_F_EVENT_IDX)
-        fresh.desc_user_addr, fresh.avail_user_addr = desc_user_addr, avail_user_addr
-        fresh.used_user_addr, fresh.call_fd = used_user_addr, call_fd
+        fresh.descriptor_user_addr, fresh.driver_user_addr = desc_user_addr, avail_user_addr
+        fresh.device_user_addr, fresh.call_fd = used_user_addr, call_fd
         fresh.enabled, fresh.started = enabled, kicked
         fresh.found_started = fresh.found_broken = 0
         if not self.place(&fresh):
@@ -329,7 +252,10 @@ cdef class VirtioPort(Port):
                 f"ring {index} lies in no shared memory region (or is misaligned); "
                 "start QEMU with -object memory-backend-memfd,id=m0,size=1G,share=on -machine memory-backend=m0"
             )
-        reset_ring(&fresh.ring, base)
+        if self.packed:
+            reset_packed_ring(&fresh.ring, base)
+        else:
+            reset_split_ring(&fresh.ring, base)
         fresh.live = True
         self.door.close()
         queue[0] = fresh
@@ -348,13 +274,12 @@ cdef class VirtioPort(Port):
         if queue.live:
             self.door.close()
             queue.live = False
-            queue.ring.next_avail -= queue.ring.outstanding
-            queue.ring.outstanding = 0
+            self.rewind(queue)
             queue.call_fd = -1
             self.face.epoch += 1
             self.count_active()
             self.door.open()
-        return queue.ring.next_avail
+        return packed_ring_base(&queue.ring) if self.packed else split_ring_base(&queue.ring)
 
     def set_enabled(self, uint32_t index, bint enabled) -> None:
         cdef Queue *queue = self.queue(index)
@@ -371,7 +296,18 @@ cdef class VirtioPort(Port):
 
     def queue_state(self, uint32_t index) -> QueueState:
         cdef Queue *queue = self.queue(index)
-        cdef SplitRing *ring = &queue.ring
+        cdef Ring *ring = &queue.ring
+        cdef bint suppressed = False, wanted = False
+        cdef uint32_t avail_idx = 0, used_idx = 0
+        if queue.live and self.packed:
+            avail_idx, used_idx = ring.next_avail, ring.next_used
+            suppressed = load_u16(&(<pvirtq_event_suppress *>ring.device_area).flags) == RING_EVENT_FLAGS_DISABLE
+            wanted = load_u16(&(<pvirtq_event_suppress *>ring.driver_area).flags) != RING_EVENT_FLAGS_DISABLE
+        elif queue.live:
+            avail_idx = load_u16(&(<virtq_avail *>ring.driver_area).idx)
+            used_idx = load_u16(&(<virtq_used *>ring.device_area).idx)
+            suppressed = not ring.event_idx and load_u16(&(<virtq_used *>ring.device_area).flags) != 0
+            wanted = not load_u16(&(<virtq_avail *>ring.driver_area).flags) & VIRTQ_AVAIL_F_NO_INTERRUPT
         tally = self.face.rx[index // 2] if index & 1 else self.face.tx[index // 2]
         return QueueState(
             index=index,
@@ -380,13 +316,13 @@ cdef class VirtioPort(Port):
             started=queue.live and queue.started,
             enabled=queue.enabled,
             broken=SENTENCES[<int>ring.status],
-            avail_idx=load_u16(&ring.avail.idx) if queue.live else 0,
-            used_idx=load_u16(&ring.used.idx) if queue.live else 0,
+            avail_idx=avail_idx,
+            used_idx=used_idx,
             next_avail=ring.next_avail,
             frames=tally.frames,
             bytes=tally.bytes,
-            kick_suppressed=queue.live and not ring.event_idx and load_u16(&ring.used.flags) != 0,
-            interrupt_wanted=queue.live and not load_u16(&ring.avail.flags) & VIRTQ_AVAIL_F_NO_INTERRUPT,
+            kick_suppressed=suppressed,
+            interrupt_wanted=wanted,
         )
 
     def events(self) -> list[tuple[str, int, str]]:

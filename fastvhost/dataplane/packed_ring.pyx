@@ -1,0 +1,267 @@
+"""The device side of one packed virtqueue. Virtio 1.2, section 2.8. The contract is ring.pxd's.
+
+One ring of descriptors that both sides write. A descriptor is available when its AVAIL flag equals the driver's wrap
+counter and its USED flag does not; a used one has both equal to the device's wrap counter (section 2.8.1). Any size
+from 1 to 32768 will do. A ticket is the buffer id, and above it the number of descriptors that the chain occupies.
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from fastvhost.abi.shared_memory cimport (
+    full_fence,
+    load_u16,
+    prefetch_read,
+    prefetch_write,
+    read_once_packed_desc,
+    store_release_u16,
+    store_u16,
+    write_packed_used,
+)
+from fastvhost.abi.virtio_packed cimport (
+    RING_EVENT_FLAGS_DESC,
+    RING_EVENT_FLAGS_DISABLE,
+    RING_EVENT_WRAP_BIT,
+    VIRTQ_DESC_F_AVAIL,
+    VIRTQ_DESC_F_USED,
+    pvirtq_desc,
+    pvirtq_event_suppress,
+)
+from fastvhost.abi.virtio_ring cimport (
+    VIRTQ_DESC_BYTES,
+    VIRTQ_DESC_F_INDIRECT,
+    VIRTQ_DESC_F_NEXT,
+    VIRTQ_DESC_F_WRITE,
+    virtq_desc,
+)
+from fastvhost.dataplane.frame cimport Chain, Done, Segment
+from fastvhost.dataplane.guest_memory cimport Region, in_region
+from fastvhost.dataplane.ring cimport (
+    RING_ADDRESS_OUTSIDE_MEMORY,
+    RING_LOOP,
+    RING_OK,
+    RING_READABLE_IN_RECEIVEQ,
+    RING_WRITABLE_IN_TRANSMITQ,
+    Ring,
+    add_segments,
+    check_indirect,
+    finish_chain,
+    read_desc_anywhere,
+    stop_taking,
+)
+
+# Descriptors that lie four ahead come into the cache while we look at this one: one cache line holds four.
+cdef enum:
+    AHEAD = 8
+    BOTH_FLAGS = VIRTQ_DESC_F_AVAIL | VIRTQ_DESC_F_USED
+    CHAIN_FLAGS = VIRTQ_DESC_F_NEXT | VIRTQ_DESC_F_WRITE | VIRTQ_DESC_F_INDIRECT
+
+
+cdef inline bint is_available(uint16_t flags, bint wrap) noexcept nogil:
+    return (flags & BOTH_FLAGS) == (VIRTQ_DESC_F_AVAIL if wrap else VIRTQ_DESC_F_USED)
+
+
+cdef uint32_t take(
+    Ring *ring, Chain *chains, uint32_t most, Segment *segments, uint32_t *n_segments
+) noexcept nogil:
+    cdef pvirtq_desc *desc = <pvirtq_desc *>ring.descriptor_area
+    cdef uint16_t size = ring.size, direction = ring.direction, at = ring.next_avail, slots
+    cdef uint16_t left = size - ring.outstanding
+    cdef bint wrap = ring.avail_wrap
+    cdef uint32_t n = 0
+    cdef pvirtq_desc d
+    cdef Region hot = ring.table.regions[ring.hot_region]
+    cdef uint8_t *data
+    cdef Chain *chain
+    cdef int status
+
+    while n < most and left:
+        # pairs with the driver's store of these flags; len, id and flags come in the same load, addr behind it
+        d = read_once_packed_desc(&desc[at])
+        if not is_available(d.flags, wrap):
+            break
+        prefetch_read(&desc[at + AHEAD])
+        chain = &chains[n]
+        slots = 1
+        data = NULL
+        if (d.flags & CHAIN_FLAGS) == direction:
+            data = in_region(&hot, d.addr, d.len)
+        if data != NULL:
+            if direction:
+                prefetch_write(data)
+                prefetch_write(data + 64)
+            else:
+                prefetch_read(data)
+                prefetch_read(data + 64)
+            chain.data = data
+            chain.bytes = d.len
+            chain.n_segments = 1
+            chain.ticket = d.id | <uint32_t>1 << 16
+        else:
+            status = walk(ring, at, left, d, chain, segments, n_segments, &slots)
+            if status != RING_OK:
+                stop_taking(ring, status, n_segments[0])
+                break
+            hot = ring.table.regions[ring.hot_region]
+        n += 1
+        left -= slots
+        at += slots
+        if at >= size:
+            at -= size
+            wrap = not wrap
+    ring.outstanding = size - left
+    ring.next_avail = at
+    ring.avail_wrap = wrap
+    return n
+
+
+cdef int walk(
+    Ring *ring, uint16_t at, uint16_t left, pvirtq_desc d, Chain *chain, Segment *segments, uint32_t *n_segments,
+    uint16_t *slots
+) noexcept nogil:
+    """Follow one chain: descriptors side by side, or an indirect table, read from its start to its end.
+
+    The buffer id stands in the last descriptor (section 2.8.6); in a table, NEXT means nothing (section 2.8.7).
+    """
+    cdef pvirtq_desc *desc = <pvirtq_desc *>ring.descriptor_area
+    cdef uint32_t first = n_segments[0], i
+    cdef uint64_t total = 0
+    cdef uint16_t count = 0
+    cdef virtq_desc entry
+    cdef int status = RING_OK
+
+    while True:
+        count += 1
+        entry.addr, entry.len, entry.flags = d.addr, d.len, d.flags
+        if d.flags & VIRTQ_DESC_F_INDIRECT:
+            status = check_indirect(ring, &entry, count > 1)
+            if status != RING_OK:
+                break
+            for i in range(d.len // VIRTQ_DESC_BYTES):
+                if not read_desc_anywhere(ring.table, d.addr + <uint64_t>i * VIRTQ_DESC_BYTES, &entry):
+                    status = RING_ADDRESS_OUTSIDE_MEMORY
+                    break
+                # the packed layout: flags stand where the split one has next
+                status = add_piece(ring, entry.addr, entry.len, entry.next, segments, n_segments, &total)
+                if status != RING_OK:
+                    break
+            break
+        status = add_piece(ring, d.addr, d.len, d.flags, segments, n_segments, &total)
+        if status != RING_OK or not d.flags & VIRTQ_DESC_F_NEXT:
+            break
+        if count == left:
+            status = RING_LOOP
+            break
+        at = at + 1 if at + 1 < ring.size else 0
+        d = read_once_packed_desc(&desc[at])
+
+    if status != RING_OK:
+        n_segments[0] = first
+        return status
+    finish_chain(chain, segments, first, n_segments, total)
+    chain.ticket = d.id | <uint32_t>count << 16
+    slots[0] = count
+    return RING_OK
+
+
+cdef int add_piece(
+    Ring *ring, uint64_t addr, uint32_t length, uint16_t flags, Segment *segments, uint32_t *n_segments,
+    uint64_t *total
+) noexcept nogil:
+    if (flags & VIRTQ_DESC_F_WRITE) != ring.direction:
+        return RING_READABLE_IN_RECEIVEQ if ring.direction else RING_WRITABLE_IN_TRANSMITQ
+    total[0] += length
+    return add_segments(ring, addr, length, segments, n_segments)
+
+
+cdef void untake(Ring *ring, const Chain *chains, uint32_t n) noexcept nogil:
+    cdef uint32_t i, slots = 0
+    for i in range(n):
+        slots += chains[i].ticket >> 16
+    go_back(ring, slots)
+
+
+cdef void go_back(Ring *ring, uint32_t slots) noexcept nogil:
+    if ring.next_avail >= slots:
+        ring.next_avail -= slots
+    else:
+        ring.next_avail = <uint16_t>(ring.next_avail + ring.size - slots)
+        ring.avail_wrap = not ring.avail_wrap
+    ring.outstanding -= slots
+
+
+cdef void complete(Ring *ring, const Done *done, uint32_t n) noexcept nogil:
+    """One used descriptor a chain, at the place of its first (section 2.8.5). The driver looks at them in order, so
+    the flags of the first one staged are held back: publish stores them and with that shows them all."""
+    cdef pvirtq_desc *desc = <pvirtq_desc *>ring.descriptor_area
+    cdef uint16_t at = ring.next_used, size = ring.size, slots, flags
+    cdef bint wrap = ring.used_wrap
+    cdef uint32_t i
+    for i in range(n):
+        flags = ring.direction | (BOTH_FLAGS if wrap else 0)
+        if ring.staged == 0:
+            ring.first_flags = flags
+            write_packed_used(&desc[at], done[i].ticket, done[i].bytes, load_u16(&desc[at].flags))
+        else:
+            write_packed_used(&desc[at], done[i].ticket, done[i].bytes, flags)
+        slots = done[i].ticket >> 16
+        ring.staged += slots
+        ring.outstanding -= slots
+        at += slots
+        if at >= size:
+            at -= size
+            wrap = not wrap
+    ring.next_used = at
+    ring.used_wrap = wrap
+
+
+cdef bint publish(Ring *ring) noexcept nogil:
+    """One store of the first staged flags; then whether to notify. Sections 2.8.10 and 2.8.21."""
+    cdef pvirtq_desc *desc = <pvirtq_desc *>ring.descriptor_area
+    cdef pvirtq_event_suppress *driver = <pvirtq_event_suppress *>ring.driver_area
+    cdef uint16_t staged = ring.staged, flags, off_wrap, event
+    if staged == 0:
+        return False
+    store_release_u16(&desc[ring.published].flags, ring.first_flags)  # pairs with the driver's read of these flags
+    ring.published = ring.next_used
+    ring.staged = 0
+    full_fence()  # used must be visible before we look whether the driver sleeps; pairs with the driver's
+    flags = load_u16(&driver.flags)
+    if flags != RING_EVENT_FLAGS_DESC or not ring.event_idx:
+        return flags != RING_EVENT_FLAGS_DISABLE
+    off_wrap = load_u16(&driver.off_wrap)
+    event = off_wrap & ((1 << RING_EVENT_WRAP_BIT) - 1)
+    if (off_wrap >> RING_EVENT_WRAP_BIT) != ring.used_wrap:
+        event -= ring.size
+    return <uint16_t>(ring.next_used - event - 1) < staged
+
+
+cdef bint has_work(const Ring *ring) noexcept nogil:
+    return is_available(
+        load_u16(&(<pvirtq_desc *>ring.descriptor_area)[ring.next_avail].flags), ring.avail_wrap
+    )
+
+
+cdef void reset_packed_ring(Ring *ring, uint32_t base) noexcept nogil:
+    """Start where SET_VRING_BASE says: bits 0-14 available index, 15 its wrap counter, 16-30 used index, 31 its own.
+
+    While we poll, the driver need not kick (section 2.8.10).
+    """
+    cdef pvirtq_event_suppress *device = <pvirtq_event_suppress *>ring.device_area
+    ring.take, ring.untake, ring.complete, ring.publish, ring.has_work = take, untake, complete, publish, has_work
+    ring.next_avail, ring.avail_wrap = base & 0x7fff, base >> 15 & 1
+    ring.next_used, ring.used_wrap = base >> 16 & 0x7fff, base >> 31
+    ring.published = ring.next_used
+    store_u16(&device.flags, RING_EVENT_FLAGS_DISABLE)
+
+
+cdef void rewind_packed_ring(Ring *ring) noexcept nogil:
+    """Give back what is outstanding."""
+    go_back(ring, ring.outstanding)
+
+
+cdef uint32_t packed_ring_base(const Ring *ring) noexcept nogil:
+    """What GET_VRING_BASE returns, as reset_packed_ring takes it."""
+    return (
+        ring.next_avail | <uint32_t>ring.avail_wrap << 15
+        | <uint32_t>ring.next_used << 16 | <uint32_t>ring.used_wrap << 31
+    )

@@ -1,0 +1,78 @@
+"""What every ring format gives: four functions, and the state they share. Virtio 1.2, sections 2.7 and 2.8.
+
+take       resolves available chains to host memory, in order; they are outstanding from then on
+untake     the last ones taken go back as if never touched
+complete   stages outstanding chains as used, in the order in which they were taken
+publish    makes what is staged visible to the driver, once a burst; whether the driver wants a notification
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from fastvhost.abi.virtio_ring cimport virtq_desc
+from fastvhost.dataplane.frame cimport Chain, Done, Segment
+from fastvhost.dataplane.guest_memory cimport RegionTable
+
+
+cdef enum RingStatus:
+    RING_OK
+    RING_AVAIL_JUMP
+    RING_HEAD_BEYOND_QUEUE
+    RING_NEXT_BEYOND_TABLE
+    RING_LOOP
+    RING_ADDRESS_OUTSIDE_MEMORY
+    RING_READABLE_IN_RECEIVEQ
+    RING_WRITABLE_IN_TRANSMITQ
+    RING_INDIRECT_NOT_NEGOTIATED
+    RING_INDIRECT_NESTED
+    RING_INDIRECT_TABLE_SIZE
+    RING_RECEIVE_CHAIN_TOO_SHORT
+    RING_CHAIN_PIECES
+    RING_OUTSIDE_MEMORY
+    N_RING_STATUS
+
+
+# A chain's segments do not fit into what is left of the burst's: no fault of the ring.
+cdef enum:
+    NO_SEGMENTS_LEFT = N_RING_STATUS
+
+
+cdef struct Ring:
+    # the format's functions
+    uint32_t (*take)(
+        Ring *ring, Chain *chains, uint32_t most, Segment *segments, uint32_t *n_segments
+    ) noexcept nogil
+    void (*untake)(Ring *ring, const Chain *chains, uint32_t n) noexcept nogil
+    void (*complete)(Ring *ring, const Done *done, uint32_t n) noexcept nogil
+    bint (*publish)(Ring *ring) noexcept nogil
+    bint (*has_work)(const Ring *ring) noexcept nogil
+    # set through the door
+    uint8_t *descriptor_area
+    uint8_t *driver_area       # available ring, or driver event suppression
+    uint8_t *device_area       # used ring, or device event suppression
+    const RegionTable *table
+    uint16_t size
+    uint16_t direction         # VIRTQ_DESC_F_WRITE for a receiveq, 0 for a transmitq: what each descriptor must say
+    bint indirect
+    bint event_idx
+    # written by its worker
+    uint16_t next_avail        # where to look for the next available chain
+    uint16_t next_used         # where to put the next used chain
+    uint16_t outstanding       # entries (split) or descriptors (packed) taken and not yet completed
+    uint16_t published         # next_used as the driver knows it
+    uint16_t staged            # descriptors completed and not yet published (packed)
+    uint16_t first_flags       # of the first of them, held back until publish (packed)
+    bint avail_wrap            # wrap counters (packed)
+    bint used_wrap
+    uint32_t hot_region        # where the last address was found
+    RingStatus status          # sticky: a ring that broke its rules stays stopped until it is set up again
+
+
+cdef int add_segments(
+    Ring *ring, uint64_t guest_addr, uint32_t length, Segment *segments, uint32_t *n_segments
+) noexcept nogil
+cdef bint read_desc_anywhere(const RegionTable *table, uint64_t guest_addr, virtq_desc *d) noexcept nogil
+cdef int check_indirect(const Ring *ring, const virtq_desc *d, bint inside_table) noexcept nogil
+cdef void finish_chain(
+    Chain *chain, const Segment *segments, uint32_t first, uint32_t *n_segments, uint64_t bytes
+) noexcept nogil
+cdef void stop_taking(Ring *ring, int status, uint32_t n_segments) noexcept nogil

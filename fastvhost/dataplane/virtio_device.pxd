@@ -1,0 +1,42 @@
+"""A virtio-net device as its workers see it. Virtio 1.2, section 5.1."""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from fastvhost.dataplane.frame cimport Burst, Done, Frame, Segment
+from fastvhost.dataplane.net cimport NetScratch
+from fastvhost.dataplane.port cimport PortFace
+from fastvhost.dataplane.ring cimport Ring
+
+
+cdef struct Queue:
+    Ring ring
+    # set through the door
+    bint live                # start_queue gave it to us and stop_queue did not take it back
+    bint enabled
+    int call_fd
+    uint64_t descriptor_user_addr, driver_user_addr, device_user_addr
+    # written by its worker
+    bint started
+    uint32_t found_started   # events that control has not seen yet
+    uint32_t found_broken
+    uint64_t calls
+
+
+cdef struct Device:
+    # set through the door
+    Queue *queues            # two a pair: even receiveq, odd transmitq
+    uint32_t header_bytes
+    bint mergeable
+    bint link_up
+    int attention_fd
+    # written by the workers
+    NetScratch scratch
+    uint32_t found_first_frame
+    bint seen_frame
+
+
+cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcept nogil
+cdef uint32_t deliver_burst(
+    PortFace *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
+) noexcept nogil
+cdef void release_burst(PortFace *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil

@@ -1,0 +1,101 @@
+"""What workers do with a virtio-net device's queues: the three burst functions, and telling control of trouble.
+
+Virtio 1.2, section 5.1; vhost-user, "Ring states". The control side of the same device is virtio_port.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+from posix.unistd cimport write
+
+from fastvhost.abi.shared_memory cimport store_release_u32
+from fastvhost.dataplane.drop_reason cimport BAD_DESCRIPTOR, LINK_DOWN, RING_DISABLED
+from fastvhost.dataplane.frame cimport BURST, Burst, Done, Frame, Segment
+from fastvhost.dataplane.net cimport deliver, strip_headers
+from fastvhost.dataplane.port cimport PortFace
+from fastvhost.dataplane.ring cimport RING_OK, Ring
+
+
+cdef void wake_control(Device *device) noexcept nogil:
+    cdef uint64_t one = 1
+    write(device.attention_fd, &one, sizeof(one))  # full: it will be read anyway
+
+
+cdef void report_broken(Device *device, Queue *queue) noexcept nogil:
+    store_release_u32(&queue.found_broken, 1)  # pairs with VirtioPort.events
+    wake_control(device)
+
+
+cdef bint is_started(Device *device, Queue *queue) noexcept nogil:
+    """Kicked, or, for drivers that know of a polling device and never kick, found to hold buffers."""
+    if not queue.started and queue.ring.has_work(&queue.ring):
+        queue.started = True
+        store_release_u32(&queue.found_started, 1)  # pairs with VirtioPort.events
+        wake_control(device)
+    return queue.started
+
+
+cdef void notify(Queue *queue) noexcept nogil:
+    """One available-buffer notification to the driver. Its eventfd is non-blocking: the session saw to that."""
+    cdef uint64_t one = 1
+    if queue.call_fd >= 0:
+        write(queue.call_fd, &one, sizeof(one))  # EAGAIN: the counter is full, so the driver has been told
+        queue.calls += 1
+
+
+cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcept nogil:
+    cdef Device *device = <Device *>port.kind
+    cdef Queue *queue = &device.queues[2 * pair + 1]
+    cdef Ring *ring = &queue.ring
+    cdef uint32_t i
+    if not queue.live or ring.status != RING_OK or not is_started(device, queue):
+        return 0
+    burst.n_segments = 0
+    burst.n_chains = ring.take(ring, burst.frames, BURST, burst.segments, &burst.n_segments)
+    if ring.status != RING_OK:
+        port.rx[pair].dropped[<int>BAD_DESCRIPTOR] += 1
+        report_broken(device, queue)
+    if burst.n_chains == 0:
+        return 0
+    if queue.enabled:
+        strip_headers(burst, device.header_bytes, &port.rx[pair])
+        if burst.n_frames:
+            if not device.seen_frame:
+                device.seen_frame = True
+                store_release_u32(&device.found_first_frame, 1)  # pairs with VirtioPort.events
+                wake_control(device)
+            return burst.n_frames
+    else:
+        # vhost-user, "Ring states": started but disabled, so drain and discard
+        for i in range(burst.n_chains):
+            burst.done[i] = Done(burst.frames[i].ticket, 0)
+        port.rx[pair].dropped[<int>RING_DISABLED] += burst.n_chains
+    release_burst(port, pair, burst.done, burst.n_chains)
+    return 0
+
+
+cdef uint32_t deliver_burst(
+    PortFace *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
+) noexcept nogil:
+    cdef Device *device = <Device *>port.kind
+    cdef Queue *queue = &device.queues[2 * pair]
+    cdef uint32_t done
+    if not device.link_up:
+        port.tx[pair].dropped[<int>LINK_DOWN] += n
+        return n
+    if not queue.live or not queue.enabled or queue.ring.status != RING_OK or not is_started(device, queue):
+        port.tx[pair].dropped[<int>RING_DISABLED] += n
+        return n
+    done = deliver(
+        &queue.ring, device.header_bytes, device.mergeable, &device.scratch, frames, segments, n, &port.tx[pair]
+    )
+    if queue.ring.publish(&queue.ring):
+        notify(queue)
+    if queue.ring.status != RING_OK:
+        report_broken(device, queue)
+    return done
+
+
+cdef void release_burst(PortFace *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil:
+    cdef Queue *queue = &(<Device *>port.kind).queues[2 * pair + 1]
+    queue.ring.complete(&queue.ring, done, n)
+    if queue.ring.publish(&queue.ring):
+        notify(queue)
