@@ -11,8 +11,9 @@ class MemoryRefusedError(ValueError):
 class Mapping:
     """One shared memory region of a front-end, mapped. vhost-user, "Memory region description".
 
-    The file descriptor is only borrowed for the call. Raises MemoryRefusedError when the size is 0, a range wraps, the file is
-    shorter than the region or cannot be mapped, or lies on a file system that another program serves (FUSE, NFS).
+    The file descriptor is only borrowed for the call. Raises MemoryRefusedError when the size is 0, a range wraps, the
+    file is shorter than the region or cannot be mapped, or it lies on a file system that another program serves
+    (FUSE, NFS).
     """
 
     guest_addr: int
