@@ -14,10 +14,12 @@ def _qemu(path: str, chardev: str) -> str:
 
 
 def nobody_connects(path: str, permissions: str) -> str:
+    """A listening socket to which no front-end comes."""
     return f"nobody connects; a guest needs {_qemu(path, 'reconnect=1')}, and its user write permission ({permissions})"
 
 
 def nobody_listens(path: str, reason: str) -> str:
+    """A path on which no front-end listens."""
     return f"cannot connect yet ({reason}), trying on; a guest needs {_qemu(path, 'server=on,wait=off')}"
 
 

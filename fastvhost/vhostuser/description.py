@@ -11,6 +11,7 @@ from fastvhost.vhostuser.rings import Ring
 
 
 def describe(connection: Connection, port: PortFace) -> dict[str, Any]:
+    """The front-end that is connected: its process, features, memory and rings."""
     session = connection.session
     return {
         "peer_pid": connection.peer_pid,

@@ -102,6 +102,7 @@ PROTOCOL_FEATURE_NAMES: Mapping[int, str] = {
 
 
 def mask(*bits: int) -> int:
+    """The word in which these bits, by number, are set."""
     return sum(1 << bit for bit in set(bits))
 
 
@@ -121,10 +122,12 @@ OFFERED_PROTOCOL_FEATURES = mask(
 
 
 def offered_features(queue_pairs: int) -> int:
+    """What GET_FEATURES answers for a port with so many queue pairs."""
     return OFFERED_FEATURES | (mask(NET_F_MQ) if queue_pairs > 1 else 0)
 
 
 def has(bits: int, bit: int) -> bool:
+    """Whether a bit, by number, is set."""
     return bool(bits >> bit & 1)
 
 

@@ -17,6 +17,8 @@ MAX_SLOTS = 509
 
 
 class MappingFace(Protocol):
+    """What of a mapping this room needs: that it ends."""
+
     def close(self) -> None: ...
 
 

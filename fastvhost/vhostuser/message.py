@@ -64,6 +64,7 @@ class Request(IntEnum):
 
 
 def request_name(request: int) -> str:
+    """As the specification calls it, or its number."""
     try:
         return Request(request).name
     except ValueError:
@@ -71,6 +72,8 @@ def request_name(request: int) -> str:
 
 
 class Header(NamedTuple):
+    """The twelve bytes before every payload. vhost-user, "Header"."""
+
     request: int
     flags: int
     size: int
@@ -106,6 +109,8 @@ class Payload(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Nothing:
+    """No payload."""
+
     LEAST: ClassVar[int] = 0
     MOST: ClassVar[int] = 0
 
@@ -280,10 +285,12 @@ def decode_payload(kind: type[AnyPayload], data: bytes) -> AnyPayload:
 
 
 def encode_request(request: int, payload: Payload | None = None, *, need_reply: bool = False) -> bytes:
+    """A whole request, as a front-end sends it."""
     data = payload.encode() if payload is not None else b""
     return HEADER.pack(request, VERSION | (NEED_REPLY if need_reply else 0), len(data)) + data
 
 
 def encode_reply(request: int, payload: Payload) -> bytes:
+    """A whole reply, as a back-end sends it."""
     data = payload.encode()
     return HEADER.pack(request, VERSION | REPLY, len(data)) + data

@@ -22,6 +22,8 @@ SETTLE = 0.1
 
 
 class Line(NamedTuple):
+    """One line of the log, and what kind of line it is."""
+
     level: int
     text: str
     about: str

@@ -5,6 +5,8 @@ from typing import Any, Protocol
 
 
 class QueueStateFace(Protocol):
+    """One queue as the data plane sees it now."""
+
     @property
     def avail_idx(self) -> int: ...
     @property
