@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.guest_memory import GuestMemory, Mapping
@@ -12,10 +13,22 @@ from fastvhost.dataplane.virtio_port import VirtioPort
 from fastvhost.dataplane.worker import Worker
 from tests.driver import Memory, NetDriver, SplitQueue
 from tests.frontend import F_VERSION_1, NET_F_MRG_RXBUF, RING_F_EVENT_IDX, RING_F_INDIRECT_DESC
+from tests.packed_driver import PackedQueue
 
-__all__ = ["F_VERSION_1", "NET_F_MRG_RXBUF", "RING_F_EVENT_IDX", "RING_F_INDIRECT_DESC", "Rig", "Side", "mapped", "rig"]
+__all__ = [
+    "F_RING_PACKED",
+    "F_VERSION_1",
+    "NET_F_MRG_RXBUF",
+    "RING_F_EVENT_IDX",
+    "RING_F_INDIRECT_DESC",
+    "Rig",
+    "Side",
+    "mapped",
+    "rig",
+]
 
 MIB = 1 << 20
+F_RING_PACKED = 1 << 34
 
 
 def mapped(memory: Memory) -> GuestMemory:
@@ -33,7 +46,7 @@ class Side:
         self.memory = memory
         self.features = features
         legacy = not features & (F_VERSION_1 | NET_F_MRG_RXBUF)
-        self.queues = [SplitQueue(memory, size) for _ in range(2)]
+        self.queues: list[Any] = [(PackedQueue if features & F_RING_PACKED else SplitQueue)(memory, size) for _ in "rt"]
         self.driver = NetDriver(
             *self.queues, header_bytes=10 if legacy else 12, mergeable=bool(features & NET_F_MRG_RXBUF)
         )
