@@ -1,12 +1,14 @@
 """One guest's network device as its driver runs it: memory, rings, buffers, eventfds, counts."""
 
 from collections.abc import Sequence
+from typing import final
 
 from fastvhost.driver.ram import GuestRam
 
 CONTENTS: dict[str, int]
 """What frames may hold: "none", "numbers", "whole"."""
 
+@final
 class GuestDevice:
     """Memory, rings, buffers and eventfds of one device with one queue pair.
 

@@ -1,7 +1,10 @@
 """The load: guests that send and receive as fast as their device lets them, in one thread that never sleeps."""
 
+from typing import final
+
 from fastvhost.driver.device import GuestDevice
 
+@final
 class Load:
     """Runs the traffic of some guests. The devices stay the caller's."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -88,10 +89,8 @@ class FakePort:
         return QueueState(index, 0, live, live, live, "", avail_idx, 0, 0, 0, 0, False, False)
 
     def events(self) -> list[tuple[str, int, str]]:
-        try:
+        with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.attention_fd)
-        except BlockingIOError:
-            pass
         news, self.news = self.news, []
         return news
 
@@ -102,7 +101,7 @@ class FakeMapping:
     open: int = 0
     """Mappings not closed yet, of all there are."""
 
-    def __init__(self, fd: int, guest_addr: int, bytes: int, user_addr: int, mmap_offset: int) -> None:
+    def __init__(self, fd: int, guest_addr: int, bytes: int, _user_addr: int, _mmap_offset: int) -> None:
         os.fstat(fd)
         if bytes == 666:
             raise ValueError("a region of 666 bytes; nobody maps that")

@@ -1,4 +1,4 @@
-"""A session on a real socket pair, served step by step in the test's own thread, with a port that writes everything down."""
+"""A session on a real socket pair, served step by step in the test's own thread, with a port that writes down all."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import select
 import socket
 import struct
 from collections.abc import Sequence
+from pathlib import Path
 
 from fastvhost.vhostuser import features
 from fastvhost.vhostuser.connection import Connection, EndedError
@@ -39,9 +40,9 @@ REPLY_ACK = features.mask(features.PROTOCOL_F_REPLY_ACK)
 def open_fds() -> list[str]:
     """What the process holds open, by number and target."""
     found = []
-    for fd in os.listdir("/proc/self/fd"):
+    for fd in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
-            found.append(f"{fd} {os.readlink(f'/proc/self/fd/{fd}')}")
+            found.append(f"{fd.name} {fd.readlink()}")
     return sorted(found)
 
 

@@ -11,6 +11,7 @@ from fastvhost.control import config
 from fastvhost.control.errors import UsageError
 from fastvhost.control.port_spec import PortSpec, parse
 from fastvhost.control.units import core_list, duration, format_cores, format_duration
+from tests.short_dir import short_dir
 
 
 def build(*ports: str, **options: Any) -> config.FwdConfig:
@@ -117,10 +118,11 @@ def test_two_ports_of_one_name_are_refused() -> None:
     assert "called 'a'" in refusal("x/a.sock", "y/a.sock")
 
 
-def test_the_same_socket_twice_is_refused_however_it_is_spelt(tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(tmp_path)
-    first, again = f"{tmp_path}/s.sock", f"{tmp_path}/link/../{tmp_path.name}/s.sock,name=other"
-    assert "share this socket" in refusal(f"vhost-user:{first}", again)
+def test_the_same_socket_twice_is_refused_however_it_is_spelt() -> None:
+    with short_dir() as directory:
+        (directory / "link").symlink_to(directory)
+        first, again = f"{directory}/s.sock", f"{directory}/link/../{directory.name}/s.sock,name=other"
+        assert "share this socket" in refusal(f"vhost-user:{first}", again)
 
 
 def test_choices_of_later_versions_get_an_answer_of_their_own() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -142,9 +143,9 @@ def test_the_log_messages_are_accepted_and_their_file_descriptors_closed(bench: 
     for payload in (LogBase(b""), LogBase(bytes(8)), LogBase(bytes(16))):
         assert bench.ack(Request.SET_LOG_BASE, payload, [bench.memfd()]) == 0
     assert bench.ack(Request.SET_LOG_FD, b"", [bench.eventfd()]) == 0
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     bench.send(Request.SET_LOG_FD, b"", [bench.eventfd()])
-    assert len(os.listdir("/proc/self/fd")) == before + 1  # the test's own
+    assert len(list(Path("/proc/self/fd").iterdir())) == before + 1  # the test's own
     assert bench.reply() is None
 
 

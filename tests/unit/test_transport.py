@@ -10,6 +10,7 @@ import resource
 import socket
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -58,7 +59,7 @@ def fd() -> Iterator[int]:
 
 def open_fds() -> set[str]:
     # The directory's own descriptor is in the list and closed by now.
-    return {fd for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")}
+    return {fd.name for fd in Path("/proc/self/fd").iterdir() if fd.exists()}
 
 
 def test_nothing_sent_is_no_message(pair: Pair) -> None:
@@ -190,7 +191,7 @@ def test_a_header_that_cannot_be_trusted_ends_it(pair: Pair) -> None:
 
 def test_the_end_of_the_connection_is_told_from_the_middle_of_a_message(pair: Pair) -> None:
     pair.peer.close()
-    with pytest.raises(PeerGoneError, match="closed$"):
+    with pytest.raises(PeerGoneError, match=r"closed$"):
         pair.transport.receive()
 
 
