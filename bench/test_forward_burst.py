@@ -1,0 +1,21 @@
+"""What does a frame cost on its way through one burst: receive, deliver, release? The same burst again and again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bench.measure import per_unit
+from bench.rig import rig
+from tests.probes.bench_dataplane import FRAMES, forward_again
+
+TURNS = 200
+
+
+@pytest.mark.parametrize("size", [64, 512, 1518])
+def test_forward_burst(benchmark: Any, size: int) -> None:
+    with rig(sizes=(size,), both_ways=False) as r:
+        r.load.step()
+        assert forward_again(r.worker, *r.ports, 1) == FRAMES
+        per_unit(benchmark, FRAMES * TURNS, "frame", forward_again, r.worker, *r.ports, TURNS)

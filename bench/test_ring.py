@@ -1,0 +1,28 @@
+"""What does it cost to take a chain from a split ring, and to hand one back? All entries are in the cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bench.measure import TURNS, per_unit
+from bench.rig import USUAL_FEATURES, rig
+from fastvhost.driver.frontend import Feature
+from tests.probes.bench_dataplane import FRAMES, complete_and_publish, take_chains
+
+
+@pytest.mark.parametrize("shape", ["plain", "4 pieces", "4 pieces, indirect"])
+def test_take(benchmark: Any, shape: str) -> None:
+    pieces = 1 if shape == "plain" else 4
+    indirect = "indirect" in shape
+    features = USUAL_FEATURES | (Feature.INDIRECT_DESC if indirect else Feature(0))
+    with rig(pieces=pieces, indirect=indirect, features=features) as r:
+        r.load.step()
+        assert take_chains(r.ports[0], 1, 1) == FRAMES
+        per_unit(benchmark, FRAMES * TURNS, "chain", take_chains, r.ports[0], 1, TURNS)
+
+
+def test_complete_and_publish(benchmark: Any) -> None:
+    with rig() as r:
+        per_unit(benchmark, FRAMES * TURNS, "chain", complete_and_publish, r.ports[0], 1, TURNS)

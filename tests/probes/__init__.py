@@ -1,0 +1,1 @@
+"""def wrappers over nogil functions, built with FASTVHOST_PROBES=1."""
