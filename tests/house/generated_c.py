@@ -1,0 +1,69 @@
+"""What Cython makes of the sources: its log, and the C of each nogil function. Built aside of the checkout."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.house import sources
+
+# A function or method without the GIL: its name, whatever its parameters and however many lines they take.
+NOGIL = re.compile(r"^\s*(?:cdef|cpdef)\s[^\n(=]*?(\w+)\((?:[^()]|\([^()]*\))*\)\s*noexcept nogil", re.MULTILINE)
+# A function of C at the left margin: Cython writes each body between such a line and a closing brace at the margin.
+C_FUNCTION = re.compile(r"^static [^;\n{]*?(__pyx_f_\w+)\([^;{]*\) \{(.*?)^\}", re.MULTILINE | re.DOTALL)
+# Whatever takes the GIL, or needs it.
+FORBIDDEN = re.compile(
+    r"__Pyx_WriteUnraisable|PyGILState_Ensure|__Pyx_PyGILState_Ensure|PyEval_\w+|__Pyx_AddTraceback|PyErr_\w+"
+    r"|__Pyx_RaiseX?\w*Error|Py_X?(?:INC|DEC)REF|__Pyx_X?(?:INC|DEC|GOT|GIVE)REF"
+)
+
+
+def directives() -> dict[str, object]:
+    """The compiler directives of setup.py, read without running it."""
+    for node in ast.parse((sources.ROOT / "setup.py").read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "DIRECTIVES":
+            value: dict[str, object] = ast.literal_eval(node.value)
+            return value
+    raise AssertionError("setup.py has no DIRECTIVES")
+
+
+def translate(tree: Path, modules: list[Path]) -> str:
+    """Run Cython over modules below tree, with the project's directives. Returns its log."""
+    options = [word for key, value in directives().items() for word in ("-X", f"{key}={value}")]
+    done = subprocess.run(
+        [sys.executable, "-m", "cython", "-3", "-Wextra", *options, *(str(path) for path in modules)],
+        cwd=tree,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def copy_of_the_package(directory: Path) -> Path:
+    """Its sources, below directory."""
+    for path in sources.files(".py", ".pyx", ".pxd", ".h"):
+        target = directory / path.relative_to(sources.ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    return directory
+
+
+def nogil_names(text: str) -> set[str]:
+    """Functions that a .pyx or .pxd declares to run without the GIL."""
+    return set(NOGIL.findall(text))
+
+
+def gil_users(c_text: str, names: set[str]) -> list[str]:
+    """Functions of C that are one of these and contain something that takes the GIL or needs it."""
+    found = []
+    for name, body in C_FUNCTION.findall(c_text):
+        if any(name.endswith(f"_{one}") for one in names) and (hit := FORBIDDEN.search(body)):
+            found.append(f"{name}: {hit[0]}")
+    return found
