@@ -1,4 +1,4 @@
-"""A session on a real socket pair, served step by step in the test's own thread, with a port that writes down all."""
+"""A session on a real socket pair, served step by step in the test's own thread, with a port that only takes notes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def open_fds() -> list[str]:
     """What the process holds open, by number and target."""
     found = []
     for fd in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError):  # the one this list is read through
             found.append(f"{fd.name} {fd.readlink()}")
     return sorted(found)
 
