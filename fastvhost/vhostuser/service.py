@@ -28,7 +28,7 @@ __all__ = ["ServiceError", "VhostUserService"]
 
 ACCEPTS_PER_TURN = 8
 PAUSE = 0.25
-"""Seconds without accepting when there was no room for a connection, or after a defect: neither goes away by itself."""
+"""Seconds without accepting when there was no room for a connection, and of rest after a defect."""
 SERVED_FOR = 1.0
 """A connection that lasted so long was one: the next attempt comes at once."""
 
@@ -107,19 +107,28 @@ class VhostUserService:
         while not self._stopping:
             try:
                 self._turn()
+                self._log()
             except Exception as error:
-                # A defect of ours, which must cost this front-end its connection and nobody else anything.
-                self.defects += 1
-                self._drop(f"internal error {type(error).__name__}: {error}", logging.ERROR)
-                logging.getLogger("fastvhost").debug("port %s", self._port.name, exc_info=True)
-                self._paused_until = time.monotonic() + PAUSE
-            self._log()
+                self._survive(error)
         self._shut()
+
+    def _survive(self, error: Exception) -> None:
+        """A defect of ours must cost this front-end its connection, and nobody else anything."""
+        self.defects += 1
+        logging.getLogger("fastvhost").debug("port %s", self._port.name, exc_info=error)
+        with contextlib.suppress(Exception):
+            self._drop(f"internal error {type(error).__name__}: {error}", logging.ERROR)
+        with contextlib.suppress(Exception):
+            self._log()
+        # What failed at once may fail at once again.
+        poller = select.poll()
+        poller.register(self._wake, select.POLLIN)
+        poller.poll(PAUSE * 1000)
 
     def _turn(self) -> None:
         """Wait for anything and deal with it once."""
         now = time.monotonic()
-        if self._connection is None and self._dialer is not None and now >= max(self._dialer.due, self._paused_until):
+        if self._connection is None and self._dialer is not None and now >= self._dialer.due:
             self._dial(self._dialer)
         ready = self._wait(now)
         if self._connection is not None:
@@ -147,7 +156,7 @@ class VhostUserService:
             self._connection.register(poller)
             deadlines.append(self._connection.transport.deadline)
         elif self._dialer is not None:
-            deadlines.append(max(self._dialer.due, self._paused_until))
+            deadlines.append(self._dialer.due)
         first = min((when for when in deadlines if when is not None), default=None)
         # Rounded up: waking before the time would only mean to wait again.
         timeout = None if first is None else max(0, math.ceil((first - now) * 1000))
@@ -216,7 +225,11 @@ class VhostUserService:
         try:
             if self._connection is not None:
                 self._drop("stopping")
-        finally:
-            if self._listener is not None:
-                self._listener.close()
-            self._log()
+        except Exception as error:
+            self.defects += 1
+            self._logbook.write(
+                Line(logging.ERROR, f"did not stop cleanly: {type(error).__name__}: {error}", "defects")
+            )
+        if self._listener is not None:
+            self._listener.close()
+        self._log()

@@ -84,7 +84,6 @@ class Session:
                 self._send(encode_reply(request, U64(0)))
         finally:
             message.close()
-        self._narrative.rings(self.rings)
 
     def _wants_ack(self, message: Received) -> bool:
         """Asked after the request took effect: SET_PROTOCOL_FEATURES may itself be the one that acks REPLY_ACK."""
@@ -98,6 +97,7 @@ class Session:
             raise ProtocolError(f"{len(message.fds)} file descriptors with it, at most {row.most_fds} belong there")
         self._narrative.spoke()
         reply: AnyPayload | None = row.handler(self, payload, message)
+        self._narrative.rings(self.rings)
         return reply
 
     def kicked(self, index: int) -> None:
