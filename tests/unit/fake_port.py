@@ -103,7 +103,6 @@ class FakeMapping:
 
     def __init__(self, fd: int, guest_addr: int, bytes: int, _user_addr: int, _mmap_offset: int) -> None:
         os.fstat(fd)
-        self.place = user_addr, mmap_offset
         if bytes == 666:
             raise ValueError("a region of 666 bytes; nobody maps that")
         self.guest_addr = guest_addr
