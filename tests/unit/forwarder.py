@@ -1,0 +1,89 @@
+"""`fastvhost fwd` as a process of its own, in a short directory, with its two output streams apart."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.house.sources import ROOT
+from tests.short_dir import short_dir
+
+FASTVHOST = [sys.executable, "-m", "fastvhost"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+# The machine may be busy, and then fwd says so; that is no fault of what a test looks at.
+BUSY_MACHINE = ("busy with other work", "% of the time for core")
+
+
+@dataclass
+class Forwarder:
+    """A running fwd with ports a and b, and what it printed so far."""
+
+    process: subprocess.Popen[bytes]
+    directory: Path
+
+    @property
+    def sockets(self) -> tuple[str, str]:
+        return str(self.directory / "a.sock"), str(self.directory / "b.sock")
+
+    @property
+    def out(self) -> str:
+        return (self.directory / "out").read_text()
+
+    @property
+    def log(self) -> str:
+        return (self.directory / "log").read_text()
+
+    @property
+    def warnings(self) -> list[str]:
+        lines = [
+            line for line in self.log.splitlines() if "warning: " in line or "error: " in line or "Traceback" in line
+        ]
+        return [line for line in lines if not any(words in line for words in BUSY_MACHINE)]
+
+    def wait_for(self, what: str, condition: Callable[[], object], seconds: float = 5.0) -> None:
+        """Until the condition holds; a failure shows the log."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}\n{self.log}"
+            assert self.process.poll() is None, f"fwd ended with {self.process.returncode}\n{self.log}"
+            time.sleep(0.005)
+
+    def wait_log(self, text: str, seconds: float = 5.0) -> None:
+        self.wait_for(f"'{text}' in the log", lambda: text in self.log, seconds)
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
+        """Exit code after a signal, and the seconds it took."""
+        start = time.monotonic()
+        self.process.send_signal(number)
+        return self.process.wait(5), time.monotonic() - start
+
+
+@contextmanager
+def forwarder(*options: str, ports: tuple[str, ...] = ("a.sock", "b.sock")) -> Iterator[Forwarder]:
+    """A fwd that listens on its sockets. Killed at the end where the test has not ended it."""
+    with short_dir() as directory:
+        words = [word for port in ports for word in ("--port", port)]
+        with (directory / "out").open("wb") as out, (directory / "log").open("wb") as log:
+            command = [*FASTVHOST, "fwd", *words, "--control", "control.sock", *options]
+            process = subprocess.Popen(command, cwd=directory, env=ENVIRONMENT, stdout=out, stderr=log)
+        running = Forwarder(process, directory)
+        try:
+            running.wait_log(f"port {Path(ports[-1].partition(',')[0]).stem}: ")
+            yield running
+        finally:
+            process.kill()
+            process.wait()
+
+
+def fastvhost(*words: str, cwd: Path | None = None, seconds: float = 30) -> subprocess.CompletedProcess[str]:
+    """Another verb, to its end."""
+    return subprocess.run(
+        [*FASTVHOST, *words], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=seconds, check=False
+    )
