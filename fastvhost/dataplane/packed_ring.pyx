@@ -82,10 +82,8 @@ cdef uint32_t take(
         prefetch_read(&desc[at + AHEAD])
         chain = &chains[n]
         slots = 1
-        data = NULL
-        if (d.flags & CHAIN_FLAGS) == direction:
-            data = in_region(&hot, d.addr, d.len)
-        if data != NULL:
+        data = in_region(&hot, d.addr, d.len)
+        if (d.flags & CHAIN_FLAGS) == direction and data != NULL:
             if direction:
                 prefetch_write(data)
                 prefetch_write(data + 64)

@@ -73,30 +73,33 @@ cdef uint32_t take(
         chains[i].ticket = head
         prefetch_read(&desc[head])
 
-    hot = ring.table.regions[ring.hot_region]
-    for i in range(n):
-        chain = &chains[i]
-        d = read_once_desc(&desc[chain.ticket])
-        # A chain of one descriptor in the region of the one before it: nearly all of them.
-        if d.flags == direction:
-            data = in_region(&hot, d.addr, d.len)
-            if data != NULL:
-                if direction:
-                    prefetch_write(data)
-                    prefetch_write(data + 64)
-                else:
-                    prefetch_read(data)
-                    prefetch_read(data + 64)
-                chain.data = data
-                chain.bytes = d.len
-                chain.n_segments = 1
-                continue
-        status = walk(ring, d, chain, segments, n_segments)
-        if status != RING_OK:
-            stop_taking(ring, status, n_segments[0])
-            n = i
-            break
+    i = 0
+    while i < n:
+        # Chains of one descriptor in the region of the one before: nearly all of them are, so they have a loop of
+        # their own, without a call in it.
         hot = ring.table.regions[ring.hot_region]
+        while i < n:
+            chain = &chains[i]
+            d = read_once_desc(&desc[chain.ticket])
+            data = in_region(&hot, d.addr, d.len)
+            if d.flags != direction or data == NULL:
+                break
+            if direction:
+                prefetch_write(data)
+                prefetch_write(data + 64)
+            else:
+                prefetch_read(data)
+                prefetch_read(data + 64)
+            chain.data = data
+            chain.bytes = d.len
+            chain.n_segments = 1
+            i += 1
+        if i < n:
+            status = walk(ring, d, chain, segments, n_segments)
+            if status != RING_OK:
+                stop_taking(ring, status, n_segments[0])
+                n = i
+            i += 1
     ring.next_avail += n
     ring.outstanding += n
     return n
