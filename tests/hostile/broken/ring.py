@@ -18,6 +18,7 @@ from tests.hostile.broken.bugs import bug, die
 
 INDIRECT_DESC = 1 << 28
 NEXT, WRITE, INDIRECT = 1, 2, 4
+TOP = 2**64
 DESC = struct.Struct("<QIHH")
 
 
@@ -70,20 +71,22 @@ class Table:
         """The range as pieces of regions, checked by subtraction."""
         while n:
             for region in self.regions:
-                at = (addr - region.guest) & (2**64 - 1)
-                if bug("range-by-addition") and (addr + n) & (2**64 - 1) <= region.guest + region.size:
-                    yield region, max(0, min(at, region.size - 64)), min(n, 64)
-                    return
-                if at < region.size:
+                at = (addr - region.guest) & (TOP - 1)
+                if at < region.size + (4096 if bug("behind-is-inside") else 0):
                     break
+                if bug("range-by-addition") and (addr + n) & (TOP - 1) <= region.guest + region.size:
+                    yield region, 0, min(n, 4096)
+                    return
             else:
+                if bug("nowhere-is-zeros"):
+                    return
                 raise Bad(f"address {addr:#x} lies in no region")
             if bug("sloppy-range"):
                 yield region, at, min(n, 4096)
                 return
             if bug("no-region-span") and n > region.size - at:
                 raise Bad("a buffer spans regions")
-            part = min(n, region.size - at)
+            part = n if bug("behind-is-inside") else min(n, region.size - at)
             yield region, at, part
             addr, n = addr + part, n - part
 
@@ -161,7 +164,7 @@ class Queue:
             left -= 1
             addr, n, flags, following = DESC.unpack(read(index))
             if flags & INDIRECT:
-                if (table and not bug("nested-indirect")) or flags & NEXT:
+                if (table and not bug("nested-indirect")) or (flags & NEXT and not bug("indirect-and-next")):
                     raise Bad("an indirect descriptor out of place")
                 if not self.port.features & INDIRECT_DESC and not bug("indirect-unasked"):
                     raise Bad("an indirect descriptor without the feature")
@@ -171,9 +174,9 @@ class Queue:
                     raise Bad("the wrong direction")
                 if (n % 16 or not n) and not bug("odd-table"):
                     raise Bad(f"an indirect table of {n} bytes")
-                list(self.port.table.spans(addr, n))
+                list(self.port.table.spans(addr, n - n % 16 if not bug("odd-table") else 0))
                 read = lambda i, addr=addr: self.port.table.read(addr + 16 * i, 16)  # type: ignore[misc]  # noqa: E731
-                size = left = max(n // 16, 1)
+                size, left = n // 16, 65536 if bug("no-table-bound") else max(n // 16, 1)
                 index, table = 0, True
                 continue
             if bool(flags & WRITE) != (self.index % 2 == 0) and not bug("write-flag-ignored"):

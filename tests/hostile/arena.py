@@ -1,0 +1,192 @@
+"""Where attacks are run: a back-end with six ports, an honest stream beside the attacked pair, and every invariant.
+
+`Arena.run(attack)` lets one attack happen and checks, while its connections are open and after they are gone, what
+threats.md calls I1 to I10. What the attack itself must lead to (a refusal, a broken queue, a counted drop, a delivered
+frame) the attack says, through its Scene.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from tests.driver import Timeout
+from tests.frontend import Closed, Guest, Refused
+from tests.hostile.attack import Attack
+from tests.hostile.backend import PRODUCT, Backend
+from tests.hostile.honest import HonestStream
+from tests.hostile.invariant import Broken
+from tests.hostile.scene import Scene
+from tests.hostile.watch import leaks
+
+TRIES = 3
+"""A share of frames that is too low counts when it is too low every time: other load on the machine comes and goes."""
+LEAST_SHARE = 0.9
+LEAST_OFFERED = 150
+LOG_BYTES_PER_CONNECTION = 3000
+LOG_ALARMS = ("Traceback", "Sanitizer", "runtime error", "Segmentation fault", "Fatal Python error")
+
+
+class Arena:
+    """A back-end under attack."""
+
+    def __init__(self, command: Sequence[str] = PRODUCT, *, pace: int = 6000, patience: float = 2.0) -> None:
+        self.patience = patience
+        self.spoiled = False
+        self.backend = Backend(command)
+        self._closers: list[Callable[[], object]] = [self._remove, self.backend.stop]
+        try:
+            self.backend.wait_listening()
+            self.honest = HonestStream(self.backend.path("c"), self.backend.path("d"), self.backend.directory, pace)
+            self._closers.append(self.honest.stop)
+            self.victim = self.bystander("b")
+            self.friend = self.bystander("f")
+            self.honest.wait_running()
+            self._baseline = self.backend.descriptors()
+        except BaseException:
+            self.close()
+            raise
+
+    def bystander(self, port: str) -> Guest:
+        """An honest guest in this process, with receive buffers."""
+        guest = Guest.boot(self.backend.path(port), receive_buffers=64, memory_bytes=1 << 20, name=f"bystander-{port}")
+        self._closers.append(guest.close)
+        return guest
+
+    def close(self) -> None:
+        while self._closers:
+            self._closers.pop()()
+
+    def _remove(self) -> None:
+        shutil.rmtree(self.backend.directory, ignore_errors=True)
+
+    # One attack
+
+    def run(self, attack: Attack) -> None:
+        """Raises Broken when an invariant or the attack's own expectation does not hold."""
+        try:
+            shares: list[float] = []
+            while len(shares) < TRIES:
+                shares.append(self._once(attack))
+                if shares[-1] >= LEAST_SHARE:
+                    return
+            raise Broken("I2", f"the honest pair got {', '.join(f'{share:.0%}' for share in shares)} of its frames")
+        except BaseException:
+            self.spoiled = True
+            raise
+
+    def _once(self, attack: Attack) -> float:
+        self.check_alive()
+        before, log_before, rounds = self.honest.progress(), len(self.backend.log()), self.rounds()
+        scene = Scene(self)
+        try:
+            try:
+                attack.run(scene)
+            except (Timeout, TimeoutError, Closed, Refused, OSError) as error:
+                self.check_alive()
+                raise Broken("reaction", f"not as it must be: {error!r}") from error
+            self.check_during(rounds)
+            while self.honest.progress().since(before).offered < LEAST_OFFERED:
+                time.sleep(0.01)
+                self.check_alive()
+            share = self.honest.progress().since(before).share
+            self.check_after(scene, log_before)
+        finally:
+            scene.close()
+        return share
+
+    # The invariants
+
+    def check_alive(self) -> None:
+        """I1, and I2 but for the rate."""
+        if not self.backend.alive():
+            raise Broken("I1", f"the process ended ({self.backend.process.poll()}): {self.backend.log()[-500:]}")
+        for alarm in LOG_ALARMS:
+            if alarm in (log := self.backend.log()):
+                raise Broken("I1", f"the log says: {log[log.index(alarm) :][:1000]}")
+        if fault := self.honest.fault():
+            raise Broken("I2", fault)
+
+    def rounds(self) -> int:
+        """I9: how often the poll loops went round."""
+        try:
+            workers = self.backend.statistics()["workers"].values()
+        except OSError as error:
+            self.check_alive()
+            raise Broken("I9", f"statistics: {error!r}") from error
+        return sum(int(worker["rounds"]) for worker in workers)
+
+    def check_during(self, rounds: int) -> None:
+        """While the attacker is still connected: I1, I2, I9, and that another port takes a new connection (I3)."""
+        self.check_alive()
+        if self.rounds() == rounds:
+            time.sleep(0.05)
+            if self.rounds() == rounds:
+                raise Broken("I9", "the poll loop stands still")
+        self.exchange("e", self.friend)
+
+    def check_after(self, scene: Scene, log_before: int) -> None:
+        """After the attacker disconnected."""
+        scene.disconnect()
+        self.wait_released()
+        scene.verify_memory()
+        self.exchange("a", self.victim)
+        self.check_quiet()
+        grown = len(self.backend.log()) - log_before
+        if grown > LOG_BYTES_PER_CONNECTION * (2 + scene.connections):
+            raise Broken("I10", f"{grown} bytes of log, the last: {self.backend.log()[-300:]}")
+        self.check_alive()
+
+    def wait_released(self) -> None:
+        """I4 and I5: nothing of the attacker stays open or mapped."""
+        deadline = time.monotonic() + self.patience
+        while True:
+            self.check_alive()
+            open_now = self.backend.descriptors()
+            more, fewer = open_now - self._baseline, self._baseline - open_now
+            mapped = self.backend.mapped("attacker")
+            if not (more or fewer or mapped):
+                return
+            if time.monotonic() > deadline:
+                names = f"open: {dict(more)}, gone: {dict(fewer)}, mapped: {mapped}"
+                raise Broken("I5" if mapped and not more else "I4", names)
+            time.sleep(0.002)
+
+    def exchange(self, port: str, peer: Guest) -> None:
+        """I3: this port takes a fresh honest connection, and passes a frame each way to its peer, within 2 seconds."""
+        start = time.monotonic()
+        try:
+            guest = Guest.boot(self.backend.path(port), receive_buffers=4, memory_bytes=1 << 17, name="fresh")
+            with guest:
+                self._pass(guest, peer, b"to the peer".ljust(60))
+                self._pass(peer, guest, b"from the peer".ljust(60))
+        except (Timeout, TimeoutError, Closed, Refused, OSError) as error:
+            self.check_alive()
+            raise Broken("I3", f"a fresh connection to port {port}: {error!r}") from error
+        if time.monotonic() - start > self.patience:
+            raise Broken("I3", f"a fresh connection to port {port} took {time.monotonic() - start:.1f} s")
+
+    def _pass(self, sender: Guest, receiver: Guest, frame: bytes) -> None:
+        sender.net.send(frame)
+        if (got := receiver.net.receive(self.patience)) != frame:
+            raise Broken("I7", f"a frame that nobody sent: {got[:64].hex()}")
+
+    def check_quiet(self) -> None:
+        """I7 and I8: no frame nobody expected, and nothing of the attacker's memory in anybody else's."""
+        for guest in (self.victim, self.friend):
+            if stray := guest.net.receive_all():
+                raise Broken("I7", f"{len(stray)} frames that nobody sent, the first: {stray[0][:64].hex()}")
+            if leaks(guest.memory, "attacker"):
+                raise Broken("I7", "bytes that no descriptor described reached another guest")
+            guest.net.wait_sent(self.patience)
+
+    def drops(self) -> Counter[str]:
+        """Drop reasons of the attacked pair, both sides added up."""
+        ports = self.backend.statistics()["ports"]
+        counted: Counter[str] = Counter()
+        for name in "ab":
+            for side in ("rx_dropped", "tx_dropped"):
+                counted.update(ports[name][side])
+        return counted

@@ -1,0 +1,35 @@
+"""The catalogue: every attack by name, with the bugs under which it must be caught."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from tests.hostile.scene import Scene
+
+Act = Callable[["Scene"], None]
+
+
+class Attack(NamedTuple):
+    """Something hostile, or legal but odd. Its name reads as a sentence."""
+
+    name: str
+    run: Act
+    bugs: tuple[str, ...]
+
+
+CATALOGUE: dict[str, Attack] = {}
+
+
+def attack(*bugs: str, name: str = "") -> Callable[[Act], Act]:
+    """Enter a function into the catalogue. `bugs`: switches of the broken back-end that it must show up."""
+
+    def enter(act: Act) -> Act:
+        entry = Attack(name or act.__name__, act, bugs)
+        assert entry.name not in CATALOGUE, entry.name
+        assert bugs, f"{entry.name}: a test that cannot fail is a defect"
+        CATALOGUE[entry.name] = entry
+        return act
+
+    return enter

@@ -1,0 +1,104 @@
+"""The back-end under test as a process: started, asked for statistics, and looked at from outside through /proc."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+PRODUCT = (sys.executable, "-m", "fastvhost")
+MINI = (sys.executable, "-m", "tests.hostile.broken.mini")
+PORTS = "abcdef"
+"""a and b: the attacked guest and its peer. c and d: the honest stream. e and f: fresh connections during an attack."""
+ANSWER_SECONDS = 1.0
+
+
+class Backend:
+    """A running `fwd` with six ports wired in pairs: a-b, c-d, e-f."""
+
+    def __init__(self, command: Sequence[str] = PRODUCT) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="fv-", dir=tempfile.gettempdir()))
+        self.log_path = self.directory / "log"
+        self._control = self.directory / "control"
+        arguments = ["fwd", "--control", str(self._control)]
+        for name in PORTS:
+            arguments += ["--port", str(self.path(name))]
+        with self.log_path.open("w") as log:
+            self.process = subprocess.Popen([*command, *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        self._proc = Path(f"/proc/{self.process.pid}")
+
+    def path(self, name: str) -> Path:
+        return self.directory / f"{name}.sock"
+
+    def wait_listening(self, timeout: float = 15.0) -> None:
+        deadline = time.monotonic() + timeout
+        while not (self._control.exists() and all(self.path(name).exists() for name in PORTS)):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"the back-end does not start: {self.log()}")
+            time.sleep(0.01)
+
+    def stop(self) -> int | None:
+        """End it as an operator would, or the hard way if that does not help. The exit status; None: the hard way."""
+        self.process.terminate()
+        try:
+            return self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            return None
+
+    # From inside
+
+    def statistics(self) -> Any:
+        """What `fastvhost stats --json` asks for, from the same socket. Raises TimeoutError after a second."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.settimeout(ANSWER_SECONDS)
+            client.connect(str(self._control))
+            client.sendall(b'{"command": "stats"}\n')
+            answer = b""
+            while not answer.endswith(b"\n"):
+                if not (part := client.recv(65536)):
+                    raise ConnectionError("the control socket closed")
+                answer += part
+        decoded = json.loads(answer)
+        if not decoded["ok"]:
+            raise ConnectionError(decoded["error"])
+        return decoded["result"]
+
+    # From outside
+
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def descriptors(self) -> Counter[str]:
+        """Open file descriptors by what they are: "socket", "anon_inode:[eventfd]", "/memfd:name", paths."""
+        found: Counter[str] = Counter()
+        for entry in (self._proc / "fd").iterdir():
+            try:
+                target = str(entry.readlink())
+            except FileNotFoundError:
+                continue  # closed since the directory was read
+            found[target.split(":[")[0] if target.startswith("socket") else target] += 1
+        return found
+
+    def mapped(self, name: str) -> list[str]:
+        """The mappings of memfds with this name."""
+        maps = (self._proc / "maps").read_text().splitlines()
+        return [line for line in maps if line.split("/memfd:", 1)[1:] and line.split("/memfd:", 1)[1].startswith(name)]
+
+    def mappings(self) -> int:
+        return len((self._proc / "maps").read_text().splitlines())
+
+    def resident_bytes(self) -> int:
+        return int((self._proc / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,208 @@
+"""Two honest guests in a process of their own: numbered, checksummed frames both ways, steadily. Invariants I2 and I8.
+
+`HonestStream` starts the process and reads its board, a shared file of counters. Frames count as offered while the
+process runs, so its being descheduled costs nothing; frames that find the ring full are offered and not delivered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import mmap
+import os
+import random
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.driver import NEAR_WRAP, Piece, Region, SplitQueue
+from tests.frontend import Frontend, Guest
+from tests.hostile.watch import WatchedMemory, used_ring
+
+SLOTS = struct.Struct("QQQQ")  # offered, delivered, lost, rounds
+STOP_AT, FAULT_AT, BOARD_BYTES = 256, 512, 4096
+
+QUEUE_SIZE = 64
+SIZES = (60, 1514, 64, 590, 128)
+FRAME_HEADER = struct.Struct(">6s6sHBQ")  # addresses, EtherType, direction, number
+ADDRESSES = (b"\2\0\0\0\0\1", b"\2\0\0\0\0\2")
+ETHERTYPE = 0x88B5  # for local experiments
+GUARD = 64
+TICK = 0.001
+MOST_DUE = 0.005
+"""Seconds of frames that are made up for after a pause of this process; the rest was never offered."""
+
+
+class Progress(NamedTuple):
+    """The board at one moment, or the difference of two."""
+
+    offered: int
+    delivered: int
+    lost: int
+    rounds: int
+
+    def since(self, before: Progress) -> Progress:
+        return Progress(*(now - then for now, then in zip(self, before, strict=True)))
+
+    @property
+    def share(self) -> float:
+        """Delivered of offered."""
+        return self.delivered / self.offered if self.offered else 0.0
+
+
+class HonestStream:
+    """The process with the two honest guests, seen from the test."""
+
+    def __init__(self, left: Path, right: Path, directory: Path, pace: int) -> None:
+        path = directory / "board"
+        path.write_bytes(bytes(BOARD_BYTES))
+        with path.open("r+b") as file:
+            self._board = mmap.mmap(file.fileno(), BOARD_BYTES)
+        command = [sys.executable, "-m", "tests.hostile.honest", str(left), str(right), "--board", str(path)]
+        command += ["--pace", str(pace)]
+        self._errors = (directory / "honest.log").open("w+")
+        self.process = subprocess.Popen(command, stderr=self._errors)
+
+    def progress(self) -> Progress:
+        """A reading that came out the same twice: the board is written while we look."""
+        while (reading := self._board[: SLOTS.size]) != self._board[: SLOTS.size]:
+            pass
+        return Progress(*SLOTS.unpack(reading))
+
+    def wait_running(self, timeout: float = 10.0) -> None:
+        deadline = time.monotonic() + timeout
+        while self.progress().delivered < 100:
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                raise AssertionError(f"the honest stream does not run: {self.fault() or self.progress()}")
+            time.sleep(0.01)
+
+    def fault(self) -> str:
+        """What went wrong, or nothing: a frame corrupt, duplicated or out of order, memory overwritten, a lost link."""
+        text = self._board[FAULT_AT:].split(b"\0", 1)[0].decode()
+        if not text and self.process.poll() is not None:
+            self._errors.seek(0)
+            text = f"the honest guests ended: {self._errors.read()[-1000:]}"
+        return text
+
+    def stop(self) -> None:
+        self._board[STOP_AT] = 1
+        try:
+            self.process.wait(2)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._errors.close()
+
+
+class _Side:
+    """One honest guest: sends its own numbered frames and checks the other's."""
+
+    def __init__(self, path: str, number: int) -> None:
+        self.name = "cd"[number]
+        self.memory = WatchedMemory([Region(0x10000, 1 << 20, name=f"honest-{self.name}")], self.name)
+        receiveq, transmitq = (SplitQueue(self.memory, QUEUE_SIZE, start=NEAR_WRAP) for _ in range(2))
+        frontend = Frontend.connect(path)
+        self.guest = Guest(frontend, self.memory, receiveq, transmitq)
+        self.number = number
+        self.buffers = [self._guarded() for _ in range(2 * QUEUE_SIZE)]
+        for addr in self.buffers[:QUEUE_SIZE]:
+            self.guest.net.post_chain([Piece(addr, 1600, writable=True)])
+        self.spare = self.buffers[QUEUE_SIZE:]
+        self.in_flight: dict[int, int] = {}
+        self.sent = self.expected = 0
+        self.blob = random.Random(number).randbytes(4096)
+        self.guest.kick()
+
+    def _guarded(self) -> int:
+        return self.memory.take(1600 + GUARD, align=64)
+
+    def send(self, n: int) -> int:
+        """Send up to n frames; how many found a place."""
+        queue = self.guest.transmitq
+        for used in queue.take_used():
+            self.spare.append(self.in_flight.pop(used.head))
+        heads = []
+        for _ in range(min(n, len(self.spare))):
+            size = SIZES[self.sent % len(SIZES)]
+            start = self.sent % 2048
+            number = FRAME_HEADER.pack(*ADDRESSES, ETHERTYPE, self.number, self.sent)
+            body = number + self.blob[start : start + size - len(number) - 4]
+            frame = body + zlib.crc32(body).to_bytes(4, "little")
+            addr = self.spare.pop()
+            self.memory.write(addr, bytes(12) + frame)
+            heads.append(queue.chain([Piece(addr, 12 + len(frame))]))
+            self.in_flight[heads[-1]] = addr
+            self.sent += 1
+        queue.make_available(*heads)
+        return len(heads)
+
+    def check(self) -> tuple[int, int, str]:
+        """Take what arrived: frames received, frames that were left out before them, and what is wrong with them."""
+        received = lost = 0
+        for frame in self.guest.net.receive_all():
+            body, crc = frame[:-4], frame[-4:]
+            if zlib.crc32(body).to_bytes(4, "little") != crc:
+                return received, lost, f"a frame of {len(frame)} bytes to {self.name} is corrupt: {frame[:40].hex()}"
+            *_, direction, number = FRAME_HEADER.unpack_from(body)
+            if direction != 1 - self.number:
+                return received, lost, f"a frame to {self.name} is its own"
+            if number < self.expected:
+                return received, lost, f"frame {number} to {self.name} after {self.expected - 1}: repeated or reordered"
+            lost += number - self.expected
+            received += 1
+            self.expected = number + 1
+        return received, lost, ""
+
+    def memory_fault(self) -> str:
+        """I8: nothing was written but used rings and receive buffers."""
+        buffers = [(piece.addr, piece.bytes) for chain in self.guest.net.receive_buffers.values() for piece in chain]
+        changed = self.memory.changed([*map(used_ring, self.guest.queues), *buffers])
+        return f"{self.name}: {'; '.join(changed)}" if changed else ""
+
+
+def _due(pace: int) -> Iterator[int]:
+    """How many frames are due now, each time it is asked."""
+    last, owed = time.monotonic(), 0.0
+    while True:
+        now = time.monotonic()
+        owed += min(now - last, MOST_DUE) * pace
+        last = now
+        yield int(owed)
+        owed -= int(owed)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("paths", nargs=2)
+    parser.add_argument("--board", required=True)
+    parser.add_argument("--pace", type=int, required=True)
+    args = parser.parse_args()
+    with open(args.board, "r+b") as file:  # noqa: PTH123
+        board = mmap.mmap(file.fileno(), BOARD_BYTES)
+    sides = [_Side(path, number) for number, path in enumerate(args.paths)]
+    offered = delivered = lost = 0
+    parent, fault = os.getppid(), ""
+    for rounds, due in enumerate(_due(args.pace // 2), 1):
+        for side in sides:
+            offered += due
+            side.send(due)
+            received, missing, wrong = side.check()
+            delivered, lost, fault = delivered + received, lost + missing, fault or wrong
+        if rounds % 64 == 0:
+            fault = fault or sides[0].memory_fault() or sides[1].memory_fault()
+            if any(side.guest.frontend.wait_closed(0.0) for side in sides):
+                fault = fault or "the connection of an honest guest was closed"
+        board[: SLOTS.size] = SLOTS.pack(offered, delivered, lost, rounds)
+        if fault:
+            board[FAULT_AT : FAULT_AT + len(fault.encode())] = fault.encode()
+        if board[STOP_AT] or os.getppid() != parent:
+            return
+        time.sleep(TICK)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,271 @@
+"""What an attack has at hand: attackers on port a, the victim behind port b, and the reactions it may expect."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tests.driver import NEAR_WRAP, Piece, Region, SplitQueue, Timeout, Used
+from tests.frontend import (
+    FEATURES,
+    PROTOCOL_F_REPLY_ACK,
+    PROTOCOL_FEATURES,
+    Closed,
+    Frontend,
+    Guest,
+    Refused,
+    Request,
+    wait_eventfd,
+)
+from tests.hostile.invariant import Broken
+from tests.hostile.watch import Range, WatchedMemory, used_ring
+
+if TYPE_CHECKING:
+    from tests.hostile.arena import Arena
+
+ANSWERED = {1, 11, 15, 17, 36, 40}
+"""Requests with a reply of their own, which is no ack."""
+GUEST_ADDR = 0x10000
+BEFORE, BEHIND = 0x8000, 0x8000
+"""Bytes of the attacker's file before and behind its region: its own secrets."""
+
+
+def region(bytes: int = 2 << 20, guest_addr: int = GUEST_ADDR, **options: Any) -> Region:
+    """A region in the middle of a larger file."""
+    options = {"mmap_offset": BEFORE, "file_bytes": BEFORE + bytes + BEHIND, "name": "attacker", **options}
+    return Region(guest_addr, bytes, **options)
+
+
+class Attacker(Guest):
+    """A guest whose memory is full of secrets, and which sees who writes to it."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.writable: list[Range] = []
+
+    def put(self, data: bytes) -> int:
+        """Data at a new address, with secrets before and behind it."""
+        addr = self.memory.take(len(data) + 32) + 16
+        self.memory.write(addr, data)
+        return addr
+
+    def piece(self, data: bytes, **flags: bool) -> Piece:
+        return Piece(self.put(data), len(data), **flags)
+
+    def pieces(self, data: bytes, sizes: Sequence[int]) -> list[Piece]:
+        """Data cut into pieces of these sizes and a last one with the rest, each at an address of its own."""
+        cuts = [0, *itertools.accumulate(sizes), len(data)]
+        return [self.piece(data[start:stop]) for start, stop in itertools.pairwise(cuts)]
+
+    def packet(self, frame: bytes) -> bytes:
+        return self.net.header() + frame
+
+    def room(self, *sizes: int) -> list[Piece]:
+        """Writable pieces of these sizes for the receiveq, which the device may write from now on."""
+        found = []
+        for size in sizes:
+            addr = self.memory.take(size + 32) + 16
+            self.writable.append((addr, size))
+            found.append(Piece(addr, size, writable=True))
+        return found
+
+    def decoy(self, queue: SplitQueue, index: int, frame: bytes) -> None:
+        """A perfect descriptor of a perfect frame where no descriptor is: behind the table, or before it."""
+        data = self.packet(frame)
+        queue.write_descriptor(index, self.put(data), len(data))
+
+    def fire(self, *heads: int, queue: int = 1, index: int | None = None) -> None:
+        """Offer heads, or just set the avail index."""
+        target = self.queues[queue]
+        target.place(*heads)
+        target.set_avail_index(target.avail_index + len(heads) if index is None else index)
+
+    def send(self, *pieces: Piece, queue: int = 1) -> int:
+        """A chain of these pieces, offered. Returns its head."""
+        head = self.queues[queue].chain(pieces)
+        if queue == 0:
+            self.net.receive_buffers[head] = list(pieces)
+        self.fire(head, queue=queue)
+        return head
+
+    def verify(self) -> None:
+        """I6: nothing was written but used rings and the buffers handed over."""
+        assert isinstance(self.memory, WatchedMemory)
+        if changed := self.memory.changed([*map(used_ring, self.queues), *self.writable]):
+            raise Broken("I6", "; ".join(changed))
+
+    def close(self) -> None:
+        """Disconnect; the memory stays until it was looked at."""
+        self.frontend.close()
+
+    def forget(self) -> None:
+        super().close()
+
+
+class Scene:
+    """One run of one attack."""
+
+    def __init__(self, arena: Arena) -> None:
+        self.arena = arena
+        self.victim = arena.victim
+        self.patience = arena.patience
+        self.random = random.Random(2)
+        self.connections = 0
+        self._attackers: list[Attacker] = []
+        self._frontends: list[Frontend] = []
+        self._drops = arena.drops()
+
+    def frame(self, bytes: int = 60) -> bytes:
+        """An Ethernet frame like no other."""
+        return b"\2\0\0\0\0\1\2\0\0\0\0\2\x88\xb5"[:bytes] + self.random.randbytes(max(0, bytes - 14))
+
+    # Connections to port a
+
+    def connect(self) -> Frontend:
+        self.connections += 1
+        frontend = Frontend.connect(self.arena.backend.path("a"), self.patience)
+        self._frontends.append(frontend)
+        return frontend
+
+    def boot(
+        self,
+        *,
+        regions: Sequence[Region] = (),
+        features: int = FEATURES,
+        protocol_features: int = PROTOCOL_FEATURES,
+        queue_size: int = 256,
+        start: int = NEAR_WRAP,
+    ) -> Attacker:
+        """An attacker, set up as a good guest would be."""
+        memory = WatchedMemory(regions or [region()], "attacker")
+        frontend = self.connect()
+        try:
+            queues = [SplitQueue(memory, queue_size, start=start, spare_descriptors=4) for _ in range(2)]
+            attacker = Attacker(frontend, memory, *queues, features=features, protocol_features=protocol_features)
+        except BaseException:
+            memory.close()
+            raise
+        self._attackers.append(attacker)
+        attacker.kick()
+        return attacker
+
+    def each_way(self) -> Iterator[Attacker]:
+        """An attacker that asks for acks, and one that cannot."""
+        for features in (PROTOCOL_FEATURES, PROTOCOL_FEATURES & ~PROTOCOL_F_REPLY_ACK):
+            attacker = self.boot(protocol_features=features)
+            yield attacker
+            self.disconnect()
+
+    def disconnect(self) -> None:
+        for frontend in self._frontends:
+            frontend.close()
+
+    def verify_memory(self) -> None:
+        for attacker in self._attackers:
+            attacker.verify()
+
+    def close(self) -> None:
+        self.disconnect()
+        for attacker in self._attackers:
+            attacker.forget()
+
+    # Reactions
+
+    def refused(self, frontend: Frontend, request: int, payload: bytes = b"", fds: Sequence[int] = ()) -> None:
+        """A: not zero where an ack was asked for, or the connection closed."""
+        try:
+            if request in ANSWERED:
+                frontend.ask(request, payload, fds)
+            else:
+                frontend.tell(request, payload, fds)
+                if not frontend.reply_ack and frontend.wait_closed(self.patience):
+                    return
+        except (Refused, Closed):
+            return
+        name = Request(request).name if request in set(Request) else f"request {request}"
+        raise Broken("A", f"{name} with {payload.hex() or 'nothing'} was accepted")
+
+    def closed(self, frontend: Frontend) -> None:
+        """A, where no ack can be given."""
+        if not frontend.wait_closed(self.patience):
+            raise Broken("A", "the connection was not closed")
+
+    def broken(self, attacker: Attacker, queue: int = 1) -> None:
+        """B: the err eventfd written, counted once, the queue at rest; set up anew it works."""
+        wait_eventfd(attacker.errs[queue], self.patience)
+        self._counted({"bad_descriptor": 1}, exactly=queue == 1)
+        self._at_rest(attacker, queue)
+        attacker.restart_queue(queue)
+        self.works(attacker, queue)
+
+    def works(self, attacker: Attacker, queue: int = 1) -> None:
+        """A frame passes through this queue."""
+        if queue == 1:
+            frame = self.frame()
+            self.delivered(attacker, frame, attacker.send(attacker.piece(attacker.packet(frame))))
+        else:
+            attacker.send(*attacker.room(2048), queue=0)
+            self.arrives(attacker, self.frame())
+
+    def _at_rest(self, attacker: Attacker, queue: int) -> None:
+        """A broken queue takes nothing more, and does not hold up its peer."""
+        target = attacker.queues[queue]
+        before = target.used_index
+        if queue == 1:
+            attacker.send(attacker.piece(attacker.packet(self.frame())))
+            time.sleep(0.005)
+        else:
+            attacker.send(*attacker.room(2048), queue=0)
+            self.victim.net.send(self.frame())
+            self.victim.net.wait_sent(self.patience)
+            self._drops = self.arena.drops()
+        if target.used_index != before:
+            raise Broken("B", f"queue {queue} goes on after it was broken")
+
+    def dropped(self, attacker: Attacker, reason: str, *heads: int) -> None:
+        """C: the chains returned in order, each counted for this reason."""
+        self._returned(attacker, heads)
+        self._counted({reason: len(heads)})
+
+    def delivered(self, attacker: Attacker, frame: bytes, head: int) -> None:
+        """Legal after all: the victim gets exactly this frame, and the chain comes back."""
+        got = self.victim.net.receive(self.patience)
+        header = self.victim.net.received_header
+        if got != frame:
+            raise Broken("I7", f"{len(frame)} bytes sent, {len(got)} arrived: {got[:80].hex()}, not {frame[:80].hex()}")
+        if header != bytes(10) + b"\1\0":
+            raise Broken("I7", f"the frame arrived under the header {header.hex()}")
+        self._returned(attacker, [head])
+
+    def arrives(self, attacker: Attacker, frame: bytes) -> None:
+        """The other way: a frame from the victim reaches the attacker."""
+        self.victim.net.send(frame)
+        if (got := attacker.net.receive(self.patience, repost=False)) != frame:
+            raise Broken("I7", f"{len(frame)} bytes sent, {len(got)} arrived: {got[:80].hex()}, not {frame[:80].hex()}")
+
+    def _returned(self, attacker: Attacker, heads: Sequence[int]) -> None:
+        try:
+            used = attacker.transmitq.wait_used(len(heads), self.patience)
+        except Timeout as error:
+            raise Broken("C", f"chains were not returned: {error}") from error
+        if used != [Used(head, 0) for head in heads]:
+            raise Broken("C", f"chains {list(heads)} came back as {used}")
+
+    def _counted(self, expected: dict[str, int], *, exactly: bool = True) -> None:
+        """Wait until the pair's drops since the last look are these."""
+        deadline = time.monotonic() + self.patience
+        while True:
+            now = self.arena.drops()
+            new = now - self._drops
+            if all(new[reason] >= n for reason, n in expected.items()):
+                break
+            if time.monotonic() > deadline:
+                raise Broken("C", f"counted {dict(new)}, not {expected}")
+            time.sleep(0.005)
+        if exactly and new != Counter(expected):
+            raise Broken("C", f"counted {dict(new)}, not {expected}")
+        self._drops = now

@@ -1,0 +1,74 @@
+"""What happens to guest memory: a fill pattern, and who wrote where. Invariants I6, I7 and I8."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tests.driver import Memory, Region, SplitQueue
+
+Range = tuple[int, int]
+"""First guest address, bytes."""
+
+
+def marker(name: str) -> bytes:
+    """Eight bytes that stand all over a guest's memory and belong in no frame."""
+    return b"\xf5" + f"{name}-kept"[:6].encode().ljust(6, b"!") + b"\xfa"
+
+
+def leaks(memory: Memory, name: str) -> list[int]:
+    """Where in this memory bytes stand that were never given away by the guest of that name."""
+    return [at for region in memory.regions if (at := region.file.find(marker(name))) >= 0]
+
+
+def used_ring(queue: SplitQueue) -> Range:
+    """What a device may write of a split queue: the used ring, avail_event included. Section 2.7.8."""
+    return queue.device_area, 6 + 8 * queue.size
+
+
+class WatchedMemory(Memory):
+    """Guest memory full of a pattern, with a copy of what the driver wrote: any other change is the device's doing."""
+
+    def __init__(self, regions: Iterable[Region], name: str) -> None:
+        super().__init__(regions)
+        pattern = marker(name)
+        self._copies: dict[int, bytearray] = {}
+        for region in self.regions:
+            # The file whole, beyond the region too: what lies there must show up nowhere and never change.
+            region.file[:] = pattern * (len(region.file) // 8) + pattern[: len(region.file) % 8]
+            self._copies[id(region)] = bytearray(region.file)
+
+    def put_at(self, region: Region, at: int, data: bytes) -> None:
+        super().put_at(region, at, data)
+        self._copies[id(region)][at : at + len(data)] = data
+
+    def changed(self, allowed: Iterable[Range]) -> list[str]:
+        """Every place outside the allowed ranges that is not as the driver left it, in words."""
+        found = []
+        ranges = list(allowed)
+        for region in self.regions:
+            # A truncated file must not be touched behind its end, by us no more than by the device.
+            whole = region.readable_bytes == region.bytes
+            end = len(region.file) if whole else region.mmap_offset + region.readable_bytes
+            clear = 0
+            for start, stop in sorted(_in_file(region, ranges)):
+                found += self._difference(region, clear, min(start, end))
+                clear = max(clear, stop)
+            found += self._difference(region, clear, end)
+        return found
+
+    def _difference(self, region: Region, start: int, stop: int) -> list[str]:
+        copy = memoryview(self._copies[id(region)])
+        if start >= stop or (now := region.file[start:stop]) == copy[start:stop]:
+            return []
+        first = next(at for at in range(start, stop) if now[at - start] != copy[at])
+        addr = first - region.mmap_offset + region.guest_addr
+        was = bytes(copy[first : first + 16]).hex()
+        return [f"guest address {addr:#x}: was {was}, is {region.file[first : first + 16].hex()}"]
+
+
+def _in_file(region: Region, ranges: Iterable[Range]) -> Iterable[tuple[int, int]]:
+    """The parts of the ranges that lie in this region, as offsets in its file."""
+    for addr, n in ranges:
+        start, stop = max(addr, region.guest_addr), min(addr + n, region.guest_addr + region.bytes)
+        if start < stop:
+            yield region.at(start), region.at(stop)
