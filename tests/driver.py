@@ -73,7 +73,7 @@ class Region:
         else:
             self.fd = os.dup(fd)
         self.file = mmap.mmap(self.fd, 0)
-        self.readable_bytes = bytes
+        self.inode = os.fstat(self.fd).st_ino
 
     def __contains__(self, guest_addr: int) -> bool:
         return self.guest_addr <= guest_addr < self.guest_addr + self.bytes
@@ -85,7 +85,6 @@ class Region:
     def truncate(self, file_bytes: int) -> None:
         """Make the file shorter than the region says it is. Touching the rest is SIGBUS, for us as for the device."""
         os.ftruncate(self.fd, file_bytes)
-        self.readable_bytes = max(0, min(self.bytes, file_bytes - self.mmap_offset))
 
     def close(self) -> None:
         if not self.file.closed:

@@ -197,7 +197,7 @@ class Scene:
     def broken(self, attacker: Attacker, queue: int = 1) -> None:
         """B: the err eventfd written, counted once, the queue at rest; set up anew it works."""
         wait_eventfd(attacker.errs[queue], self.patience)
-        self._counted({"bad_descriptor": 1}, exactly=queue == 1)
+        self.counted({"bad_descriptor": 1}, exactly=queue == 1)
         self._at_rest(attacker, queue)
         attacker.restart_queue(queue)
         self.works(attacker, queue)
@@ -229,7 +229,7 @@ class Scene:
     def dropped(self, attacker: Attacker, reason: str, *heads: int) -> None:
         """C: the chains returned in order, each counted for this reason."""
         self._returned(attacker, heads)
-        self._counted({reason: len(heads)})
+        self.counted({reason: len(heads)})
 
     def delivered(self, attacker: Attacker, frame: bytes, head: int) -> None:
         """Legal after all: the victim gets exactly this frame, and the chain comes back."""
@@ -246,6 +246,8 @@ class Scene:
         self.victim.net.send(frame)
         if (got := attacker.net.receive(self.patience, repost=False)) != frame:
             raise Broken("I7", f"{len(frame)} bytes sent, {len(got)} arrived: {got[:80].hex()}, not {frame[:80].hex()}")
+        if attacker.net.received_header != bytes(10) + b"\1\0":
+            raise Broken("I7", f"the frame arrived under the header {attacker.net.received_header.hex()}")
 
     def _returned(self, attacker: Attacker, heads: Sequence[int]) -> None:
         try:
@@ -255,7 +257,7 @@ class Scene:
         if used != [Used(head, 0) for head in heads]:
             raise Broken("C", f"chains {list(heads)} came back as {used}")
 
-    def _counted(self, expected: dict[str, int], *, exactly: bool = True) -> None:
+    def counted(self, expected: dict[str, int], *, exactly: bool = True) -> None:
         """Wait until the pair's drops since the last look are these."""
         deadline = time.monotonic() + self.patience
         while True:

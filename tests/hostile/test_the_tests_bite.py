@@ -13,7 +13,7 @@ from tests.hostile.catalogue import CATALOGUE
 from tests.hostile.conftest import Shared
 from tests.hostile.invariant import Broken
 
-PATIENCE = 1.0
+PATIENCE = 0.7
 PACE = 1000
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 
 from tests.driver import Memory, Region, SplitQueue
@@ -35,40 +36,38 @@ class WatchedMemory(Memory):
         for region in self.regions:
             # The file whole, beyond the region too: what lies there must show up nowhere and never change.
             region.file[:] = pattern * (len(region.file) // 8) + pattern[: len(region.file) % 8]
-            self._copies[id(region)] = bytearray(region.file)
+            self._copies[region.inode] = bytearray(region.file)
 
     def put_at(self, region: Region, at: int, data: bytes) -> None:
         super().put_at(region, at, data)
-        self._copies[id(region)][at : at + len(data)] = data
+        self._copies[region.inode][at : at + len(data)] = data
 
     def changed(self, allowed: Iterable[Range]) -> list[str]:
         """Every place outside the allowed ranges that is not as the driver left it, in words."""
         found = []
         ranges = list(allowed)
-        for region in self.regions:
+        for region in {region.inode: region for region in self.regions}.values():
             # A truncated file must not be touched behind its end, by us no more than by the device.
-            whole = region.readable_bytes == region.bytes
-            end = len(region.file) if whole else region.mmap_offset + region.readable_bytes
+            end = min(len(region.file), os.fstat(region.fd).st_size)
             clear = 0
-            for start, stop in sorted(_in_file(region, ranges)):
+            for start, stop in sorted(self._in_file(region.inode, ranges)):
                 found += self._difference(region, clear, min(start, end))
                 clear = max(clear, stop)
             found += self._difference(region, clear, end)
         return found
 
     def _difference(self, region: Region, start: int, stop: int) -> list[str]:
-        copy = memoryview(self._copies[id(region)])
+        copy = memoryview(self._copies[region.inode])
         if start >= stop or (now := region.file[start:stop]) == copy[start:stop]:
             return []
         first = next(at for at in range(start, stop) if now[at - start] != copy[at])
-        addr = first - region.mmap_offset + region.guest_addr
-        was = bytes(copy[first : first + 16]).hex()
-        return [f"guest address {addr:#x}: was {was}, is {region.file[first : first + 16].hex()}"]
+        was, now = bytes(copy[first : first + 16]), region.file[first : first + 16]
+        return [f"byte {first:#x} of the file behind {region.guest_addr:#x}: was {was.hex()}, is {now.hex()}"]
 
-
-def _in_file(region: Region, ranges: Iterable[Range]) -> Iterable[tuple[int, int]]:
-    """The parts of the ranges that lie in this region, as offsets in its file."""
-    for addr, n in ranges:
-        start, stop = max(addr, region.guest_addr), min(addr + n, region.guest_addr + region.bytes)
-        if start < stop:
-            yield region.at(start), region.at(stop)
+    def _in_file(self, inode: int, ranges: Iterable[Range]) -> Iterable[tuple[int, int]]:
+        """The parts of the ranges that lie in this file, as offsets."""
+        for region in self.regions:
+            for addr, n in ranges if region.inode == inode else ():
+                start, stop = max(addr, region.guest_addr), min(addr + n, region.guest_addr + region.bytes)
+                if start < stop:
+                    yield region.at(start), region.at(stop)

@@ -101,14 +101,18 @@ class Port:
 
     def frame(self, pieces: list[tuple[int, int]]) -> bytes:
         total = sum(n for _, n in pieces)
-        if bug("header-in-first") and pieces[0][1] < HEADER_BYTES:
+        if bug("layout-assumed") and len(pieces) > 1 and (len(pieces) > 2 or pieces[0][1] != HEADER_BYTES):
             raise Drop("runt")
-        if total < HEADER_BYTES + 14 and not bug("no-runt-check"):
+        if bug("sum-in-32-bits") and total >= 2**32:
+            pieces, total = pieces[:1], total % 2**32
+        if total < HEADER_BYTES + (60 if bug("short-frames-refused") else 14) and not bug("no-runt-check"):
             raise Drop("runt")
         if total > HEADER_BYTES + MAX_FRAME and not bug("no-oversize-check"):
             raise Drop("oversize")
         data = b"".join(self.table.read(addr, n) for addr, n in pieces)
         if (data[0] & 1 or data[1]) and not bug("no-gso-check"):
+            raise Drop("gso_unsupported")
+        if bug("unused-fields-checked") and any(data[:10]):
             raise Drop("gso_unsupported")
         header = data[:10] if bug("header-passed-on") else bytes(10)
         return header + b"\1\0" + data[12:]
@@ -116,7 +120,7 @@ class Port:
     def deliver(self, data: bytes) -> None:
         queue = self.queues[0]
         if not self.conn:
-            raise Drop("link_down")
+            raise Hold if bug("dead-peer-holds") else Drop("link_down")
         if not queue.live or queue.broken or not queue.enabled:
             raise Drop("ring_disabled")
         try:
@@ -129,7 +133,7 @@ class Port:
                 raise Bad("a receive chain is shorter than the net header")
             if bug("receive-room-trusted"):
                 self.table.write(pieces[0][0], data)
-            elif room < len(data):
+            elif room < len(data) + bug("room-to-spare"):
                 raise Drop("oversize")
             else:
                 at = 0
@@ -300,7 +304,9 @@ class Port:
             raise Illegal("a region is larger than its file")
         if bug("mapping-leak"):
             MAPPED.append(mmap.mmap(fd, 0))
-        return Region(guest, n, user, offset, fd)
+        if bug("low-addresses-only") and guest + n >= 2**64:
+            raise Illegal("a region wraps")
+        return Region(guest, n, user, offset & ~0xFFF if bug("page-aligned-offsets") else offset, fd)
 
     def set_mem_table(self, payload: bytes) -> None:
         n = struct.unpack_from("<I", payload)[0] if len(payload) >= 8 else 0

@@ -114,6 +114,7 @@ class Queue:
         self.fds = {"kick": -1, "call": -1, "err": -1}
         self.size = self.base = 0
         self.enabled = self.live = self.broken = self.ever_broken = False
+        self.last_head = -1
         self.user: tuple[int, int, int] | None = None
 
     def translate(self) -> None:
@@ -123,7 +124,7 @@ class Queue:
         self.desc, self.used, self.avail = areas
 
     def start(self) -> None:
-        size_good = 0 < self.size <= 32768 and self.size & (self.size - 1) == 0
+        size_good = 0 < self.size <= (1024 if bug("small-queues-only") else 32768) and self.size & (self.size - 1) == 0
         if not size_good and not bug("ring-values-unchecked"):
             raise Illegal(f"ring size {self.size}")
         if self.user is None:
@@ -132,6 +133,7 @@ class Queue:
             raise Illegal("a ring is misaligned")
         self.translate()
         self.next_avail = self.next_used = self.base
+        self.last_head = -1
         self.live, self.broken = True, self.ever_broken and bug("no-recovery")
         if bug("ring-values-unchecked") and not size_good:
             die("ring size")
@@ -151,6 +153,8 @@ class Queue:
         head = self.u16(self.avail, 4 + 2 * (self.next_avail % self.size))
         if head >= self.size and not bug("no-head-check"):
             raise Bad(f"head {head} is beyond the queue")
+        if bug("twice-is-once") and head == self.last_head:
+            raise Bad("a head twice")
         return head
 
     def chain(self, head: int) -> list[tuple[int, int]]:
@@ -174,6 +178,8 @@ class Queue:
                     raise Bad("the wrong direction")
                 if (n % 16 or not n) and not bug("odd-table"):
                     raise Bad(f"an indirect table of {n} bytes")
+                if (bug("table-as-long-as-queue") and n > 16 * size) or (bug("aligned-tables-only") and addr % 16):
+                    raise Bad("an unusual indirect table")
                 list(self.port.table.spans(addr, n - n % 16 if not bug("odd-table") else 0))
                 read = lambda i, addr=addr: self.port.table.read(addr + 16 * i, 16)  # type: ignore[misc]  # noqa: E731
                 size, left = n // 16, 65536 if bug("no-table-bound") else max(n // 16, 1)
@@ -188,6 +194,8 @@ class Queue:
                 if any(at + part > r.size for r in self.port.table.regions if (at := addr - r.guest, part := n)):
                     die("read twice")
             pieces.append((addr, n))
+            if bug("stale-next") and following >= size:
+                raise Bad("a next beyond the queue")
             if not flags & NEXT or (bug("empty-piece-ends") and not n):
                 return pieces
             index = following
@@ -196,6 +204,7 @@ class Queue:
 
     def give_back(self, head: int, n: int) -> None:
         region, at = self.used
+        self.last_head = head
         region.write(at + 4 + 8 * (self.next_used % self.size), struct.pack("<II", head, n))
         self.next_used = (self.next_used + 1) & 0xFFFF
         region.write(at + 2, struct.pack("<H", self.next_used))
