@@ -83,6 +83,10 @@ class Request(IntEnum):
     GET_STATUS = 40
 
 
+def request_name(request: int) -> str:
+    return Request(request).name if request in set(Request) else f"request {request}"
+
+
 class Reply(NamedTuple):
     request: int
     flags: int
@@ -144,7 +148,8 @@ class Frontend:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
             sent = self.sock.sendmsg([data], ancillary) if data else 0
-            self.sock.sendall(data[sent:])
+            if sent < len(data):
+                self.sock.sendall(data[sent:])
         except (BrokenPipeError, ConnectionResetError) as error:
             raise Closed(str(error)) from error
 
@@ -208,7 +213,7 @@ class Frontend:
         if reply.request != request or reply.flags != VERSION | REPLY:
             raise AssertionError(f"told {request}, got a reply to {reply.request} with flags {reply.flags:#x}")
         if U64.unpack(reply.payload)[0]:
-            raise Refused(f"{Request(request).name} answered {U64.unpack(reply.payload)[0]}")
+            raise Refused(f"{request_name(request)} answered {U64.unpack(reply.payload)[0]}")
         return None
 
     def wait_closed(self, timeout: float = 2.0) -> bool:

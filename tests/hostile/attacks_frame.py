@@ -162,7 +162,7 @@ def frames_towards_a_peer_that_is_not_there(scene: Scene) -> None:
 
 @attack("dead-peer-holds")
 def frames_towards_a_peer_without_receive_buffers(scene: Scene) -> None:
-    scene.boot()
+    scene.works(scene.boot(), 0)
     for _ in range(8):
         scene.victim.net.send(scene.frame())
     scene.victim.net.wait_sent(scene.patience)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tests.driver import Piece, Region, table_of
+from tests.driver import Piece, Region, Used, table_of
 from tests.hostile.attack import attack
 from tests.hostile.scene import GUEST_ADDR, Attacker, Scene, region
 
@@ -127,8 +127,9 @@ def the_same_head_twice_before_it_came_back(scene: Scene) -> None:
     frame = scene.frame()
     head = guest.transmitq.chain([guest.piece(guest.packet(frame))])
     guest.fire(head, head)
-    for _ in range(2):
-        scene.delivered(guest, frame, head)
+    assert [scene.victim.net.receive(scene.patience) for _ in range(2)] == [frame, frame]
+    assert guest.transmitq.wait_used(2, scene.patience) == [Used(head, 0)] * 2
+    guest.transmitq.reset(guest.transmitq.avail_index)
     scene.works(guest)
 
 
@@ -244,9 +245,10 @@ def two_regions_in_one_file_the_other_way_round(scene: Scene) -> None:
 
 
 @attack("low-addresses-only")
-def a_region_that_ends_at_the_last_address_there_is(scene: Scene) -> None:
-    guest = scene.boot(regions=[region(), region(ONE, 2**64 - ONE, user_addr=0x7D00_0000_0000)])
+def a_region_one_page_below_the_last_address(scene: Scene) -> None:
+    top = 2**64 - 4096
+    guest = scene.boot(regions=[region(), region(ONE, top - ONE, user_addr=0x7D00_0000_0000)])
     frame = scene.frame()
-    addr = 2**64 - 72
+    addr = top - 72
     guest.memory.write(addr, guest.packet(frame))
     delivered(scene, guest, frame, Piece(addr, 72))

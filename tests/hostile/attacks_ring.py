@@ -212,13 +212,13 @@ def an_indirect_table_of_4_GiB_less_16(scene: Scene) -> None:
     table_of_bytes(scene, 0xFFFFFFF0)
 
 
-@attack("sloppy-range")
+@attack("behind-is-inside")
 def an_indirect_table_that_ends_outside_memory(scene: Scene) -> None:
     guest = scene.boot()
-    packet = guest.piece(guest.packet(scene.frame()))
-    addr = END - 16
-    guest.memory.write(addr, table_of([packet]))
-    broken_by(scene, guest, Piece(addr, 32, indirect=True))
+    pieces = guest.pieces(guest.packet(scene.frame()), [12])
+    own = guest.memory.regions[0]
+    guest.memory.put_at(own, own.at(END - 16), table_of(pieces))
+    broken_by(scene, guest, Piece(END - 16, 32, indirect=True))
 
 
 @attack("behind-is-inside")

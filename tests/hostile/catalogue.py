@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.hostile import attacks_frame, attacks_legal, attacks_receive, attacks_ring
+from tests.hostile import attacks_frame, attacks_legal, attacks_message, attacks_receive, attacks_ring
 from tests.hostile.attack import CATALOGUE
 
-__all__ = ["CATALOGUE", "attacks_frame", "attacks_legal", "attacks_receive", "attacks_ring"]
+__all__ = ["CATALOGUE", "attacks_frame", "attacks_legal", "attacks_message", "attacks_receive", "attacks_ring"]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import random
+import socket
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tests.driver import NEAR_WRAP, Piece, Region, SplitQueue, Timeout, Used
@@ -117,6 +120,7 @@ class Scene:
         self.connections = 0
         self._attackers: list[Attacker] = []
         self._frontends: list[Frontend] = []
+        self._fds: list[int] = []
         self._drops = arena.drops()
 
     def frame(self, bytes: int = 60) -> bytes:
@@ -126,10 +130,40 @@ class Scene:
     # Connections to port a
 
     def connect(self) -> Frontend:
+        """The only connection to port a, once the one before is forgotten."""
+        self.disconnect()
         self.connections += 1
-        frontend = Frontend.connect(self.arena.backend.path("a"), self.patience)
-        self._frontends.append(frontend)
-        return frontend
+        deadline = time.monotonic() + self.patience
+        while True:
+            frontend = Frontend.connect(self.arena.backend.path("a"), self.patience)
+            try:
+                frontend.ask(Request.GET_FEATURES)
+            except Closed:
+                frontend.close()
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.002)
+                continue
+            self._frontends.append(frontend)
+            return frontend
+
+    def try_to_connect(self) -> Frontend | None:
+        """A connection, unless the back-end has a long queue of them already."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            sock.connect(str(self.arena.backend.path("a")))
+        except BlockingIOError:
+            sock.close()
+            return None
+        self._frontends.append(Frontend(sock, self.patience))
+        return self._frontends[-1]
+
+    def eventfd(self) -> int:
+        self._fds.append(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+        return self._fds[-1]
+
+    def pause(self, seconds: float) -> None:
+        time.sleep(seconds)
 
     def boot(
         self,
@@ -156,9 +190,7 @@ class Scene:
     def each_way(self) -> Iterator[Attacker]:
         """An attacker that asks for acks, and one that cannot."""
         for features in (PROTOCOL_FEATURES, PROTOCOL_FEATURES & ~PROTOCOL_F_REPLY_ACK):
-            attacker = self.boot(protocol_features=features)
-            yield attacker
-            self.disconnect()
+            yield self.boot(protocol_features=features)
 
     def disconnect(self) -> None:
         for frontend in self._frontends:
@@ -172,22 +204,38 @@ class Scene:
         self.disconnect()
         for attacker in self._attackers:
             attacker.forget()
+        while self._fds:
+            os.close(self._fds.pop())
 
     # Reactions
 
     def refused(self, frontend: Frontend, request: int, payload: bytes = b"", fds: Sequence[int] = ()) -> None:
         """A: not zero where an ack was asked for, or the connection closed."""
+        if request in ANSWERED:
+            self.refused_by(frontend, lambda: frontend.ask(request, payload, fds))
+        else:
+            self.refused_by(frontend, lambda: frontend.tell(request, payload, fds))
+
+    def refused_by(self, frontend: Frontend, messages: Callable[[], object]) -> None:
+        """A, somewhere among these messages."""
         try:
-            if request in ANSWERED:
-                frontend.ask(request, payload, fds)
-            else:
-                frontend.tell(request, payload, fds)
-                if not frontend.reply_ack and frontend.wait_closed(self.patience):
-                    return
+            messages()
+            if frontend.reply_ack or not frontend.wait_closed(self.patience):
+                raise Broken("A", "what should be refused was accepted")
         except (Refused, Closed):
-            return
-        name = Request(request).name if request in set(Request) else f"request {request}"
-        raise Broken("A", f"{name} with {payload.hex() or 'nothing'} was accepted")
+            pass
+
+    def tolerated(self, frontend: Frontend, request: int, payload: bytes = b"", fds: Sequence[int] = ()) -> bool:
+        """Refused or not, both are legal: whether the connection is still there."""
+        try:
+            with contextlib.suppress(Refused):
+                frontend.tell(request, payload, fds)
+            frontend.send(Request.GET_FEATURES)
+            while frontend.receive().request != Request.GET_FEATURES:
+                pass
+        except Closed:
+            return False
+        return True
 
     def closed(self, frontend: Frontend) -> None:
         """A, where no ack can be given."""

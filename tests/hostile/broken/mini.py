@@ -205,7 +205,9 @@ class Port:
             if request not in HANDLERS and bug("unknown-request-crash"):
                 die("unknown request")
             name, payload_bytes, max_fds = HANDLERS.get(request, ("unknown", None, 0))
-            if payload_bytes is not None and size != payload_bytes:
+            if bug("payload-size-unchecked"):
+                payload = payload[: payload_bytes or size].ljust(payload_bytes or 8, b"\0")
+            elif payload_bytes is not None and size != payload_bytes:
                 raise Illegal(f"{size} bytes of payload")
             if len(self.arrived) > max_fds:
                 if bug("surplus-fds-crash"):
@@ -240,7 +242,7 @@ class Port:
 
     def answer(self, request: int, payload: bytes) -> None:
         assert self.conn
-        with contextlib.suppress(OSError):
+        with DOOR if bug("answers-block") else contextlib.nullcontext(), contextlib.suppress(OSError):
             self.conn.sendall(struct.pack("<III", request, 5, len(payload)) + payload)
 
     def disconnect(self, why: str) -> None:
@@ -284,13 +286,13 @@ class Port:
 
     def set_features(self, payload: bytes) -> None:
         (features,) = struct.unpack("<Q", payload)
-        if features & ~OFFERED:
+        if features & ~OFFERED and not bug("features-unchecked"):
             raise Illegal(f"features {features:#x} were not offered")
         self.features = features
 
     def set_protocol_features(self, payload: bytes) -> None:
         (features,) = struct.unpack("<Q", payload)
-        if features & ~PROTOCOL_OFFERED:
+        if features & ~PROTOCOL_OFFERED and not bug("features-unchecked"):
             raise Illegal(f"protocol features {features:#x} were not offered")
         self.protocol = features
 
@@ -304,7 +306,7 @@ class Port:
             raise Illegal("a region is larger than its file")
         if bug("mapping-leak"):
             MAPPED.append(mmap.mmap(fd, 0))
-        if bug("low-addresses-only") and guest + n >= 2**64:
+        if bug("low-addresses-only") and guest + n >= 2**63:
             raise Illegal("a region wraps")
         return Region(guest, n, user, offset & ~0xFFF if bug("page-aligned-offsets") else offset, fd)
 

@@ -127,6 +127,8 @@ class Queue:
         size_good = 0 < self.size <= (1024 if bug("small-queues-only") else 32768) and self.size & (self.size - 1) == 0
         if not size_good and not bug("ring-values-unchecked"):
             raise Illegal(f"ring size {self.size}")
+        if self.user is None and bug("ready-too-early"):
+            die("no ring addresses")
         if self.user is None:
             raise Illegal("no ring addresses")
         if any(u % align for u, align in zip(self.user, (16, 4, 2), strict=True)) and not bug("ring-values-unchecked"):
