@@ -286,6 +286,8 @@ class Frontend:
         for index, queue in enumerate(queues):
             kick, call, err = fds[index] if fds else (-1, -1, -1)
             self.set_up_queue(index, queue, kick=kick, call=call, err=err)
+        if not self.reply_ack:
+            self.ask(Request.GET_FEATURES)  # a reply to this one says that the ones before were handled
 
 
 def mem_table(regions: Sequence[Region]) -> bytes:

@@ -36,6 +36,7 @@ class Arena:
     def __init__(self, command: Sequence[str] = PRODUCT, *, pace: int = 6000, patience: float = 2.0) -> None:
         self.patience = patience
         self.spoiled = False
+        self._log_read = 0
         self.backend = Backend(command)
         self._closers: list[Callable[[], object]] = [self._remove, self.backend.stop]
         try:
@@ -91,7 +92,7 @@ class Arena:
     def _once(self, attack: Attack, window: float = WINDOW) -> float:
         self.check_alive()
         start = time.monotonic()
-        before, log_before, rounds = self.honest.progress(), len(self.backend.log()), self.rounds()
+        before, log_before, rounds = self.honest.progress(), self.backend.log_bytes(), self.rounds()
         scene = Scene(self)
         try:
             try:
@@ -114,9 +115,11 @@ class Arena:
         """I1, and I2 but for the rate."""
         if not self.backend.alive():
             raise Broken("I1", f"the process ended ({self.backend.process.poll()}): {self.backend.log()[-500:]}")
+        log = self.backend.log(self._log_read)
         for alarm in LOG_ALARMS:
-            if alarm in (log := self.backend.log()):
+            if alarm in log:
                 raise Broken("I1", f"the log says: {log[log.index(alarm) :][:1000]}")
+        self._log_read = self.backend.log_bytes()
         if fault := self.honest.fault():
             raise Broken("I2", fault)
 
@@ -145,7 +148,7 @@ class Arena:
         scene.verify_memory()
         self.exchange("a", self.victim)
         self.check_quiet()
-        grown = len(self.backend.log()) - log_before
+        grown = self.backend.log_bytes() - log_before
         if grown > LOG_BYTES_PER_CONNECTION * (2 + scene.connections):
             raise Broken("I10", f"{grown} bytes of log, the last: {self.backend.log()[-300:]}")
         self.check_alive()

@@ -78,8 +78,14 @@ class Backend:
     def alive(self) -> bool:
         return self.process.poll() is None
 
-    def log(self) -> str:
-        return self.log_path.read_text(errors="replace")
+    def log(self, start: int = 0) -> str:
+        """What it has written so far, from this byte on."""
+        with self.log_path.open("rb") as log:
+            log.seek(start)
+            return log.read().decode(errors="replace")
+
+    def log_bytes(self) -> int:
+        return self.log_path.stat().st_size
 
     def descriptors(self) -> Counter[str]:
         """Open file descriptors by what they are: "socket", "anon_inode:[eventfd]", "/memfd:name", paths."""
