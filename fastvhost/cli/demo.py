@@ -82,15 +82,20 @@ def _forwarder(directory: Path, core: int | None) -> Iterator[None]:
     try:
         _await_sockets(process, [directory / name for name in ("a.sock", "b.sock", "control.sock")])
         yield
-        process.send_signal(signal.SIGTERM)
-        if code := process.wait(STOP_SECONDS):
-            raise RuntimeFailure(f"fwd left with exit code {code}; see its log above")
-    except subprocess.TimeoutExpired:
-        raise RuntimeFailure(f"fwd did not stop within {STOP_SECONDS:g} s of SIGTERM; see its log above") from None
     finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+        code = _end(process)
+    if code:
+        raise RuntimeFailure(f"fwd left with exit code {code}; see its log above")
+
+
+def _end(process: subprocess.Popen[bytes]) -> int:
+    """SIGTERM, then SIGKILL. The exit code."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        return process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 def _environment() -> dict[str, str]:

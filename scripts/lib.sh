@@ -1,0 +1,75 @@
+# What the scripts share: Debian packages, the virtual environment, the installed checkout. Sourced, in the checkout's root.
+
+say() { echo "fastvhost: $*" >&2; }
+fail() { say "$*"; exit 1; }
+
+# The words among these that are Debian packages this machine lacks.
+missing_packages() {
+    local package
+    for package in "$@"; do
+        [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || echo "$package"
+    done
+}
+
+# Installs what is missing when root; otherwise says in one line what to install.
+need_packages() {
+    local missing
+    command -v dpkg-query >/dev/null || fail "this is no Debian; install the equivalents of: $*"
+    mapfile -t missing < <(missing_packages "$@")
+    [ ${#missing[@]} -gt 0 ] || return 0
+    [ "$(id -u)" = 0 ] || fail "packages are missing; as root: apt-get update && apt-get install ${missing[*]}"
+    say "installing ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq >&2
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
+}
+
+# Prints the interpreter to use: python3 on PATH, 3.11 or newer.
+find_python() {
+    local python
+    python=$(command -v python3) || fail "there is no python3; as root: apt-get install python3"
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        fail "$("$python" --version) is too old, 3.11 is wanted; put a newer python3 on PATH"
+    echo "$python"
+}
+
+has_headers() { "$1" -c 'import pathlib, sys, sysconfig; sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())'; }
+has_venv() { "$1" -c 'import ensurepip, venv' 2>/dev/null; }
+
+# A compiler, and what of the interpreter its own Debian package leaves out.
+need_build_tools() {
+    local python=$1 packages=(gcc libc6-dev) version
+    if [ "$("$python" -c 'import os, sys; print(os.path.dirname(os.path.realpath(sys.executable)))')" = /usr/bin ]; then
+        version=$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
+        has_headers "$python" || packages+=("lib$version-dev" "$version-dev")
+        has_venv "$python" || packages+=("$version-venv")
+    fi
+    if ! command -v gcc >/dev/null || command -v dpkg-query >/dev/null || [ ${#packages[@]} -gt 2 ]; then
+        need_packages "${packages[@]}"
+    fi
+    has_headers "$python" || fail "$python lacks its headers (Python.h); install them, or put another python3 on PATH"
+    has_venv "$python" || fail "$python lacks the modules venv and ensurepip; install them, or put another python3 on PATH"
+}
+
+# Makes .venv where it is missing or belongs to another interpreter, and installs the checkout (with extras) into it.
+# install_checkout EXTRAS, where EXTRAS is empty or [name].
+install_checkout() {
+    local extras=$1 python stamp=.venv/installed$1 newer
+    python=$(find_python)
+    need_build_tools "$python"
+    if [ "$(.venv/bin/python -c 'import sys; print(sys._base_executable)' 2>/dev/null)" != \
+        "$("$python" -c 'import sys; print(sys._base_executable)')" ]; then
+        say "making .venv"
+        rm -rf .venv
+        "$python" -m venv .venv
+    fi
+    if [ -e "$stamp" ]; then
+        newer=$(find fastvhost setup.py pyproject.toml README.md -type f -newer "$stamp" \
+            \( -name '*.py' -o -name '*.py[xi]' -o -name '*.pxd' -o -name '*.h' -o -name '*.toml' -o -name '*.md' \) -print -quit)
+        [ -n "$newer" ] || return 0
+    fi
+    say "installing the checkout into .venv"
+    rm -f .venv/installed*
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check ".$extras" >&2
+    touch "$stamp"
+}

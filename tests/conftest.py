@@ -1,0 +1,24 @@
+"""No test is ever skipped: a run in which one was is a failed run."""
+
+from __future__ import annotations
+
+import pytest
+
+NOT_RUN = ("skipped", "xfailed", "xpassed")
+
+
+def not_run(config: pytest.Config) -> int:
+    """Tests that were skipped or expected to fail."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    return sum(len(reporter.stats.get(kind, ())) for kind in NOT_RUN) if reporter else 0
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if not_run(session.config) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if count := not_run(config):
+        terminalreporter.write_line(f"FAILED: {count} tests were skipped or expected to fail; none may be", red=True)
