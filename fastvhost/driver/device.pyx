@@ -70,6 +70,7 @@ cdef class GuestDevice:
         side.mergeable = has_feature(features, NET_F_MRG_RXBUF)
         long_header = side.mergeable or has_feature(features, F_VERSION_1)
         side.header_bytes = NET_HDR_BYTES if long_header else NET_HDR_LEGACY_BYTES
+        side.header_tail, side.header_tail_mask = (1 << 16, 0xffffffff) if side.mergeable else (0, 0xffff)
         # A buffer must hold any frame of the other guest's, which sends the same sizes; mergeable ones share it out.
         side.receive_bytes = max(MERGEABLE_BUFFER_BYTES, 0 if side.mergeable else longest + side.header_bytes)
         side.spans = side.mergeable and longest + side.header_bytes > side.receive_bytes

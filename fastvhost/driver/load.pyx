@@ -11,7 +11,7 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from fastvhost.abi.shared_memory cimport load_acquire_u32, prefetch_read, store_release_u32
 from fastvhost.abi.virtio_net cimport NET_HDR_NUM_BUFFERS_OFFSET
 from fastvhost.driver.content cimport (
-    BODY_OFFSET, CONTENT_NONE, CONTENT_WHOLE, Stream, body_is_right, fill_body, number_frame, number_is_next,
+    BODY_OFFSET, CONTENT_NONE, CONTENT_WHOLE, Content, Stream, body_is_right, fill_body, has_number, number_frame,
     number_is_not_next,
 )
 from fastvhost.driver.device cimport PIECE_GAP, GuestDevice, Side, part_position
@@ -124,47 +124,57 @@ cdef uint32_t receive_burst(Side *side) noexcept nogil:
     return <uint32_t>(side.received.frames - n_frames)
 
 
-cdef inline bint header_is_right(const Side *side, const uint8_t *header, uint16_t n_buffers) noexcept nogil:
+cdef inline bint header_is_right(const Side *side, const uint8_t *header, uint32_t n_buffers) noexcept nogil:
     """No offload was negotiated: zeros, and the number of buffers where that counts. Section 5.1.6.4."""
     cdef uint64_t words
-    cdef uint16_t tail
+    cdef uint32_t tail
     memcpy(&words, header, 8)
-    memcpy(&tail, header + 8, 2)
-    if words | tail:
-        return False
-    if not side.mergeable:
-        return True
-    memcpy(&tail, header + NET_HDR_NUM_BUFFERS_OFFSET, 2)
-    return tail == n_buffers
+    memcpy(&tail, header + 8, 4)
+    return words | ((tail ^ n_buffers * side.header_tail) & side.header_tail_mask) == 0
 
 
 cdef uint32_t look_at_single(Side *side, const Completion *done, uint32_t n) noexcept nogil:
     """Frames of one buffer each."""
     cdef Stream *stream = &side.received
+    cdef const uint8_t *data = side.receive_data
     cdef const uint8_t *header
+    cdef uint64_t stride = side.receive_stride
+    cdef uint64_t expected = stream.expected
     cdef uint32_t header_bytes = side.header_bytes
-    cdef uint32_t n_bytes = 0
+    cdef uint64_t n_bytes = 0
     cdef uint32_t frame_bytes, i
-    cdef uint64_t number
+    cdef bint whole = side.content == CONTENT_WHOLE
     for i in range(n):
-        header = side.receive_data + done[i].slot * <uint64_t>side.receive_stride
+        header = data + done[i].slot * stride
         frame_bytes = done[i].bytes - header_bytes
-        if frame_bytes > side.receive_bytes - header_bytes or not header_is_right(side, header, 1):
-            stream.corrupt += 1
-            continue
         n_bytes += frame_bytes
-        number = stream.expected
-        if side.content == CONTENT_NONE:
-            continue
-        if not number_is_next(stream, header + header_bytes, frame_bytes):
-            number_is_not_next(stream, header + header_bytes, frame_bytes)
-        elif side.content == CONTENT_WHOLE and not body_is_right(
-            header + header_bytes + BODY_OFFSET, number, BODY_OFFSET, frame_bytes - BODY_OFFSET
-        ):
-            stream.corrupt += 1
+        if header_is_right(side, header, 1) and has_number(header + header_bytes, expected, frame_bytes):
+            expected += 1
+            if whole:
+                check_body(stream, header + header_bytes, frame_bytes, expected - 1)
+        else:
+            n_bytes -= frame_bytes
+            stream.expected = expected
+            n_bytes += look_twice(side, header, frame_bytes)
+            expected = stream.expected
+    stream.expected = expected
     stream.bytes += n_bytes
     stream.frames += n
     return n
+
+
+cdef void check_body(Stream *stream, const uint8_t *frame, uint32_t frame_bytes, uint64_t number) noexcept nogil:
+    if not body_is_right(frame + BODY_OFFSET, number, BODY_OFFSET, frame_bytes - BODY_OFFSET):
+        stream.corrupt += 1
+
+
+cdef uint32_t look_twice(Side *side, const uint8_t *header, uint32_t frame_bytes) noexcept nogil:
+    """A frame that is not as expected. Returns its bytes, as far as they are to be believed."""
+    if frame_bytes > side.receive_bytes - side.header_bytes or not header_is_right(side, header, 1):
+        side.received.corrupt += 1
+        return 0
+    number_is_not_next(&side.received, header + side.header_bytes, frame_bytes)
+    return frame_bytes
 
 
 cdef uint32_t look_at_spanning(Side *side, const Completion *done, uint32_t n) noexcept nogil:
@@ -205,7 +215,7 @@ cdef void look_at_buffers(Side *side, const Completion *done, uint32_t n_buffers
             stream.corrupt += 1
             return
         total += done[i].bytes
-    if done[0].bytes < side.header_bytes or not header_is_right(side, first, <uint16_t>n_buffers):
+    if done[0].bytes < side.header_bytes or not header_is_right(side, first, n_buffers):
         stream.corrupt += 1
         return
     total -= side.header_bytes
@@ -215,9 +225,10 @@ cdef void look_at_buffers(Side *side, const Completion *done, uint32_t n_buffers
     if done[0].bytes < side.header_bytes + BODY_OFFSET:
         stream.corrupt += 1
         return
-    if not number_is_next(stream, first + side.header_bytes, <uint32_t>total):
+    if not has_number(first + side.header_bytes, stream.expected, <uint32_t>total):
         number_is_not_next(stream, first + side.header_bytes, <uint32_t>total)
         return
+    stream.expected += 1
     if side.content == CONTENT_WHOLE:
         position = BODY_OFFSET
         skip = side.header_bytes + BODY_OFFSET
@@ -251,20 +262,24 @@ cdef void send_burst(Side *side, bint flood) noexcept nogil:
 
 cdef void send(Side *side, const Completion *slots, uint32_t n) noexcept nogil:
     """Number the frames of these slots and give them to the device."""
+    cdef uint8_t *data = side.transmit_data + side.frame_offset
     cdef uint8_t *frame
+    cdef const uint32_t *sizes = side.frame_bytes
+    cdef uint64_t stride = side.transmit_stride
+    cdef uint64_t number = side.next_number
+    cdef uint64_t n_bytes = 0
     cdef uint32_t frame_bytes, i
-    cdef uint32_t n_bytes = 0
+    cdef Content content = side.content
     for i in range(n):
-        frame = side.transmit_data + slots[i].slot * <uint64_t>side.transmit_stride + side.frame_offset
-        frame_bytes = side.frame_bytes[slots[i].slot]
+        frame_bytes = sizes[slots[i].slot]
         n_bytes += frame_bytes
-        if side.content == CONTENT_NONE:
-            continue
-        if side.content == CONTENT_WHOLE:
-            fill_frame(side, frame, frame_bytes, side.next_number + i)
-        number_frame(frame, side.next_number + i, frame_bytes)
+        if content != CONTENT_NONE:
+            frame = data + slots[i].slot * stride
+            number_frame(frame, number + i, frame_bytes)
+            if content == CONTENT_WHOLE:
+                fill_frame(side, frame, frame_bytes, number + i)
     # Counted first: nobody who reads both counters sees more received than sent.
-    side.next_number += n
+    side.next_number = number + n
     side.sent_bytes += n_bytes
     side.sent_frames += n
     side.format.give(&side.transmitq, slots, n)

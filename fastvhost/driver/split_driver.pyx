@@ -70,30 +70,42 @@ cdef void split_lay_chain(
 
 cdef uint32_t split_take(DriverQueue *queue, Completion *done, uint32_t limit) noexcept nogil:
     # Pairs with the device's release store of used.idx.
-    cdef uint16_t n_used = load_acquire_u16(&queue.used.idx) - queue.next_used
-    cdef uint32_t n = n_used
-    cdef uint16_t mask = queue.size - 1
-    cdef uint32_t wrong = 0
-    cdef uint32_t i
-    cdef virtq_used_elem element
+    cdef uint32_t n = <uint16_t>(load_acquire_u16(&queue.used.idx) - queue.next_used)
+    cdef uint32_t at = queue.next_used & (queue.size - 1)
+    cdef uint32_t before_wrap
+    cdef bint good
     if n == 0 or queue.broken:
         return 0
     if n > queue.n_given:
         queue.broken = 1
         return 0
-    if n > limit:
-        n = limit
-    for i in range(n):
-        element = queue.used.ring[<uint16_t>(queue.next_used + i) & mask]
-        done[i].slot = element.id >> queue.shift
-        done[i].bytes = element.len
-        wrong |= (done[i].slot >= queue.n_slots) | (done[i].slot << queue.shift != element.id)
-    if wrong:
+    n = min(n, limit)
+    before_wrap = min(n, <uint32_t>(queue.size - at))
+    good = read_used(queue, at, done, before_wrap)
+    if before_wrap < n:
+        good &= read_used(queue, 0, done + before_wrap, n - before_wrap)
+    if not good:
         queue.broken = 1
         return 0
     queue.next_used += <uint16_t>n
     queue.n_given -= <uint16_t>n
     return n
+
+
+cdef bint read_used(const DriverQueue *queue, uint32_t at, Completion *done, uint32_t n) noexcept nogil:
+    """Entries of the used ring that lie in a row, as slots. False if one names no slot."""
+    cdef const virtq_used_elem *element = &queue.used.ring[at]
+    cdef uint32_t shift = queue.shift
+    cdef uint32_t inside_chain = (1 << shift) - 1
+    cdef uint32_t n_slots = queue.n_slots
+    cdef uint32_t wrong = 0
+    cdef uint32_t head, i
+    for i in range(n):
+        head = element[i].id
+        done[i].slot = head >> shift
+        done[i].bytes = element[i].len
+        wrong |= (head & inside_chain) | (head >> shift >= n_slots)
+    return wrong == 0
 
 
 cdef void split_untake(DriverQueue *queue, uint32_t n) noexcept nogil:
@@ -102,16 +114,11 @@ cdef void split_untake(DriverQueue *queue, uint32_t n) noexcept nogil:
 
 
 cdef void split_give(DriverQueue *queue, const Completion *slots, uint32_t n) noexcept nogil:
-    cdef uint16_t mask = queue.size - 1
     cdef uint16_t before = queue.next_avail
-    cdef uint16_t head
-    cdef uint16_t *entry
-    cdef uint32_t i
-    for i in range(n):
-        entry = &queue.avail.ring[<uint16_t>(before + i) & mask]
-        head = <uint16_t>(slots[i].slot << queue.shift)
-        if entry[0] != head:
-            entry[0] = head
+    cdef uint32_t at = before & (queue.size - 1)
+    cdef uint32_t before_wrap = min(n, <uint32_t>(queue.size - at))
+    write_avail(queue, at, slots, before_wrap)
+    write_avail(queue, 0, slots + before_wrap, n - before_wrap)
     queue.next_avail = before + <uint16_t>n
     queue.n_given += <uint16_t>n
     store_release_u16(&queue.avail.idx, queue.next_avail)   # pairs with the device's acquire load of avail.idx
@@ -119,6 +126,18 @@ cdef void split_give(DriverQueue *queue, const Completion *slots, uint32_t n) no
         full_fence()    # the index first, then the wish: the device does it the other way round (section 2.7.13.3)
         if wants_kick(queue, before):
             kick(queue)
+
+
+cdef void write_avail(DriverQueue *queue, uint32_t at, const Completion *slots, uint32_t n) noexcept nogil:
+    """Entries of the available ring that lie in a row."""
+    cdef uint16_t *entry = &queue.avail.ring[at]
+    cdef uint32_t shift = queue.shift
+    cdef uint16_t head
+    cdef uint32_t i
+    for i in range(n):
+        head = <uint16_t>(slots[i].slot << shift)
+        if entry[i] != head:
+            entry[i] = head
 
 
 cdef inline bint wants_kick(DriverQueue *queue, uint16_t before) noexcept nogil:
