@@ -25,7 +25,7 @@ cdef struct Side:
     uint32_t receive_bytes     # of each receive buffer
     uint32_t transmit_stride
     uint32_t header_bytes
-    uint32_t header_tail       # what its bytes 8..11 must be, under a mask: num_buffers counts where buffers are mergeable
+    uint32_t header_tail       # its bytes 8..11, under a mask: num_buffers counts where buffers are mergeable
     uint32_t header_tail_mask
     uint32_t frame_offset      # in a transmit slot
     uint32_t n_parts           # pieces a sent frame lies in

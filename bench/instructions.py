@@ -1,0 +1,114 @@
+"""Instructions per forwarded frame, counted by callgrind: repeatable where time is not.
+
+Everything Worker.round does is counted, from taking the chain to publishing the used entry, the copy included; the
+guests run between the rounds and are not. Under valgrind a CPU has AVX2 at most, so that is the level measured.
+
+usage: python -m bench.instructions [--record]
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.rig import USUAL_FEATURES, rig
+from fastvhost.driver.frontend import Feature
+
+ROOT = Path(__file__).resolve().parent.parent
+ROUNDS = 50
+CPU_LEVEL = "avx2" if platform.machine() == "x86_64" else "plain"
+# Counting is on inside this method only; a part of the profile ends when GuestDevice.close was called.
+COUNTED = "*Worker_round*"
+PART_ENDS = "*GuestRam*close*"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kind of traffic, and the most instructions that a frame of it may cost."""
+
+    name: str
+    budget: float
+    size: int = 64
+    pieces: int = 1
+    features: Feature = field(default=USUAL_FEATURES)
+
+
+# Each is what was counted when it was last lowered, and 3 % for another compiler's taste.
+CASES = (
+    Case("64 B", 195),
+    Case("1518 B", 480, size=1518),
+    Case("9000 B, mergeable", 2051, size=9000),
+    Case("64 B, header and 3 pieces", 1006, pieces=4),
+    Case("64 B, header and 3 pieces, indirect", 1235, pieces=4, features=USUAL_FEATURES | Feature.INDIRECT_DESC),
+)
+
+
+def count() -> dict[str, float]:
+    """Instructions per frame of every case."""
+    with tempfile.TemporaryDirectory() as directory:
+        profile = Path(directory) / "profile"
+        done = subprocess.run(
+            [
+                "valgrind", "--tool=callgrind", f"--callgrind-out-file={profile}",
+                "--collect-atstart=no", f"--toggle-collect={COUNTED}", f"--dump-after={PART_ENDS}",
+                sys.executable, "-m", "bench.instructions", "--inside",
+            ],
+            cwd=ROOT,
+            env={**os.environ, "FASTVHOST_CPU_LEVEL": CPU_LEVEL, "PYTHONHASHSEED": "0"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=240,
+        )  # fmt: skip
+        if done.returncode:
+            raise RuntimeError(f"valgrind left with {done.returncode}: {done.stderr[-2000:]}")
+        frames = [int(line) for line in done.stdout.split()]
+        parts = sorted(Path(directory).glob("profile.*"), key=lambda path: int(path.suffix[1:]))
+        totals = [int(re.findall(r"^totals: (\d+)", part.read_text(), re.M)[-1]) for part in parts]
+    counted = [total for total in totals if total]
+    if not len(counted) == len(frames) == len(CASES):
+        raise RuntimeError(f"{len(CASES)} cases ran, {len(frames)} reported frames and {len(counted)} were counted")
+    return {case.name: n / f for case, n, f in zip(CASES, counted, frames, strict=True)}
+
+
+def run_cases() -> None:
+    """What valgrind watches. Prints the frames of each case."""
+    for case in CASES:
+        with rig(
+            sizes=(case.size,),
+            pieces=case.pieces,
+            indirect=bool(case.features & Feature.INDIRECT_DESC),
+            features=case.features,
+        ) as r:
+            frames = 0
+            for _ in range(ROUNDS):
+                r.load.step()
+                frames += r.worker.step()
+        print(frames, flush=True)
+
+
+def main(arguments: list[str]) -> int:
+    if "--inside" in arguments:
+        run_cases()
+        return 0
+    counted = count()
+    for case in CASES:
+        print(f"{case.name:40} {counted[case.name]:8.1f} instructions per frame (budget {case.budget:g})")
+    if "--record" in arguments:
+        from bench.record import write
+
+        write("instructions", [
+            {"bench": name, "unit": "instructions/frame", "median": round(n, 1), "cpu_level": CPU_LEVEL}
+            for name, n in counted.items()
+        ])  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
