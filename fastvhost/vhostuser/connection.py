@@ -53,6 +53,13 @@ class Connection:
         for fd, _ in self._kicks:
             poller.register(fd, select.POLLIN)
 
+    @property
+    def hung_up(self) -> bool:
+        """Whether the front-end has closed, seen now and not at the last poll()."""
+        poller = select.poll()
+        poller.register(self.transport, 0)
+        return bool(poller.poll(0))
+
     def serve(self, ready: dict[int, int]) -> None:
         """Handle what poll() found. ready: its answer, as a dict."""
         try:

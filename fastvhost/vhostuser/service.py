@@ -172,6 +172,9 @@ class VhostUserService:
                 return
             if sock is None:
                 return
+            if self._connection is not None and self._connection.hung_up:
+                # Its end came after we looked: whoever closes and comes back at once is not turned away.
+                self._drop("the front-end closed")
             if self._connection is None:
                 self._connect(sock)
             else:

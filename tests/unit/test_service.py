@@ -145,6 +145,15 @@ def test_a_new_front_end_is_taken_though_the_dead_one_left_messages_behind(rig: 
     second.close()
 
 
+def test_a_front_end_that_closes_and_comes_back_at_once_is_always_taken(rig: Rig) -> None:
+    """Its end and its return may both be waiting when the thread looks."""
+    for _ in range(300):
+        rig.frontend().close()
+        frontend = rig.frontend()
+        assert frontend.ask_u64(Request.GET_FEATURES)
+        frontend.close()
+
+
 def test_the_peer_is_described_from_another_thread(rig: Rig) -> None:
     assert rig.service.describe() == {
         "socket": str(rig.path),
