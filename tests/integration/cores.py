@@ -1,0 +1,14 @@
+"""Who runs where: the forwarder's worker gets the last core for itself, guests and peers share the others."""
+
+from __future__ import annotations
+
+import os
+
+_ALLOWED = sorted(os.sched_getaffinity(0))
+FWD_CORE = _ALLOWED[-1]
+GUEST_CORES = _ALLOWED[:-1] or _ALLOWED
+
+
+def on_guest_cores(*command: str) -> list[str]:
+    """The command line that runs a command away from the forwarder's worker."""
+    return ["taskset", "--cpu-list", ",".join(map(str, GUEST_CORES)), *command]

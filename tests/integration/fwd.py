@@ -1,0 +1,65 @@
+"""The program under test: `fastvhost fwd` as a process, its log and its counters."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import fastvhost
+from tests.integration.cores import FWD_CORE
+from tests.integration.process import Process
+
+FASTVHOST = [sys.executable, "-m", "fastvhost"]
+# The package that the tests import, whatever directory they run in.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(fastvhost.__file__).parents[1])}
+# The time, then the severity where it is none of the ordinary ones; or a defect.
+WARNING = re.compile(r"^[-\d]+ [:.\d]+ (warning|error|critical): |^Traceback")
+# What else the machine does while tests run is true, and no fault of fwd or its guests.
+BUSY_MACHINE = re.compile(r"busy with other work|waited \d+ % of the time")
+
+
+class Fwd(Process):
+    """A running forwarder. Its ports listen, or wait for a peer to connect to, when the constructor returns."""
+
+    def __init__(self, directory: Path, ports: Sequence[str], options: Sequence[str] = ()) -> None:
+        self.control = directory / "control"
+        ports_given = [word for port in ports for word in ("--port", port)]
+        command = [*FASTVHOST, "fwd", *ports_given, "--control", str(self.control), "--cores", str(FWD_CORE), *options]
+        super().__init__("fwd", command, directory, env=ENVIRONMENT)
+        for port in ports:
+            name = Path(port.partition(",")[0]).stem
+            self.wait_log(rf"port {name}: (listening|connecting)", 10)
+
+    def stats(self) -> dict[str, Any]:
+        """What `fastvhost stats --json` says."""
+        answer = subprocess.run(
+            [*FASTVHOST, "stats", "--json", "--control", self.control],
+            env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, check=True, timeout=10,
+        )  # fmt: skip
+        return dict(json.loads(answer.stdout))
+
+    def report(self) -> dict[str, str]:
+        shown = super().report()
+        if self.popen.poll() is None:
+            with contextlib.suppress(subprocess.SubprocessError):
+                shown["fwd's counters"] = "\n".join(f"{n}: {port}" for n, port in self.stats()["ports"].items())
+        return shown
+
+    def frames(self) -> int:
+        """Frames of all ports received so far."""
+        return sum(port["rx_frames"] for port in self.stats()["ports"].values())
+
+    def ports_down(self) -> bool:
+        """Whether no port has a peer."""
+        return all(port["link"] == "down" for port in self.stats()["ports"].values())
+
+    def warnings(self) -> list[str]:
+        """Lines of the log that say that something is not as it should be."""
+        return [line for line in self.log().splitlines() if WARNING.search(line) and not BUSY_MACHINE.search(line)]

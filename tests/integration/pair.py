@@ -1,0 +1,49 @@
+"""Two QEMU guests with a forwarder between them: the main job."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from tests.integration.fwd import Fwd
+from tests.integration.qemu import Guest, Machine, Memory
+
+
+class Pair:
+    """fwd with ports a and b, and a guest on each. Any of the three can be replaced while it runs."""
+
+    def __init__(self, directory: Path, *, a_listens: bool = False, memory: tuple[Memory, Memory] = ("shared",) * 2):
+        """a_listens: QEMU is the server on a's socket, and fwd the client."""
+        self.directory = directory
+        self.machines = (
+            Machine("a", directory / "a.sock", 1, server=a_listens, memory=memory[0]),
+            Machine("b", directory / "b.sock", 2, memory=memory[1]),
+        )
+        self._ports = [f"vhost-user:{m.socket}{',mode=client' if m.server else ''}" for m in self.machines]
+        with contextlib.ExitStack() as stack:
+            self.fwd = stack.enter_context(Fwd(directory, self._ports))
+            self.a, self.b = (stack.enter_context(Guest(machine, directory)) for machine in self.machines)
+            self.a.wait_ready()
+            self.b.wait_ready()
+            stack.pop_all()
+
+    def start_fwd(self) -> Fwd:
+        """Start the forwarder again, after its end."""
+        self.fwd = Fwd(self.directory, self._ports)
+        return self.fwd
+
+    def start_guest(self, old: Guest) -> Guest:
+        """Start a guest again, after its end."""
+        guest = Guest(old.machine, self.directory)
+        if old is self.a:
+            self.a = guest
+        else:
+            self.b = guest
+        return guest
+
+    def __enter__(self) -> Pair:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in (self.a, self.b, self.fwd):
+            process.stop()

@@ -1,0 +1,110 @@
+"""A program under test or beside it: its log, its end, and what a failure shows of it."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, ClassVar, Self
+
+from tests.integration.waits import wait_until
+
+LINES_SHOWN = 25
+
+
+class Process:
+    """Runs a program with its output in a file. It dies with the tests, also when they are killed themselves."""
+
+    started: ClassVar[list[Process]] = []
+    """Those whose logs a failing test shows: conftest empties it after each module."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        directory: Path,
+        *,
+        stdin: bool = False,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name = name
+        self.directory = directory
+        self.log_path = _unused(directory, name)
+        with self.log_path.open("wb") as log:
+            self.popen: subprocess.Popen[bytes] = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", *map(str, command)],
+                stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=env,
+            )
+        Process.started.append(self)
+
+    @property
+    def pid(self) -> int:
+        return self.popen.pid
+
+    @property
+    def stdin(self) -> IO[bytes]:
+        assert self.popen.stdin is not None
+        return self.popen.stdin
+
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def report(self) -> dict[str, str]:
+        """What to show of it in a failure: title and text."""
+        end = "running" if self.popen.poll() is None else f"ended with {self.popen.returncode}"
+        return {f"{self.name} ({end})": last_lines(self.log())}
+
+    def check_running(self) -> None:
+        if self.popen.poll() is not None:
+            raise AssertionError(f"{self.name} ended with {self.popen.returncode}: {last_lines(self.log(), 5)}")
+
+    def wait_log(self, pattern: str, seconds: float, *, after: int = 0) -> re.Match[str]:
+        """Wait for a line of the log that matches, beyond the first `after` characters."""
+
+        def found() -> re.Match[str] | None:
+            match = re.search(pattern, self.log()[after:], re.MULTILINE)
+            if match is None:
+                self.check_running()
+            return match
+
+        match = wait_until(f"/{pattern}/ in the log of {self.name}", seconds, found)
+        assert match is not None
+        return match
+
+    def kill(self) -> None:
+        """SIGKILL: no chance to clean up."""
+        self.popen.kill()
+        self.popen.wait(10)
+
+    def stop(self, seconds: float = 5.0) -> int:
+        """SIGTERM, then SIGKILL. Idempotent. Returns the exit status."""
+        if self.popen.stdin is not None:
+            with contextlib.suppress(OSError):
+                self.popen.stdin.close()
+        self.popen.terminate()
+        try:
+            return self.popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return self.popen.returncode
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def _unused(directory: Path, name: str) -> Path:
+    """A log for each start: one that is started again does not write over the log of its predecessor."""
+    taken = len(list(directory.glob(f"{name}-*.log")))
+    return directory / f"{name}-{taken}.log"
+
+
+def last_lines(text: str, count: int = LINES_SHOWN) -> str:
+    return "\n".join(text.splitlines()[-count:])

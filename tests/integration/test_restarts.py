@@ -1,0 +1,81 @@
+"""Guests and fwd are restarted and killed; traffic is back within 5 s, and the other guest notices nothing more.
+
+The 5 s run from when the one that was away is up again: a guest's shell answers, or fwd was started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.pair import Pair
+from tests.integration.waits import wait_until
+
+BACK_WITHIN = 5.0
+
+
+@pytest.fixture(scope="module")
+def pair(place: Path) -> Iterator[Pair]:
+    with Pair(place) as pair:
+        yield pair
+
+
+@pytest.fixture(autouse=True)
+def _traffic(pair: Pair) -> Iterator[None]:
+    """Both guests ping each other all the time, so that whatever dies has frames on their way."""
+    assert pair.a.ping(pair.b, 3) == 3
+    for guest, other in ((pair.a, pair.b), (pair.b, pair.a)):
+        guest.run(f"ping -A -q {other.address} > /dev/null 2>&1 &")
+    yield
+    for guest in (pair.a, pair.b):
+        guest.run("killall -q ping; true")
+    assert pair.a.ping(pair.b, 100) == 100
+
+
+def test_a_guest_reboots(pair: Pair) -> None:
+    before = pair.a.boot_id(), pair.b.boot_id()
+
+    pair.a.reboot()
+    pair.a.wait_ready()
+    pair.b.wait_answer(pair.a, BACK_WITHIN)
+
+    assert pair.a.boot_id() != before[0]
+    assert pair.b.boot_id() == before[1]
+
+
+def test_a_guest_is_killed_and_started_anew(pair: Pair) -> None:
+    before = pair.b.boot_id()
+
+    pair.a.kill()
+    pair.fwd.wait_log("port a: .*disconnected", 2)
+    guest = pair.start_guest(pair.a).wait_ready()
+    pair.b.wait_answer(guest, BACK_WITHIN)
+
+    assert pair.b.boot_id() == before
+
+
+def test_fwd_is_killed_and_started_again(pair: Pair) -> None:
+    before = pair.a.boot_id(), pair.b.boot_id()
+
+    pair.fwd.kill()
+    pair.start_fwd()
+    pair.a.wait_answer(pair.b, BACK_WITHIN)
+
+    assert (pair.a.boot_id(), pair.b.boot_id()) == before
+    assert pair.fwd.warnings() == []
+
+
+def test_a_tcp_copy_survives_a_killed_fwd(pair: Pair) -> None:
+    pair.a.run("dd if=/dev/urandom of=/tmp/sent bs=1M count=64 2>&1", 60)
+    pair.b.run("nc -l -p 5000 -e sha256sum > /dev/null 2>&1 & sleep 0.5")
+    pair.a.run(f"(nc {pair.b.address} 5000 < /tmp/sent > /tmp/received; touch /tmp/done) > /dev/null 2>&1 &")
+    wait_until("the copy is under way", 10, lambda: pair.fwd.stats()["ports"]["a"]["rx_bytes"] > 4 << 20)
+
+    pair.fwd.kill()
+    pair.start_fwd()
+
+    # b's answer to the end of the data is their checksum.
+    received = pair.a.run("until [ -e /tmp/done ]; do sleep 0.2; done; cat /tmp/received", 60)
+    assert received == pair.a.run("sha256sum < /tmp/sent", 60)

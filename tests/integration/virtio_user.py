@@ -1,0 +1,93 @@
+"""DPDK's testpmd as two guests: its virtio-user driver needs no virtual machine and no hugepages."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.integration.cores import GUEST_CORES
+from tests.integration.process import Process
+from tests.integration.waits import wait_until
+
+PROMPT = "testpmd> "
+# What the driver itself counts of a port, as testpmd prints it.
+STATISTICS = re.compile(
+    r"NIC statistics for port (?P<port>\d+) .*?"
+    r"RX-packets: (?P<rx_frames>\d+) .*?RX-bytes: +(?P<rx_bytes>\d+).*?"
+    r"TX-packets: (?P<tx_frames>\d+) .*?TX-bytes: +(?P<tx_bytes>\d+)",
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class PortCounters:
+    """As the guest sees them: received and transmitted."""
+
+    rx_frames: int
+    rx_bytes: int
+    tx_frames: int
+    tx_bytes: int
+
+
+class VirtioUser(Process):
+    """One virtio-net device and driver per socket; what one receives is sent out of the next one (0-1, 2-3, ...)."""
+
+    def __init__(self, directory: Path, sockets: Sequence[Path], *, ring_size: int, mergeable: bool, in_order: bool):
+        devices = [
+            f"--vdev=net_virtio_user{number},path={path},queues=1,queue_size={ring_size},"
+            f"mrg_rxbuf={mergeable:d},in_order={in_order:d}"
+            for number, path in enumerate(sockets)
+        ]
+        core = GUEST_CORES[0]
+        # --no-huge: memory from one memfd. stdbuf: answers are in the log before the prompt that follows them.
+        super().__init__(
+            "testpmd",
+            [
+                "stdbuf", "-oL", "dpdk-testpmd", "--lcores", f"0@{core},1@{core}", "--main-lcore", "0", "--no-pci",
+                "--no-telemetry", "--no-huge", "--no-shconf", "-m", "256", *devices, "--",
+                "-i", "--forward-mode=io", "--total-num-mbufs=16384", f"--txd={ring_size}", f"--rxd={ring_size}",
+            ],
+            directory,
+            stdin=True,
+            env={**os.environ, "RUNTIME_DIRECTORY": str(directory)},  # or DPDK leaves one behind in /var/run
+        )  # fmt: skip
+        self.wait_log(re.escape(PROMPT), 30)
+
+    def command(self, text: str, seconds: float = 10) -> str:
+        """Type a command; returns what testpmd printed until its next prompt."""
+        before = len(self.log())
+        self.stdin.write(f"{text}\n".encode())
+        self.stdin.flush()
+
+        def answer() -> str:
+            self.check_running()
+            printed = self.log()[before:]
+            return printed if PROMPT in printed else ""
+
+        return wait_until(f"testpmd finishes '{text}'", seconds, answer)
+
+    def flood(self, frame: str) -> None:
+        """Send frames from both ports, and from then on whatever arrives. "700,700" is a frame of two pieces."""
+        self.command("stop")
+        self.command(f"set txpkts {frame}")
+        self.command("start tx_first 32")
+
+    def drain(self) -> None:
+        """Send nothing any more, and receive what is still on its way."""
+        self.command("stop")
+        self.command("set fwd rxonly")
+        self.command("start")
+
+    def counters(self) -> list[PortCounters]:
+        answer = self.command("show port stats all")
+        found = [match.groupdict() for match in STATISTICS.finditer(answer)]
+        return [PortCounters(**{key: int(value) for key, value in f.items() if key != "port"}) for f in found]
+
+    def quit(self) -> None:
+        """The orderly end: testpmd stops its devices."""
+        self.stdin.write(b"stop\nquit\n")
+        self.stdin.flush()
+        self.popen.wait(10)
