@@ -1,0 +1,181 @@
+"""The back-ends that scripts/compare runs: each between two vhost-user sockets, on one core, started and cleaned up.
+
+DPDK's testpmd and OVS-DPDK come from Debian's packages dpdk and openvswitch-switch-dpdk and want hugepages and root.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO
+
+ROOT = Path(__file__).resolve().parent.parent
+START_SECONDS = 30.0
+STOP_SECONDS = 10.0
+PEER_MIB = 256
+OVS_SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
+OVS_SWITCH = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk"
+
+
+class BackEndError(Exception):
+    """A back-end does not start. One line: the thing, the reason, the remedy."""
+
+
+class BackEnd:
+    """A process between two sockets. Knows what it started and stops exactly that."""
+
+    guests_listen = False
+    needs_hugepages = False
+
+    def __init__(self, name: str, directory: Path, core: int, hugepages: Path | None) -> None:
+        self.name, self.directory, self.core, self.hugepages = name, directory, core, hugepages
+        directory.mkdir()
+        self.a, self.b = str(directory / "a.sock"), str(directory / "b.sock")
+        self.log_path = directory / "log"
+        self._log = self.log_path.open("w")
+        self._processes: list[subprocess.Popen[str]] = []
+        self.env: dict[str, str] = {}
+
+    def start(self) -> None:
+        """Start, and return once guests can connect (or, with guests_listen, once it keeps trying to)."""
+        raise NotImplementedError
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes that use CPU time while forwarding: what a turn stops and continues."""
+        return [self._processes[-1].pid]
+
+    def stop(self) -> None:
+        """End what start() started, the newest first. Idempotent."""
+        for process in reversed(self._processes):
+            process.terminate()
+            process.send_signal(signal.SIGCONT)    # a stopped process would not notice
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            if process.stdin is not None:
+                with contextlib.suppress(OSError):
+                    process.stdin.close()
+        self._processes.clear()
+        self._log.close()
+
+    def run(self, *command: str, stdin: int | None = None) -> subprocess.Popen[str]:
+        """A process that stays until stop()."""
+        try:
+            process = subprocess.Popen(
+                command, stdin=stdin, stdout=self._log, stderr=self._log, env={**os.environ, **self.env}, text=True,
+                start_new_session=True,    # ^C is ours to handle: a stopped process would never see it
+            )  # fmt: skip
+        except FileNotFoundError as error:
+            raise BackEndError(f"{self.name}: {command[0]} is not installed; see --help for the packages") from error
+        self._processes.append(process)
+        return process
+
+    def wait_for(self, *paths: str) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not all(Path(path).exists() for path in paths):
+            if self._processes[-1].poll() is not None or time.monotonic() > deadline:
+                last = " ".join(self.log_path.read_text().splitlines()[-3:])
+                raise BackEndError(f"{self.name}: does not come up; the end of its log: {last}")
+            time.sleep(0.05)
+
+
+class Fastvhost(BackEnd):
+    """This tree, or the one whose directory follows a colon in the name."""
+
+    def start(self) -> None:
+        self.env = {"PYTHONPATH": str(Path(self.name.partition(":")[2] or ROOT).resolve())}
+        self.run(
+            sys.executable, "-m", "fastvhost", "fwd", "--port", self.a, "--port", self.b, "--cores", str(self.core),
+            "--control", str(self.directory / "control.sock"),
+        )  # fmt: skip
+        self.wait_for(self.a, self.b)
+
+
+class Testpmd(BackEnd):
+    """DPDK's own forwarder in io mode: nothing is looked at, frames go from one port to the other."""
+
+    needs_hugepages = True
+
+    def start(self) -> None:
+        self.prefix = f"fv{os.getpid()}{self.name}"
+        process = self.run(
+            "dpdk-testpmd", "--lcores", f"0@{self.core},1@{self.core}", "--main-lcore", "0", "--no-pci",
+            f"--file-prefix={self.prefix}", "-m", str(PEER_MIB), "--huge-dir", str(self.hugepages),
+            "--single-file-segments",
+            "--vdev", f"net_vhost0,iface={self.a},queues=1", "--vdev", f"net_vhost1,iface={self.b},queues=1",
+            "--", "-i", "--forward-mode=io", "--txd=1024", "--rxd=1024",
+            stdin=subprocess.PIPE,
+        )  # fmt: skip
+        self.wait_for(self.a, self.b)
+        commands: IO[str] | None = process.stdin
+        assert commands is not None
+        commands.write("start\n")
+        commands.flush()
+
+    def stop(self) -> None:
+        super().stop()
+        shutil.rmtree(Path("/run/dpdk") / self.prefix, ignore_errors=True)
+
+
+class Ovs(BackEnd):
+    """OVS-DPDK with two patch flows. It connects; the guests listen."""
+
+    guests_listen = True
+    needs_hugepages = True
+
+    def start(self) -> None:
+        home = str(self.directory)
+        self.env = {"OVS_RUNDIR": home, "OVS_DBDIR": home, "OVS_LOGDIR": home}
+        database = f"{home}/db.sock"
+        if not Path(OVS_SCHEMA).exists():
+            raise BackEndError(f"{self.name}: {OVS_SCHEMA} is missing; install openvswitch-switch-dpdk")
+        self._once("ovsdb-tool", "create", f"{home}/conf.db", OVS_SCHEMA)
+        self.run("ovsdb-server", f"{home}/conf.db", f"--remote=punix:{database}", f"--unixctl={home}/db.ctl")
+        self.wait_for(database)
+        mask = hex(1 << self.core)
+        self.prefix = f"fv{os.getpid()}{self.name}"
+        self._vsctl(
+            "--no-wait", "init", "--", "set", "Open_vSwitch", ".", "other_config:dpdk-init=true",
+            f"other_config:dpdk-socket-mem={PEER_MIB}", f"other_config:pmd-cpu-mask={mask}",
+            f"other_config:dpdk-lcore-mask={mask}", f"other_config:dpdk-hugepage-dir={self.hugepages}",
+            f'other_config:dpdk-extra="--no-pci --file-prefix={self.prefix}"',
+        )  # fmt: skip
+        self.run(OVS_SWITCH, f"unix:{database}", f"--unixctl={home}/vs.ctl")
+        self._vsctl("add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev")
+        for i, path in enumerate((self.a, self.b)):
+            self._vsctl(
+                "add-port", "br0", f"vu{i}", "--", "set", "Interface", f"vu{i}", "type=dpdkvhostuserclient",
+                f"options:vhost-server-path={path}",
+            )  # fmt: skip
+        self._once("ovs-ofctl", "del-flows", f"{home}/br0.mgmt")
+        for source, target in (("vu0", "vu1"), ("vu1", "vu0")):
+            self._once("ovs-ofctl", "add-flow", f"{home}/br0.mgmt", f"in_port={source},actions=output:{target}")
+
+    def _vsctl(self, *arguments: str) -> None:
+        self._once("ovs-vsctl", f"--timeout={START_SECONDS:.0f}", f"--db=unix:{self.directory}/db.sock", *arguments)
+
+    def _once(self, *command: str) -> None:
+        try:
+            subprocess.run(
+                command, stdout=self._log, stderr=self._log, env={**os.environ, **self.env}, check=True,
+                timeout=START_SECONDS,
+            )  # fmt: skip
+        except (OSError, subprocess.SubprocessError) as error:
+            last = " ".join(self.log_path.read_text().splitlines()[-2:])
+            raise BackEndError(f"{self.name}: {command[0]} failed ({error}): {last}") from error
+
+    def stop(self) -> None:
+        super().stop()
+        shutil.rmtree(Path("/run/dpdk") / self.prefix, ignore_errors=True)
+
+
+KINDS: dict[str, type[BackEnd]] = {"fastvhost": Fastvhost, "testpmd": Testpmd, "ovs": Ovs}

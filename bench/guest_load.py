@@ -1,0 +1,106 @@
+"""The built-in guests as a process of its own, reporting to whoever started it: one JSON object per line on stdout.
+
+usage: python -m bench.guest_load A.sock B.sock [--size 64|imix] [--core N] [--listen] [--latency] ...
+Runs until SIGTERM or until stdin closes; then drains and prints {"final": ...}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import select
+import signal
+import sys
+import time
+from typing import Literal
+
+from fastvhost.driver.guests import Guests, GuestsError
+
+INTERVAL_SECONDS = 0.05
+
+
+def frame_size(text: str) -> int | Literal["imix"]:
+    return "imix" if text == "imix" else int(text)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.guest_load", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("sockets", nargs=2, metavar="SOCKET")
+    parser.add_argument("--size", type=frame_size, default=64)
+    parser.add_argument("--core", type=int)
+    parser.add_argument("--queue-size", type=int, default=1024)
+    parser.add_argument("--pieces", type=int, default=1)
+    parser.add_argument("--content", choices=("none", "numbers", "whole"), default="numbers")
+    for flag in ("--listen", "--latency", "--one-way", "--indirect", "--not-mergeable", "--kick"):
+        parser.add_argument(flag, action="store_true")
+    return parser.parse_args()
+
+
+def say(**what: object) -> None:
+    print(json.dumps(what), flush=True)
+
+
+def told_to_stop(seconds: float) -> bool:
+    """Wait. True once stdin has closed."""
+    return bool(select.select([sys.stdin], [], [], seconds)[0])
+
+
+def report_rates(guests: Guests) -> None:
+    """Frames and bytes received, interval by interval."""
+    guests.start()
+    last, seen = time.monotonic(), guests.counters()
+    while not told_to_stop(INTERVAL_SECONDS) and guests.connected:
+        now, counters = time.monotonic(), guests.counters()
+        say(t=now, d=now - last, frames=counters.frames - seen.frames, bytes=counters.bytes - seen.bytes)
+        last, seen = now, counters
+
+
+def report_latency(guests: Guests) -> None:
+    """Percentiles, interval by interval."""
+    last = time.monotonic()
+    while not told_to_stop(0) and guests.connected:
+        latency = guests.latency(INTERVAL_SECONDS)
+        now = time.monotonic()
+        say(t=now, d=now - last, **latency._asdict())
+        last = now
+
+
+def main() -> int:
+    o = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if o.core is not None:
+        os.sched_setaffinity(0, {o.core})    # this thread too: the back-end's core is the back-end's
+    try:
+        guests = Guests(
+            *o.sockets,
+            size=o.size,
+            both_ways=not o.one_way,
+            queue_size=o.queue_size,
+            core=o.core,
+            content=o.content,
+            mergeable=not o.not_mergeable,
+            indirect=o.indirect,
+            pieces=o.pieces,
+            kick=o.kick,
+            listen=o.listen,
+            timeout=30,
+        )
+        say(listening=o.listen)
+        guests.connect()
+        say(features=[int(f) for f in guests.features])
+        try:
+            report = report_latency if o.latency else report_rates
+            report(guests)
+            alive = guests.connected
+        finally:
+            final = guests.stop()
+            say(final={"a_to_b": final.a_to_b._asdict(), "b_to_a": final.b_to_a._asdict()})
+    except GuestsError as error:
+        print(f"guest load: {error}", file=sys.stderr)
+        return 1
+    return 0 if alive else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

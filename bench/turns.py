@@ -1,0 +1,114 @@
+"""Back-ends side by side: all up, all but one stopped, turns of less than a second each.
+
+The machine's speed drifts by the second (other guests of its host, where the host puts our CPUs). A round of turns
+meets every back-end within a few seconds, so the ratio of two of them in one round means more than either rate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from bench.backends import ROOT, BackEnd, BackEndError
+
+SETTLE_SECONDS = 0.1
+CONNECT_SECONDS = 40.0
+
+
+class Pair:
+    """A back-end and its guests, which run only during their turns."""
+
+    def __init__(self, back_end: BackEnd, guest_arguments: Sequence[str]) -> None:
+        self.back_end = back_end
+        self.windows: list[dict[str, Any]] = []
+        self.final: dict[str, Any] = {}
+        self.progress = threading.Event()
+        self._running = True
+        command = [sys.executable, "-m", "bench.guest_load", back_end.a, back_end.b, *guest_arguments]
+        self._guests = subprocess.Popen(
+            [*command, *(["--listen"] if back_end.guests_listen else [])],
+            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=back_end._log, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._guests.stdout is not None
+        for line in self._guests.stdout:
+            said = json.loads(line)
+            if "t" in said:
+                self.windows.append(said)
+                self.progress.set()
+            self.final = said.get("final", self.final)
+        self.progress.set()
+
+    def await_traffic(self) -> None:
+        """Until the first window arrived."""
+        self.progress.wait(CONNECT_SECONDS)
+        if not self.windows:
+            last = " ".join(self.back_end.log_path.read_text().splitlines()[-2:])
+            raise BackEndError(f"{self.back_end.name}: no traffic; the end of its log: {last}")
+
+    def signal(self, what: signal.Signals) -> None:
+        # The guests run whenever the back-end does: it may drop what guests do not take in time.
+        pids = [*self.back_end.pids, self._guests.pid]
+        for pid in pids if what == signal.SIGSTOP else reversed(pids):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, what)
+        self._running = what == signal.SIGCONT
+
+    def freeze(self) -> None:
+        self.signal(signal.SIGSTOP)
+
+    def turn(self, seconds: float) -> list[dict[str, Any]]:
+        """Run for a while, longer on a machine too busy to report in time. Returns the windows that lie in it whole.
+
+        The first moments are left out: the caches were somebody else's.
+        """
+        start = time.monotonic() + SETTLE_SECONDS
+        self.signal(signal.SIGCONT)
+        time.sleep(SETTLE_SECONDS + seconds)
+        while not (windows := self._windows_since(start)) and time.monotonic() < start + 10 * seconds:
+            time.sleep(0.05)
+        self.freeze()
+        return windows
+
+    def _windows_since(self, start: float) -> list[dict[str, Any]]:
+        return [w for w in self.windows if start <= w["t"] - w["d"]]
+
+    def finish(self) -> None:
+        """Let the guests drain and go. Idempotent."""
+        if not self._running:
+            self.signal(signal.SIGCONT)
+        if self._guests.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._guests.stdin.close()
+        try:
+            self._guests.wait(10)
+        except subprocess.TimeoutExpired:
+            self._guests.kill()
+            self._guests.wait()
+        self._reader.join(5)
+
+
+def summary(values: Sequence[float]) -> dict[str, float]:
+    """Median and quartiles."""
+    if len(values) < 2:
+        return dict.fromkeys(("q1", "median", "q3"), values[0] if values else float("nan"))
+    q1, median, q3 = statistics.quantiles(values, n=4, method="inclusive")
+    return {"median": median, "q1": q1, "q3": q3}
+
+
+def paired_ratios(first: Sequence[float | None], other: Sequence[float | None]) -> dict[str, float]:
+    """Median and quartiles of first/other, round by round; rounds that one of them missed are left out."""
+    return summary([a / b for a, b in zip(first, other, strict=True) if a and b])

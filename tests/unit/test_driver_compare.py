@@ -1,0 +1,51 @@
+"""scripts/compare and what it is made of, with fastvhost against itself: no peers, no root."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+from bench.turns import paired_ratios, summary
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+COMPARE = str(ROOT / "scripts" / "compare")
+
+
+def test_two_back_ends_take_turns_under_the_same_load_and_nothing_stays_behind() -> None:
+    options = ["--sizes", "imix", "--rounds", "2", "--turn", "0.3", "--json", "--no-record"]
+    done = subprocess.run(
+        [sys.executable, COMPARE, "--backends", f"fastvhost,fastvhost:{ROOT}", *options],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    names = ["fastvhost", f"fastvhost:{ROOT}"]
+    assert list(result["figures"]) == names
+    assert list(result["ratios"]) == ["/".join(names)]
+    for name in names:
+        assert result["figures"][name]["median"] > 0
+        assert result["faults"][name]["corrupt"] == result["faults"][name]["duplicated"] == 0
+    for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
+        assert b"fv-cmp-" not in cmdline.read_bytes()
+
+
+def test_an_unknown_back_end_is_a_usage_error() -> None:
+    done = subprocess.run(
+        [sys.executable, COMPARE, "--backends", "snabb"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert "no back-end snabb; there are fastvhost, testpmd, ovs" in done.stderr
+
+
+def test_ratios_are_of_the_same_round_and_missed_rounds_count_for_nobody() -> None:
+    slow_machine_then_fast = [1.0, None, 10.0, 4.0], [0.5, 7.0, 5.0, None]
+    assert paired_ratios(*slow_machine_then_fast) == {"median": 2.0, "q1": 2.0, "q3": 2.0}
+
+
+def test_quartiles_of_little_are_what_little_says() -> None:
+    assert summary([1, 2, 3, 4, 5]) == {"median": 3, "q1": 2, "q3": 4}
+    assert summary([7.0]) == {"median": 7.0, "q1": 7.0, "q3": 7.0}
+    assert math.isnan(summary([])["median"])
