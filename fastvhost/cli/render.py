@@ -51,6 +51,6 @@ def _drops(name: str, port: dict[str, Any]) -> list[str]:
 
 def _worker(name: str, worker: dict[str, Any], rate: dict[str, float] | None) -> str:
     where = "not pinned" if worker["core"] is None else f"core {worker['core']}"
-    busy = f", {rate['busy_percent']:.0f} % of its rounds busy" if rate else ""
+    busy = f", {si(rate['busy_rounds'])} of {si(rate['rounds'])} rounds/s found frames" if rate else ""
     wires = " ".join(f"{ingress}>{egress or '(nothing)'}" for ingress, egress in worker["wires"])
     return f"{name}: {where}{busy}, {wires or 'no wires'}"

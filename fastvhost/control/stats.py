@@ -63,7 +63,8 @@ def with_rates(now: Snapshot, before: Snapshot | None) -> Snapshot:
     if before is None or seconds <= 0:
         return now
     ports = {name: _port_rates(port, before["ports"][name], seconds) for name, port in now["ports"].items()}
-    workers = {name: _worker_rates(worker, before["workers"][name]) for name, worker in now["workers"].items()}
+    before_workers = before["workers"]
+    workers = {name: _worker_rates(one, before_workers[name], seconds) for name, one in now["workers"].items()}
     return {**now, "rates": {"seconds": round(seconds, 3), "ports": ports, "workers": workers}}
 
 
@@ -81,10 +82,9 @@ def _port_rates(now: Mapping[str, Any], before: Mapping[str, Any], seconds: floa
     }
 
 
-def _worker_rates(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, float]:
-    rounds = now["rounds"] - before["rounds"]
-    busy = now["busy_rounds"] - before["busy_rounds"]
-    return {"busy_percent": round(100 * busy / rounds, 1) if rounds else 0.0}
+def _worker_rates(now: Mapping[str, Any], before: Mapping[str, Any], seconds: float) -> dict[str, float]:
+    # No percentage of busy rounds: an empty one takes a hundredth of a full one, that says nothing about time.
+    return {key: round((now[key] - before[key]) / seconds, 1) for key in ("rounds", "busy_rounds")}
 
 
 class History:
