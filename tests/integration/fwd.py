@@ -37,13 +37,17 @@ class Fwd(Process):
             name = Path(port.partition(",")[0]).stem
             self.wait_log(rf"port {name}: (listening|connecting)", 10)
 
-    def stats(self) -> dict[str, Any]:
-        """What `fastvhost stats --json` says."""
+    def ask(self, *words: str) -> str:
+        """What a verb of fastvhost prints about this process."""
         answer = subprocess.run(
-            [*FASTVHOST, "stats", "--json", "--control", self.control],
+            [*FASTVHOST, *words, "--control", self.control],
             env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, check=True, timeout=10,
         )  # fmt: skip
-        return dict(json.loads(answer.stdout))
+        return answer.stdout
+
+    def stats(self) -> dict[str, Any]:
+        """Every counter."""
+        return dict(json.loads(self.ask("stats", "--json")))
 
     def report(self) -> dict[str, str]:
         shown = super().report()
