@@ -1,4 +1,4 @@
-"""scripts/compare and what it is made of, with fastvhost against itself: no peers, no root."""
+"""scripts/compare (bench/compare.py) and what it is made of, with fastvhost against itself: no peers, no root."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 from bench.turns import paired_ratios, summary
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-COMPARE = str(ROOT / "scripts" / "compare")
+COMPARE = ["-m", "bench.compare"]
 
 
 def test_two_back_ends_take_turns_under_the_same_load_and_nothing_stays_behind() -> None:
     options = ["--sizes", "imix", "--rounds", "2", "--turn", "0.3", "--json", "--no-record"]
     done = subprocess.run(
-        [sys.executable, COMPARE, "--backends", f"fastvhost,fastvhost:{ROOT}", *options],
-        capture_output=True, text=True, timeout=120, check=False,
+        [sys.executable, *COMPARE, "--backends", f"fastvhost,fastvhost:{ROOT}", *options],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -34,8 +34,9 @@ def test_two_back_ends_take_turns_under_the_same_load_and_nothing_stays_behind()
 
 def test_an_unknown_back_end_is_a_usage_error() -> None:
     done = subprocess.run(
-        [sys.executable, COMPARE, "--backends", "snabb"], capture_output=True, text=True, timeout=60, check=False
-    )
+        [sys.executable, *COMPARE, "--backends", "snabb"],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
     assert done.returncode == 2
     assert "no back-end snabb; there are fastvhost, testpmd, ovs" in done.stderr
 
