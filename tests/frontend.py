@@ -328,14 +328,17 @@ class Guest:
         *,
         features: int = FEATURES,
         protocol_features: int = PROTOCOL_FEATURES,
+        polled: bool = False,
     ) -> None:
+        """`polled`: no kick eventfds, so that queues are started with the handshake, not when a kick is seen."""
         self.frontend = frontend
         self.memory = memory
         self.queues = (receiveq, transmitq)
+        self.polled = polled
         # For the device to read kick and write call and err, none of them ever blocking.
         flags = os.EFD_NONBLOCK | os.EFD_CLOEXEC
         self.kicks, self.calls, self.errs = ([os.eventfd(0, flags) for _ in range(2)] for _ in range(3))
-        fds = list(zip(self.kicks, self.calls, self.errs, strict=True))
+        fds = [self._fds(index) for index in range(2)]
         try:
             frontend.handshake(memory, self.queues, features=features, protocol_features=protocol_features, fds=fds)
         except BaseException:
@@ -362,12 +365,13 @@ class Guest:
         start: int = NEAR_WRAP,
         receive_buffers: int = 0,
         name: str = "guest",
+        timeout: float = 2.0,
     ) -> Guest:
         """Connect, set everything up, post receive buffers and kick both queues."""
         memory = memory or Memory.of(memory_bytes, name=name)
         try:
             receiveq, transmitq = (SplitQueue(memory, queue_size, start=start) for _ in range(2))
-            frontend = Frontend.connect(path)
+            frontend = Frontend.connect(path, timeout)
         except BaseException:
             memory.close()
             raise
@@ -392,10 +396,12 @@ class Guest:
         """Stop a queue and set it up anew, empty. By default it goes on where the device stopped."""
         base = self.frontend.get_vring_base(index)
         self.queues[index].reset(base if start is None else start)
-        self.frontend.set_up_queue(
-            index, self.queues[index], kick=self.kicks[index], call=self.calls[index], err=self.errs[index]
-        )
+        kick, call, err = self._fds(index)
+        self.frontend.set_up_queue(index, self.queues[index], kick=kick, call=call, err=err)
         os.eventfd_write(self.kicks[index], 1)
+
+    def _fds(self, index: int) -> tuple[int, int, int]:
+        return -1 if self.polled else self.kicks[index], self.calls[index], self.errs[index]
 
     def close(self) -> None:
         """Disconnect and forget the memory. Idempotent."""

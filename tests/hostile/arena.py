@@ -22,7 +22,8 @@ from tests.hostile.invariant import Broken
 from tests.hostile.scene import Scene
 from tests.hostile.watch import leaks
 
-PAIRS = 7
+FRESH_SECONDS = 2.0
+PAIRS = 9
 LEAST_SHARE = 0.9
 WINDOW = 0.05
 LONG_WINDOW = 0.4
@@ -33,7 +34,7 @@ LOG_ALARMS = ("Traceback", "Sanitizer", "runtime error", "Segmentation fault", "
 class Arena:
     """A back-end under attack."""
 
-    def __init__(self, command: Sequence[str] = PRODUCT, *, pace: int = 6000, patience: float = 2.0) -> None:
+    def __init__(self, command: Sequence[str] = PRODUCT, *, pace: int = 6000, patience: float = 6.0) -> None:
         self.patience = patience
         self.spoiled = False
         self._log_read = 0
@@ -53,9 +54,18 @@ class Arena:
 
     def bystander(self, port: str) -> Guest:
         """An honest guest in this process, with receive buffers."""
-        guest = Guest.boot(self.backend.path(port), receive_buffers=64, memory_bytes=1 << 20, name=f"bystander-{port}")
+        guest = self._boot(port, 64, 1 << 20, f"bystander-{port}")
         self._closers.append(guest.close)
         return guest
+
+    def _boot(self, port: str, receive_buffers: int, memory_bytes: int, name: str) -> Guest:
+        return Guest.boot(
+            self.backend.path(port),
+            receive_buffers=receive_buffers,
+            memory_bytes=memory_bytes,
+            name=name,
+            timeout=self.patience,
+        )
 
     def close(self) -> None:
         while self._closers:
@@ -76,18 +86,19 @@ class Arena:
             raise
 
     def _compare(self, attack: Attack) -> None:
-        """I2 in turns with and without the attack: what else runs on the machine takes its part of both."""
-        attacked, quiet = [], []
+        """I2 in turns: the attack, and as much honest work on the same port. Other load takes its part of both."""
+        ratios = []
         for _ in range(PAIRS):
             start = time.monotonic()
-            attacked.append(self._once(attack, LONG_WINDOW))
-            seconds = time.monotonic() - start
-            before = self.honest.progress()
-            time.sleep(seconds)
-            quiet.append(self.honest.progress().since(before).share)
-        if median(attacked) < LEAST_SHARE * median(quiet):
-            with_it, without = (", ".join(f"{share:.0%}" for share in shares) for shares in (attacked, quiet))
-            raise Broken("I2", f"the honest pair got {with_it} of its frames in turns with {without}")
+            attacked = self._once(attack, LONG_WINDOW)
+            seconds, before = time.monotonic() - start, self.honest.progress()
+            while time.monotonic() < start + 2 * seconds:
+                self.exchange("a", self.victim)
+                self.wait_released()
+            ratios.append(attacked / max(self.honest.progress().since(before).share, 0.01))
+        if median(ratios) < LEAST_SHARE:
+            shown = ", ".join(f"{ratio:.0%}" for ratio in ratios)
+            raise Broken("I2", f"the honest pair's rate with the attack, as a part of that without it: {shown}")
 
     def _once(self, attack: Attack, window: float = WINDOW) -> float:
         self.check_alive()
@@ -170,22 +181,34 @@ class Arena:
 
     def exchange(self, port: str, peer: Guest) -> None:
         """I3: this port takes a fresh honest connection, and passes a frame each way to its peer, within 2 seconds."""
-        start = time.monotonic()
+        start, waited = time.monotonic(), self.backend.seconds_without_cpu()
         try:
-            guest = Guest.boot(self.backend.path(port), receive_buffers=4, memory_bytes=1 << 17, name="fresh")
-            with guest:
-                self._pass(guest, peer, b"to the peer".ljust(60))
-                self._pass(peer, guest, b"from the peer".ljust(60))
+            with self._boot(port, 4, 1 << 17, "fresh") as guest:
+                self._pass(guest, peer, b"to the peer".ljust(60), self.patience)
+                self._reach(peer, guest, b"from the peer".ljust(60))
         except (Timeout, TimeoutError, Closed, Refused, OSError) as error:
             self.check_alive()
             raise Broken("I3", f"a fresh connection to port {port}: {error!r}") from error
-        if time.monotonic() - start > self.patience:
-            raise Broken("I3", f"a fresh connection to port {port} took {time.monotonic() - start:.1f} s")
+        # A busy machine may keep threads from running; that is not the back-end's doing.
+        seconds = time.monotonic() - start - (self.backend.seconds_without_cpu() - waited)
+        if seconds > FRESH_SECONDS:
+            raise Broken("I3", f"a fresh connection to port {port} took {seconds:.1f} s")
 
-    def _pass(self, sender: Guest, receiver: Guest, frame: bytes) -> None:
+    def _pass(self, sender: Guest, receiver: Guest, frame: bytes, timeout: float) -> None:
         sender.net.send(frame)
-        if (got := receiver.net.receive(self.patience)) != frame:
+        if (got := receiver.net.receive(timeout)) != frame:
             raise Broken("I7", f"a frame that nobody sent: {got[:64].hex()}")
+
+    def _reach(self, sender: Guest, receiver: Guest, frame: bytes) -> None:
+        """To a guest whose kick may not have been seen yet: until then its receiveq is stopped, and frames are lost."""
+        deadline = time.monotonic() + self.patience
+        while True:
+            try:
+                self._pass(sender, receiver, frame, 0.05)
+                return sender.net.wait_sent(self.patience)
+            except Timeout:
+                if time.monotonic() > deadline:
+                    raise
 
     def check_quiet(self) -> None:
         """I7 and I8: no frame nobody expected, and nothing of the attacker's memory in anybody else's."""

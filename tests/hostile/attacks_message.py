@@ -133,8 +133,7 @@ def a_base_far_from_the_avail_index(scene: Scene) -> None:
     guest.frontend.get_vring_base(1)
     guest.transmitq.reset()
     guest.transmitq.base = (guest.transmitq.base - 1000) & 0xFFFF
-    guest.frontend.set_up_queue(1, guest.transmitq, kick=guest.kicks[1], call=guest.calls[1], err=guest.errs[1])
-    guest.kick()
+    guest.frontend.set_up_queue(1, guest.transmitq, call=guest.calls[1], err=guest.errs[1])
     scene.broken(guest)
 
 

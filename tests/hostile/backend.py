@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -86,6 +87,15 @@ class Backend:
 
     def log_bytes(self) -> int:
         return self.log_path.stat().st_size
+
+    def seconds_without_cpu(self) -> float:
+        """How long its threads and ours, all together, were ready to run and did not."""
+        total = 0
+        for process in (self._proc, Path("/proc/self")):
+            for task in (process / "task").iterdir():
+                with contextlib.suppress(OSError):  # it ended
+                    total += int((task / "schedstat").read_text().split()[1])
+        return total / 1e9
 
     def descriptors(self) -> Counter[str]:
         """Open file descriptors by what they are: "socket", "anon_inode:[eventfd]", "/memfd:name", paths."""

@@ -105,7 +105,7 @@ class _Side:
         self.name = "cd"[number]
         self.memory = WatchedMemory([Region(0x10000, 1 << 20, name=f"honest-{self.name}")], self.name)
         receiveq, transmitq = (SplitQueue(self.memory, QUEUE_SIZE, start=NEAR_WRAP) for _ in range(2))
-        frontend = Frontend.connect(path)
+        frontend = Frontend.connect(path, timeout=10.0)
         self.guest = Guest(frontend, self.memory, receiveq, transmitq)
         self.number = number
         self.buffers = [self._guarded() for _ in range(2 * QUEUE_SIZE)]
