@@ -11,9 +11,14 @@ from fastvhost.abi.shared_memory cimport load_acquire_u32, store_release_u32
 
 
 cdef struct Gate:
-    uint32_t asked           # written by control
-    uint32_t running         # written by the worker's thread
-    uint32_t parked          # written by the worker
+    # written by control
+    uint32_t asked
+    uint32_t stopping
+    int wake_fd              # an eventfd: written when the worker may be asleep
+    # written by the worker's thread
+    uint32_t running
+    uint32_t parked
+    uint32_t asleep
 
 
 cdef class Door:
@@ -25,6 +30,8 @@ cdef class Door:
     cdef void open(self) noexcept
 
 
+cdef void wake(Gate *gate) noexcept nogil
+cdef void drain_eventfd(int fd) noexcept nogil
 cdef void park(Gate *gate, uint32_t ticket) noexcept nogil
 
 

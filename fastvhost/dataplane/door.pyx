@@ -1,9 +1,16 @@
 """The door through which control changes what workers see. See door.pxd for the handshake."""
 
-from libc.stdint cimport uint32_t
-from posix.unistd cimport usleep
+from libc.stdint cimport uint32_t, uint64_t
+from posix.unistd cimport usleep, write
 
-from fastvhost.abi.shared_memory cimport cpu_pause, load_acquire_u32, store_release_u32
+from fastvhost.abi.shared_memory cimport cpu_pause, full_fence, load_acquire_u32, store_release_u32
+
+cdef extern from "<sys/uio.h>" nogil:
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+    ssize_t preadv2(int fd, const iovec *parts, int n, long offset, int flags)
+    const int RWF_NOWAIT
 
 # A worker comes by between two bursts, which is microseconds; a core it shares with others may hold it for a while.
 cdef enum:
@@ -36,6 +43,9 @@ cdef class Door:
         cdef int i
         for i in range(self.n_gates):
             store_release_u32(&self.gates[i].asked, self.gates[i].asked + 1)
+        full_fence()  # pairs with the one before a worker sleeps
+        for i in range(self.n_gates):
+            wake(self.gates[i])
         for i in range(self.n_gates):
             if not wait_parked(self.gates[i]):
                 self.open()
@@ -46,6 +56,20 @@ cdef class Door:
         cdef int i
         for i in range(self.n_gates):
             store_release_u32(&self.gates[i].asked, self.gates[i].asked + 1)
+
+
+cdef void wake(Gate *gate) noexcept nogil:
+    """End a worker's sleep, if it sleeps. After a full fence, so that one of the two sees the other."""
+    cdef uint64_t one = 1
+    if load_acquire_u32(&gate.asleep):
+        write(gate.wake_fd, &one, sizeof(one))  # full: it will wake anyway
+
+
+cdef void drain_eventfd(int fd) noexcept nogil:
+    """Take what an eventfd has counted. Never blocks, whatever its flags: somebody else may hold it too."""
+    cdef uint64_t count
+    cdef iovec part = iovec(&count, sizeof(count))
+    preadv2(fd, &part, 1, -1, RWF_NOWAIT)
 
 
 cdef bint wait_parked(Gate *gate) noexcept:

@@ -20,6 +20,7 @@ from fastvhost.abi.shared_memory cimport (
 from fastvhost.abi.virtio_packed cimport (
     RING_EVENT_FLAGS_DESC,
     RING_EVENT_FLAGS_DISABLE,
+    RING_EVENT_FLAGS_ENABLE,
     RING_EVENT_WRAP_BIT,
     VIRTQ_DESC_F_AVAIL,
     VIRTQ_DESC_F_USED,
@@ -239,17 +240,25 @@ cdef bint has_work(const Ring *ring) noexcept nogil:
     )
 
 
+cdef void want_kicks(Ring *ring, bint wanted) noexcept nogil:
+    """Section 2.8.10: one flag for all."""
+    store_u16(
+        &(<pvirtq_event_suppress *>ring.device_area).flags,
+        RING_EVENT_FLAGS_ENABLE if wanted else RING_EVENT_FLAGS_DISABLE,
+    )
+
+
 cdef void reset_packed_ring(Ring *ring, uint32_t base) noexcept nogil:
     """Start where SET_VRING_BASE says: bits 0-14 available index, 15 its wrap counter, 16-30 used index, 31 its own.
 
-    While we poll, the driver need not kick (section 2.8.10).
+    While we poll, the driver need not kick.
     """
-    cdef pvirtq_event_suppress *device = <pvirtq_event_suppress *>ring.device_area
-    ring.take, ring.untake, ring.complete, ring.publish, ring.has_work = take, untake, complete, publish, has_work
+    ring.take, ring.untake, ring.complete, ring.publish = take, untake, complete, publish
+    ring.has_work, ring.want_kicks = has_work, want_kicks
     ring.next_avail, ring.avail_wrap = base & 0x7fff, base >> 15 & 1
     ring.next_used, ring.used_wrap = base >> 16 & 0x7fff, base >> 31
     ring.published = ring.next_used
-    store_u16(&device.flags, RING_EVENT_FLAGS_DISABLE)
+    want_kicks(ring, False)
 
 
 cdef void rewind_packed_ring(Ring *ring) noexcept nogil:

@@ -3,6 +3,11 @@
 receive_burst   fills a burst with frames that arrived; they stay valid until they are released or the epoch changes
 deliver_burst   copies frames out; returns how many are dealt with (delivered, or dropped and counted): the rest waits
 release_burst   hands chains of received frames back to whoever sent them, in the order in which they came
+
+and, for a worker that wants to sleep, what would wake it:
+kick_fd         readable when frames may have arrived; NOTHING_TO_WAIT_FOR, or LOOK_AGAIN where nothing would tell
+want_kicks      ask for that, or say that it is not needed
+has_work        whether receive_burst may find something
 """
 
 from libc.stdint cimport uint32_t
@@ -11,12 +16,20 @@ from fastvhost.dataplane.frame cimport Burst, Done, Frame, Segment
 from fastvhost.dataplane.tally cimport Tally
 
 
+cdef enum:
+    NOTHING_TO_WAIT_FOR = -2
+    LOOK_AGAIN = -1
+
+
 cdef struct PortFace:
     uint32_t (*receive_burst)(PortFace *port, uint32_t pair, Burst *burst) noexcept nogil
     uint32_t (*deliver_burst)(
         PortFace *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
     ) noexcept nogil
     void (*release_burst)(PortFace *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil
+    int (*kick_fd)(PortFace *port, uint32_t pair) noexcept nogil
+    void (*want_kicks)(PortFace *port, uint32_t pair, bint wanted) noexcept nogil
+    bint (*has_work)(PortFace *port, uint32_t pair) noexcept nogil
     void *kind               # the kind's own struct
     Tally *rx                # one a pair: from the VM
     Tally *tx                # one a pair: towards the VM

@@ -48,6 +48,18 @@ cdef void release_nothing(PortFace *port, uint32_t pair, const Done *done, uint3
     pass
 
 
+cdef int no_kick_fd(PortFace *port, uint32_t pair) noexcept nogil:
+    return NOTHING_TO_WAIT_FOR
+
+
+cdef void want_no_kicks(PortFace *port, uint32_t pair, bint wanted) noexcept nogil:
+    pass
+
+
+cdef bint no_work(PortFace *port, uint32_t pair) noexcept nogil:
+    return False
+
+
 cdef class Port:
     """What every kind of port has. A kind fills in the three burst functions (port.pxd)."""
 
@@ -56,6 +68,9 @@ cdef class Port:
         self.face.receive_burst = receive_nothing
         self.face.deliver_burst = deliver_to_nobody
         self.face.release_burst = release_nothing
+        self.face.kick_fd = no_kick_fd
+        self.face.want_kicks = want_no_kicks
+        self.face.has_work = no_work
 
     cdef int allot(self, uint32_t n_pairs) except -1:
         """Make room for the counters of this many pairs. Called once, by the kind's constructor."""

@@ -1,9 +1,11 @@
-"""What every ring format gives: four functions, and the state they share. Virtio 1.2, sections 2.7 and 2.8.
+"""What every ring format gives: its functions, and the state they share. Virtio 1.2, sections 2.7 and 2.8.
 
 take       resolves available chains to host memory, in order; they are outstanding from then on
 untake     the last ones taken go back as if never touched
 complete   stages outstanding chains as used, in the order in which they were taken
 publish    makes what is staged visible to the driver, once a burst; whether the driver wants a notification
+has_work   whether there is an available chain
+want_kicks asks the driver for available buffer notifications, or tells it that they are not needed
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -45,6 +47,7 @@ cdef struct Ring:
     void (*complete)(Ring *ring, const Done *done, uint32_t n) noexcept nogil
     bint (*publish)(Ring *ring) noexcept nogil
     bint (*has_work)(const Ring *ring) noexcept nogil
+    void (*want_kicks)(Ring *ring, bint wanted) noexcept nogil
     # set through the door
     uint8_t *descriptor_area
     uint8_t *driver_area       # available ring, or driver event suppression

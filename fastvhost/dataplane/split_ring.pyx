@@ -185,18 +185,24 @@ cdef bint has_work(const Ring *ring) noexcept nogil:
     return load_u16(&(<virtq_avail *>ring.driver_area).idx) != ring.next_avail
 
 
-cdef void reset_split_ring(Ring *ring, uint32_t base) noexcept nogil:
-    """Start at this available index. While we poll, the driver need not kick. Sections 2.7.7 and 2.7.10."""
+cdef void want_kicks(Ring *ring, bint wanted) noexcept nogil:
+    """Sections 2.7.7 and 2.7.10. avail_event stands behind the used ring: the entry whose coming is to be told."""
     cdef virtq_used *used = <virtq_used *>ring.device_area
-    ring.take, ring.untake, ring.complete, ring.publish, ring.has_work = take, untake, complete, publish, has_work
-    ring.next_avail = base
-    ring.next_used = ring.published = load_u16(&used.idx)
     if ring.event_idx:
         store_u16(&used.flags, 0)
-        # avail_event stands behind the used ring: as far away as it can be
-        store_u16(<uint16_t *>&used.ring[ring.size], ring.next_avail - 1)
+        store_u16(<uint16_t *>&used.ring[ring.size], ring.next_avail if wanted else ring.next_avail - 1)
     else:
-        store_u16(&used.flags, VIRTQ_USED_F_NO_NOTIFY)
+        store_u16(&used.flags, 0 if wanted else VIRTQ_USED_F_NO_NOTIFY)
+
+
+cdef void reset_split_ring(Ring *ring, uint32_t base) noexcept nogil:
+    """Start at this available index. While we poll, the driver need not kick."""
+    cdef virtq_used *used = <virtq_used *>ring.device_area
+    ring.take, ring.untake, ring.complete, ring.publish = take, untake, complete, publish
+    ring.has_work, ring.want_kicks = has_work, want_kicks
+    ring.next_avail = base
+    ring.next_used = ring.published = load_u16(&used.idx)
+    want_kicks(ring, False)
 
 
 cdef void rewind_split_ring(Ring *ring) noexcept nogil:

@@ -14,6 +14,8 @@ cdef struct Queue:
     bint live                # start_queue gave it to us and stop_queue did not take it back
     bint enabled
     int call_fd
+    int kick_fd              # -1: the front-end gave none
+    bint kicked              # its driver is known to kick
     uint64_t descriptor_user_addr, driver_user_addr, device_user_addr
     # written by its worker
     bint started
@@ -40,3 +42,6 @@ cdef uint32_t deliver_burst(
     PortFace *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
 ) noexcept nogil
 cdef void release_burst(PortFace *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil
+cdef int kick_fd(PortFace *port, uint32_t pair) noexcept nogil
+cdef void want_kicks(PortFace *port, uint32_t pair, bint wanted) noexcept nogil
+cdef bint has_work(PortFace *port, uint32_t pair) noexcept nogil

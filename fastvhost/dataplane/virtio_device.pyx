@@ -1,4 +1,4 @@
-"""What workers do with a virtio-net device's queues: the three burst functions, and telling control of trouble.
+"""What workers do with a virtio-net device's queues: the three burst functions, waiting, telling control of trouble.
 
 Virtio 1.2, section 5.1; vhost-user, "Ring states". The control side of the same device is virtio_port.
 """
@@ -10,7 +10,7 @@ from fastvhost.abi.shared_memory cimport store_release_u32
 from fastvhost.dataplane.drop_reason cimport BAD_DESCRIPTOR, LINK_DOWN, RING_DISABLED
 from fastvhost.dataplane.frame cimport BURST, Burst, Done, Frame, Segment
 from fastvhost.dataplane.net cimport deliver, strip_headers
-from fastvhost.dataplane.port cimport PortFace
+from fastvhost.dataplane.port cimport LOOK_AGAIN, NOTHING_TO_WAIT_FOR, PortFace
 from fastvhost.dataplane.ring cimport RING_OK, Ring
 
 
@@ -99,3 +99,25 @@ cdef void release_burst(PortFace *port, uint32_t pair, const Done *done, uint32_
     queue.ring.complete(&queue.ring, done, n)
     if queue.ring.publish(&queue.ring):
         notify(queue)
+
+
+cdef inline bint is_polled(const Queue *queue) noexcept nogil:
+    return queue.live and queue.ring.status == RING_OK
+
+
+cdef int kick_fd(PortFace *port, uint32_t pair) noexcept nogil:
+    cdef Queue *queue = &(<Device *>port.kind).queues[2 * pair + 1]
+    if not is_polled(queue):
+        return NOTHING_TO_WAIT_FOR
+    return queue.kick_fd if queue.kicked and queue.kick_fd >= 0 else LOOK_AGAIN
+
+
+cdef void want_kicks(PortFace *port, uint32_t pair, bint wanted) noexcept nogil:
+    cdef Queue *queue = &(<Device *>port.kind).queues[2 * pair + 1]
+    if is_polled(queue):
+        queue.ring.want_kicks(&queue.ring, wanted)
+
+
+cdef bint has_work(PortFace *port, uint32_t pair) noexcept nogil:
+    cdef Queue *queue = &(<Device *>port.kind).queues[2 * pair + 1]
+    return is_polled(queue) and queue.ring.has_work(&queue.ring)

@@ -62,8 +62,9 @@ class VirtioPort(Port):
         call_fd: int,
         enabled: bool,
         kicked: bool,
+        kick_fd: int = -1,
     ) -> None:
-        """Make a queue live. base: SET_VRING_BASE's value. call_fd: borrowed, -1 for none.
+        """Make a queue live. base: SET_VRING_BASE's value. call_fd, kick_fd: borrowed, -1 for none.
 
         kicked=False: it counts as started at kick_queue, or when a worker finds a buffer in it.
         Raises RingRefusedError: no memory, addresses outside it or misaligned, size not a power of two up to 32768,
@@ -76,6 +77,8 @@ class VirtioPort(Port):
     def set_enabled(self, index: int, enabled: bool) -> None: ...
     def set_call_fd(self, index: int, call_fd: int) -> None:
         """Replace the borrowed call fd, -1 for none. Afterwards the old one may be closed."""
+    def set_kick_fd(self, index: int, kick_fd: int) -> None:
+        """Replace the borrowed kick fd, which a worker that sleeps waits for. Afterwards the old one may be closed."""
     def queue_state(self, index: int) -> QueueState: ...
     def events(self) -> list[tuple[str, int, str]]:
         """What happened since the last call, each once: (what, queue index or -1, sentence).

@@ -36,7 +36,16 @@ from fastvhost.dataplane.packed_ring cimport packed_ring_base, reset_packed_ring
 from fastvhost.dataplane.port cimport Port
 from fastvhost.dataplane.ring cimport RING_OUTSIDE_MEMORY, Ring
 from fastvhost.dataplane.split_ring cimport reset_split_ring, rewind_split_ring, split_ring_base
-from fastvhost.dataplane.virtio_device cimport Device, Queue, deliver_burst, receive_burst, release_burst
+from fastvhost.dataplane.virtio_device cimport (
+    Device,
+    Queue,
+    deliver_burst,
+    has_work,
+    kick_fd,
+    receive_burst,
+    release_burst,
+    want_kicks,
+)
 
 from fastvhost.dataplane.ring import SENTENCES
 
@@ -82,13 +91,16 @@ cdef class VirtioPort(Port):
         if self.device.queues == NULL or self.device.scratch.segments == NULL:
             raise MemoryError
         for i in range(2 * queue_pairs):
-            self.device.queues[i].call_fd = -1
+            self.device.queues[i].call_fd = self.device.queues[i].kick_fd = -1
         self.device.header_bytes = NET_HDR_LEGACY_BYTES
         self.attention_fd = self.device.attention_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.face.kind = self.device
         self.face.receive_burst = receive_burst
         self.face.deliver_burst = deliver_burst
         self.face.release_burst = release_burst
+        self.face.kick_fd = kick_fd
+        self.face.want_kicks = want_kicks
+        self.face.has_work = has_work
 
     def __dealloc__(self) -> None:
         if self.device != NULL:
@@ -229,6 +241,7 @@ cdef class VirtioPort(Port):
         int call_fd,
         bint enabled,
         bint kicked,
+        int kick_fd=-1,
     ) -> None:
         cdef Queue *queue = self.queue(index)
         cdef Queue fresh
@@ -245,7 +258,7 @@ cdef class VirtioPort(Port):
         fresh.ring.event_idx = has_feature(self.features, RING_F_EVENT_IDX)
         fresh.descriptor_user_addr, fresh.driver_user_addr = desc_user_addr, avail_user_addr
         fresh.device_user_addr, fresh.call_fd = used_user_addr, call_fd
-        fresh.enabled, fresh.started = enabled, kicked
+        fresh.enabled, fresh.started, fresh.kick_fd, fresh.kicked = enabled, kicked, kick_fd, kicked
         fresh.found_started = fresh.found_broken = 0
         if not self.place(&fresh):
             raise RingRefusedError(
@@ -264,9 +277,9 @@ cdef class VirtioPort(Port):
 
     def kick_queue(self, uint32_t index) -> None:
         cdef Queue *queue = self.queue(index)
-        if queue.live and not queue.started:
+        if queue.live and not queue.kicked:
             self.door.close()
-            queue.started = True
+            queue.started = queue.kicked = True
             self.door.open()
 
     def stop_queue(self, uint32_t index) -> int:
@@ -275,7 +288,7 @@ cdef class VirtioPort(Port):
             self.door.close()
             queue.live = False
             self.rewind(queue)
-            queue.call_fd = -1
+            queue.call_fd = queue.kick_fd = -1
             self.face.epoch += 1
             self.count_active()
             self.door.open()
@@ -292,6 +305,12 @@ cdef class VirtioPort(Port):
         cdef Queue *queue = self.queue(index)
         self.door.close()
         queue.call_fd = call_fd
+        self.door.open()
+
+    def set_kick_fd(self, uint32_t index, int kick_fd) -> None:
+        cdef Queue *queue = self.queue(index)
+        self.door.close()
+        queue.kick_fd = kick_fd
         self.door.open()
 
     def queue_state(self, uint32_t index) -> QueueState:

@@ -15,7 +15,10 @@ class Worker:
     """Polls wires, one burst each in turn, until stopped."""
 
     name: str
-    def __init__(self, door: Door, name: str = "worker") -> None: ...
+    def __init__(self, door: Door, name: str = "worker", *, idle: str = "poll", nap_us: int = 50) -> None:
+        """idle: what to do without frames. "poll": go on polling. "adaptive": poll for 200 us, then naps of nap_us at
+        the most, then sleep until a driver kicks. "interrupt": sleep at once.
+        """
     def add_wire(self, ingress: Port, egress: Port | None, *, hold: bool, hold_timeout_ms: int) -> Wire:
         """Forward from ingress to egress (None: no egress, frames drop as no_egress). Before run() only.
 
@@ -32,6 +35,9 @@ class Worker:
     @property
     def rounds(self) -> int:
         """Rounds of the poll loop so far. It moves or the worker is stuck."""
+    @property
+    def sleeps(self) -> int:
+        """Times it went to sleep until a driver kicked or control came."""
     @property
     def busy_rounds(self) -> int:
         """Rounds that found at least one frame."""

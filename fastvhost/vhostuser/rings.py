@@ -109,13 +109,16 @@ class RingSet:
     def set_kick(self, index: int, fd: int) -> None:
         """Takes the file descriptor, -1 for "poll". Starts the ring, or changes what a live one is kicked by."""
         ring = self[index]
+        if ring.running:
+            self._port.set_kick_fd(index, fd)
+        else:
+            self._park(ring)
         _closed(ring.kick)
         ring.kick = fd
         if ring.running:
             if fd < 0:
                 self.kicked(index)
             return
-        self._park(ring)
         ring.lost, ring.broken = False, ""
         ring.armed, ring.kicked = True, fd < 0
         self._start_if_complete(ring)
@@ -222,6 +225,7 @@ class RingSet:
                 call_fd=ring.call,
                 enabled=ring.enabled,
                 kicked=ring.kicked,
+                kick_fd=ring.kick,
             )
         except ValueError as error:
             ring.armed = False

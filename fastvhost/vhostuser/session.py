@@ -111,8 +111,6 @@ class Session:
                 raise SessionEndError(sentence)
             if what == "first_frame":
                 self._narrative.first_packet()
-            elif what == "started":
-                self.rings[index].kicked = True
             elif what == "broken" and not self.rings[index].lost:
                 self.rings.broke(index, sentence)
                 self._narrative.trouble(f"ring {index} is broken and stopped: {sentence}")

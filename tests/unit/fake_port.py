@@ -83,6 +83,9 @@ class FakePort:
     def set_call_fd(self, index: int, call_fd: int) -> None:
         self._called("set_call_fd", index, call_fd)
 
+    def set_kick_fd(self, index: int, kick_fd: int) -> None:
+        self._called("set_kick_fd", index, kick_fd)
+
     def queue_state(self, index: int) -> QueueState:
         live = index in self.live
         avail_idx = self.avail_idx.get(index, self.next_avail.get(index, 0))

@@ -51,6 +51,7 @@ class Side:
             *self.queues, header_bytes=10 if legacy else 12, mergeable=bool(features & NET_F_MRG_RXBUF)
         )
         self.call = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(2)]
+        self.kick = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(2)]
 
     def connect(self) -> None:
         self.port.set_link(True)
@@ -71,6 +72,7 @@ class Side:
             call_fd=self.call[index],
             enabled=enabled,
             kicked=kicked,
+            kick_fd=self.kick[index],
         )
 
     def calls(self, index: int) -> int:
@@ -83,7 +85,7 @@ class Side:
     def close(self) -> None:
         self.port.close()
         self.memory.close()
-        for fd in self.call:
+        for fd in self.call + self.kick:
             os.close(fd)
 
 
@@ -100,12 +102,13 @@ class Rig:
         b_memory: Memory | None = None,
         hold: bool = True,
         hold_timeout_ms: int = 60_000,
+        idle: str = "poll",
     ) -> None:
         self.door = Door()
         self.a = Side(self.door, "a", memory or Memory.of(8 * MIB), size, features)
         b_features = features if b_features is None else b_features
         self.b = Side(self.door, "b", b_memory or Memory.of(8 * MIB), size, b_features)
-        self.worker = Worker(self.door)
+        self.worker = Worker(self.door, idle=idle)
         self.worker.add_wire(self.a.port, self.b.port, hold=hold, hold_timeout_ms=hold_timeout_ms)
         self.worker.add_wire(self.b.port, self.a.port, hold=hold, hold_timeout_ms=hold_timeout_ms)
 

@@ -1,0 +1,36 @@
+"""What a worker does when a round found no frame: spin, nap, or sleep until a driver kicks.
+
+No kick can be lost, by construction: kicks are asked for, then a full fence, then every queue is looked at once more,
+and only then does the worker sleep; the driver stores its index, fences, and then looks whether to kick (virtio 1.2,
+section 2.7.13.4.1). Whatever the order, one of the two sees the other.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from fastvhost.dataplane.door cimport Gate
+from fastvhost.dataplane.forward cimport Lane
+
+
+cdef enum IdlePolicy:
+    IDLE_POLL
+    IDLE_ADAPTIVE
+    IDLE_INTERRUPT
+
+
+cdef extern from "<poll.h>" nogil:
+    struct pollfd:
+        int fd
+        short events
+        short revents
+
+
+cdef struct Idle:
+    IdlePolicy policy
+    uint64_t nap_ns          # the longest nap
+    pollfd *fds              # one a lane and the gate's
+    # written by the worker
+    uint64_t since           # monotonic ns of the first round without a frame, 0 while there are frames
+    uint64_t sleeps          # times the worker went to sleep until something happened
+
+
+cdef void rest(Idle *idle, Gate *gate, Lane **lanes, uint32_t n_lanes) noexcept nogil

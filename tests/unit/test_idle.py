@@ -1,0 +1,134 @@
+"""What a worker does without frames: it sleeps, wakes by a kick or by control, and never misses either."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.unit.rig import F_RING_PACKED, F_VERSION_1, RING_F_EVENT_IDX, Rig, Side, frame, mapped, rig
+
+RINGS = pytest.mark.parametrize(
+    "features",
+    [F_VERSION_1, F_VERSION_1 | RING_F_EVENT_IDX, F_VERSION_1 | F_RING_PACKED],
+    ids=["split", "event_idx", "packed"],
+)
+
+
+@contextlib.contextmanager
+def running(r: Rig) -> Iterator[threading.Thread]:
+    thread = threading.Thread(target=r.worker.run)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        r.worker.stop()
+        thread.join(5)
+        assert not thread.is_alive()
+
+
+def kicks_wanted(side: Side) -> bool:
+    q = side.queues[1]
+    if side.features & F_RING_PACKED:
+        return bool(q.device_flags == 0)
+    if side.features & RING_F_EVENT_IDX:
+        return bool(q.avail_event == q._avail)
+    return bool(q.used_flags == 0)
+
+
+def send(side: Side, number: int) -> None:
+    """As a driver does it: offer, then kick if asked."""
+    side.driver.send(frame(number))
+    if kicks_wanted(side) or side.features & RING_F_EVENT_IDX:
+        os.eventfd_write(side.kick[1], 1)
+
+
+def asleep(r: Rig, timeout: float = 5.0) -> None:
+    deadline = time.monotonic() + timeout
+    while not kicks_wanted(r.a):
+        assert time.monotonic() < deadline, "the worker does not go to sleep"
+        time.sleep(0.001)
+
+
+@RINGS
+@pytest.mark.parametrize("idle", ["adaptive", "interrupt"])
+def test_an_idle_worker_costs_next_to_nothing_and_a_kick_wakes_it(features: int, idle: str) -> None:
+    with rig(features=features, idle=idle) as r:
+        r.b.driver.post(10)
+        with running(r):
+            asleep(r)
+            before, start = time.process_time(), time.monotonic()
+            time.sleep(1)
+            share = (time.process_time() - before) / (time.monotonic() - start)
+            assert share < 0.01
+            send(r.a, 7)
+            assert r.b.driver.receive(1.0) == frame(7)
+
+
+@RINGS
+def test_no_kick_is_ever_lost(features: int) -> None:
+    """Frames at random moments, most of them just when the worker falls asleep."""
+    dice = random.Random(20261122)
+    with rig(features=features, idle="interrupt", size=64) as r:
+        r.b.driver.post(64)
+        with running(r):
+            for n in range(3000):
+                send(r.a, n)
+                assert r.b.driver.receive(1.0) == frame(n)
+                if dice.random() < 0.3:
+                    time.sleep(dice.random() * 0.0005)
+        assert r.worker.sleeps > 100
+
+
+def test_control_wakes_a_sleeping_worker_at_once() -> None:
+    with rig(idle="interrupt") as r, running(r):
+        asleep(r)
+        start = time.monotonic()
+        for _ in range(50):
+            r.a.port.set_memory(mapped(r.a.memory))
+            time.sleep(0.002)
+        assert time.monotonic() - start < 2
+
+
+def test_stopping_does_not_wait_for_the_sleep_to_end() -> None:
+    with rig(idle="interrupt") as r:
+        with running(r):
+            asleep(r)
+            start = time.monotonic()
+        assert time.monotonic() - start < 0.15
+
+
+def test_a_driver_that_never_kicks_is_looked_at_often() -> None:
+    with rig(idle="adaptive") as r:
+        r.a.port.stop_queue(1)
+        r.a.queues[1].reset()
+        r.a.start(1, kicked=False)
+        r.b.driver.post(100)
+        with running(r):
+            for n in range(20):
+                time.sleep(0.02)
+                r.a.driver.send(frame(n))
+                assert r.b.driver.receive(0.5) == frame(n)
+
+
+def test_frames_held_back_are_delivered_soon_after_buffers_come_without_any_kick() -> None:
+    with rig(idle="interrupt") as r, running(r):
+        send(r.a, 1)
+        time.sleep(0.05)
+        r.b.driver.post(1)
+        assert r.b.driver.receive(0.5) == frame(1)
+
+
+def test_while_frames_flow_the_driver_need_not_kick() -> None:
+    with rig(idle="adaptive") as r:
+        r.b.driver.post(100)
+        with running(r):
+            asleep(r)
+            send(r.a, 0)
+            r.b.driver.receive(1.0)
+            assert not kicks_wanted(r.a)
