@@ -27,7 +27,8 @@ OPTIONS = (
     ),
     ("hold-timeout", "TIME", "hold for so long without progress, then drop; default 100ms"),
     ("cores", "LIST", "one worker on each core of a list such as 0,2-3; default: one, where it disturbs least"),
-    ("idle", "poll|adaptive|interrupt", "what a worker without frames does; poll: go on polling (default)"),
+    ("idle", "poll|adaptive|interrupt", "without frames: go on polling (default); nap, then sleep; or sleep at once"),
+    ("idle-sleep-max", "TIME", "the longest nap of --idle adaptive; default 50us"),
     ("stats-period", "SECONDS", "print counters and rates so often"),
     ("control", "PATH", "control socket; default: in the runtime directory, where fastvhost stats and show find it"),
     ("socket-group", "GROUP", "group that may connect to the sockets (mode 0660)"),
@@ -82,6 +83,8 @@ def _lines(settings: FwdConfig, plan: host.CorePlan) -> list[str]:
     lines += [f"not wired, frames from it drop as no_egress: {name}" for name in settings.unwired]
     hold = f"hold, {format_duration(settings.hold_timeout)} without progress" if settings.on_full == "hold" else "drop"
     lines.append(f"on full: {hold}")
+    naps = f", naps up to {format_duration(settings.idle_sleep_max)}" if settings.idle == "adaptive" else ""
+    lines.append(f"idle: {settings.idle}{naps}")
     lines += [
         f"worker{number}: {'not pinned' if core is None else f'core {core}'}"
         for number, core in enumerate(plan.worker_cores)
@@ -101,6 +104,7 @@ def _as_json(settings: FwdConfig, plan: host.CorePlan) -> dict[str, Any]:
         "on_full": settings.on_full,
         "hold_timeout": settings.hold_timeout,
         "idle": settings.idle,
+        "idle_sleep_max": settings.idle_sleep_max,
         "worker_cores": list(plan.worker_cores),
         "control_cores": sorted(plan.control_cores),
         "warnings": list(plan.warnings),

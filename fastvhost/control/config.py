@@ -20,10 +20,21 @@ from fastvhost.control.port_spec import PortSpec
 WORDS = {
     "forward": (("patch",), ("learn",)),
     "on-full": (("hold", "drop"), ()),
-    "idle": (("poll",), ("adaptive", "interrupt")),
+    "idle": (("poll", "adaptive", "interrupt"), ()),
 }
 # Every option a file may set.
-OPTIONS = (*WORDS, "port", "wire", "hold-timeout", "cores", "stats-period", "json", "control", "socket-group")
+OPTIONS = (
+    *WORDS,
+    "port",
+    "wire",
+    "hold-timeout",
+    "idle-sleep-max",
+    "cores",
+    "stats-period",
+    "json",
+    "control",
+    "socket-group",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +50,8 @@ class FwdConfig:
     cores: tuple[int, ...] = ()
     """Empty: one worker, placed by the host's state."""
     idle: str = "poll"
+    idle_sleep_max: float = 50e-6
+    """The longest nap of an adaptive worker, before it sleeps until a driver kicks."""
     stats_period: float | None = None
     json: bool = False
     control: str | None = None
@@ -86,6 +99,7 @@ def build(options: Mapping[str, object]) -> FwdConfig:
         hold_timeout=units.duration("hold-timeout", given.get("hold-timeout", "100ms"), 0.001, 3600),
         cores=units.core_list(given["cores"]) if "cores" in given else (),
         idle=words["idle"],
+        idle_sleep_max=units.duration("idle-sleep-max", given.get("idle-sleep-max", "50us"), 1e-6, 0.1),
         stats_period=None if period is None else units.duration("stats-period", period, 0.1, 86400),
         json=json,
         control=_path("control", given.get("control")),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from fastvhost.control.config import FwdConfig
 from fastvhost.control.port_spec import PortSpec
 
 
@@ -47,6 +48,8 @@ class AnyWorker(Protocol):
     def rounds(self) -> int: ...
     @property
     def busy_rounds(self) -> int: ...
+    @property
+    def sleeps(self) -> int: ...
 
 
 class Service(Protocol):
@@ -63,7 +66,7 @@ class Parts:
     """Factories of what the switch owns."""
 
     door: Callable[[], Any]
-    worker: Callable[[Any, str], AnyWorker]
+    worker: Callable[[Any, str, FwdConfig], AnyWorker]
     port: Callable[[PortSpec, Any], AnyPort]
     service: Callable[[PortSpec, Any, str | None], Service | None]
     drop_reasons: tuple[str, ...]
@@ -90,4 +93,7 @@ def real_parts() -> Parts:
             return None
         return VhostUserService(spec.path, port, mode=spec.mode, socket_group=socket_group)
 
-    return Parts(Door, Worker, port, service, drop_reason.NAMES, (OSError, ValueError))
+    def worker(door: Door, name: str, settings: FwdConfig) -> AnyWorker:
+        return Worker(door, name, idle=settings.idle, nap_us=round(settings.idle_sleep_max * 1e6))
+
+    return Parts(Door, worker, port, service, drop_reason.NAMES, (OSError, ValueError))

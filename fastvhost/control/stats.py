@@ -54,6 +54,7 @@ def _worker(thread: WorkerThread) -> dict[str, Any]:
         "wires": [list(wire) for wire in thread.wires],
         "rounds": thread.worker.rounds,
         "busy_rounds": thread.worker.busy_rounds,
+        "sleeps": thread.worker.sleeps,
     }
 
 
@@ -84,7 +85,7 @@ def _port_rates(now: Mapping[str, Any], before: Mapping[str, Any], seconds: floa
 
 def _worker_rates(now: Mapping[str, Any], before: Mapping[str, Any], seconds: float) -> dict[str, float]:
     # No percentage of busy rounds: an empty one takes a hundredth of a full one, that says nothing about time.
-    return {key: round((now[key] - before[key]) / seconds, 1) for key in ("rounds", "busy_rounds")}
+    return {key: round((now[key] - before[key]) / seconds, 1) for key in ("rounds", "busy_rounds", "sleeps")}
 
 
 class History:

@@ -7,6 +7,7 @@ and remove their sockets, and only then is the memory let go.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -49,6 +50,9 @@ class WorkerThread(threading.Thread):
 
     def run(self) -> None:
         """Poll until stop()."""
+        with contextlib.suppress(OSError):
+            # The name that top -H and ps -L show.
+            Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text(f"fv-{self.name}")
         try:
             os.sched_setaffinity(0, self._allowed if self.core is None else {self.core})
         except OSError as error:
@@ -80,7 +84,7 @@ class Switch:
             self._unit(number, spec, door) for number, spec in enumerate(config.ports)
         )
         self.workers = tuple(
-            WorkerThread(f"worker{number}", self.parts.worker(door, f"worker{number}"), core, plan.allowed)
+            WorkerThread(f"worker{number}", self.parts.worker(door, f"worker{number}", config), core, plan.allowed)
             for number, core in enumerate(plan.worker_cores)
         )
         self._wire_up()

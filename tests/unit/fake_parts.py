@@ -34,7 +34,7 @@ class FakeWorker:
     def __init__(self, name: str, log: list[str], mood: str = "well") -> None:
         self.name, self.log, self.mood = name, log, mood
         self.wires: list[tuple[str, str | None, bool, int]] = []
-        self.rounds = self.busy_rounds = 0
+        self.rounds = self.busy_rounds = self.sleeps = 0
         self.released = threading.Event()
 
     def add_wire(self, ingress: FakePort, egress: FakePort | None, *, hold: bool, hold_timeout_ms: int) -> None:
@@ -84,7 +84,7 @@ class Fakes:
     def parts(self) -> Parts:
         return Parts(object, self._worker, self._port, self._service, REASONS, (OSError, ValueError))
 
-    def _worker(self, _door: object, name: str) -> FakeWorker:
+    def _worker(self, _door: object, name: str, _settings: object) -> FakeWorker:
         self.workers.append(FakeWorker(name, self.log, self.moods.get(name, "well")))
         return self.workers[-1]
 

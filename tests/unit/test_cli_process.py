@@ -29,6 +29,11 @@ def kib(pid: int, key: str) -> int:
     return int(match[1])
 
 
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime, proc(5)
+
+
 def test_it_listens_within_a_second_and_stays_small() -> None:
     took = []
     for _ in range(3):  # the machine may be busy; the best of three says what fwd needs
@@ -215,6 +220,21 @@ def test_two_workers_share_one_wire_and_every_frame_arrives() -> None:
         assert final.frames > 0
         assert (final.lost, final.corrupt, final.reordered, final.duplicated) == (0, 0, 0, 0)
         assert fwd.end()[0] == 0
+
+
+@pytest.mark.parametrize("idle", ["adaptive", "interrupt"])
+def test_an_idle_forwarder_sleeps_and_wakes_for_its_guests(idle: str) -> None:
+    with forwarder("--idle", idle, "--json") as fwd:
+        with Guests(*fwd.sockets, content="whole", size=300) as guests:
+            time.sleep(0.5)
+            final = guests.stop()
+        before = cpu_seconds(fwd.process.pid)
+        time.sleep(1.0)
+        assert cpu_seconds(fwd.process.pid) - before < 0.1
+        assert final.frames > 0
+        assert (final.lost, final.corrupt, final.reordered, final.duplicated) == (0, 0, 0, 0)
+        assert fwd.end()[0] == 0
+        assert json.loads(fwd.out.splitlines()[-1])["workers"]["worker0"]["sleeps"] > 0
 
 
 def test_a_guest_without_a_neighbour_does_not_hang() -> None:

@@ -32,7 +32,13 @@ def test_a_snapshot_is_plain_json_with_every_reason_even_at_nought(fakes: Fakes,
     assert seen["ports"]["a"]["rx_frames"] == 7
     assert seen["ports"]["a"]["rx_dropped"] == {"no_receive_buffers": 0, "link_down": 2}
     assert tuple(seen["ports"]["b"]["tx_dropped"]) == REASONS
-    assert seen["workers"]["worker0"] == {"core": 3, "wires": [["a", "b"], ["b", "a"]], "rounds": 0, "busy_rounds": 0}
+    assert seen["workers"]["worker0"] == {
+        "core": 3,
+        "wires": [["a", "b"], ["b", "a"]],
+        "rounds": 0,
+        "busy_rounds": 0,
+        "sleeps": 0,
+    }
 
 
 def later(before: dict[str, Any], seconds: float, **port: Any) -> dict[str, Any]:
@@ -50,7 +56,7 @@ def test_rates_are_differences_per_second(switch: Switch) -> None:
     assert rates["ports"]["a"]["rx_bits"] == pytest.approx(256000)
     assert rates["ports"]["a"]["tx_dropped"] == pytest.approx(5)
     assert rates["ports"]["b"]["rx_frames"] == 0
-    assert rates["workers"]["worker0"]== {"rounds": 200.0, "busy_rounds": 50.0}
+    assert rates["workers"]["worker0"] == {"rounds": 200.0, "busy_rounds": 50.0, "sleeps": 0.0}
 
 
 def test_without_an_earlier_snapshot_there_are_no_rates(switch: Switch) -> None:
