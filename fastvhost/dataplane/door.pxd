@@ -26,6 +26,7 @@ cdef class Door:
     cdef int n_gates
     cdef list owners         # of the gates, kept alive
     cdef int add(self, Gate *gate, object owner) except -1
+    cdef int remove(self, Gate *gate, object owner) except -1
     cdef int close(self) except -1
     cdef void open(self) noexcept
 

@@ -38,6 +38,16 @@ cdef class Door:
         self.owners.append(owner)
         return 0
 
+    cdef int remove(self, Gate *gate, object owner) except -1:
+        cdef int i
+        for i in range(self.n_gates):
+            if self.gates[i] == gate:
+                self.n_gates -= 1
+                self.gates[i] = self.gates[self.n_gates]
+                self.owners = [kept for kept in self.owners if kept is not owner]
+                break
+        return 0
+
     cdef int close(self) except -1:
         """Returns once every running worker is parked. The GIL is held on purpose: nothing may come in between."""
         cdef int i

@@ -251,8 +251,11 @@ cdef void want_kicks(Ring *ring, bint wanted) noexcept nogil:
 cdef void reset_packed_ring(Ring *ring, uint32_t base) noexcept nogil:
     """Start where SET_VRING_BASE says: bits 0-14 available index, 15 its wrap counter, 16-30 used index, 31 its own.
 
-    While we poll, the driver need not kick.
+    Some front-ends (DPDK's virtio-user) tell the lower half only. Then, as for every ring that was stopped with nothing
+    in flight, used is where available is. While we poll, the driver need not kick.
     """
+    if base >> 16 == 0 and base >> 15 & 1:
+        base |= base << 16
     ring.take, ring.untake, ring.complete, ring.publish = take, untake, complete, publish
     ring.has_work, ring.want_kicks = has_work, want_kicks
     ring.next_avail, ring.avail_wrap = base & 0x7fff, base >> 15 & 1

@@ -319,7 +319,8 @@ cdef class VirtioPort(Port):
         cdef bint suppressed = False, wanted = False
         cdef uint32_t avail_idx = 0, used_idx = 0
         if queue.live and self.packed:
-            avail_idx, used_idx = ring.next_avail, ring.next_used
+            # as far as we know it: a packed ring has no index, only marks
+            avail_idx, used_idx = ring.next_avail + ring.has_work(ring), ring.next_used
             suppressed = load_u16(&(<pvirtq_event_suppress *>ring.device_area).flags) == RING_EVENT_FLAGS_DISABLE
             wanted = load_u16(&(<pvirtq_event_suppress *>ring.driver_area).flags) != RING_EVENT_FLAGS_DISABLE
         elif queue.live:

@@ -30,6 +30,8 @@ class Worker:
     def step(self) -> int:
         """One round over all wires. Returns the frames forwarded or dropped. For tests; not while run() runs."""
     def stop(self) -> None: ...
+    def close(self) -> None:
+        """Leave the door and release what it holds. Idempotent. After its thread ended; it cannot run again."""
     @property
     def running(self) -> bool: ...
     @property

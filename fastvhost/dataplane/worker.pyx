@@ -123,6 +123,14 @@ cdef class Worker:
         full_fence()  # pairs with the one before the worker sleeps
         wake(&self.gate)
 
+    def close(self) -> None:
+        if self.running:
+            raise ValueError(f"{self.name} runs; stop it and wait for its thread first")
+        self.door.remove(&self.gate, self)
+        if self.gate.wake_fd >= 0:
+            close(self.gate.wake_fd)
+            self.gate.wake_fd = -1
+
     @property
     def running(self) -> bool:
         return load_acquire_u32(&self.gate.running) != 0

@@ -41,7 +41,7 @@ def _ring(ring: Ring, port: PortFace) -> dict[str, Any]:
         "desc": hex(addresses.desc_user_addr) if addresses else None,
         "avail": hex(addresses.avail_user_addr) if addresses else None,
         "used": hex(addresses.used_user_addr) if addresses else None,
-        "base": ring.base,
+        "base": ring.base or 0,
         "kick": ring.kick >= 0,
         "call": ring.call >= 0,
         "err": ring.err >= 0,

@@ -14,6 +14,9 @@ F_INDIRECT_DESC = 28
 F_EVENT_IDX = 29
 F_PROTOCOL_FEATURES = 30
 F_VERSION_1 = 32
+F_RING_PACKED = 34
+F_IN_ORDER = 35
+F_RING_RESET = 40
 
 PROTOCOL_F_MQ = 0
 PROTOCOL_F_LOG_SHMFD = 1
@@ -58,13 +61,13 @@ FEATURE_NAMES: Mapping[int, str] = {
     F_PROTOCOL_FEATURES: "PROTOCOL_FEATURES",
     F_VERSION_1: "VERSION_1",
     33: "ACCESS_PLATFORM",
-    34: "RING_PACKED",
-    35: "IN_ORDER",
+    F_RING_PACKED: "RING_PACKED",
+    F_IN_ORDER: "IN_ORDER",
     36: "ORDER_PLATFORM",
     37: "SR_IOV",
     38: "NOTIFICATION_DATA",
     39: "NOTIF_CONFIG_DATA",
-    40: "RING_RESET",
+    F_RING_RESET: "RING_RESET",
     53: "NOTF_COAL",
     54: "GUEST_USO4",
     55: "GUEST_USO6",
@@ -107,9 +110,22 @@ def mask(*bits: int) -> int:
 
 
 OFFERED_FEATURES = mask(
-    NET_F_MTU, NET_F_MRG_RXBUF, F_ANY_LAYOUT, F_INDIRECT_DESC, F_EVENT_IDX, F_PROTOCOL_FEATURES, F_VERSION_1
+    NET_F_MTU,
+    NET_F_MRG_RXBUF,
+    F_ANY_LAYOUT,
+    F_INDIRECT_DESC,
+    F_EVENT_IDX,
+    F_PROTOCOL_FEATURES,
+    F_VERSION_1,
+    F_RING_PACKED,
+    F_IN_ORDER,
+    F_RING_RESET,
 )
-"""For a port of one queue pair; more pairs add MQ."""
+"""For a port of one queue pair; more pairs add MQ.
+
+IN_ORDER is kept by construction: chains are completed in the order in which they were taken, dropped ones too.
+RING_RESET needs nothing of its own: a front-end resets a ring by GET_VRING_BASE and sets it up again.
+"""
 
 OFFERED_PROTOCOL_FEATURES = mask(
     PROTOCOL_F_MQ,

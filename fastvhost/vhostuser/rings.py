@@ -19,7 +19,9 @@ from fastvhost.vhostuser.port_face import PortFace
 MAX_SIZE = 32768
 """Virtio 1.2, section 2.7."""
 MAX_BASE = 0xFFFF
-"""A split ring's base is one 16-bit available index."""
+"""A split ring's base is one 16-bit available index; a packed ring's, two of 15 bits with their wrap counters."""
+PACKED_START = 1 << 15 | 1 << 31
+"""Where a packed ring that was never used stands: its wrap counters start at 1 (virtio 1.2, section 2.8.1)."""
 
 
 @dataclass(slots=True)
@@ -29,7 +31,8 @@ class Ring:
     index: int
     size: int = 0
     addresses: VringAddr | None = None
-    base: int = 0
+    base: int | None = None
+    """SET_VRING_BASE's value, or where the ring was stopped. None: neither, so it starts as a fresh one."""
     kick: int = -1
     call: int = -1
     err: int = -1
@@ -51,12 +54,14 @@ class Ring:
 class RingSet:
     """The rings of one front-end, and the port they run on.
 
-    may_start: whether features and memory are known, without which no ring can run.
+    may_start: whether features and memory are known, without which no ring can run. packed: whether RING_PACKED was
+    negotiated, None before features are known.
     """
 
-    def __init__(self, port: PortFace, may_start: Callable[[], bool]) -> None:
+    def __init__(self, port: PortFace, may_start: Callable[[], bool], packed: Callable[[], bool | None]) -> None:
         self._port = port
         self._may_start = may_start
+        self._packed = packed
         self._rings = tuple(Ring(index) for index in range(2 * port.queue_pairs))
 
     def __iter__(self) -> Iterator[Ring]:
@@ -74,8 +79,9 @@ class RingSet:
 
     def set_size(self, index: int, size: int) -> None:
         ring = self[index]
-        if not 0 < size <= MAX_SIZE or size & (size - 1):
-            raise ProtocolError(f"ring {index}: size {size} is no power of two up to {MAX_SIZE}")
+        if not 0 < size <= MAX_SIZE or (size & (size - 1) and self._packed() is False):
+            kind = "packed ring's size" if self._packed() else "power of two"
+            raise ProtocolError(f"ring {index}: size {size} is no {kind} up to {MAX_SIZE}")
         if ring.live and size != ring.size:
             raise ProtocolError(f"ring {index}: its size cannot change from {ring.size} to {size} while it runs")
         ring.size = size
@@ -91,11 +97,16 @@ class RingSet:
 
     def set_base(self, index: int, base: int) -> None:
         ring = self[index]
-        if base > MAX_BASE:
+        if base > MAX_BASE and self._packed() is False:
             raise ProtocolError(f"ring {index}: base {base} is beyond a 16-bit index")
-        if ring.live and base != ring.base:
+        if ring.live and base != self._base(ring):
             raise ProtocolError(f"ring {index}: its base cannot change while it runs")
         ring.base = base
+
+    def was_used(self, ring: Ring) -> bool:
+        """Whether the driver put a buffer into a live ring since it started."""
+        index_bits = 0x7FFF if self._packed() else 0xFFFF
+        return bool((self._port.queue_state(ring.index).avail_idx ^ self._base(ring)) & index_bits)
 
     def stop(self, index: int) -> int:
         """GET_VRING_BASE: the next available index. Call and err stay, not every front-end sends them again."""
@@ -104,7 +115,7 @@ class RingSet:
         ring.armed = ring.kicked = ring.lost = False
         ring.broken = ""
         ring.kick = _closed(ring.kick)
-        return ring.base
+        return self._base(ring)
 
     def set_kick(self, index: int, fd: int) -> None:
         """Takes the file descriptor, -1 for "poll". Starts the ring, or changes what a live one is kicked by."""
@@ -161,7 +172,7 @@ class RingSet:
         """Stop every ring and forget how it was set up, except where to call and whether it is enabled."""
         for ring in self._rings:
             self.stop(ring.index)
-            ring.size, ring.addresses, ring.base = 0, None, 0
+            ring.size, ring.addresses, ring.base = 0, None, None
 
     def broke(self, index: int, sentence: str) -> None:
         """The data plane gave up a ring."""
@@ -221,7 +232,7 @@ class RingSet:
                 desc_user_addr=ring.addresses.desc_user_addr,
                 avail_user_addr=ring.addresses.avail_user_addr,
                 used_user_addr=ring.addresses.used_user_addr,
-                base=ring.base,
+                base=self._base(ring),
                 call_fd=ring.call,
                 enabled=ring.enabled,
                 kicked=ring.kicked,
@@ -232,6 +243,11 @@ class RingSet:
             raise ProtocolError(str(error)) from error
         ring.live = True
         self._nudge(ring)
+
+    def _base(self, ring: Ring) -> int:
+        if ring.base is None:
+            return PACKED_START if self._packed() else 0
+        return ring.base
 
     def _park(self, ring: Ring) -> None:
         """Take it from the data plane, to start it again from where that was."""

@@ -60,10 +60,13 @@ class Session:
         self.mtu = 0
         self.status: int | None = None
         self.memory = SharedMemory(port.set_memory, memory)
-        self.rings = RingSet(port, self._may_start)
+        self.rings = RingSet(port, self._may_start, self._packed)
 
     def _may_start(self) -> bool:
         return self.features is not None and bool(self.memory.regions)
+
+    def _packed(self) -> bool | None:
+        return None if self.features is None else features.has(self.features, features.F_RING_PACKED)
 
     def handle(self, message: Received) -> None:
         """Answer one message and close what it brought. Raises SessionEndError."""
@@ -122,8 +125,7 @@ class Session:
         for ring in self.rings:
             if ring.running:
                 kicks = eventfd.count(ring.kick) if ring.kick >= 0 else 0
-                used = self._port.queue_state(ring.index).avail_idx != ring.base
-                rings.append(RingView(ring.enabled, kicks, used))
+                rings.append(RingView(ring.enabled, kicks, self.rings.was_used(ring)))
         return View(self.status, tuple(rings))
 
     def close(self) -> None:

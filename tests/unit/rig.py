@@ -123,6 +123,7 @@ class Rig:
         raise AssertionError(f"still moving frames after {rounds} rounds")
 
     def close(self) -> None:
+        self.worker.close()
         self.a.close()
         self.b.close()
 

@@ -6,8 +6,18 @@ from fastvhost.vhostuser import features
 
 
 def test_exactly_what_is_implemented_is_offered() -> None:
-    offered = {"MTU", "MRG_RXBUF", "ANY_LAYOUT", "INDIRECT_DESC", "EVENT_IDX", "PROTOCOL_FEATURES", "VERSION_1"}
-    assert set(features.names(features.offered_features(1))) == offered
+    assert set(features.names(features.offered_features(1))) == {
+        "MTU",
+        "MRG_RXBUF",
+        "ANY_LAYOUT",
+        "INDIRECT_DESC",
+        "EVENT_IDX",
+        "PROTOCOL_FEATURES",
+        "VERSION_1",
+        "RING_PACKED",
+        "IN_ORDER",
+        "RING_RESET",
+    }
     assert features.protocol_names(features.OFFERED_PROTOCOL_FEATURES) == [
         "MQ",
         "REPLY_ACK",

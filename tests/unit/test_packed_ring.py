@@ -124,6 +124,19 @@ def test_held_frames_are_given_back_when_the_queue_stops_in_mid_wrap() -> None:
         assert arrived + r.b.driver.receive_all() == [frame(n) for n in range(11)]
 
 
+def test_a_base_that_tells_only_the_available_half_means_that_nothing_is_in_flight() -> None:
+    """DPDK's virtio-user sends 1 << 15 and leaves the used half 0."""
+    with rig(size=8, features=PACKED) as r:
+        r.b.driver.post(3)
+        for index in range(2):
+            r.a.port.stop_queue(index)
+            r.a.start(index, base=1 << 15)
+        r.a.driver.send(frame(1))
+        r.settle()
+        assert r.b.driver.receive(0) == frame(1)
+        assert len(r.a.queues[1].take_used()) == 1
+
+
 @pytest.mark.parametrize("base", [8, 8 << 16, 0x7FFF, 2**32, -1])
 def test_a_base_beyond_the_ring_is_refused(base: int) -> None:
     with rig(size=8, features=PACKED) as r:

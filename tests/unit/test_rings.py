@@ -201,6 +201,22 @@ def test_a_base_beyond_sixteen_bits_is_refused(bench: Bench, base: int) -> None:
     assert bench.ack(Request.SET_VRING_BASE, VringState(0, base)) == 1
 
 
+def test_a_packed_ring_has_any_size_and_a_base_of_both_indices(bench: Bench) -> None:
+    bench.negotiate(MODERN | 1 << 34)
+    assert bench.ack(Request.SET_VRING_NUM, VringState(0, 255)) == 0
+    assert bench.ack(Request.SET_VRING_NUM, VringState(0, 32769)) == 1
+    assert bench.ack(Request.SET_VRING_BASE, VringState(0, 1 << 31 | 7 << 16 | 1 << 15 | 7)) == 0
+
+
+def test_a_packed_ring_starts_with_its_wrap_counters_at_one_unless_told_otherwise(bench: Bench) -> None:
+    bench.negotiate(MODERN | 1 << 34)
+    bench.share()
+    bench.send(Request.SET_VRING_NUM, VringState(0, 100))
+    bench.send(Request.SET_VRING_ADDR, bench.addresses(0))
+    bench.kick_with(0, bench.eventfd())
+    assert bench.port.live[0]["base"] == 1 << 31 | 1 << 15
+
+
 @pytest.mark.parametrize("index", [2, 255, 0x10000, 2**32 - 1])
 def test_a_ring_that_does_not_exist_is_refused_in_every_message(bench: Bench, index: int) -> None:
     bench.negotiate()
