@@ -51,10 +51,11 @@ need_build_tools() {
     has_venv "$python" || fail "$python lacks the modules venv and ensurepip; install them, or put another python3 on PATH"
 }
 
-# Makes .venv where it is missing or belongs to another interpreter, and installs the checkout (with extras) into it.
-# install_checkout EXTRAS, where EXTRAS is empty or [name].
+# Makes .venv where it is missing or belongs to another interpreter, and installs the checkout into it in editable form:
+# what is compiled lies beside its source, and whatever runs in the checkout or in .venv runs the same copy.
+# install_checkout EXTRAS, where EXTRAS is empty or [name]. Nothing happens where nothing changed since the last time.
 install_checkout() {
-    local extras=$1 python stamp=.venv/installed$1 newer
+    local extras=$1 python stamp newer=
     python=$(find_python)
     need_build_tools "$python"
     if [ "$(.venv/bin/python -c 'import sys; print(sys._base_executable)' 2>/dev/null)" != \
@@ -63,13 +64,16 @@ install_checkout() {
         rm -rf .venv
         "$python" -m venv .venv
     fi
+    # Who asked for the tests once keeps what they need.
+    [ ! -e ".venv/installed[test]" ] || extras="[test]"
+    stamp=.venv/installed$extras
     if [ -e "$stamp" ]; then
-        newer=$(find fastvhost setup.py pyproject.toml README.md -type f -newer "$stamp" \
-            \( -name '*.py' -o -name '*.py[xi]' -o -name '*.pxd' -o -name '*.h' -o -name '*.toml' -o -name '*.md' \) -print -quit)
+        newer=$(find fastvhost tests setup.py pyproject.toml -type f -newer "$stamp" \
+            \( -name '*.py[xi]' -o -name '*.pxd' -o -name '*.h' -o -name setup.py -o -name '*.toml' \) -print -quit)
         [ -n "$newer" ] || return 0
     fi
-    say "installing the checkout into .venv"
+    say "building and installing the checkout into .venv; this takes a minute or two"
     rm -f .venv/installed*
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check ".$extras" >&2
+    FASTVHOST_PROBES=${extras:+1} .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".$extras" >&2
     touch "$stamp"
 }
