@@ -36,6 +36,9 @@ find_python() {
 has_headers() { "$1" -c 'import pathlib, sys, sysconfig; sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())'; }
 has_venv() { "$1" -c 'import ensurepip, venv' 2>/dev/null; }
 
+# Which interpreter this is, whether called by its own name, a link or a virtual environment.
+interpreter() { "$1" -c 'import sys; print(sys.base_prefix, sys.version)'; }
+
 # A compiler, and what of the interpreter its own Debian package leaves out.
 need_build_tools() {
     local python=$1 packages=(gcc libc6-dev) version
@@ -58,8 +61,7 @@ install_checkout() {
     local extras=$1 python stamp newer=
     python=$(find_python)
     need_build_tools "$python"
-    if [ "$(.venv/bin/python -c 'import sys; print(sys._base_executable)' 2>/dev/null)" != \
-        "$("$python" -c 'import sys; print(sys._base_executable)')" ]; then
+    if [ "$(interpreter .venv/bin/python 2>/dev/null)" != "$(interpreter "$python")" ]; then
         say "making .venv"
         rm -rf .venv
         "$python" -m venv .venv
