@@ -32,7 +32,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--queue-size", type=int, default=1024)
     parser.add_argument("--pieces", type=int, default=1)
     parser.add_argument("--content", choices=("none", "numbers", "whole"), default="numbers")
-    for flag in ("--listen", "--latency", "--one-way", "--indirect", "--not-mergeable", "--kick"):
+    for flag in ("--listen", "--latency", "--one-way", "--indirect", "--not-mergeable", "--packed", "--kick"):
         parser.add_argument(flag, action="store_true")
     return parser.parse_args()
 
@@ -81,6 +81,7 @@ def main() -> int:
             content=o.content,
             mergeable=not o.not_mergeable,
             indirect=o.indirect,
+            packed=o.packed,
             pieces=o.pieces,
             kick=o.kick,
             listen=o.listen,

@@ -89,7 +89,7 @@ def _attach(device: GuestDevice, port: VirtioPort, queue_size: int, closing: con
             desc_user_addr=desc,
             avail_user_addr=avail,
             used_user_addr=used,
-            base=0,
+            base=device.base,
             call_fd=device.call_fds[index],
             enabled=True,
             kicked=True,

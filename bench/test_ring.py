@@ -1,4 +1,4 @@
-"""What does it cost to take a chain from a split ring, and to hand one back? All entries are in the cache."""
+"""What does it cost to take a chain from a ring, and to hand one back? All entries are in the cache."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from fastvhost.driver.frontend import Feature
 from tests.probes.bench_dataplane import FRAMES, complete_and_publish, take_chains
 
 
+@pytest.mark.parametrize("ring", [Feature(0), Feature.RING_PACKED], ids=["split", "packed"])
 @pytest.mark.parametrize("shape", ["plain", "4 pieces", "4 pieces, indirect"])
-def test_take(benchmark: Any, shape: str) -> None:
+def test_take(benchmark: Any, shape: str, ring: Feature) -> None:
     pieces = 1 if shape == "plain" else 4
     indirect = "indirect" in shape
-    features = USUAL_FEATURES | (Feature.INDIRECT_DESC if indirect else Feature(0))
+    features = USUAL_FEATURES | ring | (Feature.INDIRECT_DESC if indirect else Feature(0))
     with rig(pieces=pieces, indirect=indirect, features=features) as r:
         r.load.step()
         assert take_chains(r.ports[0], 1, 1) == FRAMES

@@ -59,8 +59,9 @@ cdef class GuestDevice:
     cdef readonly unsigned long long features
     cdef readonly tuple kick_fds
     cdef readonly tuple call_fds
+    cdef readonly bint packed
     cdef Side side
 
-    cdef int _lay_ring(self, DriverQueue *queue, unsigned int size) except -1
+    cdef int _lay_ring(self, DriverQueue *queue, unsigned int size, unsigned int chain_length) except -1
     cdef int _lay_receive(self) except -1
     cdef int _lay_transmit(self, tuple sizes, bytes ethernet, unsigned int pieces, bint table) except -1

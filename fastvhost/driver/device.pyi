@@ -18,6 +18,7 @@ class GuestDevice:
 
     ram: GuestRam
     features: int
+    packed: bool
     kick_fds: tuple[int, ...]
     """Of the receiveq and of the transmitq."""
     call_fds: tuple[int, ...]
@@ -37,9 +38,10 @@ class GuestDevice:
         huge: bool = True,
     ) -> None: ...
     def ring_addresses(self, index: int) -> tuple[int, int, int]:
-        """Descriptor table, available ring and used ring of a queue, as user addresses."""
-    def next_avail(self, index: int) -> int:
-        """What a device that has taken everything made available would answer to GET_VRING_BASE."""
+        """Descriptor, driver and device area of a queue, as user addresses."""
+    @property
+    def base(self) -> int:
+        """What SET_VRING_BASE says of a new ring."""
     @property
     def sent(self) -> tuple[int, int]:
         """Frames and Ethernet bytes given to the device."""

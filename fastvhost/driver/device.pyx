@@ -12,16 +12,17 @@ from libc.string cimport memcpy
 
 from fastvhost.abi.shared_memory cimport load_u64
 from fastvhost.abi.virtio_net cimport (
-    F_VERSION_1, NET_F_MRG_RXBUF, NET_HDR_BYTES, NET_HDR_LEGACY_BYTES, RING_F_EVENT_IDX, RING_F_INDIRECT_DESC,
-    FeatureBit, has_feature,
+    F_RING_PACKED, F_VERSION_1, NET_F_MRG_RXBUF, NET_HDR_BYTES, NET_HDR_LEGACY_BYTES, RING_F_EVENT_IDX,
+    RING_F_INDIRECT_DESC, FeatureBit, has_feature,
 )
-from fastvhost.abi.virtio_ring cimport VIRTQ_DESC_BYTES, VIRTQ_MAX_SIZE, virtq_avail, virtq_desc, virtq_used
+from fastvhost.abi.virtio_ring cimport VIRTQ_DESC_BYTES, VIRTQ_MAX_SIZE, virtq_desc
 from fastvhost.driver.content cimport (
     CONTENT_NONE, CONTENT_NUMBERS, CONTENT_WHOLE, MIN_FRAME_BYTES, TAG_SHIFT, stream_start,
 )
-from fastvhost.driver.queue cimport MAX_PIECES, Completion, DriverQueue, Piece
+from fastvhost.driver.packed_driver cimport PACKED_START, packed_format
+from fastvhost.driver.queue cimport MAX_PIECES, Completion, DriverQueue, PackedTemplate, Piece
 from fastvhost.driver.ram cimport GuestRam
-from fastvhost.driver.split_driver cimport split_format, split_lay_chain, split_prepare
+from fastvhost.driver.split_driver cimport split_format
 
 CONTENTS = {"none": CONTENT_NONE, "numbers": CONTENT_NUMBERS, "whole": CONTENT_WHOLE}
 cdef enum:
@@ -58,8 +59,10 @@ cdef class GuestDevice:
         cdef Side *side = &self.side
         cdef uint32_t longest = max(sizes)
         cdef bint table = indirect and has_feature(features, <FeatureBit>RING_F_INDIRECT_DESC)
-        if not 2 <= queue_size <= VIRTQ_MAX_SIZE or queue_size & (queue_size - 1):
-            raise ValueError(f"queue size {queue_size}: give a power of two from 2 to {VIRTQ_MAX_SIZE}")
+        self.packed = has_feature(features, F_RING_PACKED)
+        if not 2 <= queue_size <= VIRTQ_MAX_SIZE or (not self.packed and queue_size & (queue_size - 1)):
+            kind = "number" if self.packed else "power of two"
+            raise ValueError(f"queue size {queue_size}: give a {kind} from 2 to {VIRTQ_MAX_SIZE}")
         if min(sizes) < MIN_FRAME_BYTES or longest > MAX_FRAME_BYTES:
             raise ValueError(f"frame sizes {min(sizes)}..{longest}: give {MIN_FRAME_BYTES}..{MAX_FRAME_BYTES} bytes")
         if not 1 <= pieces <= 16 or (pieces > queue_size and not table):
@@ -78,21 +81,24 @@ cdef class GuestDevice:
         side.n_parts = 1 if pieces == 1 else pieces - 1
         side.frame_offset = side.header_bytes + (PIECE_GAP if pieces > 1 else 0)
         side.transmit_stride = stride_of(side.header_bytes + longest + PIECE_GAP * side.n_parts)
-        split_format(&side.format)
+        if self.packed:
+            packed_format(&side.format)
+        else:
+            split_format(&side.format)
         side.receiveq.event_idx = side.transmitq.event_idx = has_feature(features, RING_F_EVENT_IDX)
-        side.transmitq.shift = 0 if table else (pieces - 1).bit_length()
-
         self.ram = GuestRam(
             2 * ring_bytes(queue_size) + <uint64_t>queue_size * (side.receive_stride + side.transmit_stride)
             + (<uint64_t>queue_size * pieces * VIRTQ_DESC_BYTES if table else 0) + 4 * RING_ALIGNMENT,
             huge=huge,
         )
         side.receiveq.kick_fd = side.transmitq.kick_fd = -1    # nobody listens yet
-        self._lay_ring(&side.receiveq, queue_size)
-        self._lay_ring(&side.transmitq, queue_size)
+        self._lay_ring(&side.receiveq, queue_size, 1)
+        ring_pieces = 1 if table else pieces
+        self._lay_ring(&side.transmitq, queue_size, ring_pieces)
         self._lay_receive()
         ethernet = bytes([0x52, 0x54, 0, 0, 0, peer_tag, 0x52, 0x54, 0, 0, 0, tag])
-        self._lay_transmit(tuple(sizes), ethernet + LOCAL_EXPERIMENT_TYPE.to_bytes(2, "big"), pieces, table)
+        ethernet += LOCAL_EXPERIMENT_TYPE.to_bytes(2, "big")
+        self._lay_transmit(tuple(sizes), ethernet, pieces, table)
         side.next_number = <uint64_t>tag << TAG_SHIFT
         stream_start(&side.received, peer_tag)
         self.kick_fds = tuple(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(2))
@@ -100,13 +106,20 @@ cdef class GuestDevice:
         if kick:
             side.receiveq.kick_fd, side.transmitq.kick_fd = self.kick_fds
 
-    cdef int _lay_ring(self, DriverQueue *queue, unsigned int size) except -1:
+    cdef int _lay_ring(self, DriverQueue *queue, unsigned int size, unsigned int chain_length) except -1:
         queue.size = <uint16_t>size
-        queue.n_slots = <uint16_t>(size >> queue.shift)
-        queue.desc = <virtq_desc *>self.ram.take(size * VIRTQ_DESC_BYTES, RING_ALIGNMENT)
-        queue.avail = <virtq_avail *>self.ram.take(6 + 2 * size, RING_ALIGNMENT)
-        queue.used = <virtq_used *>self.ram.take(6 + 8 * size, RING_ALIGNMENT)
-        split_prepare(queue)
+        queue.chain_length = <uint16_t>chain_length
+        queue.shift = (chain_length - 1).bit_length()
+        queue.n_slots = <uint16_t>(size // chain_length if self.packed else size >> queue.shift)
+        # Of either format, the larger one's bytes: sections 2.7 and 2.8.
+        queue.descriptor_area = self.ram.take(size * VIRTQ_DESC_BYTES, RING_ALIGNMENT)
+        queue.driver_area = self.ram.take(6 + 2 * size, RING_ALIGNMENT)
+        queue.device_area = self.ram.take(6 + 8 * size, RING_ALIGNMENT)
+        if self.packed:
+            queue.templates = <PackedTemplate *>calloc(<uint32_t>queue.n_slots * chain_length, sizeof(PackedTemplate))
+            if queue.templates == NULL:
+                raise MemoryError("guest driver: no memory for its templates of descriptors")
+        self.side.format.prepare(queue)
         return 0
 
     cdef int _lay_receive(self) except -1:
@@ -119,7 +132,7 @@ cdef class GuestDevice:
         for i in range(side.receiveq.n_slots):
             piece.guest_addr = self.ram.guest_of(side.receive_data + <uint64_t>i * side.receive_stride)
             piece.bytes = side.receive_bytes
-            split_lay_chain(&side.receiveq, i, &piece, 1, True, NULL, 0)
+            side.format.lay_chain(&side.receiveq, i, &piece, 1, True, NULL, 0)
             slot.slot, slot.bytes = i, 0
             side.format.give(&side.receiveq, &slot, 1)
         return 0
@@ -153,7 +166,7 @@ cdef class GuestDevice:
                     end = part_position(side.frame_bytes[i], side.n_parts, part + 1)
                     parts[part + 1].guest_addr = self.ram.guest_of(data + side.frame_offset + start + PIECE_GAP * part)
                     parts[part + 1].bytes = end - start
-            split_lay_chain(
+            side.format.lay_chain(
                 &side.transmitq, i, parts, pieces, False,
                 NULL if tables == NULL else tables + i * pieces,
                 0 if tables == NULL else self.ram.guest_of(tables + i * pieces),
@@ -164,13 +177,14 @@ cdef class GuestDevice:
         return 0
 
     def ring_addresses(self, int index) -> tuple[int, int, int]:
-        """Descriptor table, available ring and used ring of a queue, as user addresses."""
+        """Descriptor, driver and device area of a queue, as user addresses."""
         cdef DriverQueue *queue = &self.side.transmitq if index & 1 else &self.side.receiveq
-        return <uint64_t>queue.desc, <uint64_t>queue.avail, <uint64_t>queue.used
+        return <uint64_t>queue.descriptor_area, <uint64_t>queue.driver_area, <uint64_t>queue.device_area
 
-    def next_avail(self, int index) -> int:
-        """What a device that has taken everything made available would answer to GET_VRING_BASE."""
-        return (&self.side.transmitq if index & 1 else &self.side.receiveq).next_avail
+    @property
+    def base(self) -> int:
+        """What SET_VRING_BASE says of a new ring."""
+        return <uint32_t>PACKED_START if self.packed else 0
 
     @property
     def sent(self) -> tuple[int, int]:
@@ -211,3 +225,5 @@ cdef class GuestDevice:
     def __dealloc__(self):
         free(self.side.frame_bytes)
         free(self.side.idle)
+        free(self.side.receiveq.templates)
+        free(self.side.transmitq.templates)

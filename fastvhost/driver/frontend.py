@@ -42,6 +42,7 @@ class Feature(IntFlag):
     EVENT_IDX = 1 << 29
     PROTOCOL_FEATURES = 1 << 30
     VERSION_1 = 1 << 32
+    RING_PACKED = 1 << 34
 
 
 class GuestsError(Exception):
@@ -114,11 +115,13 @@ class FrontEnd:
         """Give the back-end the guest's memory."""
         self._do(Request.SET_MEM_TABLE, MemoryTable((region,)), [fd])
 
-    def start_ring(self, index: int, size: int, addresses: tuple[int, int, int], kick_fd: int, call_fd: int) -> None:
-        """Start a split ring from index 0. addresses: descriptors, available ring, used ring, as user addresses."""
+    def start_ring(
+        self, index: int, size: int, addresses: tuple[int, int, int], kick_fd: int, call_fd: int, base: int = 0
+    ) -> None:
+        """Start a ring. addresses: of its descriptor, driver and device area, as user addresses."""
         desc, avail, used = addresses
         self._do(Request.SET_VRING_NUM, VringState(index, size))
-        self._do(Request.SET_VRING_BASE, VringState(index, 0))
+        self._do(Request.SET_VRING_BASE, VringState(index, base))
         self._do(Request.SET_VRING_ADDR, VringAddr(index, 0, desc, used, avail, 0))
         self._do(Request.SET_VRING_CALL, VringFd(index, False), [call_fd])
         self._do(Request.SET_VRING_KICK, VringFd(index, False), [kick_fd])

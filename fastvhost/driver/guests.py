@@ -90,10 +90,11 @@ class Guests:
     """Guest A and guest B: a virtio-net driver each, both in one thread that never sleeps while they run.
 
     size: Ethernet bytes of every frame (without the frame check sequence), 60 at the least, or "imix" (7 x 64, 4 x 594,
-    1 x 1518). both_ways: B sends too. queue_size: a power of two. core: the CPU to pin the thread to.
+    1 x 1518). both_ways: B sends too. queue_size: a power of two unless packed. core: the CPU to pin the thread to.
     content: "none" sends frames as they are, "numbers" numbers each and checks number, length and a check word,
     "whole" fills and checks every byte.
-    mergeable, indirect, event_idx, version_1: features wished for; what the back-end does not offer is done without.
+    mergeable, indirect, event_idx, version_1, packed: features wished for; what the back-end does not offer is done
+    without.
     pieces: descriptors per sent frame, header included; 1 is one buffer with the header in front.
     indirect=True puts them into a table of descriptors. kick: notify the back-end when it asks for it; False: only when
     a ring starts, for a back-end that polls. listen: the guests listen on the sockets and the back-end connects.
@@ -113,6 +114,7 @@ class Guests:
         indirect: bool = False,
         event_idx: bool = True,
         version_1: bool = True,
+        packed: bool = False,
         pieces: int = 1,
         kick: bool = True,
         huge: bool = True,
@@ -128,6 +130,7 @@ class Guests:
             (indirect, Feature.INDIRECT_DESC),
             (event_idx, Feature.EVENT_IDX),
             (version_1, Feature.VERSION_1),
+            (packed, Feature.RING_PACKED),
         ):
             self._wish |= feature if wanted else Feature(0)
         self._queue_size = queue_size
@@ -180,8 +183,9 @@ class Guests:
         ram = device.ram
         front_end.share_memory(ram.fd, Region(ram.guest_addr, ram.bytes, ram.user_addr, 0))
         for index in (RECEIVEQ, TRANSMITQ):
+            kick_fd, call_fd = device.kick_fds[index], device.call_fds[index]
             front_end.start_ring(
-                index, self._queue_size, device.ring_addresses(index), device.kick_fds[index], device.call_fds[index]
+                index, self._queue_size, device.ring_addresses(index), kick_fd, call_fd, device.base
             )
         for index in (RECEIVEQ, TRANSMITQ):
             front_end.enable_ring(index)

@@ -1,14 +1,6 @@
-"""The driver side of one split virtqueue. Virtio 1.2, section 2.7."""
+"""The driver side of one split virtqueue. Virtio 1.2, section 2.7. The contract is queue.pxd's."""
 
-from libc.stdint cimport uint32_t, uint64_t
-
-from fastvhost.abi.virtio_ring cimport virtq_desc
-from fastvhost.driver.queue cimport DriverQueue, Piece, QueueFormat
+from fastvhost.driver.queue cimport QueueFormat
 
 
 cdef void split_format(QueueFormat *format) noexcept nogil
-cdef void split_prepare(DriverQueue *queue) noexcept nogil
-cdef void split_lay_chain(
-    DriverQueue *queue, uint32_t slot, const Piece *pieces, uint32_t n_pieces, bint writable,
-    virtq_desc *table, uint64_t table_guest_addr,
-) noexcept nogil

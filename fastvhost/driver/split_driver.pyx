@@ -10,38 +10,42 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from fastvhost.abi.shared_memory cimport full_fence, load_acquire_u16, load_u16, store_release_u16, store_u16
 from fastvhost.abi.virtio_ring cimport (
     VIRTQ_AVAIL_F_NO_INTERRUPT, VIRTQ_DESC_F_INDIRECT, VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE, VIRTQ_DESC_BYTES,
-    VIRTQ_USED_F_NO_NOTIFY, virtq_desc, virtq_used_elem,
+    VIRTQ_USED_F_NO_NOTIFY, virtq_avail, virtq_desc, virtq_used, virtq_used_elem,
 )
-from fastvhost.driver.queue cimport Completion, DriverQueue, Piece, QueueFormat
-
-cdef extern from "<unistd.h>" nogil:
-    ssize_t write(int fd, const void *buf, size_t count)
+from fastvhost.driver.queue cimport Completion, DriverQueue, Piece, QueueFormat, kick
 
 
 cdef void split_format(QueueFormat *format) noexcept nogil:
-    format.take = split_take
-    format.untake = split_untake
-    format.give = split_give
+    format.prepare, format.lay_chain = prepare, lay_chain
+    format.take, format.untake, format.give = take, untake, give
 
 
-cdef void split_prepare(DriverQueue *queue) noexcept nogil:
+cdef inline virtq_avail *avail_of(const DriverQueue *queue) noexcept nogil:
+    return <virtq_avail *>queue.driver_area
+
+
+cdef inline virtq_used *used_of(const DriverQueue *queue) noexcept nogil:
+    return <virtq_used *>queue.device_area
+
+
+cdef void prepare(DriverQueue *queue) noexcept nogil:
     """An empty ring, whose driver polls and wants no notification (sections 2.7.6 to 2.7.10)."""
     queue.next_avail = 0
     queue.next_used = 0
     queue.n_given = 0
     queue.broken = 0
-    store_u16(&queue.avail.idx, 0)
-    store_u16(&queue.used.idx, 0)
-    store_u16(&queue.used.flags, 0)
+    store_u16(&avail_of(queue).idx, 0)
+    store_u16(&used_of(queue).idx, 0)
+    store_u16(&used_of(queue).flags, 0)
     if queue.event_idx:
         # flags must be 0 then; used_event stays behind, which asks for one notification in 65536 (section 2.7.7.1).
-        store_u16(&queue.avail.flags, 0)
-        store_u16(&queue.avail.ring[queue.size], 0xffff)
+        store_u16(&avail_of(queue).flags, 0)
+        store_u16(&avail_of(queue).ring[queue.size], 0xffff)
     else:
-        store_u16(&queue.avail.flags, VIRTQ_AVAIL_F_NO_INTERRUPT)
+        store_u16(&avail_of(queue).flags, VIRTQ_AVAIL_F_NO_INTERRUPT)
 
 
-cdef void split_lay_chain(
+cdef void lay_chain(
     DriverQueue *queue, uint32_t slot, const Piece *pieces, uint32_t n_pieces, bint writable,
     virtq_desc *table, uint64_t table_guest_addr,
 ) noexcept nogil:
@@ -49,10 +53,11 @@ cdef void split_lay_chain(
     cdef uint32_t head = slot << queue.shift
     cdef uint32_t first = 0 if table != NULL else head
     cdef uint16_t flags = VIRTQ_DESC_F_WRITE if writable else 0
+    cdef virtq_desc *ring = <virtq_desc *>queue.descriptor_area
     cdef virtq_desc *desc
     cdef uint32_t i
     for i in range(n_pieces):
-        desc = &table[i] if table != NULL else &queue.desc[head + i]
+        desc = &table[i] if table != NULL else &ring[head + i]
         desc.addr = pieces[i].guest_addr
         desc.len = pieces[i].bytes
         desc.flags = flags
@@ -61,16 +66,16 @@ cdef void split_lay_chain(
             desc.flags |= VIRTQ_DESC_F_NEXT
             desc.next = <uint16_t>(first + i + 1)
     if table != NULL:
-        desc = &queue.desc[head]
+        desc = &ring[head]
         desc.addr = table_guest_addr
         desc.len = n_pieces * VIRTQ_DESC_BYTES
         desc.flags = VIRTQ_DESC_F_INDIRECT
         desc.next = 0
 
 
-cdef uint32_t split_take(DriverQueue *queue, Completion *done, uint32_t limit) noexcept nogil:
+cdef uint32_t take(DriverQueue *queue, Completion *done, uint32_t limit) noexcept nogil:
     # Pairs with the device's release store of used.idx.
-    cdef uint32_t n = <uint16_t>(load_acquire_u16(&queue.used.idx) - queue.next_used)
+    cdef uint32_t n = <uint16_t>(load_acquire_u16(&used_of(queue).idx) - queue.next_used)
     cdef uint32_t at = queue.next_used & (queue.size - 1)
     cdef uint32_t before_wrap
     cdef bint good
@@ -94,7 +99,7 @@ cdef uint32_t split_take(DriverQueue *queue, Completion *done, uint32_t limit) n
 
 cdef bint read_used(const DriverQueue *queue, uint32_t at, Completion *done, uint32_t n) noexcept nogil:
     """Entries of the used ring that lie in a row, as slots. False if one names no slot."""
-    cdef const virtq_used_elem *element = &queue.used.ring[at]
+    cdef const virtq_used_elem *element = &used_of(queue).ring[at]
     cdef uint32_t shift = queue.shift
     cdef uint32_t inside_chain = (1 << shift) - 1
     cdef uint32_t n_slots = queue.n_slots
@@ -108,12 +113,12 @@ cdef bint read_used(const DriverQueue *queue, uint32_t at, Completion *done, uin
     return wrong == 0
 
 
-cdef void split_untake(DriverQueue *queue, uint32_t n) noexcept nogil:
+cdef void untake(DriverQueue *queue, uint32_t n) noexcept nogil:
     queue.next_used -= <uint16_t>n
     queue.n_given += <uint16_t>n
 
 
-cdef void split_give(DriverQueue *queue, const Completion *slots, uint32_t n) noexcept nogil:
+cdef void give(DriverQueue *queue, const Completion *slots, uint32_t n) noexcept nogil:
     cdef uint16_t before = queue.next_avail
     cdef uint32_t at = before & (queue.size - 1)
     cdef uint32_t before_wrap = min(n, <uint32_t>(queue.size - at))
@@ -121,7 +126,7 @@ cdef void split_give(DriverQueue *queue, const Completion *slots, uint32_t n) no
     write_avail(queue, 0, slots + before_wrap, n - before_wrap)
     queue.next_avail = before + <uint16_t>n
     queue.n_given += <uint16_t>n
-    store_release_u16(&queue.avail.idx, queue.next_avail)   # pairs with the device's acquire load of avail.idx
+    store_release_u16(&avail_of(queue).idx, queue.next_avail)   # pairs with the device's acquire load of avail.idx
     if queue.kick_fd >= 0:
         full_fence()    # the index first, then the wish: the device does it the other way round (section 2.7.13.3)
         if wants_kick(queue, before):
@@ -130,7 +135,7 @@ cdef void split_give(DriverQueue *queue, const Completion *slots, uint32_t n) no
 
 cdef void write_avail(DriverQueue *queue, uint32_t at, const Completion *slots, uint32_t n) noexcept nogil:
     """Entries of the available ring that lie in a row."""
-    cdef uint16_t *entry = &queue.avail.ring[at]
+    cdef uint16_t *entry = &avail_of(queue).ring[at]
     cdef uint32_t shift = queue.shift
     cdef uint16_t head
     cdef uint32_t i
@@ -144,12 +149,6 @@ cdef inline bint wants_kick(DriverQueue *queue, uint16_t before) noexcept nogil:
     """Whether the device asked to be notified of an index in (before, next_avail]. Section 2.7.10."""
     cdef uint16_t *avail_event
     if not queue.event_idx:
-        return not load_u16(&queue.used.flags) & VIRTQ_USED_F_NO_NOTIFY
-    avail_event = <uint16_t *>&queue.used.ring[queue.size]
+        return not load_u16(&used_of(queue).flags) & VIRTQ_USED_F_NO_NOTIFY
+    avail_event = <uint16_t *>&used_of(queue).ring[queue.size]
     return <uint16_t>(queue.next_avail - load_u16(avail_event) - 1) < <uint16_t>(queue.next_avail - before)
-
-
-cdef void kick(DriverQueue *queue) noexcept nogil:
-    cdef uint64_t one = 1
-    if write(queue.kick_fd, &one, 8) == 8:   # a full eventfd is already readable: nothing is lost
-        queue.kicks += 1

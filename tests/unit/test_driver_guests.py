@@ -20,11 +20,14 @@ from tests.short_dir import short_dir
 
 @pytest.mark.parametrize("sizes", [(60,), (1518,), (9000,), (65000, 60), IMIX])
 @pytest.mark.parametrize(("pieces", "indirect"), [(1, False), (3, False), (4, True)])
-@pytest.mark.parametrize("queue_size", [64, 1024])
+@pytest.mark.parametrize(
+    ("queue_size", "ring"),
+    [(64, Feature(0)), (1024, Feature(0)), (64, Feature.RING_PACKED), (1000, Feature.RING_PACKED)],
+)
 def test_whole_frames_pass_the_data_plane_both_ways(
-    queue_size: int, pieces: int, indirect: bool, sizes: tuple[int, ...]
+    queue_size: int, ring: Feature, pieces: int, indirect: bool, sizes: tuple[int, ...]
 ) -> None:
-    features = USUAL_FEATURES | (Feature.INDIRECT_DESC if indirect else Feature(0))
+    features = USUAL_FEATURES | ring | (Feature.INDIRECT_DESC if indirect else Feature(0))
     with rig(
         sizes=sizes, queue_size=queue_size, features=features, pieces=pieces, indirect=indirect, content="whole"
     ) as r:

@@ -17,6 +17,8 @@ from fastvhost.driver.load import Load
 from tests.unit.paper_device import PaperWire
 
 SIZE = 16
+PACKED = Feature.VERSION_1 | Feature.RING_PACKED
+FORMATS = pytest.mark.parametrize("ring", [Feature.VERSION_1, PACKED], ids=["split", "packed"])
 HEADER = 12
 NUMBER = HEADER + 14
 BODY = HEADER + 30
@@ -52,15 +54,16 @@ def pair(
     indirect: bool = False,
     content: str = "numbers",
     kick: bool = False,
+    queue_size: int = SIZE,
 ) -> Iterator[Pair]:
     devices = [
         GuestDevice(
-            features=int(features), queue_size=SIZE, sizes=sizes, tag=tag, peer_tag=3 - tag, sends=tag == 1,
+            features=int(features), queue_size=queue_size, sizes=sizes, tag=tag, peer_tag=3 - tag, sends=tag == 1,
             pieces=pieces, indirect=indirect, content=content, kick=kick, huge=False,
         )
         for tag in (1, 2)
     ]
-    wire = PaperWire(devices[0], devices[1], SIZE, mergeable=bool(features & Feature.MRG_RXBUF))
+    wire = PaperWire(devices[0], devices[1], queue_size, mergeable=bool(features & Feature.MRG_RXBUF))
     try:
         yield Pair(devices[0], devices[1], Load(*devices), wire)
     finally:
@@ -71,7 +74,10 @@ def pair(
 @pytest.mark.parametrize("content", ["none", "numbers", "whole"])
 @pytest.mark.parametrize("sizes", [(60,), (64,), (1518,), IMIX])
 @pytest.mark.parametrize(("pieces", "indirect"), [(1, False), (2, False), (4, False), (5, True), (16, True)])
-@pytest.mark.parametrize("features", [Feature.VERSION_1, Feature.VERSION_1 | Feature.MRG_RXBUF, Feature(0)])
+@pytest.mark.parametrize(
+    "features",
+    [Feature.VERSION_1, Feature.VERSION_1 | Feature.MRG_RXBUF, Feature(0), PACKED, PACKED | Feature.MRG_RXBUF],
+)
 def test_every_frame_arrives_intact_and_in_order(
     features: Feature, pieces: int, indirect: bool, sizes: tuple[int, ...], content: str
 ) -> None:
@@ -87,10 +93,11 @@ def test_every_frame_arrives_intact_and_in_order(
         assert p.a.unreturned == 0
 
 
+@FORMATS
 @pytest.mark.parametrize("content", ["none", "numbers", "whole"])
-def test_a_frame_longer_than_a_buffer_is_put_together_from_several(content: str) -> None:
+def test_a_frame_longer_than_a_buffer_is_put_together_from_several(content: str, ring: Feature) -> None:
     sizes = (9000, 60, 2037)    # 2037 + header: one byte more than a buffer holds
-    with pair(features=Feature.VERSION_1 | Feature.MRG_RXBUF, sizes=sizes, content=content) as p:
+    with pair(features=ring | Feature.MRG_RXBUF, sizes=sizes, content=content) as p:
         keep: list[bytes] = []
 
         def two_at_a_time(frames: list[bytes]) -> list[bytes]:
@@ -103,6 +110,27 @@ def test_a_frame_longer_than_a_buffer_is_put_together_from_several(content: str)
         assert p.b.received[0] == 60
         assert p.b.received[1] == sum(sizes[n % SIZE % 3] for n in range(60))
         assert p.faults == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 3, 7])
+@pytest.mark.parametrize("queue_size", [7, 10, 33])
+def test_a_packed_ring_may_have_any_size_and_chains_lie_across_its_end(queue_size: int, pieces: int) -> None:
+    with pair(features=PACKED, queue_size=queue_size, pieces=pieces, content="whole", sizes=(200,)) as p:
+        p.go(60)
+        assert p.a.sent[0] >= 60 * (queue_size // pieces)
+        assert p.b.received[0] > 50
+        assert p.faults == (0, 0, 0, 0)
+
+
+@FORMATS
+def test_buffers_that_come_back_in_another_order_are_used_again(ring: Feature) -> None:
+    with pair(features=ring, content="whole", sizes=(100,)) as p:
+        p.wire.shuffle = True
+        p.go(40)
+        assert p.b.received[0] == p.a.sent[0] - SIZE == 40 * SIZE
+        assert p.faults == (0, 0, 0, 0)
+        assert not p.a.broken
+        assert not p.b.broken
 
 
 def test_numbers_survive_the_wrap_of_the_ring_indices() -> None:
@@ -137,10 +165,11 @@ FAULTS: dict[str, tuple[Callable[[list[bytes]], list[bytes]], tuple[int, int, in
 }
 
 
+@FORMATS
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_faulty_device_is_found_out(fault: str) -> None:
+def test_a_faulty_device_is_found_out(fault: str, ring: Feature) -> None:
     tamper, found = FAULTS[fault]
-    with pair() as p:
+    with pair(features=ring) as p:
         p.go(2)
         assert p.faults == (0, 0, 0, 0)
         p.wire.tamper = tamper
@@ -181,14 +210,17 @@ def test_a_wrong_number_of_buffers_is_corrupt(n_buffers: int) -> None:
             assert p.b.received[2] == 1
 
 
+@FORMATS
 @pytest.mark.parametrize("index", [0, 1])
 @pytest.mark.parametrize("head", [SIZE, 3 << 8, 0xFFFFFFFF])
-def test_a_used_entry_beyond_the_ring_stops_that_queue_and_harms_nothing(index: int, head: int) -> None:
-    with pair() as p:
+def test_a_used_entry_beyond_the_ring_stops_that_queue_and_harms_nothing(
+    index: int, head: int, ring: Feature
+) -> None:
+    with pair(features=ring) as p:
         p.load.step()
-        ring = p.wire.target if index == 0 else p.wire.source
-        ring.use(head, 76)
-        ring.publish()
+        faulty = p.wire.target if index == 0 else p.wire.source
+        faulty.use(head, 76)
+        faulty.publish()
         p.load.step()
         assert (p.b if index == 0 else p.a).broken
         assert p.b.received[0] == 0
@@ -213,10 +245,23 @@ def test_more_used_entries_than_buffers_stop_that_queue() -> None:
         assert p.a.broken
 
 
-def test_a_device_that_wants_no_kick_gets_none() -> None:
-    with pair(kick=True) as p:
-        for ring in (p.wire.source, p.wire.target):
-            ring.ask_for_kicks(False)
+def test_a_packed_device_returns_no_more_than_it_holds() -> None:
+    with pair(features=PACKED) as p:
+        p.load.step()
+        p.load.drain()
+        for _ in range(2 * SIZE):
+            p.wire.source.use(0, 0)
+        p.wire.source.publish()
+        for _ in range(4):
+            p.load.step()
+        assert p.a.unreturned == 0
+
+
+@FORMATS
+def test_a_device_that_wants_no_kick_gets_none(ring: Feature) -> None:
+    with pair(features=ring, kick=True) as p:
+        for side in (p.wire.source, p.wire.target):
+            side.ask_for_kicks(False)
         p.go(3)
         assert p.a.kicks == p.b.kicks == 0
         p.wire.source.ask_for_kicks(True)
@@ -225,10 +270,13 @@ def test_a_device_that_wants_no_kick_gets_none() -> None:
         assert os.eventfd_read(p.a.kick_fds[1]) == 3
 
 
-def test_with_event_idx_the_kick_comes_at_the_entry_asked_for() -> None:
-    with pair(features=Feature.VERSION_1 | Feature.EVENT_IDX, kick=True) as p:
+@FORMATS
+def test_with_event_idx_the_kick_comes_at_the_entry_asked_for(ring: Feature) -> None:
+    with pair(features=ring | Feature.EVENT_IDX, kick=True) as p:
         p.wire.source.ask_for_kick_at(SIZE)       # beyond the first round, which makes 0..15 available
-        p.wire.target.ask_for_kick_at(0x8000)
+        p.wire.target.ask_for_kicks(False)
+        if ring == Feature.VERSION_1:
+            p.wire.target.ask_for_kick_at(0x8000)
         p.load.step()
         assert p.a.kicks == 0
         p.wire.carry()
@@ -239,13 +287,18 @@ def test_with_event_idx_the_kick_comes_at_the_entry_asked_for() -> None:
         assert (p.a.kicks, p.b.kicks) == (1, 0)
 
 
-def test_a_polling_driver_asks_for_no_notification() -> None:
-    with pair() as p:
+@FORMATS
+def test_a_polling_driver_asks_for_no_notification(ring: Feature) -> None:
+    with pair(features=ring) as p:
         p.go(2)
-        assert p.wire.source.avail_flags == p.wire.target.avail_flags == 1
+        assert not p.wire.source.driver_wants_notifications
+        assert not p.wire.target.driver_wants_notifications
+
+
+def test_with_event_idx_the_available_rings_flags_stay_zero() -> None:
     with pair(features=Feature.VERSION_1 | Feature.EVENT_IDX) as p:
         p.go(2)
-        assert p.wire.source.avail_flags == 0    # section 2.7.7: flags stay 0, used_event says it
+        assert p.wire.source.driver_wants_notifications    # section 2.7.7: used_event says it instead
 
 
 @pytest.mark.parametrize(
@@ -253,6 +306,7 @@ def test_a_polling_driver_asks_for_no_notification() -> None:
     [
         ({"queue_size": 48}, "power of two"),
         ({"queue_size": 65536}, "power of two"),
+        ({"queue_size": 32769, "features": int(PACKED)}, "a number from 2"),
         ({"sizes": (59,)}, "frame sizes"),
         ({"sizes": (70000,)}, "frame sizes"),
         ({"pieces": 0}, "pieces"),

@@ -1,0 +1,158 @@
+"""The driver side of one packed virtqueue. Virtio 1.2, section 2.8.
+
+The ring has no list of what is available: a descriptor's flags say it. A burst becomes visible with the flags of its
+first descriptor, which are stored last. A slot's number is its buffer id. Sizes need not be powers of two.
+"""
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+
+from fastvhost.abi.shared_memory cimport (
+    full_fence, load_acquire_u16, load_u16, store_release_u16, store_u16, store_u64,
+)
+from fastvhost.abi.virtio_packed cimport (
+    RING_EVENT_FLAGS_DESC, RING_EVENT_FLAGS_DISABLE, RING_EVENT_WRAP_BIT, VIRTQ_DESC_F_AVAIL, VIRTQ_DESC_F_USED,
+    pvirtq_desc, pvirtq_event_suppress,
+)
+from fastvhost.abi.virtio_ring cimport (
+    VIRTQ_DESC_BYTES, VIRTQ_DESC_F_INDIRECT, VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE, virtq_desc,
+)
+from fastvhost.driver.queue cimport Completion, DriverQueue, PackedTemplate, Piece, QueueFormat, kick
+
+cdef enum:
+    BOTH_FLAGS = VIRTQ_DESC_F_AVAIL | VIRTQ_DESC_F_USED
+    ID_SHIFT = 32          # in a descriptor's second eight bytes: len, id, flags
+    FLAGS_SHIFT = 48
+
+
+cdef void packed_format(QueueFormat *format) noexcept nogil:
+    format.prepare, format.lay_chain = prepare, lay_chain
+    format.take, format.untake, format.give = take, untake, give
+
+
+cdef inline uint64_t word_of(uint32_t n_bytes, uint32_t buffer_id, uint16_t flags) noexcept nogil:
+    return n_bytes | <uint64_t>buffer_id << ID_SHIFT | <uint64_t>flags << FLAGS_SHIFT
+
+
+cdef void prepare(DriverQueue *queue) noexcept nogil:
+    """An empty ring, whose driver polls and wants no notification (section 2.8.10)."""
+    cdef pvirtq_event_suppress *driver = <pvirtq_event_suppress *>queue.driver_area
+    queue.next_avail = queue.next_used = queue.n_given = queue.broken = 0
+    queue.avail_wrap = queue.used_wrap = True    # section 2.8.1
+    store_u16(&driver.off_wrap, 0)
+    store_u16(&driver.flags, RING_EVENT_FLAGS_DISABLE)
+
+
+cdef void lay_chain(
+    DriverQueue *queue, uint32_t slot, const Piece *pieces, uint32_t n_pieces, bint writable,
+    virtq_desc *table, uint64_t table_guest_addr,
+) noexcept nogil:
+    """Note a slot's chain for the ring, or (table given) write it into an indirect one (section 2.8.7)."""
+    cdef PackedTemplate *templates = &queue.templates[slot * queue.chain_length]
+    cdef pvirtq_desc *packed_table = <pvirtq_desc *>table
+    cdef uint16_t flags = VIRTQ_DESC_F_WRITE if writable else 0
+    cdef uint16_t more
+    cdef uint32_t i
+    for i in range(n_pieces):
+        if table != NULL:    # one behind the other: NEXT and the id mean nothing here
+            packed_table[i].addr = pieces[i].guest_addr
+            packed_table[i].len = pieces[i].bytes
+            packed_table[i].id = 0
+            packed_table[i].flags = flags
+        else:
+            more = VIRTQ_DESC_F_NEXT if i + 1 < n_pieces else 0
+            templates[i].guest_addr = pieces[i].guest_addr
+            templates[i].word = word_of(pieces[i].bytes, slot, flags | more)
+    if table != NULL:
+        templates[0].guest_addr = table_guest_addr
+        templates[0].word = word_of(n_pieces * VIRTQ_DESC_BYTES, slot, VIRTQ_DESC_F_INDIRECT)
+
+
+cdef uint32_t take(DriverQueue *queue, Completion *done, uint32_t limit) noexcept nogil:
+    cdef pvirtq_desc *desc = <pvirtq_desc *>queue.descriptor_area
+    cdef uint32_t at = queue.next_used
+    cdef uint32_t size = queue.size
+    cdef uint32_t chain_length = queue.chain_length
+    cdef uint32_t n_slots = queue.n_slots
+    cdef uint16_t used = BOTH_FLAGS if queue.used_wrap else 0
+    cdef uint32_t n = 0
+    cdef uint32_t wrong = 0
+    if queue.broken:
+        return 0
+    limit = min(limit, <uint32_t>queue.n_given)
+    # Pairs with the device's store of these flags, its last one to a used descriptor.
+    while n < limit and (load_acquire_u16(&desc[at].flags) & BOTH_FLAGS) == used:
+        done[n].slot = desc[at].id
+        done[n].bytes = desc[at].len
+        wrong |= done[n].slot >= n_slots
+        n += 1
+        at += chain_length    # one used descriptor stands for the whole chain (section 2.8.5)
+        if at >= size:
+            at -= size
+            used ^= BOTH_FLAGS
+    if wrong:
+        queue.broken = 1
+        return 0
+    queue.next_used = <uint16_t>at
+    queue.used_wrap = used != 0
+    queue.n_given -= <uint16_t>n
+    return n
+
+
+cdef void untake(DriverQueue *queue, uint32_t n) noexcept nogil:
+    cdef uint32_t back = n * queue.chain_length
+    if back > queue.next_used:
+        queue.next_used += queue.size
+        queue.used_wrap = not queue.used_wrap
+    queue.next_used -= <uint16_t>back
+    queue.n_given += <uint16_t>n
+
+
+cdef void give(DriverQueue *queue, const Completion *slots, uint32_t n) noexcept nogil:
+    cdef pvirtq_desc *desc = <pvirtq_desc *>queue.descriptor_area
+    cdef pvirtq_desc *first = &desc[queue.next_avail]
+    cdef const PackedTemplate *template
+    cdef uint32_t at = queue.next_avail
+    cdef uint32_t size = queue.size
+    cdef uint32_t chain_length = queue.chain_length
+    cdef uint64_t available = <uint64_t>(VIRTQ_DESC_F_AVAIL if queue.avail_wrap else VIRTQ_DESC_F_USED) << FLAGS_SHIFT
+    cdef uint64_t first_word = 0
+    cdef uint32_t i, k
+    if n == 0:
+        return
+    for i in range(n):
+        template = &queue.templates[slots[i].slot * chain_length]
+        for k in range(chain_length):
+            if desc[at].addr != template[k].guest_addr:
+                desc[at].addr = template[k].guest_addr
+            if i | k:
+                store_u64(<uint64_t *>&desc[at].len, template[k].word | available)
+            else:
+                first_word = template[k].word | available
+            at += 1
+            if at == size:
+                at = 0
+                available ^= <uint64_t>BOTH_FLAGS << FLAGS_SHIFT
+    first.len = <uint32_t>first_word
+    first.id = <uint16_t>(first_word >> ID_SHIFT)
+    # Pairs with the device's load of these flags: behind them it finds the whole burst.
+    store_release_u16(&first.flags, <uint16_t>(first_word >> FLAGS_SHIFT))
+    queue.avail_wrap = (available >> FLAGS_SHIFT) == VIRTQ_DESC_F_AVAIL
+    queue.next_avail = <uint16_t>at
+    queue.n_given += <uint16_t>n
+    if queue.kick_fd >= 0:
+        full_fence()    # the descriptors first, then the wish: the device does it the other way round (section 2.8.21)
+        if wants_kick(queue, n * chain_length):
+            kick(queue)
+
+
+cdef bint wants_kick(DriverQueue *queue, uint32_t n_new) noexcept nogil:
+    """Whether the device asked to be notified of one of the last n_new descriptors. Section 2.8.10."""
+    cdef pvirtq_event_suppress *device = <pvirtq_event_suppress *>queue.device_area
+    cdef uint16_t flags = load_u16(&device.flags)
+    cdef uint16_t off_wrap = load_u16(&device.off_wrap)
+    cdef uint16_t event = off_wrap & ((1 << RING_EVENT_WRAP_BIT) - 1)
+    if flags != RING_EVENT_FLAGS_DESC or not queue.event_idx:
+        return flags != RING_EVENT_FLAGS_DISABLE
+    if off_wrap >> RING_EVENT_WRAP_BIT != queue.avail_wrap:
+        event -= queue.size
+    return <uint16_t>(queue.next_avail - event - 1) < n_new
