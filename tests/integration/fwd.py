@@ -16,8 +16,8 @@ import fastvhost
 from tests.integration.cores import FWD_CORE
 from tests.integration.process import Process
 
-FASTVHOST = [sys.executable, "-m", "fastvhost"]
 # The package that the tests import, whatever directory they run in.
+FASTVHOST = [sys.executable, "-P", "-m", "fastvhost"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(fastvhost.__file__).parents[1])}
 # The time, then the severity where it is none of the ordinary ones; or a defect.
 WARNING = re.compile(r"^[-\d]+ [:.\d]+ (warning|error|critical): |^Traceback")
