@@ -6,6 +6,7 @@ longer used is unmapped last. A change that fails leaves the old table as it was
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -35,6 +36,10 @@ REAL_MEMORY = MemoryMaker(Mapping, GuestMemory)
 class _Slot(NamedTuple):
     region: Region
     mapping: MappingFace
+    file: tuple[int, int]
+    """Device and inode."""
+    times_added: int = 1
+    """QEMU before 8.0 adds and removes each region once for each queue pair."""
 
 
 class SharedMemory:
@@ -59,7 +64,11 @@ class SharedMemory:
         return self._swap(fresh, fresh=fresh, stale=self._slots)
 
     def add(self, region: Region, fd: int) -> tuple[int, ...]:
-        """ADD_MEM_REG."""
+        """ADD_MEM_REG. The same region over the same file once more changes nothing, and is to be removed as often."""
+        file = _file(fd)
+        for slot in self._slots:
+            if (slot.region, slot.file) == (region, file):
+                return self._recount(slot, 1)
         if len(self._slots) >= MAX_SLOTS:
             raise ProtocolError(f"a region beyond the {MAX_SLOTS} slots there are")
         fresh = self._map([region], [fd])
@@ -70,9 +79,16 @@ class SharedMemory:
         key = (region.guest_addr, region.user_addr, region.bytes)
         for slot in self._slots:
             if (slot.region.guest_addr, slot.region.user_addr, slot.region.bytes) == key:
+                if slot.times_added > 1:
+                    return self._recount(slot, -1)
                 kept = tuple(other for other in self._slots if other is not slot)
                 return self._swap(kept, fresh=(), stale=(slot,))
         raise ProtocolError(f"no region at guest address {region.guest_addr:#x} of {region.bytes} bytes to remove")
+
+    def _recount(self, slot: _Slot, more: int) -> tuple[int, ...]:
+        counted = slot._replace(times_added=slot.times_added + more)
+        self._slots = tuple(counted if other is slot else other for other in self._slots)
+        return ()
 
     def close(self) -> None:
         """Take the table away from the port and unmap everything. Idempotent."""
@@ -84,8 +100,9 @@ class SharedMemory:
         done = False
         try:
             for region, fd in zip(regions, fds, strict=True):
+                file = _file(fd)
                 mapping = self._maker.mapping(fd, region.guest_addr, region.bytes, region.user_addr, region.mmap_offset)
-                slots.append(_Slot(region, mapping))
+                slots.append(_Slot(region, mapping, file))
         except (ValueError, OSError) as error:
             raise ProtocolError(str(error)) from error
         else:
@@ -105,6 +122,11 @@ class SharedMemory:
         self._slots = slots
         _unmap(stale)
         return lost
+
+
+def _file(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
 
 
 def _unmap(slots: Iterable[_Slot]) -> None:

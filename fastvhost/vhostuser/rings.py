@@ -169,10 +169,14 @@ class RingSet:
                 self.set_enabled(ring.index, enabled)
 
     def reset(self) -> None:
-        """Stop every ring and forget how it was set up, except where to call and whether it is enabled."""
+        """Stop every ring and forget how it was set up, except where to call, whether it is enabled, and its base.
+
+        QEMU before 8.1 resets the device also when it only pauses a guest, and asks for the base after that. Where
+        the driver did reset the device, SET_VRING_BASE comes before the ring starts again.
+        """
         for ring in self._rings:
             self.stop(ring.index)
-            ring.size, ring.addresses, ring.base = 0, None, None
+            ring.size, ring.addresses = 0, None
 
     def broke(self, index: int, sentence: str) -> None:
         """The data plane gave up a ring."""
