@@ -112,9 +112,9 @@ cdef class GuestDevice:
         queue.shift = (chain_length - 1).bit_length()
         queue.n_slots = <uint16_t>(size // chain_length if self.packed else size >> queue.shift)
         # Of either format, the larger one's bytes: sections 2.7 and 2.8.
-        queue.descriptor_area = self.ram.take(size * VIRTQ_DESC_BYTES, RING_ALIGNMENT)
-        queue.driver_area = self.ram.take(6 + 2 * size, RING_ALIGNMENT)
-        queue.device_area = self.ram.take(6 + 8 * size, RING_ALIGNMENT)
+        queue.descriptor_area = self.ram.allot(size * VIRTQ_DESC_BYTES, RING_ALIGNMENT)
+        queue.driver_area = self.ram.allot(6 + 2 * size, RING_ALIGNMENT)
+        queue.device_area = self.ram.allot(6 + 8 * size, RING_ALIGNMENT)
         if self.packed:
             queue.templates = <PackedTemplate *>calloc(<uint32_t>queue.n_slots * chain_length, sizeof(PackedTemplate))
             if queue.templates == NULL:
@@ -128,7 +128,7 @@ cdef class GuestDevice:
         cdef Piece piece
         cdef Completion slot
         cdef uint32_t i
-        side.receive_data = self.ram.take(<uint64_t>side.receiveq.n_slots * side.receive_stride, CACHE_LINE)
+        side.receive_data = self.ram.allot(<uint64_t>side.receiveq.n_slots * side.receive_stride, CACHE_LINE)
         for i in range(side.receiveq.n_slots):
             piece.guest_addr = self.ram.guest_of(side.receive_data + <uint64_t>i * side.receive_stride)
             piece.bytes = side.receive_bytes
@@ -150,8 +150,8 @@ cdef class GuestDevice:
         if side.frame_bytes == NULL or side.idle == NULL:
             raise MemoryError("guest driver: no memory for its lists of slots")
         if table:
-            tables = <virtq_desc *>self.ram.take(<uint64_t>n_slots * pieces * VIRTQ_DESC_BYTES, CACHE_LINE)
-        side.transmit_data = self.ram.take(<uint64_t>n_slots * side.transmit_stride, CACHE_LINE)
+            tables = <virtq_desc *>self.ram.allot(<uint64_t>n_slots * pieces * VIRTQ_DESC_BYTES, CACHE_LINE)
+        side.transmit_data = self.ram.allot(<uint64_t>n_slots * side.transmit_stride, CACHE_LINE)
         for i in range(n_slots):
             data = side.transmit_data + <uint64_t>i * side.transmit_stride
             side.frame_bytes[i] = sizes[i % len(sizes)]

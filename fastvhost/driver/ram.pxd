@@ -12,5 +12,5 @@ cdef class GuestRam:
     cdef uint64_t taken
 
     cdef bint _map(self, unsigned int flags) except -1
-    cdef uint8_t *take(self, uint64_t n_bytes, uint64_t alignment) except NULL
+    cdef uint8_t *allot(self, uint64_t n_bytes, uint64_t alignment) except NULL
     cdef uint64_t guest_of(self, const void *p) noexcept nogil

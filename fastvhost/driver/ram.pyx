@@ -48,7 +48,7 @@ cdef class GuestRam:
         self.fd, self.data, self.huge = fd, <uint8_t *>data, flags != 0
         return True
 
-    cdef uint8_t *take(self, uint64_t n_bytes, uint64_t alignment) except NULL:
+    cdef uint8_t *allot(self, uint64_t n_bytes, uint64_t alignment) except NULL:
         """The next free stretch of the memory. It is never given back."""
         cdef uint64_t start = (self.taken + alignment - 1) // alignment * alignment
         if self.data == NULL or start > self.bytes or n_bytes > self.bytes - start:
