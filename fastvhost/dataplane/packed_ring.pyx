@@ -139,8 +139,11 @@ cdef int walk(
                 if not read_desc_anywhere(ring.table, d.addr + <uint64_t>i * VIRTQ_DESC_BYTES, &entry):
                     status = RING_ADDRESS_OUTSIDE_MEMORY
                     break
-                # the packed layout: flags stand where the split one has next
-                status = add_piece(ring, entry.addr, entry.len, entry.next, segments, n_segments, &total)
+                # The packed layout: flags stand where the split one has next. DPDK's driver (22.11) leaves WRITE on
+                # the header of what it sends; to read what we might also write harms nobody.
+                status = add_piece(
+                    ring, entry.addr, entry.len, entry.next & ring.direction, segments, n_segments, &total
+                )
                 if status != RING_OK:
                     break
             break

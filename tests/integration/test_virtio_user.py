@@ -14,9 +14,18 @@ from tests.integration.waits import wait_until
 FLOOD_SECONDS = 10.0
 
 
+SHAPES = {
+    "split": {"in_order": False},
+    "split in order": {"in_order": True},
+    "packed": {"in_order": False, "packed": True},
+    "packed in order": {"in_order": True, "packed": True},
+}
+
+
 @pytest.mark.parametrize("ring_size", [256, 1024])
 @pytest.mark.parametrize("mergeable", [True, False], ids=["mergeable", "not mergeable"])
-def test_counters_of_both_sides_are_equal(place: Path, ring_size: int, mergeable: bool) -> None:
+@pytest.mark.parametrize("shape", SHAPES)
+def test_counters_of_both_sides_are_equal(place: Path, ring_size: int, mergeable: bool, shape: str) -> None:
     # The last kind is too large for one receive buffer, or just small enough. With commas: of several pieces.
     frames = ["64", "700,700", "1000,2000,600" if mergeable else "1000,518"]
     sockets = [place / "a.sock", place / "b.sock"]
@@ -24,7 +33,7 @@ def test_counters_of_both_sides_are_equal(place: Path, ring_size: int, mergeable
     patience = ["--hold-timeout", "10s"]
     with (
         Fwd(place, [str(path) for path in sockets], patience) as fwd,
-        VirtioUser(place, sockets, ring_size=ring_size, mergeable=mergeable, in_order=False) as guests,
+        VirtioUser(place, sockets, ring_size=ring_size, mergeable=mergeable, **SHAPES[shape]) as guests,
     ):
         for frame in frames:
             guests.flood(frame)

@@ -35,10 +35,19 @@ class PortCounters:
 class VirtioUser(Process):
     """One virtio-net device and driver per socket; what one receives is sent out of the next one (0-1, 2-3, ...)."""
 
-    def __init__(self, directory: Path, sockets: Sequence[Path], *, ring_size: int, mergeable: bool, in_order: bool):
+    def __init__(
+        self,
+        directory: Path,
+        sockets: Sequence[Path],
+        *,
+        ring_size: int,
+        mergeable: bool,
+        in_order: bool,
+        packed: bool = False,
+    ) -> None:
         devices = [
             f"--vdev=net_virtio_user{number},path={path},queues=1,queue_size={ring_size},"
-            f"mrg_rxbuf={mergeable:d},in_order={in_order:d}"
+            f"mrg_rxbuf={mergeable:d},in_order={in_order:d},packed_vq={packed:d}"
             for number, path in enumerate(sockets)
         ]
         core = GUEST_CORES[0]

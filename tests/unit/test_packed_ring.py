@@ -214,6 +214,27 @@ def test_a_bad_descriptor_stops_the_queue_and_those_before_it_in_the_batch_arriv
         assert r.a.port.counters().rx_dropped["bad_descriptor"] == 1
 
 
+def test_what_is_sent_from_an_indirect_table_may_be_marked_writable_as_dpdk_does() -> None:
+    with rig(size=8, features=PACKED) as r:
+        r.b.driver.post(1)
+        data = bytes(12) + frame(5)
+        at = r.a.memory.take(len(data))
+        r.a.memory.write(at, data)
+        q = r.a.queues[1]
+        q.make_available(q.chain([q.indirect([Piece(at, 12, writable=True), Piece(at + 12, len(data) - 12)])]))
+        r.settle()
+        assert r.b.driver.receive(0) == frame(5)
+
+
+def test_a_readable_entry_in_a_receive_table_breaks_the_queue() -> None:
+    with rig(size=8, features=PACKED) as r:
+        q = r.b.queues[0]
+        q.make_available(q.chain([q.indirect([Piece(r.b.memory.take(2048), 2048)])]))
+        r.a.driver.send(frame(5))
+        r.worker.step()
+        assert "device-readable" in r.b.port.queue_state(0).broken
+
+
 def test_a_wrong_wrap_counter_is_simply_not_available() -> None:
     with rig(size=8, features=PACKED) as r:
         q = r.a.queues[1]
