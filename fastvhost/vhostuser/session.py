@@ -260,7 +260,7 @@ class Session:
         if payload.no_fd:
             return -1
         eventfd.check(message.fds[0], f"ring {ring.index}: {what}")
-        if what != "kick":  # that one is never written and never read, only polled
+        if what != "kick":  # that one is never written, and read only without waiting
             eventfd.unblock(message.fds[0])
         return message.take_fd()
 
