@@ -5,7 +5,7 @@ even one lets the worker go on. Everything control does between close() and open
 so doors of two control threads never interleave.
 """
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from fastvhost.abi.shared_memory cimport load_acquire_u32, store_release_u32
 
@@ -32,7 +32,7 @@ cdef class Door:
 
 
 cdef void wake(Gate *gate) noexcept nogil
-cdef void drain_eventfd(int fd) noexcept nogil
+cdef uint64_t drain_eventfd(int fd) noexcept nogil
 cdef void park(Gate *gate, uint32_t ticket) noexcept nogil
 
 

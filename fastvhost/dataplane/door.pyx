@@ -75,11 +75,13 @@ cdef void wake(Gate *gate) noexcept nogil:
         write(gate.wake_fd, &one, sizeof(one))  # full: it will wake anyway
 
 
-cdef void drain_eventfd(int fd) noexcept nogil:
-    """Take what an eventfd has counted. Never blocks, whatever its flags: somebody else may hold it too."""
-    cdef uint64_t count
+cdef uint64_t drain_eventfd(int fd) noexcept nogil:
+    """Take what an eventfd has counted, and return it. Never blocks, whatever its flags: somebody else may hold it too."""
+    cdef uint64_t count = 0
     cdef iovec part = iovec(&count, sizeof(count))
-    preadv2(fd, &part, 1, -1, RWF_NOWAIT)
+    if preadv2(fd, &part, 1, -1, RWF_NOWAIT) != sizeof(count):
+        return 0
+    return count
 
 
 cdef bint wait_parked(Gate *gate) noexcept:

@@ -70,7 +70,6 @@ cdef void sleep_until_kicked(Idle *idle, Gate *gate, Lane **lanes, uint32_t n_la
         if fd == LOOK_AGAIN:
             timeout_ms = SLEEP_UNKICKED_MS
         elif fd >= 0:
-            drain_eventfd(fd)  # what was kicked before is looked at below
             idle.fds[n] = pollfd(fd, POLLIN, 0)
             n += 1
         if fd != NOTHING_TO_WAIT_FOR:

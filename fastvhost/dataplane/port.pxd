@@ -5,7 +5,7 @@ deliver_burst   copies frames out; returns how many are dealt with (delivered, o
 release_burst   hands chains of received frames back to whoever sent them, in the order in which they came
 
 and, for a worker that wants to sleep, what would wake it:
-kick_fd         readable when frames may have arrived; NOTHING_TO_WAIT_FOR, or LOOK_AGAIN where nothing would tell
+kick_fd         readable when frames arrive from now on; NOTHING_TO_WAIT_FOR, or LOOK_AGAIN where nothing would tell
 want_kicks      ask for that, or say that it is not needed
 has_work        whether receive_burst may find something
 """

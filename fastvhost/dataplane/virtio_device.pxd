@@ -22,6 +22,7 @@ cdef struct Queue:
     uint32_t found_started   # events that control has not seen yet
     uint32_t found_broken
     uint64_t calls
+    uint64_t kicks           # taken from kick_fd before a sleep
 
 
 cdef struct Device:
@@ -45,3 +46,4 @@ cdef void release_burst(PortFace *port, uint32_t pair, const Done *done, uint32_
 cdef int kick_fd(PortFace *port, uint32_t pair) noexcept nogil
 cdef void want_kicks(PortFace *port, uint32_t pair, bint wanted) noexcept nogil
 cdef bint has_work(PortFace *port, uint32_t pair) noexcept nogil
+cdef void leave_thread() noexcept nogil

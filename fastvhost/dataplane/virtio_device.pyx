@@ -7,11 +7,24 @@ from libc.stdint cimport uint32_t, uint64_t
 from posix.unistd cimport write
 
 from fastvhost.abi.shared_memory cimport store_release_u32
+from fastvhost.dataplane.door cimport drain_eventfd
 from fastvhost.dataplane.drop_reason cimport BAD_DESCRIPTOR, LINK_DOWN, RING_DISABLED
 from fastvhost.dataplane.frame cimport BURST, Burst, Done, Frame, Segment
 from fastvhost.dataplane.net cimport deliver, strip_headers
 from fastvhost.dataplane.port cimport LOOK_AGAIN, NOTHING_TO_WAIT_FOR, PortFace
 from fastvhost.dataplane.ring cimport RING_OK, Ring
+
+cdef extern from "fastvhost/dataplane/signal_eventfd.h" nogil:
+    void prepare_signals()
+    void release_signals()
+    int signal_eventfd(int fd)
+
+prepare_signals()
+
+
+cdef void leave_thread() noexcept nogil:
+    """A worker's thread ends: let go of what notify set up for it."""
+    release_signals()
 
 
 cdef void wake_control(Device *device) noexcept nogil:
@@ -34,10 +47,9 @@ cdef bint is_started(Device *device, Queue *queue) noexcept nogil:
 
 
 cdef void notify(Queue *queue) noexcept nogil:
-    """One available-buffer notification to the driver. Its eventfd is non-blocking: the session saw to that."""
-    cdef uint64_t one = 1
+    """One used buffer notification to the driver. Its eventfd is in hostile hands as well, see signal_eventfd.h."""
     if queue.call_fd >= 0:
-        write(queue.call_fd, &one, sizeof(one))  # EAGAIN: the counter is full, so the driver has been told
+        signal_eventfd(queue.call_fd)
         queue.calls += 1
 
 
@@ -109,7 +121,10 @@ cdef int kick_fd(PortFace *port, uint32_t pair) noexcept nogil:
     cdef Queue *queue = &(<Device *>port.kind).queues[2 * pair + 1]
     if not is_polled(queue):
         return NOTHING_TO_WAIT_FOR
-    return queue.kick_fd if queue.kicked and queue.kick_fd >= 0 else LOOK_AGAIN
+    if not queue.kicked or queue.kick_fd < 0:
+        return LOOK_AGAIN
+    queue.kicks += drain_eventfd(queue.kick_fd)
+    return queue.kick_fd
 
 
 cdef void want_kicks(PortFace *port, uint32_t pair, bint wanted) noexcept nogil:

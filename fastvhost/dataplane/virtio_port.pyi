@@ -33,6 +33,8 @@ class QueueState(NamedTuple):
     bytes: int
     kick_suppressed: bool
     interrupt_wanted: bool
+    kicks: int
+    """Kicks that a worker took from the kick fd before it slept; those not taken yet stand in the eventfd."""
 
 class VirtioPort(Port):
     """A virtio-net device's rings, without a control plane. Virtio 1.2, sections 2.7 and 5.1."""

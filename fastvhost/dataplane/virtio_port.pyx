@@ -70,6 +70,7 @@ class QueueState(NamedTuple):
     bytes: int
     kick_suppressed: bool
     interrupt_wanted: bool
+    kicks: int
 
 
 cdef class VirtioPort(Port):
@@ -343,6 +344,7 @@ cdef class VirtioPort(Port):
             bytes=tally.bytes,
             kick_suppressed=suppressed,
             interrupt_wanted=wanted,
+            kicks=queue.kicks,
         )
 
     def events(self) -> list[tuple[str, int, str]]:

@@ -13,6 +13,7 @@ from fastvhost.dataplane.forward cimport Lane, forward_burst
 from fastvhost.dataplane.frame cimport MAX_SEGMENTS, Segment
 from fastvhost.dataplane.idle cimport IDLE_ADAPTIVE, IDLE_INTERRUPT, IDLE_POLL, pollfd, rest
 from fastvhost.dataplane.port cimport Port
+from fastvhost.dataplane.virtio_device cimport leave_thread
 
 
 cdef extern from "<sys/prctl.h>" nogil:
@@ -104,6 +105,7 @@ cdef class Worker:
                 self.idle.since = 0
             else:
                 rest(&self.idle, &self.gate, self.lanes, self.n_lanes)
+        leave_thread()
         store_release_u32(&self.gate.running, 0)  # pairs with Door.close
 
     def run(self) -> None:

@@ -124,7 +124,8 @@ class Session:
         rings = []
         for ring in self.rings:
             if ring.running:
-                kicks = eventfd.count(ring.kick) if ring.kick >= 0 else 0
+                kicks = self._port.queue_state(ring.index).kicks
+                kicks += eventfd.count(ring.kick) if ring.kick >= 0 else 0
                 rings.append(RingView(ring.enabled, kicks, self.rings.was_used(ring)))
         return View(self.status, tuple(rings))
 
