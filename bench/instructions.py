@@ -105,7 +105,7 @@ def main(arguments: list[str]) -> int:
         from bench.record import write
 
         write("instructions", [
-            {"bench": name, "unit": "instructions/frame", "median": round(n, 1), "cpu_level": CPU_LEVEL}
+            {"bench": name, "unit": "instructions/frame", "median": round(n, 1), "counted_at": CPU_LEVEL}
             for name, n in counted.items()
         ])  # fmt: skip
     return 0

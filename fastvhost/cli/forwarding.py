@@ -106,7 +106,9 @@ def _wait(settings: FwdConfig, switch: Switch, history: History) -> int:
     printed = snapshot(switch)
     while True:
         pause = max(0.0, min(TICK_SECONDS, next_stats - time.monotonic()))
-        if received := signal.sigtimedwait(ENDING, pause):
+        received = signal.sigtimedwait(ENDING, pause)
+        # Stopped and continued after the pause was over, CPython returns a siginfo that nobody filled in.
+        if received and received.si_signo in ENDING:
             # A second ^C ends at once, as it would any program.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
