@@ -76,7 +76,7 @@ cdef void wake(Gate *gate) noexcept nogil:
 
 
 cdef uint64_t drain_eventfd(int fd) noexcept nogil:
-    """Take what an eventfd has counted, and return it. Never blocks, whatever its flags: somebody else may hold it too."""
+    """Take what an eventfd has counted, and return it. Never blocks, whatever its flags say: they are shared."""
     cdef uint64_t count = 0
     cdef iovec part = iovec(&count, sizeof(count))
     if preadv2(fd, &part, 1, -1, RWF_NOWAIT) != sizeof(count):

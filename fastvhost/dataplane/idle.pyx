@@ -66,7 +66,7 @@ cdef void sleep_until_kicked(Idle *idle, Gate *gate, Lane **lanes, uint32_t n_la
     idle.fds[0] = pollfd(gate.wake_fd, POLLIN, 0)
     for i in range(n_lanes):
         port = lanes[i].ingress
-        fd = port.kick_fd(port, lanes[i].pair)
+        fd = port.wait_fd(port, lanes[i].pair)
         if fd == LOOK_AGAIN:
             timeout_ms = SLEEP_UNKICKED_MS
         elif fd >= 0:

@@ -5,7 +5,7 @@ deliver_burst   copies frames out; returns how many are dealt with (delivered, o
 release_burst   hands chains of received frames back to whoever sent them, in the order in which they came
 
 and, for a worker that wants to sleep, what would wake it:
-kick_fd         readable when frames arrive from now on; NOTHING_TO_WAIT_FOR, or LOOK_AGAIN where nothing would tell
+wait_fd         readable when frames arrive from now on; NOTHING_TO_WAIT_FOR, or LOOK_AGAIN where nothing would tell
 want_kicks      ask for that, or say that it is not needed
 has_work        whether receive_burst may find something
 """
@@ -27,7 +27,7 @@ cdef struct PortFace:
         PortFace *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
     ) noexcept nogil
     void (*release_burst)(PortFace *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil
-    int (*kick_fd)(PortFace *port, uint32_t pair) noexcept nogil
+    int (*wait_fd)(PortFace *port, uint32_t pair) noexcept nogil
     void (*want_kicks)(PortFace *port, uint32_t pair, bint wanted) noexcept nogil
     bint (*has_work)(PortFace *port, uint32_t pair) noexcept nogil
     void *kind               # the kind's own struct

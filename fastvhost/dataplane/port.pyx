@@ -48,7 +48,7 @@ cdef void release_nothing(PortFace *port, uint32_t pair, const Done *done, uint3
     pass
 
 
-cdef int no_kick_fd(PortFace *port, uint32_t pair) noexcept nogil:
+cdef int no_wait_fd(PortFace *port, uint32_t pair) noexcept nogil:
     return NOTHING_TO_WAIT_FOR
 
 
@@ -68,7 +68,7 @@ cdef class Port:
         self.face.receive_burst = receive_nothing
         self.face.deliver_burst = deliver_to_nobody
         self.face.release_burst = release_nothing
-        self.face.kick_fd = no_kick_fd
+        self.face.wait_fd = no_wait_fd
         self.face.want_kicks = want_no_kicks
         self.face.has_work = no_work
 

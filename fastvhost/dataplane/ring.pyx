@@ -10,9 +10,7 @@ from libc.string cimport memcpy
 from fastvhost.abi.shared_memory cimport read_once_desc
 from fastvhost.abi.virtio_ring cimport (
     VIRTQ_DESC_BYTES,
-    VIRTQ_DESC_F_INDIRECT,
     VIRTQ_DESC_F_NEXT,
-    VIRTQ_DESC_F_WRITE,
     VIRTQ_MAX_SIZE,
     virtq_desc,
 )

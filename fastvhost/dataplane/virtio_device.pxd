@@ -43,7 +43,7 @@ cdef uint32_t deliver_burst(
     PortFace *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
 ) noexcept nogil
 cdef void release_burst(PortFace *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil
-cdef int kick_fd(PortFace *port, uint32_t pair) noexcept nogil
+cdef int wait_fd(PortFace *port, uint32_t pair) noexcept nogil
 cdef void want_kicks(PortFace *port, uint32_t pair, bint wanted) noexcept nogil
 cdef bint has_work(PortFace *port, uint32_t pair) noexcept nogil
 cdef void leave_thread() noexcept nogil

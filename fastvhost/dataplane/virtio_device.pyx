@@ -117,7 +117,7 @@ cdef inline bint is_polled(const Queue *queue) noexcept nogil:
     return queue.live and queue.ring.status == RING_OK
 
 
-cdef int kick_fd(PortFace *port, uint32_t pair) noexcept nogil:
+cdef int wait_fd(PortFace *port, uint32_t pair) noexcept nogil:
     cdef Queue *queue = &(<Device *>port.kind).queues[2 * pair + 1]
     if not is_polled(queue):
         return NOTHING_TO_WAIT_FOR

@@ -41,9 +41,9 @@ from fastvhost.dataplane.virtio_device cimport (
     Queue,
     deliver_burst,
     has_work,
-    kick_fd,
     receive_burst,
     release_burst,
+    wait_fd,
     want_kicks,
 )
 
@@ -99,7 +99,7 @@ cdef class VirtioPort(Port):
         self.face.receive_burst = receive_burst
         self.face.deliver_burst = deliver_burst
         self.face.release_burst = release_burst
-        self.face.kick_fd = kick_fd
+        self.face.wait_fd = wait_fd
         self.face.want_kicks = want_kicks
         self.face.has_work = has_work
 
@@ -221,7 +221,7 @@ cdef class VirtioPort(Port):
     def check_size_and_base(self, index: int, size: int, base: int) -> None:
         if self.packed:
             if not 1 <= size <= VIRTQ_MAX_SIZE:
-                raise RingRefusedError(f"ring {index}: size {size}; a packed ring has 1 to {VIRTQ_MAX_SIZE} descriptors")
+                raise RingRefusedError(f"ring {index}: size {size}; a packed ring has 1 to {VIRTQ_MAX_SIZE} entries")
             if not 0 <= base < 2**32 or base & 0x7FFF >= size or base >> 16 & 0x7FFF >= size:
                 raise RingRefusedError(f"ring {index}: base {base:#x} names a descriptor beyond the ring's {size}")
             return
@@ -371,6 +371,7 @@ cdef class VirtioPort(Port):
             found.append((
                 "faulted",
                 -1,
-                "guest memory vanished under an access (SIGBUS): the file behind it was cut short or its file system is full",
+                "guest memory vanished under an access (SIGBUS): "
+                "the file behind it was cut short or its file system is full",
             ))
         return found
