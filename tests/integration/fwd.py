@@ -49,6 +49,10 @@ class Fwd(Process):
         """Every counter."""
         return dict(json.loads(self.ask("stats", "--json")))
 
+    def show(self, port: str) -> dict[str, Any]:
+        """What `fastvhost show` knows about a port."""
+        return dict(json.loads(self.ask("show", port, "--json")))
+
     def report(self) -> dict[str, str]:
         shown = super().report()
         if self.popen.poll() is None:
@@ -59,6 +63,11 @@ class Fwd(Process):
     def frames(self) -> int:
         """Frames of all ports received so far."""
         return sum(port["rx_frames"] for port in self.stats()["ports"].values())
+
+    def dropped(self) -> int:
+        """Frames of all ports dropped so far, for whatever reason."""
+        ports = self.stats()["ports"].values()
+        return sum(n for port in ports for side in ("rx_dropped", "tx_dropped") for n in port[side].values())
 
     def ports_down(self) -> bool:
         """Whether no port has a peer."""

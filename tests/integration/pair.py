@@ -6,20 +6,20 @@ import contextlib
 from pathlib import Path
 
 from tests.integration.fwd import Fwd
-from tests.integration.qemu import Guest, Machine, Memory
+from tests.integration.qemu import Guest, Machine, Options
 
 
 class Pair:
     """fwd with ports a and b, and a guest on each. Any of the three can be replaced while it runs."""
 
-    def __init__(self, directory: Path, *, a_listens: bool = False, memory: tuple[Memory, Memory] = ("shared",) * 2):
-        """a_listens: QEMU is the server on a's socket, and fwd the client."""
+    def __init__(self, directory: Path, a: Options | None = None, b: Options | None = None) -> None:
+        """a, b: what is unusual about the guests."""
         self.directory = directory
         self.machines = (
-            Machine("a", directory / "a.sock", 1, server=a_listens, memory=memory[0]),
-            Machine("b", directory / "b.sock", 2, memory=memory[1]),
+            Machine("a", directory / "a.sock", 1, **(a or {})),
+            Machine("b", directory / "b.sock", 2, **(b or {})),
         )
-        self._ports = [f"vhost-user:{m.socket}{',mode=client' if m.server else ''}" for m in self.machines]
+        self._ports = [machine.port for machine in self.machines]
         with contextlib.ExitStack() as stack:
             self.fwd = stack.enter_context(Fwd(directory, self._ports))
             self.a, self.b = (stack.enter_context(Guest(machine, directory)) for machine in self.machines)

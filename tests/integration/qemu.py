@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 import socket
 import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypedDict
 
 from tests.integration.cores import on_guest_cores
 from tests.integration.process import Process, last_lines
@@ -41,6 +42,15 @@ def guest_image() -> tuple[str, str]:
     return kernel, initramfs
 
 
+class Options(TypedDict, total=False):
+    """What can be unusual about a guest."""
+
+    server: bool
+    memory: Memory
+    queue_pairs: int
+    device: str
+
+
 @dataclass(frozen=True)
 class Machine:
     """What a guest is made of; the same one can be started again after its end."""
@@ -52,28 +62,43 @@ class Machine:
     server: bool = False
     """QEMU listens on the socket, and fwd connects."""
     memory: Memory = "shared"
-    mtu: int = 9000
+    queue_pairs: int = 1
+    """As many as the guest has processors, so that its driver uses them all."""
+    device: str = ""
+    """More properties of the network device, such as "packed=on"."""
+
+    @property
+    def port(self) -> str:
+        """The port that the guest needs, as --port says it."""
+        mode = "client" if self.server else "server"
+        return f"vhost-user:{self.socket},mode={mode},queues={self.queue_pairs}"
 
     @property
     def address(self) -> str:
         return f"10.0.0.{self.number}"
 
-    def command(self, console: Path, agent: Path) -> list[str]:
+    def command(self, console: Path, agent: Path, monitor: Path) -> list[str]:
         kernel, initramfs = guest_image()
         machine = "q35" if self.memory == "anonymous" else "q35,memory-backend=m0"
         link = "server=on,wait=off" if self.server else "reconnect=1"
+        device = ["netdev=n0", f"mac=52:54:00:00:00:{self.number:02x}", "vectors=0"]
+        device += ["mq=on"] * (self.queue_pairs > 1) + [self.device] * bool(self.device)
+        # swiotlb=noforce: memory that may be plugged in high up would cost 64 MiB of bounce buffers.
+        boot = f"console=ttyS0 quiet swiotlb=noforce guest_address={self.address}/24 guest_mtu=9000"
         # No KVM: ordinary kernels hang under a virtual machine's /dev/kvm. vectors=0: QEMU 7.2 without KVM crashes when
         # a vhost-user device uses MSI-X.
         return on_guest_cores(
             "qemu-system-x86_64", "-nodefaults", "-display", "none", "-accel", "tcg", "-cpu", "max",
-            "-m", MEMORY_SIZE, *MEMORY_OPTIONS[self.memory], "-machine", machine,
+            "-m", f"{MEMORY_SIZE},slots=1,maxmem=1G", "-smp", str(self.queue_pairs),
+            *MEMORY_OPTIONS[self.memory], "-machine", machine,
             "-kernel", kernel, "-initrd", initramfs,
-            "-append", f"console=ttyS0 quiet guest_address={self.address}/24 guest_mtu={self.mtu}",
+            "-append", boot,
             "-serial", f"file:{console}",
             "-chardev", f"socket,id=agent,path={agent},server=on,wait=off", "-serial", "chardev:agent",
             "-chardev", f"socket,id=c0,path={self.socket},{link}",
-            "-netdev", "vhost-user,id=n0,chardev=c0",
-            "-device", f"virtio-net-pci,netdev=n0,mac=52:54:00:00:00:{self.number:02x},vectors=0",
+            "-netdev", f"vhost-user,id=n0,chardev=c0,queues={self.queue_pairs}",
+            "-device", ",".join(["virtio-net-pci", *device]),
+            "-qmp", f"unix:{monitor},server=on,wait=off",
         )  # fmt: skip
 
 
@@ -84,11 +109,14 @@ class Guest(Process):
         self.machine = machine
         self._agent_path = directory / f"{machine.name}.agent"
         self._console_path = directory / f"{machine.name}.console"
+        self._monitor_path = directory / f"{machine.name}.monitor"
         self._agent_path.unlink(missing_ok=True)
         self._agent = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._received = b""
         self._commands = 0
-        super().__init__(machine.name, machine.command(self._console_path, self._agent_path), directory)
+        super().__init__(
+            machine.name, machine.command(self._console_path, self._agent_path, self._monitor_path), directory
+        )
         # At once: QEMU throws away what the guest says while nobody is connected.
         wait_until(f"{self.name} opens its serial port", 10, self._connect)
 
@@ -119,6 +147,20 @@ class Guest(Process):
     def reboot(self) -> None:
         """Start the guest anew from inside, at once. `wait_ready` afterwards."""
         self._send("reboot -f", 5)
+
+    def monitor(self, command: str, **arguments: object) -> None:
+        """A command to QEMU's monitor (QMP)."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(10)
+            connection.connect(str(self._monitor_path))
+            with connection.makefile("rw") as qmp:
+                qmp.readline()  # a greeting
+                for execute, with_arguments in (("qmp_capabilities", {}), (command, arguments)):
+                    qmp.write(json.dumps({"execute": execute, "arguments": with_arguments}) + "\n")
+                    qmp.flush()
+                    while "event" in (answer := json.loads(qmp.readline())):
+                        pass
+                    assert "return" in answer, f"{self.name}: {execute}: {answer}"
 
     def boot_id(self) -> str:
         """Differs between any two starts of a guest."""

@@ -15,7 +15,7 @@ BACK_WITHIN = 5.0
 @pytest.fixture(scope="module")
 def pair(place: Path) -> Iterator[Pair]:
     """Pair starts fwd first, the guests after it."""
-    with Pair(place, a_listens=True) as pair:
+    with Pair(place, a={"server": True}) as pair:
         yield pair
 
 

@@ -5,6 +5,7 @@ The 5 s run from when the one that was away is up again: a guest's shell answers
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,6 +55,21 @@ def test_a_guest_is_killed_and_started_anew(pair: Pair) -> None:
     pair.b.wait_answer(guest, BACK_WITHIN)
 
     assert pair.b.boot_id() == before
+
+
+def test_a_guest_is_paused_and_goes_on(pair: Pair) -> None:
+    # QEMU takes the rings away from fwd for the pause, and starts them where they were.
+    before = pair.a.boot_id(), pair.b.boot_id()
+
+    for _ in range(3):
+        pair.a.monitor("stop")
+        pair.fwd.wait_log("port a: rings stopped", 2)
+        time.sleep(0.3)
+        pair.a.monitor("cont")
+        pair.b.wait_answer(pair.a, BACK_WITHIN)
+
+    assert (pair.a.boot_id(), pair.b.boot_id()) == before
+    assert pair.fwd.warnings() == []
 
 
 def test_fwd_is_killed_and_started_again(pair: Pair) -> None:

@@ -16,7 +16,7 @@ SAID_WITHIN = 6.0
 @pytest.fixture(scope="module")
 def ready(place: Path) -> Iterator[tuple[Pair, float]]:
     """Guest a has QEMU's default memory, guest b a file that is not shared; and when both of them were up."""
-    with Pair(place, memory=("anonymous", "private")) as pair:
+    with Pair(place, a={"memory": "anonymous"}, b={"memory": "private"}) as pair:
         yield pair, time.monotonic()
 
 

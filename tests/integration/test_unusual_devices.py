@@ -1,0 +1,70 @@
+"""Guests unlike QEMU's default: several queue pairs, packed rings, large rings, memory plugged in later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.pair import Pair
+
+PLUGGED = 256 << 20
+
+
+@pytest.fixture(scope="module")
+def pair(place: Path) -> Iterator[Pair]:
+    a = "packed=on,rx_queue_size=1024,tx_queue_size=1024"
+    with Pair(place, a={"queue_pairs": 2, "device": a}, b={"queue_pairs": 2}) as pair:
+        yield pair
+
+
+def test_guests_with_different_rings_understand_each_other(pair: Pair) -> None:
+    assert pair.a.ping(pair.b, 100) == 100
+    assert pair.b.ping(pair.a, 100) == 100
+    assert pair.a.ping(pair.b, 20, bytes=8000) == 20
+    assert pair.b.ping(pair.a, 20, bytes=8000) == 20
+    features = pair.fwd.wait_log("port a: features .*", 1)[0]
+    assert "RING_PACKED" in features
+    assert "MQ" in features
+    assert pair.fwd.warnings() == []
+
+
+@pytest.mark.parametrize("sender_is_a", [True, False], ids=["a", "b"])
+def test_each_processor_of_a_guest_sends_through_a_queue_of_its_own(pair: Pair, sender_is_a: bool) -> None:
+    sender, receiver = (pair.a, pair.b) if sender_is_a else (pair.b, pair.a)
+    before = frames_from(pair, sender.name)
+
+    for processor in (1, 2):
+        sender.run(f"taskset {processor} ping -A -q -c 30 {receiver.address}")
+
+    after = frames_from(pair, sender.name)
+    assert all(now >= then + 30 for then, now in zip(before, after, strict=True))
+
+
+def frames_from(pair: Pair, port: str) -> list[int]:
+    """Frames that came from a guest, by transmitq."""
+    return [ring["frames"] for ring in pair.fwd.show(port)["rings"] if ring["index"] % 2]
+
+
+def test_memory_plugged_in_under_traffic_is_used_and_disturbs_nothing(pair: Pair) -> None:
+    dropped = pair.fwd.dropped()
+    pair.a.run(f"ping -A -q {pair.b.address} > /dev/null 2>&1 &")
+
+    memory = {"qom-type": "memory-backend-memfd", "id": "m1", "size": PLUGGED, "share": True}
+    pair.a.monitor("object-add", **memory)
+    pair.a.monitor("device_add", driver="pc-dimm", id="d1", memdev="m1")
+    pair.fwd.wait_log("port a: memory 2 regions, 448 MiB", 5)
+
+    # More data than the guest had memory: part of it is sent from what was plugged in.
+    pair.a.run(
+        "for block in /sys/devices/system/memory/memory*/state; do echo online > $block; done 2> /dev/null; true"
+    )
+    pair.a.run("mount -o remount,size=90% /tmp; dd if=/dev/urandom of=/tmp/sent bs=1M count=220 2>&1", 60)
+    pair.b.run("nc -l -p 5000 -e sha256sum > /dev/null 2>&1 & sleep 0.5")
+    received = pair.a.run(f"nc {pair.b.address} 5000 < /tmp/sent", 120)
+    assert received == pair.a.run("sha256sum < /tmp/sent; rm /tmp/sent", 60)
+
+    pair.a.run("killall -INT ping")
+    assert pair.fwd.dropped() == dropped
+    assert pair.fwd.warnings() == []
