@@ -79,12 +79,15 @@ class BackEnd:
         self._processes.append(process)
         return process
 
+    def last_words(self) -> str:
+        """The end of the log, for an error's text."""
+        return "the end of its log: " + " ".join(self.log_path.read_text().splitlines()[-3:])
+
     def wait_for(self, *paths: str) -> None:
         deadline = time.monotonic() + START_SECONDS
         while not all(Path(path).exists() for path in paths):
             if self._processes[-1].poll() is not None or time.monotonic() > deadline:
-                last = " ".join(self.log_path.read_text().splitlines()[-3:])
-                raise BackEndError(f"{self.name}: does not come up; the end of its log: {last}")
+                raise BackEndError(f"{self.name}: does not come up; {self.last_words()}")
             time.sleep(0.05)
 
 
@@ -170,8 +173,7 @@ class Ovs(BackEnd):
                 timeout=START_SECONDS,
             )  # fmt: skip
         except (OSError, subprocess.SubprocessError) as error:
-            last = " ".join(self.log_path.read_text().splitlines()[-2:])
-            raise BackEndError(f"{self.name}: {command[0]} failed ({error}): {last}") from error
+            raise BackEndError(f"{self.name}: {command[0]} failed ({error}); {self.last_words()}") from error
 
     def stop(self) -> None:
         super().stop()

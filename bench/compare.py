@@ -93,6 +93,8 @@ def compare(o: argparse.Namespace, size: str, huge: Path | None, work: Path) -> 
         for pair in pairs:
             pair.finish()
             pair.freeze()    # its back-end has nothing to do, and polls
+            if not any(turns[pair.back_end.name]):
+                raise BackEndError(f"{pair.back_end.name}: no traffic in any turn; {pair.back_end.last_words()}")
     names = list(turns)
     return {
         "bench": "latency" if o.latency else "rate",

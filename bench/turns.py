@@ -56,8 +56,7 @@ class Pair:
         """Until the first window arrived."""
         self.progress.wait(CONNECT_SECONDS)
         if not self.windows:
-            last = " ".join(self.back_end.log_path.read_text().splitlines()[-2:])
-            raise BackEndError(f"{self.back_end.name}: no traffic; the end of its log: {last}")
+            raise BackEndError(f"{self.back_end.name}: no traffic; {self.back_end.last_words()}")
 
     def signal(self, what: signal.Signals) -> None:
         # The guests run whenever the back-end does: it may drop what guests do not take in time.
