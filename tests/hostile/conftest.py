@@ -29,7 +29,7 @@ class Shared:
         self._arena = None
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_product() -> Iterator[Shared]:
     shared = Shared(Arena)
     yield shared
