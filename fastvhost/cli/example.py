@@ -32,7 +32,7 @@ LIBVIRT = """\
 </interface>"""
 
 VIRTIO_USER = """\
-dpdk-testpmd --no-pci --no-huge -m 256 --file-prefix={name} \\
+dpdk-testpmd --no-pci --no-huge -m 1024 --file-prefix={name} \\
   --vdev net_virtio_user0,path={path},queues={queues},queue_size=1024{virtio_user_mode} -- -i"""
 
 TEMPLATES = {"qemu": QEMU, "libvirt": LIBVIRT, "virtio-user": VIRTIO_USER}

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import pytest
 
@@ -118,6 +119,16 @@ def test_examples_follow_mode_and_queues() -> None:
     assert "mode='server'" in lines("libvirt", spec)
     assert "queues='2'" in lines("libvirt", spec)
     assert "server=1" in lines("virtio-user", spec)
+
+
+@pytest.mark.parametrize("port", ["a.sock", "a.sock,mode=client", "a.sock,queues=4"])
+def test_the_libvirt_example_is_well_formed(port: str) -> None:
+    domain = ElementTree.fromstring(f"<domain>{lines('libvirt', parse(port))}</domain>")
+    assert domain.find("memoryBacking/access[@mode='shared']") is not None
+    source = domain.find("interface[@type='vhostuser']/source")
+    assert source is not None
+    assert source.get("path") == f"{os.getcwd()}/a.sock"  # noqa: PTH109
+    assert (source.find("reconnect") is None) == (source.get("mode") == "server")
 
 
 def test_an_example_for_a_port_that_nobody_knows_is_refused(capsys: Captured) -> None:

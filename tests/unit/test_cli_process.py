@@ -267,3 +267,49 @@ def test_doctor_finds_this_host_fit_and_a_directory_unfit() -> None:
     done = fastvhost("doctor", "--directory", "/no/such/place")
     assert done.returncode == 1
     assert "mkdir -p /no/such/place" in done.stdout
+
+
+def test_stopped_and_continued_it_goes_on() -> None:
+    with forwarder() as fwd:
+        for _ in range(2):
+            fwd.process.send_signal(signal.SIGSTOP)
+            time.sleep(0.8)  # longer than the main thread ever waits
+            fwd.process.send_signal(signal.SIGCONT)
+            time.sleep(0.3)
+        with Guests(*fwd.sockets) as guests:
+            time.sleep(0.2)
+            assert guests.counters().frames > 0
+        assert fwd.end()[0] == 0
+        assert fwd.warnings == []
+
+
+def test_what_example_prints_for_qemu_is_what_qemu_takes() -> None:
+    with forwarder() as fwd:
+        control = str(fwd.directory / "control.sock")
+        lines = fastvhost("example", "qemu", "a", "--control", control, "--memory", "64M").stdout.strip()
+        assert f"path={fwd.directory}/a.sock,reconnect=1" in lines
+        # Any processor, no disk, and the guest itself is not run.
+        lines = lines.replace("-accel kvm -cpu host", "-accel tcg").replace("-drive file=guest.qcow2,if=virtio", "")
+        command = ["bash", "-c", f"exec {lines} -S -display none -nodefaults"]
+        qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        try:
+            fwd.wait_log("port a: connected", 20)
+            time.sleep(0.5)
+            assert qemu.poll() is None
+        finally:
+            qemu.kill()
+            output = qemu.communicate(timeout=10)[0]
+        assert output == b""
+
+
+def test_what_example_prints_for_virtio_user_is_what_testpmd_takes() -> None:
+    with forwarder() as fwd:
+        lines = fastvhost("example", "virtio-user", f"{fwd.directory}/a.sock").stdout
+        # Without a terminal it leaves after its last command.
+        testpmd = subprocess.run(
+            ["bash", "-c", lines], input="start\n", capture_output=True, text=True, timeout=60, check=False
+        )
+        assert testpmd.returncode == 0, testpmd.stdout + testpmd.stderr
+        assert "port a: rings 0 1 running" in fwd.log
+        fwd.wait_log("port a: disconnected")
+        assert fwd.warnings == []
