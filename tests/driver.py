@@ -74,6 +74,7 @@ class Region:
             self.fd = os.dup(fd)
         self.file = mmap.mmap(self.fd, 0)
         self.inode = os.fstat(self.fd).st_ino
+        self.file_bytes = len(self.file)
 
     def __contains__(self, guest_addr: int) -> bool:
         return self.guest_addr <= guest_addr < self.guest_addr + self.bytes
@@ -85,6 +86,7 @@ class Region:
     def truncate(self, file_bytes: int) -> None:
         """Make the file shorter than the region says it is. Touching the rest is SIGBUS, for us as for the device."""
         os.ftruncate(self.fd, file_bytes)
+        self.file_bytes = file_bytes
 
     def close(self) -> None:
         if not self.file.closed:
@@ -159,6 +161,11 @@ class Memory:
 
     def store_u16(self, guest_addr: int, value: int) -> None:
         self.pack(U16, guest_addr, value & 0xFFFF)
+
+    def replace(self, old: Region, new: Region) -> None:
+        """Another region in the place of this one; what was reserved stays reserved."""
+        self.regions[self.regions.index(old)] = new
+        self._next[id(new)] = self._next.pop(id(old))
 
     def close(self) -> None:
         for region in self.regions:

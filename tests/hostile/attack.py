@@ -17,16 +17,18 @@ class Attack(NamedTuple):
     name: str
     run: Act
     bugs: tuple[str, ...]
+    lasts: bool = False
+    """It takes its time, and measures the honest pair's rate itself."""
 
 
 CATALOGUE: dict[str, Attack] = {}
 
 
-def attack(*bugs: str, name: str = "") -> Callable[[Act], Act]:
+def attack(*bugs: str, name: str = "", lasts: bool = False) -> Callable[[Act], Act]:
     """Enter a function into the catalogue. `bugs`: switches of the broken back-end that it must show up."""
 
     def enter(act: Act) -> Act:
-        entry = Attack(name or act.__name__, act, bugs)
+        entry = Attack(name or act.__name__, act, bugs, lasts)
         assert entry.name not in CATALOGUE, entry.name
         assert bugs, f"{entry.name}: a test that cannot fail is a defect"
         CATALOGUE[entry.name] = entry

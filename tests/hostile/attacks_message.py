@@ -239,7 +239,7 @@ def payloads_of_every_wrong_length(scene: Scene) -> None:
                 scene.refused(frontend, request, (good + bytes(300))[:length])
 
 
-@attack("header-unchecked")
+@attack("header-unchecked", "one-for-all", "port-dies")
 def headers_with_wrong_flags_and_sizes(scene: Scene) -> None:
     for flags, size in (
         (0, 0),

@@ -19,7 +19,6 @@ PRODUCT = (sys.executable, "-m", "fastvhost")
 MINI = (sys.executable, "-m", "tests.hostile.broken.mini")
 PORTS = "abcdef"
 """a and b: the attacked guest and its peer. c and d: the honest stream. e and f: fresh connections during an attack."""
-ANSWER_SECONDS = 1.0
 
 
 class Backend:
@@ -28,8 +27,8 @@ class Backend:
     def __init__(self, command: Sequence[str] = PRODUCT) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="fv-", dir=tempfile.gettempdir()))
         self.log_path = self.directory / "log"
-        self._control = self.directory / "control"
-        arguments = ["fwd", "--control", str(self._control)]
+        self.control = self.directory / "control"
+        arguments = ["fwd", "--control", str(self.control)]
         for name in PORTS:
             arguments += ["--port", str(self.path(name))]
         with self.log_path.open("w") as log:
@@ -41,7 +40,7 @@ class Backend:
 
     def wait_listening(self, timeout: float = 15.0) -> None:
         deadline = time.monotonic() + timeout
-        while not (self._control.exists() and all(self.path(name).exists() for name in PORTS)):
+        while not (self.control.exists() and all(self.path(name).exists() for name in PORTS)):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError(f"the back-end does not start: {self.log()}")
             time.sleep(0.01)
@@ -58,11 +57,11 @@ class Backend:
 
     # From inside
 
-    def statistics(self) -> Any:
-        """What `fastvhost stats --json` asks for, from the same socket. Raises TimeoutError after a second."""
+    def statistics(self, timeout: float) -> Any:
+        """What `fastvhost stats --json` asks for, from the same socket. Raises OSError."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-            client.settimeout(ANSWER_SECONDS)
-            client.connect(str(self._control))
+            client.settimeout(timeout)
+            client.connect(str(self.control))
             client.sendall(b'{"command": "stats"}\n')
             answer = b""
             while not answer.endswith(b"\n"):
@@ -90,12 +89,11 @@ class Backend:
 
     def seconds_without_cpu(self) -> float:
         """How long its threads and ours, all together, were ready to run and did not."""
-        total = 0
-        for process in (self._proc, Path("/proc/self")):
-            for task in (process / "task").iterdir():
-                with contextlib.suppress(OSError):  # it ended
-                    total += int((task / "schedstat").read_text().split()[1])
-        return total / 1e9
+        return sum(_schedstat(self._proc, 1).values()) + sum(_schedstat(Path("/proc/self"), 1).values())
+
+    def thread_seconds(self) -> dict[str, float]:
+        """How long each of its threads has run."""
+        return _schedstat(self._proc, 0)
 
     def descriptors(self) -> Counter[str]:
         """Open file descriptors by what they are: "socket", "anon_inode:[eventfd]", "/memfd:name", paths."""
@@ -118,3 +116,12 @@ class Backend:
 
     def resident_bytes(self) -> int:
         return int((self._proc / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _schedstat(process: Path, field: int) -> dict[str, float]:
+    """Seconds by thread: 0 on a CPU, 1 waiting for one. Linux, Documentation/scheduler/sched-stats.rst."""
+    found = {}
+    for task in (process / "task").iterdir():
+        with contextlib.suppress(OSError):  # it ended
+            found[task.name] = int((task / "schedstat").read_text().split()[field]) / 1e9
+    return found

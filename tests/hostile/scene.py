@@ -119,9 +119,11 @@ class Scene:
         self.patience = arena.patience
         self.random = random.Random(2)
         self.connections = 0
+        self.started = time.monotonic()
         self._attackers: list[Attacker] = []
         self._frontends: list[Frontend] = []
         self._fds: list[int] = []
+        self._regions: list[Region] = []
         self._drops = arena.drops()
 
     def frame(self, bytes: int = 60) -> bytes:
@@ -163,6 +165,56 @@ class Scene:
         self._fds.append(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
         return self._fds[-1]
 
+    def adopt(self, fd: int) -> int:
+        """Closed when the scene is over."""
+        self._fds.append(fd)
+        return fd
+
+    def own_region(self, guest_addr: int = GUEST_ADDR) -> Region:
+        """Good memory, without a guest to it."""
+        own = region(guest_addr=guest_addr)
+        self._regions.append(own)
+        return own
+
+    def control_idles(self) -> None:
+        """Every thread but the one that polls has next to nothing to do."""
+        before = self.arena.backend.thread_seconds()
+        time.sleep(0.1)
+        after = self.arena.backend.thread_seconds()
+        *others, worker = sorted(after[task] - before.get(task, 0.0) for task in after)
+        if sum(others) > 0.02 and sum(others) > worker / 4:
+            raise Broken("I9", f"threads were busy for {sum(others):.2f} s, the worker for {worker:.2f}")
+
+    def in_turns(self, act: Callable[[], object], quiet: Callable[[], object], seconds: float) -> None:
+        """I2 over a longer time, see Arena.in_turns."""
+        self.arena.in_turns(act, quiet, seconds * self.arena.endurance)
+
+    def rounds_stay_short(self, act: Callable[[], object], seconds: float) -> None:
+        """While this is done again and again, a round takes its worker no longer than this."""
+        backend = self.arena.backend
+        rounds, before = self.arena.rounds(), backend.thread_seconds()
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            act()
+        rounds, after = self.arena.rounds() - rounds, backend.thread_seconds()
+        spent = max(after[task] - before.get(task, 0.0) for task in after) / max(rounds, 1)
+        if spent > self.arena.longest_round:
+            raise Broken("I2", f"a round of the poll loop takes {spent * 1e6:.0f} us")
+
+    def forget_drops(self) -> None:
+        """What was dropped so far is not this attack's to count."""
+        self._drops = self.arena.drops()
+
+    def frames_may_have_arrived(self) -> None:
+        """Of zeros perhaps, where memory went away: what they look like is the attacker's affair."""
+        self.victim.net.receive_all()
+
+    def zeros_are_mine(self, attacker: Attacker) -> None:
+        """The attacker changed its files behind its driver's back."""
+        assert isinstance(attacker.memory, WatchedMemory)
+        for own in attacker.memory.regions:
+            attacker.memory.accept(own)
+
     def pause(self, seconds: float) -> None:
         time.sleep(seconds)
 
@@ -174,9 +226,10 @@ class Scene:
         protocol_features: int = PROTOCOL_FEATURES,
         queue_size: int = 256,
         start: int = NEAR_WRAP,
+        blank: bool = False,
     ) -> Attacker:
-        """An attacker, set up as a good guest would be."""
-        memory = WatchedMemory(regions or [region()], "attacker")
+        """An attacker, set up as a good guest would be. `blank`: its secrets lie outside its regions only."""
+        memory = WatchedMemory(regions or [region()], "attacker", blank=blank)
         frontend = self.connect()
         try:
             queues = [SplitQueue(memory, queue_size, start=start, spare_descriptors=4) for _ in range(2)]
@@ -196,6 +249,13 @@ class Scene:
         for frontend in self._frontends:
             frontend.close()
 
+    def let_go(self) -> None:
+        """Forget the attackers so far, but for what they are to be blamed for."""
+        self.verify_memory()
+        for attacker in self._attackers:
+            attacker.forget()
+        self._attackers.clear()
+
     def verify_memory(self) -> None:
         for attacker in self._attackers:
             attacker.verify()
@@ -204,6 +264,8 @@ class Scene:
         self.disconnect()
         for attacker in self._attackers:
             attacker.forget()
+        for own in self._regions:
+            own.close()
         while self._fds:
             os.close(self._fds.pop())
 
@@ -289,12 +351,12 @@ class Scene:
             raise Broken("I7", f"the frame arrived under the header {header.hex()}")
         self._returned(attacker, [head])
 
-    def arrives(self, attacker: Attacker, frame: bytes) -> None:
-        """The other way: a frame from the victim reaches the attacker."""
+    def arrives(self, attacker: Attacker, frame: bytes, *, buffers: int = 1) -> None:
+        """The other way: a frame from the victim reaches the attacker, in so many receive chains."""
         self.victim.net.send(frame)
         if (got := attacker.net.receive(self.patience, repost=False)) != frame:
             raise Broken("I7", f"{len(frame)} bytes sent, {len(got)} arrived: {got[:80].hex()}, not {frame[:80].hex()}")
-        if attacker.net.received_header != bytes(10) + b"\1\0":
+        if attacker.net.received_header != bytes(10) + buffers.to_bytes(2, "little"):
             raise Broken("I7", f"the frame arrived under the header {attacker.net.received_header.hex()}")
 
     def _returned(self, attacker: Attacker, heads: Sequence[int]) -> None:

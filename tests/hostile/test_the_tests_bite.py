@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -13,14 +14,19 @@ from tests.hostile.catalogue import CATALOGUE
 from tests.hostile.conftest import Shared
 from tests.hostile.invariant import Broken
 
-PATIENCE = 0.7
-PACE = 1000
+LIMITS: dict[str, Any] = {
+    "pace": 1000,
+    "endurance": 0.1,
+    "longest_queue": 1024,
+    "longest_round": 0.1,
+}
+"""What a few hundred lines of Python can be asked for."""
 
 
 @pytest.fixture(scope="module")
 def sound() -> Iterator[Shared]:
     """The mini back-end without a bug."""
-    shared = Shared(lambda: Arena(MINI, pace=PACE, patience=PATIENCE))
+    shared = Shared(lambda: Arena(MINI, patience=5.0, **LIMITS))
     yield shared
     shared.close()
 
@@ -35,7 +41,7 @@ CASES = [(bug, entry.name) for entry in CATALOGUE.values() for bug in entry.bugs
 
 @pytest.mark.parametrize(("bug", "name"), CASES)
 def test_with_the_bug_the_attack_is_noticed(bug: str, name: str) -> None:
-    arena = Arena((*MINI, "--bug", bug), pace=PACE, patience=PATIENCE)
+    arena = Arena((*MINI, "--bug", bug), patience=0.7, persistence=2.0, **LIMITS)
     try:
         with pytest.raises(Broken):
             arena.run(CATALOGUE[name])

@@ -29,18 +29,31 @@ def used_ring(queue: SplitQueue) -> Range:
 class WatchedMemory(Memory):
     """Guest memory full of a pattern, with a copy of what the driver wrote: any other change is the device's doing."""
 
-    def __init__(self, regions: Iterable[Region], name: str) -> None:
+    def __init__(self, regions: Iterable[Region], name: str, *, blank: bool = False) -> None:
+        """`blank`: the pattern stands outside the regions only."""
         super().__init__(regions)
         pattern = marker(name)
         self._copies: dict[int, bytearray] = {}
         for region in self.regions:
             # The file whole, beyond the region too: what lies there must show up nowhere and never change.
             region.file[:] = pattern * (len(region.file) // 8) + pattern[: len(region.file) % 8]
+            if blank:
+                region.file[region.mmap_offset : region.mmap_offset + region.bytes] = bytes(region.bytes)
             self._copies[region.inode] = bytearray(region.file)
 
     def put_at(self, region: Region, at: int, data: bytes) -> None:
         super().put_at(region, at, data)
         self._copies[region.inode][at : at + len(data)] = data
+
+    def move(self, old: Region, new: Region) -> None:
+        """Put a region over another file with the same content."""
+        new.file[:] = old.file[:]
+        self._copies[new.inode] = self._copies.pop(old.inode)
+        self.replace(old, new)
+
+    def accept(self, region: Region) -> None:
+        """What is in the file now is what the driver wrote."""
+        self._copies[region.inode][:] = region.file[:]
 
     def changed(self, allowed: Iterable[Range]) -> list[str]:
         """Every place outside the allowed ranges that is not as the driver left it, in words."""
@@ -48,7 +61,7 @@ class WatchedMemory(Memory):
         ranges = list(allowed)
         for region in {region.inode: region for region in self.regions}.values():
             # A truncated file must not be touched behind its end, by us no more than by the device.
-            end = min(len(region.file), os.fstat(region.fd).st_size)
+            end = min(region.file_bytes, os.fstat(region.fd).st_size)
             clear = 0
             for start, stop in sorted(self._in_file(region.inode, ranges)):
                 found += self._difference(region, clear, min(start, end))

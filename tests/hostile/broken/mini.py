@@ -28,11 +28,14 @@ from tests.hostile.broken import bugs
 from tests.hostile.broken.bugs import bug, die
 from tests.hostile.broken.ring import INDIRECT_DESC, Bad, Fault, Illegal, Queue, Region, Table
 
-VERSION_1, PROTOCOL = 1 << 32, 1 << 30
-OFFERED = VERSION_1 | INDIRECT_DESC | PROTOCOL
+MRG_RXBUF, VERSION_1, PROTOCOL = 1 << 15, 1 << 32, 1 << 30
+OFFERED = MRG_RXBUF | VERSION_1 | INDIRECT_DESC | PROTOCOL
 REPLY_ACK = 1 << 3
 PROTOCOL_OFFERED = 1 << 0 | REPLY_ACK | 1 << 15
 MAX_FRAME, HEADER_BYTES = 65535 + 14, 12
+MAX_SLOTS = 8
+TURN = 1024
+"""Descriptors after which the next port has its turn."""
 HOLD_SECONDS = 0.1
 
 
@@ -57,6 +60,8 @@ class Port:
         self.conn: socket.socket | None = None
         self.faulted, self.hold_since, self.lock = False, 0.0, threading.Lock()
         self.peer: Port = self
+        self.filled: list[int] = []
+        self.logged: list[float] = []
         self.forget()
 
     def forget(self) -> None:
@@ -71,7 +76,11 @@ class Port:
         """Take frames from this port's transmitq to its peer. Whether there was any."""
         queue, worked = self.queues[1], False
         try:
-            for _ in range(min(queue.available(), 32)):
+            self.table.check()
+            turn_ends = Queue.descriptors + (1 << 40 if bug("no-time-for-others") else TURN)
+            for _ in range(queue.available()):
+                if Queue.descriptors > turn_ends:
+                    break
                 head = queue.head()
                 try:
                     frame = self.frame(queue.chain(head))
@@ -91,7 +100,7 @@ class Port:
                 else:
                     self.hold_since = 0.0
                 queue.next_avail = (queue.next_avail + 1) & 0xFFFF
-                queue.give_back(head, 0)
+                queue.give_back((head, 0))
                 worked = True
         except Bad as bad:
             self.broken(queue, str(bad))
@@ -124,24 +133,16 @@ class Port:
         if not queue.live or queue.broken or not queue.enabled:
             raise Drop("ring_disabled")
         try:
-            if not queue.available():
-                raise Hold
-            head = queue.head()
-            pieces = queue.chain(head)
-            room = sum(n for _, n in pieces)
-            if room < HEADER_BYTES and not bug("receive-room-trusted"):
-                raise Bad("a receive chain is shorter than the net header")
+            chains = self.room_for(data, queue)
             if bug("receive-room-trusted"):
-                self.table.write(pieces[0][0], data)
-            elif room < len(data) + bug("room-to-spare"):
-                raise Drop("oversize")
+                self.table.write(chains[0][1][0][0], data)
+                filled = [(chains[0][0], len(data))]
             else:
-                at = 0
-                for addr, n in pieces:
-                    self.table.write(addr, data[at : at + n])
-                    at += n
-            queue.next_avail = (queue.next_avail + 1) & 0xFFFF
-            queue.give_back(head, len(data))
+                if not bug("merge-count-of-1"):
+                    data = data[:10] + struct.pack("<H", len(chains)) + data[12:]
+                filled = [(head, self.fill(pieces, data, i)) for i, (head, pieces) in enumerate(chains)]
+            queue.next_avail = (queue.next_avail + len(filled)) & 0xFFFF
+            queue.give_back(*filled)
         except Bad as bad:
             self.broken(queue, str(bad))
             raise Drop("ring_disabled") from None
@@ -149,6 +150,40 @@ class Port:
             self.faulted = True
             raise Drop("link_down") from None
         self.frames["tx"] += 1
+
+    def room_for(self, data: bytes, queue: Queue) -> list[tuple[int, list[tuple[int, int]]]]:
+        """Receive chains that hold this frame, checked whole before any is written: heads and their buffers."""
+        chains: list[tuple[int, list[tuple[int, int]]]] = []
+        room, too_many = 0, Queue.descriptors + (1 << 40 if bug("no-time-for-others") else 2 * TURN)
+        while room < len(data) + bug("room-to-spare"):
+            if len(chains) == queue.available():
+                if len(chains) == queue.size:
+                    raise Drop("oversize")
+                if chains and bug("merge-in-part"):
+                    break
+                raise Hold
+            head = queue.head(len(chains))
+            chains.append((head, queue.chain(head)))
+            room += sum(n for _, n in chains[-1][1])
+            if bug("receive-room-trusted"):
+                break
+            if Queue.descriptors > too_many:
+                raise Drop("oversize")
+            if room < HEADER_BYTES and not (bug("merge-short-header") and self.features & MRG_RXBUF):
+                raise Bad("a receive chain is shorter than the net header")
+            if room < len(data) + bug("room-to-spare") and not self.features & MRG_RXBUF:
+                raise Drop("oversize")
+        return chains
+
+    def fill(self, pieces: list[tuple[int, int]], data: bytes, number: int) -> int:
+        """Write the part of a frame that belongs into its chain of this number; the bytes written."""
+        at = sum(self.filled[:number])
+        start = at
+        for addr, n in pieces:
+            self.table.write(addr, data[at : at + n])
+            at = min(at + n, len(data))
+        self.filled[number:] = [at - start]
+        return at - start
 
     def count(self, reason: str) -> None:
         self.drops[reason] += 1
@@ -165,19 +200,24 @@ class Port:
             return
         queue.broken = queue.ever_broken = True
         if queue.fds["err"] >= 0 and not bug("no-err-event"):
-            os.set_blocking(queue.fds["err"], False)
-            with contextlib.suppress(OSError):
-                os.write(queue.fds["err"], struct.pack("<Q", 1))
+            queue.notify("err")
 
     def log(self, text: str) -> None:
-        print(f"port {self.name}: {text}", file=sys.stderr, flush=True)
+        """Ten lines in ten seconds, and no more."""
+        now = time.monotonic()
+        self.logged = [then for then in self.logged if then > now - 10.0]
+        if len(self.logged) < 10 or bug("log-every-frame"):
+            self.logged.append(now)
+            print(f"port {self.name}: {text}", file=sys.stderr, flush=True)
 
     # The control plane: one thread per port
 
     def serve(self) -> None:
         while True:
-            ready = select.select([self.listener, *([self.conn] if self.conn else [])], [], [], 0.02)[0]
-            if self.listener in ready:
+            kicks = [q.fds["kick"] for q in self.queues if bug("kick-spins") and q.fds["kick"] >= 0]
+            watched = [s.fileno() for s in (self.listener, self.conn) if s] + kicks
+            ready = select.select(watched, [], [], 0.02)[0]
+            if self.listener.fileno() in ready:
                 new = self.listener.accept()[0]
                 if self.conn and bug("second-wins"):
                     self.disconnect("replaced")
@@ -187,7 +227,7 @@ class Port:
                     self.conn = new
             elif self.faulted:
                 self.disconnect("its memory became shorter")
-            elif self.conn in ready:
+            elif self.conn and self.conn.fileno() in ready:
                 with self.lock:
                     self.message()
 
@@ -209,12 +249,14 @@ class Port:
                 payload = payload[: payload_bytes or size].ljust(payload_bytes or 8, b"\0")
             elif payload_bytes is not None and size != payload_bytes:
                 raise Illegal(f"{size} bytes of payload")
-            if len(self.arrived) > max_fds:
+            if len(self.arrived) > max_fds and not bug("table-length-trusted"):
                 if bug("surplus-fds-crash"):
                     die("file descriptors")
                 raise Illegal(f"{len(self.arrived)} file descriptors")
             with DOOR:
                 reply = getattr(self, name)(payload)
+                if bug("slow-door") and request in DOOR_MESSAGES:
+                    time.sleep(0.3)
             if reply is not None or reply_wanted:
                 self.answer(request, struct.pack("<Q", 0) if reply is None else reply)
         except Illegal as error:
@@ -225,7 +267,7 @@ class Port:
         except (OSError, Fault) as error:
             self.disconnect(str(error))
         finally:
-            for fd in self.arrived if not bug("fd-leak") else []:
+            for fd in [] if bug("fd-leak") else self.arrived:
                 os.close(fd)
 
     def receive(self, n: int) -> bytes:
@@ -257,6 +299,8 @@ class Port:
                     with contextlib.suppress(OSError):
                         os.close(fd)
             self.forget()
+        if bug("memory-leak"):
+            HOARD.append(b"x" * (1 << 16))
         if bug("one-for-all") and why != "end of file":
             for port in PORTS:
                 port.disconnect("end of file")
@@ -282,7 +326,7 @@ class Port:
         return struct.pack("<Q", 1)
 
     def get_slots(self, _: bytes) -> bytes:
-        return struct.pack("<Q", 8)
+        return struct.pack("<Q", MAX_SLOTS)
 
     def set_features(self, payload: bytes) -> None:
         (features,) = struct.unpack("<Q", payload)
@@ -298,12 +342,16 @@ class Port:
 
     def region(self, entry: bytes, fd: int) -> Region:
         guest, n, user, offset = struct.unpack("<QQQQ", entry)
-        if not n or (max(guest, user, offset) + n > 2**64 and not bug("overlap")):
+        if (not n and not bug("no-fstat")) or (max(guest, user, offset) + n > 2**64 and not bug("overlap")):
             raise Illegal("a region wraps")
+        if bug("absent-fd-trusted") or bug("any-file-is-memory"):
+            return Region(guest, n, user, offset, fd)
         if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDWR:
             raise Illegal("a region cannot be written")
-        if offset + n > os.fstat(fd).st_size and not bug("no-fstat"):
+        if (offset + n) % (2**64 if bug("overlap") else 2**65) > os.fstat(fd).st_size and not bug("no-fstat"):
             raise Illegal("a region is larger than its file")
+        if bug("eager-mapping"):
+            os.posix_fallocate(fd, offset, min(n, 128 << 20))
         if bug("mapping-leak"):
             MAPPED.append(mmap.mmap(fd, 0))
         if bug("low-addresses-only") and guest + n >= 2**63:
@@ -312,7 +360,11 @@ class Port:
 
     def set_mem_table(self, payload: bytes) -> None:
         n = struct.unpack_from("<I", payload)[0] if len(payload) >= 8 else 0
-        if len(payload) != 8 + 32 * n or n != len(self.arrived):
+        while len(self.arrived) < min(n, 8) and bug("absent-fd-trusted"):
+            self.arrived.append(os.dup(0))
+        if bug("table-length-trusted"):
+            payload, n = payload.ljust(8 + 32 * min(n, 64), b"\0"), min(n, len(self.arrived))
+        elif len(payload) != 8 + 32 * n or n != len(self.arrived) or n > MAX_SLOTS:
             raise Illegal("a memory table of another length")
         self.use([self.region(payload[8 + 32 * i : 40 + 32 * i], fd) for i, fd in enumerate(self.arrived)], [])
 
@@ -328,6 +380,8 @@ class Port:
                     queue.translate()
                 except Illegal as error:
                     self.broken(queue, str(error))
+                if bug("table-change-forgets-rings"):
+                    queue.next_avail = queue.u16(queue.avail, 2)
         for region in old.regions:
             if region not in keep and not bug("stale-memory") and not bug("fd-leak"):
                 os.close(region.fd)
@@ -335,10 +389,16 @@ class Port:
     def add_mem_reg(self, payload: bytes) -> None:
         if len(self.arrived) != 1:
             raise Illegal("a region without a file")
+        if len(self.table.regions) >= MAX_SLOTS and not bug("slots-unchecked"):
+            raise Illegal("no slot left")
         self.use([self.region(payload[8:], self.arrived[0])], self.table.regions)
 
     def rem_mem_reg(self, payload: bytes) -> None:
         gone = [r for r in self.table.regions if r[:3] == struct.unpack_from("<QQQ", payload, 8)]
+        if not gone and bug("absent-region-crash"):
+            die("no such region")
+        if bug("removed-region-stays"):
+            return
         if not gone:
             raise Illegal("no such region")
         for fd in self.arrived:
@@ -386,6 +446,8 @@ class Port:
     def ring_fd(self, kind: str, payload: bytes) -> Queue:
         (value,) = struct.unpack("<Q", payload)
         queue = self.queue(value & 0xFF)
+        if not self.arrived and not value & 0x100 and bug("absent-fd-trusted"):
+            self.arrived.append(os.dup(0))
         if value >> 9 or bool(value & 0x100) == bool(self.arrived):
             raise Illegal("a file descriptor announced and not sent, or sent and not announced")
         if queue.fds[kind] >= 0:
@@ -395,6 +457,8 @@ class Port:
 
     def set_vring_kick(self, payload: bytes) -> None:
         queue = self.ring_fd("kick", payload)
+        if queue.fds["kick"] >= 0 and bug("kick-read-blocks") and os.get_blocking(queue.fds["kick"]):
+            os.read(queue.fds["kick"], 8)
         if not queue.live:
             queue.start()
             queue.enabled |= not self.features & PROTOCOL
@@ -419,9 +483,11 @@ HANDLERS: dict[int, tuple[str, int | None, int]] = {
     16: ("set_protocol_features", 8, 0), 17: ("get_one", 0, 0), 18: ("set_vring_enable", 8, 0),
     36: ("get_slots", 0, 0), 37: ("add_mem_reg", 40, 1), 38: ("rem_mem_reg", 40, 1),
 }  # fmt: skip
+DOOR_MESSAGES = (5, 11, 12, 13, 18)
 DOOR = threading.RLock()
 PORTS: list[Port] = []
 MAPPED: list[mmap.mmap] = []
+HOARD: list[bytes] = []
 rounds = 0
 
 
@@ -432,8 +498,8 @@ def poll() -> None:
         with DOOR:
             worked = [port.forward() for port in PORTS]
         rounds += 1
-        if not any(worked):
-            time.sleep(0.0002)
+        # Python's locks are not fair: without a rest the other threads would never get this one.
+        time.sleep(0.00002 if any(worked) else 0.0002)
 
 
 def answer_statistics(path: str) -> None:

@@ -6,7 +6,6 @@ Python survives hostile guests.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import struct
@@ -90,6 +89,13 @@ class Table:
             yield region, at, part
             addr, n = addr + part, n - part
 
+    def check(self) -> None:
+        """Every file is as long as its region wants it, or was and a write of ours made it longer again."""
+        for region in self.regions:
+            if os.fstat(region.fd).st_size < region.offset + region.size and not bug("no-fstat"):
+                region.read(region.size - 1, 1)
+                raise Fault("a file changed its length")
+
     def at_user(self, user: int, n: int) -> tuple[Region, int]:
         for region in self.regions:
             at = user - region.user
@@ -108,6 +114,9 @@ class Table:
 
 class Queue:
     """The device side of one split virtqueue."""
+
+    descriptors = 0
+    """Read so far, by all queues: what a turn is measured by."""
 
     def __init__(self, port: HasMemory, index: int) -> None:
         self.port, self.index = port, index
@@ -151,8 +160,8 @@ class Queue:
             raise Bad(f"avail index is {n} ahead of {self.next_avail}: {self.u16(self.avail,2)}")
         return n
 
-    def head(self) -> int:
-        head = self.u16(self.avail, 4 + 2 * (self.next_avail % self.size))
+    def head(self, ahead: int = 0) -> int:
+        head = self.u16(self.avail, 4 + 2 * ((self.next_avail + ahead) % self.size))
         if head >= self.size and not bug("no-head-check"):
             raise Bad(f"head {head} is beyond the queue")
         if bug("twice-is-once") and head == self.last_head:
@@ -168,6 +177,7 @@ class Queue:
             if left == (1 if bug("long-chain-refused") and not table else 0) and not bug("no-loop-bound"):
                 raise Bad("a chain is longer than its table: a loop")
             left -= 1
+            Queue.descriptors += 1
             addr, n, flags, following = DESC.unpack(read(index))
             if flags & INDIRECT:
                 if (table and not bug("nested-indirect")) or (flags & NEXT and not bug("indirect-and-next")):
@@ -204,19 +214,25 @@ class Queue:
             if index >= size and not bug("no-table-bound" if table else "no-next-check"):
                 raise Bad(f"next {index} leads out of its table")
 
-    def give_back(self, head: int, n: int) -> None:
+    def give_back(self, *used: tuple[int, int]) -> None:
+        """Return chains as (head, bytes written), with one store of the index, and tell the driver."""
         region, at = self.used
-        self.last_head = head
-        region.write(at + 4 + 8 * (self.next_used % self.size), struct.pack("<II", head, n))
-        self.next_used = (self.next_used + 1) & 0xFFFF
+        for head, n in used:
+            region.write(at + 4 + 8 * (self.next_used % self.size), struct.pack("<II", head, n))
+            self.next_used = (self.next_used + 1) & 0xFFFF
+            self.last_head = head
         region.write(at + 2, struct.pack("<H", self.next_used))
         if self.fds["call"] >= 0 and not self.u16(self.avail, 0) & 1:
-            self.call()
+            self.notify("call")
 
-    def call(self) -> None:
-        os.set_blocking(self.fds["call"], bug("blocking-call"))
-        with contextlib.suppress(OSError):
-            os.write(self.fds["call"], struct.pack("<Q", 1))
+    def notify(self, kind: str) -> None:
+        """Write the call or err eventfd, whatever it really is, without waiting."""
+        try:
+            os.set_blocking(self.fds[kind], bug("blocking-call"))
+            os.write(self.fds[kind], struct.pack("<Q", 1))
+        except OSError as error:
+            if bug("write-error-crash"):
+                die(f"{kind}: {error}")
 
     def stop(self) -> None:
         if self.live:

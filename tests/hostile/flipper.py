@@ -1,0 +1,61 @@
+"""The other half of a hostile guest: a process that rewrites what the device is just reading, as fast as it can.
+
+It gets the file of the guest's memory and a list of jobs (offset, candidates): bytes to put there, chosen at random
+again and again. Its board says whether to do so in the file or, for as much work with no victim, in memory of its own.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import pickle
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
+
+Job = tuple[int, list[bytes]]
+"""Where in the file, and what may be written there."""
+AIMED, STOP = 0, 1
+BATCH = 500
+
+
+class Flipper:
+    """The process, seen from the test."""
+
+    def __init__(self, fd: int, jobs: Sequence[Job], seed: int = 1) -> None:
+        board_fd = os.memfd_create("board")
+        os.ftruncate(board_fd, mmap.PAGESIZE)
+        self._board = mmap.mmap(board_fd, mmap.PAGESIZE)
+        command = [sys.executable, "-m", "tests.hostile.flipper", str(fd), str(board_fd), str(seed)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=(fd, board_fd))
+        os.close(board_fd)
+        assert self.process.stdin
+        pickle.dump(list(jobs), self.process.stdin)
+        self.process.stdin.close()
+
+    def aim(self, on: bool) -> None:
+        self._board[AIMED] = on
+
+    def stop(self) -> None:
+        self._board[STOP] = 1
+        self.process.wait(10)
+
+
+def main() -> None:
+    fd, board_fd, seed = map(int, sys.argv[1:])
+    jobs: list[Job] = pickle.load(sys.stdin.buffer)
+    board = mmap.mmap(board_fd, mmap.PAGESIZE)
+    target = mmap.mmap(fd, 0)
+    idle = mmap.mmap(-1, len(target))
+    chosen = random.Random(seed)
+    writes = [(at, value) for at, values in jobs for value in values]
+    parent = os.getppid()
+    while not board[STOP] and os.getppid() == parent:
+        where = target if board[AIMED] else idle
+        for at, value in chosen.choices(writes, k=BATCH):
+            where[at : at + len(value)] = value
+
+
+if __name__ == "__main__":
+    main()
