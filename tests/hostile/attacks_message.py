@@ -126,12 +126,14 @@ def start_at(frontend: Frontend, base: int) -> None:
     frontend.tell(Request.SET_VRING_KICK, U64.pack(1 | NO_FD))
 
 
-@attack("no-avail-jump-check")
+@attack()
 def a_base_far_from_the_avail_index(scene: Scene) -> None:
     """In range, and yet the ring says that there are more buffers than it can hold."""
     guest = scene.boot()
     guest.frontend.get_vring_base(1)
     guest.transmitq.reset()
+    for index in range(guest.transmitq.size):  # whatever entry is looked at, nothing else is wrong with it
+        guest.transmitq.write_descriptor(index, guest.memory.take(100), 72)
     guest.transmitq.base = (guest.transmitq.base - 1000) & 0xFFFF
     guest.frontend.set_up_queue(1, guest.transmitq, call=guest.calls[1], err=guest.errs[1])
     scene.broken(guest)
@@ -308,7 +310,7 @@ def a_half_message_with_file_descriptors_and_silence(scene: Scene) -> None:
     scene.arena.exchange("e", scene.arena.friend)
 
 
-@attack("half-message-blocks")
+@attack("pieces-refused")
 def a_message_one_byte_at_a_time(scene: Scene) -> None:
     """Slow is legal."""
     frontend = negotiated(scene, acks=True)

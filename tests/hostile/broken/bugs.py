@@ -90,6 +90,7 @@ BUGS = {
     "header-unchecked": "version, reply bit and size of a message are believed",
     "unknown-request-crash": "an unknown request ends the process",
     "slow-door": "changes stop every port for a while",
+    "pieces-refused": "a message must come in one piece",
     "half-message-blocks": "while a message is half received no port is served",
     "one-for-all": "an error on one connection closes all of them",
     "second-wins": "a second front-end on a busy socket replaces the first",

@@ -240,6 +240,8 @@ class Port:
                 request, flags, size = struct.unpack("<III", self.receive(12))
                 if (flags & 7 != 1 or size > 4096) and not bug("header-unchecked"):
                     raise ConnectionError(f"a message with flags {flags:#x} and {size} bytes")
+                if bug("header-unchecked") and flags >> 4:
+                    die("flag bits")
                 payload = self.receive(size)
             reply_wanted = bool(flags & 8 and self.protocol & REPLY_ACK)
             if request not in HANDLERS and bug("unknown-request-crash"):
@@ -274,6 +276,8 @@ class Port:
         assert self.conn
         data = b""
         while len(data) < n:
+            if data and bug("pieces-refused"):
+                raise ConnectionError("a message that came in pieces")
             part, ancillary, flags, _ = self.conn.recvmsg(n - len(data), socket.CMSG_LEN(16 * 4))
             for _, _, fds in ancillary:
                 self.arrived += array.array("i", fds)
@@ -433,6 +437,8 @@ class Port:
     def set_vring_addr(self, payload: bytes) -> None:
         index, _, desc, used, avail, _ = struct.unpack("<IIQQQQ", payload)
         queue = self.queue(index)
+        if queue.live and bug("change-while-running") and queue.user != (desc, used, avail):
+            die("ring addresses")
         queue.user = (desc, used, avail)
         if queue.live:
             queue.translate()

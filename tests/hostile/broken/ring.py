@@ -133,11 +133,13 @@ class Queue:
         self.desc, self.used, self.avail = areas
 
     def start(self) -> None:
+        if self.user is None and bug("ready-too-early"):
+            die("no ring addresses")
         size_good = 0 < self.size <= (1024 if bug("small-queues-only") else 32768) and self.size & (self.size - 1) == 0
         if not size_good and not bug("ring-values-unchecked"):
             raise Illegal(f"ring size {self.size}")
-        if self.user is None and bug("ready-too-early"):
-            die("no ring addresses")
+        if not size_good:
+            die("ring size")
         if self.user is None:
             raise Illegal("no ring addresses")
         if any(u % align for u, align in zip(self.user, (16, 4, 2), strict=True)) and not bug("ring-values-unchecked"):
@@ -146,8 +148,6 @@ class Queue:
         self.next_avail = self.next_used = self.base
         self.last_head = -1
         self.live, self.broken = True, self.ever_broken and bug("no-recovery")
-        if bug("ring-values-unchecked") and not size_good:
-            die("ring size")
 
     def u16(self, area: tuple[Region, int], at: int) -> int:
         return int.from_bytes(area[0].read(area[1] + at, 2), "little")
