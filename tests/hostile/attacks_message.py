@@ -126,7 +126,7 @@ def start_at(frontend: Frontend, base: int) -> None:
     frontend.tell(Request.SET_VRING_KICK, U64.pack(1 | NO_FD))
 
 
-@attack()
+@attack("bad-ring-goes-on")
 def a_base_far_from_the_avail_index(scene: Scene) -> None:
     """In range, and yet the ring says that there are more buffers than it can hold."""
     guest = scene.boot()
