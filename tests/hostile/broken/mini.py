@@ -47,6 +47,12 @@ class Hold(Exception):
     """This frame waits for a receive buffer."""
 
 
+def hung_up(conn: socket.socket) -> bool:
+    poller = select.poll()
+    poller.register(conn, 0)
+    return bool(poller.poll(0))
+
+
 class Port:
     """A listening socket, at most one front-end on it, and its pair of queues."""
 
@@ -221,6 +227,8 @@ class Port:
                 new = self.listener.accept()[0]
                 if self.conn and bug("second-wins"):
                     self.disconnect("replaced")
+                if self.conn and hung_up(self.conn):  # and came back before we looked
+                    self.disconnect("end of file")
                 if self.conn:
                     new.close()
                 else:
