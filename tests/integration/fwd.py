@@ -35,13 +35,13 @@ class Fwd(Process):
         super().__init__("fwd", command, directory, env=ENVIRONMENT)
         for port in ports:
             name = Path(port.partition(",")[0]).stem
-            self.wait_log(rf"port {name}: (listening|connecting)", 10)
+            self.wait_log(rf"port {name}: (listening|connecting)", 30)
 
     def ask(self, *words: str) -> str:
         """What a verb of fastvhost prints about this process."""
         answer = subprocess.run(
             [*FASTVHOST, *words, "--control", self.control],
-            env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, check=True, timeout=10,
+            env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, check=True, timeout=30,
         )  # fmt: skip
         return answer.stdout
 

@@ -118,7 +118,7 @@ class Guest(Process):
             machine.name, machine.command(self._console_path, self._agent_path, self._monitor_path), directory
         )
         # At once: QEMU throws away what the guest says while nobody is connected.
-        wait_until(f"{self.name} opens its serial port", 10, self._connect)
+        wait_until(f"{self.name} opens its serial port", 30, self._connect)
 
     @property
     def address(self) -> str:
@@ -151,7 +151,7 @@ class Guest(Process):
     def monitor(self, command: str, **arguments: object) -> None:
         """A command to QEMU's monitor (QMP)."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(10)
+            connection.settimeout(30)
             connection.connect(str(self._monitor_path))
             with connection.makefile("rw") as qmp:
                 qmp.readline()  # a greeting

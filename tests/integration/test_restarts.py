@@ -50,7 +50,7 @@ def test_a_guest_is_killed_and_started_anew(pair: Pair) -> None:
     before = pair.b.boot_id()
 
     pair.a.kill()
-    pair.fwd.wait_log("port a: .*disconnected", 2)
+    pair.fwd.wait_log("port a: .*disconnected", 5)
     guest = pair.start_guest(pair.a).wait_ready()
     pair.b.wait_answer(guest, BACK_WITHIN)
 
@@ -63,7 +63,7 @@ def test_a_guest_is_paused_and_goes_on(pair: Pair) -> None:
 
     for _ in range(3):
         pair.a.monitor("stop")
-        pair.fwd.wait_log("port a: rings stopped", 2)
+        pair.fwd.wait_log("port a: rings stopped", 5)
         time.sleep(0.3)
         pair.a.monitor("cont")
         pair.b.wait_answer(pair.a, BACK_WITHIN)
@@ -87,7 +87,7 @@ def test_a_tcp_copy_survives_a_killed_fwd(pair: Pair) -> None:
     pair.a.run("dd if=/dev/urandom of=/tmp/sent bs=1M count=64 2>&1", 60)
     pair.b.run("nc -l -p 5000 -e sha256sum > /dev/null 2>&1 & sleep 0.5")
     pair.a.run(f"(nc {pair.b.address} 5000 < /tmp/sent > /tmp/received; touch /tmp/done) > /dev/null 2>&1 &")
-    wait_until("the copy is under way", 10, lambda: pair.fwd.stats()["ports"]["a"]["rx_bytes"] > 4 << 20)
+    wait_until("the copy is under way", 30, lambda: pair.fwd.stats()["ports"]["a"]["rx_bytes"] > 4 << 20)
 
     pair.fwd.kill()
     pair.start_fwd()

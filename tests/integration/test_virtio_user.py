@@ -82,4 +82,4 @@ def settled(fwd: Fwd, guests: VirtioUser) -> None:
         time.sleep(0.3)
         return before == (fwd.frames(), guests.counters())
 
-    wait_until("no frame is on its way", 10, unchanged)
+    wait_until("no frame is on its way", 30, unchanged)

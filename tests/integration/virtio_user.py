@@ -65,7 +65,7 @@ class VirtioUser(Process):
         )  # fmt: skip
         self.wait_log(re.escape(PROMPT), 30)
 
-    def command(self, text: str, seconds: float = 10) -> str:
+    def command(self, text: str, seconds: float = 30) -> str:
         """Type a command; returns what testpmd printed until its next prompt."""
         before = len(self.log())
         self.stdin.write(f"{text}\n".encode())
@@ -99,4 +99,4 @@ class VirtioUser(Process):
         """The orderly end: testpmd stops its devices."""
         self.stdin.write(b"stop\nquit\n")
         self.stdin.flush()
-        self.popen.wait(10)
+        self.popen.wait(30)
