@@ -52,7 +52,7 @@ from fastvhost.dataplane.ring cimport (
 
 # Descriptors that lie four ahead come into the cache while we look at this one: one cache line holds four.
 cdef enum:
-    AHEAD = 8
+    AHEAD = 16
     BOTH_FLAGS = VIRTQ_DESC_F_AVAIL | VIRTQ_DESC_F_USED
     CHAIN_FLAGS = VIRTQ_DESC_F_NEXT | VIRTQ_DESC_F_WRITE | VIRTQ_DESC_F_INDIRECT
 
@@ -80,7 +80,7 @@ cdef uint32_t take(
         d = read_once_packed_desc(&desc[at])
         if not is_available(d.flags, wrap):
             break
-        prefetch_read(&desc[at + AHEAD])
+        prefetch_write(&desc[at + AHEAD])
         chain = &chains[n]
         slots = 1
         data = in_region(&hot, d.addr, d.len)

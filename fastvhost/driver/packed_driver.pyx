@@ -7,7 +7,7 @@ first descriptor, which are stored last. A slot's number is its buffer id. Sizes
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from fastvhost.abi.shared_memory cimport (
-    full_fence, load_acquire_u16, load_u16, store_release_u16, store_u16, store_u64,
+    full_fence, load_acquire_u16, load_u16, prefetch_write, store_release_u16, store_u16, store_u64,
 )
 from fastvhost.abi.virtio_packed cimport (
     RING_EVENT_FLAGS_DESC, RING_EVENT_FLAGS_DISABLE, RING_EVENT_WRAP_BIT, VIRTQ_DESC_F_AVAIL, VIRTQ_DESC_F_USED,
@@ -81,6 +81,7 @@ cdef uint32_t take(DriverQueue *queue, Completion *done, uint32_t limit) noexcep
     limit = min(limit, <uint32_t>queue.n_given)
     # Pairs with the device's store of these flags, its last one to a used descriptor.
     while n < limit and (load_acquire_u16(&desc[at].flags) & BOTH_FLAGS) == used:
+        prefetch_write(&desc[at + 16])
         done[n].slot = desc[at].id
         done[n].bytes = desc[at].len
         wrong |= done[n].slot >= n_slots
