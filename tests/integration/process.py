@@ -28,6 +28,7 @@ class Process:
         *,
         stdin: bool = False,
         env: Mapping[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self.name = name
         self.directory = directory
@@ -39,6 +40,7 @@ class Process:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=env,
+                pass_fds=pass_fds,
             )
         Process.started.append(self)
 

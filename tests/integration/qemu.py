@@ -12,13 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, TypedDict
 
+from tests.integration.agent import ObedientGuest, serial_options
 from tests.integration.cores import on_guest_cores
-from tests.integration.process import Process, last_lines
 from tests.integration.waits import wait_until
 
 GUEST_IMAGE = Path(__file__).parents[2] / "scripts" / "guest-image"
-RECORD_SEPARATOR = b"\x1e"
-READY = RECORD_SEPARATOR + b"ready\n"
 
 MEMORY_SIZE = "192M"
 # How the guest's memory is backed: shared as it must be; by a file, but not shared; anonymous, QEMU's default.
@@ -30,14 +28,10 @@ MEMORY_OPTIONS: dict[Memory, list[str]] = {
 }
 
 
-class CommandFailed(AssertionError):
-    """A command in the guest ended with another status than 0."""
-
-
 @functools.cache
-def guest_image() -> tuple[str, str]:
-    """Kernel and initramfs of the test guest, built when they are not in the cache."""
-    answer = subprocess.run([GUEST_IMAGE], stdout=subprocess.PIPE, text=True, check=True, timeout=240)
+def guest_image(kind: str = "guest") -> tuple[str, str]:
+    """Kernel and initramfs of the test guest, built when they are not in the cache. "outer": of the one around it."""
+    answer = subprocess.run([GUEST_IMAGE, kind], stdout=subprocess.PIPE, text=True, check=True, timeout=240)
     kernel, initramfs = answer.stdout.split()
     return kernel, initramfs
 
@@ -77,7 +71,7 @@ class Machine:
     def address(self) -> str:
         return f"10.0.0.{self.number}"
 
-    def command(self, console: Path, agent: Path, monitor: Path) -> list[str]:
+    def command(self, directory: Path) -> list[str]:
         kernel, initramfs = guest_image()
         machine = "q35" if self.memory == "anonymous" else "q35,memory-backend=m0"
         link = "server=on,wait=off" if self.server else "reconnect=1"
@@ -93,56 +87,25 @@ class Machine:
             *MEMORY_OPTIONS[self.memory], "-machine", machine,
             "-kernel", kernel, "-initrd", initramfs,
             "-append", boot,
-            "-serial", f"file:{console}",
-            "-chardev", f"socket,id=agent,path={agent},server=on,wait=off", "-serial", "chardev:agent",
+            *serial_options(directory, self.name),
             "-chardev", f"socket,id=c0,path={self.socket},{link}",
             "-netdev", f"vhost-user,id=n0,chardev=c0,queues={self.queue_pairs}",
             "-device", ",".join(["virtio-net-pci", *device]),
-            "-qmp", f"unix:{monitor},server=on,wait=off",
+            "-qmp", f"unix:{directory / self.name}.monitor,server=on,wait=off",
         )  # fmt: skip
 
 
-class Guest(Process):
-    """A running guest. `run` a command in it; the output comes back, or CommandFailed."""
+class Guest(ObedientGuest):
+    """A running guest with a vhost-user port."""
 
     def __init__(self, machine: Machine, directory: Path) -> None:
         self.machine = machine
-        self._agent_path = directory / f"{machine.name}.agent"
-        self._console_path = directory / f"{machine.name}.console"
         self._monitor_path = directory / f"{machine.name}.monitor"
-        self._agent_path.unlink(missing_ok=True)
-        self._agent = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._received = b""
-        self._commands = 0
-        super().__init__(
-            machine.name, machine.command(self._console_path, self._agent_path, self._monitor_path), directory
-        )
-        # At once: QEMU throws away what the guest says while nobody is connected.
-        wait_until(f"{self.name} opens its serial port", 30, self._connect)
+        super().__init__(machine.name, machine.command(directory), directory)
 
     @property
     def address(self) -> str:
         return self.machine.address
-
-    def report(self) -> dict[str, str]:
-        console = self._console_path.read_text(errors="replace") if self._console_path.exists() else ""
-        return {**super().report(), f"{self.name}'s console": last_lines(console)}
-
-    def wait_ready(self, seconds: float = 120) -> Guest:
-        """Wait until the guest has started, or started again, and its shell answers."""
-        self._receive_until(READY, seconds, f"{self.name} starts")
-        return self
-
-    def run(self, command: str, seconds: float = 20) -> str:
-        """Run a shell command in the guest, there ended after so many seconds. Returns its output."""
-        self._send(command, seconds)
-        # The command is bounded by the guest's clock, which runs late when the host has no time for it.
-        mark = RECORD_SEPARATOR + b"%d " % self._commands
-        output = self._receive_until(mark, seconds + 20, f"{self.name} ends '{command}'").decode()
-        status = self._receive_until(b"\n", 5, f"{self.name} tells the status of '{command}'")
-        if status != b"0":
-            raise CommandFailed(f"{self.name}: '{command}' ended with {status.decode()}: {last_lines(output, 5)}")
-        return output
 
     def reboot(self) -> None:
         """Start the guest anew from inside, at once. `wait_ready` afterwards."""
@@ -182,36 +145,3 @@ class Guest(Process):
 
     def _answers(self, other: Guest) -> bool:
         return " 1 packets received" in self.run(f"ping -q -c 1 -W 1 {other.address}; true", 5)
-
-    def _connect(self) -> bool:
-        self.check_running()
-        try:
-            self._agent.connect(str(self._agent_path))
-        except (FileNotFoundError, ConnectionRefusedError):
-            return False
-        return True
-
-    def _send(self, command: str, seconds: float) -> None:
-        assert "\n" not in command
-        self._commands += 1
-        self._agent.sendall(f"{self._commands} {seconds:.0f} {command}\n".encode())
-
-    def _receive_until(self, mark: bytes, seconds: float, what: str) -> bytes:
-        deadline = time.monotonic() + seconds
-        while mark not in self._received:
-            self._agent.settimeout(max(0.01, deadline - time.monotonic()))
-            try:
-                part = self._agent.recv(65536)
-            except TimeoutError:
-                self.check_running()
-                raise AssertionError(f"not within {seconds:g} s: {what}") from None
-            if not part:
-                self.popen.wait(5)
-                self.check_running()
-            self._received += part
-        before, _, self._received = self._received.partition(mark)
-        return before
-
-    def __exit__(self, *_: object) -> None:
-        self._agent.close()
-        super().__exit__()

@@ -1,0 +1,42 @@
+"""The outer guest: Debian's kernel, with vhost-net and CUSE, over this machine's own files. Other guests run in it.
+
+It sees every file of the host and changes none: what is written stays in its memory. Its processors are emulated, and
+so are those of a guest in it, once more: expect a hundredth of the speed.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+from tests.integration.agent import ObedientGuest, serial_options
+from tests.integration.qemu import guest_image
+
+MEMORY_SIZE = "3G"
+
+
+class OuterGuest(ObedientGuest):
+    """`follow` or `run` commands in it, as root. `here` makes one of a command of this machine."""
+
+    def __init__(self, directory: Path) -> None:
+        kernel, initramfs = guest_image("outer")
+        guest_image()  # so that it is in the cache, which cannot be written from inside
+        super().__init__(
+            "outer",
+            [
+                "qemu-system-x86_64", "-nodefaults", "-display", "none", "-accel", "tcg,thread=multi", "-cpu", "max",
+                "-smp", "2", "-m", MEMORY_SIZE, "-machine", "q35",
+                "-kernel", kernel, "-initrd", initramfs, "-append", "console=ttyS0 quiet mitigations=off",
+                *serial_options(directory, "outer"),
+                "-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap",
+            ],
+            directory,
+        )  # fmt: skip
+
+
+def here(words: list[str]) -> str:
+    """A command line that runs these words in this directory and with these settings."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "VIRTUAL_ENV") if name in os.environ}
+    settings = shlex.join(["env", *(f"{name}={value}" for name, value in kept.items())])
+    return f"cd {shlex.quote(str(Path.cwd()))} && {settings} {shlex.join(words)}"
