@@ -221,7 +221,7 @@ class Frontend:
         deadline = time.monotonic() + timeout
         while True:
             remaining = deadline - time.monotonic()
-            if remaining <= 0 or not select.select([self.sock], [], [], remaining)[0]:
+            if remaining <= 0 or not readable(self.sock.fileno(), remaining):
                 return False
             try:
                 data, fds, _, _ = socket.recv_fds(self.sock, 65536, 16)
@@ -342,7 +342,7 @@ class Guest:
         try:
             frontend.handshake(memory, self.queues, features=features, protocol_features=protocol_features, fds=fds)
         except BaseException:
-            self.close()
+            Guest.close(self)
             raise
         modern = frontend.features & (F_VERSION_1 | NET_F_MRG_RXBUF)
         self.net = NetDriver(
@@ -419,8 +419,15 @@ class Guest:
         self.close()
 
 
+def readable(fd: int, timeout: float) -> bool:
+    """Whether there is something to read within the timeout. With poll: select ends at number 1023."""
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    return bool(poller.poll(max(0.0, timeout) * 1000))
+
+
 def wait_eventfd(fd: int, timeout: float = 2.0) -> int:
     """Wait for a notification and take it. Raises Timeout."""
-    if not select.select([fd], [], [], timeout)[0]:
+    if not readable(fd, timeout):
         raise Timeout(f"no notification within {timeout} s")
     return os.eventfd_read(fd)

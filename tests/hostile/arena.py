@@ -10,12 +10,12 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from tests.driver import Memory, Region, Timeout
 from tests.frontend import Closed, Guest, Refused
 from tests.hostile.attack import Attack
-from tests.hostile.backend import PRODUCT, Backend
+from tests.hostile.backend import Backend, Starter, fastvhost
 from tests.hostile.honest import HonestStream
 from tests.hostile.invariant import Broken
 from tests.hostile.scene import Scene
@@ -37,7 +37,7 @@ class Arena:
 
     def __init__(
         self,
-        command: Sequence[str] = PRODUCT,
+        start: Starter = fastvhost,
         *,
         pace: int = 6000,
         patience: float = 15.0,
@@ -54,7 +54,7 @@ class Arena:
         self.persistence = persistence
         self.spoiled = False
         self._log_read = 0
-        self.backend = Backend(command)
+        self.backend = Backend(start)
         self._closers: list[Callable[[], object]] = [self._remove, self.backend.stop]
         try:
             self.backend.wait_listening()
@@ -71,7 +71,7 @@ class Arena:
     def bystander(self, port: str) -> Guest:
         """An honest guest in this process, with receive buffers."""
         memory = WatchedMemory([Region(0x10000, 2 << 20, name=f"bystander-{port}")], port)
-        guest = Guest.boot(self.backend.path(port), memory=memory, receive_buffers=64, timeout=self.patience)
+        guest = Guest.boot(self.backend.path(port), memory=memory, receive_buffers=64, timeout=20.0)
         self._closers.append(guest.close)
         return guest
 

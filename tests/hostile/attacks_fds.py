@@ -237,6 +237,7 @@ def a_call_file_descriptor_that_becomes_full_and_blocks_under_traffic(scene: Sce
     guest = scene.boot()
     for _ in range(5):
         scene.works(guest)
+        scene.pause(0.05)  # the mini back-end sets O_NONBLOCK and then writes: not in between
         for fd in guest.calls:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(fd)

@@ -11,28 +11,44 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-PRODUCT = (sys.executable, "-m", "fastvhost")
-MINI = (sys.executable, "-m", "tests.hostile.broken.mini")
+from tests.hostile.broken.mini import main
+from tests.hostile.forked import Forked
+
 PORTS = "abcdef"
 """a and b: the attacked guest and its peer. c and d: the honest stream. e and f: fresh connections during an attack."""
+
+
+Starter = Callable[[list[str], Path], "subprocess.Popen[bytes] | Forked"]
+
+
+def fastvhost(arguments: list[str], log_path: Path) -> subprocess.Popen[bytes]:
+    """The product."""
+    command = [sys.executable, "-m", "fastvhost", *arguments]
+    with log_path.open("w") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+
+
+def mini(*bugs: str) -> Starter:
+    """The mini back-end, with bugs or without."""
+    switches = [word for bug in bugs for word in ("--bug", bug)]
+    return lambda arguments, log_path: Forked(main, [*switches, *arguments], log_path)
 
 
 class Backend:
     """A running `fwd` with six ports wired in pairs: a-b, c-d, e-f."""
 
-    def __init__(self, command: Sequence[str] = PRODUCT) -> None:
+    def __init__(self, start: Starter) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="fv-", dir=tempfile.gettempdir()))
         self.log_path = self.directory / "log"
         self.control = self.directory / "control"
         arguments = ["fwd", "--control", str(self.control)]
         for name in PORTS:
             arguments += ["--port", str(self.path(name))]
-        with self.log_path.open("w") as log:
-            self.process = subprocess.Popen([*command, *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        self.process = start(arguments, self.log_path)
         self._proc = Path(f"/proc/{self.process.pid}")
 
     def path(self, name: str) -> Path:
@@ -45,15 +61,14 @@ class Backend:
                 raise AssertionError(f"the back-end does not start: {self.log()}")
             time.sleep(0.01)
 
-    def stop(self) -> int | None:
-        """End it as an operator would, or the hard way if that does not help. The exit status; None: the hard way."""
+    def stop(self) -> None:
+        """End it as an operator would, or the hard way if that does not help."""
         self.process.terminate()
-        try:
-            return self.process.wait(5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            return None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if self.process.wait(5) is not None:
+                return
+        self.process.kill()
+        self.process.wait()
 
     # From inside
 
@@ -121,7 +136,8 @@ class Backend:
 def _schedstat(process: Path, field: int) -> dict[str, float]:
     """Seconds by thread: 0 on a CPU, 1 waiting for one. Linux, Documentation/scheduler/sched-stats.rst."""
     found = {}
-    for task in (process / "task").iterdir():
-        with contextlib.suppress(OSError):  # it ended
-            found[task.name] = int((task / "schedstat").read_text().split()[field]) / 1e9
+    with contextlib.suppress(FileNotFoundError):  # the process ended
+        for task in (process / "task").iterdir():
+            with contextlib.suppress(OSError):  # it ended
+                found[task.name] = int((task / "schedstat").read_text().split()[field]) / 1e9
     return found

@@ -11,16 +11,15 @@ import mmap
 import os
 import random
 import struct
-import subprocess
-import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from tests.driver import NEAR_WRAP, Piece, Region, SplitQueue
 from tests.frontend import Frontend, Guest
+from tests.hostile.forked import Forked
 from tests.hostile.watch import WatchedMemory, used_ring
 
 SLOTS = struct.Struct("QQQQ")  # offered, delivered, lost, rounds
@@ -62,10 +61,9 @@ class HonestStream:
         path.write_bytes(bytes(BOARD_BYTES))
         with path.open("r+b") as file:
             self._board = mmap.mmap(file.fileno(), BOARD_BYTES)
-        command = [sys.executable, "-m", "tests.hostile.honest", str(left), str(right), "--board", str(path)]
-        command += ["--pace", str(pace)]
-        self._errors = (directory / "honest.log").open("w+")
-        self.process = subprocess.Popen(command, stderr=self._errors)
+        self._log = directory / "honest.log"
+        arguments = [str(left), str(right), "--board", str(path), "--pace", str(pace)]
+        self.process = Forked(main, arguments, self._log)
 
     def progress(self) -> Progress:
         """A reading that came out the same twice: the board is written while we look."""
@@ -73,9 +71,9 @@ class HonestStream:
             pass
         return Progress(*SLOTS.unpack(reading))
 
-    def wait_running(self, timeout: float = 10.0) -> None:
+    def wait_running(self, timeout: float = 20.0) -> None:
         deadline = time.monotonic() + timeout
-        while self.progress().delivered < 100:
+        while self.progress().delivered < 20:
             if time.monotonic() > deadline or self.process.poll() is not None:
                 raise AssertionError(f"the honest stream does not run: {self.fault() or self.progress()}")
             time.sleep(0.01)
@@ -84,18 +82,14 @@ class HonestStream:
         """What went wrong, or nothing: a frame corrupt, duplicated or out of order, memory overwritten, a lost link."""
         text = self._board[FAULT_AT:].split(b"\0", 1)[0].decode()
         if not text and self.process.poll() is not None:
-            self._errors.seek(0)
-            text = f"the honest guests ended: {self._errors.read()[-1000:]}"
+            text = f"the honest guests ended: {self._log.read_text()[-1000:]}"
         return text
 
     def stop(self) -> None:
         self._board[STOP_AT] = 1
-        try:
-            self.process.wait(2)
-        except subprocess.TimeoutExpired:
+        if self.process.wait(2) is None:
             self.process.kill()
             self.process.wait()
-        self._errors.close()
 
 
 class _Side:
@@ -105,7 +99,7 @@ class _Side:
         self.name = "cd"[number]
         self.memory = WatchedMemory([Region(0x10000, 1 << 20, name=f"honest-{self.name}")], self.name)
         receiveq, transmitq = (SplitQueue(self.memory, QUEUE_SIZE, start=NEAR_WRAP) for _ in range(2))
-        frontend = Frontend.connect(path, timeout=10.0)
+        frontend = Frontend.connect(path, timeout=20.0)
         self.guest = Guest(frontend, self.memory, receiveq, transmitq)
         self.number = number
         self.buffers = [self._guarded() for _ in range(2 * QUEUE_SIZE)]
@@ -175,12 +169,12 @@ def _due(pace: int) -> Iterator[int]:
         owed -= int(owed)
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("paths", nargs=2)
     parser.add_argument("--board", required=True)
     parser.add_argument("--pace", type=int, required=True)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     with open(args.board, "r+b") as file:  # noqa: PTH123
         board = mmap.mmap(file.fileno(), BOARD_BYTES)
     sides = [_Side(path, number) for number, path in enumerate(args.paths)]
@@ -202,7 +196,3 @@ def main() -> None:
         if board[STOP_AT] or os.getppid() != parent:
             return
         time.sleep(TICK)
-
-
-if __name__ == "__main__":
-    main()

@@ -135,11 +135,10 @@ class Queue:
     def start(self) -> None:
         if self.user is None and bug("ready-too-early"):
             die("no ring addresses")
-        size_good = 0 < self.size <= (1024 if bug("small-queues-only") else 32768) and self.size & (self.size - 1) == 0
-        if not size_good and not bug("ring-values-unchecked"):
+        if not 0 < self.size <= (1024 if bug("small-queues-only") else 32768) or self.size & (self.size - 1):
+            if bug("ring-values-unchecked"):
+                die("ring size")
             raise Illegal(f"ring size {self.size}")
-        if not size_good:
-            die("ring size")
         if self.user is None:
             raise Illegal("no ring addresses")
         if any(u % align for u, align in zip(self.user, (16, 4, 2), strict=True)) and not bug("ring-values-unchecked"):
@@ -201,7 +200,7 @@ class Queue:
                 raise Bad("a descriptor of the wrong direction")
             list(self.port.table.spans(addr, n))
             if bug("double-fetch"):
-                time.sleep(0.0002)
+                time.sleep(0.001)
                 addr, n = DESC.unpack(read(index))[:2]
                 if any(at + part > r.size for r in self.port.table.regions if (at := addr - r.guest, part := n)):
                     die("read twice")
