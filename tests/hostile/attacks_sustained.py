@@ -158,6 +158,7 @@ def a_second_hand_that_rewrites_descriptors_headers_and_tables_for_a_minute(scen
 def flood(scene: Scene, message: Callable[[Attacker, int], object]) -> None:
     guest = scene.boot()
     numbers = itertools.count()
+    scene.worker_keeps_its_pace(lambda: message(guest, next(numbers)))
     scene.in_turns(lambda: message(guest, next(numbers)), lambda: guest.frontend.ask(Request.GET_FEATURES), SECONDS)
     guest.restart_queue(1)
     scene.forget_drops()

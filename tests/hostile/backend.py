@@ -110,6 +110,10 @@ class Backend:
         """How long each of its threads has run."""
         return _schedstat(self._proc, 0)
 
+    def busy_seconds(self, task: str) -> float:
+        """How long this thread has run, or was ready to."""
+        return sum(_schedstat(self._proc, field).get(task, 0.0) for field in (0, 1))
+
     def descriptors(self) -> Counter[str]:
         """Open file descriptors by what they are: "socket", "anon_inode:[eventfd]", "/memfd:name", paths."""
         found: Counter[str] = Counter()

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 ANSWERED = {1, 11, 15, 17, 36, 40}
 """Requests with a reply of their own, which is no ack."""
 GUEST_ADDR = 0x10000
+LONGEST_SLEEP = 0.1
+"""Seconds for which one message may keep a worker from its rounds."""
 BEFORE, BEHIND = 0x8000, 0x8000
 """Bytes of the attacker's file before and behind its region: its own secrets."""
 
@@ -202,6 +204,24 @@ class Scene:
         spent = max(after[task] - before.get(task, 0.0) for task in after) / max(rounds, 1)
         if spent > self.arena.longest_round:
             raise Broken("I2", f"a round of the poll loop takes {spent * 1e6:.0f} us")
+
+    def worker_keeps_its_pace(self, act: Callable[[], object]) -> None:
+        """No such act keeps the worker from its rounds: it runs, or waits for a CPU, or sleeps no longer than it likes.
+
+        Two good acts before four bad ones, on a machine that may make threads wait, which is counted apart, and now and
+        then for one that waits, which is not.
+        """
+        backend = self.arena.backend
+        before = backend.thread_seconds()
+        time.sleep(0.05)
+        worker = max((seconds - before.get(task, 0.0), task) for task, seconds in backend.thread_seconds().items())[1]
+        slept: list[float] = []
+        while sum(seconds < LONGEST_SLEEP for seconds in slept) < 2:
+            start, busy = time.monotonic(), backend.busy_seconds(worker)
+            act()
+            slept.append(time.monotonic() - start - (backend.busy_seconds(worker) - busy))
+            if sum(seconds >= LONGEST_SLEEP for seconds in slept) == 4:
+                raise Broken("I2", f"the worker stood still for {', '.join(f'{seconds:.2f}' for seconds in slept)} s")
 
     def forget_drops(self) -> None:
         """What was dropped so far is not this attack's to count."""
