@@ -1,6 +1,7 @@
 """The back-ends that scripts/compare runs: each between two vhost-user sockets, on one core, started and cleaned up.
 
 DPDK's testpmd and OVS-DPDK come from Debian's packages dpdk and openvswitch-switch-dpdk and want hugepages and root.
+The probe is a C loop without a single check, one copy per frame, split rings only: what the machine allows.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ STOP_SECONDS = 10.0
 PEER_MIB = 256
 OVS_SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 OVS_SWITCH = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk"
+PROBE = ROOT.parent / "shared" / "instruments" / "probe.c"
+IDLE_WORDS = ("poll", "adaptive", "interrupt")
 
 
 class BackEndError(Exception):
@@ -28,13 +31,20 @@ class BackEndError(Exception):
 
 
 class BackEnd:
-    """A process between two sockets. Knows what it started and stops exactly that."""
+    """A process between two sockets. Knows what it started and stops exactly that.
+
+    name: KIND[:PATH][@WORD[+WORD...]]; what the words mean says guest_options() and, for fastvhost, its --idle.
+    """
 
     guests_listen = False
     needs_hugepages = False
 
     def __init__(self, name: str, directory: Path, core: int, hugepages: Path | None) -> None:
         self.name, self.directory, self.core, self.hugepages = name, directory, core, hugepages
+        self.path = name.partition("@")[0].partition(":")[2]
+        self.words = name.partition("@")[2].split("+") if "@" in name else []
+        # DPDK's processes share what has the same prefix.
+        self.prefix = f"fv{os.getpid()}-{directory.name}"
         directory.mkdir()
         self.a, self.b = str(directory / "a.sock"), str(directory / "b.sock")
         self.log_path = directory / "log"
@@ -45,6 +55,11 @@ class BackEnd:
     def start(self) -> None:
         """Start, and return once guests can connect (or, with guests_listen, once it keeps trying to)."""
         raise NotImplementedError
+
+    @property
+    def guest_options(self) -> list[str]:
+        """More for the load of this back-end alone: fastvhost@packed+in-order."""
+        return [f"--{word}" for word in self.words if word not in IDLE_WORDS]
 
     @property
     def pids(self) -> list[int]:
@@ -95,11 +110,26 @@ class Fastvhost(BackEnd):
     """This tree, or the one whose directory follows a colon in the name."""
 
     def start(self) -> None:
-        self.env = {"PYTHONPATH": str(Path(self.name.partition(":")[2] or ROOT).resolve())}
+        self.env = {"PYTHONPATH": str(Path(self.path or ROOT).resolve())}
+        idle = [option for word in self.words if word in IDLE_WORDS for option in ("--idle", word)]
         self.run(
             sys.executable, "-m", "fastvhost", "fwd", "--port", self.a, "--port", self.b, "--cores", str(self.core),
-            "--control", str(self.directory / "control.sock"),
+            "--control", str(self.directory / "control.sock"), *idle,
         )  # fmt: skip
+        self.wait_for(self.a, self.b)
+
+
+class Probe(BackEnd):
+    """The unchecked loop: compiled from the C file that follows a colon in the name, or from where it usually lies."""
+
+    def start(self) -> None:
+        source, program = Path(self.path or PROBE), self.directory / "probe"
+        try:
+            subprocess.run(["gcc", "-O3", "-march=native", "-w", source, "-o", program, "-lpthread"], check=True)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise BackEndError(f"{self.name}: {source} does not compile ({error}); say probe:FILE.c") from error
+        # It pins itself to CPU 0; forever: else it ends after a while.
+        self.run(str(program), self.a, self.b, "forever")
         self.wait_for(self.a, self.b)
 
 
@@ -109,7 +139,6 @@ class Testpmd(BackEnd):
     needs_hugepages = True
 
     def start(self) -> None:
-        self.prefix = f"fv{os.getpid()}{self.name}"
         process = self.run(
             "dpdk-testpmd", "--lcores", f"0@{self.core},1@{self.core}", "--main-lcore", "0", "--no-pci",
             f"--file-prefix={self.prefix}", "-m", str(PEER_MIB), "--huge-dir", str(self.hugepages),
@@ -145,7 +174,6 @@ class Ovs(BackEnd):
         self.run("ovsdb-server", f"{home}/conf.db", f"--remote=punix:{database}", f"--unixctl={home}/db.ctl")
         self.wait_for(database)
         mask = hex(1 << self.core)
-        self.prefix = f"fv{os.getpid()}{self.name}"
         self._vsctl(
             "--no-wait", "init", "--", "set", "Open_vSwitch", ".", "other_config:dpdk-init=true",
             f"other_config:dpdk-socket-mem={PEER_MIB}", f"other_config:pmd-cpu-mask={mask}",
@@ -180,4 +208,9 @@ class Ovs(BackEnd):
         shutil.rmtree(Path("/run/dpdk") / self.prefix, ignore_errors=True)
 
 
-KINDS: dict[str, type[BackEnd]] = {"fastvhost": Fastvhost, "testpmd": Testpmd, "ovs": Ovs}
+KINDS: dict[str, type[BackEnd]] = {"fastvhost": Fastvhost, "testpmd": Testpmd, "ovs": Ovs, "probe": Probe}
+
+
+def kind_of(name: str) -> str:
+    """The first word of a back-end's name."""
+    return name.partition("@")[0].partition(":")[0]

@@ -3,6 +3,9 @@
 Every back-end joins two sockets on one core; two built-in guests on another core flood it both ways. All of them stay
 up, all but one are stopped, and they take turns of less than a second: see bench/turns.py for why.
 
+`--setup NAME` runs one of the comparisons that the documents speak of, and records it under its name:
+{setups}
+
 Peers need the Debian packages dpdk and openvswitch-switch-dpdk, and root for their hugepages, which are given back.
 Run by scripts/compare, which sets things up.
 """
@@ -18,33 +21,51 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.backends import KINDS, BackEnd, BackEndError
+from bench.backends import KINDS, BackEnd, BackEndError, kind_of
 from bench.record import write
+from bench.setups import SETUPS, Case, Setup, cases
 from bench.turns import Pair, paired_ratios, summary
+from bench.virtio_user import VirtioUserPair
 
 HUGEPAGES = 640    # of 2 MiB: 256 MiB for each peer, and the guests' memory
+BROKEN = ("corrupt", "reordered", "duplicated")
 NR_HUGEPAGES = Path("/proc/sys/vm/nr_hugepages")
 
 
 def arguments() -> argparse.Namespace:
-    first, _, rest = (__doc__ or "").partition("\n\n")
+    setups = "\n".join(f"  {name:14} {setup.question}" for name, setup in SETUPS.items())
+    first, _, rest = (__doc__ or "").replace("{setups}", setups).partition("\n\n")
     parser = argparse.ArgumentParser(
         prog="scripts/compare", description=first, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--backends", default="fastvhost,testpmd,ovs", metavar="LIST",
-        help="the first is compared with each other one; fastvhost:DIR is another tree; default %(default)s")
-    add("--sizes", default="64,512,1518", metavar="LIST", help="bytes, or imix; default %(default)s")
+    add("--setup", choices=SETUPS, metavar="NAME", help="one of those below; other options here still overrule it")
+    add("--backends", metavar="LIST",
+        help="the first is compared with each other one; fastvhost:DIR is another tree, fastvhost@packed+in-order has "
+        "guests of its own kind, fastvhost@adaptive runs with --idle adaptive; default fastvhost,testpmd,ovs")
+    add("--sizes", metavar="LIST", help="bytes, or imix; default 64,512,1518")
     add("--rounds", type=int, default=12, help="turns of each back-end; default %(default)s")
     add("--turn", type=float, default=0.6, metavar="SECONDS", help="default %(default)s")
     add("--latency", action="store_true", help="one frame in flight, microseconds, instead of rates")
-    add("--guests", default="", metavar="ARGUMENTS", help="more for bench.guest_load, such as --guests=--one-way")
+    add("--guests", metavar="ARGUMENTS", help="more for bench.guest_load, such as --guests=--one-way")
     add("--json", action="store_true", help="one object per size on stdout instead of the table")
-    add("--no-record", action="store_true", help="write no line to bench/results/compare.jsonl")
+    add("--no-record", action="store_true", help="write no line to bench/results")
     return parser.parse_args()
+
+
+def setup_of(o: argparse.Namespace) -> Setup:
+    """The named one or the usual one, with what the other options say instead."""
+    named = SETUPS.get(o.setup, Setup("", "fastvhost,testpmd,ovs", cases((64, 512, 1518))))
+    loads = named.cases
+    if o.sizes is not None or o.guests is not None:
+        sizes = o.sizes.split(",") if o.sizes is not None else dict.fromkeys(case.size for case in loads)
+        guests = [o.guests] if o.guests is not None else list(dict.fromkeys(case.guests for case in loads))
+        loads = tuple(Case(size, more) for more in guests for size in sizes)
+    return replace(named, backends=o.backends or named.backends, cases=loads, latency=o.latency or named.latency)
 
 
 @contextlib.contextmanager
@@ -71,25 +92,19 @@ def hugepages(wanted: bool) -> Iterator[Path | None]:
             NR_HUGEPAGES.write_text(str(max(0, int(NR_HUGEPAGES.read_text()) - HUGEPAGES)))
 
 
-def compare(o: argparse.Namespace, size: str, huge: Path | None, work: Path) -> dict[str, Any]:
+def compare(o: argparse.Namespace, setup: Setup, case: Case, huge: Path | None, work: Path) -> dict[str, Any]:
     """All back-ends under one load. Per back-end its turns, its rates, its losses; and the ratios."""
-    back_core, guest_core = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
-    load = ["--size", size, "--core", str(guest_core), *(["--latency"] if o.latency else []), *o.guests.split()]
-    pairs: list[Pair] = []
+    pairs: list[Pair | VirtioUserPair] = []
     with contextlib.ExitStack() as closing:
-        for n, name in enumerate(o.backends.split(",")):
-            back_end: BackEnd = KINDS[name.partition(":")[0]](name, work / f"{size}-{n}", back_core, huge)
-            closing.callback(back_end.stop)
-            back_end.start()
-            pair = Pair(back_end, load)
-            closing.callback(pair.finish)
+        for name in setup.backends.split(","):
+            pair = start(setup, case, name, huge, Path(tempfile.mkdtemp(dir=work)) / name[:2], closing)
             pair.await_traffic()
             pair.freeze()
             pairs.append(pair)
         turns: dict[str, list[float | None]] = {p.back_end.name: [] for p in pairs}
         for _ in range(o.rounds):
             for pair in pairs:
-                turns[pair.back_end.name].append(figure(pair.turn(o.turn), o.latency))
+                turns[pair.back_end.name].append(figure(pair.turn(o.turn), setup.latency))
         for pair in pairs:
             pair.finish()
             pair.freeze()    # its back-end has nothing to do, and polls
@@ -97,15 +112,33 @@ def compare(o: argparse.Namespace, size: str, huge: Path | None, work: Path) -> 
                 raise BackEndError(f"{pair.back_end.name}: no traffic in any turn; {pair.back_end.last_words()}")
     names = list(turns)
     return {
-        "bench": "latency" if o.latency else "rate",
-        "size": size,
-        "unit": "us one way, median" if o.latency else "Mpps received, both directions",
-        "guests": o.guests,
+        "bench": "latency" if setup.latency else "rate",
+        "size": case.size,
+        "unit": "us one way, median" if setup.latency else "Mpps received, both directions",
+        "guests": ("virtio-user " if setup.virtio_user else "") + case.guests,
         "rounds": o.rounds,
         "figures": {name: rounded(summary([t for t in turns[name] if t])) for name in names},
         "ratios": {f"{names[0]}/{n}": rounded(paired_ratios(turns[names[0]], turns[n])) for n in names[1:]},
         "faults": {pair.back_end.name: faults(pair) for pair in pairs},
     }
+
+
+def start(
+    setup: Setup, case: Case, name: str, huge: Path | None, directory: Path, closing: contextlib.ExitStack
+) -> Pair | VirtioUserPair:
+    """A back-end on the first CPU and its guests on the last one."""
+    back_core, guest_core = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
+    back_end: BackEnd = KINDS[kind_of(name)](name, directory, back_core, huge)
+    closing.callback(back_end.stop)
+    back_end.start()
+    pair: Pair | VirtioUserPair
+    if setup.virtio_user:
+        pair = VirtioUserPair(back_end, case.size, case.guests, guest_core)
+    else:
+        load = ["--size", case.size, "--core", str(guest_core), *case.guests.split(), *back_end.guest_options]
+        pair = Pair(back_end, [*load, *(["--latency"] if setup.latency else [])])
+    closing.callback(pair.finish)
+    return pair
 
 
 def figure(windows: list[dict[str, float]], latency: bool) -> float | None:
@@ -117,10 +150,12 @@ def figure(windows: list[dict[str, float]], latency: bool) -> float | None:
     return sum(w["frames"] for w in windows) / sum(w["d"] for w in windows) / 1e6
 
 
-def faults(pair: Pair) -> dict[str, float]:
+def faults(pair: Pair | VirtioUserPair) -> dict[str, float]:
     """What was wrong with the frames over the whole run. Lost ones are the full ring of a back-end that drops."""
+    if isinstance(pair, VirtioUserPair):
+        return {}    # its frames have no numbers
     ways = [pair.final.get(way, {}) for way in ("a_to_b", "b_to_a")]
-    total = {key: sum(way.get(key, 0) for way in ways) for key in ("corrupt", "reordered", "duplicated", "lost")}
+    total = {key: sum(way.get(key, 0) for way in ways) for key in (*BROKEN, "lost")}
     sent = sum(way.get("sent_frames", 0) for way in ways)
     return {**total, "lost_percent": round(100 * total["lost"] / sent, 3) if sent else 0.0}
 
@@ -131,33 +166,40 @@ def rounded(figures: dict[str, float]) -> dict[str, float]:
 
 def table(result: dict[str, Any]) -> str:
     """A block of lines per size."""
-    lines = [f"{result['size']} bytes, {result['unit']}"]
+    lines = [f"{result['size']} bytes {result['guests']}".rstrip() + f", {result['unit']}"]
     for name, f in result["figures"].items():
-        wrong = result["faults"][name]
-        kinds = ", ".join(f"{wrong[key]} {key}" for key in ("corrupt", "reordered", "duplicated") if wrong[key])
-        lost = f"{wrong['lost_percent']:.1f} % lost"
-        lines.append(f"  {name:24}{f['median']:8.2f}  ({f['q1']:.2f}..{f['q3']:.2f})   {kinds or 'all intact'}, {lost}")
+        lines.append(f"  {name:24}{f['median']:8.2f}  ({f['q1']:.2f}..{f['q3']:.2f}){told(result['faults'][name])}")
     for name, r in result["ratios"].items():
         lines.append(f"  {name:24}{r['median']:8.2f}  ({r['q1']:.2f}..{r['q3']:.2f})   paired ratio")
     return "\n".join(lines)
 
 
+def told(wrong: dict[str, float]) -> str:
+    """The faults of a back-end, as far as somebody looked."""
+    if not wrong:
+        return ""
+    kinds = ", ".join(f"{wrong[key]:.0f} {key}" for key in BROKEN if wrong[key])
+    return f"   {kinds or 'all intact'}, {wrong['lost_percent']:.1f} % lost"
+
+
 def main() -> int:
     o = arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
-    unknown = [name for name in o.backends.split(",") if name.partition(":")[0] not in KINDS]
+    setup = setup_of(o)
+    kinds = [kind_of(name) for name in setup.backends.split(",")]
+    unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown:
         print(f"compare: no back-end {unknown[0]}; there are {', '.join(KINDS)}", file=sys.stderr)
         return 2
     if len(os.sched_getaffinity(0)) < 2:
         print("compare: one CPU is too few; a back-end and its guests need one each", file=sys.stderr)
         return 1
-    peers = any(KINDS[name.partition(":")[0]].needs_hugepages for name in o.backends.split(","))
     results = []
     try:
+        peers = any(KINDS[kind].needs_hugepages for kind in kinds)
         with hugepages(peers) as huge, tempfile.TemporaryDirectory(prefix="fv-cmp-") as work:
-            for size in o.sizes.split(","):
-                result = compare(o, size, huge, Path(work))
+            for case in setup.cases:
+                result = compare(o, setup, case, huge, Path(work))
                 results.append(result)
                 print(json.dumps(result) if o.json else table(result), flush=True)
     except BackEndError as error:
@@ -166,9 +208,8 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     if not o.no_record:
-        write("compare", results)
-    wrong = [f for r in results for f in r["faults"].values() if f["corrupt"] or f["reordered"] or f["duplicated"]]
-    return 1 if wrong else 0
+        write(o.setup or "compare", results)
+    return 1 if any(f.get(key) for r in results for f in r["faults"].values() for key in BROKEN) else 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,81 @@
+"""What scripts/compare records: each set-up answers one question, in one command of less than five minutes.
+
+`scripts/compare --setup NAME` runs it, appends to bench/results/NAME.jsonl and prints the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Case:
+    """One load: frames of a size (bytes, or imix) and more options of the guests (bench.guest_load)."""
+
+    size: str
+    guests: str = ""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Back-ends beside each other, the first compared with each of the others, under several loads in turn."""
+
+    question: str
+    backends: str
+    cases: tuple[Case, ...]
+    latency: bool = False
+    virtio_user: bool = False
+    """The guests are DPDK's testpmd on virtio-user devices instead of the built-in ones."""
+
+
+def cases(sizes: Iterable[str | int], guests: str = "") -> tuple[Case, ...]:
+    """The same guests with frames of several sizes."""
+    return tuple(Case(str(size), guests) for size in sizes)
+
+
+PEERS = "fastvhost,testpmd,ovs"
+SETUPS = {
+    "rates": Setup(
+        "Split rings, by size: what do the peers do, and what does the machine allow?",
+        f"{PEERS},probe", cases((64, 512, 1518)),
+    ),
+    "rates-between": Setup(
+        "The same, for the sizes between.",
+        f"{PEERS},probe", cases((256, 1024)),
+    ),
+    "packed": Setup(
+        "Packed rings, and packed rings in order.",
+        "fastvhost,testpmd", cases((64, 512, 1518), "--packed") + cases((64, 512), "--packed --in-order"),
+    ),
+    "packed-split": Setup(
+        "Is a packed ring as fast as a split one?",
+        "fastvhost@packed,fastvhost,fastvhost@packed+in-order,fastvhost@in-order", cases((64, 512, 1518)),
+    ),
+    "shapes": Setup(
+        "Split rings: frames of a header and three pieces, in the ring and in indirect tables; IMIX.",
+        PEERS,
+        (
+            Case("64", "--pieces 4"),
+            Case("imix", "--pieces 4 --indirect"),
+            Case("imix", "--pieces 2 --indirect"),
+            Case("imix"),
+        ),
+    ),
+    "latency": Setup(
+        "One frame in flight, one way.",
+        "fastvhost,testpmd,probe", cases((64, 1518)), latency=True,
+    ),
+    "virtio-user": Setup(
+        "DPDK's own driver as both guests: split rings, mergeable buffers, in order, packed.",
+        "fastvhost,testpmd",
+        (
+            Case("64", "mrg_rxbuf=0,in_order=0"),
+            Case("64", "mrg_rxbuf=1,in_order=0"),
+            Case("64", "mrg_rxbuf=1,in_order=1"),
+            Case("64", "mrg_rxbuf=1,in_order=0,packed_vq=1"),
+            Case("64", "mrg_rxbuf=1,in_order=1,packed_vq=1"),
+        ),
+        virtio_user=True,
+    ),
+}  # fmt: skip
