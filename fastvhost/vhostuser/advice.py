@@ -1,5 +1,25 @@
 """What to tell an operator, with lines to paste. Each sentence names the cause and the remedy, in one line."""
 
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Approach(NamedTuple):
+    """How front-ends come to a port."""
+
+    state: str
+    """What the port does while nobody is there, in one word."""
+    opening: str
+    """The same as a line of the log."""
+    nobody: Callable[[str], str]
+    """What to say when nobody came for a while, given the last reason of a failed attempt."""
+    silence: int = logging.WARNING
+    """How serious a front-end is that came and says nothing."""
+
+
 SHARE = (
     "share the guest's memory: QEMU -object memory-backend-memfd,id=m0,size=1G,share=on -machine memory-backend=m0; "
     "libvirt <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>"
@@ -13,14 +33,21 @@ def _qemu(path: str, chardev: str) -> str:
     )
 
 
-def nobody_connects(path: str, permissions: str) -> str:
-    """A listening socket to which no front-end comes."""
-    return f"nobody connects; a guest needs {_qemu(path, 'reconnect=1')}, and its user write permission ({permissions})"
+def by_listening(path: str, permissions: str) -> Approach:
+    """On a socket of ours."""
+    needed = _qemu(path, "reconnect=1")
+    nobody = f"nobody connects; a guest needs {needed}, and its user write permission ({permissions})"
+    return Approach("listening", f"listening on {path}", lambda _: nobody)
 
 
-def nobody_listens(path: str, reason: str) -> str:
-    """A path on which no front-end listens."""
-    return f"cannot connect yet ({reason}), trying on; a guest needs {_qemu(path, 'server=on,wait=off')}"
+def by_connecting(path: str) -> Approach:
+    """On a socket of theirs, where the peer may not even have accepted yet."""
+
+    def nobody(reason: str) -> str:
+        needed = _qemu(path, "server=on,wait=off")
+        return f"cannot connect yet ({reason or 'no answer'}), trying on; a guest needs {needed}"
+
+    return Approach("connecting", f"connecting to {path}", nobody, logging.INFO)
 
 
 NO_WORD = "connected, but the peer says nothing; is it a vhost-user front-end, and is it running?"

@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from fastvhost.vhostuser import features
-from fastvhost.vhostuser.connection import Connection
+from fastvhost.vhostuser.front_end import FrontEnd
 from fastvhost.vhostuser.port_face import PortFace
 from fastvhost.vhostuser.rings import Ring
 
 
-def describe(connection: Connection, port: PortFace) -> dict[str, Any]:
+def describe(session: FrontEnd, peer_pid: int, port: PortFace) -> dict[str, Any]:
     """The front-end that is connected: its process, features, memory and rings."""
-    session = connection.session
     return {
-        "peer_pid": connection.peer_pid,
+        "peer_pid": peer_pid,
         "features": features.names(session.features or 0),
         "protocol_features": features.protocol_names(session.protocol_features),
         "mtu": session.mtu or None,

@@ -50,12 +50,8 @@ class View(NamedTuple):
 class Narrative:
     """The story of one port, over any number of connections."""
 
-    def __init__(
-        self, path: str, mode: str, permissions: str = "", clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._path = path
-        self._mode = mode
-        self._permissions = permissions
+    def __init__(self, approach: advice.Approach, clock: Callable[[], float] = time.monotonic) -> None:
+        self._approach = approach
         self._clock = clock
         self._lines: list[Line] = []
         self._reset()
@@ -79,7 +75,7 @@ class Narrative:
     def state(self) -> str:
         """The last step reached."""
         if not self._connected:
-            return "listening" if self._mode == "server" else "connecting"
+            return self._approach.state
         if self._running:
             return "first packet" if self._packet else "rings"
         if self._memory[0]:
@@ -99,7 +95,7 @@ class Narrative:
 
     def waiting(self) -> None:
         self._reset()
-        self._say(f"listening on {self._path}" if self._mode == "server" else f"connecting to {self._path}")
+        self._say(self._approach.opening)
 
     def cannot_connect(self, reason: str) -> None:
         self._reason = reason
@@ -174,13 +170,9 @@ class Narrative:
     def _complain(self, view: Callable[[], View]) -> None:
         if not self._connected:
             self._look = None
-            if self._mode == "server":
-                self._say_once(advice.nobody_connects(self._path, self._permissions))
-            else:
-                self._say_once(advice.nobody_listens(self._path, self._reason or "no answer"))
+            self._say_once(self._approach.nobody(self._reason))
         elif not self._spoke:
-            # Where we connected, the peer may not even have accepted yet.
-            self._say_once(advice.NO_WORD, logging.WARNING if self._mode == "server" else logging.INFO)
+            self._say_once(advice.NO_WORD, self._approach.silence)
         elif self._features is None:
             self._say_once(advice.NO_DRIVER)
         elif not self._memory[0]:

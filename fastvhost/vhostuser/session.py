@@ -1,4 +1,4 @@
-"""One front-end: negotiation, memory, rings, answers. vhost-user, "Communication" and "Front-end message types".
+"""One front-end on a socket: its requests, and how they are answered. vhost-user, "Front-end message types".
 
 A request is legal or it is not; nothing is half done. What is refused is answered non-zero where the front-end asked
 for an acknowledgement, and ends the connection where it did not, since it could not know otherwise ("REPLY_ACK").
@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from fastvhost.vhostuser import eventfd, features
-from fastvhost.vhostuser.memory import MAX_SLOTS, REAL_MEMORY, MemoryMaker, SharedMemory
+from fastvhost.vhostuser.front_end import FrontEnd, SessionEndError
+from fastvhost.vhostuser.memory import MAX_SLOTS, REAL_MEMORY, MemoryMaker
 from fastvhost.vhostuser.message import (
     U64,
     AnyPayload,
@@ -27,9 +28,9 @@ from fastvhost.vhostuser.message import (
     encode_reply,
     request_name,
 )
-from fastvhost.vhostuser.narrative import Narrative, RingView, View
+from fastvhost.vhostuser.narrative import Narrative
 from fastvhost.vhostuser.port_face import PortFace
-from fastvhost.vhostuser.rings import Ring, RingSet
+from fastvhost.vhostuser.rings import Ring
 from fastvhost.vhostuser.transport import Received
 
 LEAST_MTU, MOST_MTU = 68, 65535
@@ -37,12 +38,8 @@ LEAST_MTU, MOST_MTU = 68, 65535
 MOST_STATUS = 0xFF
 
 
-class SessionEndError(Exception):
-    """The connection must end. The text says why, in one sentence."""
-
-
-class Session:
-    """The state of one connection, and the port it drives. `send` takes an encoded reply."""
+class Session(FrontEnd):
+    """A front-end on a socket. `send` takes an encoded reply."""
 
     def __init__(
         self,
@@ -51,22 +48,8 @@ class Session:
         narrative: Narrative,
         memory: MemoryMaker = REAL_MEMORY,
     ) -> None:
-        self._port = port
+        super().__init__(port, narrative, features.offered_features(port.queue_pairs), memory)
         self._send = send
-        self._narrative = narrative
-        self._offered = features.offered_features(port.queue_pairs)
-        self.features: int | None = None
-        self.protocol_features = 0
-        self.mtu = 0
-        self.status: int | None = None
-        self.memory = SharedMemory(port.set_memory, memory)
-        self.rings = RingSet(port, self._may_start, self._packed)
-
-    def _may_start(self) -> bool:
-        return self.features is not None and bool(self.memory.regions)
-
-    def _packed(self) -> bool | None:
-        return None if self.features is None else features.has(self.features, features.F_RING_PACKED)
 
     def handle(self, message: Received) -> None:
         """Answer one message and close what it brought. Raises SessionEndError."""
@@ -103,51 +86,13 @@ class Session:
         self._narrative.rings(self.rings)
         return reply
 
-    def kicked(self, index: int) -> None:
-        """The kick file descriptor of a watched ring became readable."""
-        self.rings.kicked(index)
-
-    def attend(self) -> None:
-        """The port has news from its workers. Raises SessionEndError when guest memory is gone."""
-        for what, index, sentence in self._port.events():
-            if what == "faulted":
-                raise SessionEndError(sentence)
-            if what == "first_frame":
-                self._narrative.first_packet()
-            elif what == "broken" and not self.rings[index].lost:
-                self.rings.broke(index, sentence)
-                self._narrative.trouble(f"ring {index} is broken and stopped: {sentence}")
-        self._narrative.rings(self.rings)
-
-    def view(self) -> View:
-        """What the narrative looks at when something is missing."""
-        rings = []
-        for ring in self.rings:
-            if ring.running:
-                kicks = self._port.queue_state(ring.index).kicks
-                kicks += eventfd.count(ring.kick) if ring.kick >= 0 else 0
-                rings.append(RingView(ring.enabled, kicks, self.rings.was_used(ring)))
-        return View(self.status, tuple(rings))
-
-    def close(self) -> None:
-        """Stop the rings, take the memory from the port and release everything. Idempotent."""
-        self.rings.close()
-        self.memory.close()
-
     # Negotiation
 
     def _get_features(self, _payload: Nothing, _message: Received) -> U64:
         return U64(self._offered)
 
     def _set_features(self, payload: U64, _message: Received) -> None:
-        if unknown := payload.value & ~self._offered:
-            raise ProtocolError(f"{' '.join(features.names(unknown))} not offered")
-        try:
-            self._port.set_features(payload.value)
-        except ValueError as error:
-            raise ProtocolError(str(error)) from error
-        self.features = payload.value
-        self._narrative.features(features.names(payload.value))
+        self._choose_features(payload.value)
         if not features.has(payload.value, features.F_PROTOCOL_FEATURES):
             # Such a front-end has no SET_VRING_ENABLE. With the bit, rings that are enabled already stay so.
             self.rings.set_all_enabled(True)
@@ -213,14 +158,6 @@ class Session:
 
     def _rem_mem_reg(self, payload: SingleRegion, _message: Received) -> None:
         self._memory_changed(self.memory.remove(payload.region))
-
-    def _memory_changed(self, lost: tuple[int, ...]) -> None:
-        self._tell_troubles(self.rings.memory_changed(lost))
-        self._narrative.memory(len(self.memory.regions), self.memory.bytes)
-
-    def _tell_troubles(self, sentences: list[str]) -> None:
-        for sentence in sentences:
-            self._narrative.trouble(sentence)
 
     def _set_log_base(self, _payload: LogBase, _message: Received) -> None:
         """Nothing is logged, LOG_ALL is not offered. Only with LOG_SHMFD would it have a reply of its own."""

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastvhost.vhostuser import features
+from fastvhost.vhostuser import advice, features
 from fastvhost.vhostuser.connection import Connection, EndedError
 from fastvhost.vhostuser.memory import MemoryMaker
 from fastvhost.vhostuser.message import (
@@ -60,7 +60,7 @@ class Bench:
     def __init__(self, queue_pairs: int = 1, memory: MemoryMaker = FAKE_MEMORY) -> None:
         self.port = FakePort(queue_pairs=queue_pairs)
         self.clock = Clock()
-        self.narrative = Narrative("/tmp/bench.sock", "server", clock=self.clock)
+        self.narrative = Narrative(advice.by_listening("/tmp/bench.sock", "mode 0660"), self.clock)
         self.peer, ours = socket.socketpair()
         self.peer.settimeout(2)
         self.connection = Connection(ours, self.port, self.narrative, self.clock, memory)

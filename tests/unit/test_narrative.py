@@ -18,7 +18,8 @@ class Story:
 
     def __init__(self, mode: str = "server") -> None:
         self.clock = Clock()
-        self.narrative = Narrative("/run/a.sock", mode, "mode 0660", self.clock)
+        listens, connects = advice.by_listening("/run/a.sock", "mode 0660"), advice.by_connecting("/run/a.sock")
+        self.narrative = Narrative(listens if mode == "server" else connects, self.clock)
         self.view = View(None, ())
 
     def said(self) -> list[str]:

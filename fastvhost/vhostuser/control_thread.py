@@ -1,0 +1,143 @@
+"""The control side of a port with virtqueues: a thread, one front-end at a time, whatever way it comes.
+
+The thread sleeps in one poll() over everything that concerns its port: what its front-end comes by, kick file
+descriptors that wait for their first kick, the port's own attention and the wish to stop. It never waits for a peer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import select
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any
+
+from fastvhost.vhostuser.logbook import Logbook
+from fastvhost.vhostuser.narrative import Line, Narrative, View
+from fastvhost.vhostuser.port_face import PortFace
+
+PAUSE = 0.25
+"""Seconds without accepting when there was no room for a connection, and of rest after a defect."""
+
+
+class ControlThread(ABC):
+    """Opened, started and stopped by the switch; what comes between is the subclass's."""
+
+    def __init__(self, port: PortFace, narrative: Narrative) -> None:
+        self._port = port
+        self._narrative = narrative
+        self._logbook = Logbook(port.name)
+        self._wake = -1
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        self.defects = 0
+        """Errors of ours that ended a connection. The thread outlives them."""
+
+    @abstractmethod
+    def _take(self) -> None:
+        """Take what front-ends come by. Raises ServiceError, one sentence."""
+
+    @abstractmethod
+    def _register(self, poller: select.poll, now: float) -> Iterable[float | None]:
+        """Say what to wait for. Returns until when, on the monotonic clock."""
+
+    @abstractmethod
+    def _serve(self, ready: dict[int, int]) -> None:
+        """Deal with what poll() found."""
+
+    @abstractmethod
+    def _view(self) -> View:
+        """What the narrative looks at when something is missing. Asked only while a front-end is there."""
+
+    @abstractmethod
+    def _drop(self, reason: str, level: int = logging.INFO) -> None:
+        """End the front-end that is there, if any."""
+
+    @abstractmethod
+    def _let_go(self) -> None:
+        """Give back what _take() took. Idempotent."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """What `fastvhost show` tells. From any thread."""
+
+    def open(self) -> None:
+        """Be where front-ends come. Raises ServiceError, one sentence."""
+        self._take()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._narrative.waiting()
+        self._log()
+
+    def start(self) -> None:
+        """Answer, in a thread of its own, until stop()."""
+        self._thread = threading.Thread(target=self._run, name=f"control {self._port.name}", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout: float = 2.0) -> None:
+        """Stop the rings, close everything. Raises TimeoutError when the thread does not end."""
+        self._stopping = True
+        if self._thread is not None:
+            os.eventfd_write(self._wake, 1)
+            self._thread.join(timeout)
+            if self._thread.is_alive():
+                raise TimeoutError(f"the control thread of port {self._port.name} did not end in {timeout:g} s")
+            self._thread = None
+        self._shut()
+        if self._wake >= 0:
+            os.close(self._wake)
+            self._wake = -1
+
+    def _run(self) -> None:
+        while not self._stopping:
+            try:
+                self._turn()
+                self._log()
+            except Exception as error:
+                self._survive(error)
+        self._shut()
+
+    def _survive(self, error: Exception) -> None:
+        """A defect of ours must cost this front-end its connection, and nobody else anything."""
+        self.defects += 1
+        logging.getLogger("fastvhost").debug("port %s", self._port.name, exc_info=error)
+        with contextlib.suppress(Exception):
+            self._drop(f"internal error {type(error).__name__}: {error}", logging.ERROR)
+        with contextlib.suppress(Exception):
+            self._log()
+        # What failed at once may fail at once again.
+        poller = select.poll()
+        poller.register(self._wake, select.POLLIN)
+        poller.poll(PAUSE * 1000)
+
+    def _turn(self) -> None:
+        """Wait for anything and deal with it once."""
+        now = time.monotonic()
+        poller = select.poll()
+        poller.register(self._wake, select.POLLIN)
+        poller.register(self._port.attention_fd, select.POLLIN)
+        deadlines = [*self._register(poller, now), self._narrative.deadline]
+        first = min((when for when in deadlines if when is not None), default=None)
+        # Rounded up: waking before the time would only mean to wait again.
+        timeout = None if first is None else max(0, math.ceil((first - now) * 1000))
+        self._serve(dict(poller.poll(timeout)))
+        self._narrative.tick(self._view)
+
+    def _log(self) -> None:
+        for line in self._narrative.take():
+            self._logbook.write(line)
+
+    def _shut(self) -> None:
+        try:
+            self._drop("stopping")
+        except Exception as error:
+            self.defects += 1
+            self._logbook.write(
+                Line(logging.ERROR, f"did not stop cleanly: {type(error).__name__}: {error}", "defects")
+            )
+        self._let_go()
+        self._log()

@@ -1,0 +1,91 @@
+"""What a front-end negotiated and shared, and the port it drives: the same whatever way its requests come.
+
+vhost-user brings them over a socket (session.py), vhost-net's device file by ioctl (the room vhostcuse). Both are a
+FrontEnd with a table of handlers.
+"""
+
+from __future__ import annotations
+
+from fastvhost.vhostuser import eventfd, features
+from fastvhost.vhostuser.memory import MemoryMaker, SharedMemory
+from fastvhost.vhostuser.message import ProtocolError
+from fastvhost.vhostuser.narrative import Narrative, RingView, View
+from fastvhost.vhostuser.port_face import PortFace
+from fastvhost.vhostuser.rings import RingSet
+
+
+class SessionEndError(Exception):
+    """The front-end must go. The text says why, in one sentence."""
+
+
+class FrontEnd:
+    """The state of one front-end, from its first request to its end. offered: the feature bits it may choose from."""
+
+    def __init__(self, port: PortFace, narrative: Narrative, offered: int, memory: MemoryMaker) -> None:
+        self._port = port
+        self._narrative = narrative
+        self._offered = offered
+        self.features: int | None = None
+        self.protocol_features = 0
+        self.mtu = 0
+        self.status: int | None = None
+        self.memory = SharedMemory(port.set_memory, memory)
+        self.rings = RingSet(port, self._may_start, self._packed)
+
+    def _may_start(self) -> bool:
+        return self.features is not None and bool(self.memory.regions)
+
+    def _packed(self) -> bool | None:
+        return None if self.features is None else features.has(self.features, features.F_RING_PACKED)
+
+    def kicked(self, index: int) -> None:
+        """The kick file descriptor of a watched ring became readable."""
+        self.rings.kicked(index)
+
+    def attend(self) -> None:
+        """The port has news from its workers. Raises SessionEndError when guest memory is gone."""
+        for what, index, sentence in self._port.events():
+            if what == "faulted":
+                raise SessionEndError(sentence)
+            if what == "first_frame":
+                self._narrative.first_packet()
+            elif what == "broken" and not self.rings[index].lost:
+                self.rings.broke(index, sentence)
+                self._narrative.trouble(f"ring {index} is broken and stopped: {sentence}")
+        self._narrative.rings(self.rings)
+
+    def view(self) -> View:
+        """What the narrative looks at when something is missing."""
+        rings = []
+        for ring in self.rings:
+            if ring.running:
+                kicks = self._port.queue_state(ring.index).kicks
+                kicks += eventfd.count(ring.kick) if ring.kick >= 0 else 0
+                rings.append(RingView(ring.enabled, kicks, self.rings.was_used(ring)))
+        return View(self.status, tuple(rings))
+
+    def close(self) -> None:
+        """Stop the rings, take the memory from the port and release everything. Idempotent."""
+        self.rings.close()
+        self.memory.close()
+
+    # What handlers do
+
+    def _choose_features(self, chosen: int) -> None:
+        """The choice takes effect. Raises ProtocolError for bits not offered, or while they cannot change."""
+        if unknown := chosen & ~self._offered:
+            raise ProtocolError(f"{' '.join(features.names(unknown))} not offered")
+        try:
+            self._port.set_features(chosen)
+        except ValueError as error:
+            raise ProtocolError(str(error)) from error
+        self.features = chosen
+        self._narrative.features(features.names(chosen))
+
+    def _memory_changed(self, lost: tuple[int, ...]) -> None:
+        self._tell_troubles(self.rings.memory_changed(lost))
+        self._narrative.memory(len(self.memory.regions), self.memory.bytes)
+
+    def _tell_troubles(self, sentences: list[str]) -> None:
+        for sentence in sentences:
+            self._narrative.trouble(sentence)
