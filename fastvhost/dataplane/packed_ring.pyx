@@ -50,9 +50,8 @@ from fastvhost.dataplane.ring cimport (
     stop_taking,
 )
 
-# Descriptors that lie four ahead come into the cache while we look at this one: one cache line holds four.
 cdef enum:
-    AHEAD = 16
+    DESCRIPTORS_PER_LINE = 4
     BOTH_FLAGS = VIRTQ_DESC_F_AVAIL | VIRTQ_DESC_F_USED
     CHAIN_FLAGS = VIRTQ_DESC_F_NEXT | VIRTQ_DESC_F_WRITE | VIRTQ_DESC_F_INDIRECT
 
@@ -61,55 +60,86 @@ cdef inline bint is_available(uint16_t flags, bint wrap) noexcept nogil:
     return (flags & BOTH_FLAGS) == (VIRTQ_DESC_F_AVAIL if wrap else VIRTQ_DESC_F_USED)
 
 
+cdef inline void expect(const pvirtq_desc *desc, uint32_t n) noexcept nogil:
+    """Bring n descriptors into the cache, for writing: they will be used up in place. Behind the ring's end costs little."""
+    cdef uint32_t i
+    for i in range((n + DESCRIPTORS_PER_LINE - 1) // DESCRIPTORS_PER_LINE):
+        prefetch_write(&desc[i * DESCRIPTORS_PER_LINE])
+
+
+cdef inline bint plain(Region *hot, const pvirtq_desc *d, uint16_t wanted, Chain *chain) noexcept nogil:
+    """Whether this is an available chain of one descriptor in the region of the one before. Fills in the chain."""
+    cdef uint8_t *data = in_region(hot, d.addr, d.len)
+    chain.data = data
+    chain.bytes = d.len
+    chain.n_segments = 1
+    chain.ticket = d.id | <uint32_t>1 << 16
+    return ((d.flags ^ wanted) & (BOTH_FLAGS | CHAIN_FLAGS)) == 0 and data != NULL
+
+
 cdef uint32_t take(
     Ring *ring, Chain *chains, uint32_t most, Segment *segments, uint32_t *n_segments
 ) noexcept nogil:
     cdef pvirtq_desc *desc = <pvirtq_desc *>ring.descriptor_area
-    cdef uint16_t size = ring.size, direction = ring.direction, at = ring.next_avail, slots
+    cdef uint16_t size = ring.size, at = ring.next_avail, slots
     cdef uint16_t left = size - ring.outstanding
     cdef bint wrap = ring.avail_wrap
     cdef uint32_t n = 0
     cdef pvirtq_desc d
-    cdef Region hot = ring.table.regions[ring.hot_region]
-    cdef uint8_t *data
-    cdef Chain *chain
     cdef int status
 
+    if not left or not is_available(load_u16(&desc[at].flags), wrap):
+        return 0
+    # Where one is available, a burst is; and behind a full burst, often the next one.
+    expect(&desc[at], min(most, <uint32_t>left))
     while n < most and left:
-        # pairs with the driver's store of these flags; len, id and flags come in the same load, addr behind it
-        d = read_once_packed_desc(&desc[at])
-        if not is_available(d.flags, wrap):
-            break
-        prefetch_write(&desc[at + AHEAD])
-        chain = &chains[n]
-        slots = 1
-        data = in_region(&hot, d.addr, d.len)
-        if (d.flags & CHAIN_FLAGS) == direction and data != NULL:
-            if direction:
-                prefetch_write(data)
-                prefetch_write(data + 64)
-            else:
-                prefetch_read(data)
-                prefetch_read(data + 64)
-            chain.data = data
-            chain.bytes = d.len
-            chain.n_segments = 1
-            chain.ticket = d.id | <uint32_t>1 << 16
-        else:
-            status = walk(ring, at, left, d, chain, segments, n_segments, &slots)
+        slots = take_plain(ring, &desc[at], wrap, &chains[n], min(most - n, min(<uint32_t>left, <uint32_t>(size - at))))
+        n += slots
+        if slots == 0:
+            # pairs with the driver's store of these flags
+            d = read_once_packed_desc(&desc[at])
+            if not is_available(d.flags, wrap):
+                break
+            status = walk(ring, at, left, d, &chains[n], segments, n_segments, &slots)
             if status != RING_OK:
                 stop_taking(ring, status, n_segments[0])
                 break
-            hot = ring.table.regions[ring.hot_region]
-        n += 1
+            n += 1
         left -= slots
         at += slots
         if at >= size:
             at -= size
             wrap = not wrap
+    if n == most:
+        expect(&desc[at], most)
     ring.outstanding = size - left
     ring.next_avail = at
     ring.avail_wrap = wrap
+    return n
+
+
+cdef uint32_t take_plain(Ring *ring, const pvirtq_desc *desc, bint wrap, Chain *chains, uint32_t most) noexcept nogil:
+    """Take chains of one descriptor, one behind the other, in the region of the one before: nearly all of them are.
+
+    Four at a time, which is a cache line. Returns how many; the next one is something else, or not there.
+    """
+    cdef uint16_t wanted = (VIRTQ_DESC_F_AVAIL if wrap else VIRTQ_DESC_F_USED) | ring.direction
+    cdef Region hot = ring.table.regions[ring.hot_region]
+    cdef pvirtq_desc d
+    cdef uint32_t n = 0
+    cdef uint8_t *data
+    while n < most:
+        d = read_once_packed_desc(&desc[n])
+        if not plain(&hot, &d, wanted, &chains[n]):
+            break
+        data = chains[n].data
+        if ring.direction:
+            prefetch_write(data)
+            prefetch_write(data + 64)
+        else:
+            prefetch_read(data)
+            prefetch_read(data + 64)
+        n += 1
     return n
 
 
@@ -195,23 +225,23 @@ cdef void complete(Ring *ring, const Done *done, uint32_t n) noexcept nogil:
     """One used descriptor a chain, at the place of its first (section 2.8.5). The driver looks at them in order, so
     the flags of the first one staged are held back: publish stores them and with that shows them all."""
     cdef pvirtq_desc *desc = <pvirtq_desc *>ring.descriptor_area
-    cdef uint16_t at = ring.next_used, size = ring.size, slots, flags
+    cdef uint32_t at = ring.next_used, size = ring.size, slots, staged = 0, i = 0
     cdef bint wrap = ring.used_wrap
-    cdef uint32_t i
+    cdef uint16_t flags = ring.direction | (BOTH_FLAGS if wrap else 0)
+    if n and ring.staged == 0:
+        ring.first_flags = flags
+        flags = load_u16(&desc[at].flags)
     for i in range(n):
-        flags = ring.direction | (BOTH_FLAGS if wrap else 0)
-        if ring.staged == 0:
-            ring.first_flags = flags
-            write_packed_used(&desc[at], done[i].ticket, done[i].bytes, load_u16(&desc[at].flags))
-        else:
-            write_packed_used(&desc[at], done[i].ticket, done[i].bytes, flags)
+        write_packed_used(&desc[at], done[i].ticket, done[i].bytes, flags)
         slots = done[i].ticket >> 16
-        ring.staged += slots
-        ring.outstanding -= slots
+        staged += slots
         at += slots
         if at >= size:
             at -= size
             wrap = not wrap
+        flags = ring.direction | (BOTH_FLAGS if wrap else 0)
+    ring.staged += staged
+    ring.outstanding -= staged
     ring.next_used = at
     ring.used_wrap = wrap
 

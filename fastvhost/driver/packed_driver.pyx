@@ -20,6 +20,7 @@ from fastvhost.driver.queue cimport Completion, DriverQueue, PackedTemplate, Pie
 
 cdef enum:
     BOTH_FLAGS = VIRTQ_DESC_F_AVAIL | VIRTQ_DESC_F_USED
+    DESCRIPTORS_PER_LINE = 4
     ID_SHIFT = 32          # in a descriptor's second eight bytes: len, id, flags
     FLAGS_SHIFT = 48
 
@@ -76,12 +77,17 @@ cdef uint32_t take(DriverQueue *queue, Completion *done, uint32_t limit) noexcep
     cdef uint16_t used = BOTH_FLAGS if queue.used_wrap else 0
     cdef uint32_t n = 0
     cdef uint32_t wrong = 0
+    cdef uint32_t i
     if queue.broken:
         return 0
     limit = min(limit, <uint32_t>queue.n_given)
+    if limit == 0 or (load_u16(&desc[at].flags) & BOTH_FLAGS) != used:
+        return 0
+    # Where one is used, a burst is; and its descriptors will be given again.
+    for i in range(limit * chain_length // DESCRIPTORS_PER_LINE):
+        prefetch_write(&desc[at + i * DESCRIPTORS_PER_LINE])
     # Pairs with the device's store of these flags, its last one to a used descriptor.
     while n < limit and (load_acquire_u16(&desc[at].flags) & BOTH_FLAGS) == used:
-        prefetch_write(&desc[at + 16])
         done[n].slot = desc[at].id
         done[n].bytes = desc[at].len
         wrong |= done[n].slot >= n_slots
