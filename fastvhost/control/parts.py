@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from fastvhost.control import host_kinds
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.port_spec import PortSpec
 
@@ -86,11 +87,15 @@ def real_parts() -> Parts:
     def port(spec: PortSpec, door: Door) -> AnyPort:
         if spec.kind == "null":
             return NullPort(spec.name)
+        if spec.kind in host_kinds.CHECKS:
+            return host_kinds.make_port(spec, door)
         return VirtioPort(spec.name, door, spec.queues)
 
     def service(spec: PortSpec, port: Any, socket_group: str | None) -> Service | None:
         if spec.kind == "null":
             return None
+        if spec.kind in host_kinds.CHECKS:
+            return host_kinds.make_service(spec, port)
         return VhostUserService(spec.path, port, mode=spec.mode, socket_group=socket_group)
 
     def worker(door: Door, name: str, settings: FwdConfig) -> AnyWorker:

@@ -9,14 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from fastvhost.control import host_kinds
 from fastvhost.control.errors import UsageError
 from fastvhost.vhostuser.endpoint import MAX_PATH_BYTES
 
 MAX_QUEUE_PAIRS = 128
 Mode = Literal["server", "client"]
 MODES: tuple[Mode, ...] = get_args(Mode)
-KIND_KEYS: Mapping[str, frozenset[str]] = {"vhost-user": frozenset({"mode", "queues"}), "null": frozenset()}
-LATER_KINDS = ("tap", "pcap", "cuse", "packet")
+KIND_KEYS: Mapping[str, frozenset[str]] = {
+    "vhost-user": frozenset({"mode", "queues"}),
+    "tap": frozenset({"queues", "persist", "mtu", "owner"}),
+    "null": frozenset(),
+}
+LATER_KINDS = ("pcap", "cuse", "packet")
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -29,11 +34,21 @@ class PortSpec:
     path: str = ""
     mode: Mode = "server"
     queues: int = 1
+    interface: str = ""
+    """Of a kind whose other end is an interface of this host."""
+    options: tuple[tuple[str, str], ...] = ()
+    """What only one kind knows, checked, as it was written."""
 
     def __str__(self) -> str:
-        if self.kind != "vhost-user":
-            return f"{self.kind}:,name={self.name}"
-        return f"{self.kind}:{self.path},mode={self.mode},queues={self.queues},name={self.name}"
+        if self.kind == "vhost-user":
+            return f"{self.kind}:{self.path},mode={self.mode},queues={self.queues},name={self.name}"
+        queues = (("queues", str(self.queues)),) if "queues" in KIND_KEYS.get(self.kind, ()) else ()
+        pairs = "".join(f",{key}={value}" for key, value in (*queues, *self.options, ("name", self.name)))
+        return f"{self.kind}:{self.interface}{pairs}"
+
+    def option(self, key: str, default: str = "") -> str:
+        """A key that only this kind knows."""
+        return dict(self.options).get(key, default)
 
 
 def parse(text: str) -> PortSpec:
@@ -43,7 +58,7 @@ def parse(text: str) -> PortSpec:
     if (not colon or kind not in {*KIND_KEYS, *LATER_KINDS}) and head.endswith(".sock"):
         kind, colon, value = "vhost-user", ":", head
     if not colon:
-        raise UsageError(f"--port {text}: no kind of port; write vhost-user:PATH, null: or a path that ends in .sock")
+        raise UsageError(f"--port {text}: no kind of port; write a path ending in .sock, vhost-user:PATH or tap:NAME")
     options: dict[str, str] = {}
     for pair in pairs:
         key, equals, word = pair.partition("=")
@@ -66,7 +81,7 @@ def from_table(table: Mapping[str, object]) -> PortSpec:
 
 def _build(where: str, kind: str, value: str, options: dict[str, str]) -> PortSpec:
     if kind in LATER_KINDS:
-        raise UsageError(f"{where}: ports of kind {kind} are not yet in this version; use vhost-user or null")
+        raise UsageError(f"{where}: ports of kind {kind} are not yet in this version; use {' or '.join(KIND_KEYS)}")
     if kind not in KIND_KEYS:
         raise UsageError(f"{where}: there is no kind '{kind}'; use {' or '.join(KIND_KEYS)}")
     known = KIND_KEYS[kind] | {"name"}
@@ -77,6 +92,11 @@ def _build(where: str, kind: str, value: str, options: dict[str, str]) -> PortSp
         if value:
             raise UsageError(f"{where}: null: takes no value; name the port with null:,name={value}")
         return PortSpec(_name(where, options.get("name", "null")), kind)
+    if kind in host_kinds.CHECKS:
+        host_kinds.CHECKS[kind](where, value, options)
+        own = tuple((key, word) for key, word in options.items() if key not in ("name", "queues"))
+        name, queues = _name(where, options.get("name", value)), _queues(where, options.get("queues", "1"))
+        return PortSpec(name, kind, queues=queues, interface=value, options=own)
     check_socket_path(where, value)
     word = options.get("mode", MODES[0])
     mode = next((mode for mode in MODES if mode == word), None)

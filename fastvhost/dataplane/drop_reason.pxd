@@ -9,5 +9,6 @@ cdef enum DropReason:
     RUNT                     # shorter than a virtio-net header and an Ethernet header
     GSO_UNSUPPORTED          # segmentation or checksum asked for, which was not negotiated
     NO_EGRESS                # no wire leads on from this port
-    LINK_DOWN                # the egress has no peer
+    LINK_DOWN                # the egress has no peer, or its interface is down or gone
+    KERNEL_OVERRUN           # the host's kernel had to drop it before this port read it
     N_DROP_REASONS

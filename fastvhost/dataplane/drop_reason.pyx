@@ -11,6 +11,7 @@ NAMES = (
     "gso_unsupported",
     "no_egress",
     "link_down",
+    "kernel_overrun",
 )
 if len(NAMES) != N_DROP_REASONS:
     raise ImportError("drop_reason: NAMES and the enum DropReason differ")

@@ -9,13 +9,14 @@ import pytest
 from tests.house import sources
 from tests.house.generated_c import C_FUNCTION, copy_of_the_package, gil_users, nogil_names, translate
 
-ROOMS = ("dataplane", "driver")
+ROOMS = ("dataplane", "dataplane/ports", "driver")
 
 
 @pytest.fixture(scope="module")
 def translated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     tree = copy_of_the_package(tmp_path_factory.mktemp("c"))
-    modules = [path.relative_to(sources.ROOT) for path in sources.files(".pyx") if path.parent.name in ROOMS]
+    compiled = [path.relative_to(sources.ROOT) for path in sources.files(".pyx")]
+    modules = [path for path in compiled if str(path.parent.relative_to("fastvhost")) in ROOMS]
     return tree, translate(tree, modules)
 
 

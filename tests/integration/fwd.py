@@ -28,12 +28,15 @@ BUSY_MACHINE = re.compile(r"busy with other work|waited \d+ % of the time")
 class Fwd(Process):
     """A running forwarder. Its ports listen, or wait for a peer to connect to, when the constructor returns."""
 
-    def __init__(self, directory: Path, ports: Sequence[str], options: Sequence[str] = ()) -> None:
+    def __init__(
+        self, directory: Path, ports: Sequence[str], options: Sequence[str] = (), prefix: Sequence[str] = ()
+    ) -> None:
+        """prefix: a command that runs fwd, such as one that enters a network namespace."""
         self.control = directory / "control"
         ports_given = [word for port in ports for word in ("--port", port)]
         command = [*FASTVHOST, "fwd", *ports_given, "--control", str(self.control), "--cores", str(FWD_CORE), *options]
-        super().__init__("fwd", command, directory, env=ENVIRONMENT)
-        for port in ports:
+        super().__init__("fwd", [*prefix, *command], directory, env=ENVIRONMENT)
+        for port in (port for port in ports if ".sock" in port):
             name = Path(port.partition(",")[0]).stem
             self.wait_log(rf"port {name}: (listening|connecting)", 30)
 

@@ -40,7 +40,8 @@ def test_a_path_with_a_kind_need_not_end_in_sock() -> None:
 
 
 def test_a_specification_printed_reads_back_the_same() -> None:
-    for text in ("a.sock,queues=3", "vhost-user:x,mode=client,name=y", "null:,name=hole"):
+    taps = ("tap:t0,queues=2,mtu=9000,name=up", "tap:t0")
+    for text in ("a.sock,queues=3", "vhost-user:x,mode=client,name=y", "null:,name=hole", *taps):
         assert parse(str(parse(text))) == parse(text)
 
 
@@ -48,7 +49,13 @@ def test_a_specification_printed_reads_back_the_same() -> None:
     ("text", "said"),
     [
         ("a", "no kind of port"),
-        ("tap:tap0", "not yet in this version"),
+        ("tap:", "no interface"),
+        ("tap:a/b", "not a name of an interface"),
+        ("tap:sixteen-letters-x", "15 bytes at the most"),
+        ("tap:t0,mtu=67", "not a number of bytes"),
+        ("tap:t0,persist=1", "neither yes nor no"),
+        ("tap:t0,owner=no-such-user", "no such user"),
+        ("tap:t0,mode=server", "no key 'mode'"),
         ("pcap:eth0", "not yet in this version"),
         ("cuse:fv0", "not yet in this version"),
         ("packet:eth0", "not yet in this version"),

@@ -1,0 +1,75 @@
+"""Kinds of port whose other end is this host: what --port may say of them, and what they are put together from."""
+
+from __future__ import annotations
+
+import pwd
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from fastvhost.control.errors import UsageError
+from fastvhost.hostside.interfaces import name_problem
+
+if TYPE_CHECKING:
+    from fastvhost.control.parts import AnyPort, Service
+    from fastvhost.control.port_spec import PortSpec
+
+LEAST_MTU, MOST_MTU = 68, 65535
+YES_NO = {"yes": True, "no": False}
+
+Options = Mapping[str, str]
+Check = Callable[[str, str, Options], None]
+
+
+def _interface(where: str, name: str) -> None:
+    if problem := name_problem(name):
+        raise UsageError(f"{where}: {problem}")
+
+
+def _yes_no(where: str, options: Options, *keys: str) -> None:
+    for key in keys:
+        if options.get(key, "no") not in YES_NO:
+            raise UsageError(f"{where}: {key}={options[key]} is neither yes nor no")
+
+
+def _check_tap(where: str, name: str, options: Options) -> None:
+    _interface(where, name)
+    _yes_no(where, options, "persist")
+    mtu = options.get("mtu", "1500")
+    if not mtu.isascii() or not mtu.isdecimal() or not LEAST_MTU <= int(mtu) <= MOST_MTU:
+        raise UsageError(f"{where}: mtu={mtu} is not a number of bytes from {LEAST_MTU} to {MOST_MTU}")
+    if (owner := options.get("owner")) is not None:
+        user_id(where, owner)
+
+
+def user_id(where: str, user: str) -> int:
+    """The number of a user given by name or number."""
+    try:
+        return int(user) if user.isascii() and user.isdecimal() else pwd.getpwnam(user).pw_uid
+    except KeyError:
+        raise UsageError(f"{where}: owner={user}: there is no such user; give a name or a number") from None
+
+
+CHECKS: Mapping[str, Check] = {"tap": _check_tap}
+"""By kind: raises UsageError where value or keys make no sense."""
+
+
+def make_port(spec: PortSpec, door: Any) -> AnyPort:
+    """The data plane's half of a port."""
+    from fastvhost.dataplane.ports.tap import TapPort
+
+    return TapPort(spec.name, door, spec.queues)
+
+
+def make_service(spec: PortSpec, port: Any) -> Service:
+    """The control side of a port."""
+    from fastvhost.hostside.tap import TapService
+
+    owner = spec.option("owner")
+    return TapService(
+        port,
+        spec.interface,
+        queues=spec.queues,
+        persist=YES_NO[spec.option("persist", "no")],
+        mtu=int(spec.option("mtu")) if spec.option("mtu") else None,
+        owner=user_id(str(spec), owner) if owner else None,
+    )

@@ -1,0 +1,65 @@
+"""What ports towards this host share: file descriptors, room for one burst, and how workers tell control of trouble."""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from fastvhost.abi.virtio_net cimport MAX_FRAME_BYTES
+from fastvhost.dataplane.door cimport Door
+from fastvhost.dataplane.frame cimport Burst, Chain, Frame, Segment
+from fastvhost.dataplane.port cimport Port, PortFace
+
+
+cdef extern from "<sys/uio.h>" nogil:
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+    ssize_t writev(int fd, const iovec *parts, int n)
+
+
+# Frames lie one behind the other, so that a burst of short ones touches few cache lines: room for 64 jumbo frames, or
+# for ten of the longest. A burst ends early where the longest frame would not fit any more.
+cdef enum:
+    ARENA_BYTES = 64 * 9216 + 65536
+    FRAME_ROOM = MAX_FRAME_BYTES + 4    # a VLAN tag on top
+    MOST_PARTS = 1024                   # what the kernel takes at once (UIO_MAXIOV)
+
+
+cdef struct HostQueue:
+    # set through the door
+    int fd                   # -1: detached
+    # scratch of the worker that reads
+    uint8_t *arena
+    # scratch of the worker that writes
+    iovec *parts
+    uint8_t *bounce          # a frame that the kernel cannot take from where it lies
+
+
+cdef struct HostSide:
+    # set through the door
+    HostQueue *queues        # one a pair
+    bint link_up
+    int attention_fd
+    # written by the workers
+    uint32_t found_error     # an errno that control has not seen yet
+    uint32_t found_first_frame
+    bint seen_frame
+    # written by control
+    uint64_t kernel_dropped
+
+
+cdef void report_error(HostSide *side, int error) noexcept nogil
+cdef void report_first_frame(HostSide *side) noexcept nogil
+cdef uint32_t gather(HostQueue *queue, const Frame *frame, const Segment *segments, iovec *parts) noexcept nogil
+cdef void to_bounce(HostQueue *queue, const Frame *frame, const Segment *segments) noexcept nogil
+cdef int host_wait_fd(PortFace *port, uint32_t pair) noexcept nogil
+
+
+cdef inline void add_frame(Burst *burst, uint32_t n, uint8_t *data, uint32_t bytes) noexcept nogil:
+    """The n-th frame of a burst, in one piece."""
+    burst.frames[n] = Chain(data, bytes, 0, n, 1)
+
+
+cdef class HostPort(Port):
+    cdef HostSide *side
+    cdef Door door
+    cdef readonly int attention_fd
+    cdef int make(self, str name, str kind, Door door, uint32_t n_pairs) except -1

@@ -1,0 +1,117 @@
+"""A tap interface: frames to and from this host's network stack. Linux, Documentation/networking/tuntap.rst.
+
+A frame that the stack sends is read into the port's own room, one that it gets is written from where it lies in the
+guest's memory: either way the forwarder adds no copy of its own. Offloads are off, so a frame has no header in front.
+"""
+
+from libc.errno cimport EAGAIN, EFAULT, EIO, errno
+from libc.stdint cimport uint32_t
+from posix.unistd cimport read, write
+
+from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES
+from fastvhost.dataplane.door cimport Door
+from fastvhost.dataplane.drop_reason cimport LINK_DOWN, RUNT
+from fastvhost.dataplane.frame cimport BURST, Burst, Frame, Segment
+from fastvhost.dataplane.port cimport PortFace
+from fastvhost.dataplane.ports.host_port cimport (
+    ARENA_BYTES,
+    FRAME_ROOM,
+    HostPort,
+    HostQueue,
+    HostSide,
+    add_frame,
+    gather,
+    report_error,
+    report_first_frame,
+    to_bounce,
+    writev,
+)
+from fastvhost.dataplane.tally cimport Tally
+
+
+cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcept nogil:
+    cdef HostSide *side = <HostSide *>port.kind
+    cdef HostQueue *queue = &side.queues[pair]
+    cdef Tally *tally = &port.rx[pair]
+    cdef uint32_t n = 0, at = 0
+    cdef ssize_t got
+    if queue.fd < 0:
+        return 0
+    while n < BURST and at <= ARENA_BYTES - FRAME_ROOM:
+        got = read(queue.fd, queue.arena + at, FRAME_ROOM)
+        if got < 0:
+            if errno != EAGAIN:
+                report_error(side, errno)
+            break
+        if got < ETHER_HEADER_BYTES:
+            tally.dropped[<int>RUNT] += 1
+            continue
+        add_frame(burst, n, queue.arena + at, <uint32_t>got)
+        tally.bytes += got
+        at += (<uint32_t>got + 63) & ~63
+        n += 1
+    if n:
+        tally.frames += n
+        if not side.seen_frame:
+            report_first_frame(side)
+    burst.n_frames = burst.n_chains = n
+    return n
+
+
+cdef uint32_t deliver_burst(
+    PortFace *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
+) noexcept nogil:
+    cdef HostSide *side = <HostSide *>port.kind
+    cdef HostQueue *queue = &side.queues[pair]
+    cdef Tally *tally = &port.tx[pair]
+    cdef uint32_t i
+    cdef int error
+    if queue.fd < 0 or not side.link_up:
+        tally.dropped[<int>LINK_DOWN] += n
+        return n
+    for i in range(n):
+        error = write_frame(queue, &frames[i], segments)
+        if error == EAGAIN:
+            return i
+        if error:
+            # EIO: the interface is down; EBADFD: it is gone. Control looks, and tells.
+            report_error(side, error)
+            tally.dropped[<int>LINK_DOWN] += 1
+            continue
+        tally.frames += 1
+        tally.bytes += frames[i].bytes
+    return n
+
+
+cdef int write_frame(HostQueue *queue, const Frame *frame, const Segment *segments) noexcept nogil:
+    """0, or an errno."""
+    cdef ssize_t written
+    if frame.n_segments == 1:
+        written = write(queue.fd, frame.data, frame.bytes)
+    else:
+        written = writev(queue.fd, queue.parts, gather(queue, frame, segments, queue.parts))
+    if written < 0 and errno == EFAULT:
+        to_bounce(queue, frame, segments)
+        written = write(queue.fd, queue.bounce, frame.bytes)
+    if written >= 0:
+        return 0
+    return errno if errno else EIO
+
+
+cdef class TapPort(HostPort):
+    """Reads and writes the file descriptors of a tap interface, one a queue, without offloads."""
+
+    def __init__(self, str name, Door door not None, uint32_t queues=1) -> None:
+        self.make(name, "tap", door, queues)
+        self.face.receive_burst = receive_burst
+        self.face.deliver_burst = deliver_burst
+
+    def attach(self, fds) -> None:
+        cdef uint32_t i
+        if len(fds) != self.face.n_pairs:
+            raise ValueError(f"port {self.name}: {len(fds)} file descriptors for {self.face.n_pairs} queues")
+        numbers = [int(fd) for fd in fds]
+        self.door.close()
+        for i in range(self.face.n_pairs):
+            self.side.queues[i].fd = numbers[i]
+        self.door.open()

@@ -1,0 +1,105 @@
+"""Network interfaces as the kernel shows them: what one is like now, and when any of them changes. netdevice(7)."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+MAX_NAME_BYTES = 15
+SIOCGIFFLAGS: Final = 0x8913
+SIOCSIFFLAGS: Final = 0x8914
+SIOCGIFMTU: Final = 0x8921
+SIOCSIFMTU: Final = 0x8922
+SIOCGIFHWADDR: Final = 0x8927
+IFF_UP, IFF_RUNNING = 0x1, 0x40
+ARPHRD_ETHER = 1
+RTMGRP_LINK = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """An interface at one moment."""
+
+    name: str
+    index: int
+    """Another one after the interface was removed and made again."""
+    up: bool
+    carrier: bool
+    mtu: int
+    mac: str
+    ethernet: bool
+
+
+def name_problem(name: str) -> str:
+    """Why no interface can be called that, or empty."""
+    if not name:
+        return "no interface; write its name behind the colon"
+    if len(os.fsencode(name)) > MAX_NAME_BYTES:
+        return f"an interface's name has {MAX_NAME_BYTES} bytes at the most; choose a shorter one"
+    if name in (".", "..") or any(c in "/:%" or c.isspace() or c == "\0" for c in name):
+        return "not a name of an interface; use letters, digits, '-', '_' and '.'"
+    return ""
+
+
+def look(name: str) -> Interface | None:
+    """The interface of that name in this process's network namespace, or None."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            index = socket.if_nametoindex(name)
+            (flags,) = struct.unpack_from("H", _ask(sock, SIOCGIFFLAGS, name), 16)
+            (mtu,) = struct.unpack_from("i", _ask(sock, SIOCGIFMTU, name), 16)
+            hardware = _ask(sock, SIOCGIFHWADDR, name)
+        except OSError:
+            return None
+    (family,) = struct.unpack_from("H", hardware, 16)
+    mac = ":".join(f"{byte:02x}" for byte in hardware[18:24])
+    return Interface(name, index, bool(flags & IFF_UP), bool(flags & IFF_RUNNING), mtu, mac, family == ARPHRD_ETHER)
+
+
+def set_mtu(name: str, mtu: int) -> None:
+    """Raises OSError."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        fcntl.ioctl(sock, SIOCSIFMTU, struct.pack("16si20x", os.fsencode(name), mtu))
+
+
+def set_up(name: str) -> None:
+    """Raises OSError."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        (flags,) = struct.unpack_from("H", _ask(sock, SIOCGIFFLAGS, name), 16)
+        fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sH22x", os.fsencode(name), flags | IFF_UP))
+
+
+def _ask(sock: socket.socket, request: int, name: str) -> bytes:
+    return fcntl.ioctl(sock, request, struct.pack("16s24x", os.fsencode(name)))
+
+
+class Watch:
+    """Readable when some interface of the namespace changed. What changed, look() tells."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
+        )
+        self._socket.bind((0, RTMGRP_LINK))
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def drain(self) -> None:
+        """Take what the kernel said; that it said more than there was room for is no harm."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                with contextlib.suppress(InterruptedError):
+                    try:
+                        self._socket.recv(65536)
+                    except OSError as error:
+                        if isinstance(error, BlockingIOError):
+                            raise
+
+    def close(self) -> None:
+        self._socket.close()

@@ -1,0 +1,211 @@
+"""The control side of a port on an interface: a thread that attaches it, watches it, and attaches it again.
+
+Whatever happens to the interface, the worker meets only calls that fail at once: it counts the frames as link_down and
+goes on. This thread finds out what happened, says so once, and tries again every second and with every change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import threading
+import time
+from typing import Any
+
+from fastvhost.hostside import interfaces
+from fastvhost.hostside.errors import HostPortError
+from fastvhost.hostside.face import HostPortFace
+from fastvhost.hostside.interfaces import Interface
+from fastvhost.vhostuser.logbook import Logbook
+from fastvhost.vhostuser.narrative import Line
+
+RETRY = 1.0
+"""Seconds between two attempts to attach, and between two looks where the kernel said nothing."""
+
+
+class InterfaceService:
+    """Base of the services of tap, packet and pcap ports. A kind says how to attach, and when."""
+
+    attaches_down = False
+    """Whether an interface that is missing or down can be attached to all the same."""
+
+    def __init__(self, port: HostPortFace, interface: str) -> None:
+        self._port = port
+        self._name = interface
+        self._logbook = Logbook(port.name)
+        self._watch: interfaces.Watch | None = None
+        self._wake = -1
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        self._attached: Interface | None = None
+        self._retry_at = 0.0
+        self._said = ""
+        self._stats_at = 0.0
+
+    # What a kind defines
+
+    def _attach(self) -> str:
+        """Give the port what it works on. Returns what to log; raises HostPortError."""
+        raise NotImplementedError
+
+    def _release(self) -> None:
+        """Close what _attach opened, after the port let go of it. Idempotent."""
+        raise NotImplementedError
+
+    def _kernel_drops(self) -> int:
+        """Frames that the kernel dropped since the last call because the port was late."""
+        return 0
+
+    # The switch's side
+
+    def open(self) -> None:
+        """Attach, or find that the interface is not there yet. Raises HostPortError where waiting would not help."""
+        self._watch = interfaces.Watch()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        try:
+            self._look(time.monotonic(), first=True)
+        except BaseException:
+            self._shut()
+            raise
+
+    def start(self) -> None:
+        """Watch, in a thread of its own, until stop()."""
+        self._thread = threading.Thread(target=self._run, name=f"control {self._port.name}", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout: float = 2.0) -> None:
+        """Detach and close. Raises TimeoutError when the thread does not end."""
+        self._stopping = True
+        if self._thread is not None:
+            os.eventfd_write(self._wake, 1)
+            self._thread.join(timeout)
+            if self._thread.is_alive():
+                raise TimeoutError(f"the control thread of port {self._port.name} did not end in {timeout:g} s")
+            self._thread = None
+        self._shut()
+
+    def describe(self) -> dict[str, Any]:
+        """What `fastvhost show` tells. From any thread."""
+        seen = interfaces.look(self._name)
+        about: dict[str, Any] = {"interface": self._name, "state": self._said or "waiting"}
+        if seen is not None:
+            about |= {"index": seen.index, "mtu": seen.mtu, "mac": seen.mac, "up": seen.up, "carrier": seen.carrier}
+        return about
+
+    # The thread
+
+    def _run(self) -> None:
+        while not self._stopping:
+            try:
+                self._wait()
+                self._look(time.monotonic())
+            except Exception as error:
+                # A defect of ours: this port tries again, nobody else notices.
+                logging.getLogger("fastvhost").debug("port %s", self._port.name, exc_info=error)
+                self._say(f"internal error {type(error).__name__}: {error}", logging.ERROR)
+                self._lose()
+                time.sleep(RETRY)
+
+    def _wait(self) -> None:
+        assert self._watch is not None
+        poller = select.poll()
+        for waited in (self._wake, self._watch.fileno(), self._port.attention_fd):
+            poller.register(waited, select.POLLIN)
+        poller.poll(RETRY * 1000)
+        self._watch.drain()
+
+    def _look(self, now: float, first: bool = False) -> None:
+        seen = interfaces.look(self._name)
+        for what, number in self._port.events():
+            if what == "first_frame":
+                self._write(logging.INFO, f"first packet from {self._name}")
+            elif seen is not None and seen.up:
+                self._write(logging.WARNING, f"{self._name}: {os.strerror(number)} while frames were moved")
+        if self._attached is not None:
+            self._count_drops(now)
+            if seen is None or seen.index != self._attached.index:
+                self._lose()
+                self._say(f"{self._name} was removed; waiting for it to come back", logging.WARNING)
+                # Whoever removed it may be about to make it anew: that one comes first.
+                self._retry_at = now + RETRY
+                return
+            if not seen.up and not self.attaches_down:
+                self._lose()
+        if self._attached is None and now >= self._retry_at:
+            self._try(seen, now, first)
+        if self._attached is not None and seen is not None:
+            self._follow(seen)
+
+    def _try(self, seen: Interface | None, now: float, first: bool) -> None:
+        if not self.attaches_down:
+            if seen is None:
+                self._say(f"there is no interface {self._name}; waiting for it", logging.WARNING)
+                return
+            if not seen.up:
+                self._say_down()
+                return
+        try:
+            said = self._attach()
+        except HostPortError as error:
+            self._release()
+            # An interface may go between the look and the call: that is not a reason to give up.
+            if first and not (seen is not None and interfaces.look(self._name) is None):
+                raise
+            self._say(str(error), logging.WARNING)
+            self._retry_at = now + RETRY
+            return
+        self._attached = interfaces.look(self._name)
+        if self._attached is None:
+            self._lose()
+            return
+        self._said = said
+        self._write(logging.INFO, said)
+        self._follow(self._attached, quiet=True)
+
+    def _follow(self, seen: Interface, quiet: bool = False) -> None:
+        """The link is what the administrator made of it."""
+        if seen.up == self._port.link_up:
+            return
+        self._port.set_link(seen.up)
+        if not seen.up:
+            self._say_down()
+        elif not quiet:
+            self._say(f"{self._name} is up")
+
+    def _say_down(self) -> None:
+        self._say(f"{self._name} is down; bring it up with: ip link set {self._name} up", logging.WARNING)
+
+    def _count_drops(self, now: float) -> None:
+        if now >= self._stats_at:
+            self._stats_at = now + RETRY / 2
+            if drops := self._kernel_drops():
+                self._port.count_kernel_drops(drops)
+
+    def _lose(self) -> None:
+        self._port.detach()
+        self._attached = None
+        self._release()
+
+    def _say(self, text: str, level: int = logging.INFO) -> None:
+        """A state, said once."""
+        if text != self._said:
+            self._said = text
+            self._write(level, text)
+
+    def _write(self, level: int, text: str) -> None:
+        self._logbook.write(Line(level, text, "interface"))
+
+    def _shut(self) -> None:
+        with contextlib.suppress(Exception):
+            if self._attached is not None:
+                self._stats_at = 0.0
+                self._count_drops(time.monotonic())
+        self._lose()
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+        if self._wake >= 0:
+            os.close(self._wake)
+            self._wake = -1

@@ -1,0 +1,54 @@
+"""A network namespace of a test's own: interfaces in it concern nobody else, and go with it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+from pathlib import Path
+
+_NUMBERS = itertools.count()
+
+
+class CommandFailed(AssertionError):
+    """A command in a namespace ended with another status than 0."""
+
+
+class Namespace:
+    """Made by the constructor, deleted at the end of the block."""
+
+    def __init__(self) -> None:
+        self.name = f"fv-{os.getpid()}-{next(_NUMBERS)}"
+        subprocess.run(["ip", "netns", "add", self.name], check=True, timeout=20)
+        # What the host says of its own accord would blur counters.
+        self.run("sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1")
+        self.run("ip link set lo up")
+
+    @property
+    def prefix(self) -> list[str]:
+        """The words before a command that is to run in it."""
+        return ["ip", "netns", "exec", self.name]
+
+    def run(self, command: str, seconds: float = 20, *, check: bool = True) -> str:
+        """Run a shell command in the namespace. Its output, also that to stderr."""
+        done = subprocess.run(
+            [*self.prefix, "sh", "-ec", command],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds,
+        )  # fmt: skip
+        if check and done.returncode:
+            raise CommandFailed(f"'{command}' ended with {done.returncode}: {done.stdout.strip()}")
+        return done.stdout
+
+    def has(self, interface: str) -> bool:
+        """Whether there is an interface of that name."""
+        return interface in self.run("ip -o link").replace("@", ":").replace(" ", ":").split(":")
+
+    def close(self) -> None:
+        subprocess.run(["ip", "netns", "delete", self.name], check=False, timeout=20)
+        Path("/run/netns", self.name).unlink(missing_ok=True)
+
+    def __enter__(self) -> Namespace:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
