@@ -34,8 +34,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--queue-size", type=int, default=1024)
     parser.add_argument("--pieces", type=int, default=1)
     parser.add_argument("--content", choices=("none", "numbers", "whole"), default="numbers")
-    for flag in ("--listen", "--latency", "--one-way", "--indirect", "--not-mergeable", "--packed", "--kick"):
-        parser.add_argument(flag, action="store_true")
+    parser.add_argument("--queues", type=int, default=1, help="queue pairs of each guest")
+    for flag in ("listen", "latency", "one-way", "indirect", "not-mergeable", "packed", "in-order", "kick", "sleeps"):
+        parser.add_argument(f"--{flag}", action="store_true")
+    parser.add_argument("--no-event-idx", dest="event_idx", action="store_false")
     return parser.parse_args()
 
 
@@ -89,6 +91,10 @@ def main() -> int:
             mergeable=not o.not_mergeable,
             indirect=o.indirect,
             packed=o.packed,
+            in_order=o.in_order,
+            event_idx=o.event_idx,
+            queues=o.queues,
+            sleeps=o.sleeps,
             pieces=o.pieces,
             kick=o.kick,
             listen=o.listen,

@@ -24,6 +24,7 @@ cdef enum FeatureBit:
     RING_F_EVENT_IDX = 29
     F_VERSION_1 = 32
     F_RING_PACKED = 34
+    F_IN_ORDER = 35
 
 
 cdef inline bint has_feature(uint64_t features, FeatureBit bit) noexcept nogil:

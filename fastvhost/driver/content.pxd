@@ -1,7 +1,8 @@
 """What is in the frames, and what the receiving end makes of the numbers in them.
 
 A frame: Ethernet header (type 0x88b5, IEEE's for local experiments), its number, a check word over number and length,
-and in "whole" mode bytes that depend on number and position. Numbers carry the sender's tag in their upper eight bits.
+and in "whole" mode bytes that depend on number and position. Numbers carry the sender's tag and its queue in their
+upper sixteen bits.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -14,6 +15,7 @@ cdef enum:
     BODY_OFFSET = 30
     MIN_FRAME_BYTES = 60       # Ethernet's least, without the frame check sequence
     TAG_SHIFT = 56
+    QUEUE_SHIFT = 48
     MAX_GAPS = 64
 
 
@@ -28,11 +30,9 @@ cdef struct Gap:
     uint64_t end               # first <= missing < end
 
 
-# Frames of one sender at the receiving end. Written by the load's thread, read by anyone.
+# Frames of one sender's queue at the receiving end. Written by the load's thread, read by anyone.
 cdef struct Stream:
     uint64_t expected          # the next number
-    uint64_t frames
-    uint64_t bytes
     uint64_t corrupt
     uint64_t reordered
     uint64_t duplicated
@@ -65,6 +65,7 @@ cdef inline bint has_number(const uint8_t *frame, uint64_t number, uint32_t fram
 
 
 cdef void number_is_not_next(Stream *stream, const uint8_t *frame, uint32_t frame_bytes) noexcept nogil
-cdef void stream_start(Stream *stream, uint8_t sender_tag) noexcept nogil
+cdef void stream_start(Stream *stream, uint8_t sender_tag, uint8_t queue) noexcept nogil
+cdef Stream *stream_of(Stream *streams, uint32_t n_streams, const uint8_t *frame) noexcept nogil
 cdef void fill_body(uint8_t *piece, uint64_t number, uint32_t position, uint32_t n_bytes) noexcept nogil
 cdef bint body_is_right(const uint8_t *piece, uint64_t number, uint32_t position, uint32_t n_bytes) noexcept nogil

@@ -25,9 +25,18 @@ cdef void make_noise() noexcept nogil:
 make_noise()
 
 
-cdef void stream_start(Stream *stream, uint8_t sender_tag) noexcept nogil:
+cdef void stream_start(Stream *stream, uint8_t sender_tag, uint8_t queue) noexcept nogil:
     memset(stream, 0, sizeof(Stream))
-    stream.expected = <uint64_t>sender_tag << TAG_SHIFT
+    stream.expected = <uint64_t>sender_tag << TAG_SHIFT | <uint64_t>queue << QUEUE_SHIFT
+
+
+cdef Stream *stream_of(Stream *streams, uint32_t n_streams, const uint8_t *frame) noexcept nogil:
+    """The stream whose frame this may be, or NULL."""
+    cdef uint64_t number
+    cdef uint32_t queue
+    memcpy(&number, frame + NUMBER_OFFSET, 8)
+    queue = <uint32_t>(number >> QUEUE_SHIFT) & 0xff
+    return &streams[queue] if queue < n_streams else NULL
 
 
 cdef void fill_body(uint8_t *piece, uint64_t number, uint32_t position, uint32_t n_bytes) noexcept nogil:
@@ -43,7 +52,7 @@ cdef void number_is_not_next(Stream *stream, const uint8_t *frame, uint32_t fram
     cdef uint64_t number, check
     memcpy(&number, frame + NUMBER_OFFSET, 8)
     memcpy(&check, frame + CHECK_OFFSET, 8)
-    if check != check_word(number, frame_bytes) or number >> TAG_SHIFT != stream.expected >> TAG_SHIFT:
+    if check != check_word(number, frame_bytes) or number >> QUEUE_SHIFT != stream.expected >> QUEUE_SHIFT:
         stream.corrupt += 1   # nothing in it can be believed: the number it had shows up as a gap
     elif number >= stream.expected:
         remember_gap(stream, stream.expected, number)

@@ -33,13 +33,18 @@ cdef struct Side:
     bint spans                 # frames may be longer than a receive buffer
     bint sends
     Content content
+    Stream *streams            # of the peer's queues: shared by all queue pairs of this device
+    uint32_t n_streams
     # The load's thread.
-    Completion *idle           # transmit slots that the driver holds
+    Completion *idle           # transmit slots that the driver holds, first in, first out: n_idle from oldest_idle on
+    uint32_t oldest_idle
     uint32_t n_idle
     uint64_t next_number
     uint64_t sent_frames
     uint64_t sent_bytes
-    Stream received
+    Stream *stream             # whose frames came last
+    uint64_t received_frames
+    uint64_t received_bytes
 
 
 cdef inline uint32_t part_position(uint32_t frame_bytes, uint32_t n_parts, uint32_t part) noexcept nogil:
@@ -54,14 +59,37 @@ cdef inline uint32_t part_position(uint32_t frame_bytes, uint32_t n_parts, uint3
     return first + (frame_bytes - first) // (n_parts - 1) * (part - 1)
 
 
+cdef inline void push_idle(Side *side, Completion slot) noexcept nogil:
+    cdef uint32_t at = side.oldest_idle + side.n_idle
+    side.idle[at if at < side.transmitq.n_slots else at - side.transmitq.n_slots] = slot
+    side.n_idle += 1
+
+
+cdef inline Completion pop_idle(Side *side) noexcept nogil:
+    cdef Completion slot = side.idle[side.oldest_idle]
+    side.oldest_idle = side.oldest_idle + 1 if side.oldest_idle + 1 < side.transmitq.n_slots else 0
+    side.n_idle -= 1
+    return slot
+
+
 cdef class GuestDevice:
     cdef readonly GuestRam ram
     cdef readonly unsigned long long features
     cdef readonly tuple kick_fds
     cdef readonly tuple call_fds
     cdef readonly bint packed
-    cdef Side side
+    cdef readonly unsigned int queues
+    cdef Side *sides           # one per queue pair
+    cdef Stream *streams       # one per queue pair of the peer
+    cdef unsigned int n_streams
 
-    cdef int _lay_ring(self, DriverQueue *queue, unsigned int size, unsigned int chain_length) except -1
-    cdef int _lay_receive(self) except -1
-    cdef int _lay_transmit(self, tuple sizes, bytes ethernet, unsigned int pieces, bint table) except -1
+    cdef int _shape(self, Side *side, unsigned int longest, unsigned int pieces) except -1
+    cdef int _lay_side(
+        self, Side *side, unsigned int queue_size, tuple sizes, bytes ethernet, unsigned int pieces, bint table
+    ) except -1
+    cdef int _lay_ring(
+        self, Side *side, DriverQueue *queue, unsigned int size, unsigned int chain_length, unsigned int buffer_bytes
+    ) except -1
+    cdef int _lay_receive(self, Side *side) except -1
+    cdef int _lay_transmit(self, Side *side, tuple sizes, bytes ethernet, unsigned int pieces, bint table) except -1
+    cdef DriverQueue *_queue(self, unsigned int index) except NULL

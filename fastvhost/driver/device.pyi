@@ -10,17 +10,19 @@ CONTENTS: dict[str, int]
 
 @final
 class GuestDevice:
-    """Memory, rings, buffers and eventfds of one device with one queue pair.
+    """Memory, rings, buffers and eventfds of one device with `queues` queue pairs.
 
     features: as negotiated. sizes: Ethernet bytes of the frames sent, in turn. pieces: descriptors per sent frame.
-    tag, peer_tag: tell this sender's frames and its peer's from any others, 0..255.
+    tag, peer_tag: tell this sender's frames and its peer's from any others, 0..255. peer_queues: queue pairs that the
+    peer sends on, as many as here by default.
     """
 
     ram: GuestRam
     features: int
     packed: bool
+    queues: int
     kick_fds: tuple[int, ...]
-    """Of the receiveq and of the transmitq."""
+    """Of receiveq 0, transmitq 0, receiveq 1, ..."""
     call_fds: tuple[int, ...]
     def __init__(
         self,
@@ -36,6 +38,8 @@ class GuestDevice:
         content: str = "numbers",
         kick: bool = True,
         huge: bool = True,
+        queues: int = 1,
+        peer_queues: int = 0,
     ) -> None: ...
     def ring_addresses(self, index: int) -> tuple[int, int, int]:
         """Descriptor, driver and device area of a queue, as user addresses."""
@@ -48,6 +52,9 @@ class GuestDevice:
     @property
     def received(self) -> tuple[int, int, int, int, int, int]:
         """Frames, bytes, corrupt, reordered, duplicated, missing."""
+    @property
+    def by_queue(self) -> list[tuple[int, int]]:
+        """Frames sent and received on each queue pair."""
     @property
     def kicks(self) -> int:
         """Notifications sent to the device."""

@@ -1,6 +1,6 @@
 """One guest's network device as its driver runs it. Virtio 1.2, section 5.1.
 
-Lays the rings and the buffers of one queue pair into the guest's memory, once. After that load.pyx recycles them.
+Lays the rings and the buffers of its queue pairs into the guest's memory, once. After that load.pyx recycles them.
 """
 
 import os
@@ -12,12 +12,12 @@ from libc.string cimport memcpy
 
 from fastvhost.abi.shared_memory cimport load_u64
 from fastvhost.abi.virtio_net cimport (
-    F_RING_PACKED, F_VERSION_1, NET_F_MRG_RXBUF, NET_HDR_BYTES, NET_HDR_LEGACY_BYTES, RING_F_EVENT_IDX,
+    F_IN_ORDER, F_RING_PACKED, F_VERSION_1, NET_F_MRG_RXBUF, NET_HDR_BYTES, NET_HDR_LEGACY_BYTES, RING_F_EVENT_IDX,
     RING_F_INDIRECT_DESC, FeatureBit, has_feature,
 )
 from fastvhost.abi.virtio_ring cimport VIRTQ_DESC_BYTES, VIRTQ_MAX_SIZE, virtq_desc
 from fastvhost.driver.content cimport (
-    CONTENT_NONE, CONTENT_NUMBERS, CONTENT_WHOLE, MIN_FRAME_BYTES, TAG_SHIFT, stream_start,
+    CONTENT_NONE, CONTENT_NUMBERS, CONTENT_WHOLE, MIN_FRAME_BYTES, QUEUE_SHIFT, TAG_SHIFT, Stream, stream_start,
 )
 from fastvhost.driver.packed_driver cimport PACKED_START, packed_format
 from fastvhost.driver.queue cimport MAX_PIECES, Completion, DriverQueue, PackedTemplate, Piece
@@ -30,6 +30,7 @@ cdef enum:
     RING_ALIGNMENT = 4096
     MERGEABLE_BUFFER_BYTES = 2048
     MAX_FRAME_BYTES = 65549
+    MAX_QUEUE_PAIRS = 128
     LOCAL_EXPERIMENT_TYPE = 0x88b5
 
 
@@ -45,20 +46,22 @@ cdef uint64_t ring_bytes(uint64_t size) noexcept nogil:
 
 @cython.final
 cdef class GuestDevice:
-    """Memory, rings, buffers and eventfds of one device with one queue pair.
+    """Memory, rings, buffers and eventfds of one device with `queues` queue pairs.
 
     features: as negotiated. sizes: Ethernet bytes of the frames sent, in turn. pieces: descriptors per sent frame.
-    tag, peer_tag: tell this sender's frames and its peer's from any others, 0..255.
+    tag, peer_tag: tell this sender's frames and its peer's from any others, 0..255. peer_queues: queue pairs that the
+    peer sends on, as many as here by default.
     """
 
     def __cinit__(
         self, *, unsigned long long features, unsigned int queue_size, object sizes, unsigned char tag,
-        unsigned char peer_tag, bint sends=True,
-        unsigned int pieces=1, bint indirect=False, str content="numbers", bint kick=True, bint huge=True,
+        unsigned char peer_tag, bint sends=True, unsigned int pieces=1, bint indirect=False, str content="numbers",
+        bint kick=True, bint huge=True, unsigned int queues=1, unsigned int peer_queues=0,
     ):
-        cdef Side *side = &self.side
+        cdef Side *side
         cdef uint32_t longest = max(sizes)
         cdef bint table = indirect and has_feature(features, <FeatureBit>RING_F_INDIRECT_DESC)
+        cdef uint32_t i
         self.packed = has_feature(features, F_RING_PACKED)
         if not 2 <= queue_size <= VIRTQ_MAX_SIZE or (not self.packed and queue_size & (queue_size - 1)):
             kind = "number" if self.packed else "power of two"
@@ -67,11 +70,48 @@ cdef class GuestDevice:
             raise ValueError(f"frame sizes {min(sizes)}..{longest}: give {MIN_FRAME_BYTES}..{MAX_FRAME_BYTES} bytes")
         if not 1 <= pieces <= 16 or (pieces > queue_size and not table):
             raise ValueError(f"{pieces} pieces per frame: give 1..16, and no more than the ring has descriptors")
-        self.features = features
-        side.sends = sends
-        side.content = CONTENTS[content]
-        side.mergeable = has_feature(features, NET_F_MRG_RXBUF)
-        long_header = side.mergeable or has_feature(features, F_VERSION_1)
+        if has_feature(features, F_IN_ORDER) and not (self.packed or table) and pieces & (pieces - 1):
+            raise ValueError(f"{pieces} pieces per frame: a split ring in order has no gaps; give 1, 2, 4, 8 or 16")
+        if not 1 <= queues <= MAX_QUEUE_PAIRS or peer_queues > MAX_QUEUE_PAIRS:
+            raise ValueError(f"{queues} queue pairs: give 1..{MAX_QUEUE_PAIRS}")
+        self.features, self.queues, self.n_streams = features, queues, peer_queues or queues
+        self.sides = <Side *>calloc(queues, sizeof(Side))
+        self.streams = <Stream *>calloc(self.n_streams, sizeof(Stream))
+        if self.sides == NULL or self.streams == NULL:
+            raise MemoryError("guest driver: no memory for its queue pairs")
+        for i in range(self.n_streams):
+            stream_start(&self.streams[i], peer_tag, <uint8_t>i)
+        for i in range(queues):
+            side = &self.sides[i]
+            side.sends = sends
+            side.content = CONTENTS[content]
+            side.streams = self.streams
+            side.stream = &self.streams[i % self.n_streams]
+            side.n_streams = self.n_streams
+            side.next_number = <uint64_t>tag << TAG_SHIFT | <uint64_t>i << QUEUE_SHIFT
+            self._shape(side, longest, pieces)
+        side = &self.sides[0]
+        self.ram = GuestRam(
+            queues * (
+                2 * ring_bytes(queue_size) + <uint64_t>queue_size * (side.receive_stride + side.transmit_stride)
+                + (<uint64_t>queue_size * pieces * VIRTQ_DESC_BYTES if table else 0) + 4 * RING_ALIGNMENT
+            ),
+            huge=huge,
+        )
+        ethernet = bytes([0x52, 0x54, 0, 0, 0, peer_tag, 0x52, 0x54, 0, 0, 0, tag])
+        ethernet += LOCAL_EXPERIMENT_TYPE.to_bytes(2, "big")
+        for i in range(queues):
+            self._lay_side(&self.sides[i], queue_size, tuple(sizes), ethernet, pieces, table)
+        self.kick_fds = tuple(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(2 * queues))
+        self.call_fds = tuple(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(2 * queues))
+        if kick:
+            for i in range(2 * queues):
+                self._queue(i).kick_fd = self.kick_fds[i]
+
+    cdef int _shape(self, Side *side, unsigned int longest, unsigned int pieces) except -1:
+        """What a frame and a buffer look like."""
+        side.mergeable = has_feature(self.features, NET_F_MRG_RXBUF)
+        long_header = side.mergeable or has_feature(self.features, F_VERSION_1)
         side.header_bytes = NET_HDR_BYTES if long_header else NET_HDR_LEGACY_BYTES
         side.header_tail, side.header_tail_mask = (1 << 16, 0xffffffff) if side.mergeable else (0, 0xffff)
         # A buffer must hold any frame of the other guest's, which sends the same sizes; mergeable ones share it out.
@@ -81,50 +121,50 @@ cdef class GuestDevice:
         side.n_parts = 1 if pieces == 1 else pieces - 1
         side.frame_offset = side.header_bytes + (PIECE_GAP if pieces > 1 else 0)
         side.transmit_stride = stride_of(side.header_bytes + longest + PIECE_GAP * side.n_parts)
-        if self.packed:
-            packed_format(&side.format)
-        else:
-            split_format(&side.format)
-        side.receiveq.event_idx = side.transmitq.event_idx = has_feature(features, RING_F_EVENT_IDX)
-        self.ram = GuestRam(
-            2 * ring_bytes(queue_size) + <uint64_t>queue_size * (side.receive_stride + side.transmit_stride)
-            + (<uint64_t>queue_size * pieces * VIRTQ_DESC_BYTES if table else 0) + 4 * RING_ALIGNMENT,
-            huge=huge,
-        )
-        side.receiveq.kick_fd = side.transmitq.kick_fd = -1    # nobody listens yet
-        self._lay_ring(&side.receiveq, queue_size, 1)
-        ring_pieces = 1 if table else pieces
-        self._lay_ring(&side.transmitq, queue_size, ring_pieces)
-        self._lay_receive()
-        ethernet = bytes([0x52, 0x54, 0, 0, 0, peer_tag, 0x52, 0x54, 0, 0, 0, tag])
-        ethernet += LOCAL_EXPERIMENT_TYPE.to_bytes(2, "big")
-        self._lay_transmit(tuple(sizes), ethernet, pieces, table)
-        side.next_number = <uint64_t>tag << TAG_SHIFT
-        stream_start(&side.received, peer_tag)
-        self.kick_fds = tuple(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(2))
-        self.call_fds = tuple(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(2))
-        if kick:
-            side.receiveq.kick_fd, side.transmitq.kick_fd = self.kick_fds
+        return 0
 
-    cdef int _lay_ring(self, DriverQueue *queue, unsigned int size, unsigned int chain_length) except -1:
+    cdef int _lay_side(
+        self, Side *side, unsigned int queue_size, tuple sizes, bytes ethernet, unsigned int pieces, bint table
+    ) except -1:
+        """The rings and buffers of one queue pair; all receive buffers become available."""
+        cdef bint in_order = has_feature(self.features, F_IN_ORDER)
+        if self.packed:
+            packed_format(&side.format, in_order)
+        else:
+            split_format(&side.format, in_order)
+        side.receiveq.kick_fd = side.transmitq.kick_fd = -1    # nobody listens yet
+        self._lay_ring(side, &side.receiveq, queue_size, 1, side.receive_bytes)
+        self._lay_ring(side, &side.transmitq, queue_size, 1 if table else pieces, 0)
+        self._lay_receive(side)
+        self._lay_transmit(side, sizes, ethernet, pieces, table)
+        return 0
+
+    cdef int _lay_ring(
+        self, Side *side, DriverQueue *queue, unsigned int size, unsigned int chain_length, unsigned int buffer_bytes
+    ) except -1:
         queue.size = <uint16_t>size
         queue.chain_length = <uint16_t>chain_length
         queue.shift = (chain_length - 1).bit_length()
         queue.n_slots = <uint16_t>(size // chain_length if self.packed else size >> queue.shift)
+        queue.buffer_bytes = buffer_bytes
+        queue.event_idx = has_feature(self.features, RING_F_EVENT_IDX)
         # Of either format, the larger one's bytes: sections 2.7 and 2.8.
         queue.descriptor_area = self.ram.allot(size * VIRTQ_DESC_BYTES, RING_ALIGNMENT)
         queue.driver_area = self.ram.allot(6 + 2 * size, RING_ALIGNMENT)
         queue.device_area = self.ram.allot(6 + 8 * size, RING_ALIGNMENT)
         if self.packed:
             queue.templates = <PackedTemplate *>calloc(<uint32_t>queue.n_slots * chain_length, sizeof(PackedTemplate))
-            if queue.templates == NULL:
-                raise MemoryError("guest driver: no memory for its templates of descriptors")
-        self.side.format.prepare(queue)
+        if has_feature(self.features, F_IN_ORDER):
+            queue.used_bytes = <uint32_t *>calloc(queue.n_slots, sizeof(uint32_t))
+        if (self.packed and queue.templates == NULL) or (
+            has_feature(self.features, F_IN_ORDER) and queue.used_bytes == NULL
+        ):
+            raise MemoryError("guest driver: no memory for its notes about slots")
+        side.format.prepare(queue)
         return 0
 
-    cdef int _lay_receive(self) except -1:
+    cdef int _lay_receive(self, Side *side) except -1:
         """One buffer, one writable descriptor each; all of them become available."""
-        cdef Side *side = &self.side
         cdef Piece piece
         cdef Completion slot
         cdef uint32_t i
@@ -137,9 +177,9 @@ cdef class GuestDevice:
             side.format.give(&side.receiveq, &slot, 1)
         return 0
 
-    cdef int _lay_transmit(self, tuple sizes, bytes ethernet, unsigned int pieces, bint table) except -1:
+    cdef int _lay_transmit(self, Side *side, tuple sizes, bytes ethernet, unsigned int pieces, bint table) except -1:
         """The frames, header and all; the driver holds them until the load starts."""
-        cdef Side *side = &self.side
+        cdef Completion idle
         cdef Piece parts[MAX_PIECES]
         cdef virtq_desc *tables = NULL
         cdef uint8_t *data
@@ -171,14 +211,19 @@ cdef class GuestDevice:
                 NULL if tables == NULL else tables + i * pieces,
                 0 if tables == NULL else self.ram.guest_of(tables + i * pieces),
             )
-            # The stack's top is taken first: slot 0 leaves first.
-            side.idle[n_slots - 1 - i].slot = i
-        side.n_idle = n_slots
+            idle.slot, idle.bytes = i, 0
+            push_idle(side, idle)
         return 0
 
-    def ring_addresses(self, int index) -> tuple[int, int, int]:
+    cdef DriverQueue *_queue(self, unsigned int index) except NULL:
+        """By vhost-user's numbering: receiveq 0, transmitq 0, receiveq 1, ..."""
+        if index >= 2 * self.queues:
+            raise ValueError(f"queue {index}: this device has 0..{2 * self.queues - 1}")
+        return &self.sides[index // 2].transmitq if index & 1 else &self.sides[index // 2].receiveq
+
+    def ring_addresses(self, unsigned int index) -> tuple[int, int, int]:
         """Descriptor, driver and device area of a queue, as user addresses."""
-        cdef DriverQueue *queue = &self.side.transmitq if index & 1 else &self.side.receiveq
+        cdef DriverQueue *queue = self._queue(index)
         return <uint64_t>queue.descriptor_area, <uint64_t>queue.driver_area, <uint64_t>queue.device_area
 
     @property
@@ -189,31 +234,50 @@ cdef class GuestDevice:
     @property
     def sent(self) -> tuple[int, int]:
         """Frames and Ethernet bytes given to the device."""
-        return load_u64(&self.side.sent_frames), load_u64(&self.side.sent_bytes)
+        cdef uint64_t frames = 0, n_bytes = 0
+        cdef unsigned int i
+        for i in range(self.queues):
+            frames += load_u64(&self.sides[i].sent_frames)
+            n_bytes += load_u64(&self.sides[i].sent_bytes)
+        return frames, n_bytes
 
     @property
     def received(self) -> tuple[int, int, int, int, int, int]:
         """Frames, bytes, corrupt, reordered, duplicated, missing."""
-        cdef Stream *stream = &self.side.received
-        return (
-            load_u64(&stream.frames), load_u64(&stream.bytes), load_u64(&stream.corrupt),
-            load_u64(&stream.reordered), load_u64(&stream.duplicated), load_u64(&stream.missing),
-        )
+        cdef uint64_t frames = 0, n_bytes = 0, corrupt = 0, reordered = 0, duplicated = 0, missing = 0
+        cdef unsigned int i
+        for i in range(self.queues):
+            frames += load_u64(&self.sides[i].received_frames)
+            n_bytes += load_u64(&self.sides[i].received_bytes)
+        for i in range(self.n_streams):
+            corrupt += load_u64(&self.streams[i].corrupt)
+            reordered += load_u64(&self.streams[i].reordered)
+            duplicated += load_u64(&self.streams[i].duplicated)
+            missing += load_u64(&self.streams[i].missing)
+        return frames, n_bytes, corrupt, reordered, duplicated, missing
+
+    @property
+    def by_queue(self) -> list[tuple[int, int]]:
+        """Frames sent and received on each queue pair."""
+        return [
+            (load_u64(&self.sides[i].sent_frames), load_u64(&self.sides[i].received_frames))
+            for i in range(self.queues)
+        ]
 
     @property
     def kicks(self) -> int:
         """Notifications sent to the device."""
-        return load_u64(&self.side.receiveq.kicks) + load_u64(&self.side.transmitq.kicks)
+        return sum([load_u64(&self._queue(i).kicks) for i in range(2 * self.queues)])
 
     @property
     def unreturned(self) -> int:
         """Sent frames whose buffers the device still holds."""
-        return self.side.transmitq.n_given
+        return sum([self.sides[i].transmitq.n_given for i in range(self.queues)])
 
     @property
     def broken(self) -> bool:
         """The device returned something it did not hold; that queue rests since."""
-        return bool(self.side.receiveq.broken or self.side.transmitq.broken)
+        return any([self._queue(i).broken for i in range(2 * self.queues)])
 
     def close(self):
         """Give the memory and the eventfds back. Idempotent. Only when no load runs on it any more."""
@@ -223,7 +287,14 @@ cdef class GuestDevice:
         self.ram.close()
 
     def __dealloc__(self):
-        free(self.side.frame_bytes)
-        free(self.side.idle)
-        free(self.side.receiveq.templates)
-        free(self.side.transmitq.templates)
+        cdef unsigned int i
+        if self.sides != NULL:
+            for i in range(self.queues):
+                free(self.sides[i].frame_bytes)
+                free(self.sides[i].idle)
+                free(self.sides[i].receiveq.templates)
+                free(self.sides[i].transmitq.templates)
+                free(self.sides[i].receiveq.used_bytes)
+                free(self.sides[i].transmitq.used_bytes)
+        free(self.sides)
+        free(self.streams)

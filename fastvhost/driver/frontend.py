@@ -1,6 +1,6 @@
 """The front-end half of a vhost-user connection, for the built-in guests. vhost-user, "Communication".
 
-Says what a front-end says to start and stop a device with one queue pair, and checks that the back-end took it.
+Says what a front-end says to start and stop a device, and checks that the back-end took it.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from fastvhost.vhostuser.message import (
 )
 
 RETRY_SECONDS = 0.05
+PROTOCOL_MQ = 1 << 0
 REPLY_ACK = 1 << 3
 
 
@@ -38,11 +39,13 @@ class Feature(IntFlag):
     """Device features the guests know how to use (virtio 1.2, sections 5.1.3 and 6), and vhost-user's own bit."""
 
     MRG_RXBUF = 1 << 15
+    MQ = 1 << 22
     INDIRECT_DESC = 1 << 28
     EVENT_IDX = 1 << 29
     PROTOCOL_FEATURES = 1 << 30
     VERSION_1 = 1 << 32
     RING_PACKED = 1 << 34
+    IN_ORDER = 1 << 35
 
 
 class GuestsError(Exception):
@@ -56,6 +59,8 @@ class FrontEnd:
         self.path = path
         self.timeout = timeout
         self.features = Feature(0)
+        self.queue_pairs = 1
+        """The most that the back-end serves."""
         self._acks = False
         self._socket: socket.socket | None = None
         self._listener = _listen(path) if listen else None
@@ -105,9 +110,12 @@ class FrontEnd:
         offered = self._ask(Request.GET_FEATURES)
         self.features = Feature(offered & wish)
         if self.features & Feature.PROTOCOL_FEATURES:
-            mine = self._ask(Request.GET_PROTOCOL_FEATURES) & REPLY_ACK
+            known = REPLY_ACK | (PROTOCOL_MQ if self.features & Feature.MQ else 0)
+            mine = self._ask(Request.GET_PROTOCOL_FEATURES) & known
             self._say(Request.SET_PROTOCOL_FEATURES, U64(mine))
-            self._acks = bool(mine)
+            self._acks = bool(mine & REPLY_ACK)
+            if mine & PROTOCOL_MQ:
+                self.queue_pairs = self._ask(Request.GET_QUEUE_NUM)
         self._do(Request.SET_FEATURES, U64(self.features))
         return self.features
 

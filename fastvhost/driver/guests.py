@@ -19,7 +19,6 @@ __all__ = ["IMIX", "Counters", "Direction", "Guests", "GuestsError", "Latency"]
 
 # The "simple IMIX" of seven short, four middle and one long frame, shuffled once for good.
 IMIX = (64, 594, 64, 64, 594, 64, 1518, 64, 594, 64, 594, 64)
-RECEIVEQ, TRANSMITQ = 0, 1
 DRAIN_SECONDS = 5.0
 QUIET_SECONDS = 1.0
 
@@ -87,17 +86,18 @@ class Latency(NamedTuple):
 
 
 class Guests:
-    """Guest A and guest B: a virtio-net driver each, both in one thread that never sleeps while they run.
+    """Guest A and guest B: a virtio-net driver each, both in one thread, which never sleeps unless told to.
 
     size: Ethernet bytes of every frame (without the frame check sequence), 60 at the least, or "imix" (7 x 64, 4 x 594,
     1 x 1518). both_ways: B sends too. queue_size: a power of two unless packed. core: the CPU to pin the thread to.
     content: "none" sends frames as they are, "numbers" numbers each and checks number, length and a check word,
     "whole" fills and checks every byte.
-    mergeable, indirect, event_idx, version_1, packed: features wished for; what the back-end does not offer is done
-    without.
+    mergeable, indirect, event_idx, version_1, packed, in_order: features wished for; what the back-end does not offer
+    is done without. queues: queue pairs of each guest, which it floods all; too few at the back-end are an error.
     pieces: descriptors per sent frame, header included; 1 is one buffer with the header in front.
     indirect=True puts them into a table of descriptors. kick: notify the back-end when it asks for it; False: only when
-    a ring starts, for a back-end that polls. listen: the guests listen on the sockets and the back-end connects.
+    a ring starts, for a back-end that polls. sleeps: the guests' thread too blocks while nothing moves, until it is
+    notified. listen: the guests listen on the sockets and the back-end connects.
     """
 
     def __init__(
@@ -115,8 +115,11 @@ class Guests:
         event_idx: bool = True,
         version_1: bool = True,
         packed: bool = False,
+        in_order: bool = False,
+        queues: int = 1,
         pieces: int = 1,
         kick: bool = True,
+        sleeps: bool = False,
         huge: bool = True,
         listen: bool = False,
         timeout: float = 10.0,
@@ -131,12 +134,17 @@ class Guests:
             (event_idx, Feature.EVENT_IDX),
             (version_1, Feature.VERSION_1),
             (packed, Feature.RING_PACKED),
+            (in_order, Feature.IN_ORDER),
+            (queues > 1, Feature.MQ),
         ):
             self._wish |= feature if wanted else Feature(0)
         self._queue_size = queue_size
+        self._queues = queues
+        self._sleeps = sleeps
         self._new_device = partial(
             GuestDevice,
             queue_size=queue_size,
+            queues=queues,
             sizes=IMIX if size == "imix" else (size,),
             pieces=pieces,
             indirect=indirect,
@@ -171,23 +179,28 @@ class Guests:
                 self._front_ends, (1, 2), (2, 1), (True, self._both_ways), strict=True
             ):
                 features = int(front_end.negotiate(self._wish))
+                if front_end.queue_pairs < self._queues:
+                    raise GuestsError(
+                        f"{front_end.path}: {self._queues} queue pairs are wished for and the back-end has "
+                        f"{front_end.queue_pairs}; start it with more"
+                    )
                 device = self._new_device(features=features, tag=tag, peer_tag=peer_tag, sends=sends)
                 self._devices.append(device)
                 self._start_rings(front_end, device)
         except (GuestsError, ValueError, MemoryError) as error:
             self._hang_up()
             raise GuestsError(str(error)) from error
-        self._load = Load(*self._devices)
+        self._load = Load(*self._devices, sleeps=self._sleeps)
 
     def _start_rings(self, front_end: FrontEnd, device: GuestDevice) -> None:
         ram = device.ram
         front_end.share_memory(ram.fd, Region(ram.guest_addr, ram.bytes, ram.user_addr, 0))
-        for index in (RECEIVEQ, TRANSMITQ):
+        for index in range(2 * self._queues):
             kick_fd, call_fd = device.kick_fds[index], device.call_fds[index]
             front_end.start_ring(
                 index, self._queue_size, device.ring_addresses(index), kick_fd, call_fd, device.base
             )
-        for index in (RECEIVEQ, TRANSMITQ):
+        for index in range(2 * self._queues):
             front_end.enable_ring(index)
 
     @property
@@ -195,6 +208,22 @@ class Guests:
         """What guest A and guest B agreed on with the back-end."""
         a, b = self._front_ends
         return a.features, b.features
+
+    @property
+    def by_queue(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """Frames that guest A and guest B sent and received on each of their queue pairs."""
+        a, b = self._devices
+        return a.by_queue, b.by_queue
+
+    @property
+    def naps(self) -> int:
+        """How often the guests' thread slept."""
+        return self._load.naps if self._load else 0
+
+    @property
+    def stalls(self) -> int:
+        """How often it slept for a second with something to do, for want of a notification."""
+        return self._load.stalls if self._load else 0
 
     @property
     def connected(self) -> bool:
@@ -282,8 +311,8 @@ class Guests:
         if self._load is not None:
             for front_end in self._front_ends:
                 with contextlib.suppress(GuestsError):    # a back-end that is gone has stopped as well
-                    front_end.stop_ring(RECEIVEQ)
-                    front_end.stop_ring(TRANSMITQ)
+                    for index in range(2 * self._queues):
+                        front_end.stop_ring(index)
         self._final = final
         self._hang_up()
         return final

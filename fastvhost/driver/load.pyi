@@ -1,4 +1,4 @@
-"""The load: guests that send and receive as fast as their device lets them, in one thread that never sleeps."""
+"""The load: guests that send and receive as fast as their device lets them, all in one thread."""
 
 from typing import final
 
@@ -6,13 +6,20 @@ from fastvhost.driver.device import GuestDevice
 
 @final
 class Load:
-    """Runs the traffic of some guests. The devices stay the caller's."""
+    """Runs the traffic of some guests. The devices stay the caller's.
 
-    def __init__(self, *devices: GuestDevice) -> None: ...
+    sleeps: run() blocks while there is nothing to do, until a device notifies it; else it never sleeps.
+    """
+
+    naps: int
+    """How often it slept."""
+    stalls: int
+    """How often a second passed with something to do and no notification: each is a lost one."""
+    def __init__(self, *devices: GuestDevice, sleeps: bool = False) -> None: ...
     def run(self) -> None:
         """Until stop(). Call it in a thread of its own; the GIL is free meanwhile."""
     def step(self) -> int:
-        """One burst each way at every guest. Returns frames received. Not while run() runs."""
+        """One burst each way at every queue pair. Returns frames received. Not while run() runs."""
     def flood(self) -> None:
         """Send, from now on or again."""
     def drain(self) -> None:

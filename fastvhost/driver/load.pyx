@@ -1,24 +1,41 @@
-"""The load: guests that send and receive as fast as their device lets them, in one thread that never sleeps.
+"""The load: guests that send and receive as fast as their device lets them, all in one thread.
 
-`run()` is only: until told to stop, step. A step moves one burst each way at every guest.
+`run()` is only: until told to stop, step. A step moves one burst each way at every queue pair. The thread never sleeps,
+unless told to: then it asks for notifications, looks once more, and blocks until a device notifies it.
 """
+
+import os
 
 cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
-from fastvhost.abi.shared_memory cimport load_acquire_u32, prefetch_read, store_release_u32
+from fastvhost.abi.shared_memory cimport (
+    full_fence, load_acquire_u32, load_u64, prefetch_read, prefetch_write, store_release_u32,
+)
 from fastvhost.abi.virtio_net cimport NET_HDR_NUM_BUFFERS_OFFSET
 from fastvhost.driver.content cimport (
-    BODY_OFFSET, CONTENT_NONE, CONTENT_WHOLE, Content, Stream, body_is_right, fill_body, has_number, number_frame,
-    number_is_not_next,
+    BODY_OFFSET, CONTENT_NONE, CONTENT_WHOLE, NUMBER_OFFSET, Content, Stream, body_is_right, fill_body, has_number,
+    number_frame, number_is_not_next, stream_of,
 )
-from fastvhost.driver.device cimport PIECE_GAP, GuestDevice, Side, part_position
+from fastvhost.driver.device cimport PIECE_GAP, GuestDevice, Side, part_position, pop_idle, push_idle
 from fastvhost.driver.queue cimport DRIVER_BURST, Completion
+
+cdef extern from "<poll.h>" nogil:
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll(pollfd *fds, unsigned long n, int timeout_ms)
+    const short POLLIN
+cdef extern from "<unistd.h>" nogil:
+    ssize_t read(int fd, void *buf, size_t count)
 
 cdef enum:
     MAX_GUESTS = 16
+    NAP_MS = 1000          # a notification that does not come for so long, while there is something to do, was lost
 
 cdef enum Phase:
     FLOOD          # send whatever comes back, again
@@ -31,32 +48,96 @@ cdef class Load:
     """Runs the traffic of some guests. The devices stay the caller's."""
 
     cdef tuple devices
-    cdef Side *sides[MAX_GUESTS]
+    cdef Side **sides
+    cdef pollfd *calls
     cdef uint32_t n_sides
     cdef uint32_t phase
+    cdef bint sleeps
+    cdef uint64_t n_naps
+    cdef uint64_t n_stalls
 
-    def __cinit__(self, *devices: GuestDevice):
+    def __cinit__(self, *devices: GuestDevice, bint sleeps=False):
         cdef GuestDevice device
+        cdef uint32_t i
         if not 1 <= len(devices) <= MAX_GUESTS:
             raise ValueError(f"{len(devices)} guests: give 1..{MAX_GUESTS}")
-        self.devices = devices
         for device in devices:
             if device is None:
                 raise TypeError("a load of no guest: give GuestDevice objects")
-            self.sides[self.n_sides] = &device.side
-            self.n_sides += 1
+        self.devices = devices
+        n_sides = sum([device.queues for device in devices])
+        self.sides = <Side **>calloc(n_sides, sizeof(Side *))
+        self.calls = <pollfd *>calloc(2 * n_sides, sizeof(pollfd))
+        if self.sides == NULL or self.calls == NULL:
+            raise MemoryError("guest load: no memory for its queue pairs")
+        for device in devices:
+            for i in range(device.queues):
+                self.sides[self.n_sides] = &device.sides[i]
+                self.calls[2 * self.n_sides].fd = device.call_fds[2 * i]
+                self.calls[2 * self.n_sides + 1].fd = device.call_fds[2 * i + 1]
+                self.n_sides += 1
         self.phase = FLOOD
+        self.sleeps = sleeps
+
+    def __dealloc__(self):
+        free(self.sides)
+        free(self.calls)
 
     def run(self):
         """Until stop(). Call it in a thread of its own; the GIL is free meanwhile."""
+        cdef bint moved
         with nogil:
             while load_acquire_u32(&self.phase) != STOP:
-                step(self.sides, self.n_sides, load_acquire_u32(&self.phase) == FLOOD)
+                step(self.sides, self.n_sides, load_acquire_u32(&self.phase) == FLOOD, &moved)
+                if self.sleeps and not moved:
+                    self.nap()
+
+    cdef void nap(self) noexcept nogil:
+        """Until a device notifies, or a second has passed: then it looks whether that was for want of one."""
+        cdef uint32_t n = self.n_sides
+        cdef uint64_t count
+        cdef uint32_t i
+        for i in range(n):
+            self.sides[i].format.want_calls(&self.sides[i].receiveq, True)
+            self.sides[i].format.want_calls(&self.sides[i].transmitq, True)
+        full_fence()    # the wish first, then the look: the device does it the other way round
+        if not self.something_used() and load_acquire_u32(&self.phase) != STOP:
+            for i in range(2 * n):
+                self.calls[i].events = POLLIN
+            self.n_naps += 1
+            if poll(self.calls, 2 * n, NAP_MS) == 0 and self.something_used():
+                self.n_stalls += 1
+            for i in range(2 * n):
+                if self.calls[i].revents & POLLIN and read(self.calls[i].fd, &count, 8) < 0:
+                    pass    # somebody else took it: a device may notify once more than it must
+        for i in range(n):
+            self.sides[i].format.want_calls(&self.sides[i].receiveq, False)
+            self.sides[i].format.want_calls(&self.sides[i].transmitq, False)
+
+    cdef bint something_used(self) noexcept nogil:
+        cdef Side *side
+        cdef uint32_t i
+        for i in range(self.n_sides):
+            side = self.sides[i]
+            if side.format.has_used(&side.receiveq) or side.format.has_used(&side.transmitq):
+                return True
+        return False
+
+    @property
+    def naps(self) -> int:
+        """How often it slept."""
+        return load_u64(&self.n_naps)
+
+    @property
+    def stalls(self) -> int:
+        """How often a second passed with something to do and no notification: each is a lost one."""
+        return load_u64(&self.n_stalls)
 
     def step(self) -> int:
-        """One burst each way at every guest. Returns frames received. Not while run() runs."""
+        """One burst each way at every queue pair. Returns frames received. Not while run() runs."""
+        cdef bint moved
         with nogil:
-            n = step(self.sides, self.n_sides, self.phase == FLOOD)
+            n = step(self.sides, self.n_sides, self.phase == FLOOD, &moved)
         return n
 
     def flood(self):
@@ -70,16 +151,19 @@ cdef class Load:
     def stop(self):
         """run() returns."""
         store_release_u32(&self.phase, STOP)
+        if self.sleeps:
+            os.eventfd_write(self.devices[0].call_fds[0], 1)
 
     def latency(self, double seconds, double gap_us, int limit=1_000_000) -> tuple[list[int], int]:
         """One frame in flight from the first guest to the second. Nanoseconds of each, and how many were lost."""
+        cdef GuestDevice receiving = self.devices[len(self.devices) > 1]
         cdef Side *sender = self.sides[0]
-        cdef Side *receiver = self.sides[1]
+        cdef Side *receiver = &receiving.sides[0]
         cdef int64_t end = now() + <int64_t>(seconds * 1e9)
         cdef int64_t gap = <int64_t>(gap_us * 1e3)
         cdef int64_t took
         cdef int lost = 0
-        if self.n_sides < 2:
+        if len(self.devices) < 2:
             raise ValueError("latency needs two guests")
         samples = []
         while now() < end and len(samples) < limit and lost < 3:
@@ -92,12 +176,14 @@ cdef class Load:
         return samples, lost
 
 
-cdef uint32_t step(Side **sides, uint32_t n_sides, bint flood) noexcept nogil:
+cdef uint32_t step(Side **sides, uint32_t n_sides, bint flood, bint *moved) noexcept nogil:
     cdef uint32_t n = 0
+    cdef uint32_t sent = 0
     cdef uint32_t i
     for i in range(n_sides):
         n += receive_burst(sides[i])
-        send_burst(sides[i], flood)
+        sent += send_burst(sides[i], flood)
+    moved[0] = (n | sent) != 0
     return n
 
 
@@ -105,7 +191,7 @@ cdef uint32_t receive_burst(Side *side) noexcept nogil:
     """Take what arrived, look at it, and give the buffers back. Returns frames."""
     cdef Completion done[DRIVER_BURST]
     cdef uint32_t n = side.format.take(&side.receiveq, done, DRIVER_BURST)
-    cdef uint64_t n_frames = side.received.frames
+    cdef uint64_t n_frames = side.received_frames
     cdef uint32_t n_bytes = 0
     cdef uint32_t used = n
     cdef uint32_t i
@@ -114,14 +200,14 @@ cdef uint32_t receive_burst(Side *side) noexcept nogil:
     if side.content == CONTENT_NONE and not side.spans:
         for i in range(n):
             n_bytes += done[i].bytes
-        side.received.bytes += n_bytes - n * side.header_bytes
-        side.received.frames += n
+        side.received_bytes += n_bytes - n * side.header_bytes
+        side.received_frames += n
     else:
         for i in range(n):
             prefetch_read(side.receive_data + done[i].slot * <uint64_t>side.receive_stride)
         used = look_at_single(side, done, n) if not side.spans else look_at_spanning(side, done, n)
     side.format.give(&side.receiveq, done, used)
-    return <uint32_t>(side.received.frames - n_frames)
+    return <uint32_t>(side.received_frames - n_frames)
 
 
 cdef inline bint header_is_right(const Side *side, const uint8_t *header, uint32_t n_buffers) noexcept nogil:
@@ -135,7 +221,7 @@ cdef inline bint header_is_right(const Side *side, const uint8_t *header, uint32
 
 cdef uint32_t look_at_single(Side *side, const Completion *done, uint32_t n) noexcept nogil:
     """Frames of one buffer each."""
-    cdef Stream *stream = &side.received
+    cdef Stream *stream = side.stream
     cdef const uint8_t *data = side.receive_data
     cdef const uint8_t *header
     cdef uint64_t stride = side.receive_stride
@@ -156,10 +242,11 @@ cdef uint32_t look_at_single(Side *side, const Completion *done, uint32_t n) noe
             n_bytes -= frame_bytes
             stream.expected = expected
             n_bytes += look_twice(side, header, frame_bytes)
+            stream = side.stream
             expected = stream.expected
     stream.expected = expected
-    stream.bytes += n_bytes
-    stream.frames += n
+    side.received_bytes += n_bytes
+    side.received_frames += n
     return n
 
 
@@ -170,11 +257,26 @@ cdef void check_body(Stream *stream, const uint8_t *frame, uint32_t frame_bytes,
 
 cdef uint32_t look_twice(Side *side, const uint8_t *header, uint32_t frame_bytes) noexcept nogil:
     """A frame that is not as expected. Returns its bytes, as far as they are to be believed."""
+    cdef const uint8_t *frame = header + side.header_bytes
     if frame_bytes > side.receive_bytes - side.header_bytes or not header_is_right(side, header, 1):
-        side.received.corrupt += 1
+        side.stream.corrupt += 1
         return 0
-    number_is_not_next(&side.received, header + side.header_bytes, frame_bytes)
+    if is_next_of_its_stream(side, frame, frame_bytes):
+        if side.content == CONTENT_WHOLE:
+            check_body(side.stream, frame, frame_bytes, side.stream.expected)
+        side.stream.expected += 1
     return frame_bytes
+
+
+cdef bint is_next_of_its_stream(Side *side, const uint8_t *frame, uint32_t frame_bytes) noexcept nogil:
+    """The frame's stream becomes this side's. False, and the frame filed, if it is not the one expected there."""
+    cdef Stream *stream = stream_of(side.streams, side.n_streams, frame)
+    if stream != NULL:
+        side.stream = stream
+    if has_number(frame, side.stream.expected, frame_bytes):
+        return True
+    number_is_not_next(side.stream, frame, frame_bytes)
+    return False
 
 
 cdef uint32_t look_at_spanning(Side *side, const Completion *done, uint32_t n) noexcept nogil:
@@ -187,48 +289,47 @@ cdef uint32_t look_at_spanning(Side *side, const Completion *done, uint32_t n) n
         memcpy(&n_buffers, header + NET_HDR_NUM_BUFFERS_OFFSET, 2)
         if n_buffers == 0 or n_buffers > DRIVER_BURST:
             n_buffers = 1
-            side.received.corrupt += 1
+            side.stream.corrupt += 1
         elif n_buffers > n - i:
             if n == DRIVER_BURST and i > 0:
                 side.format.untake(&side.receiveq, n - i)
                 break
             n_buffers = <uint16_t>(n - i)    # a frame's buffers are used at once, or Linux too counts it as an error
-            side.received.corrupt += 1
+            side.stream.corrupt += 1
         else:
             look_at_buffers(side, &done[i], n_buffers)
-        side.received.frames += 1
+        side.received_frames += 1
         i += n_buffers
     return i
 
 
 cdef void look_at_buffers(Side *side, const Completion *done, uint32_t n_buffers) noexcept nogil:
     """One frame that lies in n_buffers buffers, header in the first. Section 5.1.6.4."""
-    cdef Stream *stream = &side.received
     cdef const uint8_t *first = side.receive_data + done[0].slot * <uint64_t>side.receive_stride
     cdef const uint8_t *data
-    cdef uint64_t number = stream.expected
+    cdef uint64_t number
     cdef uint64_t total = 0
     cdef uint32_t position, n_bytes, skip, i
     cdef bint right
     for i in range(n_buffers):
         if done[i].bytes > side.receive_bytes:
-            stream.corrupt += 1
+            side.stream.corrupt += 1
             return
         total += done[i].bytes
     if done[0].bytes < side.header_bytes or not header_is_right(side, first, n_buffers):
-        stream.corrupt += 1
+        side.stream.corrupt += 1
         return
     total -= side.header_bytes
-    stream.bytes += total
+    side.received_bytes += total
     if side.content == CONTENT_NONE:
         return
     if done[0].bytes < side.header_bytes + BODY_OFFSET:
-        stream.corrupt += 1
+        side.stream.corrupt += 1
         return
-    if not has_number(first + side.header_bytes, stream.expected, <uint32_t>total):
-        number_is_not_next(stream, first + side.header_bytes, <uint32_t>total)
+    if not is_next_of_its_stream(side, first + side.header_bytes, <uint32_t>total):
         return
-    stream.expected += 1
+    number = side.stream.expected
+    side.stream.expected += 1
     if side.content == CONTENT_WHOLE:
         position = BODY_OFFSET
         skip = side.header_bytes + BODY_OFFSET
@@ -239,25 +340,26 @@ cdef void look_at_buffers(Side *side, const Completion *done, uint32_t n_buffers
             right &= body_is_right(data + skip, number, position, n_bytes)
             position += n_bytes
             skip = 0
-        stream.corrupt += not right
+        side.stream.corrupt += not right
 
 
-cdef void send_burst(Side *side, bint flood) noexcept nogil:
-    """Take back what was sent and, in a flood, send it again under new numbers."""
+cdef uint32_t send_burst(Side *side, bint flood) noexcept nogil:
+    """Take back what was sent and, in a flood, send it again under new numbers. Returns the slots moved."""
     cdef Completion slots[DRIVER_BURST]
     cdef uint32_t n = side.format.take(&side.transmitq, slots, DRIVER_BURST)
     cdef uint32_t i
-    if not (flood and side.sends):
+    flood = flood and side.sends
+    if not flood or side.n_idle > 0:
         for i in range(n):
-            side.idle[side.n_idle] = slots[i]
-            side.n_idle += 1
-        return
-    while n < DRIVER_BURST and side.n_idle > 0:
-        side.n_idle -= 1
-        slots[n] = side.idle[side.n_idle]
-        n += 1
+            push_idle(side, slots[i])
+        if not flood:
+            return n
+        n = min(side.n_idle, <uint32_t>DRIVER_BURST)
+        for i in range(n):
+            slots[i] = pop_idle(side)
     if n > 0:
         send(side, slots, n)
+    return n
 
 
 cdef void send(Side *side, const Completion *slots, uint32_t n) noexcept nogil:
@@ -270,6 +372,9 @@ cdef void send(Side *side, const Completion *slots, uint32_t n) noexcept nogil:
     cdef uint64_t n_bytes = 0
     cdef uint32_t frame_bytes, i
     cdef Content content = side.content
+    if content != CONTENT_NONE:
+        for i in range(n):    # all at once: the device's core has read these lines, and we want to write them
+            prefetch_write(data + slots[i].slot * stride + NUMBER_OFFSET)
     for i in range(n):
         frame_bytes = sizes[slots[i].slot]
         n_bytes += frame_bytes
@@ -301,8 +406,7 @@ cdef int64_t fly_one(Side *sender, Side *receiver, int64_t gap) noexcept nogil:
     cdef int64_t sent, seen
     if sender.n_idle == 0:
         return -1
-    sender.n_idle -= 1
-    slot = sender.idle[sender.n_idle]
+    slot = pop_idle(sender)
     sent = now()
     send(sender, &slot, 1)
     while receive_burst(receiver) == 0:

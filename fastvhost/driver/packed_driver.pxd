@@ -10,4 +10,4 @@ cdef enum:
     PACKED_START = 0x80008000
 
 
-cdef void packed_format(QueueFormat *format) noexcept nogil
+cdef void packed_format(QueueFormat *format, bint in_order) noexcept nogil

@@ -10,13 +10,15 @@ from fastvhost.abi.shared_memory cimport (
     full_fence, load_acquire_u16, load_u16, prefetch_write, store_release_u16, store_u16, store_u64,
 )
 from fastvhost.abi.virtio_packed cimport (
-    RING_EVENT_FLAGS_DESC, RING_EVENT_FLAGS_DISABLE, RING_EVENT_WRAP_BIT, VIRTQ_DESC_F_AVAIL, VIRTQ_DESC_F_USED,
-    pvirtq_desc, pvirtq_event_suppress,
+    RING_EVENT_FLAGS_DESC, RING_EVENT_FLAGS_DISABLE, RING_EVENT_FLAGS_ENABLE, RING_EVENT_WRAP_BIT, VIRTQ_DESC_F_AVAIL,
+    VIRTQ_DESC_F_USED, pvirtq_desc, pvirtq_event_suppress,
 )
 from fastvhost.abi.virtio_ring cimport (
     VIRTQ_DESC_BYTES, VIRTQ_DESC_F_INDIRECT, VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE, virtq_desc,
 )
-from fastvhost.driver.queue cimport Completion, DriverQueue, PackedTemplate, Piece, QueueFormat, kick
+from fastvhost.driver.queue cimport (
+    Completion, DriverQueue, PackedTemplate, Piece, QueueFormat, kick, know_batch, take_known, untake_known,
+)
 
 cdef enum:
     BOTH_FLAGS = VIRTQ_DESC_F_AVAIL | VIRTQ_DESC_F_USED
@@ -25,9 +27,12 @@ cdef enum:
     FLAGS_SHIFT = 48
 
 
-cdef void packed_format(QueueFormat *format) noexcept nogil:
+cdef void packed_format(QueueFormat *format, bint in_order) noexcept nogil:
     format.prepare, format.lay_chain = prepare, lay_chain
     format.take, format.untake, format.give = take, untake, give
+    format.want_calls, format.has_used = want_calls, has_used
+    if in_order:
+        format.take, format.untake = take_in_order, untake_known
 
 
 cdef inline uint64_t word_of(uint32_t n_bytes, uint32_t buffer_id, uint16_t flags) noexcept nogil:
@@ -37,7 +42,7 @@ cdef inline uint64_t word_of(uint32_t n_bytes, uint32_t buffer_id, uint16_t flag
 cdef void prepare(DriverQueue *queue) noexcept nogil:
     """An empty ring, whose driver polls and wants no notification (section 2.8.10)."""
     cdef pvirtq_event_suppress *driver = <pvirtq_event_suppress *>queue.driver_area
-    queue.next_avail = queue.next_used = queue.n_given = queue.broken = 0
+    queue.next_avail = queue.next_used = queue.n_given = queue.broken = queue.next_slot = queue.n_known = 0
     queue.avail_wrap = queue.used_wrap = True    # section 2.8.1
     store_u16(&driver.off_wrap, 0)
     store_u16(&driver.flags, RING_EVENT_FLAGS_DISABLE)
@@ -105,6 +110,32 @@ cdef uint32_t take(DriverQueue *queue, Completion *done, uint32_t limit) noexcep
     return n
 
 
+cdef uint32_t take_in_order(DriverQueue *queue, Completion *done, uint32_t limit) noexcept nogil:
+    cdef pvirtq_desc *desc = <pvirtq_desc *>queue.descriptor_area
+    cdef uint32_t at = queue.next_used
+    cdef uint32_t size = queue.size
+    cdef uint16_t used = BOTH_FLAGS if queue.used_wrap else 0
+    cdef uint32_t n
+    if queue.broken:
+        return 0
+    # Pairs with the device's store of these flags, its last one to a used descriptor.
+    while (
+        queue.n_known < limit and queue.n_known < queue.n_given
+        and (load_acquire_u16(&desc[at].flags) & BOTH_FLAGS) == used
+    ):
+        n = know_batch(queue, desc[at].id, desc[at].len, <uint32_t>(queue.n_given - queue.n_known))
+        if n == 0:
+            queue.broken = 1
+            return 0
+        at += n * queue.chain_length
+        if at >= size:
+            at -= size
+            used ^= BOTH_FLAGS
+    queue.next_used = <uint16_t>at
+    queue.used_wrap = used != 0
+    return take_known(queue, done, limit)
+
+
 cdef void untake(DriverQueue *queue, uint32_t n) noexcept nogil:
     cdef uint32_t back = n * queue.chain_length
     if back > queue.next_used:
@@ -163,3 +194,19 @@ cdef bint wants_kick(DriverQueue *queue, uint32_t n_new) noexcept nogil:
     if off_wrap >> RING_EVENT_WRAP_BIT != queue.avail_wrap:
         event -= queue.size
     return <uint16_t>(queue.next_avail - event - 1) < n_new
+
+
+cdef void want_calls(DriverQueue *queue, bint wanted) noexcept nogil:
+    """Section 2.8.10. The caller fences, and looks again, before it sleeps."""
+    cdef pvirtq_event_suppress *driver = <pvirtq_event_suppress *>queue.driver_area
+    if wanted and queue.event_idx:
+        store_u16(&driver.off_wrap, queue.next_used | <uint16_t>(queue.used_wrap << RING_EVENT_WRAP_BIT))
+        store_release_u16(&driver.flags, RING_EVENT_FLAGS_DESC)   # pairs with the device's look at flags, then off_wrap
+    else:
+        store_u16(&driver.flags, RING_EVENT_FLAGS_ENABLE if wanted else RING_EVENT_FLAGS_DISABLE)
+
+
+cdef bint has_used(const DriverQueue *queue) noexcept nogil:
+    cdef pvirtq_desc *desc = <pvirtq_desc *>queue.descriptor_area
+    cdef uint16_t used = BOTH_FLAGS if queue.used_wrap else 0
+    return (load_acquire_u16(&desc[queue.next_used].flags) & BOTH_FLAGS) == used and queue.n_given > queue.n_known

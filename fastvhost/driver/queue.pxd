@@ -43,6 +43,8 @@ cdef struct DriverQueue:
     uint16_t n_slots
     uint16_t chain_length  # descriptors of the ring that a slot's chain takes
     uint16_t shift         # split: a slot's chain starts at descriptor slot << shift
+    uint32_t buffer_bytes  # receiveq: what a slot's buffer holds
+    uint32_t *used_bytes   # in order: of each slot that is known; else NULL
     bint event_idx
     int kick_fd            # -1: the device polls, it is never kicked
     # The load's thread.
@@ -50,7 +52,9 @@ cdef struct DriverQueue:
     uint16_t next_used
     bint avail_wrap        # wrap counters (packed)
     bint used_wrap
-    uint16_t n_given       # slots the device holds
+    uint16_t n_given       # slots the device holds, or has used without our having taken them
+    uint16_t next_slot     # in order: the oldest of those
+    uint16_t n_known       # in order: used slots, from next_slot on, whose entries we have read
     uint16_t broken        # 1 once the device returned what it did not hold
     uint64_t kicks
 
@@ -69,9 +73,56 @@ cdef struct QueueFormat:
     take_fn take           # slots the device has used, oldest first
     untake_fn untake       # the last n taken count as not taken
     give_fn give           # make slots available, publish once, kick if asked
+    void (*want_calls)(DriverQueue *queue, bint wanted) noexcept nogil   # ask for a notification of the next used slot
+    bint (*has_used)(const DriverQueue *queue) noexcept nogil
 
 
 cdef inline void kick(DriverQueue *queue) noexcept nogil:
     cdef uint64_t one = 1
     if write(queue.kick_fd, &one, 8) == 8:   # a full eventfd is already readable: nothing is lost
         queue.kicks += 1
+
+
+# With IN_ORDER (sections 2.7.9 and 2.8.12) slots are given, and used, from 0 to the last and again. One entry may stand
+# for a batch of slots up to the one it names. What entries said is kept per slot, so that slots can be untaken.
+
+cdef inline uint32_t know_batch(DriverQueue *queue, uint32_t slot, uint32_t n_bytes, uint32_t most) noexcept nogil:
+    """An entry names this slot as the last of a batch. Returns the batch's slots, 0 if there can be no such batch."""
+    cdef uint32_t next_one = queue.next_slot + <uint32_t>queue.n_known
+    cdef uint32_t n
+    if next_one >= queue.n_slots:
+        next_one -= queue.n_slots
+    if slot == next_one and most > 0:
+        n = 1
+    else:
+        if slot >= queue.n_slots:
+            return 0
+        n = slot - next_one + 1 if slot >= next_one else slot + queue.n_slots - next_one + 1
+        if n > most:
+            return 0
+        while next_one != slot:
+            queue.used_bytes[next_one] = queue.buffer_bytes   # skipped: used completely
+            next_one = next_one + 1 if next_one + 1 < queue.n_slots else 0
+    queue.used_bytes[slot] = n_bytes
+    queue.n_known += <uint16_t>n
+    return n
+
+
+cdef inline uint32_t take_known(DriverQueue *queue, Completion *done, uint32_t limit) noexcept nogil:
+    cdef uint32_t n = min(limit, <uint32_t>queue.n_known)
+    cdef uint32_t slot = queue.next_slot
+    cdef uint32_t i
+    for i in range(n):
+        done[i].slot = slot
+        done[i].bytes = queue.used_bytes[slot]
+        slot = slot + 1 if slot + 1 < queue.n_slots else 0
+    queue.next_slot = <uint16_t>slot
+    queue.n_known -= <uint16_t>n
+    queue.n_given -= <uint16_t>n
+    return n
+
+
+cdef inline void untake_known(DriverQueue *queue, uint32_t n) noexcept nogil:
+    queue.next_slot = <uint16_t>(queue.next_slot - n if queue.next_slot >= n else queue.next_slot + queue.n_slots - n)
+    queue.n_known += <uint16_t>n
+    queue.n_given += <uint16_t>n

@@ -3,4 +3,4 @@
 from fastvhost.driver.queue cimport QueueFormat
 
 
-cdef void split_format(QueueFormat *format) noexcept nogil
+cdef void split_format(QueueFormat *format, bint in_order) noexcept nogil

@@ -12,12 +12,17 @@ from fastvhost.abi.virtio_ring cimport (
     VIRTQ_AVAIL_F_NO_INTERRUPT, VIRTQ_DESC_F_INDIRECT, VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE, VIRTQ_DESC_BYTES,
     VIRTQ_USED_F_NO_NOTIFY, virtq_avail, virtq_desc, virtq_used, virtq_used_elem,
 )
-from fastvhost.driver.queue cimport Completion, DriverQueue, Piece, QueueFormat, kick
+from fastvhost.driver.queue cimport (
+    Completion, DriverQueue, Piece, QueueFormat, kick, know_batch, take_known, untake_known,
+)
 
 
-cdef void split_format(QueueFormat *format) noexcept nogil:
+cdef void split_format(QueueFormat *format, bint in_order) noexcept nogil:
     format.prepare, format.lay_chain = prepare, lay_chain
     format.take, format.untake, format.give = take, untake, give
+    format.want_calls, format.has_used = want_calls, has_used
+    if in_order:
+        format.take, format.untake = take_in_order, untake_known
 
 
 cdef inline virtq_avail *avail_of(const DriverQueue *queue) noexcept nogil:
@@ -33,6 +38,7 @@ cdef void prepare(DriverQueue *queue) noexcept nogil:
     queue.next_avail = 0
     queue.next_used = 0
     queue.n_given = 0
+    queue.next_slot = queue.n_known = 0
     queue.broken = 0
     store_u16(&avail_of(queue).idx, 0)
     store_u16(&used_of(queue).idx, 0)
@@ -97,6 +103,28 @@ cdef uint32_t take(DriverQueue *queue, Completion *done, uint32_t limit) noexcep
     return n
 
 
+cdef uint32_t take_in_order(DriverQueue *queue, Completion *done, uint32_t limit) noexcept nogil:
+    # Pairs with the device's release store of used.idx.
+    cdef uint32_t n_new = <uint16_t>(load_acquire_u16(&used_of(queue).idx) - queue.next_used)
+    cdef const virtq_used_elem *element
+    cdef uint32_t inside_chain = (1 << queue.shift) - 1
+    cdef uint32_t n
+    if queue.broken:
+        return 0
+    if n_new + queue.n_known > queue.n_given:
+        queue.broken = 1
+        return 0
+    while queue.n_known < limit and n_new > 0:
+        element = &used_of(queue).ring[queue.next_used & (queue.size - 1)]
+        n = know_batch(queue, element.id >> queue.shift, element.len, n_new)
+        if n == 0 or element.id & inside_chain:
+            queue.broken = 1
+            return 0
+        queue.next_used += <uint16_t>n
+        n_new -= n
+    return take_known(queue, done, limit)
+
+
 cdef bint read_used(const DriverQueue *queue, uint32_t at, Completion *done, uint32_t n) noexcept nogil:
     """Entries of the used ring that lie in a row, as slots. False if one names no slot."""
     cdef const virtq_used_elem *element = &used_of(queue).ring[at]
@@ -152,3 +180,16 @@ cdef inline bint wants_kick(DriverQueue *queue, uint16_t before) noexcept nogil:
         return not load_u16(&used_of(queue).flags) & VIRTQ_USED_F_NO_NOTIFY
     avail_event = <uint16_t *>&used_of(queue).ring[queue.size]
     return <uint16_t>(queue.next_avail - load_u16(avail_event) - 1) < <uint16_t>(queue.next_avail - before)
+
+
+cdef void want_calls(DriverQueue *queue, bint wanted) noexcept nogil:
+    """Sections 2.7.7 and 2.7.10. The caller fences, and looks again, before it sleeps."""
+    if queue.event_idx:
+        # Of the very next entry, or of none soon.
+        store_u16(&avail_of(queue).ring[queue.size], queue.next_used if wanted else queue.next_used - 1)
+    else:
+        store_u16(&avail_of(queue).flags, 0 if wanted else VIRTQ_AVAIL_F_NO_INTERRUPT)
+
+
+cdef bint has_used(const DriverQueue *queue) noexcept nogil:
+    return load_acquire_u16(&used_of(queue).idx) != queue.next_used

@@ -44,6 +44,10 @@ class PaperRing:
         """Stage a used entry; publish() shows it."""
         raise NotImplementedError
 
+    def use_up_to(self, heads: list[int]) -> None:
+        """In order: one entry for the whole batch, which names its last chain. Sections 2.7.9 and 2.8.12."""
+        raise NotImplementedError
+
     def publish(self) -> None:
         raise NotImplementedError
 
@@ -94,6 +98,10 @@ class SplitPaperRing(PaperRing):
     def use(self, head: int, n_bytes: int) -> None:
         self.put("<II", self.used + 4 + 8 * (self.next_used % self.size), head, n_bytes)
         self.next_used = (self.next_used + 1) & 0xFFFF
+
+    def use_up_to(self, heads: list[int]) -> None:
+        self.put("<II", self.used + 4 + 8 * (self.next_used % self.size), heads[-1], 0)
+        self.next_used = (self.next_used + len(heads)) & 0xFFFF
 
     def publish(self) -> None:
         self.put("<H", self.used + 2, self.next_used)
@@ -152,6 +160,12 @@ class PackedPaperRing(PaperRing):
         if self.next_used >= self.size:
             self.next_used, self.used_wrap = self.next_used - self.size, self.used_wrap ^ 1
 
+    def use_up_to(self, heads: list[int]) -> None:
+        self.staged.append((self.next_used, heads[-1], 0, AVAIL | USED if self.used_wrap else 0))
+        self.next_used += sum(self.lengths[head] for head in heads)
+        if self.next_used >= self.size:
+            self.next_used, self.used_wrap = self.next_used - self.size, self.used_wrap ^ 1
+
     def publish(self) -> None:
         for at, head, n_bytes, flags in reversed(self.staged):
             self.put("<IHH", self.desc + 16 * at + 8, n_bytes & 0xFFFFFFFF, head & 0xFFFF, flags)
@@ -172,13 +186,17 @@ def paper_ring(device: GuestDevice, index: int, size: int) -> PaperRing:
 class PaperWire:
     """Takes every frame from one guest and puts it into the other's buffers, header and all."""
 
-    def __init__(self, sender: GuestDevice, receiver: GuestDevice, size: int, *, mergeable: bool = False) -> None:
-        self.source, self.target = paper_ring(sender, 1, size), paper_ring(receiver, 0, size)
+    def __init__(
+        self, sender: GuestDevice, receiver: GuestDevice, size: int, *, mergeable: bool = False, queue: int = 0,
+        to_queue: int = 0,
+    ) -> None:  # fmt: skip
+        self.source, self.target = paper_ring(sender, 2 * queue + 1, size), paper_ring(receiver, 2 * to_queue, size)
         self.mergeable = mergeable
         self.room: list[tuple[int, list[Buffer]]] = []
         self.tamper: Callable[[list[bytes]], list[bytes]] = lambda frames: frames
         self.chain_shapes: set[int] = set()
         self.shuffle = False
+        self.in_batches = False
         self._chance = random.Random(1)
 
     def carry(self) -> int:
@@ -193,8 +211,11 @@ class PaperWire:
         if self.shuffle:
             self._chance.shuffle(heads)
             self._chance.shuffle(self.room)
-        for head in heads:
-            self.source.use(head, 0)
+        if self.in_batches and heads:
+            self.source.use_up_to(heads)
+        else:
+            for head in heads:
+                self.source.use(head, 0)
         self.source.publish()
         frames = self.tamper(frames)
         for frame in frames:

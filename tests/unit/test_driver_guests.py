@@ -70,12 +70,14 @@ def test_frames_that_the_data_plane_dropped_are_missing_ones() -> None:
 
 
 @contextlib.contextmanager
-def fwd(directory: Path) -> Iterator[tuple[str, str]]:
-    """A forwarder as a process of its own."""
+def fwd(directory: Path, options: str = "") -> Iterator[tuple[str, str]]:
+    """A forwarder as a process of its own. options: of both ports."""
     paths = [str(directory / name) for name in ("a.sock", "b.sock")]
     command = [sys.executable, "-m", "fastvhost", "fwd", "--control", str(directory / "control.sock")]
     with (directory / "log").open("w") as log:
-        process = subprocess.Popen([*command, "--port", paths[0], "--port", paths[1]], stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [*command, *(word for path in paths for word in ("--port", path + options))], stdout=log, stderr=log
+        )
     try:
         yield paths[0], paths[1]
     finally:
