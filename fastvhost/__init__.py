@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from fastvhost.dataplane.guest_memory import GuestMemory, Mapping, MemoryRefusedError
     from fastvhost.dataplane.port import Counters, NullPort, Port
     from fastvhost.dataplane.virtio_port import RingRefusedError, VirtioPort
-    from fastvhost.dataplane.worker import Wire, Worker
+    from fastvhost.dataplane.wire import Wire
+    from fastvhost.dataplane.worker import Worker
     from fastvhost.vhostuser.service import VhostUserService
 
 _HOMES = {
@@ -29,7 +30,7 @@ _HOMES = {
     "RingRefusedError": "dataplane.virtio_port",
     "VirtioPort": "dataplane.virtio_port",
     "Door": "dataplane.door",
-    "Wire": "dataplane.worker",
+    "Wire": "dataplane.wire",
     "Worker": "dataplane.worker",
     "VhostUserService": "vhostuser.service",
 }

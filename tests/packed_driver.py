@@ -99,9 +99,12 @@ class PackedQueue:
         """Every used descriptor not taken yet, in ring order."""
         taken = []
         while True:
-            _, length, buffer, flags = self.memory.unpack(PACKED_DESCRIPTOR, self.at(self._used))
-            marks = bool(flags & DESC_F_AVAIL), bool(flags & DESC_F_USED)
-            if marks != (self._used_wrap, self._used_wrap) or buffer not in self._slots:
+            # The flags first: what they vouch for may only be read after them.
+            flags = self.memory.load_u16(self.at(self._used) + 14)
+            if (bool(flags & DESC_F_AVAIL), bool(flags & DESC_F_USED)) != (self._used_wrap, self._used_wrap):
+                return taken
+            _, length, buffer, _ = self.memory.unpack(PACKED_DESCRIPTOR, self.at(self._used))
+            if buffer not in self._slots:
                 return taken
             self._used += self._slots.pop(buffer)
             if self._used >= self.size:

@@ -94,22 +94,31 @@ class Switch:
         return PortUnit(number, spec, port, self.parts.service(spec, port, self.config.socket_group))
 
     def _wire_up(self) -> None:
-        """Spread the directions over the workers in turn, so that two workers share the two ways of one wire."""
+        """Spread directions over the workers, and the queue pairs of each: worker after worker, pair after pair.
+
+        Two workers share the two ways of one wire; with several queue pairs, each has part of both ways.
+        """
         directions: list[tuple[str, str | None]] = []
         for left, right in self.config.wires:
             directions += [(left, right), (right, left)]
         # A guest without a wire must not hang: its frames are taken and counted as no_egress.
         directions += [(name, None) for name in self.config.unwired]
-        by_name = {unit.spec.name: unit.port for unit in self.ports}
+        by_name = {unit.spec.name: unit for unit in self.ports}
         for number, (ingress, egress) in enumerate(directions):
-            thread = self.workers[number % len(self.workers)]
-            thread.worker.add_wire(
-                by_name[ingress],
-                None if egress is None else by_name[egress],
+            unit = by_name[ingress]
+            shares = min(len(self.workers), unit.spec.queues)
+            threads = [self.workers[(number + share) % len(self.workers)] for share in range(shares)]
+            wire = threads[0].worker.add_wire(
+                unit.port,
+                None if egress is None else by_name[egress].port,
                 hold=self.config.on_full == "hold",
                 hold_timeout_ms=round(self.config.hold_timeout * 1000),
+                shares=shares,
             )
-            thread.wires.append((ingress, egress))
+            for share in range(1, shares):
+                threads[share].worker.share_wire(wire, share)
+            for thread in threads:
+                thread.wires.append((ingress, egress))
 
     def start(self) -> None:
         """Listen, poll, answer. On failure everything that was started is stopped again."""

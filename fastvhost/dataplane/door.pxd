@@ -36,9 +36,12 @@ cdef uint64_t drain_eventfd(int fd) noexcept nogil
 cdef void park(Gate *gate, uint32_t ticket) noexcept nogil
 
 
-cdef inline void pass_gate(Gate *gate) noexcept nogil:
-    """The worker's side: stop here while control asks for it."""
+cdef inline bint pass_gate(Gate *gate) noexcept nogil:
+    """The worker's side: stop here while control asks for it. Whether it did."""
+    cdef bint asked = False
     cdef uint32_t ticket = load_acquire_u32(&gate.asked)  # pairs with close and open
     while ticket & 1:
+        asked = True
         park(gate, ticket)
         ticket = load_acquire_u32(&gate.asked)
+    return asked

@@ -6,7 +6,7 @@ from fastvhost.dataplane.frame cimport Burst
 from fastvhost.dataplane.port cimport PortFace
 
 
-# One ingress queue pair on its way to one egress. Everything in it belongs to its worker.
+# One ingress queue pair on its way to one egress. Everything in it belongs to the worker that has it on its roster.
 cdef struct Lane:
     PortFace *ingress
     PortFace *egress         # NULL: nobody
@@ -18,6 +18,8 @@ cdef struct Lane:
     uint32_t chains_released
     uint32_t epoch           # the ingress's, when the burst was received
     uint64_t stalled_since   # monotonic ns, 0 while the egress takes frames
+    uint32_t empty_rounds    # visits in a row that moved no frame (roster)
+    bint unkicked            # its frames came without a kick although one was asked for (idle)
     Burst burst
 
 

@@ -8,7 +8,7 @@ section 2.7.13.4.1). Whatever the order, one of the two sees the other.
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastvhost.dataplane.door cimport Gate
-from fastvhost.dataplane.forward cimport Lane
+from fastvhost.dataplane.roster cimport Roster
 
 
 cdef enum IdlePolicy:
@@ -29,8 +29,9 @@ cdef struct Idle:
     uint64_t nap_ns          # the longest nap
     pollfd *fds              # one a lane and the gate's
     # written by the worker
-    uint64_t since           # monotonic ns of the first round without a frame, 0 while there are frames
+    uint32_t empty_rounds    # in a row; the worker's loop sets it to 0 with every frame
+    uint64_t since           # monotonic ns of the first look at the clock in this row
     uint64_t sleeps          # times the worker went to sleep until something happened
 
 
-cdef void rest(Idle *idle, Gate *gate, Lane **lanes, uint32_t n_lanes) noexcept nogil
+cdef void rest(Idle *idle, Gate *gate, Roster *roster) noexcept nogil

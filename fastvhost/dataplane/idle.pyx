@@ -5,21 +5,26 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, nanosleep, timespec
 
 from fastvhost.abi.shared_memory cimport cpu_pause, full_fence, load_acquire_u32, store_release_u32
 from fastvhost.dataplane.door cimport Gate, drain_eventfd
-from fastvhost.dataplane.port cimport LOOK_AGAIN, NOTHING_TO_WAIT_FOR, PortFace
+from fastvhost.dataplane.forward cimport Lane
+from fastvhost.dataplane.port cimport LOOK_AGAIN, NOTHING_TO_WAIT_FOR
+from fastvhost.dataplane.roster cimport lane_at, n_lanes
 
 cdef extern from "<poll.h>" nogil:
-    int poll(pollfd *fds, unsigned long n, int timeout_ms)
+    int ppoll(pollfd *fds, unsigned long n, const timespec *timeout, const void *signals)
     const short POLLIN
 
 # Adaptive: spin as long as a driver may take to answer, nap as long as a pause in traffic may last, then sleep.
 # Waking costs tens of microseconds here, so spinning for 200 of them is what a short pause may cost.
 cdef enum:
+    FREE_ROUNDS = 16             # rounds without a frame before the clock is looked at: under load, it never is
     SPIN_NS = 200 * 1000
     AWAKE_NS = 2 * 1000 * 1000
     FIRST_NAP_NS = 5 * 1000
-    # Asleep, a worker still looks up now and then; with a driver that never kicks, often.
-    SLEEP_MS = 200
-    SLEEP_UNKICKED_MS = 1
+    # Asleep, a worker looks up now and then, and finds out which drivers do not kick although they were asked to.
+    SLEEP_NS = 20 * 1000 * 1000
+    # For those, and for receive buffers, there are only naps; after a second without a frame longer ones.
+    TIRED_NS = 1000 * 1000 * 1000
+    LONG_NAP_NS = 1000 * 1000
 
 
 cdef uint64_t monotonic_ns() noexcept nogil:
@@ -28,62 +33,89 @@ cdef uint64_t monotonic_ns() noexcept nogil:
     return <uint64_t>clock.tv_sec * 1000000000 + <uint64_t>clock.tv_nsec
 
 
-cdef void rest(Idle *idle, Gate *gate, Lane **lanes, uint32_t n_lanes) noexcept nogil:
-    """One rest after a round without a frame; Idle.since goes back to 0 with the next frame, by whoever saw it."""
+cdef void rest(Idle *idle, Gate *gate, Roster *roster) noexcept nogil:
+    """One rest after a round without a frame."""
     cdef uint64_t now, idle_ns, nap_ns
-    cdef timespec nap
-    if idle.policy == IDLE_POLL:
+    idle.empty_rounds += 1
+    if idle.policy == IDLE_POLL or (idle.policy == IDLE_ADAPTIVE and idle.empty_rounds < FREE_ROUNDS):
         cpu_pause()
         return
     now = monotonic_ns()
-    if idle.since == 0:
+    if idle.empty_rounds <= FREE_ROUNDS:
         idle.since = now
+        idle.empty_rounds = FREE_ROUNDS + 1
     idle_ns = now - idle.since
     if idle.policy == IDLE_ADAPTIVE and idle_ns < SPIN_NS:
         cpu_pause()
-    elif (idle.policy == IDLE_ADAPTIVE and idle_ns < AWAKE_NS) or frames_wait(lanes, n_lanes):
-        nap_ns = min(idle.nap_ns, FIRST_NAP_NS + (idle_ns >> 4))
-        nap.tv_sec, nap.tv_nsec = 0, <long>nap_ns
-        nanosleep(&nap, NULL)
+        return
+    nap_ns = LONG_NAP_NS if idle_ns > TIRED_NS else min(idle.nap_ns, FIRST_NAP_NS + (idle_ns >> 4))
+    if (idle.policy == IDLE_ADAPTIVE and idle_ns < AWAKE_NS) or frames_wait(roster):
+        nap(nap_ns)
     else:
-        sleep_until_kicked(idle, gate, lanes, n_lanes)
+        sleep_until_kicked(idle, gate, roster, nap_ns)
 
 
-cdef bint frames_wait(Lane **lanes, uint32_t n_lanes) noexcept nogil:
+cdef void nap(uint64_t ns) noexcept nogil:
+    cdef timespec time
+    time.tv_sec, time.tv_nsec = 0, <long>ns
+    nanosleep(&time, NULL)
+
+
+cdef bint frames_wait(const Roster *roster) noexcept nogil:
     """Frames held back wait for receive buffers, not for a kick of the transmitq."""
     cdef uint32_t i
-    for i in range(n_lanes):
-        if lanes[i].first < lanes[i].burst.n_frames:
+    cdef Lane *lane
+    for i in range(n_lanes(roster)):
+        lane = lane_at(roster, i)
+        if lane.first < lane.burst.n_frames:
             return True
     return False
 
 
-cdef void sleep_until_kicked(Idle *idle, Gate *gate, Lane **lanes, uint32_t n_lanes) noexcept nogil:
-    cdef PortFace *port
-    cdef uint32_t i, n = 1
-    cdef int fd, timeout_ms = SLEEP_MS
+cdef void sleep_until_kicked(Idle *idle, Gate *gate, Roster *roster, uint64_t nap_ns) noexcept nogil:
+    cdef Lane *lane
+    cdef uint32_t i, n = n_lanes(roster)
+    cdef uint64_t most = SLEEP_NS
     cdef bint work = False
+    cdef timespec timeout
+    cdef int fd
     idle.fds[0] = pollfd(gate.wake_fd, POLLIN, 0)
-    for i in range(n_lanes):
-        port = lanes[i].ingress
-        fd = port.wait_fd(port, lanes[i].pair)
-        if fd == LOOK_AGAIN:
-            timeout_ms = SLEEP_UNKICKED_MS
-        elif fd >= 0:
-            idle.fds[n] = pollfd(fd, POLLIN, 0)
-            n += 1
-        if fd != NOTHING_TO_WAIT_FOR:
-            port.want_kicks(port, lanes[i].pair, True)
+    for i in range(n):
+        lane = lane_at(roster, i)
+        fd = lane.ingress.wait_fd(lane.ingress, lane.pair)
+        idle.fds[i + 1] = pollfd(max(fd, -1), POLLIN, 0)  # -1: poll leaves it out
+        if fd == NOTHING_TO_WAIT_FOR:
+            continue
+        if fd == LOOK_AGAIN or lane.unkicked:
+            most = nap_ns
+        lane.ingress.want_kicks(lane.ingress, lane.pair, True)
     store_release_u32(&gate.asleep, 1)
     full_fence()  # kicks are asked for, and control knows that we sleep, before we look once more
-    for i in range(n_lanes):
-        port = lanes[i].ingress
-        work = work or port.has_work(port, lanes[i].pair)
+    for i in range(n):
+        lane = lane_at(roster, i)
+        work = work or lane.ingress.has_work(lane.ingress, lane.pair)
     if not work and not load_acquire_u32(&gate.asked) & 1 and not load_acquire_u32(&gate.stopping):
         idle.sleeps += 1
-        poll(idle.fds, n, timeout_ms)
+        timeout.tv_sec, timeout.tv_nsec = 0, <long>most
+        ppoll(idle.fds, n + 1, &timeout, NULL)
+        learn(idle, roster)
     store_release_u32(&gate.asleep, 0)
     drain_eventfd(gate.wake_fd)
-    for i in range(n_lanes):
-        port = lanes[i].ingress
-        port.want_kicks(port, lanes[i].pair, False)
+    for i in range(n):
+        lane = lane_at(roster, i)
+        lane.ingress.want_kicks(lane.ingress, lane.pair, False)
+
+
+cdef void learn(const Idle *idle, const Roster *roster) noexcept nogil:
+    """Frames that came without a kick are from a driver that does not kick; it counts as such until it does.
+
+    A driver between its frame and its kick is taken for one, too, until its next kick.
+    """
+    cdef Lane *lane
+    cdef uint32_t i
+    for i in range(n_lanes(roster)):
+        lane = lane_at(roster, i)
+        if idle.fds[i + 1].revents:
+            lane.unkicked = False
+        elif lane.ingress.has_work(lane.ingress, lane.pair):
+            lane.unkicked = True

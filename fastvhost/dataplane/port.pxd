@@ -3,6 +3,8 @@
 receive_burst   fills a burst with frames that arrived; they stay valid until they are released or the epoch changes
 deliver_burst   copies frames out; returns how many are dealt with (delivered, or dropped and counted): the rest waits
 release_burst   hands chains of received frames back to whoever sent them, in the order in which they came
+is_open         whether frames can arrive before control has come by again; a pair that is not open costs nothing
+may_receive     a cheap look whether receive_burst would find something; a kind without one says yes
 
 and, for a worker that wants to sleep, what would wake it:
 wait_fd         readable when frames arrive from now on; NOTHING_TO_WAIT_FOR, or LOOK_AGAIN where nothing would tell
@@ -27,6 +29,8 @@ cdef struct PortFace:
         PortFace *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
     ) noexcept nogil
     void (*release_burst)(PortFace *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil
+    bint (*is_open)(PortFace *port, uint32_t pair) noexcept nogil
+    bint (*may_receive)(PortFace *port, uint32_t pair) noexcept nogil
     int (*wait_fd)(PortFace *port, uint32_t pair) noexcept nogil
     void (*want_kicks)(PortFace *port, uint32_t pair, bint wanted) noexcept nogil
     bint (*has_work)(PortFace *port, uint32_t pair) noexcept nogil

@@ -48,6 +48,10 @@ cdef void release_nothing(PortFace *port, uint32_t pair, const Done *done, uint3
     pass
 
 
+cdef bint always(PortFace *port, uint32_t pair) noexcept nogil:
+    return True
+
+
 cdef int no_wait_fd(PortFace *port, uint32_t pair) noexcept nogil:
     return NOTHING_TO_WAIT_FOR
 
@@ -68,6 +72,7 @@ cdef class Port:
         self.face.receive_burst = receive_nothing
         self.face.deliver_burst = deliver_to_nobody
         self.face.release_burst = release_nothing
+        self.face.is_open = self.face.may_receive = always
         self.face.wait_fd = no_wait_fd
         self.face.want_kicks = want_no_kicks
         self.face.has_work = no_work

@@ -3,7 +3,6 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastvhost.dataplane.frame cimport Burst, Done, Frame, Segment
-from fastvhost.dataplane.net cimport NetScratch
 from fastvhost.dataplane.port cimport PortFace
 from fastvhost.dataplane.ring cimport Ring
 
@@ -33,7 +32,6 @@ cdef struct Device:
     bint link_up
     int attention_fd
     # written by the workers
-    NetScratch scratch
     uint32_t found_first_frame
     bint seen_frame
 
@@ -43,6 +41,7 @@ cdef uint32_t deliver_burst(
     PortFace *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
 ) noexcept nogil
 cdef void release_burst(PortFace *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil
+cdef bint is_open(PortFace *port, uint32_t pair) noexcept nogil
 cdef int wait_fd(PortFace *port, uint32_t pair) noexcept nogil
 cdef void want_kicks(PortFace *port, uint32_t pair, bint wanted) noexcept nogil
 cdef bint has_work(PortFace *port, uint32_t pair) noexcept nogil

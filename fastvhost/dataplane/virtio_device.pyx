@@ -4,13 +4,14 @@ Virtio 1.2, section 5.1; vhost-user, "Ring states". The control side of the same
 """
 
 from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
 from posix.unistd cimport write
 
 from fastvhost.abi.shared_memory cimport store_release_u32
 from fastvhost.dataplane.door cimport drain_eventfd
-from fastvhost.dataplane.drop_reason cimport BAD_DESCRIPTOR, LINK_DOWN, RING_DISABLED
-from fastvhost.dataplane.frame cimport BURST, Burst, Done, Frame, Segment
-from fastvhost.dataplane.net cimport deliver, strip_headers
+from fastvhost.dataplane.drop_reason cimport BAD_DESCRIPTOR, LINK_DOWN, NO_RECEIVE_BUFFERS, RING_DISABLED
+from fastvhost.dataplane.frame cimport BURST, MAX_SEGMENTS, Burst, Done, Frame, Segment
+from fastvhost.dataplane.net cimport NetScratch, deliver, strip_headers
 from fastvhost.dataplane.port cimport LOOK_AGAIN, NOTHING_TO_WAIT_FOR, PortFace
 from fastvhost.dataplane.ring cimport RING_OK, Ring
 
@@ -19,12 +20,31 @@ cdef extern from "fastvhost/dataplane/signal_eventfd.h" nogil:
     void release_signals()
     int signal_eventfd(int fd)
 
+cdef extern from "fastvhost/dataplane/thread_scratch.h" nogil:
+    void *thread_scratch
+
 prepare_signals()
 
 
 cdef void leave_thread() noexcept nogil:
-    """A worker's thread ends: let go of what notify set up for it."""
+    """A worker's thread ends: let go of what it has for itself."""
+    global thread_scratch
     release_signals()
+    free(thread_scratch)
+    thread_scratch = NULL
+
+
+cdef NetScratch *scratch_of_this_thread() noexcept nogil:
+    """Made at the first use. NULL: there is no memory."""
+    global thread_scratch
+    cdef NetScratch *scratch = <NetScratch *>thread_scratch
+    if scratch == NULL:
+        # The segments stand behind it: a megabyte of addresses, of which only buffers in pieces touch the first pages.
+        scratch = <NetScratch *>malloc(sizeof(NetScratch) + MAX_SEGMENTS * sizeof(Segment))
+        if scratch != NULL:
+            scratch.segments = <Segment *>(scratch + 1)
+            thread_scratch = scratch
+    return scratch
 
 
 cdef void wake_control(Device *device) noexcept nogil:
@@ -89,6 +109,7 @@ cdef uint32_t deliver_burst(
 ) noexcept nogil:
     cdef Device *device = <Device *>port.kind
     cdef Queue *queue = &device.queues[2 * pair]
+    cdef NetScratch *scratch = scratch_of_this_thread()
     cdef uint32_t done
     if not device.link_up:
         port.tx[pair].dropped[<int>LINK_DOWN] += n
@@ -96,8 +117,11 @@ cdef uint32_t deliver_burst(
     if not queue.live or not queue.enabled or queue.ring.status != RING_OK or not is_started(device, queue):
         port.tx[pair].dropped[<int>RING_DISABLED] += n
         return n
+    if scratch == NULL:
+        port.tx[pair].dropped[<int>NO_RECEIVE_BUFFERS] += n
+        return n
     done = deliver(
-        &queue.ring, device.header_bytes, device.mergeable, &device.scratch, frames, segments, n, &port.tx[pair]
+        &queue.ring, device.header_bytes, device.mergeable, scratch, frames, segments, n, &port.tx[pair]
     )
     if queue.ring.publish(&queue.ring):
         notify(queue)
@@ -111,6 +135,11 @@ cdef void release_burst(PortFace *port, uint32_t pair, const Done *done, uint32_
     queue.ring.complete(&queue.ring, done, n)
     if queue.ring.publish(&queue.ring):
         notify(queue)
+
+
+cdef bint is_open(PortFace *port, uint32_t pair) noexcept nogil:
+    """A live transmitq; a disabled one too, it is drained."""
+    return (<Device *>port.kind).queues[2 * pair + 1].live
 
 
 cdef inline bint is_polled(const Queue *queue) noexcept nogil:

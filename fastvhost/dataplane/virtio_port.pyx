@@ -7,7 +7,7 @@ import os
 from typing import NamedTuple
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from fastvhost.abi.shared_memory cimport load_acquire_u32, load_u16, store_release_u32
@@ -30,7 +30,6 @@ from fastvhost.abi.virtio_ring cimport (
     virtq_used,
 )
 from fastvhost.dataplane.door cimport Door
-from fastvhost.dataplane.frame cimport MAX_SEGMENTS, Segment
 from fastvhost.dataplane.guest_memory cimport GuestMemory, host_of_user
 from fastvhost.dataplane.packed_ring cimport packed_ring_base, reset_packed_ring, rewind_packed_ring
 from fastvhost.dataplane.port cimport Port
@@ -41,6 +40,7 @@ from fastvhost.dataplane.virtio_device cimport (
     Queue,
     deliver_burst,
     has_work,
+    is_open,
     receive_burst,
     release_burst,
     wait_fd,
@@ -88,8 +88,7 @@ cdef class VirtioPort(Port):
         if self.device == NULL:
             raise MemoryError
         self.device.queues = <Queue *>calloc(2 * queue_pairs, sizeof(Queue))
-        self.device.scratch.segments = <Segment *>malloc(MAX_SEGMENTS * sizeof(Segment))
-        if self.device.queues == NULL or self.device.scratch.segments == NULL:
+        if self.device.queues == NULL:
             raise MemoryError
         for i in range(2 * queue_pairs):
             self.device.queues[i].call_fd = self.device.queues[i].kick_fd = -1
@@ -99,6 +98,8 @@ cdef class VirtioPort(Port):
         self.face.receive_burst = receive_burst
         self.face.deliver_burst = deliver_burst
         self.face.release_burst = release_burst
+        self.face.is_open = is_open
+        self.face.may_receive = has_work
         self.face.wait_fd = wait_fd
         self.face.want_kicks = want_kicks
         self.face.has_work = has_work
@@ -106,7 +107,6 @@ cdef class VirtioPort(Port):
     def __dealloc__(self) -> None:
         if self.device != NULL:
             free(self.device.queues)
-            free(self.device.scratch.segments)
             free(self.device)
 
     def close(self) -> None:

@@ -5,6 +5,15 @@ from libc.stdint cimport uint32_t, uint64_t
 from fastvhost.dataplane.door cimport Door, Gate
 from fastvhost.dataplane.forward cimport Lane
 from fastvhost.dataplane.idle cimport Idle
+from fastvhost.dataplane.roster cimport Roster
+
+
+# What a worker has of one wire.
+cdef struct Part:
+    Lane *lanes
+    uint32_t n_lanes
+    uint32_t share               # of this many, see Wire
+    uint32_t shares
 
 
 cdef class Worker:
@@ -12,10 +21,12 @@ cdef class Worker:
     cdef Door door
     cdef Gate gate
     cdef Idle idle
-    cdef Lane **lanes
-    cdef uint32_t n_lanes
-    cdef list wires              # keeps their ports alive
+    cdef Part *parts
+    cdef uint32_t n_parts
+    cdef Roster roster           # changes when control was here
+    cdef list wires              # owners of the lanes
     cdef uint64_t n_rounds       # written by the worker's thread
     cdef uint64_t n_busy
+    cdef void gather(self) noexcept nogil
     cdef uint32_t round(self) noexcept nogil
     cdef void loop(self) noexcept nogil

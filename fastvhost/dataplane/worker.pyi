@@ -1,15 +1,8 @@
 """Workers: a thread that polls its wires without the GIL, and the door through which control changes what it sees."""
 
-from typing import NamedTuple
-
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.port import Port
-
-class Wire(NamedTuple):
-    """One direction: frames that arrive at ingress leave at egress."""
-
-    ingress: Port
-    egress: Port | None
+from fastvhost.dataplane.wire import Wire
 
 class Worker:
     """Polls wires, one burst each in turn, until stopped."""
@@ -19,12 +12,16 @@ class Worker:
         """idle: what to do without frames. "poll": go on polling. "adaptive": poll for 200 us, then naps of nap_us at
         the most, then sleep until a driver kicks. "interrupt": sleep at once.
         """
-    def add_wire(self, ingress: Port, egress: Port | None, *, hold: bool, hold_timeout_ms: int) -> Wire:
+    def add_wire(
+        self, ingress: Port, egress: Port | None, *, hold: bool, hold_timeout_ms: int, shares: int = 1
+    ) -> Wire:
         """Forward from ingress to egress (None: no egress, frames drop as no_egress). Before run() only.
 
         hold: leave frames in the ingress ring while a live egress has no room, until it made no progress for
-        hold_timeout_ms; False: drop at once.
+        hold_timeout_ms; False: drop at once. shares: how many workers share its queue pairs; this one has share 0.
         """
+    def share_wire(self, wire: Wire, share: int) -> None:
+        """Take another share of a wire that add_wire of another worker made. Before any of them runs."""
     def run(self) -> None:
         """Poll until stop(). Releases the GIL for its whole life; call it in a thread of its own."""
     def step(self) -> int:
@@ -37,6 +34,9 @@ class Worker:
     @property
     def rounds(self) -> int:
         """Rounds of the poll loop so far. It moves or the worker is stuck."""
+    @property
+    def lanes(self) -> int:
+        """Queue pairs that it looks at, as of the last time that control was here."""
     @property
     def sleeps(self) -> int:
         """Times it went to sleep until a driver kicked or control came."""

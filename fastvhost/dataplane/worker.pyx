@@ -1,33 +1,25 @@
 """Workers: a thread that polls its lanes without the GIL until it is stopped."""
 
 import os
-from typing import NamedTuple
 
 from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport free, realloc
 from posix.unistd cimport close
 
 from fastvhost.abi.shared_memory cimport full_fence, load_acquire_u32, store_release_u32
 from fastvhost.dataplane.door cimport Door, pass_gate, wake
-from fastvhost.dataplane.forward cimport Lane, forward_burst
-from fastvhost.dataplane.frame cimport MAX_SEGMENTS, Segment
+from fastvhost.dataplane.forward cimport Lane
 from fastvhost.dataplane.idle cimport IDLE_ADAPTIVE, IDLE_INTERRUPT, IDLE_POLL, pollfd, rest
 from fastvhost.dataplane.port cimport Port
+from fastvhost.dataplane.roster cimport discard, make_room, n_lanes, visit
 from fastvhost.dataplane.virtio_device cimport leave_thread
-
+from fastvhost.dataplane.wire cimport Wire
 
 cdef extern from "<sys/prctl.h>" nogil:
     int prctl(int option, unsigned long value)
     const int PR_SET_TIMERSLACK
 
 _POLICIES = {"poll": IDLE_POLL, "adaptive": IDLE_ADAPTIVE, "interrupt": IDLE_INTERRUPT}
-
-
-class Wire(NamedTuple):
-    """One direction: frames that arrive at ingress leave at egress."""
-
-    ingress: Port
-    egress: Port | None
 
 
 cdef class Worker:
@@ -48,63 +40,80 @@ cdef class Worker:
         door.add(&self.gate, self)
 
     def __dealloc__(self) -> None:
-        cdef uint32_t i
-        for i in range(self.n_lanes):
-            free(self.lanes[i].burst.segments)
-            free(self.lanes[i])
-        free(self.lanes)
+        discard(&self.roster)
+        free(self.parts)
         free(self.idle.fds)
         if self.gate.wake_fd >= 0:
             close(self.gate.wake_fd)
 
-    def add_wire(self, Port ingress not None, Port egress, *, bint hold, uint64_t hold_timeout_ms) -> Wire:
-        cdef uint32_t pair
-        cdef Lane *lane
-        cdef Lane **grown
+    def add_wire(
+        self, Port ingress not None, Port egress, *, bint hold, uint64_t hold_timeout_ms, uint32_t shares=1
+    ) -> Wire:
+        wire = Wire(ingress, egress, hold=hold, hold_timeout_ms=hold_timeout_ms, shares=shares)
+        self.share_wire(wire, 0)
+        return wire
+
+    def share_wire(self, Wire wire not None, uint32_t share) -> None:
+        cdef Part *parts
         cdef pollfd *fds
         if self.running:
             raise ValueError(f"{self.name} runs; wires are added before it starts")
-        wire = Wire(ingress, egress)
+        if share >= wire.shares:
+            raise ValueError(f"{self.name}: share {share} of {wire.shares} of a wire")
+        make_room(&self.roster, wire.n_lanes)
+        fds = <pollfd *>realloc(self.idle.fds, (self.roster.room + 1) * sizeof(pollfd))
+        if fds == NULL:
+            raise MemoryError
+        self.idle.fds = fds
+        parts = <Part *>realloc(self.parts, (self.n_parts + 1) * sizeof(Part))
+        if parts == NULL:
+            raise MemoryError
+        self.parts = parts
+        self.parts[self.n_parts] = Part(wire.lanes, wire.n_lanes, share, wire.shares)
+        self.n_parts += 1
         self.wires.append(wire)
-        for pair in range(ingress.face.n_pairs):
-            grown = <Lane **>realloc(self.lanes, (self.n_lanes + 1) * sizeof(Lane *))
-            if grown == NULL:
-                raise MemoryError
-            self.lanes = grown
-            fds = <pollfd *>realloc(self.idle.fds, (self.n_lanes + 2) * sizeof(pollfd))
-            if fds == NULL:
-                raise MemoryError
-            self.idle.fds = fds
-            lane = <Lane *>calloc(1, sizeof(Lane))
-            if lane == NULL:
-                raise MemoryError
-            lane.burst.segments = <Segment *>malloc(MAX_SEGMENTS * sizeof(Segment))
-            lane.ingress, lane.pair = &ingress.face, pair
-            lane.egress = NULL if egress is None else &egress.face
-            lane.hold, lane.hold_ns = hold, hold_timeout_ms * 1000000
-            self.lanes[self.n_lanes] = lane
-            self.n_lanes += 1
-            if lane.burst.segments == NULL:
-                raise MemoryError
-        return wire
+
+    cdef void gather(self) noexcept nogil:
+        """Fill the roster with the lanes to visit from now on: those that are open, and whose receiveq is ours.
+
+        Called where no other worker runs, or all others are past the same door and see the same state. So a receiveq is
+        never delivered to by two workers, whatever pairs come and go: which one has it depends on nothing else.
+        """
+        cdef uint32_t i, pair, active
+        cdef Part *part
+        cdef Lane *lane
+        self.roster.n_busy = self.roster.n_quiet = self.roster.first = 0
+        for i in range(self.n_parts):
+            part = &self.parts[i]
+            for pair in range(part.n_lanes):
+                lane = &part.lanes[pair]
+                active = part.n_lanes if lane.egress == NULL else lane.egress.active_pairs
+                if pair % active % part.shares != part.share:
+                    continue
+                # Frames that wait in a lane whose queue was stopped are still to be counted off.
+                if lane.ingress.is_open(lane.ingress, pair) or lane.first < lane.burst.n_frames:
+                    lane.empty_rounds = 0
+                    self.roster.busy[self.roster.n_busy] = lane
+                    self.roster.n_busy += 1
 
     cdef uint32_t round(self) noexcept nogil:
-        """One burst for each lane. Returns the frames moved."""
-        cdef uint32_t i, moved = 0
-        for i in range(self.n_lanes):
-            moved += forward_burst(self.lanes[i])
+        """One round over the roster. Returns the frames moved."""
+        cdef uint32_t moved = visit(&self.roster)
         self.n_rounds += 1
         self.n_busy += moved != 0
         return moved
 
     cdef void loop(self) noexcept nogil:
         prctl(PR_SET_TIMERSLACK, 1)  # a nap is as long as it says; ns
+        pass_gate(&self.gate)
+        self.gather()
         while not load_acquire_u32(&self.gate.stopping):
-            pass_gate(&self.gate)
+            if pass_gate(&self.gate):
+                self.gather()
             if self.round():
-                self.idle.since = 0
+                self.idle.empty_rounds = 0
             else:
-                rest(&self.idle, &self.gate, self.lanes, self.n_lanes)
+                rest(&self.idle, &self.gate, &self.roster)
         leave_thread()
         store_release_u32(&self.gate.running, 0)  # pairs with Door.close
 
@@ -118,6 +127,7 @@ cdef class Worker:
     def step(self) -> int:
         if self.running:
             raise ValueError(f"{self.name} runs; step is for a worker that does not")
+        self.gather()
         return self.round()
 
     def stop(self) -> None:
@@ -140,6 +150,10 @@ cdef class Worker:
     @property
     def rounds(self) -> int:
         return self.n_rounds
+
+    @property
+    def lanes(self) -> int:
+        return n_lanes(&self.roster)
 
     @property
     def sleeps(self) -> int:

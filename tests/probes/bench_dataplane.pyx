@@ -109,7 +109,7 @@ def forward_again(Worker worker not None, VirtioPort ingress not None, VirtioPor
     ingress and egress are that lane's ports, their rings new; the ingress guest must have made 64 frames available,
     each of one buffer. A packed ring's descriptors are put back as well: 2 KiB a burst, which is in the figure.
     """
-    cdef Lane *lane = worker.lanes[0]
+    cdef Lane *lane = &worker.parts[0].lanes[0]
     cdef Ring *transmitq = ring_of(ingress, 1)
     cdef Ring *receiveq = ring_of(egress, 0)
     cdef Ring before_transmitq = transmitq[0], before_receiveq = receiveq[0]

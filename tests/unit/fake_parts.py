@@ -34,11 +34,22 @@ class FakeWorker:
     def __init__(self, name: str, log: list[str], mood: str = "well") -> None:
         self.name, self.log, self.mood = name, log, mood
         self.wires: list[tuple[str, str | None, bool, int]] = []
+        self.shares: list[tuple[int, int]] = []
+        """Share of each wire; and of how many, where this worker made the wire."""
         self.rounds = self.busy_rounds = self.sleeps = 0
         self.released = threading.Event()
 
-    def add_wire(self, ingress: FakePort, egress: FakePort | None, *, hold: bool, hold_timeout_ms: int) -> None:
-        self.wires.append((ingress.name, egress.name if egress else None, hold, hold_timeout_ms))
+    def add_wire(
+        self, ingress: FakePort, egress: FakePort | None, *, hold: bool, hold_timeout_ms: int, shares: int
+    ) -> tuple[str, str | None, bool, int]:
+        wire = (ingress.name, egress.name if egress else None, hold, hold_timeout_ms)
+        self.wires.append(wire)
+        self.shares.append((0, shares))
+        return wire
+
+    def share_wire(self, wire: tuple[str, str | None, bool, int], share: int) -> None:
+        self.wires.append(wire)
+        self.shares.append((share, 0))
 
     def run(self) -> None:
         self.log.append(f"run {self.name}")

@@ -37,6 +37,19 @@ def test_two_workers_share_the_two_ways_of_one_wire() -> None:
     assert [worker.wires[0][:2] for worker in fakes.workers] == [("a", "b"), ("b", "a")]
 
 
+def test_two_workers_share_the_queue_pairs_of_each_way() -> None:
+    fakes = Fakes()
+    switch(fakes, "a.sock,queues=4", "b.sock,queues=4", cores=2)
+    assert [[wire[:2] for wire in worker.wires] for worker in fakes.workers] == [[("a", "b"), ("b", "a")]] * 2
+    assert [worker.shares for worker in fakes.workers] == [[(0, 2), (1, 0)], [(1, 0), (0, 2)]]
+
+
+def test_no_more_workers_share_a_way_than_it_has_queue_pairs() -> None:
+    fakes = Fakes()
+    switch(fakes, "a.sock,queues=2", "b.sock", cores=3)
+    assert [worker.shares for worker in fakes.workers] == [[(0, 2)], [(1, 0), (0, 1)], []]
+
+
 def test_a_port_without_a_wire_is_polled_so_that_its_guest_does_not_hang() -> None:
     fakes = Fakes()
     switch(fakes, "a.sock", "b.sock", "c.sock", wire=["a:b"])

@@ -1,0 +1,1 @@
+"""Which lanes a worker visits in a round. No Python face: workers call it."""

@@ -1,0 +1,14 @@
+"""One direction of traffic as its workers see it: a lane for each queue pair of the ingress."""
+
+from libc.stdint cimport uint32_t
+
+from fastvhost.dataplane.forward cimport Lane
+from fastvhost.dataplane.port cimport Port
+
+
+cdef class Wire:
+    cdef readonly Port ingress
+    cdef readonly Port egress    # None: nobody
+    cdef readonly uint32_t shares
+    cdef Lane *lanes
+    cdef uint32_t n_lanes
