@@ -37,6 +37,39 @@ dpdk-testpmd --no-pci --no-huge -m 1024 --file-prefix={name} \\
 
 TEMPLATES = {"qemu": QEMU, "libvirt": LIBVIRT, "virtio-user": VIRTIO_USER}
 
+# Guests of a device file. They need a tap as well, through which nothing goes; without vnet_hdr it has no offloads.
+CUSE_QEMU = """\
+exec {opened}
+qemu-system-x86_64 -accel kvm -cpu host -m {memory} -machine q35,memory-backend=m0 \\
+  -object memory-backend-memfd,id=m0,size={memory},share=on \\
+  -netdev tap,id=net-{name},script=no,downscript=no,vnet_hdr=off,vhost=on,{vhostfds} \\
+  -device virtio-net-pci,netdev=net-{name},mac={mac}{device_queues} \\
+  -drive file=guest.qcow2,if=virtio"""
+
+CUSE_LIBVIRT = """\
+<!-- in <domain>: the guest's memory must be shared -->
+<memoryBacking>
+  <source type='memfd'/>
+  <access mode='shared'/>
+</memoryBacking>
+<!-- in <devices> -->
+<interface type='ethernet'>
+  <mac address='{mac}'/>
+  <model type='virtio'/>
+  <backend tap='/dev/net/tun' vhost='{path}'/>
+  <driver name='vhost'{libvirt_queues}>
+    <host csum='off' gso='off' tso4='off' tso6='off' ecn='off' ufo='off'/>
+    <guest csum='off' tso4='off' tso6='off' ecn='off' ufo='off'/>
+  </driver>
+</interface>"""
+
+CUSE_VIRTIO_USER = """\
+dpdk-testpmd --no-pci --no-huge -m 1024 --file-prefix={name} \\
+  --vdev net_virtio_user0,path={path},queues={queues},queue_size=1024 -- -i"""
+
+CUSE_TEMPLATES = {"qemu": CUSE_QEMU, "libvirt": CUSE_LIBVIRT, "virtio-user": CUSE_VIRTIO_USER}
+FIRST_FD = 5
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What kind of guest, and which port."""
@@ -51,14 +84,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the lines."""
     spec = _find(arguments.port, arguments.control)
-    if not spec.path:
-        raise UsageError(f"{arguments.port}: a {spec.kind} port takes no guest; name a vhost-user port")
+    if not spec.path and spec.kind != "cuse":
+        raise UsageError(f"{arguments.port}: a {spec.kind} port takes no guest; name a vhost-user or cuse port")
     print(lines(arguments.guest, spec, arguments.memory))
     return 0
 
 
 def lines(guest: str, spec: PortSpec, memory: str = "1G") -> str:
     """What to paste for one kind of guest and one port."""
+    return _cuse_lines(guest, spec, memory) if spec.kind == "cuse" else _socket_lines(guest, spec, memory)
+
+
+def _cuse_lines(guest: str, spec: PortSpec, memory: str) -> str:
+    path, many = f"/dev/{spec.interface}", spec.queues > 1
+    fds = range(FIRST_FD, FIRST_FD + spec.queues)
+    return CUSE_TEMPLATES[guest].format(
+        name=spec.name,
+        path=path,
+        memory=memory,
+        queues=spec.queues,
+        mac=_mac(spec.name),
+        opened=" ".join(f"{fd}<>{path}" for fd in fds),
+        vhostfds=f"queues={spec.queues},vhostfds={':'.join(map(str, fds))}" if many else f"vhostfd={FIRST_FD}",
+        device_queues=f",mq=on,vectors={2 * spec.queues + 2}" if many else "",
+        libvirt_queues=f" queues='{spec.queues}'" if many else "",
+    )
+
+
+def _socket_lines(guest: str, spec: PortSpec, memory: str) -> str:
     # The port in server mode listens, so the guest's side connects and connects again after a restart; else it listens.
     serves = spec.mode == "server"
     many = spec.queues > 1
@@ -86,7 +139,12 @@ def _find(port: str, control: str | None) -> PortSpec:
     except FastvhostError as error:
         raise UsageError(f"{port}: neither a path that ends in .sock nor a port of a running fwd ({error})") from None
     return PortSpec(
-        about["name"], about["kind"], about.get("socket", ""), about.get("mode", "server"), about.get("queue_pairs", 1)
+        about["name"],
+        about["kind"],
+        about.get("socket", ""),
+        about.get("mode", "server"),
+        about.get("queue_pairs", 1),
+        about.get("device", "").removeprefix("/dev/"),
     )
 
 

@@ -39,6 +39,7 @@ def examine(directory: str) -> list[Finding]:
         hugepages,
         qemu,
         kvm,
+        cuse,
     )
     return [question() for question in questions]
 
@@ -150,3 +151,18 @@ def kvm() -> Finding:
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return Finding("note", "/dev/kvm is not open to this user", "sudo usermod -aG kvm $USER    # then log in again")
     return Finding("ok", "/dev/kvm is there")
+
+
+def cuse() -> Finding:
+    """What cuse: ports need. Nothing else does."""
+    if not Path("/dev/cuse").exists():
+        return Finding("note", "no /dev/cuse: cuse: ports do not work, others do", "sudo modprobe cuse")
+    if not os.access("/dev/cuse", os.R_OK | os.W_OK):
+        return Finding("note", "/dev/cuse is not open to this user: no cuse: ports", "run fwd as root")
+    if not host.has_capability(host.CAP_SYS_PTRACE):
+        return Finding(
+            "note",
+            "no CAP_SYS_PTRACE: cuse: ports serve only guests of this user, where kernel.yama.ptrace_scope is 0",
+            "run fwd as root, or sudo setcap cap_sys_ptrace+ep on its Python",
+        )
+    return Finding("ok", "/dev/cuse is there, and guests' eventfds can be fetched: cuse: ports work")

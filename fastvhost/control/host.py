@@ -173,3 +173,16 @@ def _may_pin(core: int) -> bool:
     thread.start()
     thread.join()
     return answer == [True]
+
+
+CAP_SYS_PTRACE = 19
+"""Its number in linux/capability.h."""
+
+
+def has_capability(number: int) -> bool:
+    """Whether this process has a capability in effect (proc(5), CapEff)."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return False
+    return any(line.startswith("CapEff:") and int(line.split()[1], 16) >> number & 1 for line in lines)

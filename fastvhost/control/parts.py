@@ -77,12 +77,13 @@ class Parts:
 
 
 def real_parts() -> Parts:
-    """The data plane and the vhost-user protocol. Imported here so that other verbs start without them."""
+    """The data plane and both vhost protocols. Imported here so that other verbs start without them."""
     from fastvhost.dataplane import drop_reason
     from fastvhost.dataplane.door import Door
     from fastvhost.dataplane.port import NullPort
     from fastvhost.dataplane.virtio_port import VirtioPort
     from fastvhost.dataplane.worker import Worker
+    from fastvhost.vhostcuse.service import VhostCuseService
     from fastvhost.vhostuser.service import VhostUserService
 
     def port(spec: PortSpec, door: Door) -> AnyPort:
@@ -97,6 +98,8 @@ def real_parts() -> Parts:
             return None
         if spec.kind in host_kinds.CHECKS:
             return host_kinds.make_service(spec, port)
+        if spec.kind == "cuse":
+            return VhostCuseService(spec.interface, port, device_group=socket_group)
         return VhostUserService(spec.path, port, mode=spec.mode, socket_group=socket_group)
 
     def worker(door: Door, name: str, settings: FwdConfig) -> AnyWorker:

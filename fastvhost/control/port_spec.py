@@ -18,11 +18,13 @@ Mode = Literal["server", "client"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 KIND_KEYS: Mapping[str, frozenset[str]] = {
     "vhost-user": frozenset({"mode", "queues"}),
+    "cuse": frozenset({"queues"}),
     "tap": frozenset({"queues", "persist", "mtu", "owner"}),
     "null": frozenset(),
 }
-LATER_KINDS = ("pcap", "cuse", "packet")
+LATER_KINDS = ("pcap", "packet")
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+DEVICE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,62}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class PortSpec:
     mode: Mode = "server"
     queues: int = 1
     interface: str = ""
-    """Of a kind whose other end is an interface of this host."""
+    """Of a kind whose other end is an interface of this host; of cuse, the device's name in /dev."""
     options: tuple[tuple[str, str], ...] = ()
     """What only one kind knows, checked, as it was written."""
 
@@ -97,6 +99,11 @@ def _build(where: str, kind: str, value: str, options: dict[str, str]) -> PortSp
         own = tuple((key, word) for key, word in options.items() if key not in ("name", "queues"))
         name, queues = _name(where, options.get("name", value)), _queues(where, options.get("queues", "1"))
         return PortSpec(name, kind, queues=queues, interface=value, options=own)
+    if kind == "cuse":
+        if not DEVICE_NAME.fullmatch(value):
+            raise UsageError(f"{where}: '{value}' is no device's name; write cuse:NAME, for a file /dev/NAME")
+        name, queues = _name(where, options.get("name", value)), _queues(where, options.get("queues", "1"))
+        return PortSpec(name, kind, queues=queues, interface=value)
     check_socket_path(where, value)
     word = options.get("mode", MODES[0])
     mode = next((mode for mode in MODES if mode == word), None)

@@ -178,6 +178,13 @@ class RingSet:
             self.stop(ring.index)
             ring.size, ring.addresses = 0, None
 
+    def forget(self, index: int) -> None:
+        """Stop a ring as if its front-end had never said anything of it."""
+        ring = self[index]
+        self.stop(index)
+        ring.call, ring.err = _closed(ring.call), _closed(ring.err)
+        ring.size, ring.addresses, ring.base, ring.enabled = 0, None, None, False
+
     def broke(self, index: int, sentence: str) -> None:
         """The data plane gave up a ring."""
         ring = self[index]

@@ -15,11 +15,20 @@ ALLOWED = {
         "fastvhost",
         "fastvhost.vhostuser.service",
         "fastvhost.vhostuser.endpoint",
+        "fastvhost.vhostcuse.service",
         "fastvhost.hostside",
         "fastvhost.dataplane.ports",
         *(f"fastvhost.dataplane.{name}" for name in ("door", "drop_reason", "port", "virtio_port", "worker")),
     ),
     "fastvhost.vhostuser": tuple(f"fastvhost.dataplane.{name}" for name in ("virtio_port", "guest_memory", "door")),
+    # Everything of a front-end but how its requests come: those are a socket's there, a device file's here.
+    "fastvhost.vhostcuse": tuple(
+        f"fastvhost.vhostuser.{name}"
+        for name in (
+            *("advice", "control_thread", "description", "endpoint", "eventfd", "features", "front_end"),
+            *("memory", "message", "narrative", "port_face", "rings"),
+        )
+    ),
     "fastvhost.hostside": ("fastvhost.vhostuser.logbook", "fastvhost.vhostuser.narrative"),
     "fastvhost.dataplane": ("fastvhost.abi",),
     "fastvhost.driver": ("fastvhost.abi", "fastvhost.vhostuser.message"),
@@ -69,7 +78,8 @@ def test_no_module_needs_itself_on_the_way() -> None:
 
 
 def test_the_protocol_is_plain_python_and_the_abi_holds_no_logic() -> None:
-    assert [path.name for path in (sources.PACKAGE / "vhostuser").iterdir() if path.suffix in (".pyx", ".pxd")] == []
+    for protocol in ("vhostuser", "vhostcuse"):
+        assert [path.name for path in (sources.PACKAGE / protocol).iterdir() if path.suffix in (".pyx", ".pxd")] == []
     suffixes = {path.suffix for path in (sources.PACKAGE / "abi").iterdir() if path.is_file()}
     assert suffixes <= {".pxd", ".h", ".py"}
     assert [path.name for path in (sources.PACKAGE / "abi").glob("*.py")] == ["__init__.py"]
@@ -82,6 +92,9 @@ def test_the_protocol_is_plain_python_and_the_abi_holds_no_logic() -> None:
         ("fastvhost.vhostuser.session", "fastvhost.dataplane.split_ring", False),
         ("fastvhost.vhostuser.rings", "fastvhost.dataplane.virtio_port", True),
         ("fastvhost.driver.frontend", "fastvhost.vhostuser.message", True),
+        ("fastvhost.vhostcuse.session", "fastvhost.vhostuser.front_end", True),
+        ("fastvhost.vhostcuse.session", "fastvhost.vhostuser.session", False),
+        ("fastvhost.vhostuser.front_end", "fastvhost.vhostcuse.session", False),
         ("fastvhost.driver.frontend", "fastvhost.vhostuser.session", False),
         ("fastvhost.control.stats", "fastvhost", True),
         ("fastvhost.control.stats", "fastvhost.cli.text", False),

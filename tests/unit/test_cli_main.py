@@ -121,6 +121,18 @@ def test_examples_follow_mode_and_queues() -> None:
     assert "server=1" in lines("virtio-user", spec)
 
 
+def test_examples_of_a_device_file_open_it_once_for_each_queue_pair() -> None:
+    one, two = parse("cuse:fv0"), parse("cuse:fv0,queues=2")
+    assert lines("qemu", one).startswith("exec 5<>/dev/fv0\n")
+    assert "vnet_hdr=off,vhost=on,vhostfd=5 " in lines("qemu", one)
+    assert lines("qemu", two).startswith("exec 5<>/dev/fv0 6<>/dev/fv0\n")
+    assert "vhost=on,queues=2,vhostfds=5:6 " in lines("qemu", two)
+    assert "net_virtio_user0,path=/dev/fv0,queues=2," in lines("virtio-user", two)
+    domain = ElementTree.fromstring(f"<domain>{lines('libvirt', two)}</domain>")
+    assert domain.find("interface[@type='ethernet']/backend[@vhost='/dev/fv0']") is not None
+    assert domain.find("interface/driver[@queues='2']/host[@csum='off']") is not None
+
+
 @pytest.mark.parametrize("port", ["a.sock", "a.sock,mode=client", "a.sock,queues=4"])
 def test_the_libvirt_example_is_well_formed(port: str) -> None:
     domain = ElementTree.fromstring(f"<domain>{lines('libvirt', parse(port))}</domain>")

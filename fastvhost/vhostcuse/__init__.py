@@ -1,0 +1,1 @@
+"""vhost-net's device file, served from user space by CUSE."""

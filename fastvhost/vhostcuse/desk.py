@@ -1,0 +1,245 @@
+"""Requests of the kernel to answers: open files, the ioctl table, the retry protocol, and who may ask what.
+
+Nothing is remembered of an ioctl between its attempts. The kernel asks first without data; how much of the caller's
+memory is wanted follows from how much came: nothing, a first part, or the whole. What comes then is checked again.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from fastvhost.vhostcuse import message
+from fastvhost.vhostcuse.caller import Caller, IoctlError, Process
+from fastvhost.vhostcuse.ioctls import Command, MemoryMap, VringFile, command_name
+from fastvhost.vhostcuse.message import Ioctl, Opcode, Request
+from fastvhost.vhostcuse.session import OFFERED, Session, Surroundings
+from fastvhost.vhostuser.front_end import SessionEndError
+from fastvhost.vhostuser.memory import REAL_MEMORY, MemoryMaker
+from fastvhost.vhostuser.message import U64, ProtocolError, VringAddr, VringState
+from fastvhost.vhostuser.narrative import Narrative
+from fastvhost.vhostuser.port_face import PortFace
+
+MOST_OPEN = 1024
+"""Files of one device. Each costs a few words here; more are refused."""
+
+
+class Payload(Protocol):
+    """What an ioctl carries."""
+
+    @classmethod
+    def decode(cls, data: bytes) -> Any: ...
+    def encode(self) -> bytes: ...
+
+
+class Row(NamedTuple):
+    """How one ioctl is handled."""
+
+    handler: Callable[..., Any]
+    payload: type[Payload] | None = None
+    reads: int = 0
+    """Bytes of the caller's memory it takes; of a table that says itself how long it is, the first part."""
+    writes: int = 0
+    """Bytes of the caller's memory it fills."""
+    door: bool = True
+    """It goes through the door to the workers, or prepares what does: for the owner only, in its session."""
+    whole: Callable[[bytes], int] | None = None
+    """All that it takes, given the first part."""
+
+
+class Desk:
+    """Answers one device's requests. identify: from a calling thread to its process."""
+
+    def __init__(
+        self,
+        port: PortFace,
+        narrative: Narrative,
+        memory: MemoryMaker = REAL_MEMORY,
+        identify: Callable[[int], Caller] = Process,
+        host: Surroundings = Surroundings(),  # noqa: B008 - immutable
+    ) -> None:
+        self._port = port
+        self._narrative = narrative
+        self._memory = memory
+        self._identify = identify
+        self._host = host
+        self._handles: set[int] = set()
+        self._next_handle = 1
+        self.session: Session | None = None
+
+    @property
+    def open_files(self) -> int:
+        return len(self._handles)
+
+    def answer(self, data: bytes) -> bytes | None:
+        """One request, as it was read. Returns what to write, if anything. Raises MalformedError without a header."""
+        request = message.decode_request(data)
+        try:
+            return self._answer(request)
+        except message.MalformedError as error:
+            self._narrative.refused(f"the kernel asked {error}")
+            return message.encode_error(request.unique, errno.EINVAL)
+
+    def _answer(self, request: Request) -> bytes | None:
+        match request.opcode:
+            case Opcode.IOCTL:
+                return self._ioctl(request)
+            case Opcode.OPEN:
+                return self._open(request)
+            case Opcode.RELEASE:
+                return self._release(request)
+            case Opcode.INTERRUPT:
+                return None  # nothing here takes long; the answer is on its way
+            case _:
+                return message.encode_error(request.unique, errno.ENOSYS)
+
+    def _open(self, request: Request) -> bytes:
+        if len(self._handles) >= MOST_OPEN:
+            return message.encode_error(request.unique, errno.EMFILE)
+        handle, self._next_handle = self._next_handle, self._next_handle + 1
+        self._handles.add(handle)
+        return message.encode_open(request.unique, handle)
+
+    def _release(self, request: Request) -> bytes:
+        handle = message.decode_release(request.body)
+        self._handles.discard(handle)
+        self._disown(handle, "the front-end closed")
+        return message.encode_error(request.unique, 0)
+
+    def _ioctl(self, request: Request) -> bytes:
+        ioctl = message.decode_ioctl(request.body)
+        row = TABLE.get(ioctl.command)
+        try:
+            if ioctl.handle not in self._handles:
+                raise IoctlError(errno.EBADF, "not an open file")
+            if ioctl.flags & message.OTHER_ABI:
+                raise IoctlError(errno.EOPNOTSUPP, "a 32-bit program asks; use a 64-bit one")
+            if row is None:
+                # Newer ones among them, which callers try and do without: not worth a word.
+                return message.encode_error(request.unique, errno.ENOTTY)
+            if row.door:
+                self._owner(request, ioctl)
+            wanted = self._wanted(row, ioctl)
+            if wanted is not None:
+                address = ioctl.argument
+                reads = [(address, wanted)] if wanted else []
+                return message.encode_retry(request.unique, reads, [(address, row.writes)] if row.writes else [])
+            result = self._handle(row, request, ioctl)
+        except ProtocolError as error:
+            self._narrative.refused(f"{command_name(ioctl.command)} refused: {error}")
+            return message.encode_error(request.unique, error.errno if isinstance(error, IoctlError) else errno.EINVAL)
+        return message.encode_ioctl(request.unique, result.encode() if result is not None else b"")
+
+    @staticmethod
+    def _wanted(row: Row, ioctl: Ioctl) -> int | None:
+        """How much of the caller's memory to ask for, None when it is all here. Raises ProtocolError."""
+        came = len(ioctl.data)
+        if came < row.reads:
+            if came:
+                raise ProtocolError(f"{came} bytes came where {row.reads} were asked for")
+            return row.reads
+        whole = row.whole(ioctl.data) if row.whole else row.reads
+        if came == whole:
+            return None if ioctl.out_size >= row.writes else whole
+        if came != row.reads:
+            raise ProtocolError(f"it says that it has {whole} bytes, and had {came} when it was asked before")
+        return whole
+
+    def _handle(self, row: Row, request: Request, ioctl: Ioctl) -> Payload | None:
+        payload = row.payload.decode(ioctl.data) if row.payload and row.reads else None
+        if not row.door:
+            return row.handler(self, request, ioctl)  # type: ignore[no-any-return]
+        session, pair = self._owner(request, ioctl)
+        result: Payload | None = row.handler(session, pair, payload)
+        self._narrative.rings(session.rings)
+        return result
+
+    def _owner(self, request: Request, ioctl: Ioctl) -> tuple[Session, int]:
+        """The session and queue pair of this file. Raises IoctlError for anybody but its owner."""
+        pair = self.session.pair_of(ioctl.handle) if self.session is not None else None
+        if self.session is None or pair is None:
+            raise IoctlError(errno.EPERM, "the file has no owner, VHOST_SET_OWNER comes first")
+        if not self.session.caller.is_caller(request.thread):
+            raise IoctlError(errno.EPERM, f"its owner is process {self.session.caller.pid}, and another one asks")
+        return self.session, pair
+
+    def _get_features(self, _request: Request, _ioctl: Ioctl) -> U64:
+        return U64(OFFERED)
+
+    def _set_owner(self, request: Request, ioctl: Ioctl) -> None:
+        if self.session is not None:
+            owner = self.session.caller
+            if not owner.is_caller(request.thread):
+                raise IoctlError(errno.EBUSY, f"a second front-end was turned away, process {owner.pid} is connected")
+            self.session.claim(ioctl.handle)
+            return
+        caller = self._identify(request.thread)
+        session = Session(caller, self._port, self._narrative, self._memory, self._host)
+        session.claim(ioctl.handle)
+        self._port.set_link(True)
+        self.session = session
+        self._narrative.connected(caller.pid)
+        self._narrative.spoke()
+
+    def _reset_owner(self, request: Request, ioctl: Ioctl) -> None:
+        self._owner(request, ioctl)
+        self._disown(ioctl.handle, "the front-end let go of it")
+
+    def _disown(self, handle: int, reason: str) -> None:
+        if self.session is not None and self.session.pair_of(handle) is not None:
+            self.session.release(handle)
+            if self.session.empty:
+                self.drop(reason)
+
+    def forget(self) -> None:
+        """The device is gone, and all its files with it."""
+        self._handles.clear()
+
+    def look(self) -> None:
+        """What poll() cannot tell apart: news of the workers, and an owner that has ended."""
+        if self.session is None:
+            self._port.events()  # of the front-end before
+            return
+        try:
+            self.session.attend()
+        except SessionEndError as error:
+            self.drop(str(error), logging.WARNING)
+
+    def drop(self, reason: str, level: int = logging.INFO, *, stopping: bool = False) -> None:
+        """End the session, if there is one. Its files stay open, and may find an owner again."""
+        session, self.session = self.session, None
+        if session is None:
+            return
+        try:
+            self._port.set_link(False)
+        finally:
+            try:
+                session.close()
+            finally:
+                if stopping:
+                    self._narrative.stopped()
+                else:
+                    self._narrative.disconnected(reason, level)
+
+
+TABLE: dict[int, Row] = {
+    Command.GET_FEATURES: Row(Desk._get_features, writes=8, door=False),
+    Command.SET_FEATURES: Row(Session.set_features, U64, reads=8),
+    Command.SET_OWNER: Row(Desk._set_owner, door=False),
+    Command.RESET_OWNER: Row(Desk._reset_owner, door=False),
+    Command.SET_MEM_TABLE: Row(Session.set_mem_table, MemoryMap, reads=8, whole=MemoryMap.whole),
+    Command.SET_VRING_NUM: Row(Session.set_vring_num, VringState, reads=8),
+    Command.SET_VRING_ADDR: Row(Session.set_vring_addr, VringAddr, reads=40),
+    Command.SET_VRING_BASE: Row(Session.set_vring_base, VringState, reads=8),
+    Command.GET_VRING_BASE: Row(Session.get_vring_base, VringState, reads=8, writes=8),
+    Command.SET_VRING_KICK: Row(Session.set_vring_kick, VringFile, reads=8),
+    Command.SET_VRING_CALL: Row(Session.set_vring_call, VringFile, reads=8),
+    Command.SET_VRING_ERR: Row(Session.set_vring_err, VringFile, reads=8),
+    Command.SET_VRING_BUSYLOOP_TIMEOUT: Row(Session.set_busyloop_timeout, VringState, reads=8),
+    Command.SET_BACKEND_FEATURES: Row(Session.set_backend_features, U64, reads=8),
+    Command.GET_BACKEND_FEATURES: Row(Session.get_backend_features, writes=8),
+    Command.NET_SET_BACKEND: Row(Session.net_set_backend, VringFile, reads=8),
+}
+"""Any other, the dirty log's and those of a guest of another byte order among them, is answered ENOTTY."""

@@ -1,0 +1,135 @@
+"""The character device: /dev/cuse, and the device file that comes to be by it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import grp
+import os
+import select
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from fastvhost.vhostcuse import message
+from fastvhost.vhostcuse.message import MalformedError, Opcode
+from fastvhost.vhostuser.endpoint import ServiceError
+
+CUSE = "/dev/cuse"
+PATIENCE = 2.0
+"""Seconds for the kernel to make the device."""
+MISC_MAJOR = 10
+"""vhost-net's own device has it, and DPDK's virtio-user knows a kernel's vhost by it."""
+FIRST_MINOR, MINORS_TRIED = 1024, 3
+"""Before Linux 6.11 the kernel's own devices of that major have minor numbers up to 255."""
+NO_CUSE = f"{CUSE} is not there; load its module (modprobe cuse), or use a kernel that has it (CONFIG_CUSE)"
+
+
+class _TakenError(OSError):
+    """The numbers of a device are another's."""
+
+
+class Device:
+    """The file that front-ends open. Raises ServiceError, one sentence. mode, group: who may."""
+
+    def __init__(
+        self,
+        name: str,
+        mode: int,
+        group: str | None,
+        *,
+        directory: str = "/dev",
+        opened: Callable[[str, int], int] = os.open,
+    ) -> None:
+        self.path = Path(directory) / name
+        gid = _group(group)
+        if self.path.exists():
+            raise ServiceError(f"{self.path}: exists already; choose another name, or stop what serves it")
+        self._opened = opened
+        self._fd = -1
+        try:
+            self._make(name)
+            # Neither of these asks the device itself, which only we could answer.
+            self.path.chmod(mode)
+            if gid is not None:
+                os.chown(self.path, -1, gid)
+        except (OSError, MalformedError) as error:
+            self.close()
+            raise ServiceError(f"{self.path}: cannot be made: {error}", "os") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _make(self, name: str) -> None:
+        for minor in _free_minors():
+            with contextlib.suppress(_TakenError):
+                self._introduce(name, MISC_MAJOR, minor)
+                return
+        # Newer kernels have given all of that major away; QEMU does not mind, DPDK's virtio-user will.
+        self._introduce(name, 0, 0)
+
+    def _introduce(self, name: str, major: int, minor: int) -> None:
+        """The handshake: the kernel asks who we are, first and once."""
+        self.close()
+        try:
+            self._fd = self._opened(CUSE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            raise ServiceError(NO_CUSE, "os") from None
+        except OSError as error:
+            remedy = f"run fwd as root, or give its user {CUSE}"
+            raise ServiceError(f"{CUSE}: {error.strerror}; {remedy}", "os") from error
+        poller = select.poll()
+        poller.register(self._fd, select.POLLIN)
+        if not poller.poll(PATIENCE * 1000):
+            raise OSError(errno.ETIMEDOUT, f"{CUSE} says nothing")
+        request = message.decode_request(os.read(self._fd, message.READ_BYTES))
+        if request.opcode != Opcode.CUSE_INIT:
+            raise MalformedError(f"the first request is {request.opcode}, not {Opcode.CUSE_INIT}")
+        message.decode_init(request.body)
+        os.write(self._fd, message.encode_init(request.unique, name, major, minor))
+        deadline = time.monotonic() + PATIENCE
+        while not self.path.exists():
+            if any(events & select.POLLERR for _, events in poller.poll(0)):
+                raise _TakenError(errno.EBUSY, f"the kernel takes no such device ({major}:{minor}), see dmesg")
+            if time.monotonic() > deadline:
+                raise OSError(errno.ENODEV, "the kernel made no such device, see dmesg")
+            time.sleep(0.01)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def read(self) -> bytes | None:
+        """The next request, None when there is none. Raises OSError (ENODEV) when the device is gone."""
+        try:
+            return os.read(self._fd, message.READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError as error:
+            if error.errno == errno.ENOENT:  # its caller was interrupted before we came to it
+                return None
+            raise
+
+    def write(self, answer: bytes) -> None:
+        with contextlib.suppress(FileNotFoundError):  # its caller does not wait any more
+            os.write(self._fd, answer)
+
+    def close(self) -> None:
+        """The device file goes with it, and who has it open gets errors. Idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _group(group: str | None) -> int | None:
+    if group is None:
+        return None
+    try:
+        return int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise ServiceError(f"no group {group!r} on this machine; see `getent group`") from None
+
+
+def _free_minors() -> list[int]:
+    taken = {path.name for path in Path("/sys/dev/char").glob(f"{MISC_MAJOR}:*")}
+    candidates = range(FIRST_MINOR, FIRST_MINOR + len(taken) + MINORS_TRIED)
+    return [minor for minor in candidates if f"{MISC_MAJOR}:{minor}" not in taken][:MINORS_TRIED]

@@ -1,0 +1,175 @@
+"""The files behind a front-end's memory: from its addresses to file descriptors and offsets. proc(5).
+
+vhost-net's table says where regions lie in the front-end's own address space, and a kernel just goes there. From user
+space the same memory is reached by its file, so it must have one: memory that only that process sees is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from fastvhost.vhostcuse.caller import PERMIT, Caller, IoctlError
+from fastvhost.vhostuser.advice import SHARE
+from fastvhost.vhostuser.message import Region
+
+MOST_FDS = 1 << 16
+"""Of a front-end's file descriptors looked through for one file."""
+MOST_MAPS_BYTES = 1 << 24
+"""Of its list of mappings: 65530 of them, the kernel's own limit, fit in."""
+_LINE = re.compile(rb"([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+) *(.*)")
+
+
+class Vma(NamedTuple):
+    """One line of /proc/PID/maps."""
+
+    start: int
+    end: int
+    permissions: str
+    offset: int
+    file: tuple[int, int]
+    """Device and inode."""
+    path: str
+
+
+class PrivateError(IoctlError):
+    """Memory that no other process can see."""
+
+
+def parse_maps(text: bytes) -> list[Vma]:
+    """The mappings of a process, lowest first."""
+    found = []
+    for line in text.splitlines():
+        match = _LINE.fullmatch(line)
+        if match is None:
+            continue
+        start, end, offset = (int(match[n], 16) for n in (1, 2, 4))
+        file = os.makedev(int(match[5], 16), int(match[6], 16)), int(match[7])
+        found.append(Vma(start, end, match[3].decode(), offset, file, os.fsdecode(match[8])))
+    return found
+
+
+def locate(maps: Sequence[Vma], region: Region) -> tuple[Vma, int]:
+    """The mapping a region begins in, and the offset of its first byte in that file.
+
+    A region may go on over several mappings, as long as they go on in one file. Raises IoctlError, in words.
+    """
+    what = f"the region at guest address {region.guest_addr:#x}"
+    at, end = region.user_addr, region.user_addr + region.bytes
+    first: Vma | None = None
+    for vma in maps:
+        if vma.end <= at:
+            continue
+        if vma.start > at:
+            break
+        if vma.permissions[3] != "s":
+            raise PrivateError(errno.EFAULT, f"{what} is private memory, which only its own process sees; {SHARE}")
+        if vma.permissions[:2] != "rw":
+            raise IoctlError(errno.EFAULT, f"{what} cannot be read and written ({vma.permissions})")
+        if first is None:
+            first = vma
+        elif (vma.file, vma.offset - vma.start) != (first.file, first.offset - first.start):
+            raise IoctlError(errno.EFAULT, f"{what} lies in two files; give the guest's memory one file")
+        at = vma.end
+        if at >= end:
+            return first, first.offset + region.user_addr - first.start
+    raise IoctlError(errno.EFAULT, f"{what}: nothing is mapped at {at:#x} in its process")
+
+
+def read_maps(pid: int) -> list[Vma]:
+    """The mappings of a process. Raises IoctlError."""
+    try:
+        with open(f"/proc/{pid}/maps", "rb") as file:  # noqa: PTH123
+            return parse_maps(file.read(MOST_MAPS_BYTES))
+    except OSError as error:
+        raise IoctlError(
+            errno.EPERM, f"the mappings of process {pid} cannot be read: {error.strerror}; {PERMIT}"
+        ) from error
+
+
+def open_file(caller: Caller, vma: Vma) -> int:
+    """The file of a mapping, open for reading and writing. Raises IoctlError."""
+    for fd in _fds_of(caller.pid, vma.path):
+        with contextlib.suppress(IoctlError):
+            ours = caller.fetch(fd, vma.path)
+            if _is(ours, vma):
+                return ours
+            os.close(ours)
+    # Its process closed it after mapping it. This way takes more rights.
+    try:
+        ours = os.open(f"/proc/{caller.pid}/map_files/{vma.start:x}-{vma.end:x}", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise IoctlError(
+            errno.EPERM,
+            f"no file descriptor of process {caller.pid} is {vma.path!r}, and it cannot be opened by its mapping: "
+            f"{error.strerror}; run fwd as root, or with CAP_SYS_PTRACE and CAP_CHECKPOINT_RESTORE",
+        ) from error
+    if not _is(ours, vma):
+        os.close(ours)
+        raise IoctlError(errno.EFAULT, f"the mapping of {vma.path!r} in process {caller.pid} changed while it was read")
+    return ours
+
+
+def _fds_of(pid: int, path: str) -> list[int]:
+    """File descriptors of a process whose link is this path. The link asks no file system, which might not answer."""
+    found = []
+    with contextlib.suppress(OSError):
+        for n, name in enumerate(os.listdir(f"/proc/{pid}/fd")):  # noqa: PTH208
+            if n >= MOST_FDS:
+                break
+            with contextlib.suppress(OSError):
+                if os.readlink(f"/proc/{pid}/fd/{name}") == path:  # noqa: PTH115
+                    found.append(int(name))
+    return found
+
+
+def _is(fd: int, vma: Vma) -> bool:
+    """Whether it is this mapping's file, and can be mapped for writing."""
+    status = os.fstat(fd)
+    writable = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+    return (status.st_dev, status.st_ino) == vma.file and writable
+
+
+class GuestFiles:
+    """Regions as their front-end shares them: each with its offset in a file, and that file open. Owns those."""
+
+    def __init__(self, caller: Caller, regions: Sequence[Region], maps: Sequence[Vma] | None = None) -> None:
+        """Regions of private memory are left out, unless there are no others: a guest has ROMs, too."""
+        self.regions: list[Region] = []
+        self.fds: list[int] = []
+        self.identities: list[tuple[int, int]] = []
+        opened: dict[tuple[int, int], int] = {}
+        maps = read_maps(caller.pid) if maps is None else maps
+        refusal: PrivateError | None = None
+        try:
+            for region in regions:
+                try:
+                    vma, offset = locate(maps, region)
+                except PrivateError as error:
+                    refusal = refusal or error
+                    continue
+                if vma.file not in opened:
+                    opened[vma.file] = open_file(caller, vma)
+                self.fds.append(opened[vma.file])
+                self.identities.append(vma.file)
+                self.regions.append(Region(region.guest_addr, region.bytes, region.user_addr, offset))
+            if refusal is not None and not self.regions:
+                raise refusal
+        except BaseException:
+            _close_all(opened)
+            raise
+        self._opened = opened
+
+    def close(self) -> None:
+        """The mappings stay. Idempotent."""
+        _close_all(self._opened)
+
+
+def _close_all(opened: dict[tuple[int, int], int]) -> None:
+    while opened:
+        os.close(opened.popitem()[1])

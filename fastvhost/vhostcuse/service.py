@@ -1,0 +1,175 @@
+"""The control side of a cuse: port: a device file like vhost-net's, and one front-end at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import select
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from fastvhost.vhostcuse.desk import Desk
+from fastvhost.vhostcuse.device import Device
+from fastvhost.vhostcuse.message import MalformedError, decode_request, encode_error
+from fastvhost.vhostuser.advice import Approach
+from fastvhost.vhostuser.control_thread import ControlThread
+from fastvhost.vhostuser.description import describe
+from fastvhost.vhostuser.endpoint import ServiceError
+from fastvhost.vhostuser.narrative import Line, Narrative, View
+from fastvhost.vhostuser.port_face import PortFace
+
+__all__ = ["VhostCuseService"]
+
+REQUESTS_PER_TURN = 32
+"""Then kicks and the port's events have their turn, whatever storm of requests there is."""
+RETRY = 1.0
+"""Seconds until a device that was taken away is made anew."""
+
+
+class DeviceFace(Protocol):
+    """Device, or what a test has instead."""
+
+    def fileno(self) -> int: ...
+    def read(self) -> bytes | None: ...
+    def write(self, answer: bytes) -> None: ...
+    def close(self) -> None: ...
+
+
+def _approach(name: str, permissions: str) -> Approach:
+    nobody = (
+        f"nobody opens /dev/{name}; a guest needs, after exec 5<>/dev/{name} in its shell, "
+        "QEMU -netdev tap,id=n0,vnet_hdr=off,script=no,downscript=no,vhost=on,vhostfd=5 "
+        f"-device virtio-net-pci,netdev=n0, and its user read and write permission ({permissions})"
+    )
+    return Approach("listening", f"listening on /dev/{name}", lambda _: nobody)
+
+
+class VhostCuseService(ControlThread):
+    """Serves /dev/NAME, and drives a port as the process that opened it says."""
+
+    def __init__(
+        self,
+        name: str,
+        port: PortFace,
+        *,
+        device_mode: int = 0o660,
+        device_group: str | None = None,
+        device: Callable[[str, int, str | None], DeviceFace] = Device,
+        desk: Callable[[PortFace, Narrative], Desk] = Desk,
+    ) -> None:
+        group = f", group {device_group}" if device_group else ""
+        super().__init__(port, Narrative(_approach(name, f"mode {device_mode:04o}{group}")))
+        self._name = name
+        self._permissions = (device_mode, device_group)
+        self._make_device = device
+        self._device: DeviceFace | None = None
+        self._again_at: float | None = None
+        self._desk = desk(port, self._narrative)
+        self._kicks: list[tuple[int, int]] = []
+
+    def describe(self) -> dict[str, Any]:
+        """What `fastvhost show` tells. From any thread."""
+        about: dict[str, Any] = {
+            "device": f"/dev/{self._name}",
+            "queue_pairs": self._port.queue_pairs,
+            "state": self._narrative.state,
+        }
+        session = self._desk.session
+        if session is None:
+            return about | {"peer_pid": None}
+        return about | describe(session, session.caller.pid, self._port)
+
+    def _take(self) -> None:
+        self._device = self._make_device(self._name, *self._permissions)
+
+    def _register(self, poller: select.poll, now: float) -> Iterable[float | None]:
+        if self._again_at is not None and now >= self._again_at:
+            self._take_again(now)
+        if self._device is not None:
+            poller.register(self._device.fileno(), select.POLLIN)
+        self._kicks = []
+        session = self._desk.session
+        if session is not None:
+            poller.register(session.caller.fileno(), select.POLLIN)
+            self._kicks = session.rings.watched()
+            for fd, _ in self._kicks:
+                poller.register(fd, select.POLLIN)
+        return (self._again_at,)
+
+    def _take_again(self, now: float) -> None:
+        try:
+            self._take()
+        except ServiceError as error:
+            self._narrative.refused(str(error))
+            self._again_at = now + RETRY
+        else:
+            self._again_at = None
+            self._narrative.waiting()
+
+    def _serve(self, ready: dict[int, int]) -> None:
+        session = self._desk.session
+        if self._port.attention_fd in ready:
+            self._desk.look()
+        if session is not None and session is self._desk.session:
+            for fd, index in self._kicks:
+                if fd in ready:
+                    session.kicked(index)
+            if session.caller.fileno() in ready:
+                # Its files may live on in another process, which could be an owner in turn.
+                self._drop("the front-end ended")
+        if self._device is not None and self._device.fileno() in ready:
+            self._pump(self._device)
+
+    def _pump(self, device: DeviceFace) -> None:
+        for _ in range(REQUESTS_PER_TURN):
+            try:
+                data = device.read()
+                answer = self._answer(device, data) if data is not None else None
+                if answer is not None:
+                    device.write(answer)
+            except OSError as error:
+                if error.errno != errno.ENODEV:
+                    raise
+                self._lose(device)
+                return
+            if data is None:
+                return
+
+    def _answer(self, device: DeviceFace, data: bytes) -> bytes | None:
+        try:
+            return self._desk.answer(data)
+        except MalformedError as error:
+            self._narrative.refused(f"the kernel sent {error}")
+            return None
+        except Exception:
+            # A defect of ours; whoever asked must not wait for ever.
+            device.write(encode_error(decode_request(data).unique, errno.EIO))
+            raise
+
+    def _lose(self, device: DeviceFace) -> None:
+        """The device was taken away (/sys/fs/fuse/connections/N/abort, or the module unloaded)."""
+        self._drop(f"/dev/{self._name} is gone, somebody aborted it", logging.ERROR)
+        self._device = None
+        device.close()
+        self._desk.forget()
+        self._again_at = time.monotonic() + RETRY
+
+    def _view(self) -> View:
+        assert self._desk.session is not None
+        return self._desk.session.view()
+
+    def _drop(self, reason: str, level: int = logging.INFO) -> None:
+        if self._desk.session is None:
+            if not self._stopping:
+                self._logbook.write(Line(level, reason, "defects"))
+            return
+        with contextlib.suppress(Exception):
+            self._desk.session.attend()
+        self._desk.drop(reason, level, stopping=self._stopping)
+
+    def _let_go(self) -> None:
+        device, self._device = self._device, None
+        if device is not None:
+            device.close()
