@@ -23,10 +23,13 @@ EVENT_ENABLE, EVENT_DISABLE, EVENT_DESC = 0, 1, 2
 class PackedQueue:
     """The driver's side of one packed virtqueue. Both wrap counters start at 1, and indices at `start`."""
 
-    def __init__(self, memory: Memory, size: int, *, start: int = 0, region: int = 0) -> None:
+    def __init__(
+        self, memory: Memory, size: int, *, start: int = 0, region: int = 0, spare_descriptors: int = 0
+    ) -> None:
         self.memory = memory
         self.size = size
-        self.descriptor_area = memory.take(max(16 * size, 16), align=16, region=region)
+        # Spare descriptors stand behind the ring: no device looks at them, unless a check is missing.
+        self.descriptor_area = memory.take(16 * (max(size, 1) + spare_descriptors), align=16, region=region)
         self.driver_area = memory.take(4, align=4, region=region)
         self.device_area = memory.take(4, align=4, region=region)
         self.reset(start)
@@ -58,7 +61,7 @@ class PackedQueue:
         """Write an indirect table: no NEXT in it, all of it is the chain. Section 2.8.7."""
         if table is None:
             table = self.memory.take(16 * len(pieces))
-        packed = b"".join(PACKED_DESCRIPTOR.pack(p.addr, p.bytes, 0, DESC_F_WRITE if p.writable else 0) for p in pieces)
+        packed = packed_table_of(pieces)
         self.memory.write(table, packed)
         return Piece(table, len(packed), indirect=True)
 
@@ -123,3 +126,8 @@ class PackedQueue:
             time.sleep(0.0001)
             taken += self.take_used()
         return taken
+
+
+def packed_table_of(pieces: Sequence[Piece]) -> bytes:
+    """The pieces as an indirect descriptor table."""
+    return b"".join(PACKED_DESCRIPTOR.pack(p.addr, p.bytes, 0, p.flags & DESC_F_WRITE) for p in pieces)

@@ -84,23 +84,23 @@ class Arena:
 
     # One attack
 
-    def run(self, attack: Attack) -> None:
+    def run(self, attack: Attack, ring: str = "split") -> None:
         """Raises Broken when an invariant or the attack's own expectation does not hold."""
         try:
-            if self._once(attack, WINDOW) < LEAST_SHARE and not attack.lasts:
-                self._compare(attack)
+            if self._once(attack, ring, WINDOW) < LEAST_SHARE and not attack.lasts:
+                self._compare(attack, ring)
         except BaseException:
             self.spoiled = True
             raise
 
-    def _compare(self, attack: Attack) -> None:
+    def _compare(self, attack: Attack, ring: str) -> None:
         """I2 in turns: the attack, and as much honest work on the same port."""
 
         def quiet() -> None:
             self.exchange("a", self.victim)
             self.wait_released()
 
-        self.in_turns(lambda: self._once(attack, TURN), quiet, TURN)
+        self.in_turns(lambda: self._once(attack, ring, TURN), quiet, TURN)
 
     def in_turns(self, act: Callable[[], object], quiet: Callable[[], object], seconds: float) -> None:
         """I2 over a longer time: `act` again and again for a while, then `quiet`, as much work that harms nobody.
@@ -128,11 +128,11 @@ class Arena:
             self.check_alive()
         return min(self.honest.progress().since(before).share, 1.0)
 
-    def _once(self, attack: Attack, window: float) -> float:
+    def _once(self, attack: Attack, ring: str, window: float) -> float:
         self.check_alive()
         start = time.monotonic()
         before, log_before, rounds = self.honest.progress(), self.backend.log_bytes(), self.rounds()
-        scene = Scene(self)
+        scene = Scene(self, ring)
         try:
             try:
                 attack.run(scene)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
+
+from tests.hostile.rings import EVERY, PACKED, SPLIT
 
 if TYPE_CHECKING:
     from tests.hostile.scene import Scene
@@ -19,19 +22,29 @@ class Attack(NamedTuple):
     bugs: tuple[str, ...]
     lasts: bool = False
     """It takes its time, and measures the honest pair's rate itself."""
+    rings: tuple[str, ...] = SPLIT
+    """The ring formats that it is run on."""
 
 
 CATALOGUE: dict[str, Attack] = {}
 
 
-def attack(*bugs: str, name: str = "", lasts: bool = False) -> Callable[[Act], Act]:
+def attack(
+    *bugs: str, name: str = "", lasts: bool = False, rings: tuple[str, ...] = SPLIT
+) -> Callable[[Act], Act]:
     """Enter a function into the catalogue. `bugs`: switches of the broken back-end that it must show up."""
 
     def enter(act: Act) -> Act:
-        entry = Attack(name or act.__name__, act, bugs, lasts)
+        entry = Attack(name or act.__name__, act, bugs, lasts, rings)
         assert entry.name not in CATALOGUE, entry.name
         assert bugs, f"{entry.name}: a test that cannot fail is a defect"
         CATALOGUE[entry.name] = entry
         return act
 
     return enter
+
+
+ring_attack = partial(attack, rings=EVERY)
+"""With descriptors, on every ring format."""
+packed_attack = partial(attack, rings=PACKED)
+"""With what only packed rings have."""

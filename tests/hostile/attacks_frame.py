@@ -6,7 +6,7 @@ Virtio 1.2, section 5.1.6. The queue goes on: the next frame passes.
 from __future__ import annotations
 
 from tests.driver import NET_HDR_F_NEEDS_CSUM, Piece
-from tests.hostile.attack import attack
+from tests.hostile.attack import attack, ring_attack
 from tests.hostile.scene import Scene
 
 SHORTEST = 12 + 14
@@ -17,7 +17,7 @@ GSO_TCPV4, GSO_UDP, GSO_TCPV6, GSO_UDP_L4, GSO_ECN = 1, 3, 4, 5, 0x80
 # Too short
 
 
-@attack("no-runt-check", "drop-keeps-chain")
+@ring_attack("no-runt-check", "drop-keeps-chain")
 def chains_of_every_total_from_0_to_25_bytes(scene: Scene) -> None:
     guest = scene.boot()
     packet = guest.packet(scene.frame())
@@ -25,7 +25,7 @@ def chains_of_every_total_from_0_to_25_bytes(scene: Scene) -> None:
     scene.works(guest)
 
 
-@attack("no-runt-check")
+@ring_attack("no-runt-check")
 def chains_of_every_total_from_0_to_25_bytes_in_single_bytes(scene: Scene) -> None:
     guest = scene.boot(queue_size=1024)
     packet = guest.packet(scene.frame())
@@ -34,7 +34,7 @@ def chains_of_every_total_from_0_to_25_bytes_in_single_bytes(scene: Scene) -> No
     scene.works(guest)
 
 
-@attack("no-runt-check")
+@ring_attack("no-runt-check")
 def chains_of_every_total_from_0_to_25_bytes_in_indirect_tables(scene: Scene) -> None:
     guest = scene.boot()
     packet = guest.packet(scene.frame())
@@ -46,7 +46,7 @@ def chains_of_every_total_from_0_to_25_bytes_in_indirect_tables(scene: Scene) ->
     scene.works(guest)
 
 
-@attack("no-runt-check")
+@ring_attack("no-runt-check")
 def a_chain_of_256_empty_descriptors(scene: Scene) -> None:
     guest = scene.boot()
     scene.dropped(guest, "runt", guest.send(*[guest.piece(b"")] * 256))
@@ -69,7 +69,7 @@ def ten_thousand_runts(scene: Scene) -> None:
 # Too long
 
 
-@attack("no-oversize-check")
+@ring_attack("no-oversize-check")
 def a_frame_one_byte_longer_than_any_may_be(scene: Scene) -> None:
     """Towards a peer that has room for it: so it goes from the victim to the attacker."""
     guest = scene.boot()
@@ -79,7 +79,7 @@ def a_frame_one_byte_longer_than_any_may_be(scene: Scene) -> None:
     scene.counted({"oversize": 1})
 
 
-@attack("no-oversize-check")
+@ring_attack("no-oversize-check")
 def a_chain_whose_total_is_many_times_its_memory(scene: Scene) -> None:
     guest = scene.boot()
     whole = guest.memory.regions[0]
@@ -88,7 +88,7 @@ def a_chain_whose_total_is_many_times_its_memory(scene: Scene) -> None:
     scene.works(guest)
 
 
-@attack("sum-in-32-bits")
+@ring_attack("sum-in-32-bits")
 def a_chain_whose_total_wraps_32_bits_to_a_good_length(scene: Scene) -> None:
     guest = scene.boot(queue_size=4096)
     packet = guest.piece(guest.packet(scene.frame()))
@@ -98,14 +98,14 @@ def a_chain_whose_total_wraps_32_bits_to_a_good_length(scene: Scene) -> None:
     scene.works(guest)
 
 
-@attack("receive-room-trusted")
+@ring_attack("receive-room-trusted")
 def a_frame_longer_than_the_peers_receive_buffer(scene: Scene) -> None:
     guest = scene.boot()
     scene.dropped(guest, "oversize", guest.send(guest.piece(guest.packet(scene.frame(2048 - 12 + 1)))))
     scene.works(guest)
 
 
-@attack("receive-room-trusted")
+@ring_attack("receive-room-trusted")
 def a_frame_of_the_longest_legal_length_to_small_receive_buffers(scene: Scene) -> None:
     guest = scene.boot()
     scene.dropped(guest, "oversize", guest.send(guest.piece(guest.packet(scene.frame(LONGEST)))))
@@ -143,15 +143,15 @@ for words, fields in HEADERS.items():
         scene.dropped(guest, "gso_unsupported", guest.send(*pieces))
         scene.works(guest)
 
-    attack("no-gso-check", name=f"a_header_with_{words}_that_was_not_negotiated")(asks_for)
+    ring_attack("no-gso-check", name=f"a_header_with_{words}_that_was_not_negotiated")(asks_for)
     if words in ("needs_csum", "gso_without_a_checksum"):
-        attack("no-gso-check", name=f"a_header_in_12_pieces_with_{words}")(asks_for_in_single_bytes)
+        ring_attack("no-gso-check", name=f"a_header_in_12_pieces_with_{words}")(asks_for_in_single_bytes)
 
 
 # A peer that takes nothing
 
 
-@attack("dead-peer-holds")
+@ring_attack("dead-peer-holds")
 def frames_towards_a_peer_that_is_not_there(scene: Scene) -> None:
     """The honest way round: whoever stays away, the sender gets its buffers back."""
     for _ in range(8):
@@ -160,7 +160,7 @@ def frames_towards_a_peer_that_is_not_there(scene: Scene) -> None:
     scene.counted({"link_down": 8})
 
 
-@attack("dead-peer-holds")
+@ring_attack("dead-peer-holds")
 def frames_towards_a_peer_without_receive_buffers(scene: Scene) -> None:
     scene.works(scene.boot(), 0)
     for _ in range(8):

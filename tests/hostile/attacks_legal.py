@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tests.driver import Piece, Region, Used, table_of
-from tests.hostile.attack import attack
+from tests.driver import Piece, Region, Used
+from tests.hostile.attack import attack, ring_attack
 from tests.hostile.scene import GUEST_ADDR, Attacker, Scene, region
 
 
@@ -39,11 +39,11 @@ for words, (sizes, bug) in CUTS.items():
         frame = scene.frame()
         delivered(scene, guest, frame, guest.transmitq.indirect(guest.pieces(guest.packet(frame), sizes)))
 
-    attack(bug, name=f"a_header_{words}")(cut)
-    attack(bug, name=f"an_indirect_table_with_a_header_{words}")(cut_in_a_table)
+    ring_attack(bug, name=f"a_header_{words}")(cut)
+    ring_attack(bug, name=f"an_indirect_table_with_a_header_{words}")(cut_in_a_table)
 
 
-@attack("unused-fields-checked")
+@ring_attack("unused-fields-checked")
 def a_header_full_of_what_its_flags_and_gso_type_do_not_use(scene: Scene) -> None:
     """Section 5.1.6.2.2: flag bits that are not known are ignored, and so is what no flag speaks of."""
     guest = scene.boot()
@@ -51,7 +51,7 @@ def a_header_full_of_what_its_flags_and_gso_type_do_not_use(scene: Scene) -> Non
     delivered(scene, guest, frame, guest.piece(guest.net.header(0xF0, 0, 0xFFFF, 0xFFFF, 0xFFFF, 0xFFFF) + frame))
 
 
-@attack("header-passed-on")
+@ring_attack("header-passed-on")
 def a_header_whose_unused_fields_are_not_for_the_peer(scene: Scene) -> None:
     guest = scene.boot()
     frame = scene.frame()
@@ -61,14 +61,14 @@ def a_header_whose_unused_fields_are_not_for_the_peer(scene: Scene) -> None:
 # Lengths
 
 
-@attack("short-frames-refused")
+@ring_attack("short-frames-refused")
 def the_shortest_frame(scene: Scene) -> None:
     guest = scene.boot()
     frame = scene.frame(14)
     delivered(scene, guest, frame, guest.piece(guest.packet(frame)))
 
 
-@attack("room-to-spare")
+@ring_attack("room-to-spare")
 def a_frame_that_fills_the_peers_receive_buffer_to_the_last_byte(scene: Scene) -> None:
     guest = scene.boot()
     frame = scene.frame(2048 - 12)
@@ -78,14 +78,14 @@ def a_frame_that_fills_the_peers_receive_buffer_to_the_last_byte(scene: Scene) -
 # Chains
 
 
-@attack("long-chain-refused")
+@ring_attack("long-chain-refused")
 def a_chain_of_exactly_queue_size_descriptors(scene: Scene) -> None:
     guest = scene.boot()
     frame = scene.frame(600)
     delivered(scene, guest, frame, *guest.pieces(guest.packet(frame), [1] * 255))
 
 
-@attack("long-chain-refused")
+@ring_attack("long-chain-refused")
 def a_queue_of_one_descriptor(scene: Scene) -> None:
     guest = scene.boot(queue_size=1)
     for _ in range(3):
@@ -93,7 +93,7 @@ def a_queue_of_one_descriptor(scene: Scene) -> None:
         delivered(scene, guest, frame, guest.piece(guest.packet(frame)))
 
 
-@attack("long-chain-refused")
+@ring_attack("long-chain-refused")
 def a_queue_of_two_descriptors_used_as_one_chain(scene: Scene) -> None:
     guest = scene.boot(queue_size=2)
     for _ in range(5):
@@ -101,7 +101,7 @@ def a_queue_of_two_descriptors_used_as_one_chain(scene: Scene) -> None:
         delivered(scene, guest, frame, *guest.pieces(guest.packet(frame), [12]))
 
 
-@attack("small-queues-only")
+@ring_attack("small-queues-only")
 def a_queue_of_32768_descriptors(scene: Scene) -> None:
     guest = scene.boot(queue_size=32768, regions=[region(4 << 20)])
     for _ in range(5):
@@ -145,7 +145,7 @@ def direct_descriptors_and_then_an_indirect_one(scene: Scene) -> None:
     delivered(scene, guest, frame, *pieces[:2], guest.transmitq.indirect(pieces[2:]))
 
 
-@attack("indirect-write-flag")
+@ring_attack("indirect-write-flag")
 def an_indirect_descriptor_marked_writable(scene: Scene) -> None:
     """Section 2.7.5.3.2: the device ignores the flag where it refers to a table."""
     guest = scene.boot()
@@ -154,18 +154,18 @@ def an_indirect_descriptor_marked_writable(scene: Scene) -> None:
     delivered(scene, guest, frame, table._replace(writable=True))
 
 
-@attack("table-as-long-as-queue")
+@ring_attack("table-as-long-as-queue")
 def an_indirect_table_longer_than_the_queue(scene: Scene) -> None:
     guest = scene.boot()
     frame = scene.frame(600)
     delivered(scene, guest, frame, guest.transmitq.indirect(guest.pieces(guest.packet(frame), [1] * 400)))
 
 
-@attack("aligned-tables-only")
+@ring_attack("aligned-tables-only")
 def an_indirect_table_at_an_odd_address(scene: Scene) -> None:
     guest = scene.boot()
     frame = scene.frame()
-    table = table_of(guest.pieces(guest.packet(frame), [12, 30]))
+    table = guest.transmitq.table(guest.pieces(guest.packet(frame), [12, 30]))
     addr = guest.memory.take(len(table) + 16) + 1
     guest.memory.write(addr, table)
     delivered(scene, guest, frame, Piece(addr, len(table), indirect=True))
@@ -191,10 +191,10 @@ for before in (1, 11, 12, 13, 71):
         guest.memory.write(addr, guest.packet(frame))
         delivered(scene, guest, frame, Piece(addr, 72))
 
-    attack("no-region-span", name=f"a_buffer_over_two_adjacent_regions_after_{before}_bytes")(span)
+    ring_attack("no-region-span", name=f"a_buffer_over_two_adjacent_regions_after_{before}_bytes")(span)
 
 
-@attack("no-region-span")
+@ring_attack("no-region-span")
 def a_buffer_over_three_adjacent_regions(scene: Scene) -> None:
     guest = scene.boot(regions=adjacent(ONE, 4096, ONE))
     frame = scene.frame(5000 - 3400)
@@ -206,18 +206,18 @@ def a_buffer_over_three_adjacent_regions(scene: Scene) -> None:
     scene.dropped(guest, "oversize", guest.send(Piece(addr, 12 + len(long))))
 
 
-@attack("no-region-span")
+@ring_attack("no-region-span")
 def an_indirect_table_over_two_adjacent_regions(scene: Scene) -> None:
     guest = scene.boot(regions=adjacent(ONE, ONE))
     frame = scene.frame()
     for before in (16, 24, 33):
-        table = table_of(guest.pieces(guest.packet(frame), [12, 30]))
+        table = guest.transmitq.table(guest.pieces(guest.packet(frame), [12, 30]))
         addr = guest.memory.regions[1].guest_addr - before
         guest.memory.write(addr, table)
         delivered(scene, guest, frame, Piece(addr, len(table), indirect=True))
 
 
-@attack("no-region-span")
+@ring_attack("no-region-span")
 def regions_announced_in_the_wrong_order(scene: Scene) -> None:
     guest = scene.boot(regions=adjacent(ONE, ONE)[::-1])
     frame = scene.frame()
@@ -226,13 +226,13 @@ def regions_announced_in_the_wrong_order(scene: Scene) -> None:
     delivered(scene, guest, frame, Piece(addr, 72))
 
 
-@attack("page-aligned-offsets")
+@ring_attack("page-aligned-offsets")
 def a_region_at_an_odd_offset_of_its_file(scene: Scene) -> None:
     guest = scene.boot(regions=[region(ONE, mmap_offset=0x8010)])
     scene.works(guest)
 
 
-@attack("page-aligned-offsets")
+@ring_attack("page-aligned-offsets")
 def two_regions_in_one_file_the_other_way_round(scene: Scene) -> None:
     """The second half of the file first, at an offset that is no multiple of a page."""
     first = region(ONE, file_bytes=3 * ONE, mmap_offset=ONE + 48)
@@ -244,7 +244,7 @@ def two_regions_in_one_file_the_other_way_round(scene: Scene) -> None:
     delivered(scene, guest, frame, Piece(addr, 72))
 
 
-@attack("low-addresses-only")
+@ring_attack("low-addresses-only")
 def a_region_one_page_below_the_last_address(scene: Scene) -> None:
     top = 2**64 - 4096
     guest = scene.boot(regions=[region(), region(ONE, top - ONE, user_addr=0x7D00_0000_0000)])

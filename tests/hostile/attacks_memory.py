@@ -8,9 +8,9 @@ import socket
 import struct
 import time
 
-from tests.driver import Piece, Used, table_of
+from tests.driver import Piece, Used
 from tests.frontend import REGION, U64, Closed, Request, mem_region, mem_table, single_region
-from tests.hostile.attack import attack
+from tests.hostile.attack import attack, ring_attack
 from tests.hostile.attacks_message import negotiated
 from tests.hostile.scene import GUEST_ADDR, Attacker, Scene, region
 from tests.hostile.watch import WatchedMemory
@@ -110,7 +110,7 @@ def the_same_table_five_hundred_times(scene: Scene) -> None:
 SPOILT = b"\xde\xad"
 
 
-@attack("stale-memory")
+@ring_attack("stale-memory")
 def new_memory_for_a_running_guest(scene: Scene) -> None:
     """The same addresses, another file: from the acknowledgement on the old one is neither read nor written."""
     guest = scene.boot()
@@ -129,7 +129,7 @@ def new_memory_for_a_running_guest(scene: Scene) -> None:
         old.close()
 
 
-@attack("table-change-forgets-rings")
+@ring_attack("table-change-forgets-rings")
 def memory_tables_that_come_and_go_under_traffic(scene: Scene) -> None:
     """Frames are on their way both ways while the table changes; none is lost, repeated or bent."""
     extra = scene.own_region(1 << 40)
@@ -150,7 +150,7 @@ def memory_tables_that_come_and_go_under_traffic(scene: Scene) -> None:
         assert guest.transmitq.wait_used(len(out), scene.patience) == [Used(head, 0) for head in chains]
 
 
-@attack("no-recovery")
+@ring_attack("no-recovery")
 def a_table_without_the_memory_the_rings_lie_in(scene: Scene) -> None:
     """Refused, or the rings stop; with their memory back, set up anew, they work."""
     guest = scene.boot()
@@ -163,7 +163,7 @@ def a_table_without_the_memory_the_rings_lie_in(scene: Scene) -> None:
             scene.works(guest, index)
 
 
-@attack("removed-region-stays")
+@ring_attack("removed-region-stays")
 def buffers_in_a_region_that_was_removed(scene: Scene) -> None:
     """The ring stays, the memory its descriptors speak of is gone."""
     guest = scene.boot(regions=[region(), region(ONE, 1 << 40)])
@@ -184,14 +184,14 @@ def truncate_and_expect_the_end(scene: Scene, guest: Attacker, which: int, file_
     scene.closed(guest.frontend)
 
 
-@attack("no-sigbus")
+@ring_attack("no-sigbus")
 def memory_with_the_rings_truncated_to_nothing(scene: Scene) -> None:
     """The worker meets it while it polls. That port's connection ends, and nothing else."""
     for _ in range(10):
         truncate_and_expect_the_end(scene, scene.boot(), 0)
 
 
-@attack("no-sigbus")
+@ring_attack("no-sigbus")
 def memory_truncated_behind_the_rings_and_before_a_frame(scene: Scene) -> None:
     guest = scene.boot()
     frame = Piece(guest.memory.take(72, align=PAGE), 72)
@@ -201,7 +201,7 @@ def memory_truncated_behind_the_rings_and_before_a_frame(scene: Scene) -> None:
     scene.frames_may_have_arrived()
 
 
-@attack("no-sigbus")
+@ring_attack("no-sigbus")
 def memory_truncated_in_the_middle_of_a_frame(scene: Scene) -> None:
     guest = scene.boot()
     border = guest.memory.take(0, align=PAGE) + PAGE
@@ -218,7 +218,7 @@ def with_second_region(scene: Scene) -> tuple[Attacker, int]:
     return guest, guest.memory.take(8192, region=1)
 
 
-@attack("no-sigbus")
+@ring_attack("no-sigbus")
 def a_frame_in_a_truncated_region(scene: Scene) -> None:
     for _ in range(5):
         guest, addr = with_second_region(scene)
@@ -228,7 +228,7 @@ def a_frame_in_a_truncated_region(scene: Scene) -> None:
         scene.frames_may_have_arrived()
 
 
-@attack("no-sigbus")
+@ring_attack("no-sigbus")
 def a_receive_buffer_in_a_truncated_region(scene: Scene) -> None:
     """The victim's frame meets it; the victim gets its buffer back."""
     for _ in range(5):
@@ -240,16 +240,16 @@ def a_receive_buffer_in_a_truncated_region(scene: Scene) -> None:
         scene.victim.net.wait_sent(scene.patience)
 
 
-@attack("no-sigbus")
+@ring_attack("no-sigbus")
 def an_indirect_table_in_a_truncated_region(scene: Scene) -> None:
     guest, addr = with_second_region(scene)
-    guest.memory.write(addr, table_of([guest.piece(guest.packet(scene.frame()))]))
+    guest.memory.write(addr, guest.transmitq.table([guest.piece(guest.packet(scene.frame()))]))
     guest.memory.regions[1].truncate(0)
     guest.send(Piece(addr, 16, indirect=True))
     scene.closed(guest.frontend)
 
 
-@attack("no-sigbus")
+@ring_attack("no-sigbus")
 def memory_truncated_with_a_full_ring_of_frames_on_their_way(scene: Scene) -> None:
     for round_number in range(10):
         guest = scene.boot()
@@ -261,7 +261,7 @@ def memory_truncated_with_a_full_ring_of_frames_on_their_way(scene: Scene) -> No
         scene.frames_may_have_arrived()
 
 
-@attack("no-sigbus")
+@ring_attack("no-sigbus")
 def memory_truncated_while_frames_arrive(scene: Scene) -> None:
     for round_number in range(10):
         guest = scene.boot()
@@ -275,7 +275,7 @@ def memory_truncated_while_frames_arrive(scene: Scene) -> None:
         scene.victim.net.wait_sent(scene.patience)
 
 
-@attack("no-sigbus")
+@ring_attack("no-sigbus")
 def memory_truncated_and_grown_again(scene: Scene) -> None:
     """Full of zeros then: whatever the device makes of that, it goes on or the connection ends."""
     for file_bytes in (0, PAGE, ONE):
@@ -288,7 +288,7 @@ def memory_truncated_and_grown_again(scene: Scene) -> None:
         scene.zeros_are_mine(guest)
 
 
-@attack("no-sigbus")
+@ring_attack("no-sigbus")
 def a_queue_stopped_in_truncated_memory(scene: Scene) -> None:
     """GET_VRING_BASE wants to publish used entries where no memory is. Answered or closed, the process stays."""
     for _ in range(5):
@@ -300,7 +300,7 @@ def a_queue_stopped_in_truncated_memory(scene: Scene) -> None:
                 guest.frontend.get_vring_base(index)
 
 
-@attack("no-sigbus")
+@ring_attack("no-sigbus")
 def rings_shown_to_the_operator_in_truncated_memory(scene: Scene) -> None:
     """`fastvhost show` reads ring indices, too."""
     for _ in range(5):

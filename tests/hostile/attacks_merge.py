@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.driver import Piece, Timeout
 from tests.frontend import FEATURES, NET_F_MRG_RXBUF
-from tests.hostile.attack import attack
+from tests.hostile.attack import ring_attack
 from tests.hostile.invariant import Broken
 from tests.hostile.scene import GUEST_ADDR, Attacker, Scene
 
@@ -24,7 +24,7 @@ def post(guest: Attacker, *sizes: int) -> None:
         guest.send(*guest.room(size), queue=0)
 
 
-@attack("merge-count-of-1")
+@ring_attack("merge-count-of-1")
 def a_frame_over_chains_of_every_cut(scene: Scene) -> None:
     guest = boot(scene)
     for sizes in ((12, 60), (13, 59), (12, 1, 59), (71, 1), (20, 20, 32), (12, *[1] * 60), (2048,)):
@@ -32,14 +32,14 @@ def a_frame_over_chains_of_every_cut(scene: Scene) -> None:
         scene.arrives(guest, scene.frame(), buffers=len(sizes))
 
 
-@attack("merge-count-of-1")
+@ring_attack("merge-count-of-1")
 def the_longest_frame_over_many_chains(scene: Scene) -> None:
     guest = boot(scene)
     post(guest, *[1500] * 44)
     scene.arrives(guest, scene.frame(LONGEST), buffers=44)
 
 
-@attack("empty-piece-ends")
+@ring_attack("empty-piece-ends")
 def a_frame_over_chains_with_empty_pieces(scene: Scene) -> None:
     guest = boot(scene)
     for sizes in ((0, 12, 0), (0, 0, 30), (30, 0)):
@@ -47,7 +47,7 @@ def a_frame_over_chains_with_empty_pieces(scene: Scene) -> None:
     scene.arrives(guest, scene.frame(), buffers=3)
 
 
-@attack("merge-count-of-1")
+@ring_attack("merge-count-of-1")
 def a_frame_over_a_ring_full_of_chains(scene: Scene) -> None:
     guest = boot(scene, queue_size=4)
     for _ in range(5):
@@ -55,7 +55,7 @@ def a_frame_over_a_ring_full_of_chains(scene: Scene) -> None:
         scene.arrives(guest, scene.frame(), buffers=4)
 
 
-@attack("merge-count-of-1")
+@ring_attack("merge-count-of-1")
 def a_frame_longer_than_a_ring_full_of_chains(scene: Scene) -> None:
     """It will never fit: dropped, and the chains stay as they are for the next one."""
     guest = boot(scene, queue_size=4)
@@ -66,7 +66,7 @@ def a_frame_longer_than_a_ring_full_of_chains(scene: Scene) -> None:
     scene.arrives(guest, scene.frame(59), buffers=4)
 
 
-@attack("merge-in-part")
+@ring_attack("merge-in-part")
 def a_frame_that_waits_for_its_last_chain(scene: Scene) -> None:
     """Nothing is written and nothing returned before there is room for all of it."""
     guest = boot(scene)
@@ -91,7 +91,7 @@ def a_frame_that_waits_for_its_last_chain(scene: Scene) -> None:
         raise Broken("I7", f"a frame over three chains arrived as {got.hex()}")
 
 
-@attack("receive-room-trusted", "merge-in-part")
+@ring_attack("receive-room-trusted", "merge-in-part")
 def a_frame_whose_chains_never_come(scene: Scene) -> None:
     guest = boot(scene)
     post(guest, 40, 20)
@@ -110,22 +110,22 @@ def second_chain(scene: Scene, *pieces: Piece) -> None:
     scene.victim.net.wait_sent(scene.patience)
 
 
-@attack("sloppy-range")
+@ring_attack("sloppy-range")
 def a_second_chain_that_ends_outside_memory(scene: Scene) -> None:
     second_chain(scene, Piece(END - 1, 40, writable=True))
 
 
-@attack("nowhere-is-zeros")
+@ring_attack("nowhere-is-zeros")
 def a_second_chain_outside_memory(scene: Scene) -> None:
     second_chain(scene, Piece(0, 2048, writable=True))
 
 
-@attack("write-flag-ignored")
+@ring_attack("write-flag-ignored")
 def a_second_chain_that_is_readable(scene: Scene) -> None:
     second_chain(scene, Piece(GUEST_ADDR + (1 << 20), 2048))
 
 
-@attack("merge-short-header")
+@ring_attack("merge-short-header")
 def a_first_chain_shorter_than_the_header(scene: Scene) -> None:
     """Section 5.1.6.3.1: the header must fit into the first chain, mergeable or not."""
     for first in (0, 1, 11):

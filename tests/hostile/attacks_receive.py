@@ -6,7 +6,7 @@ A bad one breaks the attacker's receiveq (reaction B). The victim, who only sent
 from __future__ import annotations
 
 from tests.driver import DESC_F_NEXT, DESC_F_WRITE, Piece
-from tests.hostile.attack import attack
+from tests.hostile.attack import attack, ring_attack
 from tests.hostile.attacks_legal import adjacent
 from tests.hostile.scene import GUEST_ADDR, Attacker, Scene, region
 
@@ -90,29 +90,29 @@ for words, address, length, bug in (
         good = Piece(guest.put(bytes(12)), 12, writable=True)
         broken_by(scene, guest, good, Piece(address, length, writable=True))
 
-    attack(bug, name=f"a_receive_buffer_{words}")(at_address)
-    attack(bug, name=f"a_second_receive_buffer_{words}")(behind_a_header)
+    ring_attack(bug, name=f"a_receive_buffer_{words}")(at_address)
+    ring_attack(bug, name=f"a_second_receive_buffer_{words}")(behind_a_header)
 
 
-@attack("write-flag-ignored")
+@ring_attack("write-flag-ignored")
 def a_readable_descriptor_in_the_receiveq(scene: Scene) -> None:
     guest = scene.boot()
     broken_by(scene, guest, guest.piece(bytes(2048)))
 
 
-@attack("write-flag-ignored")
+@ring_attack("write-flag-ignored")
 def a_readable_descriptor_behind_writable_ones_in_the_receiveq(scene: Scene) -> None:
     guest = scene.boot()
     broken_by(scene, guest, Piece(guest.put(bytes(12)), 12, writable=True), guest.piece(bytes(2048)))
 
 
-@attack("write-flag-ignored")
+@ring_attack("write-flag-ignored")
 def a_readable_descriptor_before_writable_ones_in_the_receiveq(scene: Scene) -> None:
     guest = scene.boot()
     broken_by(scene, guest, guest.piece(bytes(12)), Piece(guest.put(bytes(2048)), 2048, writable=True))
 
 
-@attack("receive-room-trusted")
+@ring_attack("receive-room-trusted")
 def receive_chains_of_every_total_from_0_to_11_bytes(scene: Scene) -> None:
     """Shorter than the header that must go into it."""
     guest = scene.boot()
@@ -120,7 +120,7 @@ def receive_chains_of_every_total_from_0_to_11_bytes(scene: Scene) -> None:
         broken_by(scene, guest, Piece(guest.put(bytes(total)), total, writable=True))
 
 
-@attack("receive-room-trusted")
+@ring_attack("receive-room-trusted")
 def a_receive_chain_with_room_for_the_header_alone(scene: Scene) -> None:
     guest = scene.boot()
     guest.send(*guest.room(12), queue=0)
@@ -129,7 +129,7 @@ def a_receive_chain_with_room_for_the_header_alone(scene: Scene) -> None:
     scene.counted({"oversize": 1})
 
 
-@attack("receive-room-trusted")
+@ring_attack("receive-room-trusted")
 def a_receive_chain_one_byte_too_short_for_the_frame(scene: Scene) -> None:
     guest = scene.boot()
     guest.send(*guest.room(12, 40, 19), queue=0)
@@ -138,7 +138,7 @@ def a_receive_chain_one_byte_too_short_for_the_frame(scene: Scene) -> None:
     scene.counted({"oversize": 1})
 
 
-@attack("odd-table")
+@ring_attack("odd-table")
 def an_indirect_table_of_17_bytes_in_the_receiveq(scene: Scene) -> None:
     guest = scene.boot()
     table = guest.receiveq.indirect([Piece(guest.put(bytes(2048)), 2048, writable=True)])
@@ -152,7 +152,7 @@ def an_indirect_table_in_an_indirect_table_in_the_receiveq(scene: Scene) -> None
     broken_by(scene, guest, guest.receiveq.indirect([inner]))
 
 
-@attack("sloppy-range")
+@ring_attack("sloppy-range")
 def a_bad_last_buffer_in_an_indirect_table_in_the_receiveq(scene: Scene) -> None:
     guest = scene.boot()
     pieces = [Piece(guest.put(bytes(2048)), 2048, writable=True), Piece(END - 1, 2, writable=True)]
@@ -167,39 +167,39 @@ def arrives(scene: Scene, guest: Attacker, frame: bytes, *pieces: Piece) -> None
     scene.arrives(guest, frame)
 
 
-@attack("receive-room-trusted")
+@ring_attack("receive-room-trusted")
 def a_receive_chain_of_single_bytes(scene: Scene) -> None:
     guest = scene.boot()
     arrives(scene, guest, scene.frame(), *guest.room(*[1] * 72))
 
 
-@attack("receive-room-trusted")
+@ring_attack("receive-room-trusted")
 def receive_chains_cut_through_the_header(scene: Scene) -> None:
     guest = scene.boot()
     for sizes in ((11, 1, 60), (1, 11, 60), (4, 0, 4, 0, 4, 60), (0, 0, 13, 59, 0), (10, 62), (11, 2, 59)):
         arrives(scene, guest, scene.frame(), *guest.room(*sizes))
 
 
-@attack("long-chain-refused")
+@ring_attack("long-chain-refused")
 def a_receive_chain_of_exactly_queue_size_descriptors(scene: Scene) -> None:
     guest = scene.boot()
     arrives(scene, guest, scene.frame(600), *guest.room(*[1] * 200, *[100] * 56))
 
 
-@attack("room-to-spare")
+@ring_attack("room-to-spare")
 def a_receive_chain_that_holds_the_frame_exactly(scene: Scene) -> None:
     guest = scene.boot()
     arrives(scene, guest, scene.frame(), *guest.room(12, 60))
 
 
-@attack("receive-room-trusted")
+@ring_attack("receive-room-trusted")
 def the_longest_frame_into_one_buffer_and_into_many(scene: Scene) -> None:
     guest = scene.boot()
     arrives(scene, guest, scene.frame(LONGEST), *guest.room(12 + LONGEST))
     arrives(scene, guest, scene.frame(LONGEST), *guest.room(*[4096] * 17))
 
 
-@attack("no-region-span")
+@ring_attack("no-region-span")
 def a_receive_buffer_over_two_adjacent_regions(scene: Scene) -> None:
     guest = scene.boot(regions=adjacent(ONE, ONE))
     for before in (1, 11, 12, 13, 40, 71):
@@ -229,7 +229,7 @@ def the_same_receive_head_twice(scene: Scene) -> None:
         scene.arrives(guest, scene.frame())
 
 
-@attack("page-aligned-offsets")
+@ring_attack("page-aligned-offsets")
 def a_receive_buffer_in_a_region_at_an_odd_offset_of_its_file(scene: Scene) -> None:
     guest = scene.boot(regions=[region(ONE, mmap_offset=0x8010)])
     arrives(scene, guest, scene.frame(), *guest.room(100))

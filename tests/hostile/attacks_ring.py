@@ -5,9 +5,9 @@ Every one ends the same way: the queue is broken (reaction B), and nothing else 
 
 from __future__ import annotations
 
-from tests.driver import DESC_F_INDIRECT, DESC_F_NEXT, DESCRIPTOR, Piece, table_of
+from tests.driver import DESC_F_INDIRECT, DESC_F_NEXT, DESCRIPTOR, Piece
 from tests.frontend import F_PROTOCOL_FEATURES, F_VERSION_1
-from tests.hostile.attack import attack
+from tests.hostile.attack import attack, ring_attack
 from tests.hostile.scene import GUEST_ADDR, Attacker, Scene, region
 
 TOP = 2**64
@@ -137,18 +137,18 @@ for words, address, length, bug in (
         guest = scene.boot()
         broken_by(scene, guest, guest.piece(guest.packet(scene.frame())), Piece(address, length))
 
-    attack(bug, name=f"a_buffer_{words}")(at_address)
-    attack(bug, name=f"a_second_buffer_{words}")(behind_a_header)
+    ring_attack(bug, name=f"a_buffer_{words}")(at_address)
+    ring_attack(bug, name=f"a_second_buffer_{words}")(behind_a_header)
 
 
-@attack("sloppy-range")
+@ring_attack("sloppy-range")
 def a_buffer_that_begins_in_memory_and_ends_in_a_hole(scene: Scene) -> None:
     first, second = region(1 << 20), region(1 << 20, GUEST_ADDR + (1 << 20) + 4096)
     guest = scene.boot(regions=[first, second])
     broken_by(scene, guest, Piece(second.guest_addr - 4096 - 36, 72))
 
 
-@attack("nowhere-is-zeros")
+@ring_attack("nowhere-is-zeros")
 def a_buffer_that_begins_and_ends_in_memory_with_a_hole_between(scene: Scene) -> None:
     first, second = region(1 << 20), region(1 << 20, GUEST_ADDR + (1 << 20) + 4096)
     guest = scene.boot(regions=[first, second])
@@ -158,13 +158,13 @@ def a_buffer_that_begins_and_ends_in_memory_with_a_hole_between(scene: Scene) ->
 # Direction
 
 
-@attack("write-flag-ignored")
+@ring_attack("write-flag-ignored")
 def a_writable_descriptor_in_the_transmitq(scene: Scene) -> None:
     guest = scene.boot()
     broken_by(scene, guest, guest.piece(guest.packet(scene.frame()), writable=True))
 
 
-@attack("write-flag-ignored")
+@ring_attack("write-flag-ignored")
 def a_writable_descriptor_behind_readable_ones_in_the_transmitq(scene: Scene) -> None:
     guest = scene.boot()
     broken_by(scene, guest, guest.piece(guest.packet(scene.frame())), guest.piece(bytes(64), writable=True))
@@ -187,46 +187,46 @@ def table_of_bytes(scene: Scene, bytes: int) -> None:
     broken_by(scene, guest, table._replace(bytes=bytes))
 
 
-@attack("odd-table")
+@ring_attack("odd-table")
 def an_indirect_table_of_no_bytes(scene: Scene) -> None:
     table_of_bytes(scene, 0)
 
 
-@attack("odd-table")
+@ring_attack("odd-table")
 def an_indirect_table_of_8_bytes(scene: Scene) -> None:
     table_of_bytes(scene, 8)
 
 
-@attack("odd-table")
+@ring_attack("odd-table")
 def an_indirect_table_of_17_bytes(scene: Scene) -> None:
     table_of_bytes(scene, 17)
 
 
-@attack("odd-table")
+@ring_attack("odd-table")
 def an_indirect_table_of_4_GiB_less_1(scene: Scene) -> None:
     table_of_bytes(scene, 0xFFFFFFFF)
 
 
-@attack("sloppy-range")
+@ring_attack("sloppy-range")
 def an_indirect_table_of_4_GiB_less_16(scene: Scene) -> None:
     table_of_bytes(scene, 0xFFFFFFF0)
 
 
-@attack("behind-is-inside")
+@ring_attack("behind-is-inside")
 def an_indirect_table_that_ends_outside_memory(scene: Scene) -> None:
     guest = scene.boot()
     pieces = guest.pieces(guest.packet(scene.frame()), [12])
     own = guest.memory.regions[0]
-    guest.memory.put_at(own, own.at(END - 16), table_of(pieces))
+    guest.memory.put_at(own, own.at(END - 16), guest.transmitq.table(pieces))
     broken_by(scene, guest, Piece(END - 16, 32, indirect=True))
 
 
-@attack("behind-is-inside")
+@ring_attack("behind-is-inside")
 def an_indirect_table_outside_memory(scene: Scene) -> None:
     guest = scene.boot()
     packet = guest.piece(guest.packet(scene.frame()))
     own = guest.memory.regions[0]
-    guest.memory.put_at(own, own.at(END), table_of([packet]))
+    guest.memory.put_at(own, own.at(END), guest.transmitq.table([packet]))
     broken_by(scene, guest, Piece(END, 16, indirect=True))
 
 
@@ -245,14 +245,14 @@ def an_indirect_table_that_refers_to_itself(scene: Scene) -> None:
     broken_by(scene, guest, Piece(addr, 16, indirect=True))
 
 
-@attack("indirect-and-next")
+@ring_attack("indirect-and-next")
 def an_indirect_descriptor_with_a_next(scene: Scene) -> None:
     guest = scene.boot()
     table = guest.transmitq.indirect([guest.piece(guest.packet(scene.frame()))])
     broken_by(scene, guest, table, guest.piece(bytes(64)))
 
 
-@attack("indirect-unasked")
+@ring_attack("indirect-unasked")
 def an_indirect_descriptor_without_the_feature(scene: Scene) -> None:
     guest = scene.boot(features=F_VERSION_1 | F_PROTOCOL_FEATURES)
     broken_by(scene, guest, guest.transmitq.indirect([guest.piece(guest.packet(scene.frame()))]))
@@ -291,7 +291,7 @@ def a_descriptor_in_an_indirect_table_that_leads_to_itself(scene: Scene) -> None
     table_with_next(scene, 1)
 
 
-@attack("sloppy-range")
+@ring_attack("sloppy-range")
 def a_buffer_outside_memory_in_an_indirect_table(scene: Scene) -> None:
     guest = scene.boot()
     pieces = [guest.piece(guest.packet(scene.frame())), Piece(END - 8, 64)]

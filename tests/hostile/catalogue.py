@@ -10,6 +10,9 @@ from tests.hostile import (
     attacks_memory,
     attacks_merge,
     attacks_message,
+    attacks_order,
+    attacks_packed,
+    attacks_packed_setup,
     attacks_receive,
     attacks_ring,
     attacks_sustained,
@@ -18,6 +21,9 @@ from tests.hostile.attack import CATALOGUE
 
 SOURCES = (
     attacks_ring,
+    attacks_packed,
+    attacks_packed_setup,
+    attacks_order,
     attacks_receive,
     attacks_frame,
     attacks_legal,
@@ -29,4 +35,15 @@ SOURCES = (
     attacks_sustained,
 )
 
-__all__ = ["CATALOGUE", "SOURCES"]
+Case = tuple[str, str]
+"""An attack and a ring format."""
+CASES = [(entry.name, ring) for entry in CATALOGUE.values() for ring in entry.rings]
+
+
+def name_of(case: Case) -> str:
+    """How a test is called."""
+    name, ring = case
+    return name if ring == "split" else f"{name}-{ring}"
+
+
+__all__ = ["CASES", "CATALOGUE", "SOURCES", "Case", "name_of"]

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tests.driver import NEAR_WRAP, Piece, Region, SplitQueue, Timeout, Used
+from tests.driver import Piece, Region, Timeout, Used
 from tests.frontend import (
     FEATURES,
     PROTOCOL_F_REPLY_ACK,
@@ -25,7 +25,8 @@ from tests.frontend import (
     wait_eventfd,
 )
 from tests.hostile.invariant import Broken
-from tests.hostile.watch import Range, WatchedMemory, used_ring
+from tests.hostile.rings import FORMATS, HostileSplit, Range
+from tests.hostile.watch import WatchedMemory
 
 if TYPE_CHECKING:
     from tests.hostile.arena import Arena
@@ -53,6 +54,15 @@ class Attacker(Guest):
         super().__init__(*args, polled=True, **options)
         self.writable: list[Range] = []
 
+    # Whichever format: what only one of them has, only attacks on that one use.
+    @property
+    def receiveq(self) -> Any:
+        return self.queues[0]
+
+    @property
+    def transmitq(self) -> Any:
+        return self.queues[1]
+
     def put(self, data: bytes) -> int:
         """Data at a new address, with secrets before and behind it."""
         addr = self.memory.take(len(data) + 32) + 16
@@ -79,16 +89,18 @@ class Attacker(Guest):
             found.append(Piece(addr, size, writable=True))
         return found
 
-    def decoy(self, queue: SplitQueue, index: int, frame: bytes) -> None:
+    def decoy(self, queue: HostileSplit, index: int, frame: bytes) -> None:
         """A perfect descriptor of a perfect frame where no descriptor is: behind the table, or before it."""
         data = self.packet(frame)
         queue.write_descriptor(index, self.put(data), len(data))
 
     def fire(self, *heads: int, queue: int = 1, index: int | None = None) -> None:
         """Offer heads, or just set the avail index."""
-        target = self.queues[queue]
-        target.place(*heads)
-        target.set_avail_index(target.avail_index + len(heads) if index is None else index)
+        target: Any = self.queues[queue]
+        if index is None:
+            target.offer(*heads)
+        else:
+            target.set_avail_index(index)
 
     def send(self, *pieces: Piece, queue: int = 1) -> int:
         """A chain of these pieces, offered. Returns its head."""
@@ -101,7 +113,8 @@ class Attacker(Guest):
     def verify(self) -> None:
         """I6: nothing was written but used rings and the buffers handed over."""
         assert isinstance(self.memory, WatchedMemory)
-        if changed := self.memory.changed([*map(used_ring, self.queues), *self.writable]):
+        rings: list[Any] = [*self.queues]
+        if changed := self.memory.changed([*self.writable, *(place for ring in rings for place in ring.writable())]):
             raise Broken("I6", "; ".join(changed))
 
     def close(self) -> None:
@@ -115,8 +128,9 @@ class Attacker(Guest):
 class Scene:
     """One run of one attack."""
 
-    def __init__(self, arena: Arena) -> None:
+    def __init__(self, arena: Arena, ring: str = "split") -> None:
         self.arena = arena
+        self.format = FORMATS[ring]
         self.victim = arena.victim
         self.patience = arena.patience
         self.random = random.Random(2)
@@ -229,6 +243,7 @@ class Scene:
 
     def frames_may_have_arrived(self) -> None:
         """Of zeros perhaps, where memory went away: what they look like is the attacker's affair."""
+        self.let_rounds_pass()
         self.victim.net.receive_all()
 
     def zeros_are_mine(self, attacker: Attacker) -> None:
@@ -236,6 +251,20 @@ class Scene:
         assert isinstance(attacker.memory, WatchedMemory)
         for own in attacker.memory.regions:
             attacker.memory.accept(own)
+
+    def let_rounds_pass(self, n: int = 3) -> None:
+        """Long enough for the worker to have seen everything that is there, however busy the machine is."""
+        start, deadline = self.arena.rounds(), time.monotonic() + self.patience
+        while self.arena.rounds() < start + n:
+            if time.monotonic() > deadline:
+                raise Broken("I9", "the poll loop stands still")
+            time.sleep(0.001)
+
+    def nothing_arrives(self, why: str) -> None:
+        """Not a frame for the victim, though the worker looked."""
+        self.let_rounds_pass()
+        if frames := self.victim.net.receive_all():
+            raise Broken("I7", f"{why}: {len(frames)} frames arrived, the first: {frames[0][:64].hex()}")
 
     def pause(self, seconds: float) -> None:
         time.sleep(seconds)
@@ -247,15 +276,18 @@ class Scene:
         features: int = FEATURES,
         protocol_features: int = PROTOCOL_FEATURES,
         queue_size: int = 256,
-        start: int = NEAR_WRAP,
+        start: int | None = None,
         blank: bool = False,
     ) -> Attacker:
         """An attacker, set up as a good guest would be. `blank`: its secrets lie outside its regions only."""
         memory = WatchedMemory(regions or [region()], "attacker", blank=blank)
         try:
             frontend = self.connect()
-            queues = [SplitQueue(memory, queue_size, start=start, spare_descriptors=4) for _ in range(2)]
+            queues: list[Any] = [self.format.queue(memory, queue_size, start) for _ in range(2)]
+            features |= self.format.features
             attacker = Attacker(frontend, memory, *queues, features=features, protocol_features=protocol_features)
+            if lacking := self.format.features & ~frontend.features:
+                raise Broken("reaction", f"features {lacking:#x} are not offered")
         except BaseException:
             memory.close()
             raise
@@ -346,7 +378,9 @@ class Scene:
     def _at_rest(self, attacker: Attacker, queue: int) -> None:
         """A broken queue takes nothing more, and does not hold up its peer."""
         target = attacker.queues[queue]
-        before = target.used_index
+        target.take_used()
+        if not target.free:
+            return
         if queue == 1:
             attacker.send(attacker.piece(attacker.packet(self.frame())))
             time.sleep(0.005)
@@ -355,12 +389,12 @@ class Scene:
             self.victim.net.send(self.frame())
             self.victim.net.wait_sent(self.patience)
             self._drops = self.arena.drops()
-        if target.used_index != before:
+        if target.take_used():
             raise Broken("B", f"queue {queue} goes on after it was broken")
 
     def dropped(self, attacker: Attacker, reason: str, *heads: int) -> None:
         """C: the chains returned in order, each counted for this reason."""
-        self._returned(attacker, heads)
+        self.returned(attacker, heads)
         self.counted({reason: len(heads)})
 
     def delivered(self, attacker: Attacker, frame: bytes, head: int) -> None:
@@ -371,7 +405,7 @@ class Scene:
             raise Broken("I7", f"{len(frame)} bytes sent, {len(got)} arrived: {got[:80].hex()}, not {frame[:80].hex()}")
         if header != bytes(10) + b"\1\0":
             raise Broken("I7", f"the frame arrived under the header {header.hex()}")
-        self._returned(attacker, [head])
+        self.returned(attacker, [head])
 
     def arrives(self, attacker: Attacker, frame: bytes, *, buffers: int = 1) -> None:
         """The other way: a frame from the victim reaches the attacker, in so many receive chains."""
@@ -381,13 +415,19 @@ class Scene:
         if attacker.net.received_header != bytes(10) + buffers.to_bytes(2, "little"):
             raise Broken("I7", f"the frame arrived under the header {attacker.net.received_header.hex()}")
 
-    def _returned(self, attacker: Attacker, heads: Sequence[int]) -> None:
+    def returned(self, attacker: Attacker, heads: Sequence[int]) -> None:
         try:
             used = attacker.transmitq.wait_used(len(heads), self.patience)
         except Timeout as error:
             raise Broken("C", f"chains were not returned: {error}") from error
         if used != [Used(head, 0) for head in heads]:
             raise Broken("C", f"chains {list(heads)} came back as {used}")
+
+    def echoed(self, attacker: Attacker, *ids: int, slots: int = 1) -> None:
+        """Chains put into a packed ring by hand came back, each under the id that it was given."""
+        for ident in ids:
+            attacker.transmitq.adopt(ident, slots)
+        self.returned(attacker, ids)
 
     def counted(self, expected: dict[str, int], *, exactly: bool = True) -> None:
         """Wait until the pair's drops since the last look are these."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.hostile.arena import Arena
-from tests.hostile.catalogue import CATALOGUE
+from tests.hostile.catalogue import CASES, CATALOGUE, Case, name_of
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
-def test_attack(name: str, arena: Arena) -> None:
-    arena.run(CATALOGUE[name])
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_attack(case: Case, arena: Arena) -> None:
+    name, ring = case
+    arena.run(CATALOGUE[name], ring)

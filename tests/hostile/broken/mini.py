@@ -27,10 +27,13 @@ from pathlib import Path
 
 from tests.hostile.broken import bugs
 from tests.hostile.broken.bugs import bug, die
-from tests.hostile.broken.ring import INDIRECT_DESC, Bad, Fault, Illegal, Queue, Region, Table
+from tests.hostile.broken.packed import FRESH, PackedRing
+from tests.hostile.broken.ring import IN_ORDER, INDIRECT_DESC, PACKED, Bad, Chain, Fault, Illegal, Queue, Region, Table
+from tests.hostile.broken.split import SplitRing
 
 MRG_RXBUF, VERSION_1, PROTOCOL = 1 << 15, 1 << 32, 1 << 30
-OFFERED = MRG_RXBUF | VERSION_1 | INDIRECT_DESC | PROTOCOL
+OFFERED = MRG_RXBUF | VERSION_1 | INDIRECT_DESC | PROTOCOL | PACKED | IN_ORDER
+FORMATS = {False: SplitRing, True: PackedRing}
 REPLY_ACK = 1 << 3
 PROTOCOL_OFFERED = 1 << 0 | REPLY_ACK | 1 << 15
 MAX_FRAME, HEADER_BYTES = 65535 + 14, 12
@@ -74,7 +77,7 @@ class Port:
     def forget(self) -> None:
         self.features = self.protocol = 0
         self.table = Table([])
-        self.queues = [Queue(self, 0), Queue(self, 1)]
+        self.queues = [Queue(self, index, FORMATS) for index in range(2)]
         self.faulted, self.hold_since = False, 0.0
 
     # The data plane, under DOOR
@@ -85,18 +88,18 @@ class Port:
         try:
             self.table.check()
             turn_ends = Queue.descriptors + (1 << 40 if bug("no-time-for-others") else TURN)
-            for _ in range(queue.available()):
-                if Queue.descriptors > turn_ends:
+            for _ in range(queue.size):
+                chain = queue.peek() if Queue.descriptors <= turn_ends else None
+                if not chain:
                     break
-                head = queue.head()
                 try:
-                    frame = self.frame(queue.chain(head))
+                    frame = self.frame(chain.pieces)
                     self.frames["rx"] += 1
                     self.peer.deliver(frame)
                 except Drop as drop:
                     self.count(str(drop))
                     if bug("drop-keeps-chain"):
-                        queue.next_avail = (queue.next_avail + 1) & 0xFFFF
+                        queue.skip(chain)
                         continue
                 except Hold:
                     now = time.monotonic()
@@ -106,8 +109,8 @@ class Port:
                     self.count("no_receive_buffers")
                 else:
                     self.hold_since = 0.0
-                queue.next_avail = (queue.next_avail + 1) & 0xFFFF
-                queue.give_back((head, 0))
+                queue.skip(chain)
+                queue.give_back((chain, 0))
                 worked = True
         except Bad as bad:
             self.broken(queue, str(bad))
@@ -142,13 +145,13 @@ class Port:
         try:
             chains = self.room_for(data, queue)
             if bug("receive-room-trusted"):
-                self.table.write(chains[0][1][0][0], data)
-                filled = [(chains[0][0], len(data))]
+                self.table.write(chains[0].pieces[0][0], data)
+                filled = [(chains[0], len(data))]
             else:
                 if not bug("merge-count-of-1"):
                     data = data[:10] + struct.pack("<H", len(chains)) + data[12:]
-                filled = [(head, self.fill(pieces, data, i)) for i, (head, pieces) in enumerate(chains)]
-            queue.next_avail = (queue.next_avail + len(filled)) & 0xFFFF
+                filled = [(chain, self.fill(chain.pieces, data, i)) for i, chain in enumerate(chains)]
+            queue.skip(*chains[: len(filled)])
             queue.give_back(*filled)
         except Bad as bad:
             self.broken(queue, str(bad))
@@ -158,20 +161,20 @@ class Port:
             raise Drop("link_down") from None
         self.frames["tx"] += 1
 
-    def room_for(self, data: bytes, queue: Queue) -> list[tuple[int, list[tuple[int, int]]]]:
-        """Receive chains that hold this frame, checked whole before any is written: heads and their buffers."""
-        chains: list[tuple[int, list[tuple[int, int]]]] = []
+    def room_for(self, data: bytes, queue: Queue) -> list[Chain]:
+        """Receive chains that hold this frame, checked whole before any is written."""
+        chains: list[Chain] = []
         room, too_many = 0, Queue.descriptors + (1 << 40 if bug("no-time-for-others") else 2 * TURN)
         while room < len(data) + bug("room-to-spare"):
-            if len(chains) == queue.available():
-                if len(chains) == queue.size:
+            chain = queue.peek(chains)
+            if not chain:
+                if sum(chain.slots if queue.packed else 1 for chain in chains) == queue.size:
                     raise Drop("oversize")
                 if chains and bug("merge-in-part"):
                     break
                 raise Hold
-            head = queue.head(len(chains))
-            chains.append((head, queue.chain(head)))
-            room += sum(n for _, n in chains[-1][1])
+            chains.append(chain)
+            room += sum(n for _, n in chain.pieces)
             if bug("receive-room-trusted"):
                 break
             if Queue.descriptors > too_many:
@@ -203,7 +206,7 @@ class Port:
         self.drops["bad_descriptor"] += 1
         self.log(f"ring {queue.index} is broken: {why}")
         if bug("bad-ring-goes-on"):
-            queue.next_avail = queue.u16(queue.avail, 2)
+            queue.ring.skip_all()
             return
         queue.broken = queue.ever_broken = True
         if queue.fds["err"] >= 0 and not bug("no-err-event"):
@@ -394,7 +397,7 @@ class Port:
                 except Illegal as error:
                     self.broken(queue, str(error))
                 if bug("table-change-forgets-rings"):
-                    queue.next_avail = queue.u16(queue.avail, 2)
+                    queue.ring.skip_all()
         for region in old.regions:
             if region not in keep and not bug("stale-memory") and not bug("fd-leak"):
                 os.close(region.fd)
@@ -431,17 +434,21 @@ class Port:
         if queue.live and not bug("change-while-running"):
             raise Illegal("the ring runs")
         queue.size = size
+        if queue.live:
+            queue.ring.size = size
 
     def set_vring_base(self, payload: bytes) -> None:
         index, base = struct.unpack("<II", payload)
         queue = self.queue(index)
         if queue.live and not bug("change-while-running"):
             raise Illegal("the ring runs")
-        if base > 0xFFFF and not bug("ring-values-unchecked"):
-            raise Illegal(f"base {base}")
-        queue.base = base & 0xFFFF
+        if base > 0xFFFF and not queue.packed:
+            if not bug("ring-values-unchecked"):
+                raise Illegal(f"base {base}")
+            base &= 0xFFFF
+        queue.base = base
         if queue.live:
-            queue.next_avail = queue.base
+            queue.ring = FORMATS[queue.packed](queue, queue.areas())
 
     def set_vring_addr(self, payload: bytes) -> None:
         index, _, desc, used, avail, _ = struct.unpack("<IIQQQQ", payload)
@@ -459,7 +466,8 @@ class Port:
         index, _ = struct.unpack("<II", payload)
         queue = self.queue(index)
         queue.stop()
-        return struct.pack("<II", index, queue.base)
+        unused = FRESH if queue.packed else 0
+        return struct.pack("<II", index, unused if queue.base is None else queue.base)
 
     def ring_fd(self, kind: str, payload: bytes) -> Queue:
         (value,) = struct.unpack("<Q", payload)

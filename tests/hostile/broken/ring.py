@@ -1,4 +1,4 @@
-"""The broken back-end's memory and rings: translation, chains, notifications. Virtio 1.2, section 2.7.
+"""The broken back-end's memory and what its queues share: translation, descriptors, notifications.
 
 Guest memory is never mapped: pread and pwrite on the regions' files cannot fault, which is the one reason why this much
 Python survives hostile guests.
@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 import signal
 import struct
-import time
-from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from tests.hostile.broken.bugs import bug, die
 
-INDIRECT_DESC = 1 << 28
+INDIRECT_DESC, PACKED, IN_ORDER = 1 << 28, 1 << 34, 1 << 35
 NEXT, WRITE, INDIRECT = 1, 2, 4
 TOP = 2**64
 DESC = struct.Struct("<QIHH")
@@ -58,6 +57,43 @@ class Region(NamedTuple):
     def write(self, at: int, data: bytes) -> None:
         self.read(at, len(data))
         os.pwrite(self.fd, data, self.offset + at)
+
+
+Area = tuple[Region, int]
+"""Where a ring lies: a region and an offset in it."""
+
+
+class Chain(NamedTuple):
+    """What a ring gives out and takes back."""
+
+    ticket: int
+    """A head, or a buffer id."""
+    pieces: list[tuple[int, int]]
+    """Its buffers, as (address, bytes)."""
+    slots: int = 1
+    """Entries of the ring that it occupies."""
+
+
+class Format(Protocol):
+    """One ring format at work, from a queue's start to its stop."""
+
+    def peek(self, ahead: Sequence[Chain]) -> Chain | None:
+        """The available chain behind those, if there is one."""
+
+    def skip(self, *chains: Chain) -> None:
+        """These were taken."""
+
+    def give_back(self, *used: tuple[Chain, int]) -> bool:
+        """Return chains, with the bytes written into each, all at once. Whether the driver wants to hear of it."""
+
+    def skip_all(self) -> None:
+        """Whatever is available now is forgotten."""
+
+    def move(self, areas: list[Area]) -> None:
+        """The same ring, in memory that was mapped anew."""
+
+    def base(self) -> int:
+        """What GET_VRING_BASE answers."""
 
 
 class Table:
@@ -113,116 +149,76 @@ class Table:
 
 
 class Queue:
-    """The device side of one split virtqueue."""
+    """The device side of one virtqueue."""
 
     descriptors = 0
     """Read so far, by all queues: what a turn is measured by."""
 
-    def __init__(self, port: HasMemory, index: int) -> None:
-        self.port, self.index = port, index
+    def __init__(self, port: HasMemory, index: int, formats: dict[bool, type[Format]]) -> None:
+        self.port, self.index, self.formats = port, index, formats
         self.fds = {"kick": -1, "call": -1, "err": -1}
-        self.size = self.base = 0
+        self.size = 0
+        self.base: int | None = None
         self.enabled = self.live = self.broken = self.ever_broken = False
-        self.last_head = -1
         self.user: tuple[int, int, int] | None = None
+        self.ring: Any = None
+
+    @property
+    def packed(self) -> bool:
+        return bool(self.port.features & PACKED)
+
+    def areas(self) -> list[Area]:
+        assert self.user is not None
+        sizes = (16 * self.size, 4, 4) if self.packed else (16 * self.size, 6 + 8 * self.size, 6 + 2 * self.size)
+        return [self.port.table.at_user(u, n) for u, n in zip(self.user, sizes, strict=True)]
 
     def translate(self) -> None:
-        assert self.user is not None
-        sizes = (16 * self.size, 6 + 8 * self.size, 6 + 2 * self.size)
-        areas = [self.port.table.at_user(u, n) for u, n in zip(self.user, sizes, strict=True)]
-        self.desc, self.used, self.avail = areas
+        self.ring.move(self.areas())
 
     def start(self) -> None:
         if self.user is None and bug("ready-too-early"):
             die("no ring addresses")
-        if not 0 < self.size <= (1024 if bug("small-queues-only") else 32768) or self.size & (self.size - 1):
+        odd = self.size & (self.size - 1) and (not self.packed or bug("power-of-two-only"))
+        if not 0 < self.size <= (1024 if bug("small-queues-only") else 32768) or odd:
             if bug("ring-values-unchecked"):
                 die("ring size")
             raise Illegal(f"ring size {self.size}")
         if self.user is None:
             raise Illegal("no ring addresses")
-        if any(u % align for u, align in zip(self.user, (16, 4, 2), strict=True)) and not bug("ring-values-unchecked"):
+        aligned = (16, 4, 4 if self.packed else 2)
+        if any(u % n for u, n in zip(self.user, aligned, strict=True)) and not bug("ring-values-unchecked"):
             raise Illegal("a ring is misaligned")
-        self.translate()
-        self.next_avail = self.next_used = self.base
-        self.last_head = -1
+        self.ring = self.formats[self.packed](self, self.areas())
         self.live, self.broken = True, self.ever_broken and bug("no-recovery")
 
-    def u16(self, area: tuple[Region, int], at: int) -> int:
-        return int.from_bytes(area[0].read(area[1] + at, 2), "little")
+    def peek(self, ahead: Sequence[Chain] = ()) -> Chain | None:
+        return self.ring.peek(ahead) if self.live and not self.broken else None
 
-    def available(self) -> int:
-        if not self.live or self.broken:
-            return 0
-        n = (self.u16(self.avail, 2) - self.next_avail) & 0xFFFF
-        if n > self.size and not bug("no-avail-jump-check"):
-            raise Bad(f"avail index is {n} ahead of {self.next_avail}: {self.u16(self.avail,2)}")
-        return n
+    def skip(self, *chains: Chain) -> None:
+        self.ring.skip(*chains)
 
-    def head(self, ahead: int = 0) -> int:
-        head = self.u16(self.avail, 4 + 2 * ((self.next_avail + ahead) % self.size))
-        if head >= self.size and not bug("no-head-check"):
-            raise Bad(f"head {head} is beyond the queue")
-        if bug("twice-is-once") and head == self.last_head:
-            raise Bad("a head twice")
-        return head
-
-    def chain(self, head: int) -> list[tuple[int, int]]:
-        """The buffers of a chain, as (address, bytes)."""
-        region, at = self.desc
-        read: Callable[[int], bytes] = lambda i: region.read(at + 16 * i, 16)  # noqa: E731
-        size, left, index, pieces, table = self.size, self.size, head, [], False
-        while True:
-            if left == (1 if bug("long-chain-refused") and not table else 0) and not bug("no-loop-bound"):
-                raise Bad("a chain is longer than its table: a loop")
-            left -= 1
-            Queue.descriptors += 1
-            addr, n, flags, following = DESC.unpack(read(index))
-            if flags & INDIRECT:
-                if (table and not bug("nested-indirect")) or (flags & NEXT and not bug("indirect-and-next")):
-                    raise Bad("an indirect descriptor out of place")
-                if not self.port.features & INDIRECT_DESC and not bug("indirect-unasked"):
-                    raise Bad("an indirect descriptor without the feature")
-                if bug("indirect-only-first") and index != head:
-                    raise Bad("an indirect descriptor behind others")
-                if bug("indirect-write-flag") and bool(flags & WRITE) != (self.index % 2 == 0):
-                    raise Bad("the wrong direction")
-                if (n % 16 or not n) and not bug("odd-table"):
-                    raise Bad(f"an indirect table of {n} bytes")
-                if (bug("table-as-long-as-queue") and n > 16 * size) or (bug("aligned-tables-only") and addr % 16):
-                    raise Bad("an unusual indirect table")
-                list(self.port.table.spans(addr, n - n % 16 if not bug("odd-table") else 0))
-                read = lambda i, addr=addr: self.port.table.read(addr + 16 * i, 16)  # type: ignore[misc]  # noqa: E731
-                size, left = n // 16, 65536 if bug("no-table-bound") else max(n // 16, 1)
-                index, table = 0, True
-                continue
-            if bool(flags & WRITE) != (self.index % 2 == 0) and not bug("write-flag-ignored"):
-                raise Bad("a descriptor of the wrong direction")
-            list(self.port.table.spans(addr, n))
-            if bug("double-fetch"):
-                time.sleep(0.001)
-                addr, n = DESC.unpack(read(index))[:2]
-                if any(at + part > r.size for r in self.port.table.regions if (at := addr - r.guest, part := n)):
-                    die("read twice")
-            pieces.append((addr, n))
-            if bug("stale-next") and following >= size:
-                raise Bad("a next beyond the queue")
-            if not flags & NEXT or (bug("empty-piece-ends") and not n):
-                return pieces
-            index = following
-            if index >= size and not bug("no-table-bound" if table else "no-next-check"):
-                raise Bad(f"next {index} leads out of its table")
-
-    def give_back(self, *used: tuple[int, int]) -> None:
-        """Return chains as (head, bytes written), with one store of the index, and tell the driver."""
-        region, at = self.used
-        for head, n in used:
-            region.write(at + 4 + 8 * (self.next_used % self.size), struct.pack("<II", head, n))
-            self.next_used = (self.next_used + 1) & 0xFFFF
-            self.last_head = head
-        region.write(at + 2, struct.pack("<H", self.next_used))
-        if self.fds["call"] >= 0 and not self.u16(self.avail, 0) & 1:
+    def give_back(self, *used: tuple[Chain, int]) -> None:
+        if self.ring.give_back(*used) and self.fds["call"] >= 0:
             self.notify("call")
+
+    def check_piece(self, addr: int, n: int, flags: int) -> None:
+        if bool(flags & WRITE) != (self.index % 2 == 0) and not bug("write-flag-ignored"):
+            raise Bad("a descriptor of the wrong direction")
+        list(self.port.table.spans(addr, n))
+
+    def check_table(self, addr: int, n: int, flags: int) -> None:
+        """An indirect descriptor, and the table that it leads to."""
+        if flags & NEXT and not bug("indirect-and-next"):
+            raise Bad("an indirect descriptor out of place")
+        if not self.port.features & INDIRECT_DESC and not bug("indirect-unasked"):
+            raise Bad("an indirect descriptor without the feature")
+        if bug("indirect-write-flag") and bool(flags & WRITE) != (self.index % 2 == 0):
+            raise Bad("the wrong direction")
+        if (n % 16 or not n) and not bug("odd-table"):
+            raise Bad(f"an indirect table of {n} bytes")
+        if (bug("table-as-long-as-queue") and n > 16 * self.size) or (bug("aligned-tables-only") and addr % 16):
+            raise Bad("an unusual indirect table")
+        list(self.port.table.spans(addr, n - n % 16 if not bug("odd-table") else 0))
 
     def notify(self, kind: str) -> None:
         """Write the call or err eventfd, whatever it really is, without waiting."""
@@ -235,5 +231,4 @@ class Queue:
 
     def stop(self) -> None:
         if self.live:
-            self.live, self.base = False, self.next_avail
-
+            self.live, self.base = False, self.ring.base()
