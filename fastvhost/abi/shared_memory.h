@@ -52,6 +52,16 @@ static inline struct vring_packed_desc read_once_packed_desc(const struct vring_
     return d;
 }
 
+/* One of an indirect table, which may stand at any address and says nothing by its flags about being available. */
+static inline struct vring_packed_desc read_once_packed_desc_anywhere(const struct vring_packed_desc *p)
+{
+    const volatile fv_anywhere_u64 *words = (const volatile fv_anywhere_u64 *)p;
+    uint64_t pair[2] = {words[0].value, words[1].value};
+    struct vring_packed_desc d;
+    memcpy(&d, pair, sizeof d);
+    return d;
+}
+
 /* A used packed descriptor: len, id and flags in one store. The ticket's upper half is not the driver's business. */
 static inline void write_packed_used(struct vring_packed_desc *p, uint32_t ticket, uint32_t bytes, uint16_t flags)
 {

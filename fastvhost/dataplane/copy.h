@@ -16,9 +16,10 @@
 #endif
 
 struct frame_copy {
-    uint8_t *to;            /* where the header goes; the payload follows it */
+    uint8_t *to;            /* where the header goes, if any; the payload follows it */
     const uint8_t *from;
     uint32_t bytes;         /* of payload */
+    uint32_t header_bytes;  /* 12 or 10; 0 for a frame's further pieces */
 };
 
 /* flags, gso_type, hdr_len, gso_size, csum_start, csum_offset: all zero; then num_buffers, where the layout has it. */
@@ -27,15 +28,15 @@ static inline uint8_t *put_plain_header(uint8_t *to, uint32_t header_bytes)
     static const uint8_t plain[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0};
     if (__builtin_expect(header_bytes == 12, 1))
         memcpy(to, plain, 12);
-    else
+    else if (header_bytes)
         memcpy(to, plain, 10);
     return to + header_bytes;
 }
 
-static void copy_frames_plain(const struct frame_copy *list, uint32_t n, uint32_t header_bytes)
+static void copy_frames_plain(const struct frame_copy *list, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++)
-        memcpy(put_plain_header(list[i].to, header_bytes), list[i].from, list[i].bytes);
+        memcpy(put_plain_header(list[i].to, list[i].header_bytes), list[i].from, list[i].bytes);
 }
 
 #if defined(__x86_64__)
@@ -44,10 +45,10 @@ static void copy_frames_plain(const struct frame_copy *list, uint32_t n, uint32_
  * Longer frames therefore start with one store that overlaps the next, and go on with aligned ones. */
 
 __attribute__((target("avx2")))
-static void copy_frames_avx2(const struct frame_copy *list, uint32_t n, uint32_t header_bytes)
+static void copy_frames_avx2(const struct frame_copy *list, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++) {
-        uint8_t *to = put_plain_header(list[i].to, header_bytes);
+        uint8_t *to = put_plain_header(list[i].to, list[i].header_bytes);
         const uint8_t *from = list[i].from;
         uint32_t bytes = list[i].bytes;
         if (bytes < 32) {
@@ -70,10 +71,10 @@ static void copy_frames_avx2(const struct frame_copy *list, uint32_t n, uint32_t
 }
 
 __attribute__((target("avx512f,avx512bw,avx512vl,bmi2")))
-static void copy_frames_avx512(const struct frame_copy *list, uint32_t n, uint32_t header_bytes)
+static void copy_frames_avx512(const struct frame_copy *list, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++) {
-        uint8_t *to = put_plain_header(list[i].to, header_bytes);
+        uint8_t *to = put_plain_header(list[i].to, list[i].header_bytes);
         const uint8_t *from = list[i].from;
         uint32_t bytes = list[i].bytes;
         if (bytes > 128) {
@@ -99,7 +100,7 @@ static void copy_frames_avx512(const struct frame_copy *list, uint32_t n, uint32
 
 #endif
 
-typedef void (*copy_frames_fn)(const struct frame_copy *, uint32_t, uint32_t);
+typedef void (*copy_frames_fn)(const struct frame_copy *, uint32_t);
 
 static copy_frames_fn copy_frames_at_level = copy_frames_plain;
 static const char *copy_level_name = "plain";
@@ -121,9 +122,9 @@ static void choose_copy_level(void)
 #endif
 }
 
-static inline void copy_frames(const struct frame_copy *list, uint32_t n, uint32_t header_bytes)
+static inline void copy_frames(const struct frame_copy *list, uint32_t n)
 {
-    copy_frames_at_level(list, n, header_bytes);
+    copy_frames_at_level(list, n);
 }
 
 #endif

@@ -26,8 +26,9 @@ cdef extern from "fastvhost/dataplane/copy.h" nogil:
         uint8_t *to
         const uint8_t *from_ "from"
         uint32_t bytes
+        uint32_t header_bytes
     void choose_copy_level()
-    void copy_frames(const frame_copy *list, uint32_t n, uint32_t header_bytes)
+    void copy_frames(const frame_copy *list, uint32_t n)
     const char *copy_level_name
 
 choose_copy_level()
@@ -40,6 +41,11 @@ cdef enum:
 def copy_level() -> str:
     """The CPU level in use for the copy: "plain", "avx2" or "avx512". FASTVHOST_CPU_LEVEL lowers it."""
     return copy_level_name.decode()
+
+
+# Copies laid out before the first one is made: room for a burst of frames in four pieces.
+cdef enum:
+    MAX_COPIES = 4 * BURST
 
 
 # A place in a chain's bytes.
@@ -88,11 +94,40 @@ cdef void strip_headers(Burst *burst, uint32_t header_bytes, Tally *tally) noexc
         chain.bytes -= header_bytes
         total += chain.bytes
         i += 1
+    # Or their headers stand whole in the first of several.
+    while i < n:
+        chain = &burst.frames[i]
+        if chain.bytes - shortest > <uint32_t>(MAX_FRAME_BYTES - ETHER_HEADER_BYTES):
+            break
+        if not strip_whole_header(chain, burst.segments, header_bytes):
+            break
+        burst.done[i] = Done(chain.ticket, 0)
+        total += chain.bytes
+        i += 1
     tally.frames += i
     tally.bytes += total
     burst.n_frames = i
     if i < n:
         strip_one_by_one(burst, i, header_bytes, tally)
+
+
+cdef inline bint strip_whole_header(Chain *chain, Segment *segments, uint32_t header_bytes) noexcept nogil:
+    """Take the header off a chain, if it stands whole in the first segment and asks for nothing."""
+    cdef Segment alone = Segment(chain.data, chain.bytes)
+    cdef Segment *first = &alone if chain.n_segments == 1 else &segments[chain.first_segment]
+    if first.bytes < header_bytes or read_once_u16_anywhere(first.data) & OFFLOAD_ASKED:
+        return False
+    chain.bytes -= header_bytes
+    if first.bytes > header_bytes:
+        first.data += header_bytes
+        first.bytes -= header_bytes
+    else:
+        first += 1
+        chain.first_segment += 1
+        chain.n_segments -= 1
+    if chain.n_segments == 1:
+        chain.data = first.data
+    return True
 
 
 cdef void strip_one_by_one(Burst *burst, uint32_t start, uint32_t header_bytes, Tally *tally) noexcept nogil:
@@ -165,28 +200,39 @@ cdef uint32_t deliver(
 
     Fewer than n: the ring has no more chains now, or broke. A frame that fits in no buffer is dropped and counted.
     """
-    cdef frame_copy copies[BURST]
+    cdef frame_copy copies[MAX_COPIES]
     cdef Pile pile
     cdef uint64_t total = 0
-    cdef uint32_t length, i = 0, fits
+    cdef uint32_t length, i = 0, fits, n_copies = 0
     cdef const Frame *frame
     cdef const Chain *room
 
     pile.n_segments = pile.used = 0
     pile.n_chains = ring.take(ring, scratch.chains, n, scratch.segments, &pile.n_segments)
     fits = min(n, pile.n_chains)
-    # Nearly always: each frame is one piece, and so is the buffer that it goes to.
+    # Nearly always, each frame is one piece, and so is the buffer that it goes to.
     while i < fits:
         frame, room = &frames[i], &scratch.chains[i]
         length = frame.bytes + header_bytes
         if length > room.bytes or frame.n_segments != 1 or room.n_segments != 1:
             break
-        copies[i] = frame_copy(room.data, frame.data, frame.bytes)
+        copies[i] = frame_copy(room.data, frame.data, frame.bytes, header_bytes)
+        scratch.done[i] = Done(room.ticket, length)
+        total += frame.bytes
+        i += 1
+    n_copies = i
+    # Or frames are in pieces and the buffers are not.
+    while i < fits:
+        frame, room = &frames[i], &scratch.chains[i]
+        length = frame.bytes + header_bytes
+        if length > room.bytes or room.n_segments != 1 or n_copies + frame.n_segments > MAX_COPIES:
+            break
+        n_copies += gather(&copies[n_copies], room.data, header_bytes, frame, segments)
         scratch.done[i] = Done(room.ticket, length)
         total += frame.bytes
         i += 1
     pile.used = i
-    copy_frames(copies, i, header_bytes)
+    copy_frames(copies, n_copies)
     tally.frames += i
     tally.bytes += total
     if i < fits:
@@ -199,6 +245,22 @@ cdef uint32_t deliver(
     if pile.used < pile.n_chains:
         ring.untake(ring, &scratch.chains[pile.used], pile.n_chains - pile.used)
     return i
+
+
+cdef inline uint32_t gather(
+    frame_copy *copies, uint8_t *to, uint32_t header_bytes, const Frame *frame, const Segment *segments
+) noexcept nogil:
+    """Lay out the copies of a frame, piece by piece, the header in front of the first. Returns how many."""
+    cdef const Segment *piece = &segments[frame.first_segment]
+    cdef uint32_t k
+    if frame.n_segments == 1:
+        copies[0] = frame_copy(to, frame.data, frame.bytes, header_bytes)
+        return 1
+    for k in range(frame.n_segments):
+        copies[k] = frame_copy(to, piece[k].data, piece[k].bytes, header_bytes)
+        to += header_bytes + piece[k].bytes
+        header_bytes = 0
+    return frame.n_segments
 
 
 # Receive chains taken for one deliver, and how many of them are filled.

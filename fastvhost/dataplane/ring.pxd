@@ -11,8 +11,8 @@ want_kicks asks the driver for available buffer notifications, or tells it that 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastvhost.abi.virtio_ring cimport virtq_desc
-from fastvhost.dataplane.frame cimport Chain, Done, Segment
-from fastvhost.dataplane.guest_memory cimport RegionTable
+from fastvhost.dataplane.frame cimport MAX_SEGMENTS, Chain, Done, Segment
+from fastvhost.dataplane.guest_memory cimport Region, RegionTable, in_region
 
 
 cdef enum RingStatus:
@@ -68,6 +68,18 @@ cdef struct Ring:
     bint used_wrap
     uint32_t hot_region        # where the last address was found
     RingStatus status          # sticky: a ring that broke its rules stays stopped until it is set up again
+
+
+cdef inline bint add_hot_segment(
+    const Region *hot, uint64_t guest_addr, uint32_t length, Segment *segments, uint32_t *n_segments
+) noexcept nogil:
+    """What add_segments does, without a call, for the usual buffer: not empty, and in the region of the one before."""
+    cdef uint8_t *data = in_region(hot, guest_addr, length)
+    if data == NULL or length == 0 or n_segments[0] == MAX_SEGMENTS:
+        return False
+    segments[n_segments[0]] = Segment(data, length)
+    n_segments[0] += 1
+    return True
 
 
 cdef int add_segments(

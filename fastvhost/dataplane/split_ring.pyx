@@ -36,6 +36,7 @@ from fastvhost.dataplane.ring cimport (
     RING_READABLE_IN_RECEIVEQ,
     RING_WRITABLE_IN_TRANSMITQ,
     Ring,
+    add_hot_segment,
     add_segments,
     check_indirect,
     finish_chain,
@@ -49,14 +50,11 @@ cdef uint32_t take(
 ) noexcept nogil:
     cdef virtq_desc *desc = <virtq_desc *>ring.descriptor_area
     cdef virtq_avail *avail = <virtq_avail *>ring.driver_area
-    cdef uint16_t size = ring.size, mask = size - 1, direction = ring.direction, first = ring.next_avail
+    cdef uint16_t size = ring.size, mask = size - 1, first = ring.next_avail
     cdef uint32_t n = <uint16_t>(load_acquire_u16(&avail.idx) - first)  # pairs with the driver's store of avail.idx
     cdef uint32_t i
     cdef uint16_t head
     cdef virtq_desc d
-    cdef Region hot
-    cdef uint8_t *data
-    cdef Chain *chain
     cdef int status
 
     if n + ring.outstanding > size:
@@ -73,36 +71,85 @@ cdef uint32_t take(
         chains[i].ticket = head
         prefetch_read(&desc[head])
 
-    i = 0
+    i = take_plain(ring, chains, n)
     while i < n:
-        # Chains of one descriptor in the region of the one before: nearly all of them are, so they have a loop of
-        # their own, without a call in it.
-        hot = ring.table.regions[ring.hot_region]
-        while i < n:
-            chain = &chains[i]
-            d = read_once_desc(&desc[chain.ticket])
-            data = in_region(&hot, d.addr, d.len)
-            if d.flags != direction or data == NULL:
-                break
-            if direction:
-                prefetch_write(data)
-                prefetch_write(data + 64)
-            else:
-                prefetch_read(data)
-                prefetch_read(data + 64)
-            chain.data = data
-            chain.bytes = d.len
-            chain.n_segments = 1
-            i += 1
-        if i < n:
-            status = walk(ring, d, chain, segments, n_segments)
+        d = read_once_desc(&desc[chains[i].ticket])
+        if not walk_hot(ring, d, &chains[i], segments, n_segments):
+            status = walk(ring, d, &chains[i], segments, n_segments)
             if status != RING_OK:
                 stop_taking(ring, status, n_segments[0])
                 n = i
-            i += 1
+                break
+        i += 1
+        i += take_plain(ring, &chains[i], n - i)
     ring.next_avail += n
     ring.outstanding += n
     return n
+
+
+cdef uint32_t take_plain(const Ring *ring, Chain *chains, uint32_t n) noexcept nogil:
+    """Take chains of one descriptor in the region of the one before: nearly all of them are.
+
+    Returns how many; the next one is something else.
+    """
+    cdef const virtq_desc *desc = <const virtq_desc *>ring.descriptor_area
+    cdef Region hot = ring.table.regions[ring.hot_region]
+    cdef uint16_t direction = ring.direction
+    cdef virtq_desc d
+    cdef uint8_t *data
+    cdef uint32_t i
+    for i in range(n):
+        d = read_once_desc(&desc[chains[i].ticket])
+        data = in_region(&hot, d.addr, d.len)
+        if d.flags != direction or data == NULL:
+            return i
+        if direction:
+            prefetch_write(data)
+            prefetch_write(data + 64)
+        else:
+            prefetch_read(data)
+            prefetch_read(data + 64)
+        chains[i].data = data
+        chains[i].bytes = d.len
+        chains[i].n_segments = 1
+    return n
+
+
+cdef bint walk_hot(
+    Ring *ring, virtq_desc d, Chain *chain, Segment *segments, uint32_t *n_segments
+) noexcept nogil:
+    """Follow one chain, or its indirect table, all of it in one region and nothing odd in it.
+
+    False: walk it the careful way, from the start; as nothing of what was read here is used then, that is no second
+    look at something already checked.
+    """
+    cdef const Region *hot = &ring.table.regions[ring.hot_region]
+    cdef const virtq_desc *table = <const virtq_desc *>ring.descriptor_area
+    cdef uint32_t first = n_segments[0], descriptors = ring.size, seen = 0
+    cdef uint64_t total = 0
+    if d.flags & VIRTQ_DESC_F_INDIRECT:
+        table = <const virtq_desc *>in_region(hot, d.addr, d.len)
+        if table == NULL or check_indirect(ring, &d, False) != RING_OK:
+            return False
+        descriptors = d.len // VIRTQ_DESC_BYTES
+        d = read_once_desc(table)
+    while True:
+        seen += 1
+        if (
+            d.flags & (VIRTQ_DESC_F_INDIRECT | VIRTQ_DESC_F_WRITE) != ring.direction
+            or not add_hot_segment(hot, d.addr, d.len, segments, n_segments)
+        ):
+            break
+        prefetch_read(segments[n_segments[0] - 1].data)
+        total += d.len
+        if not d.flags & VIRTQ_DESC_F_NEXT:
+            finish_chain(chain, segments, first, n_segments, total)
+            return True
+        if d.next >= descriptors or seen == descriptors:
+            break
+        d = read_once_desc(&table[d.next])
+    n_segments[0] = first
+    return False
 
 
 cdef int walk(Ring *ring, virtq_desc d, Chain *chain, Segment *segments, uint32_t *n_segments) noexcept nogil:

@@ -20,8 +20,9 @@ cdef extern from "fastvhost/dataplane/copy.h" nogil:
         uint8_t *to
         const uint8_t *from_ "from"
         uint32_t bytes
+        uint32_t header_bytes
     void choose_copy_level()
-    void copy_frames(const frame_copy *list, uint32_t n, uint32_t header_bytes)
+    void copy_frames(const frame_copy *list, uint32_t n)
 
 choose_copy_level()
 HEADER_BYTES = 12
@@ -96,10 +97,10 @@ def copy_bursts(uint32_t n_bytes, int turns):
         raise MemoryError
     memset(memory, 1, 2 * BURST * stride)
     for i in range(BURST):
-        list[i] = frame_copy(memory + i * stride, memory + (BURST + i) * stride + 12, n_bytes)
+        list[i] = frame_copy(memory + i * stride, memory + (BURST + i) * stride + 12, n_bytes, 12)
     with nogil:
         for _turn in range(turns):
-            copy_frames(list, BURST, 12)
+            copy_frames(list, BURST)
     free(memory)
 
 
