@@ -12,15 +12,22 @@ from typing import TYPE_CHECKING
 from fastvhost._version import __version__
 
 if TYPE_CHECKING:
+    from fastvhost.control.attachment import Attachment, attach
     from fastvhost.dataplane.door import Door
     from fastvhost.dataplane.guest_memory import GuestMemory, Mapping, MemoryRefusedError
     from fastvhost.dataplane.port import Counters, NullPort, Port
+    from fastvhost.dataplane.ports.endpoint import Burst, Endpoint, EndpointClosedError
     from fastvhost.dataplane.virtio_port import RingRefusedError, VirtioPort
     from fastvhost.dataplane.wire import Wire
     from fastvhost.dataplane.worker import Worker
     from fastvhost.vhostuser.service import VhostUserService
 
 _HOMES = {
+    "Attachment": "control.attachment",
+    "attach": "control.attachment",
+    "Burst": "dataplane.ports.endpoint",
+    "Endpoint": "dataplane.ports.endpoint",
+    "EndpointClosedError": "dataplane.ports.endpoint",
     "GuestMemory": "dataplane.guest_memory",
     "Mapping": "dataplane.guest_memory",
     "MemoryRefusedError": "dataplane.guest_memory",
@@ -36,8 +43,12 @@ _HOMES = {
 }
 
 __all__ = [
+    "Attachment",
+    "Burst",
     "Counters",
     "Door",
+    "Endpoint",
+    "EndpointClosedError",
     "GuestMemory",
     "Mapping",
     "MemoryRefusedError",
@@ -49,6 +60,7 @@ __all__ = [
     "Wire",
     "Worker",
     "__version__",
+    "attach",
     "build_info",
     "get_include",
 ]

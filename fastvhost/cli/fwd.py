@@ -35,8 +35,8 @@ OPTIONS = (
     ("config", "FILE.toml", "read options from a file"),
 )
 PORT_HELP = """KIND:VALUE[,key=value...], or a path that ends in .sock: vhost-user:PATH[,mode=server|client][,queues=N]
-tap:NAME[,queues=N][,mtu=N][,persist=yes][,owner=USER] or null:, every kind with name=NAME. The order of --port is the
-port number"""
+tap:NAME[,queues=N][,mtu=N][,persist=yes][,owner=USER], pcap:IFACE or null:, every kind with name=NAME. The order of
+--port is the port number"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -49,12 +49,20 @@ def user_id(where: str, user: str) -> int:
         raise UsageError(f"{where}: owner={user}: there is no such user; give a name or a number") from None
 
 
-CHECKS: Mapping[str, Check] = {"tap": _check_tap}
+def _check_interface(where: str, name: str, _options: Options) -> None:
+    _interface(where, name)
+
+
+CHECKS: Mapping[str, Check] = {"tap": _check_tap, "pcap": _check_interface}
 """By kind: raises UsageError where value or keys make no sense."""
 
 
 def make_port(spec: PortSpec, door: Any) -> AnyPort:
     """The data plane's half of a port."""
+    if spec.kind == "pcap":
+        from fastvhost.dataplane.ports.pcap import PcapPort
+
+        return PcapPort(spec.name, door)
     from fastvhost.dataplane.ports.tap import TapPort
 
     return TapPort(spec.name, door, spec.queues)
@@ -62,6 +70,14 @@ def make_port(spec: PortSpec, door: Any) -> AnyPort:
 
 def make_service(spec: PortSpec, port: Any) -> Service:
     """The control side of a port."""
+    if spec.kind == "pcap":
+        from fastvhost.hostside.pcap import PcapService
+
+        return PcapService(port, spec.interface)
+    return _tap_service(spec, port)
+
+
+def _tap_service(spec: PortSpec, port: Any) -> Service:
     from fastvhost.hostside.tap import TapService
 
     owner = spec.option("owner")

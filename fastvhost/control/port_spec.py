@@ -20,9 +20,10 @@ KIND_KEYS: Mapping[str, frozenset[str]] = {
     "vhost-user": frozenset({"mode", "queues"}),
     "cuse": frozenset({"queues"}),
     "tap": frozenset({"queues", "persist", "mtu", "owner"}),
+    "pcap": frozenset(),
     "null": frozenset(),
 }
-LATER_KINDS = ("pcap", "packet")
+LATER_KINDS = ("packet",)
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 DEVICE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,62}")
 

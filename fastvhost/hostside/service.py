@@ -121,8 +121,11 @@ class InterfaceService:
         for what, number in self._port.events():
             if what == "first_frame":
                 self._write(logging.INFO, f"first packet from {self._name}")
-            elif seen is not None and seen.up:
+            elif seen is not None and seen.up and self._attached is not None:
                 self._write(logging.WARNING, f"{self._name}: {os.strerror(number)} while frames were moved")
+                if not self.attaches_down:
+                    # It went down and came back faster than we looked; what was open then may be of no use.
+                    self._lose()
         if self._attached is not None:
             self._count_drops(now)
             if seen is None or seen.index != self._attached.index:

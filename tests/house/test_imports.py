@@ -29,7 +29,7 @@ ALLOWED = {
             *("memory", "message", "narrative", "port_face", "rings"),
         )
     ),
-    "fastvhost.hostside": ("fastvhost.vhostuser.logbook", "fastvhost.vhostuser.narrative"),
+    "fastvhost.hostside": ("fastvhost.vhostuser.logbook", "fastvhost.vhostuser.narrative", "fastvhost.dataplane.ports"),
     "fastvhost.dataplane": ("fastvhost.abi",),
     "fastvhost.driver": ("fastvhost.abi", "fastvhost.vhostuser.message"),
     "fastvhost.abi": (),

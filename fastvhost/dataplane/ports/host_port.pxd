@@ -26,6 +26,7 @@ cdef enum:
 cdef struct HostQueue:
     # set through the door
     int fd                   # -1: detached
+    void *handle             # what else the kind needs to read and write
     # scratch of the worker that reads
     uint8_t *arena
     # scratch of the worker that writes

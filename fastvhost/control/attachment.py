@@ -1,0 +1,94 @@
+"""A program at one end, any kind of port at the other, a worker between them: what `fastvhost.attach` gives."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self
+
+from fastvhost.control import port_spec, preflight
+from fastvhost.control.config import FwdConfig
+from fastvhost.control.host import CorePlan
+from fastvhost.control.parts import AnyPort, real_parts
+from fastvhost.control.port_spec import PortSpec
+from fastvhost.control.stats import Snapshot, snapshot
+from fastvhost.control.switch import Switch
+
+if TYPE_CHECKING:
+    from fastvhost.dataplane.ports.endpoint import Endpoint
+
+PROGRAM = "program"
+STOP_SECONDS = 2.0
+
+
+class Attachment:
+    """A port of any kind, attached to this program: frames come and go through `endpoint` inside the `with` block.
+
+    spec: what `fwd --port` takes, such as "vhost-user:a.sock", "pcap:tap0" or "tap:tap0".
+    core: pin the worker to this CPU; None leaves it where it may run.
+    idle: what the worker does without frames: "adaptive" (naps, then sleeps), "poll" (never sleeps) or "interrupt".
+    slots, slot_bytes: the endpoint's buffers, see Endpoint.
+
+    Raises UsageError for a spec that makes no sense, RuntimeFailure where the port cannot be opened; both say in one
+    line what is wrong and what helps.
+    """
+
+    def __init__(
+        self,
+        spec: str,
+        *,
+        core: int | None = None,
+        idle: str = "adaptive",
+        slots: int = 1024,
+        slot_bytes: int = 9216,
+    ) -> None:
+        from fastvhost.dataplane.ports.endpoint import Endpoint
+
+        self.spec = port_spec.parse(spec)
+        program = PortSpec(PROGRAM if self.spec.name != PROGRAM else f"{PROGRAM}-2", "endpoint")
+        config = FwdConfig((self.spec, program), ((self.spec.name, program.name),), idle=idle)
+        preflight.check(config)
+        allowed = frozenset(os.sched_getaffinity(0))
+        real = real_parts()
+        made: list[Endpoint] = []
+
+        def port(one: PortSpec, door: Any) -> AnyPort:
+            if one is not program:
+                return real.port(one, door)
+            made.append(Endpoint(one.name, door, slots=slots, slot_bytes=slot_bytes))
+            return made[0]
+
+        def service(one: PortSpec, its: Any, group: str | None) -> Any:
+            return None if one is program else real.service(one, its, group)
+
+        self._switch = Switch(config, CorePlan((core,), allowed, allowed), replace(real, port=port, service=service))
+        self.endpoint = made[0]
+
+    def __enter__(self) -> Self:
+        """Open the port and start the worker."""
+        self._switch.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Stop the worker, close the port. The endpoint raises EndpointClosedError from then on."""
+        self.endpoint.end()
+        if self._switch.stop(STOP_SECONDS):
+            self._switch.close()
+
+    @property
+    def link_up(self) -> bool:
+        """Whether the other end takes frames now."""
+        return self._switch.ports[0].port.link_up
+
+    def stats(self) -> Snapshot:
+        """Counters of both ports and the worker, as `fastvhost stats --json` prints them."""
+        return snapshot(self._switch)
+
+    def describe(self) -> dict[str, Any]:
+        """The other end, as `fastvhost show --json` prints it."""
+        return self._switch.describe(self.spec.name)[0]
+
+
+def attach(spec: str, **options: Any) -> Attachment:
+    """`with fastvhost.attach("pcap:tap0") as port: port.endpoint.recv()`. Options: see Attachment."""
+    return Attachment(spec, **options)

@@ -1,0 +1,217 @@
+"""An interface of this host through libpcap: the deck's paths 1 to 3. pcap(3PCAP).
+
+Immediate mode, because libpcap otherwise waits for a buffer to fill; direction in, because it would otherwise show what
+was injected; 64 frames a dispatch. libpcap lends a frame only until the callback returns, so it is read into the port's
+own room there.
+"""
+
+from libc.errno cimport EAGAIN, EFAULT, EMSGSIZE, ENETDOWN, ENOBUFS, errno
+from libc.stdint cimport uint32_t
+from libc.string cimport memcpy
+
+from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES
+from fastvhost.dataplane.door cimport Door
+from fastvhost.dataplane.drop_reason cimport LINK_DOWN, OVERSIZE, RUNT
+from fastvhost.dataplane.frame cimport BURST, Burst, Frame, Segment
+from fastvhost.dataplane.port cimport PortFace
+from fastvhost.dataplane.ports.host_port cimport (
+    ARENA_BYTES,
+    FRAME_ROOM,
+    HostPort,
+    HostQueue,
+    HostSide,
+    add_frame,
+    report_error,
+    report_first_frame,
+    to_bounce,
+)
+from fastvhost.dataplane.ports.pcap_library cimport (
+    DLT_EN10MB,
+    PCAP_D_IN,
+    PCAP_ERRBUF_SIZE,
+    PCAP_ERROR_IFACE_NOT_UP,
+    PCAP_ERROR_NO_SUCH_DEVICE,
+    PCAP_ERROR_PERM_DENIED,
+    PCAP_ERROR_PROMISC_PERM_DENIED,
+    load_pcap_library,
+    pcap_library,
+    pcap_pkthdr,
+    pcap_stat,
+    pcap_t,
+)
+from fastvhost.dataplane.tally cimport Tally
+
+
+class PcapError(Exception):
+    """libpcap does not do it. reason: what kind of fault it is."""
+
+    def __init__(self, text, reason) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+def pcap_version() -> str:
+    problem = load_pcap_library()
+    if problem != NULL:
+        raise PcapError(problem.decode(), "library")
+    return pcap_library.lib_version().decode()
+
+
+_REASONS = {
+    PCAP_ERROR_PERM_DENIED: "permission",
+    PCAP_ERROR_PROMISC_PERM_DENIED: "permission",
+    PCAP_ERROR_NO_SUCH_DEVICE: "missing",
+    PCAP_ERROR_IFACE_NOT_UP: "down",
+}
+
+
+cdef class Capture:
+    """An interface opened with libpcap: immediate, direction in, non-blocking, promiscuous."""
+
+    cdef pcap_t *handle
+    cdef int fd
+
+    def __init__(self, str interface, int buffer_bytes=32 << 20) -> None:
+        cdef char errbuf[PCAP_ERRBUF_SIZE]
+        cdef const char *problem = load_pcap_library()
+        cdef int status
+        if problem != NULL:
+            raise PcapError(problem.decode(), "library")
+        if self.handle != NULL:
+            raise ValueError(f"{interface}: a capture is opened once")
+        errbuf[0] = 0
+        name = interface.encode()
+        self.handle = pcap_library.create(name, errbuf)
+        if self.handle == NULL:
+            raise PcapError(f"libpcap: {errbuf.decode(errors='replace')}", "other")
+        pcap_library.set_snaplen(self.handle, FRAME_ROOM)
+        pcap_library.set_promisc(self.handle, 1)
+        pcap_library.set_immediate_mode(self.handle, 1)
+        pcap_library.set_buffer_size(self.handle, buffer_bytes)
+        with nogil:
+            status = pcap_library.activate(self.handle)
+        if status < 0:
+            said = (<bytes>pcap_library.geterr(self.handle) or <bytes>pcap_library.statustostr(status)).decode()
+            self.fail(said, _REASONS.get(status, "other"))
+        if pcap_library.datalink(self.handle) != DLT_EN10MB:
+            self.fail("it carries no Ethernet frames; choose another interface", "other")
+        if pcap_library.setnonblock(self.handle, 1, errbuf) or pcap_library.setdirection(self.handle, PCAP_D_IN):
+            self.fail(pcap_library.geterr(self.handle).decode(errors="replace"), "other")
+        self.fd = pcap_library.get_selectable_fd(self.handle)
+        if self.fd < 0:
+            self.fail("it cannot be waited for; choose another interface", "other")
+
+    cdef int fail(self, str text, str reason) except -1:
+        self.close()
+        raise PcapError(text, reason)
+
+    def dropped(self) -> int:
+        cdef pcap_stat figures
+        if self.handle == NULL or pcap_library.stats(self.handle, &figures):
+            return 0
+        return figures.ps_drop
+
+    def close(self) -> None:
+        if self.handle != NULL:
+            pcap_library.close(self.handle)
+            self.handle = NULL
+
+    def __dealloc__(self) -> None:
+        if self.handle != NULL:
+            pcap_library.close(self.handle)
+
+
+# The port's end of one dispatch.
+cdef struct Catch:
+    pcap_t *handle
+    HostQueue *queue
+    Burst *burst
+    Tally *tally
+    uint32_t n
+    uint32_t at
+
+
+cdef void take_frame(unsigned char *user, const pcap_pkthdr *header, const unsigned char *data) noexcept nogil:
+    """libpcap's callback: one frame, lent until this returns."""
+    cdef Catch *catch = <Catch *>user
+    cdef uint32_t bytes = header.caplen
+    if bytes != header.len or bytes > FRAME_ROOM:
+        catch.tally.dropped[<int>OVERSIZE] += 1
+        return
+    if bytes < ETHER_HEADER_BYTES:
+        catch.tally.dropped[<int>RUNT] += 1
+        return
+    memcpy(catch.queue.arena + catch.at, data, bytes)
+    add_frame(catch.burst, catch.n, catch.queue.arena + catch.at, bytes)
+    catch.tally.bytes += bytes
+    catch.at += (bytes + 63) & ~63
+    catch.n += 1
+    if catch.at > ARENA_BYTES - FRAME_ROOM:
+        pcap_library.breakloop(catch.handle)
+
+
+cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcept nogil:
+    cdef HostSide *side = <HostSide *>port.kind
+    cdef HostQueue *queue = &side.queues[pair]
+    cdef Catch catch = Catch(<pcap_t *>queue.handle, queue, burst, &port.rx[pair], 0, 0)
+    if queue.fd < 0:
+        return 0
+    if pcap_library.dispatch(catch.handle, BURST, take_frame, <unsigned char *>&catch) == -1:
+        report_error(side, ENETDOWN)
+    if catch.n:
+        port.rx[pair].frames += catch.n
+        if not side.seen_frame:
+            report_first_frame(side)
+    burst.n_frames = burst.n_chains = catch.n
+    return catch.n
+
+
+cdef uint32_t deliver_burst(
+    PortFace *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
+) noexcept nogil:
+    cdef HostSide *side = <HostSide *>port.kind
+    cdef HostQueue *queue = &side.queues[pair]
+    cdef Tally *tally = &port.tx[pair]
+    cdef uint32_t i
+    cdef int sent
+    cdef const void *data
+    if queue.fd < 0 or not side.link_up:
+        tally.dropped[<int>LINK_DOWN] += n
+        return n
+    for i in range(n):
+        data = frames[i].data
+        if frames[i].n_segments != 1:
+            to_bounce(queue, &frames[i], segments)
+            data = queue.bounce
+        sent = pcap_library.inject(<pcap_t *>queue.handle, data, frames[i].bytes)
+        if sent < 0 and errno == EFAULT:
+            to_bounce(queue, &frames[i], segments)
+            sent = pcap_library.inject(<pcap_t *>queue.handle, queue.bounce, frames[i].bytes)
+        if sent >= 0:
+            tally.frames += 1
+            tally.bytes += frames[i].bytes
+        elif errno == EAGAIN or errno == ENOBUFS:
+            return i
+        elif errno == EMSGSIZE:
+            tally.dropped[<int>OVERSIZE] += 1
+        else:
+            report_error(side, errno)
+            tally.dropped[<int>LINK_DOWN] += 1
+    return n
+
+
+cdef class PcapPort(HostPort):
+    """Reads and injects with libpcap: 64 frames a dispatch, one inject a frame."""
+
+    def __init__(self, str name, Door door not None) -> None:
+        self.make(name, "pcap", door, 1)
+        self.face.receive_burst = receive_burst
+        self.face.deliver_burst = deliver_burst
+
+    def attach(self, Capture capture not None) -> None:
+        if capture.handle == NULL:
+            raise ValueError(f"port {self.name}: the capture is closed")
+        self.door.close()
+        self.side.queues[0].handle = capture.handle
+        self.side.queues[0].fd = capture.fd
+        self.door.open()

@@ -1,0 +1,27 @@
+"""A QEMU guest that knows nothing of fastvhost: an emulated network card on a tap interface of a namespace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.integration.agent import ObedientGuest, serial_options
+from tests.integration.cores import on_guest_cores
+from tests.integration.namespace import Namespace
+from tests.integration.qemu import guest_image
+
+
+class TapGuest(ObedientGuest):
+    """model: QEMU's network card, such as "e1000" or "virtio-net-pci". The tap is made before, and outlives it."""
+
+    def __init__(self, name: str, directory: Path, space: Namespace, tap: str, model: str, number: int = 1) -> None:
+        self.address = f"10.0.0.{number}"
+        kernel, initramfs = guest_image()
+        command = on_guest_cores(
+            "qemu-system-x86_64", "-nodefaults", "-display", "none", "-accel", "tcg", "-cpu", "max", "-m", "192M",
+            "-machine", "q35", "-kernel", kernel, "-initrd", initramfs,
+            "-append", f"console=ttyS0 quiet swiotlb=noforce guest_address={self.address}/24 guest_mtu=1500",
+            *serial_options(directory, name),
+            "-netdev", f"tap,id=n0,ifname={tap},script=no,downscript=no,vhost=off",
+            "-device", f"{model},netdev=n0,mac=52:54:00:00:00:{number:02x}",
+        )  # fmt: skip
+        super().__init__(name, [*space.prefix, *command], directory)
