@@ -22,8 +22,9 @@ STOP_SECONDS = 10.0
 PEER_MIB = 256
 OVS_SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 OVS_SWITCH = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk"
-PROBE = ROOT.parent / "shared" / "instruments" / "probe.c"
+INSTRUMENTS = ROOT.parent / "shared" / "instruments"
 IDLE_WORDS = ("poll", "adaptive", "interrupt")
+VGEN_WORD = "vgen"
 
 
 class BackEndError(Exception):
@@ -59,7 +60,7 @@ class BackEnd:
     @property
     def guest_options(self) -> list[str]:
         """More for the load of this back-end alone: fastvhost@packed+in-order."""
-        return [f"--{word}" for word in self.words if word not in IDLE_WORDS]
+        return [f"--{word}" for word in self.words if word not in (*IDLE_WORDS, VGEN_WORD)]
 
     @property
     def pids(self) -> list[int]:
@@ -123,14 +124,19 @@ class Probe(BackEnd):
     """The unchecked loop: compiled from the C file that follows a colon in the name, or from where it usually lies."""
 
     def start(self) -> None:
-        source, program = Path(self.path or PROBE), self.directory / "probe"
-        try:
-            subprocess.run(["gcc", "-O3", "-march=native", "-w", source, "-o", program, "-lpthread"], check=True)
-        except (OSError, subprocess.SubprocessError) as error:
-            raise BackEndError(f"{self.name}: {source} does not compile ({error}); say probe:FILE.c") from error
+        program = compiled(Path(self.path or INSTRUMENTS / "probe.c"), self.directory / "probe")
         # It pins itself to CPU 0; forever: else it ends after a while.
-        self.run(str(program), self.a, self.b, "forever")
+        self.run(program, self.a, self.b, "forever")
         self.wait_for(self.a, self.b)
+
+
+def compiled(source: Path, program: Path) -> str:
+    """A C file of the instruments as a program for this machine."""
+    try:
+        subprocess.run(["gcc", "-O3", "-march=native", "-w", source, "-o", program, "-lpthread"], check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise BackEndError(f"{source} does not compile ({error}); it is looked for beside this tree") from error
+    return str(program)
 
 
 class Testpmd(BackEnd):

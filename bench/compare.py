@@ -25,10 +25,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.backends import KINDS, BackEnd, BackEndError, kind_of
+from bench.backends import KINDS, VGEN_WORD, BackEnd, BackEndError, kind_of
 from bench.record import write
 from bench.setups import SETUPS, Case, Setup, cases
-from bench.turns import Pair, paired_ratios, summary
+from bench.turns import Pair, VgenPair, paired_ratios, summary
 from bench.virtio_user import VirtioUserPair
 
 HUGEPAGES = 640    # of 2 MiB: 256 MiB for each peer, and the guests' memory
@@ -118,9 +118,15 @@ def compare(o: argparse.Namespace, setup: Setup, case: Case, huge: Path | None, 
         "guests": ("virtio-user " if setup.virtio_user else "") + case.guests,
         "rounds": o.rounds,
         "figures": {name: rounded(summary([t for t in turns[name] if t])) for name in names},
-        "ratios": {f"{names[0]}/{n}": rounded(paired_ratios(turns[names[0]], turns[n])) for n in names[1:]},
+        "ratios": {f"{a}/{b}": rounded(paired_ratios(turns[a], turns[b])) for a, b in compared(names)},
         "faults": {pair.back_end.name: faults(pair) for pair in pairs},
     }
+
+
+def compared(names: list[str]) -> list[tuple[str, str]]:
+    """The first with every other one, and each with the variants of itself."""
+    pairs = [(names[0], name) for name in names[1:]]
+    return pairs + [(a, b) for a in names[1:] for b in names[1:] if b.partition("@")[0] == a != b]
 
 
 def start(
@@ -136,7 +142,8 @@ def start(
         pair = VirtioUserPair(back_end, case.size, case.guests, guest_core)
     else:
         load = ["--size", case.size, "--core", str(guest_core), *case.guests.split(), *back_end.guest_options]
-        pair = Pair(back_end, [*load, *(["--latency"] if setup.latency else [])])
+        kind = VgenPair if VGEN_WORD in back_end.words else Pair
+        pair = kind(back_end, [*load, *(["--latency"] if setup.latency else [])])
     closing.callback(pair.finish)
     return pair
 
@@ -152,8 +159,8 @@ def figure(windows: list[dict[str, float]], latency: bool) -> float | None:
 
 def faults(pair: Pair | VirtioUserPair) -> dict[str, float]:
     """What was wrong with the frames over the whole run. Lost ones are the full ring of a back-end that drops."""
-    if isinstance(pair, VirtioUserPair):
-        return {}    # its frames have no numbers
+    if isinstance(pair, VirtioUserPair | VgenPair):
+        return {}    # nobody looked
     ways = [pair.final.get(way, {}) for way in ("a_to_b", "b_to_a")]
     total = {key: sum(way.get(key, 0) for way in ways) for key in (*BROKEN, "lost")}
     sent = sum(way.get("sent_frames", 0) for way in ways)

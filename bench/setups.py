@@ -62,6 +62,10 @@ SETUPS = {
             Case("imix"),
         ),
     ),
+    "load": Setup(
+        "Are the built-in guests as hard a load as vgen, a minimal one in C?",
+        "probe,probe@vgen,fastvhost,fastvhost@vgen", cases((64, 1518)),
+    ),
     "latency": Setup(
         "One frame in flight, one way.",
         "fastvhost,testpmd,probe", cases((64, 1518)), latency=True,

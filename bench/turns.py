@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from bench.backends import ROOT, BackEnd, BackEndError
+from bench.backends import INSTRUMENTS, ROOT, BackEnd, BackEndError, compiled
 
 SETTLE_SECONDS = 0.1
 CONNECT_SECONDS = 40.0
@@ -33,19 +33,27 @@ class Pair:
         self.final: dict[str, Any] = {}
         self.progress = threading.Event()
         self._running = True
-        command = [sys.executable, "-m", "bench.guest_load", back_end.a, back_end.b, *guest_arguments]
         self._guests = subprocess.Popen(
-            [*command, *(["--listen"] if back_end.guests_listen else [])],
+            self._command(guest_arguments),
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=back_end._log, text=True,
             start_new_session=True,
         )  # fmt: skip
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
+    def _command(self, arguments: Sequence[str]) -> list[str]:
+        command = [sys.executable, "-m", "bench.guest_load", self.back_end.a, self.back_end.b, *arguments]
+        return [*command, *(["--listen"] if self.back_end.guests_listen else [])]
+
+    @staticmethod
+    def _understand(line: str) -> dict[str, Any]:
+        said: dict[str, Any] = json.loads(line)
+        return said
+
     def _read(self) -> None:
         assert self._guests.stdout is not None
         for line in self._guests.stdout:
-            said = json.loads(line)
+            said = self._understand(line)
             if "t" in said:
                 self.windows.append(said)
                 self.progress.set()
@@ -98,6 +106,25 @@ class Pair:
             self._guests.kill()
             self._guests.wait()
         self._reader.join(5)
+
+
+class VgenPair(Pair):
+    """A back-end under vgen, a load in C for split rings that the built-in guests are measured against."""
+
+    def _command(self, arguments: Sequence[str]) -> list[str]:
+        program = compiled(INSTRUMENTS / "vgen.c", self.back_end.directory / "vgen")
+        size, core = (arguments[arguments.index(option) + 1] for option in ("--size", "--core"))
+        # -T: it writes and looks at the first bytes of every frame, as the built-in guests do.
+        return [program, "-T", "-i", "50", "-s", size, "-c", core, self.back_end.a, self.back_end.b]
+
+    @staticmethod
+    def _understand(line: str) -> dict[str, Any]:
+        said = {key: float(value) for key, value in (word.split("=") for word in line.split())}
+        return {"t": said["t"], "d": said["d"], "frames": said["rx"]}
+
+    def finish(self) -> None:
+        self._guests.kill()
+        super().finish()
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
