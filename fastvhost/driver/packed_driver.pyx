@@ -17,7 +17,8 @@ from fastvhost.abi.virtio_ring cimport (
     VIRTQ_DESC_BYTES, VIRTQ_DESC_F_INDIRECT, VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE, virtq_desc,
 )
 from fastvhost.driver.queue cimport (
-    Completion, DriverQueue, PackedTemplate, Piece, QueueFormat, kick, know_batch, take_known, untake_known,
+    Completion, DriverQueue, PackedTemplate, Piece, QueueFormat, kick, know_batch, take_known,
+    take_next, untake_known,
 )
 
 cdef enum:
@@ -114,26 +115,36 @@ cdef uint32_t take_in_order(DriverQueue *queue, Completion *done, uint32_t limit
     cdef pvirtq_desc *desc = <pvirtq_desc *>queue.descriptor_area
     cdef uint32_t at = queue.next_used
     cdef uint32_t size = queue.size
+    cdef uint32_t chain_length = queue.chain_length
     cdef uint16_t used = BOTH_FLAGS if queue.used_wrap else 0
-    cdef uint32_t n
-    if queue.broken:
-        return 0
+    cdef uint32_t n = take_known(queue, done, limit)
+    cdef uint32_t batch = 1
+    cdef uint32_t i
+    if queue.broken or n == limit:
+        return n
+    limit = min(limit, n + queue.n_given)
+    if n == limit or (load_u16(&desc[at].flags) & BOTH_FLAGS) != used:
+        return n
+    for i in range(limit * chain_length // DESCRIPTORS_PER_LINE):    # as above
+        prefetch_write(&desc[at + i * DESCRIPTORS_PER_LINE])
     # Pairs with the device's store of these flags, its last one to a used descriptor.
-    while (
-        queue.n_known < limit and queue.n_known < queue.n_given
-        and (load_acquire_u16(&desc[at].flags) & BOTH_FLAGS) == used
-    ):
-        n = know_batch(queue, desc[at].id, desc[at].len, <uint32_t>(queue.n_given - queue.n_known))
-        if n == 0:
-            queue.broken = 1
-            return 0
-        at += n * queue.chain_length
+    while n < limit and batch == 1 and (load_acquire_u16(&desc[at].flags) & BOTH_FLAGS) == used:
+        if desc[at].id == queue.next_slot:
+            take_next(queue, &done[n], desc[at].len)
+            n += 1
+        else:
+            batch = know_batch(queue, desc[at].id, desc[at].len, queue.n_given)
+            n += take_known(queue, done + n, limit - n)
+        at += batch * chain_length
         if at >= size:
             at -= size
             used ^= BOTH_FLAGS
+    if batch == 0:
+        queue.broken = 1
+        return 0
     queue.next_used = <uint16_t>at
     queue.used_wrap = used != 0
-    return take_known(queue, done, limit)
+    return n
 
 
 cdef void untake(DriverQueue *queue, uint32_t n) noexcept nogil:
@@ -146,20 +157,69 @@ cdef void untake(DriverQueue *queue, uint32_t n) noexcept nogil:
 
 
 cdef void give(DriverQueue *queue, const Completion *slots, uint32_t n) noexcept nogil:
-    cdef pvirtq_desc *desc = <pvirtq_desc *>queue.descriptor_area
-    cdef pvirtq_desc *first = &desc[queue.next_avail]
-    cdef const PackedTemplate *template
-    cdef uint32_t at = queue.next_avail
-    cdef uint32_t size = queue.size
-    cdef uint32_t chain_length = queue.chain_length
-    cdef uint64_t available = <uint64_t>(VIRTQ_DESC_F_AVAIL if queue.avail_wrap else VIRTQ_DESC_F_USED) << FLAGS_SHIFT
-    cdef uint64_t first_word = 0
-    cdef uint32_t i, k
+    cdef pvirtq_desc *first = &(<pvirtq_desc *>queue.descriptor_area)[queue.next_avail]
+    cdef uint64_t first_word
     if n == 0:
         return
+    first_word = give_singles(queue, slots, n) if queue.chain_length == 1 else give_chains(queue, slots, n)
+    first.len = <uint32_t>first_word
+    first.id = <uint16_t>(first_word >> ID_SHIFT)
+    # Pairs with the device's load of these flags: behind them it finds the whole burst.
+    store_release_u16(&first.flags, <uint16_t>(first_word >> FLAGS_SHIFT))
+    queue.n_given += <uint16_t>n
+    if queue.kick_fd >= 0:
+        full_fence()    # the descriptors first, then the wish: the device does it the other way round (section 2.8.21)
+        if wants_kick(queue, n * queue.chain_length):
+            kick(queue)
+
+
+cdef inline uint64_t available_flags(const DriverQueue *queue) noexcept nogil:
+    return <uint64_t>(VIRTQ_DESC_F_AVAIL if queue.avail_wrap else VIRTQ_DESC_F_USED) << FLAGS_SHIFT
+
+
+cdef uint64_t give_singles(DriverQueue *queue, const Completion *slots, uint32_t n) noexcept nogil:
+    """Descriptors of slots that take one each. Returns the word that the first is still to get."""
+    cdef pvirtq_desc *desc = <pvirtq_desc *>queue.descriptor_area
+    cdef uint64_t available = available_flags(queue)
+    cdef uint64_t first_word = queue.templates[slots[0].slot].word | available
+    cdef uint32_t at = queue.next_avail
+    cdef uint32_t before_wrap = min(n, queue.size - at)
+    if desc[at].addr != queue.templates[slots[0].slot].guest_addr:
+        desc[at].addr = queue.templates[slots[0].slot].guest_addr
+    write_run(desc + at + 1, queue.templates, slots + 1, before_wrap - 1, available)
+    at += n
+    if at >= queue.size:
+        at -= queue.size
+        queue.avail_wrap = not queue.avail_wrap
+        write_run(desc, queue.templates, slots + before_wrap, at, available_flags(queue))
+    queue.next_avail = <uint16_t>at
+    return first_word
+
+
+cdef inline void write_run(
+    pvirtq_desc *desc, const PackedTemplate *templates, const Completion *slots, uint32_t n, uint64_t available
+) noexcept nogil:
+    """Descriptors that lie in a row. A slot mostly comes back to its place: its address stands there already."""
+    cdef const PackedTemplate *template
+    cdef uint32_t i
     for i in range(n):
-        template = &queue.templates[slots[i].slot * chain_length]
-        for k in range(chain_length):
+        template = &templates[slots[i].slot]
+        if desc[i].addr != template.guest_addr:
+            desc[i].addr = template.guest_addr
+        store_u64(<uint64_t *>&desc[i].len, template.word | available)
+
+
+cdef uint64_t give_chains(DriverQueue *queue, const Completion *slots, uint32_t n) noexcept nogil:
+    """Descriptors of slots that take several each. Returns the word that the first is still to get."""
+    cdef pvirtq_desc *desc = <pvirtq_desc *>queue.descriptor_area
+    cdef const PackedTemplate *template
+    cdef uint32_t at = queue.next_avail
+    cdef uint64_t available = available_flags(queue)
+    cdef uint64_t first_word = 0
+    cdef uint32_t i, k
+    for i in range(n):
+        template = &queue.templates[slots[i].slot * queue.chain_length]
+        for k in range(queue.chain_length):
             if desc[at].addr != template[k].guest_addr:
                 desc[at].addr = template[k].guest_addr
             if i | k:
@@ -167,20 +227,12 @@ cdef void give(DriverQueue *queue, const Completion *slots, uint32_t n) noexcept
             else:
                 first_word = template[k].word | available
             at += 1
-            if at == size:
+            if at == queue.size:
                 at = 0
-                available ^= <uint64_t>BOTH_FLAGS << FLAGS_SHIFT
-    first.len = <uint32_t>first_word
-    first.id = <uint16_t>(first_word >> ID_SHIFT)
-    # Pairs with the device's load of these flags: behind them it finds the whole burst.
-    store_release_u16(&first.flags, <uint16_t>(first_word >> FLAGS_SHIFT))
-    queue.avail_wrap = (available >> FLAGS_SHIFT) == VIRTQ_DESC_F_AVAIL
+                queue.avail_wrap = not queue.avail_wrap
+                available = available_flags(queue)
     queue.next_avail = <uint16_t>at
-    queue.n_given += <uint16_t>n
-    if queue.kick_fd >= 0:
-        full_fence()    # the descriptors first, then the wish: the device does it the other way round (section 2.8.21)
-        if wants_kick(queue, n * chain_length):
-            kick(queue)
+    return first_word
 
 
 cdef bint wants_kick(DriverQueue *queue, uint32_t n_new) noexcept nogil:

@@ -86,25 +86,29 @@ cdef inline void kick(DriverQueue *queue) noexcept nogil:
 # With IN_ORDER (sections 2.7.9 and 2.8.12) slots are given, and used, from 0 to the last and again. One entry may stand
 # for a batch of slots up to the one it names. What entries said is kept per slot, so that slots can be untaken.
 
+cdef inline void take_next(DriverQueue *queue, Completion *done, uint32_t n_bytes) noexcept nogil:
+    """An entry names the oldest slot, and with it no other."""
+    cdef uint32_t slot = queue.next_slot
+    done.slot, done.bytes = slot, n_bytes
+    queue.used_bytes[slot] = n_bytes
+    queue.next_slot = <uint16_t>(slot + 1 if slot + 1 < queue.n_slots else 0)
+    queue.n_given -= 1
+
+
 cdef inline uint32_t know_batch(DriverQueue *queue, uint32_t slot, uint32_t n_bytes, uint32_t most) noexcept nogil:
     """An entry names this slot as the last of a batch. Returns the batch's slots, 0 if there can be no such batch."""
-    cdef uint32_t next_one = queue.next_slot + <uint32_t>queue.n_known
+    cdef uint32_t skipped = queue.next_slot
     cdef uint32_t n
-    if next_one >= queue.n_slots:
-        next_one -= queue.n_slots
-    if slot == next_one and most > 0:
-        n = 1
-    else:
-        if slot >= queue.n_slots:
-            return 0
-        n = slot - next_one + 1 if slot >= next_one else slot + queue.n_slots - next_one + 1
-        if n > most:
-            return 0
-        while next_one != slot:
-            queue.used_bytes[next_one] = queue.buffer_bytes   # skipped: used completely
-            next_one = next_one + 1 if next_one + 1 < queue.n_slots else 0
+    if slot >= queue.n_slots:
+        return 0
+    n = slot - skipped + 1 if slot >= skipped else slot + queue.n_slots - skipped + 1
+    if n > most:
+        return 0
+    while skipped != slot:
+        queue.used_bytes[skipped] = queue.buffer_bytes   # used completely
+        skipped = skipped + 1 if skipped + 1 < queue.n_slots else 0
     queue.used_bytes[slot] = n_bytes
-    queue.n_known += <uint16_t>n
+    queue.n_known = <uint16_t>n
     return n
 
 

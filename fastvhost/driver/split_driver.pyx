@@ -13,7 +13,7 @@ from fastvhost.abi.virtio_ring cimport (
     VIRTQ_USED_F_NO_NOTIFY, virtq_avail, virtq_desc, virtq_used, virtq_used_elem,
 )
 from fastvhost.driver.queue cimport (
-    Completion, DriverQueue, Piece, QueueFormat, kick, know_batch, take_known, untake_known,
+    Completion, DriverQueue, Piece, QueueFormat, kick, know_batch, take_known, take_next, untake_known,
 )
 
 
@@ -108,21 +108,29 @@ cdef uint32_t take_in_order(DriverQueue *queue, Completion *done, uint32_t limit
     cdef uint32_t n_new = <uint16_t>(load_acquire_u16(&used_of(queue).idx) - queue.next_used)
     cdef const virtq_used_elem *element
     cdef uint32_t inside_chain = (1 << queue.shift) - 1
-    cdef uint32_t n
+    cdef uint32_t n = take_known(queue, done, limit)
+    cdef uint32_t batch = 1
+    cdef uint32_t head
     if queue.broken:
-        return 0
-    if n_new + queue.n_known > queue.n_given:
+        return n
+    if n_new > queue.n_given:
         queue.broken = 1
         return 0
-    while queue.n_known < limit and n_new > 0:
+    while n < limit and n_new > 0 and batch == 1:
         element = &used_of(queue).ring[queue.next_used & (queue.size - 1)]
-        n = know_batch(queue, element.id >> queue.shift, element.len, n_new)
-        if n == 0 or element.id & inside_chain:
-            queue.broken = 1
-            return 0
-        queue.next_used += <uint16_t>n
-        n_new -= n
-    return take_known(queue, done, limit)
+        head = element.id
+        if head == <uint32_t>queue.next_slot << queue.shift:
+            take_next(queue, &done[n], element.len)
+            n += 1
+        else:
+            batch = 0 if head & inside_chain else know_batch(queue, head >> queue.shift, element.len, n_new)
+            n += take_known(queue, done + n, limit - n)
+        queue.next_used += <uint16_t>batch
+        n_new -= batch
+    if batch == 0:
+        queue.broken = 1
+        return 0
+    return n
 
 
 cdef bint read_used(const DriverQueue *queue, uint32_t at, Completion *done, uint32_t n) noexcept nogil:
