@@ -27,7 +27,7 @@ OPTIONS = (
     ),
     ("hold-timeout", "TIME", "hold for so long without progress, then drop; default 100ms"),
     ("cores", "LIST", "one worker on each core of a list such as 0,2-3; default: one, where it disturbs least"),
-    ("idle", "poll|adaptive|interrupt", "without frames: go on polling (default); nap, then sleep; or sleep at once"),
+    ("idle", "adaptive|poll|interrupt", "without frames: nap, then sleep (default); go on polling; or sleep at once"),
     ("idle-sleep-max", "TIME", "the longest nap of --idle adaptive; default 50us"),
     ("stats-period", "SECONDS", "print counters and rates so often"),
     ("control", "PATH", "control socket; default: in the runtime directory, where fastvhost stats and show find it"),

@@ -20,7 +20,7 @@ from fastvhost.control.port_spec import PortSpec
 WORDS = {
     "forward": (("patch",), ("learn",)),
     "on-full": (("hold", "drop"), ()),
-    "idle": (("poll", "adaptive", "interrupt"), ()),
+    "idle": (("adaptive", "poll", "interrupt"), ()),
 }
 # Every option a file may set.
 OPTIONS = (
@@ -49,7 +49,7 @@ class FwdConfig:
     hold_timeout: float = 0.1
     cores: tuple[int, ...] = ()
     """Empty: one worker, placed by the host's state."""
-    idle: str = "poll"
+    idle: str = "adaptive"
     idle_sleep_max: float = 50e-6
     """The longest nap of an adaptive worker, before it sleeps until a driver kicks."""
     stats_period: float | None = None

@@ -20,8 +20,11 @@ cdef enum:
     SPIN_NS = 200 * 1000
     AWAKE_NS = 2 * 1000 * 1000
     FIRST_NAP_NS = 5 * 1000
-    # Asleep, a worker looks up now and then, and finds out which drivers do not kick although they were asked to.
+    # Asleep, a worker looks up now and then: that tells which drivers do not kick although they were asked to. First
+    # sleeps are short, an eighth of the time since the last frame: a CPU just halted wakes in half the time.
+    FIRST_SLEEP_NS = 1000 * 1000
     SLEEP_NS = 20 * 1000 * 1000
+    BELIEF = 3                   # kicks that may be missed before that is so
     # For those, and for receive buffers, there are only naps; after a second without a frame longer ones.
     TIRED_NS = 1000 * 1000 * 1000
     LONG_NAP_NS = 1000 * 1000
@@ -45,14 +48,19 @@ cdef void rest(Idle *idle, Gate *gate, Roster *roster) noexcept nogil:
         idle.since = now
         idle.empty_rounds = FREE_ROUNDS + 1
     idle_ns = now - idle.since
-    if idle.policy == IDLE_ADAPTIVE and idle_ns < SPIN_NS:
+    if idle.policy == IDLE_ADAPTIVE and idle_ns < <uint64_t>SPIN_NS:
         cpu_pause()
         return
-    nap_ns = LONG_NAP_NS if idle_ns > TIRED_NS else min(idle.nap_ns, FIRST_NAP_NS + (idle_ns >> 4))
-    if (idle.policy == IDLE_ADAPTIVE and idle_ns < AWAKE_NS) or frames_wait(roster):
+    nap_ns = LONG_NAP_NS if idle_ns > <uint64_t>TIRED_NS else min(idle.nap_ns, FIRST_NAP_NS + (idle_ns >> 4))
+    if (idle.policy == IDLE_ADAPTIVE and idle_ns < <uint64_t>AWAKE_NS) or frames_wait(roster):
         nap(nap_ns)
     else:
-        sleep_until_kicked(idle, gate, roster, nap_ns)
+        sleep_until_kicked(idle, gate, roster, nap_ns, sleep_for(idle_ns))
+
+
+cdef uint64_t sleep_for(uint64_t idle_ns) noexcept nogil:
+    cdef uint64_t least = FIRST_SLEEP_NS, most = SLEEP_NS
+    return min(most, max(least, idle_ns >> 3))
 
 
 cdef void nap(uint64_t ns) noexcept nogil:
@@ -72,10 +80,12 @@ cdef bint frames_wait(const Roster *roster) noexcept nogil:
     return False
 
 
-cdef void sleep_until_kicked(Idle *idle, Gate *gate, Roster *roster, uint64_t nap_ns) noexcept nogil:
+cdef void sleep_until_kicked(
+    Idle *idle, Gate *gate, Roster *roster, uint64_t nap_ns, uint64_t sleep_ns
+) noexcept nogil:
+    """Until a driver kicks or control comes. For as long as a nap where a driver does not kick."""
     cdef Lane *lane
     cdef uint32_t i, n = n_lanes(roster)
-    cdef uint64_t most = SLEEP_NS
     cdef bint work = False
     cdef timespec timeout
     cdef int fd
@@ -86,8 +96,8 @@ cdef void sleep_until_kicked(Idle *idle, Gate *gate, Roster *roster, uint64_t na
         idle.fds[i + 1] = pollfd(max(fd, -1), POLLIN, 0)  # -1: poll leaves it out
         if fd == NOTHING_TO_WAIT_FOR:
             continue
-        if fd == LOOK_AGAIN or lane.unkicked:
-            most = nap_ns
+        if fd == LOOK_AGAIN or lane.missed_kicks >= BELIEF:
+            sleep_ns = min(sleep_ns, nap_ns)
         lane.ingress.want_kicks(lane.ingress, lane.pair, True)
     store_release_u32(&gate.asleep, 1)
     full_fence()  # kicks are asked for, and control knows that we sleep, before we look once more
@@ -96,7 +106,7 @@ cdef void sleep_until_kicked(Idle *idle, Gate *gate, Roster *roster, uint64_t na
         work = work or lane.ingress.has_work(lane.ingress, lane.pair)
     if not work and not load_acquire_u32(&gate.asked) & 1 and not load_acquire_u32(&gate.stopping):
         idle.sleeps += 1
-        timeout.tv_sec, timeout.tv_nsec = 0, <long>most
+        timeout.tv_sec, timeout.tv_nsec = 0, <long>sleep_ns
         ppoll(idle.fds, n + 1, &timeout, NULL)
         learn(idle, roster)
     store_release_u32(&gate.asleep, 0)
@@ -107,15 +117,15 @@ cdef void sleep_until_kicked(Idle *idle, Gate *gate, Roster *roster, uint64_t na
 
 
 cdef void learn(const Idle *idle, const Roster *roster) noexcept nogil:
-    """Frames that came without a kick are from a driver that does not kick; it counts as such until it does.
+    """Frames that came again and again without a kick are from a driver that does not kick, until it does.
 
-    A driver between its frame and its kick is taken for one, too, until its next kick.
+    Not the first time: it may be between its frame and its kick.
     """
     cdef Lane *lane
     cdef uint32_t i
     for i in range(n_lanes(roster)):
         lane = lane_at(roster, i)
         if idle.fds[i + 1].revents:
-            lane.unkicked = False
+            lane.missed_kicks = 0
         elif lane.ingress.has_work(lane.ingress, lane.pair):
-            lane.unkicked = True
+            lane.missed_kicks += 1

@@ -10,7 +10,7 @@ class Worker:
     name: str
     def __init__(self, door: Door, name: str = "worker", *, idle: str = "poll", nap_us: int = 50) -> None:
         """idle: what to do without frames. "poll": go on polling. "adaptive": poll for 200 us, then naps of nap_us at
-        the most, then sleep until a driver kicks. "interrupt": sleep at once.
+        the most, after 2 ms sleep until a driver kicks. "interrupt": sleep at once.
         """
     def add_wire(
         self, ingress: Port, egress: Port | None, *, hold: bool, hold_timeout_ms: int, shares: int = 1

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cpu_time import cpu_share
 from tests.integration.pair import Pair
 
 PLUGGED = 256 << 20
@@ -28,6 +29,10 @@ def test_guests_with_different_rings_understand_each_other(pair: Pair) -> None:
     assert "RING_PACKED" in features
     assert "MQ" in features
     assert pair.fwd.warnings() == []
+
+
+def test_guests_that_say_nothing_cost_less_than_a_hundredth_of_a_core(pair: Pair) -> None:
+    assert cpu_share(pair.fwd.pid, 4) < 0.01
 
 
 @pytest.mark.parametrize("sender_is_a", [True, False], ids=["a", "b"])

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from fastvhost.driver.guests import Guests
+from tests.cpu_time import cpu_share
 from tests.unit.forwarder import ENVIRONMENT, FASTVHOST, Forwarder, fastvhost, forwarder
 
 START_SECONDS = 1.0
@@ -235,6 +236,21 @@ def test_an_idle_forwarder_sleeps_and_wakes_for_its_guests(idle: str) -> None:
         assert (final.lost, final.corrupt, final.reordered, final.duplicated) == (0, 0, 0, 0)
         assert fwd.end()[0] == 0
         assert json.loads(fwd.out.splitlines()[-1])["workers"]["worker0"]["sleeps"] > 0
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
+def test_by_default_two_idle_guests_cost_less_than_a_hundredth_of_a_core(packed: bool) -> None:
+    with forwarder() as fwd:
+        guests = Guests(*fwd.sockets, packed=packed)
+        guests.start()
+        time.sleep(0.3)
+        assert guests.stop_load().lost == 0
+        time.sleep(0.5)
+        assert cpu_share(fwd.process.pid, 3.5) < 0.01
+        # From there it wakes for a frame; how fast is the machine's to say, far from a nap's end is not.
+        assert guests.latency(seconds=2.0, gap_us=10_000).p50 < 2000
+        guests.stop()
+        assert fwd.end()[0] == 0
 
 
 def test_a_guest_without_a_neighbour_does_not_hang() -> None:

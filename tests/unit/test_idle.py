@@ -71,17 +71,18 @@ def test_an_idle_worker_costs_next_to_nothing_and_a_kick_wakes_it(features: int,
 
 
 @RINGS
-def test_no_kick_is_ever_lost(features: int) -> None:
-    """Frames at random moments, most of them just when the worker falls asleep."""
+@pytest.mark.parametrize(("idle", "frames", "pause"), [("interrupt", 3000, 0.0), ("adaptive", 300, 0.0018)])
+def test_no_kick_is_ever_lost(features: int, idle: str, frames: int, pause: float) -> None:
+    """Frames at random moments, most of them just when the worker falls asleep: at once, or after 2 ms."""
     dice = random.Random(20261122)
-    with rig(features=features, idle="interrupt", size=64) as r:
+    with rig(features=features, idle=idle, size=64) as r:
         r.b.driver.post(64)
         with running(r):
-            for n in range(3000):
+            for n in range(frames):
                 send(r.a, n)
                 assert r.b.driver.receive(1.0) == frame(n)
-                if dice.random() < 0.3:
-                    time.sleep(dice.random() * 0.0005)
+                if pause or dice.random() < 0.3:
+                    time.sleep(pause + dice.random() * 0.0005)
         assert r.worker.sleeps > 100
 
 
@@ -114,6 +115,30 @@ def test_a_driver_that_never_kicks_is_looked_at_often() -> None:
                 time.sleep(0.02)
                 r.a.driver.send(frame(n))
                 assert r.b.driver.receive(0.5) == frame(n)
+
+
+def test_a_driver_that_stops_kicking_is_found_out_and_believed_again_when_it_kicks() -> None:
+    with rig(idle="adaptive") as r:
+        r.b.driver.post(100)
+        with running(r):
+            waits = []
+            for n in range(20):
+                time.sleep(0.01)
+                r.a.driver.send(frame(n))
+                start = time.monotonic()
+                assert r.b.driver.receive(0.5) == frame(n)
+                waits.append(time.monotonic() - start)
+            assert sorted(waits)[10] < 0.005  # a nap, not a sleep
+            for n in range(20, 40):
+                asleep(r)
+                r.a.driver.send(frame(n))
+                os.eventfd_write(r.a.kick[1], 1)
+                assert r.b.driver.receive(0.5) == frame(n)
+            asleep(r)
+            time.sleep(0.2)
+            before = r.worker.sleeps
+            time.sleep(0.5)
+            assert r.worker.sleeps - before < 100
 
 
 def test_frames_held_back_are_delivered_soon_after_buffers_come_without_any_kick() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ class Device:
         self.queues = [SplitQueue(self.memory, size) for _ in range(2 * pairs)]
         self.drivers = [NetDriver(*self.queues[2 * pair : 2 * pair + 2]) for pair in range(pairs)]
         self.call = os.eventfd(0, os.EFD_NONBLOCK)
+        self.kicks = [os.eventfd(0, os.EFD_NONBLOCK) for _ in self.queues]
         self.port.set_link(True)
         self.port.set_features(F_VERSION_1)
         self.port.set_memory(mapped(self.memory))
@@ -46,6 +48,7 @@ class Device:
                 call_fd=self.call,
                 enabled=enabled,
                 kicked=True,
+                kick_fd=self.kicks[index],
             )
 
     def enable(self, pairs: range, on: bool) -> None:
@@ -64,17 +67,20 @@ class Device:
     def close(self) -> None:
         self.port.close()
         self.memory.close()
-        os.close(self.call)
+        for fd in (self.call, *self.kicks):
+            os.close(fd)
 
 
 class Bench:
     """Devices a and b, wired, with workers that share the wires as fwd does it."""
 
-    def __init__(self, pairs_of_a: int, pairs_of_b: int, workers: int = 1, size: int = 64) -> None:
+    def __init__(
+        self, pairs_of_a: int, pairs_of_b: int, workers: int = 1, size: int = 64, idle: str = "adaptive"
+    ) -> None:
         door = Door()
         self.a = Device(door, "a", pairs_of_a, size)
         self.b = Device(door, "b", pairs_of_b, size)
-        self.workers = [Worker(door, f"worker{n}", idle="adaptive") for n in range(workers)]
+        self.workers = [Worker(door, f"worker{n}", idle=idle) for n in range(workers)]
         for way, (ingress, egress) in enumerate([(self.a, self.b), (self.b, self.a)]):
             turn = self.workers[way % workers :] + self.workers[: way % workers]
             wire = turn[0].add_wire(ingress.port, egress.port, hold=True, hold_timeout_ms=60_000, shares=workers)
@@ -106,8 +112,10 @@ class Bench:
 
 
 @contextlib.contextmanager
-def bench(pairs_of_a: int, pairs_of_b: int, workers: int = 1, size: int = 64) -> Iterator[Bench]:
-    made = Bench(pairs_of_a, pairs_of_b, workers, size)
+def bench(
+    pairs_of_a: int, pairs_of_b: int, workers: int = 1, size: int = 64, idle: str = "adaptive"
+) -> Iterator[Bench]:
+    made = Bench(pairs_of_a, pairs_of_b, workers, size, idle)
     try:
         yield made
     finally:
@@ -231,3 +239,19 @@ def test_pairs_that_come_and_go_under_traffic_lose_and_double_nothing(workers: i
                 arrived += itertools.chain.from_iterable(it.b.receive_all().values())
         assert sorted(arrived) == [(pair, number) for pair in range(pairs) for number in range(6 * bursts)]
         assert sum(it.b.port.counters().tx_dropped.values()) == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_no_kick_of_any_of_several_pairs_is_lost(workers: int) -> None:
+    dice = random.Random(4)
+    with bench(5, 5, workers, idle="interrupt") as it, it.running():
+        for device in (it.a, it.b):
+            device.start(range(5))
+            device.post(range(5), 32)
+        for number in range(2000):
+            pair = dice.randrange(5)
+            it.a.drivers[pair].send(frame(pair, number))
+            if it.a.queues[2 * pair + 1].used_flags == 0:
+                os.eventfd_write(it.a.kicks[2 * pair + 1], 1)
+            assert told(it.b.drivers[pair].receive(1.0)) == (pair, number)
+        assert sum(worker.sleeps for worker in it.workers) > 100
