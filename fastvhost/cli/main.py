@@ -17,6 +17,7 @@ VERBS = {
     "doctor": "check this host; each finding comes with the command that fixes it",
     "example": "lines to paste for qemu, libvirt or DPDK's virtio-user",
     "demo": "forward between two built-in guests for ten seconds: no VM, no root, no hugepages",
+    "bench": "rates and latency of this machine, with built-in guests",
 }
 
 

@@ -274,6 +274,25 @@ class Guests:
         result: list[tuple[list[int], int]] = []
         self._in_thread(lambda: result.append(load.latency(seconds, gap_us))).join()
         samples, lost = result[0]
+        return self._percentiles(samples, lost)
+
+    def latency_under_load(self, seconds: float = 1.0, frames_per_second: float = 0) -> tuple[Latency, float]:
+        """Of frames picked out of a flood, or of so many frames per second and way. Also the rate they were in.
+
+        Instead of start(), or after stop_load(). In a flood a frame waits behind all that its ring holds.
+        """
+        self.connect()
+        load = self._load
+        if load is None or self._thread is not None:
+            raise GuestsError("latency wants idle guests; call stop_load() first")
+        result: list[tuple[list[int], float]] = []
+        self._in_thread(lambda: result.append(load.latency_under_load(seconds, frames_per_second))).join()
+        load.drain()
+        self._thread = self._in_thread(load.run)
+        lost = self.stop_load().lost
+        return self._percentiles(result[0][0], lost), result[0][1]
+
+    def _percentiles(self, samples: list[int], lost: int) -> Latency:
         if not samples:
             raise GuestsError(f"{self._front_ends[0].path}: no frame came through to {self._front_ends[1].path}")
         samples.sort()

@@ -28,3 +28,8 @@ class Load:
         """run() returns."""
     def latency(self, seconds: float, gap_us: float, limit: int = 1_000_000) -> tuple[list[int], int]:
         """One frame in flight from the first guest to the second. Nanoseconds of each, and how many were lost."""
+    def latency_under_load(
+        self, seconds: float, frames_per_second: float = 0.0, limit: int = 100_000
+    ) -> tuple[list[int], float]:
+        """One-way nanoseconds from the first guest to the second of frames picked out of a flood, or of so many frames
+        per second and sending queue pair. Also, the frames per second that the guests received meanwhile."""

@@ -35,6 +35,7 @@ cdef extern from "<unistd.h>" nogil:
 
 cdef enum:
     MAX_GUESTS = 16
+    SECOND = 1_000_000_000
     NAP_MS = 1000          # a notification that does not come for so long, while there is something to do, was lost
 
 cdef enum Phase:
@@ -175,6 +176,71 @@ cdef class Load:
                 lost += 1
         return samples, lost
 
+    def latency_under_load(
+        self, double seconds, double frames_per_second=0, int limit=100_000
+    ) -> tuple[list[int], float]:
+        """One-way nanoseconds from the first guest to the second of frames picked out of a flood, or of so many frames
+        per second and sending queue pair. Also, the frames per second that the guests received meanwhile."""
+        cdef GuestDevice receiving = self.devices[len(self.devices) > 1]
+        cdef int64_t *samples = <int64_t *>calloc(limit, sizeof(int64_t))
+        cdef uint64_t *sent_before = <uint64_t *>calloc(self.n_sides, sizeof(uint64_t))
+        cdef uint64_t received = 0
+        cdef int64_t took
+        cdef int n = 0
+        if len(self.devices) < 2 or samples == NULL or sent_before == NULL:
+            free(samples)
+            free(sent_before)
+            raise ValueError("latency needs two guests, and memory for its samples")
+        try:
+            with nogil:
+                took = now()
+                n = self.pick(&receiving.streams[0], seconds, frames_per_second, samples, limit, sent_before, &received)
+                took = now() - took
+            return [samples[i] for i in range(n)], received * 1e9 / took
+        finally:
+            free(samples)
+            free(sent_before)
+
+    cdef int pick(
+        self, const Stream *stream, double seconds, double frames_per_second, int64_t *samples, int limit,
+        uint64_t *sent_before, uint64_t *received,
+    ) noexcept nogil:
+        """Every so often the first frame of a burst has its time noted until its number was seen."""
+        cdef int64_t start = now(), end = start + <int64_t>(seconds * SECOND), time = start, noted_at = 0
+        cdef uint64_t noted = 0, number
+        cdef Side *side
+        cdef uint32_t i
+        cdef int n = 0
+        for i in range(self.n_sides):
+            sent_before[i] = self.sides[i].sent_frames
+        while time < end and n < limit:
+            for i in range(self.n_sides):
+                side = self.sides[i]
+                received[0] += receive_burst(side)
+                time = now()
+                if noted_at and stream.expected > noted:
+                    samples[n] = time - noted_at
+                    noted_at = 0
+                    n += 1
+                    if n == limit:
+                        break
+                number = side.next_number
+                send_burst(side, allowance(side, time - start, frames_per_second, sent_before[i]))
+                if i == 0 and not noted_at and side.next_number != number:
+                    noted, noted_at = number, time
+        return n
+
+
+cdef uint32_t allowance(const Side *side, int64_t since, double frames_per_second, uint64_t sent_before) noexcept nogil:
+    """Frames that a side may send now; 0 per second: as many as it can."""
+    cdef int64_t due
+    if not side.sends:
+        return 0
+    if frames_per_second == 0:
+        return DRIVER_BURST
+    due = <int64_t>(frames_per_second * since / SECOND) - <int64_t>(side.sent_frames - sent_before)
+    return <uint32_t>max(<int64_t>0, min(due, <int64_t>DRIVER_BURST))
+
 
 cdef uint32_t step(Side **sides, uint32_t n_sides, bint flood, bint *moved) noexcept nogil:
     cdef uint32_t n = 0
@@ -182,7 +248,7 @@ cdef uint32_t step(Side **sides, uint32_t n_sides, bint flood, bint *moved) noex
     cdef uint32_t i
     for i in range(n_sides):
         n += receive_burst(sides[i])
-        sent += send_burst(sides[i], flood)
+        sent += send_burst(sides[i], DRIVER_BURST if flood and sides[i].sends else 0)
     moved[0] = (n | sent) != 0
     return n
 
@@ -343,23 +409,21 @@ cdef void look_at_buffers(Side *side, const Completion *done, uint32_t n_buffers
         side.stream.corrupt += not right
 
 
-cdef uint32_t send_burst(Side *side, bint flood) noexcept nogil:
-    """Take back what was sent and, in a flood, send it again under new numbers. Returns the slots moved."""
+cdef uint32_t send_burst(Side *side, uint32_t most) noexcept nogil:
+    """Take back what was sent, and send so many frames again under new numbers. Returns the slots moved."""
     cdef Completion slots[DRIVER_BURST]
     cdef uint32_t n = side.format.take(&side.transmitq, slots, DRIVER_BURST)
+    cdef uint32_t returned = n
     cdef uint32_t i
-    flood = flood and side.sends
-    if not flood or side.n_idle > 0:
+    if most < DRIVER_BURST or side.n_idle > 0:
         for i in range(n):
             push_idle(side, slots[i])
-        if not flood:
-            return n
-        n = min(side.n_idle, <uint32_t>DRIVER_BURST)
+        n = min(side.n_idle, most)
         for i in range(n):
             slots[i] = pop_idle(side)
     if n > 0:
         send(side, slots, n)
-    return n
+    return n | returned
 
 
 cdef void send(Side *side, const Completion *slots, uint32_t n) noexcept nogil:
@@ -411,11 +475,11 @@ cdef int64_t fly_one(Side *sender, Side *receiver, int64_t gap) noexcept nogil:
     send(sender, &slot, 1)
     while receive_burst(receiver) == 0:
         if now() - sent > 1_000_000_000:
-            send_burst(sender, False)
+            send_burst(sender, 0)
             return -1
     seen = now()
     while sender.transmitq.n_given > 0 and now() - seen < 1_000_000_000:
-        send_burst(sender, False)
+        send_burst(sender, 0)
     while now() - seen < gap:
         pass
     return seen - sent

@@ -10,7 +10,7 @@ from tests.house import sources
 ALLOWED = {
     # Names of the package load their module at first use; `python -m fastvhost` is the command line.
     "fastvhost": ("fastvhost.",),
-    "fastvhost.cli": ("fastvhost", "fastvhost.control", "fastvhost.driver.guests"),
+    "fastvhost.cli": ("fastvhost", "fastvhost.control", "fastvhost.driver.guests", "fastvhost.driver.limit"),
     "fastvhost.control": (
         "fastvhost",
         "fastvhost.vhostuser.service",

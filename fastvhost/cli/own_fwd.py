@@ -1,0 +1,76 @@
+"""A real fwd as a process of its own between two sockets, for demo and bench."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from fastvhost.control.errors import RuntimeFailure
+
+START_SECONDS = 10.0
+STOP_SECONDS = 5.0
+SOCKETS = ("a.sock", "b.sock", "control.sock")
+
+
+def cores() -> tuple[int | None, int | None]:
+    """A core for the worker and one for both guests, where there are two; else the kernel shares what there is."""
+    allowed = sorted(os.sched_getaffinity(0))
+    return (allowed[-1], allowed[-2]) if len(allowed) > 1 else (None, None)
+
+
+@contextmanager
+def forwarder(directory: Path, core: int | None, log: Path | None = None) -> Iterator[None]:
+    """From its first log line until it left with exit code 0. log: a file for all it says, instead of our streams."""
+    command = [sys.executable, "-m", "fastvhost", "fwd", "--port", "a.sock", "--port", "b.sock"]
+    command += ["--control", "control.sock"] + ([] if core is None else ["--cores", str(core)])
+    if log is None:
+        print("$ " + " ".join(["fastvhost", *command[3:]]), flush=True)
+        # Its last counters go to stdout like ours: they are a part of what is shown.
+        process = subprocess.Popen(command, cwd=directory, env=_environment())
+    else:
+        with log.open("w") as lines:
+            process = subprocess.Popen(command, cwd=directory, env=_environment(), stdout=lines, stderr=lines)
+    try:
+        _await_sockets(process, [directory / name for name in SOCKETS], log)
+        yield
+    finally:
+        code = _end(process)
+    if code:
+        raise RuntimeFailure(f"fwd left with exit code {code}; {_last_words(log)}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> int:
+    """SIGTERM, then SIGKILL. The exit code."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        return process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def _environment() -> dict[str, str]:
+    """The child runs this very copy, from whatever directory it starts in."""
+    here = str(Path(__file__).resolve().parents[2])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))}
+
+
+def _await_sockets(process: subprocess.Popen[bytes], sockets: Sequence[Path], log: Path | None) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not all(path.exists() for path in sockets):
+        if process.poll() is not None:
+            raise RuntimeFailure(f"fwd left with exit code {process.returncode} before it listened; {_last_words(log)}")
+        if time.monotonic() > deadline:
+            raise RuntimeFailure(f"fwd does not listen after {START_SECONDS:g} s; {_last_words(log)}")
+        time.sleep(0.01)
+
+
+def _last_words(log: Path | None) -> str:
+    lines = [] if log is None else log.read_text().splitlines()[-1:]
+    return f"it said last: {lines[0]}" if lines else "see its log above"
