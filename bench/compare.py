@@ -32,6 +32,7 @@ from bench.turns import Pair, VgenPair, paired_ratios, summary
 from bench.virtio_user import VirtioUserPair
 
 HUGEPAGES = 640    # of 2 MiB: 256 MiB for each peer, and the guests' memory
+PERCENTILES = ("p50", "p99", "p999")
 BROKEN = ("corrupt", "reordered", "duplicated")
 NR_HUGEPAGES = Path("/proc/sys/vm/nr_hugepages")
 
@@ -102,9 +103,12 @@ def compare(o: argparse.Namespace, setup: Setup, case: Case, huge: Path | None, 
             pair.freeze()
             pairs.append(pair)
         turns: dict[str, list[float | None]] = {p.back_end.name: [] for p in pairs}
+        windows: dict[str, list[dict[str, float]]] = {name: [] for name in turns}
         for _ in range(o.rounds):
             for pair in pairs:
-                turns[pair.back_end.name].append(figure(pair.turn(o.turn), setup.latency))
+                turn = pair.turn(o.turn)
+                windows[pair.back_end.name] += turn
+                turns[pair.back_end.name].append(figure(turn, setup.latency))
         for pair in pairs:
             pair.finish()
             pair.freeze()    # its back-end has nothing to do, and polls
@@ -120,7 +124,13 @@ def compare(o: argparse.Namespace, setup: Setup, case: Case, huge: Path | None, 
         "figures": {name: rounded(summary([t for t in turns[name] if t])) for name in names},
         "ratios": {f"{a}/{b}": rounded(paired_ratios(turns[a], turns[b])) for a, b in compared(names)},
         "faults": {pair.back_end.name: faults(pair) for pair in pairs},
+        **({"percentiles": {name: percentiles(windows[name]) for name in names}} if setup.latency else {}),
     }
+
+
+def percentiles(windows: list[dict[str, float]]) -> dict[str, float]:
+    """The median over all windows of each percentile within a window (50 ms, some thousand frames)."""
+    return rounded({key: summary([w[key] for w in windows])["median"] for key in PERCENTILES})
 
 
 def compared(names: list[str]) -> list[tuple[str, str]]:
@@ -176,6 +186,8 @@ def table(result: dict[str, Any]) -> str:
     lines = [f"{result['size']} bytes {result['guests']}".rstrip() + f", {result['unit']}"]
     for name, f in result["figures"].items():
         lines.append(f"  {name:24}{f['median']:8.2f}  ({f['q1']:.2f}..{f['q3']:.2f}){told(result['faults'][name])}")
+    for name, p in result.get("percentiles", {}).items():
+        lines.append(f"  {name:24}{p['p50']:8.2f}  {p['p99']:.2f} (99 %)  {p['p999']:.2f} (99.9 %)   median of windows")
     for name, r in result["ratios"].items():
         lines.append(f"  {name:24}{r['median']:8.2f}  ({r['q1']:.2f}..{r['q3']:.2f})   paired ratio")
     return "\n".join(lines)

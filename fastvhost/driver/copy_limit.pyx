@@ -5,7 +5,7 @@ features, no errors, one buffer per frame. It trusts these guests, which are our
 """
 
 cimport cython
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy
 
 from fastvhost.abi.shared_memory cimport (
