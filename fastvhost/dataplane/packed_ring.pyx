@@ -291,12 +291,22 @@ cdef void complete(Ring *ring, const Done *done, uint32_t n) noexcept nogil:
     """One used descriptor a chain, at the place of its first (section 2.8.5). The driver looks at them in order, so
     the flags of the first one staged are held back: publish stores them and with that shows them all."""
     cdef pvirtq_desc *desc = <pvirtq_desc *>ring.descriptor_area
-    cdef uint32_t at = ring.next_used, size = ring.size, slots, staged = 0, i = 0
+    cdef uint32_t at = ring.next_used, size = ring.size, slots, staged = 0, i
     cdef bint wrap = ring.used_wrap
     cdef uint16_t flags = ring.direction | (BOTH_FLAGS if wrap else 0)
     if n and ring.staged == 0:
         ring.first_flags = flags
         flags = load_u16(&desc[at].flags)
+    if ring.in_batches and n:
+        # section 2.8.8: one used descriptor names the last buffer, and the driver skips the others
+        write_packed_used(&desc[at], done[n - 1].ticket, done[n - 1].bytes, flags)
+        for i in range(n):
+            staged += done[i].ticket >> 16
+        at += staged
+        if at >= size:
+            at -= size
+            wrap = not wrap
+        n = 0
     for i in range(n):
         write_packed_used(&desc[at], done[i].ticket, done[i].bytes, flags)
         slots = done[i].ticket >> 16

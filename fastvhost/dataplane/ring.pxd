@@ -57,6 +57,7 @@ cdef struct Ring:
     uint16_t direction         # VIRTQ_DESC_F_WRITE for a receiveq, 0 for a transmitq: what each descriptor must say
     bint indirect
     bint event_idx
+    bint in_batches            # one used entry may stand for all that a complete stages: IN_ORDER, nothing written
     # written by its worker
     uint16_t next_avail        # where to look for the next available chain
     uint16_t next_used         # where to put the next used chain

@@ -200,10 +200,15 @@ cdef void untake(Ring *ring, const Chain *chains, uint32_t n) noexcept nogil:
 
 
 cdef void complete(Ring *ring, const Done *done, uint32_t n) noexcept nogil:
-    """Section 2.7.8: an element is the chain's head and the bytes written, which is what Done looks like."""
+    """Section 2.7.8: an element is the chain's head and the bytes written, which is what Done looks like.
+
+    In batches (section 2.7.9), the first one's element names the last one's head, and the others are skipped.
+    """
     cdef virtq_used *used = <virtq_used *>ring.device_area
     cdef uint32_t at = ring.next_used & (ring.size - 1), to_end = ring.size - at
-    if n <= to_end:
+    if ring.in_batches and n:
+        memcpy(&used.ring[at], &done[n - 1], sizeof(Done))
+    elif n <= to_end:
         memcpy(&used.ring[at], done, n * sizeof(Done))
     else:
         memcpy(&used.ring[at], done, to_end * sizeof(Done))

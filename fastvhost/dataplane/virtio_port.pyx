@@ -12,6 +12,7 @@ from libc.string cimport memset
 
 from fastvhost.abi.shared_memory cimport load_acquire_u32, load_u16, store_release_u32
 from fastvhost.abi.virtio_net cimport (
+    F_IN_ORDER,
     F_RING_PACKED,
     F_VERSION_1,
     NET_F_MRG_RXBUF,
@@ -257,6 +258,7 @@ cdef class VirtioPort(Port):
         fresh.ring.direction = 0 if index & 1 else VIRTQ_DESC_F_WRITE
         fresh.ring.indirect = has_feature(self.features, RING_F_INDIRECT_DESC)
         fresh.ring.event_idx = has_feature(self.features, RING_F_EVENT_IDX)
+        fresh.ring.in_batches = has_feature(self.features, F_IN_ORDER) and fresh.ring.direction == 0
         fresh.descriptor_user_addr, fresh.driver_user_addr = desc_user_addr, avail_user_addr
         fresh.device_user_addr, fresh.call_fd = used_user_addr, call_fd
         fresh.enabled, fresh.started, fresh.kick_fd, fresh.kicked = enabled, kicked, kick_fd, kicked

@@ -83,7 +83,7 @@ cdef inline void kick(DriverQueue *queue) noexcept nogil:
         queue.kicks += 1
 
 
-# With IN_ORDER (sections 2.7.9 and 2.8.12) slots are given, and used, from 0 to the last and again. One entry may stand
+# With IN_ORDER (sections 2.7.9 and 2.8.8) slots are given, and used, from 0 to the last and again. One entry may stand
 # for a batch of slots up to the one it names. What entries said is kept per slot, so that slots can be untaken.
 
 cdef inline void take_next(DriverQueue *queue, Completion *done, uint32_t n_bytes) noexcept nogil:

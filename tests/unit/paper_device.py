@@ -45,7 +45,7 @@ class PaperRing:
         raise NotImplementedError
 
     def use_up_to(self, heads: list[int]) -> None:
-        """In order: one entry for the whole batch, which names its last chain. Sections 2.7.9 and 2.8.12."""
+        """In order: one entry for the whole batch, which names its last chain. Sections 2.7.9 and 2.8.8."""
         raise NotImplementedError
 
     def publish(self) -> None:
