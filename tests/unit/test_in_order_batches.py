@@ -54,7 +54,8 @@ def test_a_split_ring_says_only_the_last_head_of_a_burst_at_the_place_of_its_fir
         after = used_elements(queue)
         assert (queue.used_index - start) & 0xFFFF == 3
         changed = {n: after[n] for n in range(8) if after[n] != before[n]}
-        assert changed in ({start % 8: (heads[-1], 0)}, {}) and after[start % 8] == (heads[-1], 0)
+        assert changed in ({start % 8: (heads[-1], 0)}, {})
+        assert after[start % 8] == (heads[-1], 0)
 
 
 def test_a_packed_ring_says_only_the_last_id_of_a_burst_at_the_place_of_its_first() -> None:
