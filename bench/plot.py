@@ -1,0 +1,210 @@
+"""Writes the tables of docs/performance.md and the plots in docs/plots from bench/results: nothing is typed by hand.
+
+usage: python -m bench.plot [--check]
+Of each comparison the newest record counts. --check writes nothing and leaves with 1 if something is out of date.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench.record import RESULTS, ROOT
+from bench.svg import Chart, nice_step, places
+
+PAGE = ROOT / "docs" / "performance.md"
+PLOTS = ROOT / "docs" / "plots"
+MARK = re.compile(r"(<!-- (?P<name>[a-z-]+): made by bench/plot\.py -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
+NOTHING = "Not recorded yet.\n"
+Record = dict[str, Any]
+
+
+def newest(*names: str) -> list[Record]:
+    """The last record of each load, in the order of frame sizes."""
+    found: dict[tuple[str, str], Record] = {}
+    for name in names:
+        path = RESULTS / f"{name}.jsonl"
+        for line in path.read_text().splitlines() if path.exists() else ():
+            record = json.loads(line)
+            found[record.get("size", record["bench"]), record.get("guests", "")] = record
+    order = list(found.values())
+    return sorted(order, key=lambda r: int(r["size"]) if str(r.get("size", "")).isdecimal() else 1 << 30)
+
+
+def grid(rows: list[list[str]]) -> str:
+    """A table in Markdown; all but the first column are numbers."""
+    head, *body = rows
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (head, rule, *body))
+
+
+def spread(figures: dict[str, float]) -> str:
+    """Median and quartiles."""
+    return f"{figures['median']:.2f} ({figures['q1']:.2f}..{figures['q3']:.2f})"
+
+
+def compared(records: list[Record], *, shape: bool = False) -> str:
+    """Rates or latencies of one set-up: a row per load, ratios behind the figures."""
+    if not records:
+        return NOTHING
+    figures = list(dict.fromkeys(name for r in records for name in r["figures"]))
+    ratios = list(dict.fromkeys(name for r in records for name in r["ratios"]))
+    head = ["load" if shape else "bytes", *figures, *ratios]
+    rows = [
+        [
+            load(r) if shape else r["size"],
+            *(spread(r["figures"][name]) if name in r["figures"] else "" for name in figures),
+            *(spread(r["ratios"][name]) if name in r["ratios"] else "" for name in ratios),
+        ]
+        for r in records
+    ]
+    return f"{grid([head, *rows])}\n{records[0]['unit']}; {source(records)}\n"
+
+
+def load(record: Record) -> str:
+    """The frames' size and the options of the guests."""
+    words = record["guests"].replace("virtio-user ", "").replace("--", "").replace(",", ", ").strip()
+    size = record["size"] if record["size"] == "imix" else f"{record['size']} B"
+    return f"{size}, {words}" if words else size
+
+
+def source(records: list[Record]) -> str:
+    """Where and when."""
+    def several(values: list[str]) -> str:
+        return ", ".join(dict.fromkeys(values))
+
+    return (
+        f"{several([str(r.get('rounds', '')) for r in records if 'rounds' in r] or ['1'])} rounds, "
+        f"commit {several([r['commit'] for r in records])}, {several([r['date'][:10] for r in records])}, "
+        f"{several([r['machine']['cpu'] for r in records])}, {records[0]['machine']['cpus']} CPUs, "
+        f"kernel {several([r['machine']['kernel'] for r in records])}, "
+        f"{several([r['build']['compiler'] for r in records])} `{several([_flags(r) for r in records])}`"
+    )
+
+
+def _flags(record: Record) -> str:
+    return " ".join(word for word in record["build"]["flags"].split() if not word.startswith("-W"))
+
+
+def percentiles(records: list[Record]) -> str:
+    """One frame in flight."""
+    rows = [["bytes, back-end", "50 %", "99 %", "99.9 %"]]
+    for r in records:
+        for name, p in r.get("percentiles", {}).items():
+            rows.append([f"{r['size']}, {name}", *(f"{p[key]:.2f}" for key in ("p50", "p99", "p999"))])
+    return grid(rows) if len(rows) > 1 else NOTHING
+
+
+def simple(records: list[Record]) -> str:
+    """Figures without a peer."""
+    if not records:
+        return NOTHING
+    rows = [["", "figure"], *([r["bench"], f"{r['median']:g} {r['unit']}"] for r in records)]
+    return f"{grid(rows)}\n{source(records)}\n"
+
+
+def loss(records: list[Record]) -> str:
+    if not records:
+        return NOTHING
+    keys = ("frames", "lost", "corrupt", "reordered", "duplicated")
+    rows = [["", "seconds", *keys], *([r["bench"], f"{r['seconds']:g}", *(f"{r[k]:,}" for k in keys)] for r in records)]
+    return f"{grid(rows)}\n{source(records)}\n"
+
+
+def with_picture(name: str, what: str, table: str) -> str:
+    """A plot above its table, where there is something to plot."""
+    return f"![{what}](plots/{name})\n\n{table}" if PICTURES[name]() else table
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "rates": lambda: with_picture("rates.svg", "rate by frame size", compared(newest("rates", "rates-between"))),
+    "packed": lambda: compared(newest("packed"), shape=True),
+    "packed-split": lambda: compared(newest("packed-split")),
+    "shapes": lambda: compared(newest("shapes"), shape=True),
+    "virtio-user": lambda: compared(newest("virtio-user"), shape=True),
+    "latency": lambda: compared(newest("latency")),
+    "percentiles": lambda: with_picture("latency.svg", "percentiles of latency", percentiles(newest("latency"))),
+    "load": lambda: compared(newest("load")),
+    "memory": lambda: simple(newest("memory")),
+    "loss": lambda: loss(newest("loss")),
+    "instructions": lambda: simple(newest("instructions")),
+}
+
+
+def page(text: str) -> str:
+    """The page with every marked place filled anew."""
+    return MARK.sub(lambda m: f"{m[1]}{TABLES[m['name']]()}{m[4]}", text)
+
+
+def rate_plot() -> str | None:
+    """Rates by frame size."""
+    records = [r for r in newest("rates", "rates-between") if r["size"].isdecimal()]
+    if not records:
+        return None
+    names = list(dict.fromkeys(name for r in records for name in r["figures"]))
+    top = max(f["q3"] for r in records for f in r["figures"].values())
+    step = nice_step(top / 5)
+    chart = Chart("Forwarding rate by frame size, split rings", records[0]["unit"], step * -(-top // step))
+    at = dict(zip([r["size"] for r in records], places(len(records)), strict=True))
+    chart.labels({f"{size} B": x for size, x in at.items()})
+    for n, name in enumerate(names):
+        has = [r for r in records if name in r["figures"]]
+        chart.line([(at[r["size"]], r["figures"][name]["median"]) for r in has], n)
+        for r in has:
+            chart.spread(at[r["size"]], r["figures"][name]["q1"], r["figures"][name]["q3"], n)
+    chart.legend(names)
+    return chart.text()
+
+
+def latency_plot() -> str | None:
+    """Percentiles of one frame in flight, of the smallest size."""
+    records = [r for r in newest("latency") if "percentiles" in r]
+    if not records:
+        return None
+    names, found = list(records[0]["percentiles"]), records[0]["percentiles"]
+    values = [value for p in found.values() for value in p.values()]
+    bottom, top = 0.01, 0.1
+    while bottom * 10 < min(values):
+        bottom *= 10
+    while top < max(values) * 1.2:
+        top *= 10
+    title = f"One frame of {records[0]['size']} bytes in flight, one way"
+    chart = Chart(title, "microseconds, logarithmic", top, bottom=bottom, log=True)
+    keys = {"p50": "median", "p99": "99 %", "p999": "99.9 %"}
+    middles = places(len(keys))
+    chart.labels(dict(zip(keys.values(), middles, strict=True)))
+    for key, middle in zip(keys, middles, strict=True):
+        for n, name in enumerate(names):
+            chart.bar(middle + (n - len(names) / 2) * 44, 40, found[name][key], n)
+    chart.legend(names)
+    return chart.text()
+
+
+PICTURES: dict[str, Callable[[], str | None]] = {"rates.svg": rate_plot, "latency.svg": latency_plot}
+
+
+def wanted() -> dict[Path, str]:
+    """Every file this writes, and what should be in it."""
+    files = {PAGE: page(PAGE.read_text())}
+    for name, draw in PICTURES.items():
+        if picture := draw():
+            files[PLOTS / name] = picture
+    return files
+
+
+def main(arguments: list[str]) -> int:
+    stale = {path: text for path, text in wanted().items() if not path.exists() or path.read_text() != text}
+    for path, text in stale.items():
+        print(path.relative_to(ROOT))
+        if "--check" not in arguments:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+    return 1 if stale and "--check" in arguments else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,75 @@
+"""docs/performance.md and its plots say what bench/results say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from bench import plot
+from bench.svg import nice_step
+
+MACHINE = {
+    "commit": "0123456789ab", "date": "2026-01-02T03:04:05+00:00",
+    "build": {"flags": "-O3 -g -Wall", "compiler": "gcc 1"}, "machine": {"cpu": "CPU", "cpus": 2, "kernel": "6.1"},
+}  # fmt: skip
+
+
+def test_the_page_and_the_plots_are_what_the_script_makes_of_the_committed_results() -> None:
+    stale = [str(path) for path, text in plot.wanted().items() if not path.exists() or path.read_text() != text]
+    assert stale == [], "run python -m bench.plot"
+
+
+def test_every_table_has_its_place_on_the_page_and_every_place_its_table() -> None:
+    assert sorted(match["name"] for match in plot.MARK.finditer(plot.PAGE.read_text())) == sorted(plot.TABLES)
+
+
+def record(size: str, median: float) -> dict[str, object]:
+    spread = {"median": median, "q1": median / 2, "q3": median * 2}
+    return MACHINE | {
+        "bench": "rate", "size": size, "unit": "Mpps", "guests": "", "rounds": 3,
+        "figures": {"fastvhost": spread, "<peer>": spread}, "ratios": {"fastvhost/<peer>": spread},
+        "percentiles": {"fastvhost": {"p50": 0.2, "p99": 1.5, "p999": 30.0}},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(plot, "RESULTS", tmp_path)
+    return tmp_path
+
+
+def test_the_newest_record_of_a_load_counts_and_sizes_stand_in_order(results: Path) -> None:
+    lines = [record("1518", 5), record("64", 1), record("64", 40), record("imix", 7)]
+    (results / "rates.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (results / "rates-between.jsonl").write_text(json.dumps(record("256", 9)) + "\n")
+    rows = plot.TABLES["rates"]().splitlines()
+    assert rows[0] == "| bytes | fastvhost | <peer> | fastvhost/<peer> |"
+    assert [row.split(" | ")[0] for row in rows[2:6]] == ["| 64", "| 256", "| 1518", "| imix"]
+    assert "40.00 (20.00..80.00)" in rows[2]
+    assert "commit 0123456789ab, 2026-01-02, CPU, 2 CPUs, kernel 6.1, gcc 1 `-O3 -g`" in rows[-1]
+
+
+def test_plots_are_well_formed_and_show_every_back_end(results: Path) -> None:
+    for name in ("rates", "latency"):
+        (results / f"{name}.jsonl").write_text("".join(json.dumps(record(size, 3)) + "\n" for size in ("64", "512")))
+    for name, lines in (("rates.svg", 2), ("latency.svg", 0)):
+        picture = plot.PICTURES[name]()
+        assert picture is not None
+        tree = ElementTree.fromstring(picture)
+        said = [element.text for element in tree.iter() if element.tag.endswith("text")]
+        assert "fastvhost" in said
+        assert len([element for element in tree.iter() if element.tag.endswith("polyline")]) == lines
+
+
+def test_without_results_there_is_a_word_instead_of_a_table(results: Path) -> None:
+    assert list(results.iterdir()) == []
+    assert {make() for make in plot.TABLES.values()} == {plot.NOTHING}
+    assert {draw() for draw in plot.PICTURES.values()} == {None}
+
+
+@pytest.mark.parametrize(("least", "step"), [(1, 1), (1.1, 2), (3, 5), (6, 10), (0.03, 0.05), (20, 20)])
+def test_ticks_are_round_numbers(least: float, step: float) -> None:
+    assert nice_step(least) == pytest.approx(step)
