@@ -35,7 +35,7 @@ OPTIONS = (
     ("config", "FILE.toml", "read options from a file"),
 )
 PORT_HELP = """KIND:VALUE[,key=value...], or a path that ends in .sock: vhost-user:PATH[,mode=server|client][,queues=N]
-tap:NAME[,queues=N][,mtu=N][,persist=yes][,owner=USER], pcap:IFACE or null:, every kind with name=NAME. The order of
+tap:NAME[,queues=N][,mtu=N][,persist=yes][,owner=USER], packet:IFACE, pcap:IFACE or null:, every kind with name=NAME. The order of
 --port is the port number"""
 
 

@@ -53,12 +53,16 @@ def _check_interface(where: str, name: str, _options: Options) -> None:
     _interface(where, name)
 
 
-CHECKS: Mapping[str, Check] = {"tap": _check_tap, "pcap": _check_interface}
+CHECKS: Mapping[str, Check] = {"tap": _check_tap, "pcap": _check_interface, "packet": _check_interface}
 """By kind: raises UsageError where value or keys make no sense."""
 
 
 def make_port(spec: PortSpec, door: Any) -> AnyPort:
     """The data plane's half of a port."""
+    if spec.kind == "packet":
+        from fastvhost.dataplane.ports.packet import PacketPort
+
+        return PacketPort(spec.name, door)
     if spec.kind == "pcap":
         from fastvhost.dataplane.ports.pcap import PcapPort
 
@@ -70,6 +74,10 @@ def make_port(spec: PortSpec, door: Any) -> AnyPort:
 
 def make_service(spec: PortSpec, port: Any) -> Service:
     """The control side of a port."""
+    if spec.kind == "packet":
+        from fastvhost.hostside.packet import PacketService
+
+        return PacketService(port, spec.interface)
     if spec.kind == "pcap":
         from fastvhost.hostside.pcap import PcapService
 

@@ -20,10 +20,10 @@ KIND_KEYS: Mapping[str, frozenset[str]] = {
     "vhost-user": frozenset({"mode", "queues"}),
     "cuse": frozenset({"queues"}),
     "tap": frozenset({"queues", "persist", "mtu", "owner"}),
+    "packet": frozenset(),
     "pcap": frozenset(),
     "null": frozenset(),
 }
-LATER_KINDS = ("packet",)
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 DEVICE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,62}")
 
@@ -58,7 +58,7 @@ def parse(text: str) -> PortSpec:
     """A port specification from its text."""
     head, *pairs = text.split(",")
     kind, colon, value = head.partition(":")
-    if (not colon or kind not in {*KIND_KEYS, *LATER_KINDS}) and head.endswith(".sock"):
+    if (not colon or kind not in KIND_KEYS) and head.endswith(".sock"):
         kind, colon, value = "vhost-user", ":", head
     if not colon:
         raise UsageError(f"--port {text}: no kind of port; write a path ending in .sock, vhost-user:PATH or tap:NAME")
@@ -83,8 +83,6 @@ def from_table(table: Mapping[str, object]) -> PortSpec:
 
 
 def _build(where: str, kind: str, value: str, options: dict[str, str]) -> PortSpec:
-    if kind in LATER_KINDS:
-        raise UsageError(f"{where}: ports of kind {kind} are not yet in this version; use {' or '.join(KIND_KEYS)}")
     if kind not in KIND_KEYS:
         raise UsageError(f"{where}: there is no kind '{kind}'; use {' or '.join(KIND_KEYS)}")
     known = KIND_KEYS[kind] | {"name"}

@@ -62,7 +62,7 @@ def test_a_specification_printed_reads_back_the_same() -> None:
         ("cuse:fv0,mode=server", "no key 'mode'"),
         ("pcap:", "no interface"),
         ("pcap:t0,queues=2", "no key 'queues'"),
-        ("packet:eth0", "not yet in this version"),
+        ("packet:", "no interface"),
         ("dpdk:x", "no kind 'dpdk'"),
         ("vhost-user:", "no path"),
         ("a.sock,mode", "not key=value"),

@@ -1,0 +1,13 @@
+"""An interface of this host through AF_PACKET, with a ring for what arrives."""
+
+import mmap
+
+from fastvhost.dataplane.door import Door
+from fastvhost.dataplane.ports.host_port import HostPort
+
+class PacketPort(HostPort):
+    """Reads a TPACKET_V3 ring, sends with sendmmsg straight from where frames lie."""
+
+    def __init__(self, name: str, door: Door) -> None: ...
+    def attach(self, ring: mmap.mmap, block_bytes: int, receive_fd: int, send_fd: int) -> None:
+        """ring: a socket's mapped TPACKET_V3 ring, with PACKET_VNET_HDR. All borrowed until detach(). The door."""

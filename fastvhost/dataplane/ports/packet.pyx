@@ -1,0 +1,301 @@
+"""An interface of this host through AF_PACKET: a NIC, a veth, a bridge. packet(7); Linux, packet_mmap.rst.
+
+Frames stay in the ring's blocks until the egress has copied them: one copy, as from a guest. A block goes back to the
+kernel once all its frames are released. What the host's stack left to the hardware is done here: the kernel puts a
+virtio-net header in front of each frame that says what is missing (PACKET_VNET_HDR).
+"""
+
+from libc.errno cimport EAGAIN, EFAULT, EMSGSIZE, ENOBUFS, errno
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memmove, memset
+
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+
+from fastvhost.abi.shared_memory cimport load_acquire_u32, store_release_u32
+from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES, NET_HDR_F_NEEDS_CSUM, NET_HDR_LEGACY_BYTES
+from fastvhost.dataplane.door cimport Door
+from fastvhost.dataplane.drop_reason cimport GSO_UNSUPPORTED, LINK_DOWN, OVERSIZE, RUNT
+from fastvhost.dataplane.frame cimport BURST, Burst, Frame, Segment
+from fastvhost.dataplane.port cimport PortFace
+from fastvhost.dataplane.ports.host_port cimport (
+    HostPort,
+    HostQueue,
+    HostSide,
+    add_frame,
+    iovec,
+    report_error,
+    report_first_frame,
+    to_bounce,
+)
+from fastvhost.dataplane.ports.segmentation cimport (
+    HostHeader,
+    Super,
+    begin_super,
+    complete_checksum,
+    cut_super,
+)
+from fastvhost.dataplane.tally cimport Tally
+
+cdef extern from "<linux/if_packet.h>" nogil:
+    const uint32_t TP_STATUS_KERNEL, TP_STATUS_USER, TP_STATUS_VLAN_VALID, TP_STATUS_VLAN_TPID_VALID
+    struct tpacket_hdr_v1:
+        uint32_t block_status
+        uint32_t num_pkts
+        uint32_t offset_to_first_pkt
+    union tpacket_bd_header_u:
+        tpacket_hdr_v1 bh1
+    struct tpacket_block_desc:
+        tpacket_bd_header_u hdr
+    struct tpacket_hdr_variant1:
+        uint32_t tp_vlan_tci
+        uint16_t tp_vlan_tpid
+    struct tpacket3_hdr:
+        uint32_t tp_next_offset
+        uint32_t tp_snaplen
+        uint32_t tp_len
+        uint32_t tp_status
+        uint16_t tp_mac
+        tpacket_hdr_variant1 hv1
+
+cdef extern from * nogil:
+    """
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE
+    #endif
+    #include <sys/socket.h>
+    """
+    struct msghdr:
+        iovec *msg_iov
+        size_t msg_iovlen
+    struct mmsghdr:
+        msghdr msg_hdr
+        unsigned int msg_len
+    int sendmmsg(int fd, mmsghdr *messages, unsigned int n, int flags)
+    const int MSG_DONTWAIT
+
+cdef enum:
+    VLAN_TAG_BYTES = 4
+    FEW_PARTS = 4            # a frame in more pieces goes by way of the bounce buffer, on its own
+
+
+cdef struct PacketRing:
+    # set through the door
+    uint8_t *ring
+    uint32_t block_bytes
+    uint32_t n_blocks
+    int send_fd
+    # written by the worker that reads
+    uint32_t block           # the one being read
+    bint held                # it is ours, frames of it may still be out
+    uint32_t left            # frames in it not looked at yet
+    uint8_t *next            # the first of them
+    Super super
+    # scratch of the worker that writes
+    mmsghdr messages[BURST]
+    iovec parts[BURST * FEW_PARTS]
+
+
+cdef inline tpacket_block_desc *block_at(const PacketRing *ring, uint32_t block) noexcept nogil:
+    return <tpacket_block_desc *>(ring.ring + <size_t>block * ring.block_bytes)
+
+
+cdef bint is_there(PacketRing *ring) noexcept nogil:
+    """Whether there are frames to look at; a block whose frames are all released goes back, the next one is opened."""
+    cdef tpacket_block_desc *block
+    if ring.left or ring.super.frame != NULL:
+        return True
+    if ring.held:
+        store_release_u32(&block_at(ring, ring.block).hdr.bh1.block_status, TP_STATUS_KERNEL)  # pairs with the kernel's
+        ring.held = False
+        ring.block = ring.block + 1 if ring.block + 1 < ring.n_blocks else 0
+    block = block_at(ring, ring.block)
+    if not load_acquire_u32(&block.hdr.bh1.block_status) & TP_STATUS_USER:  # pairs with the kernel closing the block
+        return False
+    ring.held, ring.left = True, block.hdr.bh1.num_pkts
+    ring.next = <uint8_t *>block + block.hdr.bh1.offset_to_first_pkt
+    return ring.left != 0
+
+
+cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcept nogil:
+    cdef HostSide *side = <HostSide *>port.kind
+    cdef HostQueue *queue = &side.queues[pair]
+    cdef PacketRing *ring = <PacketRing *>queue.handle
+    cdef Tally *tally = &port.rx[pair]
+    cdef uint32_t n = 0, i
+    cdef tpacket3_hdr *packet
+    if queue.fd < 0 or not is_there(ring):
+        return 0
+    while n < BURST:
+        if ring.super.frame != NULL:
+            n = cut_super(&ring.super, burst, n, queue.arena)
+            continue
+        if ring.left == 0:
+            break
+        packet = <tpacket3_hdr *>ring.next
+        ring.left -= 1
+        ring.next += packet.tp_next_offset
+        n += take_packet(ring, packet, burst, n, tally)
+    for i in range(n):
+        tally.bytes += burst.frames[i].bytes
+    tally.frames += n
+    if n and not side.seen_frame:
+        report_first_frame(side)
+    burst.n_frames = burst.n_chains = n
+    return n
+
+
+cdef uint32_t take_packet(
+    PacketRing *ring, tpacket3_hdr *packet, Burst *burst, uint32_t n, Tally *tally
+) noexcept nogil:
+    """One frame of the ring as the n-th of the burst. 0: it is none, or a super-frame that is to be cut now."""
+    cdef uint8_t *frame = <uint8_t *>packet + packet.tp_mac
+    cdef uint32_t bytes = packet.tp_snaplen
+    cdef HostHeader header
+    memcpy(&header, frame - NET_HDR_LEGACY_BYTES, sizeof(header))
+    if bytes != packet.tp_len:
+        tally.dropped[<int>OVERSIZE] += 1
+        return 0
+    if bytes < ETHER_HEADER_BYTES:
+        tally.dropped[<int>RUNT] += 1
+        return 0
+    if packet.tp_status & TP_STATUS_VLAN_VALID:
+        # The kernel took the tag out; there is room for it where its header was.
+        restore_tag(frame, packet)
+        frame -= VLAN_TAG_BYTES
+        bytes += VLAN_TAG_BYTES
+        header.csum_start += VLAN_TAG_BYTES
+    if header.gso_type:
+        if not begin_super(&ring.super, frame, bytes, &header):
+            tally.dropped[<int>GSO_UNSUPPORTED] += 1
+        return 0
+    if header.flags & NET_HDR_F_NEEDS_CSUM and not complete_checksum(
+        frame, bytes, header.csum_start, header.csum_offset
+    ):
+        tally.dropped[<int>GSO_UNSUPPORTED] += 1
+        return 0
+    add_frame(burst, n, frame, bytes)
+    return 1
+
+
+cdef void restore_tag(uint8_t *frame, const tpacket3_hdr *packet) noexcept nogil:
+    cdef uint16_t protocol = 0x8100
+    if packet.tp_status & TP_STATUS_VLAN_TPID_VALID:
+        protocol = packet.hv1.tp_vlan_tpid
+    memmove(frame - VLAN_TAG_BYTES, frame, 12)
+    frame[8], frame[9] = protocol >> 8, protocol & 0xff
+    frame[10], frame[11] = (packet.hv1.tp_vlan_tci >> 8) & 0xff, packet.hv1.tp_vlan_tci & 0xff
+
+
+cdef bint may_receive(PortFace *port, uint32_t pair) noexcept nogil:
+    cdef HostQueue *queue = &(<HostSide *>port.kind).queues[pair]
+    return queue.fd >= 0 and is_there(<PacketRing *>queue.handle)
+
+
+cdef uint32_t deliver_burst(
+    PortFace *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
+) noexcept nogil:
+    cdef HostSide *side = <HostSide *>port.kind
+    cdef HostQueue *queue = &side.queues[pair]
+    cdef PacketRing *ring = <PacketRing *>queue.handle
+    cdef Tally *tally = &port.tx[pair]
+    cdef uint32_t i, done = 0
+    cdef int sent, error
+    if queue.fd < 0 or not side.link_up:
+        tally.dropped[<int>LINK_DOWN] += n
+        return n
+    for i in range(n):
+        address(ring, i, &frames[i], segments)
+    while done < n:
+        error = 0
+        if frames[done].n_segments > FEW_PARTS:
+            sent = send_alone(queue, ring, &frames[done], segments)
+        else:
+            sent = sendmmsg(ring.send_fd, &ring.messages[done], few(&frames[done], n - done), MSG_DONTWAIT)
+            if sent < 0 and errno == EFAULT:
+                sent = send_alone(queue, ring, &frames[done], segments)
+        if sent > 0:
+            for i in range(done, done + sent):
+                tally.bytes += frames[i].bytes
+            tally.frames += sent
+            done += sent
+            continue
+        error = errno
+        if error == EAGAIN or error == ENOBUFS:
+            return done
+        if error == EMSGSIZE:
+            tally.dropped[<int>OVERSIZE] += 1
+        else:
+            report_error(side, error)
+            tally.dropped[<int>LINK_DOWN] += 1
+        done += 1
+    return n
+
+
+cdef void address(PacketRing *ring, uint32_t i, const Frame *frame, const Segment *segments) noexcept nogil:
+    """Message i names the frame's pieces; one of too many pieces is sent alone."""
+    cdef iovec *parts = &ring.parts[i * FEW_PARTS]
+    cdef uint32_t k
+    ring.messages[i].msg_hdr.msg_iov = parts
+    ring.messages[i].msg_hdr.msg_iovlen = frame.n_segments
+    if frame.n_segments == 1:
+        parts[0] = iovec(frame.data, frame.bytes)
+    elif frame.n_segments <= FEW_PARTS:
+        for k in range(frame.n_segments):
+            parts[k] = iovec(segments[frame.first_segment + k].data, segments[frame.first_segment + k].bytes)
+
+
+cdef uint32_t few(const Frame *frames, uint32_t n) noexcept nogil:
+    """How many frames from here on are in few pieces."""
+    cdef uint32_t i = 0
+    while i < n and frames[i].n_segments <= FEW_PARTS:
+        i += 1
+    return i
+
+
+cdef int send_alone(HostQueue *queue, PacketRing *ring, const Frame *frame, const Segment *segments) noexcept nogil:
+    cdef mmsghdr message
+    cdef iovec part
+    memset(&message, 0, sizeof(message))
+    to_bounce(queue, frame, segments)
+    part = iovec(queue.bounce, frame.bytes)
+    message.msg_hdr.msg_iov, message.msg_hdr.msg_iovlen = &part, 1
+    return sendmmsg(ring.send_fd, &message, 1, MSG_DONTWAIT)
+
+
+cdef class PacketPort(HostPort):
+    """Reads a TPACKET_V3 ring, sends with sendmmsg straight from where frames lie."""
+
+    cdef PacketRing *ring
+
+    def __init__(self, str name, Door door not None) -> None:
+        self.make(name, "packet", door, 1)
+        self.ring = <PacketRing *>calloc(1, sizeof(PacketRing))
+        if self.ring == NULL:
+            raise MemoryError
+        self.side.queues[0].handle = self.ring
+        self.face.receive_burst, self.face.deliver_burst = receive_burst, deliver_burst
+        self.face.may_receive = may_receive
+
+    def __dealloc__(self) -> None:
+        free(self.ring)
+
+    def attach(self, ring, uint32_t block_bytes, int receive_fd, int send_fd) -> None:
+        cdef Py_buffer buffer
+        PyObject_GetBuffer(ring, &buffer, PyBUF_WRITABLE)
+        self.door.close()
+        self.ring.ring, self.ring.block_bytes = <uint8_t *>buffer.buf, block_bytes
+        self.ring.n_blocks = <uint32_t>(buffer.len // block_bytes)
+        self.ring.send_fd, self.ring.block, self.ring.held, self.ring.left = send_fd, 0, False, 0
+        self.ring.super.frame = NULL
+        self.face.epoch += 1  # frames of an earlier ring are gone with it
+        self.side.queues[0].fd = receive_fd
+        self.door.open()
+        PyBuffer_Release(&buffer)  # whoever lent it keeps it
+
+    def detach(self) -> None:
+        self.door.close()
+        self.side.queues[0].fd = -1
+        self.side.link_up = False
+        self.face.epoch += 1
+        self.door.open()

@@ -1,0 +1,164 @@
+"""Checksums and super-frames of the host's stack, done in software. See segmentation.pxd."""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy
+
+from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES
+from fastvhost.dataplane.frame cimport BURST, Burst, Chain, Segment
+
+cdef extern from "fastvhost/dataplane/ports/checksum.h" nogil:
+    uint64_t add_bytes(const uint8_t *at, uint32_t n, uint64_t sum)
+    uint16_t fold(uint64_t sum)
+
+cdef enum:
+    GSO_TCPV4 = 1
+    GSO_TCPV6 = 4
+    GSO_ECN = 0x80
+    TCP_FIN_PSH = 0x09
+    TCP_CWR = 0x80
+    PROTOCOL_TCP = 6
+    # Ethernet, two VLAN tags, IP and TCP with all their options.
+    MOST_HEADER_BYTES = 256
+
+
+cdef inline uint32_t get16(const uint8_t *at) noexcept nogil:
+    return <uint32_t>at[0] << 8 | at[1]
+
+
+cdef inline void put16(uint8_t *at, uint32_t value) noexcept nogil:
+    at[0], at[1] = <uint8_t>(value >> 8), <uint8_t>value
+
+
+cdef inline void put_sum(uint8_t *at, uint16_t checksum) noexcept nogil:
+    memcpy(at, &checksum, 2)
+
+
+cdef bint complete_checksum(uint8_t *frame, uint32_t bytes, uint32_t start, uint32_t offset) noexcept nogil:
+    """The sum of what lies from start on, where the field holds that of the pseudo-header. False: not in the frame."""
+    cdef uint16_t checksum
+    if start >= bytes or offset + 2 > bytes - start:
+        return False
+    checksum = fold(add_bytes(frame + start, bytes - start, 0))
+    # RFC 768: 0 means none. For TCP it makes no difference.
+    put_sum(frame + start + offset, checksum if checksum else 0xffff)
+    return True
+
+
+cdef bint begin_super(Super *super, uint8_t *frame, uint32_t bytes, const HostHeader *header) noexcept nogil:
+    """Look at a super-frame's headers. False: not TCP over IP in Ethernet, or not as it should be."""
+    cdef uint32_t kind = header.gso_type & ~GSO_ECN, ip = ETHER_HEADER_BYTES, tcp = header.csum_start
+    cdef uint32_t ethertype
+    if bytes < ETHER_HEADER_BYTES + 40 or header.gso_bytes == 0 or (kind != GSO_TCPV4 and kind != GSO_TCPV6):
+        return False
+    ethertype = get16(frame + ip - 2)
+    while ethertype == 0x8100 or ethertype == 0x88a8:
+        ip += 4
+        if ip > 22:
+            return False
+        ethertype = get16(frame + ip - 2)
+    super.ipv6 = kind == GSO_TCPV6
+    if super.ipv6:
+        if ethertype != 0x86dd or tcp < ip + 40:
+            return False
+    elif ethertype != 0x0800 or tcp != ip + 4 * (frame[ip] & 15) or tcp < ip + 20 or frame[ip + 9] != PROTOCOL_TCP:
+        return False
+    if tcp + 20 > bytes or header.csum_offset != 16:
+        return False
+    super.header_bytes = tcp + 4 * (frame[tcp + 12] >> 4)
+    if super.header_bytes < tcp + 20 or super.header_bytes > bytes or super.header_bytes > MOST_HEADER_BYTES:
+        return False
+    super.frame, super.bytes, super.ip_at, super.tcp_at = frame, bytes, ip, tcp
+    super.piece_bytes, super.at = header.gso_bytes, 0
+    return True
+
+
+cdef uint32_t cut_super(Super *super, Burst *burst, uint32_t n, uint8_t *arena) noexcept nogil:
+    """Pieces as frames n, n+1, ... of a burst, as far as it has room; their headers go to the arena, a slot a frame.
+
+    Returns the burst's frames. After the last piece super.frame is NULL.
+    """
+    cdef uint32_t left, piece
+    cdef uint8_t *header
+    cdef Segment *parts
+    while n < BURST and super.frame != NULL:
+        left = super.bytes - super.header_bytes - super.at
+        piece = min(left, super.piece_bytes)
+        header = arena + n * MOST_HEADER_BYTES
+        parts = &burst.segments[2 * n]
+        write_header(super, header, piece, piece == left)
+        parts[0] = Segment(header, super.header_bytes)
+        parts[1] = Segment(super.frame + super.header_bytes + super.at, piece)
+        burst.frames[n] = Chain(header, super.header_bytes + piece, 2 * n, n, 2 if piece else 1)
+        super.at += piece
+        n += 1
+        if piece == left:
+            super.frame = NULL
+    return n
+
+
+cdef void write_header(const Super *super, uint8_t *to, uint32_t piece, bint last) noexcept nogil:
+    """The piece's own headers: lengths, number in the IP header, sequence number, flags, and both checksums."""
+    cdef uint8_t *ip = to + super.ip_at
+    cdef uint8_t *tcp = to + super.tcp_at
+    cdef uint32_t tcp_bytes = super.header_bytes - super.tcp_at + piece, sequence
+    cdef uint64_t pseudo
+    cdef uint8_t ending[4]
+    memcpy(to, super.frame, super.header_bytes)
+    if super.ipv6:
+        put16(ip + 4, super.header_bytes - super.ip_at - 40 + piece)
+        pseudo = add_bytes(ip + 8, 32, 0)
+    else:
+        put16(ip + 2, super.header_bytes - super.ip_at + piece)
+        put16(ip + 4, get16(ip + 4) + super.at // super.piece_bytes)
+        put16(ip + 10, 0)
+        put_sum(ip + 10, fold(add_bytes(ip, super.tcp_at - super.ip_at, 0)))
+        pseudo = add_bytes(ip + 12, 8, 0)
+    sequence = (get16(tcp + 4) << 16 | get16(tcp + 6)) + super.at
+    put16(tcp + 4, sequence >> 16)
+    put16(tcp + 6, sequence & 0xffff)
+    if not last:
+        tcp[13] &= ~TCP_FIN_PSH
+    if super.at:
+        tcp[13] &= ~TCP_CWR
+    put16(tcp + 16, 0)
+    ending[0], ending[1] = 0, PROTOCOL_TCP
+    put16(&ending[2], tcp_bytes)
+    pseudo = add_bytes(ending, 4, pseudo)
+    pseudo = add_bytes(tcp, super.header_bytes - super.tcp_at, pseudo)
+    put_sum(tcp + 16, fold(add_bytes(super.frame + super.header_bytes + super.at, piece, pseudo)))
+
+
+def cut(bytes frame, int gso_type, int gso_bytes, int csum_start, int csum_offset) -> list[bytes]:
+    cdef HostHeader header
+    cdef Super super
+    cdef Burst *burst = <Burst *>calloc(1, sizeof(Burst))
+    cdef uint8_t *arena = <uint8_t *>malloc(BURST * MOST_HEADER_BYTES)
+    cdef Segment *segments = <Segment *>malloc(2 * BURST * sizeof(Segment))
+    cdef uint32_t i, j, n
+    copy = bytearray(frame)
+    cdef uint8_t *data = copy
+    found = []
+    try:
+        if burst == NULL or arena == NULL or segments == NULL:
+            raise MemoryError
+        burst.segments = segments
+        header.flags, header.header_bytes = 1, 0
+        header.gso_type, header.gso_bytes = <uint8_t>gso_type, <uint16_t>gso_bytes
+        header.csum_start, header.csum_offset = <uint16_t>csum_start, <uint16_t>csum_offset
+        if gso_type == 0:
+            return [bytes(copy)] if complete_checksum(data, <uint32_t>len(copy), csum_start, csum_offset) else []
+        if not begin_super(&super, data, <uint32_t>len(copy), &header):
+            return []
+        while super.frame != NULL:
+            n = cut_super(&super, burst, 0, arena)
+            for i in range(n):
+                piece = b""
+                for j in range(burst.frames[i].n_segments):
+                    piece += segments[2 * i + j].data[:segments[2 * i + j].bytes]
+                found.append(piece)
+    finally:
+        free(burst)
+        free(arena)
+        free(segments)
+    return found

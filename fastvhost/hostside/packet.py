@@ -1,0 +1,106 @@
+"""Packet sockets: one with a ring for what arrives, one that sends. packet(7); Linux, packet_mmap.rst."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import socket
+import struct
+from typing import Final, Protocol
+
+from fastvhost.hostside import interfaces
+from fastvhost.hostside.errors import HostPortError
+from fastvhost.hostside.face import HostPortFace
+from fastvhost.hostside.interfaces import Interface
+from fastvhost.hostside.service import InterfaceService
+
+SOL_PACKET: Final = 263
+PACKET_ADD_MEMBERSHIP, PACKET_RX_RING, PACKET_STATISTICS, PACKET_VERSION = 1, 5, 6, 10
+PACKET_VNET_HDR, PACKET_QDISC_BYPASS, PACKET_IGNORE_OUTGOING = 15, 20, 23
+TPACKET_V3, PACKET_MR_PROMISC = 2, 1
+ETH_P_ALL: Final = 3
+# A block holds the longest super-frame with all headers. It is handed over when full, or after a millisecond.
+BLOCK_BYTES: Final = 128 << 10
+BLOCKS: Final = 32
+RETIRE_MS: Final = 1
+SEND_BYTES: Final = 4 << 20
+
+
+class PacketFace(HostPortFace, Protocol):
+    """A packet port of the data plane."""
+
+    def attach(self, ring: mmap.mmap, block_bytes: int, receive_fd: int, send_fd: int) -> None: ...
+
+
+class PacketService(InterfaceService):
+    """Opens the sockets while the interface is up, and counts what the kernel dropped."""
+
+    def __init__(self, port: PacketFace, interface: str) -> None:
+        super().__init__(port, interface)
+        self._packet = port
+        self._receiver: socket.socket | None = None
+        self._sender: socket.socket | None = None
+        self._ring: mmap.mmap | None = None
+
+    def _attach(self) -> str:
+        seen = interfaces.look(self._name)
+        if seen is None:
+            raise HostPortError(f"packet {self._name}: there is no such interface")
+        if not seen.ethernet:
+            raise HostPortError(
+                f"packet {self._name}: it carries no Ethernet frames; choose another interface", "usage"
+            )
+        try:
+            self._open(seen)
+        except OSError as error:
+            raise HostPortError(f"packet {self._name}: {_reason(error)}") from error
+        assert self._ring is not None
+        assert self._receiver is not None
+        assert self._sender is not None
+        self._packet.attach(self._ring, BLOCK_BYTES, self._receiver.fileno(), self._sender.fileno())
+        return f"packet socket on {self._name}, MTU {seen.mtu}"
+
+    def _open(self, seen: Interface) -> None:
+        # Protocol 0: nothing arrives before bind.
+        self._receiver = receiver = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+        receiver.setblocking(False)
+        receiver.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V3)
+        receiver.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+        receiver.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+        ring = struct.pack("7I", BLOCK_BYTES, BLOCKS, BLOCK_BYTES, BLOCKS, RETIRE_MS, 0, 0)
+        receiver.setsockopt(SOL_PACKET, PACKET_RX_RING, ring)
+        self._ring = mmap.mmap(receiver.fileno(), BLOCK_BYTES * BLOCKS)
+        receiver.bind((self._name, ETH_P_ALL))
+        receiver.setsockopt(
+            SOL_PACKET, PACKET_ADD_MEMBERSHIP, struct.pack("iHH8x", seen.index, PACKET_MR_PROMISC, 0)
+        )
+        self._sender = sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+        sender.setblocking(False)
+        sender.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 1)
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
+        sender.bind((self._name, 0))
+
+    def _release(self) -> None:
+        if self._ring is not None:
+            self._ring.close()
+            self._ring = None
+        for sock in (self._receiver, self._sender):
+            if sock is not None:
+                sock.close()
+        self._receiver = self._sender = None
+
+    def _kernel_drops(self) -> int:
+        if self._receiver is None:
+            return 0
+        # Reading sets the kernel's figures back to 0.
+        _packets, drops, _freezes = struct.unpack("3I", self._receiver.getsockopt(SOL_PACKET, PACKET_STATISTICS, 12))
+        return int(drops)
+
+
+def _reason(error: OSError) -> str:
+    """What to do about it, in one line."""
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return "not permitted (CAP_NET_RAW); run as root, or with AmbientCapabilities=CAP_NET_RAW"
+    if error.errno == errno.ENOMEM:
+        return f"no {BLOCK_BYTES * BLOCKS >> 20} MiB for its ring; free memory"
+    return f"{error.strerror}; see packet(7)"

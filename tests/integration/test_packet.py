@@ -1,0 +1,134 @@
+"""A QEMU guest and a network namespace, with fwd and a packet socket on a veth between them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.integration.fwd import ENVIRONMENT, Fwd
+from tests.integration.namespace import Namespace
+from tests.integration.process import Process
+from tests.integration.qemu import Guest, Machine
+
+HOST = "10.0.0.254"
+MIB = 1 << 20
+
+
+@dataclass
+class Scene:
+    """A guest on port a; port v0 is one end of a veth, the other is in a namespace with a stack of its own."""
+
+    near: Namespace
+    far: Namespace
+    fwd: Fwd
+    guest: Guest
+
+    def connect(self) -> None:
+        """A new veth between the two namespaces."""
+        self.near.run(f"ip link add v0 type veth peer name v1 netns {self.far.name}; ip link set v0 up")
+        self.far.run(f"ip address add {HOST}/24 dev v1; ip link set v1 up")
+
+    def ping(self, count: int = 20, address: str = "10.0.0.1") -> int:
+        """How many pings from the far namespace the guest answered."""
+        words = self.far.run(f"busybox ping -q -A -c {count} -W 2 {address} || true", 60)
+        found = re.search(r"(\d+) packets received", words)
+        assert found, words
+        return int(found[1])
+
+
+@pytest.fixture(scope="module")
+def scene(place: Path) -> Iterator[Scene]:
+    machine = Machine("a", place / "a.sock", 1)
+    with Namespace() as near, Namespace() as far, Fwd(place, [machine.port, "packet:v0"], prefix=near.prefix) as fwd:
+        fwd.wait_log("port v0: there is no interface v0; waiting for it", 20)
+        with Guest(machine, place) as guest:
+            scene = Scene(near, far, fwd, guest)
+            scene.connect()
+            fwd.wait_log("port v0: packet socket on v0, MTU 1500", 10)
+            guest.wait_ready()
+            guest.run("ip link set eth0 mtu 1500")
+            yield scene
+
+
+def test_the_guest_and_the_namespace_ping_each_other(scene: Scene) -> None:
+    assert scene.ping(50) == 50
+    assert " 20 packets received" in scene.guest.run(f"ping -A -q -c 20 {HOST}")
+    scene.fwd.wait_log("port v0: first packet from v0", 2)
+
+
+def test_tcp_passes_both_ways_though_the_stack_leaves_checksums_and_segments_to_the_card(scene: Scene) -> None:
+    port = 5000
+    # To the guest: super-frames of the far stack, cut by the port.
+    data = scene.far.run(f"head -c {8 * MIB} /dev/urandom > /tmp/{scene.far.name}; sha256sum < /tmp/{scene.far.name}")
+    scene.guest.run(f"nc -l -p {port} -e sha256sum > /tmp/sum 2>&1 & sleep 0.5")
+    answer = scene.far.run(f"busybox nc 10.0.0.1 {port} < /tmp/{scene.far.name}; rm /tmp/{scene.far.name}", 60)
+    assert answer.split()[0] == data.split()[0]
+    # And back: the listener's answer to the end of the data is their checksum.
+    listener = threading.Thread(target=lambda: scene.far.run(f"timeout 60 busybox nc -l -p {port} -e sha256sum", 70))
+    listener.start()
+    scene.guest.run("dd if=/dev/urandom of=/tmp/out bs=1M count=4 2>/dev/null; sleep 1")
+    received = scene.guest.run(f"nc {HOST} {port} < /tmp/out", 60)
+    listener.join(60)
+    assert received.split()[0] == scene.guest.run("sha256sum < /tmp/out").split()[0]
+    counters = scene.fwd.stats()["ports"]["v0"]
+    assert counters["rx_dropped"]["gso_unsupported"] == 0
+    assert counters["rx_frames"] > 8 * MIB // 1500
+
+
+TAGGED = "ffffffffffff02000000000181000a2a0800" + "ab" * 46
+SENDER = f"""
+import socket
+out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+out.bind(("w1", 0))
+for tag in ("81000a2a", "88a80a2a", "81000a2a8100002b", ""):
+    out.send(bytes.fromhex("{TAGGED}".replace("81000a2a", tag)))
+"""
+RECEIVER = """
+import fastvhost
+with fastvhost.attach("packet:w0") as port:
+    print("ready", flush=True)
+    seen = 0
+    while seen < 4:
+        with port.endpoint.recv(timeout=20) as burst:
+            for frame in burst:
+                print(bytes(frame).hex(), flush=True)
+            seen += len(burst) or 4
+"""
+
+
+def test_a_vlan_tag_that_the_kernel_takes_out_is_put_back(place: Path) -> None:
+    with Namespace() as space:
+        space.run("ip link add w0 type veth peer name w1; ip link set w0 up; ip link set w1 up")
+        command = [*space.prefix, sys.executable, "-P", "-c", RECEIVER]
+        with Process("receiver", command, place, env=ENVIRONMENT) as receiver:
+            receiver.wait_log("^ready", 30)
+            subprocess.run([*space.prefix, sys.executable, "-c", SENDER], check=True, timeout=20)
+            assert receiver.popen.wait(30) == 0
+            tags = ("81000a2a", "88a80a2a", "81000a2a8100002b", "")
+            assert receiver.log().split()[1:] == [TAGGED.replace("81000a2a", tag) for tag in tags]
+
+
+def test_a_veth_that_is_removed_and_made_again_is_taken_up_again(scene: Scene) -> None:
+    for _ in range(2):
+        mark = len(scene.fwd.log())
+        scene.near.run("ip link delete v0")
+        scene.fwd.wait_log("port v0: v0 was removed; waiting for it to come back", 10, after=mark)
+        dropped = scene.fwd.stats()["ports"]["v0"]["tx_dropped"]["link_down"]
+        scene.guest.run(f"ip neigh flush dev eth0; ping -q -c 1 -W 1 {HOST}; true")
+        assert scene.fwd.stats()["ports"]["v0"]["tx_dropped"]["link_down"] > dropped
+        scene.connect()
+        scene.fwd.wait_log("port v0: packet socket on v0", 10, after=mark)
+        assert scene.ping() == 20
+
+
+def test_a_flood_beyond_what_the_guest_takes_stops_nobody(scene: Scene) -> None:
+    scene.far.run("timeout 2 busybox ping -f -s 1000 10.0.0.1 > /dev/null 2>&1 || true")
+    assert scene.ping() == 20
+    assert scene.fwd.popen.poll() is None

@@ -1,0 +1,128 @@
+"""Checksums and super-frames that the host's stack leaves to the card: what a packet port makes of them."""
+
+from __future__ import annotations
+
+import random
+import struct
+
+import pytest
+
+from fastvhost.dataplane.ports.segmentation import cut
+
+TCPV4, UDP, TCPV6, ECN = 1, 3, 4, 0x80
+FIN, PSH, ACK, CWR = 0x01, 0x08, 0x10, 0x80
+
+
+def internet_sum(data: bytes) -> int:
+    data += b"\0" * (len(data) % 2)
+    total = sum(struct.unpack(f">{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total
+
+
+def super_frame(payload: bytes, *, ipv6: bool = False, tag: bool = False, flags: int = ACK, options: int = 12) -> bytes:
+    """Ethernet, IP and TCP as the stack hands it down: a pseudo-header's sum where the checksum belongs."""
+    tcp_bytes = 20 + options + len(payload)
+    ether = bytes(range(12)) + (b"\x81\x00\x00\x2a" if tag else b"") + (b"\x86\xdd" if ipv6 else b"\x08\x00")
+    addresses = bytes(range(32)) if ipv6 else bytes(range(8))
+    pseudo = internet_sum(addresses + struct.pack(">II", tcp_bytes, 6))
+    if ipv6:
+        ip = struct.pack(">IHBB", 6 << 28, min(tcp_bytes, 65535), 6, 64) + addresses
+    else:
+        ip = struct.pack(">BBHHHBBH", 0x45, 0, 20 + tcp_bytes, 0xFFFE, 0, 64, 6, 0) + addresses
+        ip = ip[:10] + (internet_sum(ip) ^ 0xFFFF).to_bytes(2, "big") + ip[12:]
+    offset = (20 + options) // 4 << 4
+    tcp = struct.pack(">HHIIBBHHH", 80, 8080, 0xFFFFFF00, 7, offset, flags, 512, pseudo, 0) + b"\1" * options
+    return ether + ip + tcp + payload
+
+
+def l4(frame: bytes) -> int:
+    """Where TCP begins in frames made above."""
+    at = 12
+    while frame[at : at + 2] == b"\x81\x00":
+        at += 4
+    return at + 2 + (40 if frame[at : at + 2] == b"\x86\xdd" else 20)
+
+
+def check(piece: bytes) -> bytes:
+    """Its payload; lengths and checksums are right."""
+    tcp = l4(piece)
+    ip = tcp - (40 if piece[tcp - 42 : tcp - 40] == b"\x86\xdd" else 20)
+    if tcp - ip == 20:
+        assert internet_sum(piece[ip:tcp]) == 0xFFFF
+        assert int.from_bytes(piece[ip + 2 : ip + 4], "big") == len(piece) - ip
+        addresses = piece[ip + 12 : ip + 20]
+    else:
+        assert int.from_bytes(piece[ip + 4 : ip + 6], "big") == len(piece) - tcp
+        addresses = piece[ip + 8 : ip + 40]
+    assert internet_sum(addresses + struct.pack(">II", len(piece) - tcp, 6) + piece[tcp:]) == 0xFFFF
+    return piece[tcp + 4 * (piece[tcp + 12] >> 4) :]
+
+
+@pytest.mark.parametrize("tag", [False, True], ids=["untagged", "tagged"])
+@pytest.mark.parametrize("ipv6", [False, True], ids=["IPv4", "IPv6"])
+@pytest.mark.parametrize("length", [1, 1448, 1449, 64000, 65000 - 100])
+def test_pieces_of_a_super_frame_are_frames_of_their_own_with_all_of_its_payload(
+    length: int, ipv6: bool, tag: bool
+) -> None:
+    payload = random.Random(length).randbytes(length)
+    frame = super_frame(payload, ipv6=ipv6, tag=tag, flags=ACK | PSH | FIN | CWR)
+    tcp = l4(frame)
+    pieces = cut(frame, TCPV6 if ipv6 else TCPV4 | ECN, 1448, tcp, 16)
+    assert b"".join(map(check, pieces)) == payload
+    assert len(pieces) == -(-length // 1448)
+    for number, piece in enumerate(pieces):
+        flags = piece[tcp + 13]
+        assert bool(flags & (FIN | PSH)) == (number == len(pieces) - 1)
+        assert bool(flags & CWR) == (number == 0)
+        sequence = int.from_bytes(piece[tcp + 4 : tcp + 8], "big")
+        assert sequence == (0xFFFFFF00 + 1448 * number) & 0xFFFFFFFF
+        if not ipv6:
+            assert int.from_bytes(piece[tcp - 16 : tcp - 14], "big") == (0xFFFE + number) & 0xFFFF
+
+
+def test_more_pieces_than_a_burst_holds_come_in_several_bursts() -> None:
+    payload = bytes(range(256)) * 100
+    pieces = cut(super_frame(payload), TCPV4, 100, 34, 16)
+    assert len(pieces) == 256
+    assert b"".join(map(check, pieces)) == payload
+
+
+def test_a_frame_with_a_checksum_to_complete_gets_it() -> None:
+    for length in (0, 1, 2, 3, 100, 1459):
+        frame = super_frame(random.Random(length).randbytes(length))
+        (completed,) = cut(frame, 0, 0, 34, 16)
+        check(completed)
+        assert completed[:50] == frame[:50]
+
+
+@pytest.mark.parametrize(
+    ("gso_type", "gso_bytes", "start", "offset"),
+    [
+        (UDP, 1448, 34, 16),
+        (TCPV6, 1448, 34, 16),
+        (TCPV4, 0, 34, 16),
+        (TCPV4, 1448, 33, 16),
+        (TCPV4, 1448, 20, 16),
+        (TCPV4, 1448, 34, 6),
+        (TCPV4, 1448, 60000, 16),
+        (0, 0, 60000, 16),
+        (0, 0, 34, 60000),
+        (0, 0, 165, 0),
+    ],
+)
+def test_headers_that_lie_are_refused(gso_type: int, gso_bytes: int, start: int, offset: int) -> None:
+    assert cut(super_frame(bytes(100)), gso_type, gso_bytes, start, offset) == []
+
+
+def test_headers_that_do_not_fit_into_the_frame_are_refused() -> None:
+    frame = super_frame(b"", options=0)
+    assert cut(frame, TCPV4, 1448, 34, 16) != []
+    assert cut(frame[:-1], TCPV4, 1448, 34, 16) == []
+    beyond = bytearray(frame)
+    beyond[34 + 12] = 0xF0  # sixty bytes of TCP header, of which twenty are there
+    assert cut(bytes(beyond), TCPV4, 1448, 34, 16) == []
+    short = bytearray(frame)
+    short[34 + 12] = 0x40
+    assert cut(bytes(short), TCPV4, 1448, 34, 16) == []
