@@ -45,7 +45,8 @@ def test_the_newest_record_of_a_load_counts_and_sizes_stand_in_order(results: Pa
     lines = [record("1518", 5), record("64", 1), record("64", 40), record("imix", 7)]
     (results / "rates.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (results / "rates-between.jsonl").write_text(json.dumps(record("256", 9)) + "\n")
-    rows = plot.TABLES["rates"]().splitlines()
+    picture, _, *rows = plot.TABLES["rates"]().splitlines()
+    assert picture == "![rate by frame size](plots/rates.svg)"
     assert rows[0] == "| bytes | fastvhost | <peer> | fastvhost/<peer> |"
     assert [row.split(" | ")[0] for row in rows[2:6]] == ["| 64", "| 256", "| 1518", "| imix"]
     assert "40.00 (20.00..80.00)" in rows[2]
