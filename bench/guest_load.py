@@ -34,6 +34,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--queue-size", type=int, default=1024)
     parser.add_argument("--pieces", type=int, default=1)
     parser.add_argument("--content", choices=("none", "numbers", "whole"), default="numbers")
+    parser.add_argument("--gap-us", type=float, default=5.0, help="of silence between two frames; with --latency")
     parser.add_argument("--queues", type=int, default=1, help="queue pairs of each guest")
     for flag in ("listen", "latency", "one-way", "indirect", "not-mergeable", "packed", "in-order", "kick", "sleeps"):
         parser.add_argument(f"--{flag}", action="store_true")
@@ -60,12 +61,13 @@ def report_rates(guests: Guests) -> None:
         last, seen = now, counters
 
 
-def report_latency(guests: Guests) -> None:
-    """Percentiles, interval by interval."""
+def report_latency(guests: Guests, gap_us: float) -> None:
+    """Percentiles, interval by interval: of some frames at least."""
+    interval = max(INTERVAL_SECONDS, 20 * gap_us / 1e6)
     start = last = time.monotonic()
     while not told_to_stop(0) and guests.connected:
         try:
-            latency = guests.latency(INTERVAL_SECONDS)
+            latency = guests.latency(interval, gap_us)
         except GuestsError:
             if time.monotonic() > start + FIRST_FRAME_SECONDS:
                 raise
@@ -104,8 +106,10 @@ def main() -> int:
         guests.connect()
         say(features=[int(f) for f in guests.features])
         try:
-            report = report_latency if o.latency else report_rates
-            report(guests)
+            if o.latency:
+                report_latency(guests, o.gap_us)
+            else:
+                report_rates(guests)
             alive = guests.connected
         finally:
             final = guests.stop()

@@ -128,6 +128,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "virtio-user": lambda: compared(newest("virtio-user"), shape=True),
     "latency": lambda: compared(newest("latency")),
     "percentiles": lambda: with_picture("latency.svg", "percentiles of latency", percentiles(newest("latency"))),
+    "idle": lambda: compared(newest("idle")),
+    "wake": lambda: compared(newest("wake")),
     "load": lambda: compared(newest("load")),
     "memory": lambda: simple(newest("memory")),
     "loss": lambda: loss(newest("loss")),

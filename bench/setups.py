@@ -70,6 +70,14 @@ SETUPS = {
         "One frame in flight, one way.",
         "fastvhost,testpmd,probe", cases((64, 1518)), latency=True,
     ),
+    "idle": Setup(
+        "Under load: does a worker that may sleep forward as much as one that always polls?",
+        "fastvhost@adaptive,fastvhost@poll", cases((64, 1518), "--kick"),
+    ),
+    "wake": Setup(
+        "Out of 20 ms of silence: how long does the first frame take, by kind of idleness?",
+        "fastvhost@adaptive,fastvhost@poll,fastvhost@interrupt", cases((64,), "--kick --gap-us 20000"), latency=True,
+    ),
     "virtio-user": Setup(
         "DPDK's own driver as both guests: split rings, mergeable buffers, in order, packed.",
         "fastvhost,testpmd",
