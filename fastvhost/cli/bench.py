@@ -177,7 +177,9 @@ def _rate_table(records: Sequence[Record]) -> str:
         row = [first["size"], f"{limit / 1e6:.2f}"]
         for record in (r for r in records if r["size"] == first["size"]):
             rate = record["frames_per_second"]
-            row += [f"{rate / 1e6:.2f}", f"{100 * rate / limit:.0f} %", f"{record['bits_per_second'] / 1e9:.1f}"]
+            # A limit of nothing: the machine was busy with others all the while.
+            share = f"{100 * rate / limit:.0f} %" if limit else "-"
+            row += [f"{rate / 1e6:.2f}", share, f"{record['bits_per_second'] / 1e9:.1f}"]
         rows.append(row)
     return f"Million frames per second, {WAYS[records[0]['ways']]}\n{table(rows, 'r' * len(rows[0]))}\n"
 

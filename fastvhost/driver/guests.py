@@ -249,6 +249,16 @@ class Guests:
         thread.start()
         return thread
 
+    def _wait_for(self, load: Load, work: Callable[[], object]) -> None:
+        """In a thread of its own, which is gone when this returns: also after ^C, for then the memory goes."""
+        thread = self._in_thread(work)
+        try:
+            thread.join()
+        except BaseException:
+            load.stop()
+            thread.join()
+            raise
+
     def counters(self) -> Counters:
         """What went through so far. From any thread."""
         if self._final is not None:
@@ -272,7 +282,7 @@ class Guests:
         if load is None or self._thread is not None:
             raise GuestsError("latency wants idle guests; call stop_load() first")
         result: list[tuple[list[int], int]] = []
-        self._in_thread(lambda: result.append(load.latency(seconds, gap_us))).join()
+        self._wait_for(load, lambda: result.append(load.latency(seconds, gap_us)))
         samples, lost = result[0]
         return self._percentiles(samples, lost)
 
@@ -286,7 +296,7 @@ class Guests:
         if load is None or self._thread is not None:
             raise GuestsError("latency wants idle guests; call stop_load() first")
         result: list[tuple[list[int], float]] = []
-        self._in_thread(lambda: result.append(load.latency_under_load(seconds, frames_per_second))).join()
+        self._wait_for(load, lambda: result.append(load.latency_under_load(seconds, frames_per_second)))
         load.drain()
         self._thread = self._in_thread(load.run)
         lost = self.stop_load().lost

@@ -167,7 +167,8 @@ cdef class Load:
         if len(self.devices) < 2:
             raise ValueError("latency needs two guests")
         samples = []
-        while now() < end and len(samples) < limit and lost < 3:
+        store_release_u32(&self.phase, DRAIN)    # until stop()
+        while now() < end and len(samples) < limit and lost < 3 and load_acquire_u32(&self.phase) != STOP:
             with nogil:
                 took = fly_one(sender, receiver, gap)
             if took >= 0:
@@ -213,7 +214,8 @@ cdef class Load:
         cdef int n = 0
         for i in range(self.n_sides):
             sent_before[i] = self.sides[i].sent_frames
-        while time < end and n < limit:
+        store_release_u32(&self.phase, DRAIN)    # until stop()
+        while time < end and n < limit and load_acquire_u32(&self.phase) != STOP:
             for i in range(self.n_sides):
                 side = self.sides[i]
                 received[0] += receive_burst(side)

@@ -44,7 +44,7 @@ def test_every_line_of_json_is_a_measurement_whose_figures_fit_together() -> Non
     frame_bytes = {"64": 64.0, "9000": 9000.0, "imix": sum(IMIX) / len(IMIX)}
     for r in rates:
         assert r["frames"] > 0
-        assert r["limit_frames_per_second"] > 0
+        assert r["limit_frames_per_second"] >= 0
         assert r["lost"] == r["corrupt"] == r["reordered"] == r["duplicated"] == 0
         if r["frames_per_second"]:    # a moment of another process's: nothing came
             each = r["bits_per_second"] / 8 / r["frames_per_second"]
@@ -69,7 +69,7 @@ def test_the_table_has_a_row_per_size_and_a_block_per_direction() -> None:
         assert title == f"Million frames per second, {ways}"
         assert head.split() == ["bytes", "copy", "limit", "packed", "of", "limit", "Gbit/s"]
         assert [row.split()[0] for row in rows] == ["60", "imix"]
-        assert all(re.fullmatch(r" *\w+ +[\d.]+ +[\d.]+ +\d+ % +[\d.]+", row) for row in rows)
+        assert all(re.fullmatch(r" *\w+ +[\d.]+ +[\d.]+ +(\d+ %|-) +[\d.]+", row) for row in rows)
     assert len(blocks) == 3
     assert blocks[2] == ""
 

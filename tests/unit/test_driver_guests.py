@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 import sys
 import threading
@@ -134,6 +135,32 @@ def test_latency_is_measured_before_a_load_and_after_it() -> None:
         assert latency.lost == 0
         assert latency.samples > 0
         assert 0 < latency.p50 <= latency.p99 <= latency.p999 <= latency.worst
+
+
+class Interrupted(Exception):
+    """What a signal handler raises here, as Python's own does at ^C."""
+
+
+@pytest.mark.parametrize("under_load", [False, True])
+def test_a_measurement_that_is_interrupted_ends_before_its_memory_goes(under_load: bool) -> None:
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    with short_dir() as directory, fwd(directory) as (a, b):
+        guests = Guests(a, b)
+        guests.connect()
+        before, threads = signal.signal(signal.SIGALRM, interrupt), threading.active_count()
+        start = time.monotonic()
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            with pytest.raises(Interrupted):
+                (guests.latency_under_load if under_load else guests.latency)(30)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert time.monotonic() - start < 10
+        assert threading.active_count() == threads
+        guests.stop()
 
 
 def test_the_load_can_be_started_again() -> None:
