@@ -250,13 +250,21 @@ class Guests:
         return thread
 
     def _wait_for(self, load: Load, work: Callable[[], object]) -> None:
-        """In a thread of its own, which is gone when this returns: also after ^C, for then the memory goes."""
-        thread = self._in_thread(work)
+        """In a thread of its own, which has done its work when this returns: also after ^C, for then the memory goes."""
+        done = threading.Event()    # Python 3.11 takes a thread whose join() was interrupted for one that has ended
+
+        def run() -> None:
+            try:
+                work()
+            finally:
+                done.set()
+
+        self._in_thread(run)
         try:
-            thread.join()
+            done.wait()
         except BaseException:
             load.stop()
-            thread.join()
+            done.wait()
             raise
 
     def counters(self) -> Counters:

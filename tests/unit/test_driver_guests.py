@@ -159,6 +159,8 @@ def test_a_measurement_that_is_interrupted_ends_before_its_memory_goes(under_loa
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
         assert time.monotonic() - start < 10
+        while threading.active_count() > threads and time.monotonic() < start + 10:
+            time.sleep(0.01)
         assert threading.active_count() == threads
         guests.stop()
 
