@@ -250,7 +250,7 @@ class Guests:
         return thread
 
     def _wait_for(self, load: Load, work: Callable[[], object]) -> None:
-        """In a thread of its own, which has done its work when this returns: also after ^C, for then the memory goes."""
+        """In a thread of its own, which is done when this returns: also after ^C, for then the memory goes."""
         done = threading.Event()    # Python 3.11 takes a thread whose join() was interrupted for one that has ended
 
         def run() -> None:
