@@ -11,7 +11,8 @@ import shlex
 from pathlib import Path
 
 from tests.integration.agent import ObedientGuest, serial_options
-from tests.integration.qemu import guest_image
+from tests.integration.qemu import MADE, Machine, guest_image
+from tests.integration.snapshot import snapshot
 
 MEMORY_SIZE = "3G"
 
@@ -21,7 +22,9 @@ class OuterGuest(ObedientGuest):
 
     def __init__(self, directory: Path) -> None:
         kernel, initramfs = guest_image("outer")
-        guest_image()  # so that it is in the cache, which cannot be written from inside
+        for device in ("virtio-net-pci", "e1000"):
+            # So that it is in the cache, which cannot be written from inside.
+            snapshot(Machine("kept", Path("none"), 1, kind=device))
         super().__init__(
             "outer",
             [
@@ -38,5 +41,6 @@ class OuterGuest(ObedientGuest):
 def here(words: list[str]) -> str:
     """A command line that runs these words in this directory and with these settings."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "VIRTUAL_ENV") if name in os.environ}
+    kept[MADE] = ":".join(guest_image())
     settings = shlex.join(["env", *(f"{name}={value}" for name, value in kept.items())])
     return f"cd {shlex.quote(str(Path.cwd()))} && {settings} {shlex.join(words)}"

@@ -54,7 +54,8 @@ class Process:
         return self.popen.stdin
 
     def log(self) -> str:
-        return self.log_path.read_text(errors="replace")
+        # Its directory may be gone, with those who looked at it.
+        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
     def report(self) -> dict[str, str]:
         """What to show of it in a failure: title and text."""

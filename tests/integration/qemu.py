@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 import socket
 import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict
 
 from tests.integration.agent import ObedientGuest, serial_options
 from tests.integration.cores import on_guest_cores
@@ -18,19 +19,26 @@ from tests.integration.waits import wait_until
 
 GUEST_IMAGE = Path(__file__).parents[2] / "scripts" / "guest-image"
 
+FIRST_FD = 5
+MADE = "FASTVHOST_GUEST"
+"""A variable that tells kernel and initramfs where they cannot be made."""
 MEMORY_SIZE = "192M"
 # How the guest's memory is backed: shared as it must be; by a file, but not shared; anonymous, QEMU's default.
-Memory: TypeAlias = Literal["shared", "private", "anonymous"]
+Memory: TypeAlias = Literal["shared", "private", "anonymous", "hugepages"]
 MEMORY_OPTIONS: dict[Memory, list[str]] = {
     "shared": ["-object", f"memory-backend-memfd,id=m0,size={MEMORY_SIZE},share=on"],
     "private": ["-object", f"memory-backend-memfd,id=m0,size={MEMORY_SIZE},share=off"],
     "anonymous": [],
+    "hugepages": ["-object", f"memory-backend-file,id=m0,size={MEMORY_SIZE},share=on,mem-path=/dev/hugepages"],
 }
 
 
 @functools.cache
 def guest_image(kind: str = "guest") -> tuple[str, str]:
     """Kernel and initramfs of the test guest, built when they are not in the cache. "outer": of the one around it."""
+    if kind == "guest" and (made := os.environ.get(MADE)):
+        kernel, initramfs = made.split(":")
+        return kernel, initramfs
     answer = subprocess.run([GUEST_IMAGE, kind], stdout=subprocess.PIPE, text=True, check=True, timeout=240)
     kernel, initramfs = answer.stdout.split()
     return kernel, initramfs
@@ -43,6 +51,7 @@ class Options(TypedDict, total=False):
     memory: Memory
     queue_pairs: int
     device: str
+    device_file: bool
 
 
 @dataclass(frozen=True)
@@ -60,10 +69,22 @@ class Machine:
     """As many as the guest has processors, so that its driver uses them all."""
     device: str = ""
     """More properties of the network device, such as "packed=on"."""
+    kind: str = "virtio-net-pci"
+    unplugged: bool = False
+    """It has its device, and nothing behind it."""
+    state: Path | None = None
+    """Goes on from here instead of booting (snapshot.py)."""
+    tap: str = ""
+    """An interface of this host instead of the socket, driven by QEMU, or with vhost by the kernel."""
+    vhost: bool = False
+    device_file: bool = False
+    """The socket is none but vhost-net's device file, or one like it: the guest has a tap, and its kernel's vhost."""
 
     @property
     def port(self) -> str:
         """The port that the guest needs, as --port says it."""
+        if self.device_file:
+            return f"cuse:{self.socket.name},queues={self.queue_pairs},name={self.name}"
         mode = "client" if self.server else "server"
         return f"vhost-user:{self.socket},mode={mode},queues={self.queue_pairs}"
 
@@ -74,25 +95,50 @@ class Machine:
     def command(self, directory: Path) -> list[str]:
         kernel, initramfs = guest_image()
         machine = "q35" if self.memory == "anonymous" else "q35,memory-backend=m0"
-        link = "server=on,wait=off" if self.server else "reconnect=1"
-        device = ["netdev=n0", f"mac=52:54:00:00:00:{self.number:02x}", "vectors=0"]
+        device = ["netdev=n0", f"mac=52:54:00:00:00:{self.number:02x}"]
+        device += ["vectors=0"] * (self.kind != "e1000")
+        if self.kind != "e1000" and (self.unplugged or self.state):
+            # What not every back-end has, and the guest must not have agreed on before it moves to another.
+            device += ["guest_announce=off", "queue_reset=off"]
         device += ["mq=on"] * (self.queue_pairs > 1) + [self.device] * bool(self.device)
         # swiotlb=noforce: memory that may be plugged in high up would cost 64 MiB of bounce buffers.
         boot = f"console=ttyS0 quiet swiotlb=noforce guest_address={self.address}/24 guest_mtu=9000"
         # No KVM: ordinary kernels hang under a virtual machine's /dev/kvm. vectors=0: QEMU 7.2 without KVM crashes when
         # a vhost-user device uses MSI-X.
-        return on_guest_cores(
+        opened = ["bash", "-c", f"exec {self._opened()}; exec \"$@\"", "bash"] if self.device_file else []
+        return opened + on_guest_cores(
             "qemu-system-x86_64", "-nodefaults", "-display", "none", "-accel", "tcg", "-cpu", "max",
             "-m", f"{MEMORY_SIZE},slots=1,maxmem=1G", "-smp", str(self.queue_pairs),
             *MEMORY_OPTIONS[self.memory], "-machine", machine,
             "-kernel", kernel, "-initrd", initramfs,
             "-append", boot,
             *serial_options(directory, self.name),
-            "-chardev", f"socket,id=c0,path={self.socket},{link}",
-            "-netdev", f"vhost-user,id=n0,chardev=c0,queues={self.queue_pairs}",
-            "-device", ",".join(["virtio-net-pci", *device]),
+            *self._netdev(),
+            *(["-incoming", f"exec:cat {self.state}"] if self.state else []),
+            "-device", ",".join([self.kind, *device]),
             "-qmp", f"unix:{directory / self.name}.monitor,server=on,wait=off",
         )  # fmt: skip
+
+
+    def _netdev(self) -> list[str]:
+        if self.unplugged:
+            return ["-netdev", "hubport,id=n0,hubid=0"]
+        if self.tap:
+            vhost = "on" if self.vhost else "off"
+            return ["-netdev", f"tap,id=n0,ifname={self.tap},script=no,downscript=no,vnet_hdr=off,vhost={vhost}"]
+        if self.device_file:
+            fds = ":".join(str(FIRST_FD + n) for n in range(self.queue_pairs))
+            which = f"queues={self.queue_pairs},vhostfds={fds}" if self.queue_pairs > 1 else f"vhostfd={fds}"
+            return ["-netdev", f"tap,id=n0,script=no,downscript=no,vnet_hdr=off,vhost=on,{which}"]
+        link = "server=on,wait=off" if self.server else "reconnect=1"
+        return [
+            "-chardev", f"socket,id=c0,path={self.socket},{link}",
+            "-netdev", f"vhost-user,id=n0,chardev=c0,queues={self.queue_pairs}",
+        ]  # fmt: skip
+
+    def _opened(self) -> str:
+        """Every queue pair is an open file of its own."""
+        return " ".join(f"{FIRST_FD + n}<>{self.socket}" for n in range(self.queue_pairs))
 
 
 class Guest(ObedientGuest):
@@ -113,6 +159,10 @@ class Guest(ObedientGuest):
 
     def monitor(self, command: str, **arguments: object) -> None:
         """A command to QEMU's monitor (QMP)."""
+        self.ask_monitor(command, **arguments)
+
+    def ask_monitor(self, command: str, **arguments: object) -> Any:
+        """The same, and what it answers."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(30)
             connection.connect(str(self._monitor_path))
@@ -124,6 +174,7 @@ class Guest(ObedientGuest):
                     while "event" in (answer := json.loads(qmp.readline())):
                         pass
                     assert "return" in answer, f"{self.name}: {execute}: {answer}"
+            return answer["return"]
 
     def boot_id(self) -> str:
         """Differs between any two starts of a guest."""
