@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.record import RESULTS, ROOT
-from bench.svg import Chart, nice_step, places
+from bench.svg import LEFT, Chart, nice_step, places
 
 PAGE = ROOT / "docs" / "performance.md"
 PLOTS = ROOT / "docs" / "plots"
@@ -121,7 +121,10 @@ def with_picture(name: str, what: str, table: str) -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "rates": lambda: with_picture("rates.svg", "rate by frame size", compared(newest("rates", "rates-between"))),
+    "rates": lambda: with_picture(
+        "rates.svg", "rate by frame size",
+        with_picture("ratios.svg", "paired ratios by frame size", compared(newest("rates", "rates-between"))),
+    ),
     "packed": lambda: compared(newest("packed"), shape=True),
     "packed-split": lambda: compared(newest("packed-split")),
     "shapes": lambda: compared(newest("shapes"), shape=True),
@@ -162,6 +165,26 @@ def rate_plot() -> str | None:
     return chart.text()
 
 
+def ratio_plot() -> str | None:
+    """Paired ratios by frame size: what the machine's drift from size to size leaves alone."""
+    records = [r for r in newest("rates", "rates-between") if r["size"].isdecimal() and r["ratios"]]
+    if not records:
+        return None
+    names = list(dict.fromkeys(name for r in records for name in r["ratios"]))
+    top = max(f["median"] for r in records for f in r["ratios"].values()) * 1.1
+    step = nice_step(top / 5)
+    chart = Chart("Rates side by side, split rings", "paired ratios, medians", step * -(-top // step))
+    middles = places(len(records))
+    chart.labels({f"{r['size']} B": x for r, x in zip(records, middles, strict=True)})
+    width = 0.8 * (middles[0] - LEFT) * 2 / len(names)
+    for r, middle in zip(records, middles, strict=True):
+        for n, name in enumerate(names):
+            if name in r["ratios"]:
+                chart.bar(middle + (n - len(names) / 2) * width, width * 0.9, r["ratios"][name]["median"], n)
+    chart.legend(names)
+    return chart.text()
+
+
 def latency_plot() -> str | None:
     """Percentiles of one frame in flight, of the smallest size."""
     records = [r for r in newest("latency") if "percentiles" in r]
@@ -186,7 +209,11 @@ def latency_plot() -> str | None:
     return chart.text()
 
 
-PICTURES: dict[str, Callable[[], str | None]] = {"rates.svg": rate_plot, "latency.svg": latency_plot}
+PICTURES: dict[str, Callable[[], str | None]] = {
+    "rates.svg": rate_plot,
+    "ratios.svg": ratio_plot,
+    "latency.svg": latency_plot,
+}
 
 
 def wanted() -> dict[Path, str]:

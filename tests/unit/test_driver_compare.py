@@ -8,6 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from bench import guest_load
+from bench.backends import KINDS, kind_of
+from bench.compare import compared
+from bench.setups import SETUPS
 from bench.turns import paired_ratios, summary
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -17,12 +23,12 @@ COMPARE = ["-m", "bench.compare"]
 def test_two_back_ends_take_turns_under_the_same_load_and_nothing_stays_behind() -> None:
     options = ["--sizes", "imix", "--rounds", "2", "--turn", "0.3", "--json", "--no-record"]
     done = subprocess.run(
-        [sys.executable, *COMPARE, "--backends", f"fastvhost,fastvhost:{ROOT}", *options],
+        [sys.executable, *COMPARE, "--backends", f"fastvhost@poll,fastvhost:{ROOT}@packed+in-order", *options],
         cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    names = ["fastvhost", f"fastvhost:{ROOT}"]
+    names = ["fastvhost@poll", f"fastvhost:{ROOT}@packed+in-order"]
     assert list(result["figures"]) == names
     assert list(result["ratios"]) == ["/".join(names)]
     for name in names:
@@ -30,6 +36,40 @@ def test_two_back_ends_take_turns_under_the_same_load_and_nothing_stays_behind()
         assert result["faults"][name]["corrupt"] == result["faults"][name]["duplicated"] == 0
     for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
         assert b"fv-cmp-" not in cmdline.read_bytes()
+
+
+@pytest.mark.parametrize("name", SETUPS)
+def test_a_named_comparison_is_one_that_can_be_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = SETUPS[name]
+    back_ends = setup.backends.split(",")
+    assert len(set(back_ends)) == len(back_ends) > 1
+    assert {kind_of(back_end) for back_end in back_ends} <= set(KINDS)
+    assert len(set(setup.cases)) == len(setup.cases)
+    for case in setup.cases:
+        options = [] if setup.virtio_user else case.guests.split()
+        monkeypatch.setattr(sys, "argv", ["guest_load", "a.sock", "b.sock", "--size", case.size, *options])
+        assert guest_load.arguments().sockets == ["a.sock", "b.sock"]
+
+
+def test_each_back_end_is_compared_with_the_first_and_with_its_own_variants() -> None:
+    assert compared(["probe", "probe@vgen", "fastvhost", "fastvhost@vgen"]) == [
+        ("probe", "probe@vgen"),
+        ("probe", "fastvhost"),
+        ("probe", "fastvhost@vgen"),
+        ("fastvhost", "fastvhost@vgen"),
+    ]
+
+
+def test_dpdk_as_both_guests_takes_its_turns() -> None:
+    options = ["--setup", "virtio-user", "--backends", "fastvhost", "--guests", "mrg_rxbuf=1,packed_vq=1"]
+    done = subprocess.run(
+        [sys.executable, *COMPARE, *options, "--rounds", "2", "--turn", "0.3", "--json", "--no-record"],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["figures"]["fastvhost"]["median"] > 0
+    assert result["faults"] == {"fastvhost": {}}
 
 
 def test_an_unknown_back_end_is_a_usage_error() -> None:
