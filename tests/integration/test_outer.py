@@ -1,0 +1,38 @@
+"""What takes vhost-net or CUSE, in a guest whose kernel has both: booted once, and each check in it a test here."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.outer import OuterGuest, here
+from tests.short_dir import short_dir
+
+NESTED = Path(__file__).parents[1] / "nested"
+CHECKS = sorted(
+    f"{path.name}::{name}"
+    for path in NESTED.glob("checks_*.py")
+    for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)
+)
+SECONDS = 480
+PYTEST = ["-p", "no:cacheprovider", "-o", "python_files=checks_*.py", "-v", "--color=no", "--tb=short"]
+
+
+@pytest.fixture(scope="module")
+def report() -> Iterator[str]:
+    """What pytest said in the outer guest."""
+    with short_dir() as directory, OuterGuest(directory) as outer:
+        outer.wait_ready()
+        said: list[bytes] = []
+        outer.follow(here([sys.executable, "-m", "pytest", *PYTEST, str(NESTED)]), SECONDS, said.append)
+        yield b"".join(said).decode(errors="replace")
+
+
+@pytest.mark.timeout(SECONDS + 100)
+@pytest.mark.parametrize("check", CHECKS)
+def test_in_the_outer_guest(report: str, check: str) -> None:
+    assert re.search(rf"^\S*{re.escape(check)} PASSED", report, re.MULTILINE), report[-12000:]

@@ -1,0 +1,72 @@
+"""A guest on our device file like vhost-net's, and one on a socket: they talk, one dies, it comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from tests.integration.fwd import Fwd
+from tests.integration.qemu import Machine
+from tests.integration.snapshot import WokenGuest
+from tests.short_dir import short_dir
+
+PATIENCE = 150
+
+
+@dataclass
+class Scene:
+    """fwd, guest a on the device file and guest b on a socket."""
+
+    directory: Path
+    fwd: Fwd
+    a: WokenGuest
+    b: WokenGuest
+
+
+@pytest.fixture(scope="module")
+def scene() -> Iterator[Scene]:
+    with short_dir() as directory:
+        machines = Machine("a", Path("/dev/fva"), 1, device_file=True), Machine("b", directory / "b.sock", 2)
+        with Fwd(directory, [machine.port for machine in machines], ["--idle", "interrupt"]) as fwd:
+            a, b = (WokenGuest(machine, directory) for machine in machines)
+            scene = Scene(directory, fwd, a, b)
+            try:
+                a.wake(PATIENCE)
+                b.wake(PATIENCE)
+                yield scene
+            finally:
+                scene.a.stop()
+                scene.b.stop()
+
+
+def pinged(asks: WokenGuest, address: str, count: int, bytes: int = 56) -> bool:
+    words = asks.run(f"ping -A -q -c {count} -s {bytes} -W 20 {address}; true", 120)
+    return f" {count} packets received" in words
+
+
+def test_a_guest_on_the_device_file_and_one_on_a_socket_ping_each_other(scene: Scene) -> None:
+    assert pinged(scene.a, scene.b.address, 10)
+    assert pinged(scene.b, scene.a.address, 10, bytes=1400)
+    a, b = scene.fwd.show("a"), scene.fwd.show("b")
+    assert a["device"] == "/dev/fva"
+    assert a["peer_pid"] == scene.a.pid
+    assert "VERSION_1" in a["features"]
+    assert [ring["live"] for ring in a["rings"]] == [True, True]
+    assert [ring["broken"] for ring in (*a["rings"], *b["rings"])] == [""] * 4
+    assert scene.fwd.dropped() == 0
+
+
+def test_a_guest_killed_under_traffic_leaves_the_port_waiting_and_the_next_one_is_served(scene: Scene) -> None:
+    Path("/proc/sys/vm/nr_hugepages").write_text("104")
+    scene.b.run(f"ping -A -q -c 1000000 {scene.a.address} > /dev/null 2>&1 &")
+    mark = len(scene.fwd.log())
+    scene.a.kill()
+    scene.fwd.wait_log("port a: disconnected: the front-end (closed|ended); listening again", 20, after=mark)
+    assert scene.fwd.show("b")["link"] == "up"
+    # Its memory on huge pages this time.
+    scene.a = WokenGuest(replace(scene.a.machine, memory="hugepages"), scene.directory).wake(PATIENCE)
+    assert pinged(scene.a, scene.b.address, 10)
+    assert scene.fwd.show("a")["peer_pid"] == scene.a.pid
