@@ -1,6 +1,8 @@
 """The door through which control changes what workers see. See door.pxd for the handshake."""
 
 from libc.stdint cimport uint32_t, uint64_t
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.types cimport time_t
 from posix.unistd cimport usleep, write
 
 from fastvhost.abi.shared_memory cimport cpu_pause, full_fence, load_acquire_u32, store_release_u32
@@ -16,7 +18,7 @@ cdef extern from "<sys/uio.h>" nogil:
 cdef enum:
     SPINS = 2000
     NAP_MICROSECONDS = 20
-    MOST_NAPS = 100000           # two seconds and more
+    MOST_SECONDS = 5
 
 
 class WorkerStuckError(RuntimeError):
@@ -59,7 +61,7 @@ cdef class Door:
         for i in range(self.n_gates):
             if not wait_parked(self.gates[i]):
                 self.open()
-                raise WorkerStuckError("a worker did not park within 2 s; its core may be overloaded")
+                raise WorkerStuckError(f"a worker did not park within {MOST_SECONDS} s; its core may be overloaded")
         return 0
 
     cdef void open(self) noexcept:
@@ -85,17 +87,25 @@ cdef uint64_t drain_eventfd(int fd) noexcept nogil:
 
 
 cdef bint wait_parked(Gate *gate) noexcept:
-    cdef int spins = 0, naps = 0
+    cdef int spins = 0
+    cdef time_t end = 0
     while load_acquire_u32(&gate.running) and load_acquire_u32(&gate.parked) != gate.asked:
         if spins < SPINS:
             spins += 1
             cpu_pause()
-        elif naps < MOST_NAPS:
-            naps += 1
+        elif end == 0:
+            end = seconds() + MOST_SECONDS + 1  # whole seconds, the first of them not
+        elif seconds() < end:
             usleep(NAP_MICROSECONDS)
         else:
             return False
     return True
+
+
+cdef time_t seconds() noexcept nogil:
+    cdef timespec clock
+    clock_gettime(CLOCK_MONOTONIC, &clock)
+    return clock.tv_sec
 
 
 cdef void park(Gate *gate, uint32_t ticket) noexcept nogil:
