@@ -1,4 +1,12 @@
-"""Builds the Cython data plane. Everything that is not a compiler matter stands in pyproject.toml."""
+"""Builds the Cython data plane. Everything that is not a compiler matter stands in pyproject.toml.
+
+What the environment may ask for:
+FASTVHOST_PROBES=1           also the def wrappers over nogil functions that tests and benches use (tests/probes)
+FASTVHOST_SANITIZE=address   a build that reports memory errors, a list as -fsanitize takes it. It wants a directory of
+                             its own, build --build-base DIR, and the sanitizer's library in LD_PRELOAD to be loaded
+FASTVHOST_CFLAGS, _LDFLAGS   more options for compiler and linker
+FASTVHOST_ANNOTATE=1         Cython's annotated sources beside the C
+"""
 
 from __future__ import annotations
 
@@ -12,8 +20,12 @@ from setuptools import Extension, setup
 CFLAGS = ["-O3", "-g", "-Wall", "-Wextra", "-fno-strict-aliasing"]
 # What generated C cannot help, and no more than that.
 CFLAGS += ["-Wno-unused-function", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
+SANITIZE = os.environ.get("FASTVHOST_SANITIZE", "")
+SANITIZED = [f"-fsanitize={SANITIZE}"] if SANITIZE else []
+# Less optimised, a report names the line.
+CFLAGS += [*SANITIZED, "-O1", "-fno-omit-frame-pointer"] if SANITIZE else []
 CFLAGS += os.environ.get("FASTVHOST_CFLAGS", "").split()
-LDFLAGS = ["-pthread", *os.environ.get("FASTVHOST_LDFLAGS", "").split()]
+LDFLAGS = ["-pthread", *SANITIZED, *os.environ.get("FASTVHOST_LDFLAGS", "").split()]
 
 DIRECTIVES = {
     "language_level": 3,

@@ -102,16 +102,18 @@ class Arena:
 
         self.in_turns(lambda: self._once(attack, ring, TURN), quiet, TURN)
 
-    def in_turns(self, act: Callable[[], object], quiet: Callable[[], object], seconds: float) -> None:
+    def in_turns(
+        self, act: Callable[[], object], quiet: Callable[[], object], seconds: float, *, attacks: int = 1
+    ) -> None:
         """I2 over a longer time: `act` again and again for a while, then `quiet`, as much work that harms nobody.
 
         The best turns are compared: other load on the machine makes some turns bad, the attack would make all of its
-        own bad. Where they are, it goes on for longer, to be sure.
+        own bad. Where they are, it goes on for longer, to be sure. `attacks`: turns of attack for each quiet one.
         """
         attacked, calm = [], []
         start = time.monotonic()
         while True:
-            attacked.append(self._share_while(act, TURN))
+            attacked += [self._share_while(act, TURN) for _ in range(attacks)]
             calm.append(self._share_while(quiet, TURN))
             kept = max(attacked) >= LEAST_SHARE * max(calm)
             if time.monotonic() > start + seconds * (1 if kept else self.persistence):

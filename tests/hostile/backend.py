@@ -127,11 +127,14 @@ class Backend:
 
     def mapped(self, name: str) -> list[str]:
         """The mappings of memfds with this name."""
-        maps = (self._proc / "maps").read_text().splitlines()
-        return [line for line in maps if line.split("/memfd:", 1)[1:] and line.split("/memfd:", 1)[1].startswith(name)]
+        return [line for line in self.maps().splitlines() if f"/memfd:{name}" in line]
 
     def mappings(self) -> int:
-        return len((self._proc / "maps").read_text().splitlines())
+        return len(self.maps().splitlines())
+
+    def maps(self) -> str:
+        """/proc/PID/maps: every mapping, a line each."""
+        return (self._proc / "maps").read_text()
 
     def resident_bytes(self) -> int:
         return int((self._proc / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -173,22 +173,22 @@ class HostilePacked(PackedQueue):
     def take_used(self) -> list[Used]:
         taken: list[Used] = []
         while True:
-            _, length, buffer, flags = self.memory.unpack(PACKED_DESCRIPTOR, self.at(self._used))
-            if buffer not in self._slots or not self._is_used(flags):
+            used, length, buffer = self._next_used()
+            if not used or buffer not in self._slots:
                 return taken
-            for used in self._batches.expand(Used(buffer, length)):
-                self._step(self._slots.pop(used.head))
-                self._ids.extend(() if used.head in self._adopted else [used.head])
-                self._adopted.discard(used.head)
-                taken.append(used)
+            for element in self._batches.expand(Used(buffer, length)):
+                self._step(self._slots.pop(element.head))
+                self._ids.extend(() if element.head in self._adopted else [element.head])
+                self._adopted.discard(element.head)
+                taken.append(element)
 
     def echoes(self, n: int, timeout: float) -> list[Used]:
         """Wait for n used descriptors of chains of one, whatever ids they carry."""
         taken: list[Used] = []
         deadline = time.monotonic() + timeout
         while len(taken) < n:
-            _, length, buffer, flags = self.memory.unpack(PACKED_DESCRIPTOR, self.at(self._used))
-            if self._is_used(flags):
+            used, length, buffer = self._next_used()
+            if used:
                 taken.append(Used(buffer, length))
                 self._step(1)
             elif time.monotonic() > deadline:
@@ -197,8 +197,12 @@ class HostilePacked(PackedQueue):
                 time.sleep(0.0001)
         return taken
 
-    def _is_used(self, flags: int) -> bool:
-        return (bool(flags & DESC_F_AVAIL), bool(flags & DESC_F_USED)) == (self._used_wrap, self._used_wrap)
+    def _next_used(self) -> tuple[bool, int, int]:
+        """Whether it is used, its length and its id. Flags first: what they vouch for may only be read after them."""
+        flags = self.memory.load_u16(self.at(self._used) + 14)
+        _, length, buffer, _ = self.memory.unpack(PACKED_DESCRIPTOR, self.at(self._used))
+        marks = bool(flags & DESC_F_AVAIL), bool(flags & DESC_F_USED)
+        return marks == (self._used_wrap, self._used_wrap), length, buffer
 
     def _step(self, slots: int) -> None:
         self._used += slots

@@ -203,9 +203,11 @@ class Scene:
         if sum(others) > 0.02 and sum(others) > worker / 4:
             raise Broken("I9", f"threads were busy for {sum(others):.2f} s, the worker for {worker:.2f}")
 
-    def in_turns(self, act: Callable[[], object], quiet: Callable[[], object], seconds: float) -> None:
+    def in_turns(
+        self, act: Callable[[], object], quiet: Callable[[], object], seconds: float, *, attacks: int = 1
+    ) -> None:
         """I2 over a longer time, see Arena.in_turns."""
-        self.arena.in_turns(act, quiet, seconds * self.arena.endurance)
+        self.arena.in_turns(act, quiet, seconds * self.arena.endurance, attacks=attacks)
 
     def rounds_stay_short(self, act: Callable[[], object], seconds: float) -> None:
         """While this is done again and again, a round takes its worker no longer than this."""

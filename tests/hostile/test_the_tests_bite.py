@@ -48,7 +48,7 @@ def sound() -> Iterator[Shared]:
     shared.close()
 
 
-@pytest.mark.parametrize("case", catalogue.CASES, ids=name_of)
+@pytest.mark.parametrize("case", catalogue.LAYOUTS, ids=name_of)
 def test_without_a_bug_the_mini_back_end_stands(case: catalogue.Case, sound: Shared) -> None:
     name, ring = case
     sound.get().run(CATALOGUE[name], ring)

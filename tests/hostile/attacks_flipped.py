@@ -1,0 +1,212 @@
+"""A second hand in guest memory: descriptors, headers, tables and event areas rewritten while the device reads them.
+
+For a minute in all, a quarter of it on each ring format, under traffic both ways. The honest pair's rate is measured in
+turns with as much work that harms nobody (I2). No byte around the guest's memory is touched or sent (I6, I7).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from tests.driver import DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESCRIPTOR, U16, Piece
+from tests.frontend import Closed
+from tests.hostile.attack import ring_attack
+from tests.hostile.flipper import Flipper, Job
+from tests.hostile.invariant import Broken
+from tests.hostile.rings import HostilePacked
+from tests.hostile.scene import GUEST_ADDR, Attacker, Scene, region
+from tests.hostile.watch import marker
+from tests.packed_driver import DESC_F_AVAIL, DESC_F_USED
+
+SPAN = 2 << 20
+END = GUEST_ADDR + SPAN
+QUEUE = 64
+SECONDS = 20.0
+TURNS = 3
+"""Turns of rewriting for each quiet one: fifteen seconds of the twenty."""
+SLOT = 4096
+"""Each descriptor's packet, and an indirect table that leads to it, in a page of its own."""
+LENGTHS = [struct.pack("I", n) for n in (72, 0, 12, 25, 26, 60, 72, 1514, 2048, 4000)]
+ADDRESSES = (END - 36, END, GUEST_ADDR - 8)
+
+
+class FlippedGuest:
+    """A guest that offers buffers without end, a second hand in its memory, and sets up again what breaks."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.packed = scene.format.packed
+        self.own = region(SPAN)
+        self.guest = self.boot()
+        self.base = self.guest.memory.take(QUEUE * SLOT * 2, align=SLOT)
+        self.flipper = Flipper(self.own.fd, [job for index in range(2) for job in self.jobs(index)])
+        self.flipping = False
+        self.breaks = self.frames = 0
+        self.repair()
+
+    def boot(self) -> Attacker:
+        guest = self.scene.boot(regions=[self.own], queue_size=QUEUE, blank=True)
+        # Some descriptor may speak of any byte in here some time; of what lies round it, none may.
+        guest.writable.append((GUEST_ADDR, SPAN))
+        return guest
+
+    def slot(self, queue: int, number: int) -> int:
+        return self.base + (queue * QUEUE + number) * SLOT
+
+    def descriptor(self, queue: int, number: int) -> tuple[int, int, int]:
+        """Address, length and flags as a good driver has them."""
+        return self.slot(queue, number), 72 if queue else 2048, 0 if queue else DESC_F_WRITE
+
+    def table(self, queue: int, number: int) -> bytes:
+        addr, size, flags = self.descriptor(queue, number)
+        ring: Any = self.guest.queues[queue]
+        return bytes(ring.table([Piece(addr, 12, bool(flags)), Piece(addr + 12, size - 12, bool(flags))]))
+
+    def repair(self) -> None:
+        """Everything as a good driver has it; in a split ring, all of it on offer."""
+        memory = self.guest.memory
+        for index, queue in enumerate(self.guest.queues):
+            for number in range(QUEUE):
+                addr = self.slot(index, number)
+                memory.write(addr, bytes(12) + self.scene.frame())
+                memory.write(addr + 3072, self.table(index, number))
+                if not self.packed:
+                    entry = DESCRIPTOR.pack(*self.descriptor(index, number), 0)
+                    memory.write(queue.descriptor_area + 16 * number, entry)
+                    memory.write(queue.driver_area + 4 + 2 * number, U16.pack(number))
+
+    # What the second hand does
+
+    def jobs(self, queue: int) -> Iterator[Job]:
+        """Every fourth slot turns evil; the others stay within the rules of the ring."""
+        at, ring = self.own.at, self.guest.queues[queue]
+        for number in range(QUEUE):
+            addr, size, _ = self.descriptor(queue, number)
+            where = at(ring.descriptor_area + 16 * number)
+            table = self.table(queue, number)
+            yield where + 8, [*LENGTHS, struct.pack("I", size)]
+            yield at(addr), [bytes(12), b"\1", b"\0\1\4", b"\xff" * 12]
+            yield at(addr + 3072), [table]
+            yield from self.packed_jobs(queue, number) if self.packed else self.split_jobs(queue, number)
+            if number % 4 == 0:
+                wild = (addr, addr, 0, END - 8, 2**64 - 8, *ADDRESSES)
+                yield where, [struct.pack("Q", addr)] * 8 + [struct.pack("Q", each) for each in wild]
+                yield where + 8, [struct.pack("I", n) for n in (size, size, 0xFFFFFFFF, 0x80000000, SPAN, SPAN + 1)]
+                outside = [struct.pack("Q", each) + table[8:] for each in ADDRESSES]
+                nested = struct.pack("QI", addr + 3072, 32) + table[12:14] + U16.pack(DESC_F_INDIRECT)
+                yield at(addr + 3072), [table] * 6 + outside + [nested]
+                yield at(addr + 3072 + 8), [struct.pack("I", n) for n in (12, 12, 0xFFFFFFFF, 0)]
+        yield at(ring.device_area), [bytes(2), b"\xff" * 2]
+        if self.packed:
+            yield at(ring.driver_area), [bytes(4), b"\xff\x7f\2\0", b"\0\x80\2\0", b"\xff" * 4, b"\0\0\1\0"]
+
+    def split_jobs(self, queue: int, number: int) -> Iterator[Job]:
+        at, ring = self.own.at, self.guest.queues[queue]
+        addr, size, flags = self.descriptor(queue, number)
+        where = at(ring.descriptor_area + 16 * number)
+        yield where, [DESCRIPTOR.pack(addr, size, flags, 0), DESCRIPTOR.pack(addr + 3072, 32, DESC_F_INDIRECT, 0)]
+        yield at(ring.device_area + 4 + 8 * number), [bytes(8), b"\xff" * 8]
+        if number % 4 == 0:
+            links = [(flags, 0)] * 4 + [(flags | DESC_F_NEXT, n) for n in (number, number + 1, QUEUE, 0xFFFF)]
+            links += [(flags ^ DESC_F_WRITE, 0), (flags | DESC_F_INDIRECT | DESC_F_NEXT, 1)]
+            yield where + 12, [struct.pack("HH", *link) for link in links]
+            yield at(ring.driver_area + 4 + 2 * number), [U16.pack(n) for n in (*[number] * 4, QUEUE, 0xFFFF)]
+
+    def packed_jobs(self, queue: int, number: int) -> Iterator[Job]:
+        """Flags make a descriptor available too: on this lap, on the next, or on neither."""
+        where = self.own.at(self.guest.queues[queue].descriptor_area + 16 * number)
+        _, _, flags = self.descriptor(queue, number)
+        yield where + 12, [U16.pack(n) for n in (number, number, 0, QUEUE, 0xFFFF)]
+        available = [flags | DESC_F_AVAIL, flags | DESC_F_USED]
+        used = [flags, flags | DESC_F_AVAIL | DESC_F_USED]
+        if number % 4 == 0:
+            evil = (DESC_F_NEXT, DESC_F_WRITE, DESC_F_INDIRECT, DESC_F_INDIRECT | DESC_F_NEXT)
+            odd = [(one ^ bits) & 0xFFFF for one in available for bits in evil]
+            yield where + 14, [U16.pack(n) for n in (*available * 6, *used, *odd)]
+        elif number % 4 == 1:
+            yield where + 14, [U16.pack(n) for n in (*available, *used)]
+
+    # Turns
+
+    def flip(self) -> None:
+        if not self.flipping:
+            self.flipper.aim(True)
+            self.flipping = True
+        self.pump()
+
+    def rest(self) -> None:
+        if self.flipping:
+            self.flipper.aim(False)
+            self.flipping = False
+            self.scene.pause(0.002)
+            self.repair()
+            if self.packed:
+                for index in range(2):
+                    self.guest.restart_queue(index)
+        self.pump()
+
+    def offer(self, index: int) -> None:
+        """Up to eight buffers more."""
+        queue: Any = self.guest.queues[index]
+        if not self.packed:
+            ahead = (queue.avail_index - queue.used_index) & 0xFFFF
+            queue.set_avail_index(queue.avail_index + min(8, max(0, QUEUE - ahead)))
+            return
+        for _ in range(8):
+            if self.waits(queue) and self.frames % 8:
+                return
+            number, _ = queue.place_of(0)
+            addr, size, flags = self.descriptor(index, number)
+            queue.put(0, addr, size, number, flags | queue.marks())
+            queue.move_on(1)
+
+    def waits(self, queue: HostilePacked) -> bool:
+        """Whether the descriptor that is next still says that it was offered on the lap before."""
+        flags = self.guest.memory.load_u16(queue.at(queue.place_of(0)[0]) + 14)
+        return flags & (DESC_F_AVAIL | DESC_F_USED) == (DESC_F_AVAIL | DESC_F_USED) ^ queue.marks()
+
+    def pump(self) -> None:
+        """Offer, receive, send, and set up what broke."""
+        guest, victim = self.guest, self.scene.victim
+        try:
+            for index in range(2):
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(guest.errs[index])
+                    self.breaks += 1
+                    guest.restart_queue(index)
+                self.offer(index)
+        except Closed:
+            self.guest = self.boot()
+            self.repair()
+        if victim.transmitq.free > 32:
+            victim.net.send(self.scene.frame())
+        victim.net.reclaim()
+        for frame in victim.net.receive_all():
+            self.frames += 1
+            if marker("attacker") in frame:
+                raise Broken("I7", "a frame brings bytes that lie in no memory region")
+
+    def end(self) -> None:
+        self.flipper.stop()
+
+
+@ring_attack("double-fetch", "log-every-frame", "bad-ring-goes-on", lasts=True)
+def a_second_hand_that_rewrites_descriptors_headers_and_tables(scene: Scene) -> None:
+    flipped = FlippedGuest(scene)
+    try:
+        scene.in_turns(flipped.flip, flipped.rest, SECONDS, attacks=TURNS)
+        enough = time.monotonic() + SECONDS
+        while not (flipped.breaks and flipped.frames) and time.monotonic() < enough:
+            flipped.flip()
+    finally:
+        flipped.end()
+    if not (flipped.breaks and flipped.frames):
+        raise Broken("reaction", f"{flipped.breaks} broken queues, {flipped.frames} frames: nothing was tried")
+    scene.disconnect()
+    scene.victim.net.wait_sent(scene.patience)
+    scene.frames_may_have_arrived()

@@ -1,0 +1,59 @@
+"""fastvhost built with AddressSanitizer and UndefinedBehaviorSanitizer, and how such a build is started."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.hostile.backend import Starter
+
+ROOT = Path(__file__).resolve().parents[2]
+SANITIZERS = "address,undefined"
+OPTIONS = {
+    "ASAN_OPTIONS": {
+        "detect_leaks": 0,  # the interpreter itself leaks
+        "handle_sigbus": 0,  # ours to handle: fault_guard.h
+        "allow_user_segv_handler": 1,
+        "detect_stack_use_after_return": 1,
+        "exitcode": 99,
+    },
+    "UBSAN_OPTIONS": {"halt_on_error": 1, "print_stacktrace": 1},
+}
+
+
+def library(name: str) -> str:
+    """A sanitizer's library, as the compiler that builds the extensions knows it."""
+    found = subprocess.run(["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout
+    assert Path(found.strip()).is_absolute(), f"gcc has no {name}; install libgcc-12-dev or the like"
+    return found.strip()
+
+
+def build(where: Path) -> Path:
+    """Build the package there, or what of it changed since the last time; the directory to run it from."""
+    command = [sys.executable, "setup.py", "-q", "build", "--build-base", str(where), "--parallel", "2"]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("FASTVHOST_")}
+    environment["FASTVHOST_SANITIZE"] = SANITIZERS
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (found,) = where.glob("lib.*")
+    return found
+
+
+def sanitized(package: Path) -> Starter:
+    """Starts what `build` made."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment["LD_PRELOAD"] = f"{library('libasan.so')} {library('libubsan.so')}"
+    for name, options in OPTIONS.items():
+        environment[name] = ":".join(f"{key}={value}" for key, value in options.items())
+
+    def start(arguments: list[str], log_path: Path) -> subprocess.Popen[bytes]:
+        # -m takes what lies in the current directory before what is installed.
+        command = [sys.executable, "-m", "fastvhost", *arguments]
+        with log_path.open("w") as log:
+            return subprocess.Popen(
+                command, cwd=package, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            )
+
+    return start

@@ -1,0 +1,44 @@
+"""The attacks on rings once more against a build with AddressSanitizer and UndefinedBehaviorSanitizer.
+
+Any report of theirs is found in the log, and ends the process: I1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.hostile import attacks_costly, attacks_fds, attacks_message, attacks_sustained
+from tests.hostile.arena import Arena
+from tests.hostile.catalogue import CATALOGUE, LAYOUTS, Case, name_of
+from tests.hostile.conftest import Shared
+from tests.hostile.sanitized import ROOT, build, sanitized
+
+WITHOUT_RINGS = {module.__name__ for module in (attacks_message, attacks_fds, attacks_costly, attacks_sustained)}
+ON_RINGS = [(name, ring) for name, ring in LAYOUTS if CATALOGUE[name].run.__module__ not in WITHOUT_RINGS]
+
+
+@pytest.fixture(scope="module")
+def package() -> Path:
+    return build(ROOT / "build" / "sanitized")
+
+
+@pytest.fixture(scope="module")
+def shared(package: Path) -> Iterator[Shared]:
+    shared = Shared(lambda: Arena(sanitized(package), pace=2000))
+    yield shared
+    shared.close()
+
+
+def test_it_is_the_sanitized_build_that_runs(shared: Shared, package: Path) -> None:
+    maps = shared.get().backend.maps()
+    for part in ("libasan", "libubsan", f"{package}/fastvhost/dataplane/packed_ring"):
+        assert part in maps
+
+
+@pytest.mark.parametrize("case", ON_RINGS, ids=name_of)
+def test_no_report(case: Case, shared: Shared) -> None:
+    name, ring = case
+    shared.get().run(CATALOGUE[name], ring)
