@@ -45,8 +45,13 @@ class Arena:
         longest_queue: int = 32768,
         longest_round: float = 0.001,
         persistence: float = 10.0,
+        rates: bool = True,
     ) -> None:
-        """`endurance`: the part of its time that an attack which lasts is given; `longest_round`: CPU seconds."""
+        """`endurance`: the part of its time that an attack which lasts is given; `longest_round`: CPU seconds.
+
+        `rates`: whether the honest pair's share of its frames is a claim at all; without it, lasting attacks only last.
+        """
+        self.rates = rates
         self.patience = patience
         self.endurance = endurance
         self.longest_queue = longest_queue
@@ -87,7 +92,7 @@ class Arena:
     def run(self, attack: Attack, ring: str = "split") -> None:
         """Raises Broken when an invariant or the attack's own expectation does not hold."""
         try:
-            if self._once(attack, ring, WINDOW) < LEAST_SHARE and not attack.lasts:
+            if self._once(attack, ring, WINDOW) < LEAST_SHARE and not attack.lasts and self.rates:
                 self._compare(attack, ring)
         except BaseException:
             self.spoiled = True
@@ -112,6 +117,9 @@ class Arena:
         """
         attacked, calm = [], []
         start = time.monotonic()
+        if not self.rates:
+            self._share_while(act, seconds * attacks / (attacks + 1))
+            return
         while True:
             attacked += [self._share_while(act, TURN) for _ in range(attacks)]
             calm.append(self._share_while(quiet, TURN))
