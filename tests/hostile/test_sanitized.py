@@ -12,12 +12,12 @@ import pytest
 
 from tests.hostile import attacks_costly, attacks_fds, attacks_message, attacks_sustained
 from tests.hostile.arena import Arena
-from tests.hostile.catalogue import CATALOGUE, LAYOUTS, Case, name_of
+from tests.hostile.catalogue import CASES, CATALOGUE, Case, name_of
 from tests.hostile.conftest import Shared
 from tests.hostile.sanitized import ROOT, build, sanitized
 
 WITHOUT_RINGS = {module.__name__ for module in (attacks_message, attacks_fds, attacks_costly, attacks_sustained)}
-ON_RINGS = [(name, ring) for name, ring in LAYOUTS if CATALOGUE[name].run.__module__ not in WITHOUT_RINGS]
+ON_RINGS = [(name, ring) for name, ring in CASES if CATALOGUE[name].run.__module__ not in WITHOUT_RINGS]
 
 
 @pytest.fixture(scope="module")
