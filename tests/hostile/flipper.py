@@ -12,11 +12,12 @@ import pickle
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 
 Job = tuple[int, list[bytes]]
 """Where in the file, and what may be written there."""
-AIMED, STOP = 0, 1
+AIMED, STOP, READY = 0, 1, 2
 BATCH = 500
 
 
@@ -33,6 +34,11 @@ class Flipper:
         assert self.process.stdin
         pickle.dump(list(jobs), self.process.stdin)
         self.process.stdin.close()
+        deadline = time.monotonic() + 30.0
+        while not self._board[READY]:
+            assert self.process.poll() is None, "the second hand ended"
+            assert time.monotonic() < deadline, "the second hand does not start"
+            time.sleep(0.005)
 
     def aim(self, on: bool) -> None:
         self._board[AIMED] = on
@@ -51,6 +57,7 @@ def main() -> None:
     chosen = random.Random(seed)
     writes = [(at, value) for at, values in jobs for value in values]
     parent = os.getppid()
+    board[READY] = 1
     while not board[STOP] and os.getppid() == parent:
         where = target if board[AIMED] else idle
         for at, value in chosen.choices(writes, k=BATCH):
