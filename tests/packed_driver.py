@@ -100,7 +100,7 @@ class PackedQueue:
 
     def take_used(self) -> list[Used]:
         """Every used descriptor not taken yet, in ring order."""
-        taken = []
+        taken: list[Used] = []
         while True:
             # The flags first: what they vouch for may only be read after them.
             flags = self.memory.load_u16(self.at(self._used) + 14)
