@@ -25,12 +25,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.backends import KINDS, VGEN_WORD, BackEnd, BackEndError, kind_of
+from bench.backends import KINDS as GUEST_KINDS
+from bench.backends import VGEN_WORD, BackEnd, BackEndError, kind_of
+from bench.host_ports import HOST_KINDS
 from bench.record import write
 from bench.setups import SETUPS, Case, Setup, cases
 from bench.turns import Pair, VgenPair, paired_ratios, summary
 from bench.virtio_user import VirtioUserPair
 
+KINDS = {**GUEST_KINDS, **HOST_KINDS}
 HUGEPAGES = 640    # of 2 MiB: 256 MiB for each peer, and the guests' memory
 PERCENTILES = ("p50", "p99", "p999")
 BROKEN = ("corrupt", "reordered", "duplicated")

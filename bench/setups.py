@@ -78,6 +78,18 @@ SETUPS = {
         "Out of 20 ms of silence: how long does the first frame take, by kind of idleness?",
         "fastvhost@adaptive,fastvhost@poll,fastvhost@interrupt", cases((64,), "--kick --gap-us 20000"), latency=True,
     ),
+    "packet": Setup(
+        "Through packet sockets on a veth: guest - veth - guest, once sent and once received by the same core.",
+        "fastvhost-packet,testpmd-packet", cases((64, 1518)),
+    ),
+    "tap": Setup(
+        "Through two taps on a bridge, in the same way.",
+        "fastvhost-tap,testpmd-tap", cases((64, 1518)),
+    ),
+    "pcap": Setup(
+        "Through libpcap on a veth, in the same way.",
+        "fastvhost-pcap,testpmd-pcap", cases((64, 1518)),
+    ),
     "virtio-user": Setup(
         "DPDK's own driver as both guests: split rings, mergeable buffers, in order, packed.",
         "fastvhost,testpmd",
