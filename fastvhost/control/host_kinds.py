@@ -53,12 +53,27 @@ def _check_interface(where: str, name: str, _options: Options) -> None:
     _interface(where, name)
 
 
-CHECKS: Mapping[str, Check] = {"tap": _check_tap, "pcap": _check_interface, "packet": _check_interface}
+def _check_file(where: str, _name: str, options: Options) -> None:
+    if not options.get("in") and not options.get("out"):
+        raise UsageError(f"{where}: no file; write pcap-file:in=FILE to play one, out=FILE to record")
+    _yes_no(where, options, "loop", "timed")
+
+
+CHECKS: Mapping[str, Check] = {
+    "tap": _check_tap,
+    "pcap": _check_interface,
+    "packet": _check_interface,
+    "pcap-file": _check_file,
+}
 """By kind: raises UsageError where value or keys make no sense."""
 
 
 def make_port(spec: PortSpec, door: Any) -> AnyPort:
     """The data plane's half of a port."""
+    if spec.kind == "pcap-file":
+        from fastvhost.dataplane.ports.endpoint import Endpoint
+
+        return Endpoint(spec.name, door)
     if spec.kind == "packet":
         from fastvhost.dataplane.ports.packet import PacketPort
 
@@ -74,6 +89,11 @@ def make_port(spec: PortSpec, door: Any) -> AnyPort:
 
 def make_service(spec: PortSpec, port: Any) -> Service:
     """The control side of a port."""
+    if spec.kind == "pcap-file":
+        from fastvhost.hostside.pcap_file import PcapFileService
+
+        loop, timed = (YES_NO[spec.option(key, "no")] for key in ("loop", "timed"))
+        return PcapFileService(port, played=spec.option("in"), recorded=spec.option("out"), loop=loop, timed=timed)
     if spec.kind == "packet":
         from fastvhost.hostside.packet import PacketService
 

@@ -22,6 +22,7 @@ KIND_KEYS: Mapping[str, frozenset[str]] = {
     "tap": frozenset({"queues", "persist", "mtu", "owner"}),
     "packet": frozenset(),
     "pcap": frozenset(),
+    "pcap-file": frozenset({"in", "out", "loop", "timed"}),
     "null": frozenset(),
 }
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -47,7 +48,7 @@ class PortSpec:
             return f"{self.kind}:{self.path},mode={self.mode},queues={self.queues},name={self.name}"
         queues = (("queues", str(self.queues)),) if "queues" in KIND_KEYS.get(self.kind, ()) else ()
         pairs = "".join(f",{key}={value}" for key, value in (*queues, *self.options, ("name", self.name)))
-        return f"{self.kind}:{self.interface}{pairs}"
+        return f"{self.kind}:{self.interface}{pairs if self.kind != 'pcap-file' else pairs[1:]}"
 
     def option(self, key: str, default: str = "") -> str:
         """A key that only this kind knows."""
@@ -62,6 +63,9 @@ def parse(text: str) -> PortSpec:
         kind, colon, value = "vhost-user", ":", head
     if not colon:
         raise UsageError(f"--port {text}: no kind of port; write a path ending in .sock, vhost-user:PATH or tap:NAME")
+    if kind == "pcap-file" and value:
+        # It has keys only: the first of them stands where other kinds have their value.
+        value, pairs = "", [value, *pairs]
     options: dict[str, str] = {}
     for pair in pairs:
         key, equals, word = pair.partition("=")
@@ -96,7 +100,8 @@ def _build(where: str, kind: str, value: str, options: dict[str, str]) -> PortSp
     if kind in host_kinds.CHECKS:
         host_kinds.CHECKS[kind](where, value, options)
         own = tuple((key, word) for key, word in options.items() if key not in ("name", "queues"))
-        name, queues = _name(where, options.get("name", value)), _queues(where, options.get("queues", "1"))
+        name = _name(where, options.get("name", value or _stem(options)))
+        queues = _queues(where, options.get("queues", "1"))
         return PortSpec(name, kind, queues=queues, interface=value, options=own)
     if kind == "cuse":
         if not DEVICE_NAME.fullmatch(value):
@@ -126,6 +131,10 @@ def check_socket_path(where: str, path: str) -> None:
             f"{where}: the path has {length} bytes and a socket's may have {MAX_PATH_BYTES}; "
             "use a shorter directory, or start in it and give a relative path"
         )
+
+
+def _stem(options: Mapping[str, str]) -> str:
+    return Path(options.get("in") or options.get("out", "")).stem
 
 
 def _queues(where: str, text: str) -> int:

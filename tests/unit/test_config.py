@@ -40,7 +40,7 @@ def test_a_path_with_a_kind_need_not_end_in_sock() -> None:
 
 
 def test_a_specification_printed_reads_back_the_same() -> None:
-    taps = ("tap:t0,queues=2,mtu=9000,name=up", "tap:t0")
+    taps = ("tap:t0,queues=2,mtu=9000,name=up", "tap:t0", "pcap-file:in=a/b.pcap,timed=yes")
     for text in ("a.sock,queues=3", "vhost-user:x,mode=client,name=y", "null:,name=hole", *taps):
         assert parse(str(parse(text))) == parse(text)
 
@@ -63,6 +63,9 @@ def test_a_specification_printed_reads_back_the_same() -> None:
         ("pcap:", "no interface"),
         ("pcap:t0,queues=2", "no key 'queues'"),
         ("packet:", "no interface"),
+        ("pcap-file:", "no file"),
+        ("pcap-file:in=x.pcap,loop=2", "neither yes nor no"),
+        ("pcap-file:x.pcap", "not key=value"),
         ("dpdk:x", "no kind 'dpdk'"),
         ("vhost-user:", "no path"),
         ("a.sock,mode", "not key=value"),

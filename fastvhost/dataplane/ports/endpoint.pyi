@@ -50,6 +50,8 @@ class Endpoint(Port):
         After the time is over: an empty burst. Raises EndpointClosedError once the forwarder has ended and all that
         arrived before was received.
         """
+    def wait(self, timeout: float) -> bool:
+        """Until frames have arrived, or so many seconds are over: whether there are any. Raises as recv does."""
     def lend(self, n: int, bytes: int = 64, timeout: float | None = None) -> Burst:
         """Up to n empty buffers of so many bytes to write frames into, at least one. timeout: as for recv.
 

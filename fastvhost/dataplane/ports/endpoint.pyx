@@ -369,6 +369,9 @@ cdef class Endpoint(Port):
         burst.n = self.take(burst.parcels, most)
         return burst
 
+    def wait(self, double timeout) -> bool:
+        return self.wait_for(&self.side.arrived, timeout)
+
     def lend(self, uint32_t n, Py_ssize_t bytes=64, timeout=None) -> Burst:
         cdef Burst burst
         cdef uint32_t i

@@ -1,0 +1,161 @@
+"""Capture files through libpcap, played into an endpoint and recorded from one. pcap-savefile(5).
+
+Files are read and written by a thread of their own: a disk that is slow holds up that, never a worker.
+"""
+
+import os
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
+
+from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES
+from fastvhost.dataplane.ports.endpoint cimport Endpoint
+from fastvhost.dataplane.ports.parcels cimport Parcel
+from fastvhost.dataplane.ports.pcap_library cimport (
+    DLT_EN10MB,
+    PCAP_ERRBUF_SIZE,
+    load_pcap_library,
+    pcap_dumper_t,
+    pcap_library,
+    pcap_pkthdr,
+    pcap_t,
+)
+
+from fastvhost.dataplane.ports.pcap import PcapError
+
+cdef enum:
+    SNAPSHOT_BYTES = 262144
+
+
+cdef int need_library() except -1:
+    cdef const char *problem = load_pcap_library()
+    if problem != NULL:
+        raise PcapError(problem.decode(), "library")
+    return 0
+
+
+cdef class Player:
+    """A capture file, open for reading. Raises PcapError where it is none, or no Ethernet."""
+
+    cdef pcap_t *handle
+    cdef pcap_pkthdr *header   # the frame looked at, and not sent yet
+    cdef const unsigned char *data
+    cdef int64_t first_us
+    cdef readonly uint64_t skipped
+    cdef readonly bint ended
+
+    def __init__(self, str path) -> None:
+        cdef char errbuf[PCAP_ERRBUF_SIZE]
+        need_library()
+        if self.handle != NULL:
+            raise ValueError(f"{path}: a file is opened once")
+        errbuf[0] = 0
+        self.handle = pcap_library.open_offline(os.fsencode(path), errbuf)
+        if self.handle == NULL:
+            raise PcapError((<bytes>errbuf).decode(errors="replace"), "missing")
+        if pcap_library.datalink(self.handle) != DLT_EN10MB:
+            self.close()
+            raise PcapError(f"{path}: its frames are not Ethernet frames; give another file", "other")
+        self.first_us = -1
+        self.look()
+
+    cdef void look(self) noexcept nogil:
+        """The next frame that can be sent, or the end."""
+        while pcap_library.next_ex(self.handle, &self.header, &self.data) == 1:
+            if self.first_us < 0:
+                self.first_us = self.header.ts.tv_sec * 1000000 + self.header.ts.tv_usec
+            if self.header.caplen == self.header.len and self.header.caplen >= ETHER_HEADER_BYTES:
+                return
+            self.skipped += 1
+        self.ended = True
+
+    cdef int64_t due(self) noexcept nogil:
+        return self.header.ts.tv_sec * 1000000 + self.header.ts.tv_usec - self.first_us
+
+    def play(self, Endpoint endpoint not None, uint32_t most, int64_t until_us) -> int:
+        cdef Parcel parcel
+        cdef uint32_t sent = 0
+        while sent < most and not self.ended and (until_us < 0 or self.due() <= until_us):
+            if self.header.caplen > endpoint.slot_bytes:
+                self.skipped += 1
+                self.look()
+                continue
+            if endpoint.lend_slots(&parcel, 1) == 0:
+                break
+            memcpy(endpoint.side.memory + <uint64_t>parcel.slot * endpoint.slot_bytes, self.data, self.header.caplen)
+            parcel.bytes = self.header.caplen
+            endpoint.pass_on(&parcel, 1)
+            sent += 1
+            self.look()
+        return sent
+
+    def next_us(self) -> int:
+        return -1 if self.ended else self.due()
+
+    def close(self) -> None:
+        self.ended = True
+        if self.handle != NULL:
+            pcap_library.close(self.handle)
+            self.handle = NULL
+
+    def __dealloc__(self) -> None:
+        if self.handle != NULL:
+            pcap_library.close(self.handle)
+
+
+cdef class Recorder:
+    """A capture file, open for writing: microseconds, Ethernet. Raises PcapError."""
+
+    cdef pcap_t *handle
+    cdef pcap_dumper_t *dumper
+
+    def __init__(self, str path) -> None:
+        need_library()
+        if self.handle != NULL:
+            raise ValueError(f"{path}: a file is opened once")
+        self.handle = pcap_library.open_dead(DLT_EN10MB, SNAPSHOT_BYTES)
+        if self.handle == NULL:
+            raise MemoryError
+        self.dumper = pcap_library.dump_open(self.handle, os.fsencode(path))
+        if self.dumper == NULL:
+            text = (<bytes>pcap_library.geterr(self.handle)).decode(errors="replace")
+            self.close()
+            raise PcapError(text, "other")
+
+    def record(self, Endpoint endpoint not None, uint32_t most) -> int:
+        cdef Parcel parcels[64]
+        cdef uint32_t i, n = endpoint.take(parcels, min(most, <uint32_t>64))
+        cdef pcap_pkthdr header
+        cdef timespec now
+        clock_gettime(CLOCK_REALTIME, &now)
+        header.ts.tv_sec, header.ts.tv_usec = now.tv_sec, now.tv_nsec // 1000
+        with nogil:
+            for i in range(n):
+                header.caplen = header.len = parcels[i].bytes
+                pcap_library.dump(
+                    <unsigned char *>self.dumper, &header,
+                    <const unsigned char *>endpoint.side.memory + <uint64_t>parcels[i].slot * endpoint.slot_bytes,
+                )
+        endpoint.put_back(parcels, n, False)
+        return n
+
+    def flush(self) -> bool:
+        cdef int status
+        with nogil:
+            status = pcap_library.dump_flush(self.dumper)
+        return status == 0
+
+    def close(self) -> None:
+        if self.dumper != NULL:
+            pcap_library.dump_close(self.dumper)
+            self.dumper = NULL
+        if self.handle != NULL:
+            pcap_library.close(self.handle)
+            self.handle = NULL
+
+    def __dealloc__(self) -> None:
+        if self.dumper != NULL:
+            pcap_library.dump_close(self.dumper)
+        if self.handle != NULL:
+            pcap_library.close(self.handle)
