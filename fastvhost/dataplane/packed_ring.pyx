@@ -9,6 +9,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastvhost.abi.shared_memory cimport (
     full_fence,
+    load_acquire_u16,
     load_u16,
     prefetch_read,
     prefetch_write,
@@ -333,7 +334,7 @@ cdef bint publish(Ring *ring) noexcept nogil:
     ring.published = ring.next_used
     ring.staged = 0
     full_fence()  # used must be visible before we look whether the driver sleeps; pairs with the driver's
-    flags = load_u16(&driver.flags)
+    flags = load_acquire_u16(&driver.flags)  # pairs with the driver's, which stores off_wrap before them
     if flags != RING_EVENT_FLAGS_DESC or not ring.event_idx:
         return flags != RING_EVENT_FLAGS_DISABLE
     off_wrap = load_u16(&driver.off_wrap)

@@ -1,4 +1,4 @@
-"""Guests unlike QEMU's default: several queue pairs, packed rings, large rings, memory plugged in later."""
+"""Guests unlike QEMU's default: several queue pairs, an MTU, packed rings, large rings, memory plugged in later."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PLUGGED = 256 << 20
 @pytest.fixture(scope="module")
 def pair(place: Path) -> Iterator[Pair]:
     a = "packed=on,rx_queue_size=1024,tx_queue_size=1024"
-    with Pair(place, a={"queue_pairs": 2, "device": a}, b={"queue_pairs": 2}) as pair:
+    with Pair(place, a={"queue_pairs": 2, "device": a}, b={"queue_pairs": 2, "device": "host_mtu=9000"}) as pair:
         yield pair
 
 
@@ -29,6 +29,15 @@ def test_guests_with_different_rings_understand_each_other(pair: Pair) -> None:
     assert "RING_PACKED" in features
     assert "MQ" in features
     assert pair.fwd.warnings() == []
+
+
+def test_the_mtu_that_qemu_was_told_is_agreed_on_and_shown(pair: Pair) -> None:
+    assert "MTU" in pair.fwd.wait_log("port b: features .*", 1)[0].split()
+    assert pair.fwd.show("b")["mtu"] == 9000
+    assert pair.fwd.show("a").get("mtu") is None
+    # The guest's driver read it from the device, and takes no more.
+    assert "refused" in pair.b.run("ip link set eth0 mtu 9001 2>/dev/null || echo refused")
+    assert "refused" not in pair.a.run("ip link set eth0 mtu 9001 2>/dev/null || echo refused; ip link set eth0 mtu 9000")
 
 
 def test_guests_that_say_nothing_cost_less_than_a_hundredth_of_a_core(pair: Pair) -> None:

@@ -37,7 +37,20 @@ def test_counters_are_equal_for_other_kinds_of_rings_too(place: Path, packed: bo
     flood(place, ring_size=256, mergeable=True, packed=packed, in_order=in_order)
 
 
-def flood(place: Path, *, ring_size: int, mergeable: bool, packed: bool = False, in_order: bool = False) -> None:
+@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
+def test_counters_are_equal_over_four_queue_pairs_and_each_of_them_carries_its_share(place: Path, packed: bool) -> None:
+    flood(place, ring_size=256, mergeable=True, packed=packed, queue_pairs=4)
+
+
+def flood(
+    place: Path,
+    *,
+    ring_size: int,
+    mergeable: bool,
+    packed: bool = False,
+    in_order: bool = False,
+    queue_pairs: int = 1,
+) -> None:
     """Send frames of three kinds in turn, and compare what both sides counted."""
     # The last kind is too large for one receive buffer, or just small enough. With commas: of several pieces.
     frames = ["64", "700,700", "1000,2000,600" if mergeable else "1000,518"]
@@ -45,9 +58,15 @@ def flood(place: Path, *, ring_size: int, mergeable: bool, packed: bool = False,
     # Between two floods the guests take nothing for longer than the 100 ms after which fwd would drop.
     patience = ["--hold-timeout", "10s"]
     with (
-        Fwd(place, [str(path) for path in sockets], patience) as fwd,
+        Fwd(place, [f"vhost-user:{path},queues={queue_pairs}" for path in sockets], patience) as fwd,
         VirtioUser(
-            place, sockets, ring_size=ring_size, mergeable=mergeable, packed=packed, in_order=in_order
+            place,
+            sockets,
+            ring_size=ring_size,
+            mergeable=mergeable,
+            packed=packed,
+            in_order=in_order,
+            queue_pairs=queue_pairs,
         ) as guests,
     ):
         features = fwd.wait_log("port b: features .*", 1)[0].split()
@@ -69,6 +88,10 @@ def flood(place: Path, *, ring_size: int, mergeable: bool, packed: bool = False,
         for port, guest in zip((ports["a"], ports["b"]), guests.counters(), strict=True):
             assert (port["rx_frames"], port["rx_bytes"]) == (guest.tx_frames, guest.tx_bytes)
             assert (port["tx_frames"], port["tx_bytes"]) == (guest.rx_frames, guest.rx_bytes)
+        # testpmd keeps a frame to the queue it came from, and so do we: each carried its burst round and round.
+        by_ring = [ring["frames"] for name in "ab" for ring in fwd.show(name)["rings"] if ring["index"] % 2]
+        assert len(by_ring) == 2 * queue_pairs
+        assert min(by_ring) > 1000
         assert fwd.dropped() == 0
         assert fwd.warnings() == []
         guests.quit()

@@ -44,9 +44,10 @@ class VirtioUser(Process):
         mergeable: bool,
         in_order: bool,
         packed: bool = False,
+        queue_pairs: int = 1,
     ) -> None:
         devices = [
-            f"--vdev=net_virtio_user{number},path={path},queues=1,queue_size={ring_size},"
+            f"--vdev=net_virtio_user{number},path={path},queues={queue_pairs},queue_size={ring_size},"
             f"mrg_rxbuf={mergeable:d},in_order={in_order:d},packed_vq={packed:d}"
             for number, path in enumerate(sockets)
         ]
@@ -58,6 +59,7 @@ class VirtioUser(Process):
                 "stdbuf", "-oL", "dpdk-testpmd", "--lcores", f"0@{core},1@{core}", "--main-lcore", "0", "--no-pci",
                 "--no-telemetry", "--no-huge", "--no-shconf", "-m", "256", *devices, "--",
                 "-i", "--forward-mode=io", "--total-num-mbufs=16384", f"--txd={ring_size}", f"--rxd={ring_size}",
+                f"--txq={queue_pairs}", f"--rxq={queue_pairs}",
             ],
             directory,
             stdin=True,

@@ -17,9 +17,10 @@ from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.virtio_port import VirtioPort
 from fastvhost.dataplane.worker import Worker
 from fastvhost.vhostuser.service import VhostUserService
-from tests.driver import Memory, Piece, Region
+from tests.driver import Memory, Piece, Region, SplitQueue
 from tests.frontend import (
     F_PROTOCOL_FEATURES,
+    F_RING_RESET,
     FEATURES,
     NET_F_MRG_RXBUF,
     PROTOCOL_F_STATUS,
@@ -157,6 +158,38 @@ def test_a_reboot_sets_the_rings_up_anew_on_the_same_connection(guests: list[Gue
     guests[0].net.receive_buffers.clear()
     guests[0].net.post(64)
     both_ways(guests)
+
+
+@pytest.mark.parametrize("index", [0, 1], ids=["receiveq", "transmitq"])
+def test_a_queue_reset_by_its_driver_comes_back_elsewhere_and_smaller_while_the_other_goes_on(
+    switch: Switch, index: int
+) -> None:
+    # Virtio 1.2, section 2.6.1, as QEMU passes it on: the ring is stopped, and set up again when it is enabled again.
+    guests = [Guest.boot(path, features=FEATURES | F_RING_RESET, receive_buffers=64) for path in switch.paths]
+    resets, other = guests
+    assert resets.frontend.features & F_RING_RESET
+    both_ways(guests)
+
+    resets.frontend.get_vring_base(index)
+    if index:
+        exchange(other, resets)
+    else:
+        exchange(resets, other)
+    fresh = SplitQueue(resets.memory, 64, start=0)
+    resets.frontend.set_up_queue(index, fresh, kick=resets.kicks[index], call=resets.calls[index])
+    if index:
+        resets.net.transmitq = fresh
+        resets.net._transmit_buffers.clear()
+    else:
+        resets.net.receiveq = fresh
+        resets.net.receive_buffers.clear()
+        resets.net.post(64)
+    resets.kick()
+
+    both_ways(guests)
+    assert switch.ring(0, index)["size"] == 64
+    for guest in guests:
+        guest.close()
 
 
 def test_a_guest_whose_rings_are_stopped_is_neither_written_nor_notified(guests: list[Guest]) -> None:
