@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import pytest
 
 from tests.unit.fake_port import FakeMapping
 from tests.unit.session_bench import Bench, open_fds
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_garbage_from_other_modules() -> None:
+    """What earlier tests left to the collector may hold file descriptors, and would let go of them while we count."""
+    gc.collect()
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from bench import guest_load
-from bench.backends import KINDS, kind_of
-from bench.compare import compared
+from bench.backends import kind_of
+from bench.compare import KINDS, compared
 from bench.setups import SETUPS
 from bench.turns import paired_ratios, summary
 
