@@ -35,6 +35,8 @@ cdef enum:
     AVAIL_FLAG = 1 << 7            # section 2.8.1
     USED_FLAG = 1 << 15
     SPINS = 256                    # before a waiting thread lets others run
+    CLOG = 8                       # cache lines, stores into which are under way when a side goes to sleep
+    LINE = 8                       # words of 8 bytes in a cache line
 
 
 cdef uint32_t dice(uint64_t *state, uint32_t n) noexcept nogil:
@@ -63,6 +65,7 @@ cdef class PingPong:
     """device: a guest with one queue pair that kicks; port: where its transmitq is live, and no worker runs.
 
     publish_fence, sleep_fence: False leaves out the fence that the back-end has there, to show that it is missed.
+    clogged: the device's stores are slow to be seen, for others stand before them in its store buffer.
     """
 
     cdef GuestDevice device
@@ -70,6 +73,8 @@ cdef class PingPong:
     cdef Side *side
     cdef Ring *ring
     cdef bint sleep_fence
+    cdef bint clogged
+    cdef uint64_t lines[CLOG * LINE]
     cdef uint64_t stall_ns
     cdef uint64_t seed
     cdef uint32_t stopping
@@ -78,15 +83,18 @@ cdef class PingPong:
     cdef readonly uint64_t rounds
     cdef readonly uint64_t driver_sleeps
     cdef readonly uint64_t driver_stalls
+    cdef readonly uint64_t driver_longest_ns  # sleep
     # the device's thread
     cdef readonly uint64_t device_sleeps
     cdef readonly uint64_t device_stalls
+    cdef readonly uint64_t device_longest_ns
 
     def __init__(
         self, GuestDevice device not None, VirtioPort port not None, *, uint64_t seed, double stall_seconds=1.0,
-        bint publish_fence=True, bint sleep_fence=True,
+        bint publish_fence=True, bint sleep_fence=True, bint clogged=False,
     ):
         self.device, self.port, self.seed, self.sleep_fence = device, port, seed | 1, sleep_fence
+        self.clogged = clogged
         self.side, self.ring = &device.sides[0], &port.queue(TRANSMITQ).ring
         self.stall_ns = <uint64_t>(stall_seconds * 1e9)
         if not publish_fence:
@@ -119,6 +127,8 @@ cdef class PingPong:
             n = 1 + dice(&state, MOST)
             for i in range(n):
                 slots[i] = pop_idle(self.side)
+            if self.clogged:
+                self.share_lines()
             dawdle(&state)
             self.side.format.give(queue, slots, n)
             left = n
@@ -136,7 +146,7 @@ cdef class PingPong:
 
     cdef void driver_sleep(self, DriverQueue *queue, uint32_t ahead, uint64_t *state) noexcept nogil:
         """Until told that one more than `ahead` chains are used. Sections 2.7.7, 2.7.10 and 2.8.10."""
-        cdef uint64_t seen = load_u64(&self.calls), end = 0
+        cdef uint64_t seen = load_u64(&self.calls), since = 0
         cdef uint32_t spins = 0
         want_calls_from(queue, self.device.packed, ahead)
         full_fence()
@@ -147,10 +157,12 @@ cdef class PingPong:
                 spins += 1
                 if spins % SPINS == 0:
                     sched_yield()
-                    end = end or now() + self.stall_ns
-                    if now() > end and used_ahead(queue, self.device.packed, ahead):
+                    since = since or now()
+                    if now() > since + self.stall_ns and used_ahead(queue, self.device.packed, ahead):
                         self.driver_stalls += load_u64(&self.calls) == seen
                         break
+            if since:
+                self.driver_longest_ns = max(self.driver_longest_ns, now() - since)
         if dice(state, 2):
             self.side.format.want_calls(queue, False)
 
@@ -182,8 +194,10 @@ cdef class PingPong:
         """As a worker does it (idle.pyx)."""
         cdef Ring *ring = self.ring
         cdef DriverQueue *queue = &self.side.transmitq
-        cdef uint64_t seen = load_u64(&queue.kicks), end = 0
+        cdef uint64_t seen = load_u64(&queue.kicks), since = 0
         cdef uint32_t spins = 0
+        if self.clogged:
+            self.dirty_lines()
         ring.want_kicks(ring, True)
         if self.sleep_fence:
             full_fence()
@@ -194,12 +208,25 @@ cdef class PingPong:
                 spins += 1
                 if spins % SPINS == 0:
                     sched_yield()
-                    end = end or now() + self.stall_ns
-                    if now() > end and ring.has_work(ring):
+                    since = since or now()
+                    if now() > since + self.stall_ns and ring.has_work(ring):
                         self.device_stalls += load_u64(&queue.kicks) == seen
                         break
+            if since:
+                self.device_longest_ns = max(self.device_longest_ns, now() - since)
         if dice(state, 2):
             ring.want_kicks(ring, False)
+
+    cdef void dirty_lines(self) noexcept nogil:
+        """Stores that wait for cache lines which the other side has: those behind them wait, too."""
+        cdef uint32_t i
+        for i in range(<uint32_t>CLOG):
+            store_u64(&self.lines[i * LINE], self.device_sleeps)
+
+    cdef void share_lines(self) noexcept nogil:
+        cdef uint32_t i
+        for i in range(<uint32_t>CLOG):
+            load_u64(&self.lines[i * LINE])
 
 
 cdef void want_calls_from(DriverQueue *queue, bint packed, uint32_t ahead) noexcept nogil:
