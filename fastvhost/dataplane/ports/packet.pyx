@@ -1,8 +1,9 @@
 """An interface of this host through AF_PACKET: a NIC, a veth, a bridge. packet(7); Linux, packet_mmap.rst.
 
 Frames stay in the ring's blocks until the egress has copied them: one copy, as from a guest. A block goes back to the
-kernel once all its frames are released. What the host's stack left to the hardware is done here: the kernel puts a
-virtio-net header in front of each frame that says what is missing (PACKET_VNET_HDR).
+kernel once all its frames are released. A burst takes frames from as many blocks as it needs: a port that takes fewer a
+round than another one sends lets its ring fill up, until the kernel drops. What the host's stack left to the hardware
+is done here: the kernel puts a virtio-net header in front of each frame that says what is missing (PACKET_VNET_HDR).
 """
 
 from libc.errno cimport EAGAIN, EFAULT, EMSGSIZE, ENOBUFS, errno
@@ -86,8 +87,9 @@ cdef struct PacketRing:
     uint32_t n_blocks
     int send_fd
     # written by the worker that reads
-    uint32_t block           # the one being read
-    bint held                # it is ours, frames of it may still be out
+    uint32_t block           # the one being read, or the next to be
+    bint is_open             # it is ours
+    uint32_t n_held          # blocks that are ours, it included: frames of them may still be out
     uint32_t left            # frames in it not looked at yet
     uint8_t *next            # the first of them
     Super super
@@ -100,21 +102,41 @@ cdef inline tpacket_block_desc *block_at(const PacketRing *ring, uint32_t block)
     return <tpacket_block_desc *>(ring.ring + <size_t>block * ring.block_bytes)
 
 
-cdef bint is_there(PacketRing *ring) noexcept nogil:
-    """Whether there are frames to look at; a block whose frames are all released goes back, the next one is opened."""
+cdef inline bint is_ready(const PacketRing *ring, uint32_t block) noexcept nogil:
+    """Whether the kernel has closed a block: it is ours now."""
+    return load_acquire_u32(&block_at(ring, block).hdr.bh1.block_status) & TP_STATUS_USER  # pairs with the closing
+
+
+cdef inline void move_on(PacketRing *ring) noexcept nogil:
+    ring.block = ring.block + 1 if ring.block + 1 < ring.n_blocks else 0
+    ring.is_open = False
+
+
+cdef bint open_block(PacketRing *ring) noexcept nogil:
+    """Go on to the next block, if the kernel has closed it. The one before stays ours: its frames are in the burst."""
     cdef tpacket_block_desc *block
-    if ring.left or ring.super.frame != NULL:
-        return True
-    if ring.held:
-        store_release_u32(&block_at(ring, ring.block).hdr.bh1.block_status, TP_STATUS_KERNEL)  # pairs with the kernel's
-        ring.held = False
-        ring.block = ring.block + 1 if ring.block + 1 < ring.n_blocks else 0
-    block = block_at(ring, ring.block)
-    if not load_acquire_u32(&block.hdr.bh1.block_status) & TP_STATUS_USER:  # pairs with the kernel closing the block
+    if ring.is_open:
+        move_on(ring)
+    if ring.n_held == ring.n_blocks or not is_ready(ring, ring.block):
         return False
-    ring.held, ring.left = True, block.hdr.bh1.num_pkts
+    block = block_at(ring, ring.block)
+    ring.is_open = True
+    ring.n_held += 1
+    ring.left = block.hdr.bh1.num_pkts
     ring.next = <uint8_t *>block + block.hdr.bh1.offset_to_first_pkt
-    return ring.left != 0
+    return True
+
+
+cdef void give_back(PacketRing *ring) noexcept nogil:
+    """All frames handed out so far are released: blocks without any more go back to the kernel."""
+    cdef uint32_t oldest
+    if ring.is_open and ring.left == 0 and ring.super.frame == NULL:
+        move_on(ring)
+    while ring.n_held > <uint32_t>ring.is_open:
+        oldest = ring.block + <uint32_t>ring.is_open + ring.n_blocks - ring.n_held
+        oldest = oldest if oldest < ring.n_blocks else oldest - ring.n_blocks
+        store_release_u32(&block_at(ring, oldest).hdr.bh1.block_status, TP_STATUS_KERNEL)  # pairs with the kernel's
+        ring.n_held -= 1
 
 
 cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcept nogil:
@@ -124,14 +146,18 @@ cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcep
     cdef Tally *tally = &port.rx[pair]
     cdef uint32_t n = 0, i
     cdef tpacket3_hdr *packet
-    if queue.fd < 0 or not is_there(ring):
+    if queue.fd < 0:
         return 0
+    if ring.n_held:
+        give_back(ring)
     while n < BURST:
         if ring.super.frame != NULL:
             n = cut_super(&ring.super, burst, n, queue.arena)
             continue
         if ring.left == 0:
-            break
+            if not open_block(ring):
+                break
+            continue
         packet = <tpacket3_hdr *>ring.next
         ring.left -= 1
         ring.next += packet.tp_next_offset
@@ -189,7 +215,11 @@ cdef void restore_tag(uint8_t *frame, const tpacket3_hdr *packet) noexcept nogil
 
 cdef bint may_receive(PortFace *port, uint32_t pair) noexcept nogil:
     cdef HostQueue *queue = &(<HostSide *>port.kind).queues[pair]
-    return queue.fd >= 0 and is_there(<PacketRing *>queue.handle)
+    cdef PacketRing *ring = <PacketRing *>queue.handle
+    if queue.fd < 0:
+        return False
+    # One that was read to its end waits to be given back: that is work, too.
+    return ring.left or ring.super.frame != NULL or ring.n_held or is_ready(ring, ring.block)
 
 
 cdef uint32_t deliver_burst(
@@ -286,7 +316,8 @@ cdef class PacketPort(HostPort):
         self.door.close()
         self.ring.ring, self.ring.block_bytes = <uint8_t *>buffer.buf, block_bytes
         self.ring.n_blocks = <uint32_t>(buffer.len // block_bytes)
-        self.ring.send_fd, self.ring.block, self.ring.held, self.ring.left = send_fd, 0, False, 0
+        self.ring.send_fd, self.ring.block, self.ring.is_open = send_fd, 0, False
+        self.ring.n_held = self.ring.left = 0
         self.ring.super.frame = NULL
         self.face.epoch += 1  # frames of an earlier ring are gone with it
         self.side.queues[0].fd = receive_fd

@@ -1,0 +1,152 @@
+"""The ring of a packet port, with blocks that the test fills as the kernel does. Linux, packet_mmap.rst, TPACKET_V3."""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import os
+import random
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from fastvhost import Door, Worker
+from fastvhost.dataplane.ports.endpoint import Endpoint
+from fastvhost.dataplane.ports.packet import PacketPort
+from tests.unit.test_segmentation import TCPV4, check, super_frame
+
+BLOCK_BYTES, BLOCKS = 1 << 17, 4
+KERNEL, USER = 0, 1
+PLAIN = bytes(10)
+HEADER_BYTES, MAC_AT = 48, 80
+
+
+class PaperRing:
+    """The kernel's side: it fills a block that is its own, closes it, and goes on to the next."""
+
+    def __init__(self) -> None:
+        self.memory = mmap.mmap(-1, BLOCK_BYTES * BLOCKS)
+        self.at = 0
+
+    def is_ours(self, block: int) -> bool:
+        """Whether the port has given it back."""
+        (status,) = struct.unpack_from("I", self.memory, block * BLOCK_BYTES + 8)
+        return bool(status == KERNEL)
+
+    def close_block(self, frames: list[bytes], header: bytes = PLAIN) -> bool:
+        """One block more for the port; False: the ring is full, and the kernel would drop."""
+        start = self.at * BLOCK_BYTES
+        if not self.is_ours(self.at):
+            return False
+        at = first = start + 64
+        for frame in frames:
+            room = (MAC_AT + len(frame) + 15) & ~15
+            self.memory[at : at + MAC_AT] = bytes(MAC_AT)
+            struct.pack_into("6I2H", self.memory, at, room, 0, 0, len(frame), len(frame), USER, MAC_AT, MAC_AT + 14)
+            self.memory[at + MAC_AT - len(header) : at + MAC_AT] = header
+            self.memory[at + MAC_AT : at + MAC_AT + len(frame)] = frame
+            at += room
+        struct.pack_into("2I", self.memory, start + 12, len(frames), first - start)
+        struct.pack_into("I", self.memory, start + 8, USER)
+        self.at = (self.at + 1) % BLOCKS
+        return True
+
+
+class Scene:
+    """A packet port on a paper ring, wired to an endpoint with room for `slots` frames."""
+
+    def __init__(self, slots: int = 1024) -> None:
+        self.ring, door = PaperRing(), Door()
+        self.nothing = os.open("/dev/null", os.O_RDWR)
+        self.port, self.endpoint = PacketPort("x", door), Endpoint("e", door, slots=slots)
+        self.port.attach(self.ring.memory, BLOCK_BYTES, self.nothing, self.nothing)
+        self.worker = Worker(door)
+        self.worker.add_wire(self.port, self.endpoint, hold=True, hold_timeout_ms=60_000)
+
+    def step(self) -> list[bytes]:
+        """What arrives in one round."""
+        self.worker.step()
+        with self.endpoint.recv(timeout=0) as burst:
+            return [bytes(frame) for frame in burst]
+
+
+@pytest.fixture
+def scene() -> Iterator[Scene]:
+    scene = Scene()
+    yield scene
+    os.close(scene.nothing)
+
+
+def numbered(numbers: Iterator[int], n: int) -> list[bytes]:
+    return [struct.pack(">I", next(numbers)) + bytes(56) for _ in range(n)]
+
+
+def test_a_burst_takes_frames_of_several_blocks_and_gives_these_back_when_all_are_released(scene: Scene) -> None:
+    frames = numbered(itertools.count(), 70)
+    for part in (frames[:20], frames[20:40], frames[40:70]):
+        assert scene.ring.close_block(part)
+    assert scene.step() == frames[:64]
+    assert [scene.ring.is_ours(block) for block in range(BLOCKS)] == [False, False, False, True]
+    assert scene.step() == frames[64:]
+    assert [scene.ring.is_ours(block) for block in range(BLOCKS)] == [True, True, False, True]
+    assert scene.step() == []
+    assert all(scene.ring.is_ours(block) for block in range(BLOCKS))
+
+
+def test_a_burst_that_holds_the_whole_ring_does_not_begin_it_again(scene: Scene) -> None:
+    frames = numbered(itertools.count(), 2 * BLOCKS)
+    for frame in frames[:BLOCKS]:
+        assert scene.ring.close_block([frame])
+    assert not scene.ring.close_block(frames[BLOCKS:])
+    assert scene.step() == frames[:BLOCKS]
+    assert scene.step() == []
+    for frame in frames[BLOCKS:]:
+        assert scene.ring.close_block([frame])
+    assert scene.step() == frames[BLOCKS:]
+
+
+def test_blocks_whose_frames_wait_for_the_neighbour_stay_as_they_are() -> None:
+    scene = Scene(slots=8)  # four towards the program
+    frames = numbered(itertools.count(), 12)
+    for at in (0, 6):
+        assert scene.ring.close_block(frames[at : at + 6])
+    got: list[bytes] = []
+    for _ in range(3):
+        assert len(got) == 12 or not scene.ring.is_ours(1)
+        got += scene.step()
+    assert got == frames
+    os.close(scene.nothing)
+
+
+def test_a_super_frame_of_more_pieces_than_a_burst_holds_keeps_its_block(scene: Scene) -> None:
+    payload = random.Random(5).randbytes(100 * 200 - 7)
+    header = struct.pack("=BBHHHH", 1, TCPV4, 0, 200, 34, 16)
+    behind = numbered(itertools.count(), 3)
+    assert scene.ring.close_block([super_frame(payload)], header)
+    assert scene.ring.close_block(behind)
+    first = scene.step()
+    assert not scene.ring.is_ours(0)
+    second = scene.step()
+    pieces = first + second[:-3]
+    assert (len(first), b"".join(map(check, pieces))) == (64, payload)
+    assert second[-3:] == behind
+    assert scene.step() == []
+    assert scene.ring.is_ours(0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_the_sizes_of_blocks_every_frame_arrives_once_and_in_order(scene: Scene, seed: int) -> None:
+    choose, numbers = random.Random(seed), itertools.count()
+    sent: list[bytes] = []
+    got: list[bytes] = []
+    for _ in range(400):
+        for _ in range(choose.randrange(4)):
+            frames = numbered(numbers, choose.choice((1, 2, 63, 64, 65, 200)))
+            if scene.ring.close_block(frames):
+                sent += frames
+        got += scene.step()
+    while more := scene.step():
+        got += more
+    assert got == sent
+    assert len(sent) > 1000
