@@ -18,6 +18,7 @@ cdef struct Lane:
     uint32_t chains_released
     uint32_t epoch           # the ingress's, when the burst was received
     uint64_t stalled_since   # monotonic ns, 0 while the egress takes frames
+    uint64_t progress        # frames that the egress's queue had taken by then
     uint32_t empty_rounds    # visits in a row that moved no frame (roster)
     uint32_t missed_kicks    # times in a row that frames came without the kick that was asked for (idle)
     Burst burst

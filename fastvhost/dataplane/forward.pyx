@@ -42,7 +42,7 @@ cdef uint32_t forward_burst(Lane *lane) noexcept nogil:
         )
         if done:
             lane.stalled_since = 0
-        elif not may_wait(lane):
+        elif not may_wait(lane, egress.tx[egress_pair].frames):
             egress.tx[egress_pair].dropped[<int>NO_RECEIVE_BUFFERS] += waiting
             done = waiting
         if done < waiting and not lane.hold:
@@ -58,16 +58,19 @@ cdef uint32_t forward_burst(Lane *lane) noexcept nogil:
     return done
 
 
-cdef bint may_wait(Lane *lane) noexcept nogil:
-    """The egress took nothing: whether its time without progress is still short enough to wait on."""
+cdef bint may_wait(Lane *lane, uint64_t progress) noexcept nogil:
+    """The egress took nothing: whether its time without progress is still short enough to wait on.
+
+    Its progress is that of its queue, which lanes may share: one that others crowd out waits on.
+    """
     cdef timespec clock
     cdef uint64_t now
     if not lane.hold:
         return False
     clock_gettime(CLOCK_MONOTONIC, &clock)
     now = <uint64_t>clock.tv_sec * 1000000000 + <uint64_t>clock.tv_nsec
-    if lane.stalled_since == 0:
-        lane.stalled_since = now
+    if lane.stalled_since == 0 or lane.progress != progress:
+        lane.stalled_since, lane.progress = now, progress
     return now - lane.stalled_since < lane.hold_ns
 
 

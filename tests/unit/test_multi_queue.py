@@ -75,7 +75,13 @@ class Bench:
     """Devices a and b, wired, with workers that share the wires as fwd does it."""
 
     def __init__(
-        self, pairs_of_a: int, pairs_of_b: int, workers: int = 1, size: int = 64, idle: str = "adaptive"
+        self,
+        pairs_of_a: int,
+        pairs_of_b: int,
+        workers: int = 1,
+        size: int = 64,
+        idle: str = "adaptive",
+        hold_timeout_ms: int = 60_000,
     ) -> None:
         door = Door()
         self.a = Device(door, "a", pairs_of_a, size)
@@ -83,7 +89,7 @@ class Bench:
         self.workers = [Worker(door, f"worker{n}", idle=idle) for n in range(workers)]
         for way, (ingress, egress) in enumerate([(self.a, self.b), (self.b, self.a)]):
             turn = self.workers[way % workers :] + self.workers[: way % workers]
-            wire = turn[0].add_wire(ingress.port, egress.port, hold=True, hold_timeout_ms=60_000, shares=workers)
+            wire = turn[0].add_wire(ingress.port, egress.port, hold=True, hold_timeout_ms=hold_timeout_ms, shares=workers)
             for share, worker in enumerate(turn[1:], 1):
                 worker.share_wire(wire, share)
 
@@ -113,9 +119,9 @@ class Bench:
 
 @contextlib.contextmanager
 def bench(
-    pairs_of_a: int, pairs_of_b: int, workers: int = 1, size: int = 64, idle: str = "adaptive"
+    pairs_of_a: int, pairs_of_b: int, workers: int = 1, size: int = 64, idle: str = "adaptive", **more: int
 ) -> Iterator[Bench]:
-    made = Bench(pairs_of_a, pairs_of_b, workers, size, idle)
+    made = Bench(pairs_of_a, pairs_of_b, workers, size, idle, **more)
     try:
         yield made
     finally:
@@ -164,6 +170,28 @@ def test_with_unequal_counts_a_flow_keeps_its_queue_and_its_order(workers: int, 
             home = arrived[pair % receiving]
             assert [one for one in home if one[0] == pair] == [(pair, number) for number in range(16)]
         assert sum(map(len, arrived.values())) == 16 * sending
+
+
+def test_a_flow_that_others_crowd_out_is_held_as_long_as_the_queue_they_share_moves() -> None:
+    with bench(2, 1, hold_timeout_ms=250) as it:
+        it.a.start(range(2))
+        it.b.start(range(1))
+        it.b.post(range(1), 1)
+        it.a.drivers[1].send(frame(1, 0))
+        for number in range(40):  # for more than 400 ms the other flow takes the only buffer
+            it.a.drivers[0].send(frame(0, number))
+            it.settle()
+            assert told(it.b.drivers[0].receive(1.0)) == (0, number)
+            time.sleep(0.01)
+        it.settle()
+        assert it.b.port.counters().tx_dropped["no_receive_buffers"] == 0
+        # Where nothing moves at all, the time runs.
+        it.a.drivers[1].send(frame(1, 1))
+        it.settle()
+        time.sleep(0.26)
+        it.settle()
+        assert it.b.port.counters().tx_dropped["no_receive_buffers"] == 1
+        assert it.b.receive_all() == {0: [(1, 0)]}
 
 
 def test_pairs_that_were_not_started_are_not_looked_at() -> None:
