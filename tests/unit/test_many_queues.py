@@ -75,7 +75,8 @@ def settled(a: GuestDevice, b: GuestDevice, control: str) -> None:
     deadline = time.monotonic() + 10
     while a.unreturned or b.received[0] < a.sent[0]:
         if time.monotonic() > deadline:
-            raise AssertionError(f"{a.sent[0]} frames were sent, {b.received[0]} came: {ask(control, 'stats')['ports']}")
+            counters = ask(control, "stats")["ports"]
+            raise AssertionError(f"{a.sent[0]} frames were sent, {b.received[0]} came: {counters}")
         time.sleep(0.005)
 
 

@@ -81,7 +81,7 @@ class Bench:
         workers: int = 1,
         size: int = 64,
         idle: str = "adaptive",
-        hold_timeout_ms: int = 60_000,
+        hold_ms: int = 60_000,
     ) -> None:
         door = Door()
         self.a = Device(door, "a", pairs_of_a, size)
@@ -89,7 +89,7 @@ class Bench:
         self.workers = [Worker(door, f"worker{n}", idle=idle) for n in range(workers)]
         for way, (ingress, egress) in enumerate([(self.a, self.b), (self.b, self.a)]):
             turn = self.workers[way % workers :] + self.workers[: way % workers]
-            wire = turn[0].add_wire(ingress.port, egress.port, hold=True, hold_timeout_ms=hold_timeout_ms, shares=workers)
+            wire = turn[0].add_wire(ingress.port, egress.port, hold=True, hold_timeout_ms=hold_ms, shares=workers)
             for share, worker in enumerate(turn[1:], 1):
                 worker.share_wire(wire, share)
 
@@ -173,7 +173,7 @@ def test_with_unequal_counts_a_flow_keeps_its_queue_and_its_order(workers: int, 
 
 
 def test_a_flow_that_others_crowd_out_is_held_as_long_as_the_queue_they_share_moves() -> None:
-    with bench(2, 1, hold_timeout_ms=250) as it:
+    with bench(2, 1, hold_ms=250) as it:
         it.a.start(range(2))
         it.b.start(range(1))
         it.b.post(range(1), 1)
