@@ -1,8 +1,9 @@
 """Back-ends whose frames pass this host's network stack: guest A - interface - interface - guest B, all on one core.
 
 Each has a network namespace of its own with two interfaces joined to each other: for packet sockets and libpcap the two
-ends of a veth, for taps a bridge. A frame that arrives was thus sent to an interface once and received from one once.
-The core of the back-end also does the kernel's part of that.
+ends of a veth; taps by a rule of tc(8), the least the kernel can do between them ("tap"), or by a bridge ("bridge").
+A frame that arrives was thus forwarded twice by the back-end, once to an interface and once from one; what the kernel
+does for both and between them is done on the same core.
 """
 
 from __future__ import annotations
@@ -21,21 +22,22 @@ LEFT, RIGHT = "x0", "x1"
 
 
 class HostPorts(BackEnd):
-    """name: KIND-tap, KIND-packet or KIND-pcap."""
+    """name: KIND-tap, KIND-bridge, KIND-packet or KIND-pcap, for fastvhost with :DIRECTORY of another tree."""
 
     def __init__(self, name: str, directory: Path, core: int, hugepages: Path | None) -> None:
         super().__init__(name, directory, core, hugepages)
-        self.kind = name.partition("@")[0].rpartition("-")[2]
+        self.joined_by = name.partition("@")[0].partition(":")[0].rpartition("-")[2]
+        self.kind = "tap" if self.joined_by == "bridge" else self.joined_by
         self.space = f"fvb-{os.getpid()}-{next(_NUMBERS)}"
         self.inside = ["ip", "netns", "exec", self.space]
 
-    def ip(self, *lines: str) -> None:
-        """Commands of ip(8) in the namespace."""
+    def do(self, *lines: str) -> None:
+        """Commands of iproute2 in the namespace."""
         for line in lines:
             try:
-                subprocess.run([*self.inside, "ip", *line.split()], check=True, stdout=self._log, stderr=self._log)
+                subprocess.run([*self.inside, *line.split()], check=True, stdout=self._log, stderr=self._log)
             except (OSError, subprocess.SubprocessError) as error:
-                raise BackEndError(f"{self.name}: ip {line} failed ({error}); {self.last_words()}") from error
+                raise BackEndError(f"{self.name}: {line} failed ({error}); {self.last_words()}") from error
 
     def open_space(self) -> None:
         """The namespace, and a veth in it where the kind wants one."""
@@ -46,10 +48,11 @@ class HostPorts(BackEnd):
         quiet = "net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1"
         subprocess.run([*self.inside, "sysctl", "-qw", *quiet.split()], check=True)
         if self.kind != "tap":
-            self.ip(f"link add {LEFT} type veth peer name {RIGHT}", f"link set {LEFT} up", f"link set {RIGHT} up")
+            up = (f"ip link set {end} up" for end in (LEFT, RIGHT))
+            self.do(f"ip link add {LEFT} type veth peer name {RIGHT}", *up)
 
     def join_taps(self) -> None:
-        """A bridge over the taps, once the back-end has made them."""
+        """What one tap's guest sends goes out of the other, once the back-end has made them."""
         if self.kind != "tap":
             return
         deadline = time.monotonic() + START_SECONDS
@@ -58,8 +61,18 @@ class HostPorts(BackEnd):
                 if time.monotonic() > deadline:
                     raise BackEndError(f"{self.name}: makes no interface {tap}; {self.last_words()}")
                 time.sleep(0.05)
-        self.ip("link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0", "link set br0 up")
-        self.ip(*(f"link set {tap} master br0 up" for tap in (LEFT, RIGHT)))
+            # Without a queue of its own in front of it: a tap has one, and never asks for a pause.
+            self.do(f"ip link set {tap} up", f"tc qdisc replace dev {tap} root noqueue")
+        if self.joined_by == "bridge":
+            self.do("ip link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0", "ip link set br0 up")
+            self.do(*(f"ip link set {tap} master br0" for tap in (LEFT, RIGHT)))
+            return
+        for tap, other in ((LEFT, RIGHT), (RIGHT, LEFT)):
+            every = "protocol all u32 match u32 0 0"
+            self.do(
+                f"tc qdisc add dev {tap} clsact",
+                f"tc filter add dev {tap} ingress {every} action mirred egress redirect dev {other}",
+            )
 
     def stop(self) -> None:
         super().stop()
@@ -71,7 +84,7 @@ class FastvhostHost(HostPorts):
 
     def start(self) -> None:
         self.open_space()
-        self.env = {"PYTHONPATH": str(ROOT)}
+        self.env = {"PYTHONPATH": str(Path(self.path or ROOT).resolve())}
         ports = (self.a, f"{self.kind}:{LEFT}", self.b, f"{self.kind}:{RIGHT}")
         self.run(
             *self.inside, sys.executable, "-m", "fastvhost", "fwd", *(w for port in ports for w in ("--port", port)),
@@ -118,6 +131,6 @@ class TestpmdHost(HostPorts, Testpmd):
 
 HOST_KINDS: dict[str, type[BackEnd]] = {
     f"{name}-{kind}": back_end
-    for kind in ("tap", "packet", "pcap")
+    for kind in ("tap", "bridge", "packet", "pcap")
     for name, back_end in (("fastvhost", FastvhostHost), ("testpmd", TestpmdHost))
 }

@@ -115,6 +115,25 @@ def loss(records: list[Record]) -> str:
     return f"{grid(rows)}\n{source(records)}\n"
 
 
+HOST_WAYS = ("packet", "tap", "bridge", "pcap")
+
+
+def host_ports() -> str:
+    """Ports towards this host: frames that arrived, and how many a core forwarded for that: each twice."""
+    records = [(way, record) for way in HOST_WAYS for record in newest(way)]
+    if not records:
+        return NOTHING
+    rows = [["way, bytes", "arrived, fastvhost", "forwarded by its core", "arrived, testpmd", "ratio", "lost"]]
+    for way, r in records:
+        ours, peer = f"fastvhost-{way}", f"testpmd-{way}"
+        figures = r["figures"]
+        rows.append([
+            f"{way}, {r['size']}", spread(figures[ours]), f"{2 * figures[ours]['median']:.2f}", spread(figures[peer]),
+            spread(r["ratios"][f"{ours}/{peer}"]), f"{r['faults'][ours]['lost_percent']:g} %",
+        ])  # fmt: skip
+    return f"{grid(rows)}\nMpps, both directions; {source([record for _, record in records])}\n"
+
+
 def with_picture(name: str, what: str, table: str) -> str:
     """A plot above its table, where there is something to plot."""
     return f"![{what}](plots/{name})\n\n{table}" if PICTURES[name]() else table
@@ -133,6 +152,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "percentiles": lambda: with_picture("latency.svg", "percentiles of latency", percentiles(newest("latency"))),
     "idle": lambda: compared(newest("idle")),
     "wake": lambda: compared(newest("wake")),
+    "host-ports": host_ports,
     "load": lambda: compared(newest("load")),
     "memory": lambda: simple(newest("memory")),
     "loss": lambda: loss(newest("loss")),

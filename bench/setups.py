@@ -83,8 +83,12 @@ SETUPS = {
         "fastvhost-packet,testpmd-packet", cases((64, 1518)),
     ),
     "tap": Setup(
-        "Through two taps on a bridge, in the same way.",
+        "Through two taps, each with a rule of tc that passes on to the other what its guest sends, in the same way.",
         "fastvhost-tap,testpmd-tap", cases((64, 1518)),
+    ),
+    "bridge": Setup(
+        "Through two taps on a bridge, in the same way.",
+        "fastvhost-bridge,testpmd-bridge", cases((64, 1518)),
     ),
     "pcap": Setup(
         "Through libpcap on a veth, in the same way.",

@@ -6,7 +6,6 @@ guest's memory: either way the forwarder adds no copy of its own. Offloads are o
 
 from libc.errno cimport EAGAIN, EFAULT, EIO, errno
 from libc.stdint cimport uint32_t
-from posix.unistd cimport read, write
 
 from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES
 from fastvhost.dataplane.door cimport Door
@@ -28,6 +27,17 @@ from fastvhost.dataplane.ports.host_port cimport (
 )
 from fastvhost.dataplane.tally cimport Tally
 
+cdef extern from * nogil:
+    """
+    #include <sys/syscall.h>
+    #include <unistd.h>
+    /* One call a frame: the C library's own read and write also arrange for the thread to be cancelled in them. */
+    static inline ssize_t read_frame(int fd, void *to, size_t bytes) { return syscall(SYS_read, fd, to, bytes); }
+    static inline ssize_t send_frame(int fd, const void *from, size_t n) { return syscall(SYS_write, fd, from, n); }
+    """
+    ssize_t read_frame(int fd, void *to, size_t bytes)
+    ssize_t send_frame(int fd, const void *source, size_t bytes)
+
 
 cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcept nogil:
     cdef HostSide *side = <HostSide *>port.kind
@@ -38,7 +48,7 @@ cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcep
     if queue.fd < 0:
         return 0
     while n < BURST and at <= ARENA_BYTES - FRAME_ROOM:
-        got = read(queue.fd, queue.arena + at, FRAME_ROOM)
+        got = read_frame(queue.fd, queue.arena + at, FRAME_ROOM)
         if got < 0:
             if errno != EAGAIN:
                 report_error(side, errno)
@@ -87,12 +97,12 @@ cdef int write_frame(HostQueue *queue, const Frame *frame, const Segment *segmen
     """0, or an errno."""
     cdef ssize_t written
     if frame.n_segments == 1:
-        written = write(queue.fd, frame.data, frame.bytes)
+        written = send_frame(queue.fd, frame.data, frame.bytes)
     else:
         written = writev(queue.fd, queue.parts, gather(queue, frame, segments, queue.parts))
     if written < 0 and errno == EFAULT:
         to_bounce(queue, frame, segments)
-        written = write(queue.fd, queue.bounce, frame.bytes)
+        written = send_frame(queue.fd, queue.bounce, frame.bytes)
     if written >= 0:
         return 0
     return errno if errno else EIO
