@@ -8,6 +8,15 @@ MAX_REGIONS: int
 class MemoryRefusedError(ValueError):
     """A region or a table of regions cannot be used. The text names the region and the remedy."""
 
+def served_by(fd: int) -> str | None:
+    """The file system of a file, where another program or machine may serve it (FUSE, NFS); None: the kernel's own.
+
+    That program may take for ever to answer. Raises OSError.
+    """
+
+def why_not(file_system: str) -> str:
+    """Why memory on such a file system is refused: the end of a sentence."""
+
 class Mapping:
     """One shared memory region of a front-end, mapped. vhost-user, "Memory region description".
 

@@ -33,7 +33,7 @@ cdef extern from "<sys/vfs.h>" nogil:
     int fstatfs(int fd, statfs_t *out)
 
 # File systems on which another program or machine serves each page: touching such memory could stop a worker for ever.
-# Numbers: linux/magic.h and statfs(2).
+# An overlay may lie over one. Numbers: linux/magic.h and statfs(2).
 _SERVED = {
     0x65735546: "FUSE",
     0x6969: "NFS",
@@ -42,12 +42,30 @@ _SERVED = {
     0x01021997: "9P",
     0x00C36400: "Ceph",
     0x6B414653: "AFS",
+    0x794C7630: "overlay",
 }
 _HUGETLBFS = 0x958458F6
 
 
 class MemoryRefusedError(ValueError):
     """A region or a table of regions cannot be used. The text names the region and the remedy."""
+
+
+def served_by(int fd) -> str | None:
+    cdef statfs_t fs
+    cdef int failed
+    with nogil:
+        failed = fstatfs(fd, &fs)
+    if failed:
+        raise OSError(errno, os.strerror(errno))
+    return _SERVED.get(<uint32_t>fs.f_type)
+
+
+def why_not(str file_system) -> str:
+    return (
+        f"lies on a file system that another program or machine may serve ({file_system}); "
+        "use memory-backend-memfd, or a file on tmpfs or hugetlbfs"
+    )
 
 
 cdef class Mapping:
@@ -58,6 +76,7 @@ cdef class Mapping:
     ) -> None:
         cdef uint64_t page, skew, length
         cdef statfs_t fs
+        cdef int failed
         cdef void *base
         if self.base != NULL:
             raise MemoryRefusedError("memory region: a Mapping is made once")
@@ -67,13 +86,12 @@ cdef class Mapping:
         for start, what in ((guest_addr, "guest addresses"), (user_addr, "user addresses"), (mmap_offset, "offsets")):
             if start > 2**64 - 1 - bytes:
                 raise MemoryRefusedError(f"{self._name()}: its {what} wrap past 2^64; the front-end sent nonsense")
-        if fstatfs(fd, &fs) != 0:
+        with nogil:
+            failed = fstatfs(fd, &fs)
+        if failed:
             raise MemoryRefusedError(f"{self._name()}: its file descriptor cannot be examined")
         if <uint32_t>fs.f_type in _SERVED:
-            raise MemoryRefusedError(
-                f"{self._name()} lies on a file system served by another program ({_SERVED[<uint32_t>fs.f_type]}); "
-                "use memory-backend-memfd, or a file on tmpfs or hugetlbfs"
-            )
+            raise MemoryRefusedError(f"{self._name()} {why_not(_SERVED[<uint32_t>fs.f_type])}")
         self._check_file(fd)
         page = fs.f_bsize if <uint32_t>fs.f_type == _HUGETLBFS else os.sysconf("SC_PAGESIZE")
         skew = mmap_offset % page

@@ -10,9 +10,9 @@ import ctypes
 import errno
 import os
 import select
-import threading
 from typing import Protocol
 
+from fastvhost.vhostuser import foreign_files
 from fastvhost.vhostuser.message import ProtocolError
 
 _PIDFD_GETFD = 438
@@ -91,7 +91,7 @@ class Process:
             raise IoctlError(errno.EINVAL, f"file descriptor {fd} of process {self.pid} is {link[:60]!r}, not {wanted}")
         ours = self._get(fd)
         if (link := _link(f"/proc/self/fd/{ours}")) != wanted:  # changed meanwhile
-            _discard(ours)
+            foreign_files.close(ours)  # perhaps the last hold on our own device, whose close waits for us
             raise IoctlError(errno.EINVAL, f"file descriptor {fd} of process {self.pid} is {str(link)[:60]!r}")
         return ours
 
@@ -132,8 +132,3 @@ def _link(path: str) -> str | None:
         return os.readlink(path)  # noqa: PTH115
     except OSError:
         return None
-
-
-def _discard(fd: int) -> None:
-    """Close what is not what it was said to be: perhaps the last hold on our own device, whose close waits for us."""
-    threading.Thread(target=os.close, args=(fd,), daemon=True).start()

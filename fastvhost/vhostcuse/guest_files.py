@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from fastvhost.vhostcuse.caller import PERMIT, Caller, IoctlError
+from fastvhost.vhostuser import foreign_files
 from fastvhost.vhostuser.advice import SHARE
-from fastvhost.vhostuser.message import Region
+from fastvhost.vhostuser.message import ProtocolError, Region
 
 MOST_FDS = 1 << 16
 """Of a front-end's file descriptors looked through for one file."""
@@ -82,10 +83,15 @@ def locate(maps: Sequence[Vma], region: Region) -> tuple[Vma, int]:
 
 
 def read_maps(pid: int) -> list[Vma]:
-    """The mappings of a process. Raises IoctlError."""
-    try:
+    """The mappings of a process. Raises ProtocolError."""
+
+    def read() -> bytes:
         with open(f"/proc/{pid}/maps", "rb") as file:  # noqa: PTH123
-            return parse_maps(file.read(MOST_MAPS_BYTES))
+            return file.read(MOST_MAPS_BYTES)
+
+    try:
+        # The process may hold up whoever looks at its mappings.
+        return parse_maps(foreign_files.within(read))
     except OSError as error:
         raise IoctlError(
             errno.EPERM, f"the mappings of process {pid} cannot be read: {error.strerror}; {PERMIT}"
@@ -93,16 +99,17 @@ def read_maps(pid: int) -> list[Vma]:
 
 
 def open_file(caller: Caller, vma: Vma) -> int:
-    """The file of a mapping, open for reading and writing. Raises IoctlError."""
+    """The file of a mapping, open for reading and writing. Raises ProtocolError."""
     for fd in _fds_of(caller.pid, vma.path):
         with contextlib.suppress(IoctlError):
             ours = caller.fetch(fd, vma.path)
             if _is(ours, vma):
                 return ours
-            os.close(ours)
+            foreign_files.close(ours)
     # Its process closed it after mapping it. This way takes more rights.
+    path = f"/proc/{caller.pid}/map_files/{vma.start:x}-{vma.end:x}"
     try:
-        ours = os.open(f"/proc/{caller.pid}/map_files/{vma.start:x}-{vma.end:x}", os.O_RDWR | os.O_CLOEXEC)
+        ours = foreign_files.within(lambda: os.open(path, os.O_RDWR | os.O_CLOEXEC), late=foreign_files.close)
     except OSError as error:
         raise IoctlError(
             errno.EPERM,
@@ -110,7 +117,7 @@ def open_file(caller: Caller, vma: Vma) -> int:
             f"{error.strerror}; run fwd as root, or with CAP_SYS_PTRACE and CAP_CHECKPOINT_RESTORE",
         ) from error
     if not _is(ours, vma):
-        os.close(ours)
+        foreign_files.close(ours)
         raise IoctlError(errno.EFAULT, f"the mapping of {vma.path!r} in process {caller.pid} changed while it was read")
     return ours
 
@@ -129,10 +136,13 @@ def _fds_of(pid: int, path: str) -> list[int]:
 
 
 def _is(fd: int, vma: Vma) -> bool:
-    """Whether it is this mapping's file, and can be mapped for writing."""
-    status = os.fstat(fd)
-    writable = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
-    return (status.st_dev, status.st_ino) == vma.file and writable
+    """Whether it is this mapping's file, and can be mapped for writing. Closes what it cannot look at."""
+    try:
+        same = foreign_files.identity(fd) == vma.file
+    except ProtocolError:
+        foreign_files.close(fd)
+        raise
+    return same and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
 
 
 class GuestFiles:
@@ -172,4 +182,4 @@ class GuestFiles:
 
 def _close_all(opened: dict[tuple[int, int], int]) -> None:
     while opened:
-        os.close(opened.popitem()[1])
+        foreign_files.close(opened.popitem()[1])

@@ -6,11 +6,11 @@ longer used is unmapped last. A change that fails leaves the old table as it was
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from fastvhost.dataplane.guest_memory import GuestMemory, Mapping
+from fastvhost.vhostuser import foreign_files
 from fastvhost.vhostuser.message import ProtocolError, Region
 
 MAX_SLOTS = 509
@@ -65,7 +65,7 @@ class SharedMemory:
 
     def add(self, region: Region, fd: int) -> tuple[int, ...]:
         """ADD_MEM_REG. The same region over the same file once more changes nothing, and is to be removed as often."""
-        file = _file(fd)
+        file = foreign_files.identity(fd)
         for slot in self._slots:
             if (slot.region, slot.file) == (region, file):
                 return self._recount(slot, 1)
@@ -100,7 +100,7 @@ class SharedMemory:
         done = False
         try:
             for region, fd in zip(regions, fds, strict=True):
-                file = _file(fd)
+                file = foreign_files.identity(fd)
                 mapping = self._maker.mapping(fd, region.guest_addr, region.bytes, region.user_addr, region.mmap_offset)
                 slots.append(_Slot(region, mapping, file))
         except (ValueError, OSError) as error:
@@ -122,11 +122,6 @@ class SharedMemory:
         self._slots = slots
         _unmap(stale)
         return lost
-
-
-def _file(fd: int) -> tuple[int, int]:
-    status = os.fstat(fd)
-    return status.st_dev, status.st_ino
 
 
 def _unmap(slots: Iterable[_Slot]) -> None:

@@ -8,12 +8,12 @@ message it belongs to is handed out; the message owns it until a handler takes i
 from __future__ import annotations
 
 import array
-import os
 import socket
 import struct
 import time
 from collections.abc import Callable
 
+from fastvhost.vhostuser import foreign_files
 from fastvhost.vhostuser.message import HEADER, MAX_FDS, Header, ProtocolError, decode_header, request_name
 
 PATIENCE = 1.0
@@ -43,7 +43,7 @@ class Received:
 
     def close(self) -> None:
         """Close what nobody took. Idempotent."""
-        _close_all(self.fds)
+        foreign_files.close_all(self.fds)
 
 
 class Transport:
@@ -155,10 +155,5 @@ class Transport:
 
     def close(self) -> None:
         """Close the connection and every file descriptor nobody was handed. Idempotent."""
-        _close_all(self._fds)
+        foreign_files.close_all(self._fds)
         self._sock.close()
-
-
-def _close_all(fds: list[int]) -> None:
-    while fds:
-        os.close(fds.pop())

@@ -25,8 +25,8 @@ ALLOWED = {
     "fastvhost.vhostcuse": tuple(
         f"fastvhost.vhostuser.{name}"
         for name in (
-            *("advice", "control_thread", "description", "endpoint", "eventfd", "features", "front_end"),
-            *("memory", "message", "narrative", "port_face", "rings"),
+            *("advice", "control_thread", "description", "endpoint", "eventfd", "features", "foreign_files"),
+            *("front_end", "memory", "message", "narrative", "port_face", "rings"),
         )
     ),
     "fastvhost.hostside": ("fastvhost.vhostuser.logbook", "fastvhost.vhostuser.narrative", "fastvhost.dataplane.ports"),

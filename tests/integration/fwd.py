@@ -25,6 +25,15 @@ WARNING = re.compile(r"^[-\d]+ [:.\d]+ (warning|error|critical): |^Traceback")
 BUSY_MACHINE = re.compile(r"busy with other work|waited \d+ % of the time")
 
 
+def awaited(port: str) -> str | None:
+    """The name of a port that guests come to; None for one towards this host."""
+    where, *settings = port.split(",")
+    if ".sock" not in where and not where.startswith("cuse:"):
+        return None
+    named = [word.removeprefix("name=") for word in settings if word.startswith("name=")]
+    return named[0] if named else Path(where.removeprefix("cuse:")).stem
+
+
 class Fwd(Process):
     """A running forwarder. Its ports listen, or wait for a peer to connect to, when the constructor returns."""
 
@@ -36,9 +45,8 @@ class Fwd(Process):
         ports_given = [word for port in ports for word in ("--port", port)]
         command = [*FASTVHOST, "fwd", *ports_given, "--control", str(self.control), "--cores", str(FWD_CORE), *options]
         super().__init__("fwd", [*prefix, *command], directory, env=ENVIRONMENT)
-        for port in (port for port in ports if ".sock" in port):
-            name = Path(port.partition(",")[0]).stem
-            self.wait_log(rf"port {name}: (listening|connecting)", 30)
+        for name in filter(None, map(awaited, ports)):
+            self.wait_log(rf"port {name}: (listening|connecting)", 60)
 
     def ask(self, *words: str) -> str:
         """What a verb of fastvhost prints about this process."""

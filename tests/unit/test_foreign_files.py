@@ -1,0 +1,239 @@
+"""Files whose file system does not answer: whoever sends them gets no thread of ours to wait."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fastvhost.vhostcuse.caller import Process
+from fastvhost.vhostcuse.guest_files import GuestFiles
+from fastvhost.vhostuser import foreign_files
+from fastvhost.vhostuser.message import MemoryTable, ProtocolError, Region, SingleRegion
+from fastvhost.vhostuser.service import VhostUserService
+from tests.frontend import Frontend, Request
+from tests.short_dir import short_dir
+from tests.silent_files import FILE_BYTES, Silent
+from tests.unit.fake_port import FAKE_MEMORY, FakePort
+from tests.unit.session_bench import REGION
+
+SOON = 0.5
+AFTER_ASKING = foreign_files.ANSWER_WITHIN + 2
+
+
+@contextlib.contextmanager
+def takes_at_most(seconds: float) -> Iterator[None]:
+    start = time.monotonic()
+    yield
+    assert time.monotonic() - start < seconds
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """Nobody waits any more once the file system is gone."""
+    yield
+    deadline = time.monotonic() + 5
+    while any(thread.name == "aside" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline, "a thread still waits"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(foreign_files, "_aside", threading.Semaphore(0))
+
+
+def duplicate(fd: int) -> int:
+    return os.dup(fd)
+
+
+def test_looking_at_a_file_that_does_not_answer_ends_in_words() -> None:
+    with Silent() as (fd,), takes_at_most(AFTER_ASKING), pytest.raises(ProtocolError, match=r"does not answer.*memfd"):
+        foreign_files.identity(fd)
+
+
+def test_closing_a_file_that_does_not_answer_takes_no_time_and_the_rest_is_closed_at_once() -> None:
+    with Silent() as (fd,):
+        copy, ours = duplicate(fd), os.memfd_create("ours")
+        fds = [copy, ours]
+        with takes_at_most(SOON):
+            foreign_files.close_all(fds)
+        assert fds == []
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(ours)
+
+
+@pytest.mark.usefixtures("nobody_asks")
+def test_with_too_many_waiting_files_that_must_be_asked_are_refused_at_once() -> None:
+    with Silent() as (fd,), takes_at_most(SOON), pytest.raises(ProtocolError, match="too many"):
+        foreign_files.identity(fd)
+
+
+def memfd() -> int:
+    return os.memfd_create("ram")
+
+
+def memfd_of_huge_pages() -> int:
+    return os.memfd_create("ram", os.MFD_HUGETLB | os.MFD_HUGE_2MB)
+
+
+def file_of(directory: str) -> Callable[[], int]:
+    def opened() -> int:
+        fd = os.open(directory, os.O_TMPFILE | os.O_RDWR)
+        os.ftruncate(fd, 0)
+        return fd
+
+    return opened
+
+
+@pytest.mark.usefixtures("nobody_asks")
+@pytest.mark.parametrize(
+    "make",
+    [memfd, memfd_of_huge_pages, file_of("/dev/shm")],
+    ids=["memfd", "memfd of huge pages", "tmpfs"],
+)
+def test_memory_of_the_kernels_own_needs_nobody_to_ask(make: Callable[[], int]) -> None:
+    fd = make()
+    status = os.fstat(fd)
+    assert foreign_files.identity(fd) == (status.st_dev, status.st_ino)
+    foreign_files.close(fd)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+
+
+def test_a_name_like_a_memfds_is_no_memfd() -> None:
+    with Silent(name="memfd:ram (deleted)") as (fd,):
+        with takes_at_most(AFTER_ASKING), pytest.raises(ProtocolError):
+            foreign_files.identity(fd)
+        with takes_at_most(SOON):
+            foreign_files.close(duplicate(fd))
+
+
+def test_an_answer_after_the_time_is_not_lost() -> None:
+    go_on = threading.Event()
+    late: list[int] = []
+
+    def call() -> int:
+        go_on.wait(20)
+        return 7
+
+    with pytest.raises(ProtocolError):
+        foreign_files.within(call, late.append)
+    go_on.set()
+    deadline = time.monotonic() + 5
+    while late != [7]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_an_overlay_is_refused_because_nobody_knows_what_lies_below() -> None:
+    code = (
+        "import os; from fastvhost.vhostuser import foreign_files\n"
+        "try: foreign_files.identity(os.open('m/ram', os.O_RDWR | os.O_CREAT))\n"
+        "except Exception as error: print(error)"
+    )
+    words = (
+        "mount -t tmpfs none . && mkdir l u w m && "
+        "mount -t overlay -o userxattr,lowerdir=l,upperdir=u,workdir=w none m && exec \"$@\""
+    )
+    with short_dir() as directory:
+        said = subprocess.run(
+            ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", f"cd {directory} && cd . && {words}", "sh",
+             sys.executable, "-c", code],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            stdout=subprocess.PIPE, text=True, check=True, timeout=30,
+        )  # fmt: skip
+    assert "(overlay)" in said.stdout
+
+
+# What such a file does to a port
+
+
+@pytest.fixture
+def path() -> Iterator[Path]:
+    with short_dir() as directory:
+        port = FakePort("a")
+        service = VhostUserService(str(directory / "a.sock"), port, memory=FAKE_MEMORY)
+        service.open()
+        service.start()
+        yield directory / "a.sock"
+        service.stop()
+        assert service.defects == 0
+        port.close()
+
+
+def served(path: Path, seconds: float) -> None:
+    """A front-end comes and is answered."""
+    with contextlib.closing(Frontend.connect(path, seconds)) as frontend:
+        frontend.ask_u64(Request.GET_FEATURES)
+
+
+@pytest.mark.parametrize(
+    ("request_", "payload", "seconds"),
+    [
+        (Request.SET_MEM_TABLE, MemoryTable((REGION,)).encode(), AFTER_ASKING),
+        (Request.ADD_MEM_REG, SingleRegion(REGION).encode(), AFTER_ASKING),
+        (Request.SET_VRING_KICK, bytes(8), SOON),
+        (Request.SET_VRING_CALL, bytes(8), SOON),
+        (Request.SET_VRING_ERR, bytes(8), SOON),
+        (Request.SET_OWNER, b"", SOON),
+    ],
+    ids=["memory table", "memory region", "kick", "call", "err", "surplus"],
+)
+def test_a_port_is_not_held_up_by_a_file_that_does_not_answer(
+    path: Path, request_: int, payload: bytes, seconds: float
+) -> None:
+    with Silent() as fds:
+        frontend = Frontend.connect(path)
+        frontend.send(request_, payload, fds)
+        with takes_at_most(seconds):
+            assert frontend.wait_closed(seconds)
+        frontend.close()
+        served(path, SOON)
+
+
+def test_files_left_behind_in_half_a_message_are_closed_without_waiting(path: Path) -> None:
+    with Silent() as fds:
+        frontend = Frontend.connect(path)
+        frontend.send_raw(b"\x05\0\0\0", fds)
+        frontend.close()
+        served(path, SOON)
+
+
+def test_memory_of_a_cuse_front_end_on_such_a_file_is_refused_in_words() -> None:
+    with Silent() as (fd,), Mapped(fd) as (pid, address), contextlib.closing(Process(pid)) as caller:
+        region = Region(0, FILE_BYTES, address, 0)
+        with takes_at_most(AFTER_ASKING), pytest.raises(ProtocolError, match="does not answer"):
+            GuestFiles(caller, [region])
+
+
+class Mapped:
+    """A process that maps a file and keeps it open."""
+
+    # Not the module mmap, which looks at the file first.
+    CODE = (
+        "import ctypes, sys; libc = ctypes.CDLL(None); libc.mmap.restype = ctypes.c_void_p; "
+        "fd, size = map(int, sys.argv[1:]); "
+        "print(libc.mmap(None, ctypes.c_size_t(size), 3, 1, fd, ctypes.c_long(0)), flush=True); "
+        "sys.stdin.read()"
+    )
+
+    def __init__(self, fd: int) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", self.CODE, str(fd), str(FILE_BYTES)],
+            pass_fds=[fd], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+
+    def __enter__(self) -> tuple[int, int]:
+        assert self._process.stdout is not None
+        return self._process.pid, int(self._process.stdout.readline())
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()  # and not waited for: it closes that file, too
