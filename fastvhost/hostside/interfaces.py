@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 MAX_NAME_BYTES = 15
@@ -18,6 +19,8 @@ SIOCSIFMTU: Final = 0x8922
 SIOCGIFHWADDR: Final = 0x8927
 IFF_UP, IFF_RUNNING = 0x1, 0x40
 ARPHRD_ETHER = 1
+SENT_DROPPED = 11
+"""The column of /proc/net/dev."""
 RTMGRP_LINK = 1
 
 
@@ -59,6 +62,16 @@ def look(name: str) -> Interface | None:
     (family,) = struct.unpack_from("H", hardware, 16)
     mac = ":".join(f"{byte:02x}" for byte in hardware[18:24])
     return Interface(name, index, bool(flags & IFF_UP), bool(flags & IFF_RUNNING), mtu, mac, family == ARPHRD_ETHER)
+
+
+def dropped_by_kernel(name: str) -> int:
+    """Frames that the stack sent to an interface and nobody took, since it was made. proc_pid_net(5)."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/self/net/dev").read_text().splitlines():
+            interface, colon, figures = line.partition(":")
+            if colon and interface.strip() == name:
+                return int(figures.split()[SENT_DROPPED])
+    return 0
 
 
 def set_mtu(name: str, mtu: int) -> None:

@@ -47,6 +47,7 @@ class TapService(InterfaceService):
         self._tap = port
         self._queues, self._persist, self._mtu, self._owner = queues, persist, mtu, owner
         self._fds: list[int] = []
+        self._counted = 0
 
     def _attach(self) -> str:
         made = interfaces.look(self._name) is None
@@ -56,6 +57,7 @@ class TapService(InterfaceService):
             self._set_up(made)
         except OSError as error:
             raise self._refusal(error) from error
+        self._counted = interfaces.dropped_by_kernel(self._name)
         self._tap.attach(self._fds)
         seen = interfaces.look(self._name)
         queues = f", {self._queues} queues" if self._queues > 1 else ""
@@ -100,6 +102,11 @@ class TapService(InterfaceService):
         }
         reason = said.get(error.errno or 0, f"{error.strerror}; see ip link show {name}")
         return HostPortError(f"tap {name}: {reason}", "usage" if error.errno == errno.EINVAL else "os")
+
+    def _kernel_drops(self) -> int:
+        """A tap keeps as many frames as its txqueuelen says; what comes on top is gone."""
+        before, self._counted = self._counted, interfaces.dropped_by_kernel(self._name)
+        return max(0, self._counted - before)
 
     def _release(self) -> None:
         for fd in self._fds:
