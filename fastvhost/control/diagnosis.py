@@ -8,22 +8,13 @@ import resource
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-from fastvhost.control import host, runtime_dir
+from fastvhost.control import host, host_findings, runtime_dir
+from fastvhost.control.finding import Finding
 from fastvhost.control.units import format_cores
 
 MIN_OPEN_FILES = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """ok: fine. note: works, could be better. bad: fwd cannot work like this."""
-
-    verdict: str
-    text: str
-    remedy: str = ""
 
 
 def examine(directory: str) -> list[Finding]:
@@ -40,6 +31,9 @@ def examine(directory: str) -> list[Finding]:
         qemu,
         kvm,
         cuse,
+        host_findings.taps,
+        host_findings.captures,
+        host_findings.libpcap,
     )
     return [question() for question in questions]
 

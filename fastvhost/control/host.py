@@ -175,8 +175,8 @@ def _may_pin(core: int) -> bool:
     return answer == [True]
 
 
-CAP_SYS_PTRACE = 19
-"""Its number in linux/capability.h."""
+CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_PTRACE = 12, 13, 19
+"""Their numbers in linux/capability.h."""
 
 
 def has_capability(number: int) -> bool:

@@ -16,6 +16,7 @@ from tests.integration.fwd import ENVIRONMENT, Fwd
 from tests.integration.namespace import Namespace
 from tests.integration.process import Process
 from tests.integration.qemu import Guest, Machine
+from tests.unit.test_segmentation import check_datagram
 
 HOST = "10.0.0.254"
 MIB = 1 << 20
@@ -113,6 +114,28 @@ def test_a_vlan_tag_that_the_kernel_takes_out_is_put_back(place: Path) -> None:
             assert receiver.popen.wait(30) == 0
             tags = ("81000a2a", "88a80a2a", "81000a2a8100002b", "")
             assert receiver.log().split()[1:] == [TAGGED.replace("81000a2a", tag) for tag in tags]
+
+
+DATAGRAMS = 40
+DATAGRAM_SENDER = f"""
+import socket
+out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+out.setsockopt(socket.IPPROTO_UDP, 103, 700)  # UDP_SEGMENT
+out.sendto(b"".join(bytes([n]) * 700 for n in range({DATAGRAMS}))[:-300], ("10.9.0.2", 7))
+"""
+
+
+def test_datagrams_that_a_socket_sends_in_one_call_arrive_as_frames_of_their_own(place: Path) -> None:
+    with Namespace() as space:
+        space.run("ip link add w0 type veth peer name w1; ip link set w0 up; ip link set w1 up")
+        space.run("ip address add 10.9.0.1/24 dev w1; ip neigh add 10.9.0.2 lladdr 02:00:00:00:00:02 dev w1")
+        command = [*space.prefix, sys.executable, "-P", "-c", RECEIVER.replace("< 4", f"< {DATAGRAMS}")]
+        with Process("receiver", command, place, env=ENVIRONMENT) as receiver:
+            receiver.wait_log("^ready", 30)
+            subprocess.run([*space.prefix, sys.executable, "-c", DATAGRAM_SENDER], check=True, timeout=20)
+            assert receiver.popen.wait(30) == 0
+            payloads = [check_datagram(bytes.fromhex(line)) for line in receiver.log().split()[1:]]
+    assert payloads == [bytes([n]) * (700 if n < DATAGRAMS - 1 else 400) for n in range(DATAGRAMS)]
 
 
 def test_a_veth_that_is_removed_and_made_again_is_taken_up_again(scene: Scene) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from fastvhost.dataplane.ports.segmentation import cut
 
-TCPV4, UDP, TCPV6, ECN = 1, 3, 4, 0x80
+TCPV4, UDP_FRAGMENTS, TCPV6, UDP, ECN = 1, 3, 4, 5, 0x80
 FIN, PSH, ACK, CWR = 0x01, 0x08, 0x10, 0x80
 
 
@@ -82,6 +82,72 @@ def test_pieces_of_a_super_frame_are_frames_of_their_own_with_all_of_its_payload
             assert int.from_bytes(piece[tcp - 16 : tcp - 14], "big") == (0xFFFE + number) & 0xFFFF
 
 
+def datagrams(payload: bytes, *, ipv6: bool = False, tag: bool = False) -> bytes:
+    """A frame as a UDP socket with UDP_SEGMENT hands it down: one header, payloads one behind the other."""
+    ether = bytes(range(12)) + (b"\x81\x00\x00\x2a" if tag else b"") + (b"\x86\xdd" if ipv6 else b"\x08\x00")
+    addresses = bytes(range(32)) if ipv6 else bytes(range(8))
+    length = 8 + len(payload)
+    if ipv6:
+        ip = struct.pack(">IHBB", 6 << 28, length, 17, 64) + addresses
+    else:
+        ip = struct.pack(">BBHHHBBH", 0x45, 0, 20 + length, 0xFFFE, 0, 64, 17, 0) + addresses
+        ip = ip[:10] + (internet_sum(ip) ^ 0xFFFF).to_bytes(2, "big") + ip[12:]
+    pseudo = internet_sum(addresses + struct.pack(">II", length, 17))
+    return ether + ip + struct.pack(">HHHH", 80, 8080, length, pseudo) + payload
+
+
+def check_datagram(piece: bytes) -> bytes:
+    """Its payload; lengths and checksums are right, and there is a checksum."""
+    udp = l4(piece)
+    ip = udp - (40 if piece[udp - 42 : udp - 40] == b"\x86\xdd" else 20)
+    if udp - ip == 20:
+        assert internet_sum(piece[ip:udp]) == 0xFFFF
+        assert int.from_bytes(piece[ip + 2 : ip + 4], "big") == len(piece) - ip
+        addresses = piece[ip + 12 : ip + 20]
+    else:
+        assert int.from_bytes(piece[ip + 4 : ip + 6], "big") == len(piece) - udp
+        addresses = piece[ip + 8 : ip + 40]
+    assert int.from_bytes(piece[udp + 4 : udp + 6], "big") == len(piece) - udp
+    assert piece[udp + 6 : udp + 8] != b"\0\0"
+    assert internet_sum(addresses + struct.pack(">II", len(piece) - udp, 17) + piece[udp:]) == 0xFFFF
+    return piece[udp + 8 :]
+
+
+@pytest.mark.parametrize("tag", [False, True], ids=["untagged", "tagged"])
+@pytest.mark.parametrize("ipv6", [False, True], ids=["IPv4", "IPv6"])
+@pytest.mark.parametrize("length", [1, 1000, 1001, 63_999])
+def test_datagrams_of_one_call_become_frames_of_their_own(length: int, ipv6: bool, tag: bool) -> None:
+    payload = random.Random(length).randbytes(length)
+    frame = datagrams(payload, ipv6=ipv6, tag=tag)
+    pieces = cut(frame, UDP, 1000, l4(frame), 6)
+    assert [len(check_datagram(piece)) for piece in pieces[:-1]] == [1000] * (len(pieces) - 1)
+    assert b"".join(map(check_datagram, pieces)) == payload
+    if not ipv6:
+        numbers = [int.from_bytes(piece[l4(piece) - 16 : l4(piece) - 14], "big") for piece in pieces]
+        assert numbers == [(0xFFFE + number) & 0xFFFF for number in range(len(pieces))]
+
+
+def test_a_datagram_whose_sum_comes_out_as_none_says_so_in_the_other_way() -> None:
+    # The last two bytes make the sum whole: the checksum would be 0, which means that there is none (RFC 768).
+    for filler in range(0x10000):
+        payload = filler.to_bytes(2, "big") + bytes(2)
+        (piece,) = cut(datagrams(payload), UDP, 1000, 34, 6)
+        if piece[40:42] == b"\xff\xff":
+            check_datagram(piece)
+            return
+    raise AssertionError("some payload has that sum")
+
+
+def test_headers_of_datagrams_that_lie_are_refused() -> None:
+    frame = datagrams(bytes(100))
+    assert cut(frame, UDP, 1000, 34, 6) != []
+    assert cut(frame, UDP, 0, 34, 6) == []
+    assert cut(frame, UDP, 1000, 33, 6) == []
+    assert cut(frame, UDP, 1000, 34, 16) == []
+    assert cut(frame, TCPV4, 1000, 34, 16) == []
+    assert cut(frame[:41], UDP, 1000, 34, 6) == []
+
+
 def test_more_pieces_than_a_burst_holds_come_in_several_bursts() -> None:
     payload = bytes(range(256)) * 100
     pieces = cut(super_frame(payload), TCPV4, 100, 34, 16)
@@ -100,7 +166,9 @@ def test_a_frame_with_a_checksum_to_complete_gets_it() -> None:
 @pytest.mark.parametrize(
     ("gso_type", "gso_bytes", "start", "offset"),
     [
+        (UDP_FRAGMENTS, 1448, 34, 16),
         (UDP, 1448, 34, 16),
+        (UDP, 1448, 34, 6),
         (TCPV6, 1448, 34, 16),
         (TCPV4, 0, 34, 16),
         (TCPV4, 1448, 33, 16),

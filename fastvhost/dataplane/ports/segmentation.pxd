@@ -22,12 +22,13 @@ cdef packed struct HostHeader:
 cdef struct Super:
     uint8_t *frame           # NULL: none
     uint32_t bytes
-    uint32_t header_bytes    # Ethernet to TCP
+    uint32_t header_bytes    # Ethernet to TCP or UDP
     uint32_t ip_at
-    uint32_t tcp_at
+    uint32_t transport_at
     uint32_t piece_bytes     # payload of each but the last
     uint32_t at              # payload cut so far
     bint ipv6
+    bint udp
 
 
 cdef bint complete_checksum(uint8_t *frame, uint32_t bytes, uint32_t start, uint32_t offset) noexcept nogil

@@ -14,10 +14,13 @@ cdef extern from "fastvhost/dataplane/ports/checksum.h" nogil:
 cdef enum:
     GSO_TCPV4 = 1
     GSO_TCPV6 = 4
+    GSO_UDP_L4 = 5           # datagrams one behind the other (UDP_SEGMENT); 3, fragments of one, no kernel sends today
     GSO_ECN = 0x80
     TCP_FIN_PSH = 0x09
     TCP_CWR = 0x80
     PROTOCOL_TCP = 6
+    PROTOCOL_UDP = 17
+    UDP_HEADER_BYTES = 8
     # Ethernet, two VLAN tags, IP and TCP with all their options.
     MOST_HEADER_BYTES = 256
 
@@ -46,10 +49,15 @@ cdef bint complete_checksum(uint8_t *frame, uint32_t bytes, uint32_t start, uint
 
 
 cdef bint begin_super(Super *super, uint8_t *frame, uint32_t bytes, const HostHeader *header) noexcept nogil:
-    """Look at a super-frame's headers. False: not TCP over IP in Ethernet, or not as it should be."""
-    cdef uint32_t kind = header.gso_type & ~GSO_ECN, ip = ETHER_HEADER_BYTES, tcp = header.csum_start
-    cdef uint32_t ethertype
-    if bytes < ETHER_HEADER_BYTES + 40 or header.gso_bytes == 0 or (kind != GSO_TCPV4 and kind != GSO_TCPV6):
+    """Look at a super-frame's headers. False: not TCP or UDP over IP in Ethernet, or not as it should be."""
+    cdef uint32_t kind = header.gso_type & ~GSO_ECN, ip = ETHER_HEADER_BYTES, at = header.csum_start
+    cdef uint32_t ethertype, protocol, shortest
+    super.udp = kind == GSO_UDP_L4
+    protocol = PROTOCOL_UDP if super.udp else PROTOCOL_TCP
+    shortest = UDP_HEADER_BYTES if super.udp else 20
+    if not super.udp and kind != GSO_TCPV4 and kind != GSO_TCPV6:
+        return False
+    if bytes < ETHER_HEADER_BYTES + 20 + shortest or header.gso_bytes == 0:
         return False
     ethertype = get16(frame + ip - 2)
     while ethertype == 0x8100 or ethertype == 0x88a8:
@@ -57,18 +65,20 @@ cdef bint begin_super(Super *super, uint8_t *frame, uint32_t bytes, const HostHe
         if ip > 22:
             return False
         ethertype = get16(frame + ip - 2)
-    super.ipv6 = kind == GSO_TCPV6
+    super.ipv6 = ethertype == 0x86dd
+    if not super.udp and super.ipv6 != (kind == GSO_TCPV6):
+        return False
     if super.ipv6:
-        if ethertype != 0x86dd or tcp < ip + 40:
+        if at < ip + 40:
             return False
-    elif ethertype != 0x0800 or tcp != ip + 4 * (frame[ip] & 15) or tcp < ip + 20 or frame[ip + 9] != PROTOCOL_TCP:
+    elif ethertype != 0x0800 or at != ip + 4 * (frame[ip] & 15) or at < ip + 20 or frame[ip + 9] != protocol:
         return False
-    if tcp + 20 > bytes or header.csum_offset != 16:
+    if at + shortest > bytes or header.csum_offset != (6 if super.udp else 16):
         return False
-    super.header_bytes = tcp + 4 * (frame[tcp + 12] >> 4)
-    if super.header_bytes < tcp + 20 or super.header_bytes > bytes or super.header_bytes > MOST_HEADER_BYTES:
+    super.header_bytes = at + (shortest if super.udp else 4 * (frame[at + 12] >> 4))
+    if super.header_bytes < at + shortest or super.header_bytes > bytes or super.header_bytes > MOST_HEADER_BYTES:
         return False
-    super.frame, super.bytes, super.ip_at, super.tcp_at = frame, bytes, ip, tcp
+    super.frame, super.bytes, super.ip_at, super.transport_at = frame, bytes, ip, at
     super.piece_bytes, super.at = header.gso_bytes, 0
     return True
 
@@ -98,35 +108,53 @@ cdef uint32_t cut_super(Super *super, Burst *burst, uint32_t n, uint8_t *arena) 
 
 
 cdef void write_header(const Super *super, uint8_t *to, uint32_t piece, bint last) noexcept nogil:
-    """The piece's own headers: lengths, number in the IP header, sequence number, flags, and both checksums."""
+    """The piece's own headers: lengths, number in the IP header, what TCP counts, and both checksums."""
     cdef uint8_t *ip = to + super.ip_at
-    cdef uint8_t *tcp = to + super.tcp_at
-    cdef uint32_t tcp_bytes = super.header_bytes - super.tcp_at + piece, sequence
-    cdef uint64_t pseudo
+    cdef uint8_t *transport = to + super.transport_at
+    cdef uint32_t transport_bytes = super.header_bytes - super.transport_at + piece
+    cdef uint64_t sum
     cdef uint8_t ending[4]
     memcpy(to, super.frame, super.header_bytes)
     if super.ipv6:
         put16(ip + 4, super.header_bytes - super.ip_at - 40 + piece)
-        pseudo = add_bytes(ip + 8, 32, 0)
+        sum = add_bytes(ip + 8, 32, 0)
     else:
         put16(ip + 2, super.header_bytes - super.ip_at + piece)
         put16(ip + 4, get16(ip + 4) + super.at // super.piece_bytes)
         put16(ip + 10, 0)
-        put_sum(ip + 10, fold(add_bytes(ip, super.tcp_at - super.ip_at, 0)))
-        pseudo = add_bytes(ip + 12, 8, 0)
-    sequence = (get16(tcp + 4) << 16 | get16(tcp + 6)) + super.at
+        put_sum(ip + 10, fold(add_bytes(ip, super.transport_at - super.ip_at, 0)))
+        sum = add_bytes(ip + 12, 8, 0)
+    ending[0], ending[1] = 0, PROTOCOL_UDP if super.udp else PROTOCOL_TCP
+    put16(&ending[2], transport_bytes)
+    sum = add_bytes(ending, 4, sum)
+    if super.udp:
+        put16(transport + 4, transport_bytes)
+        put_checksum(super, transport, 6, sum, piece)
+    else:
+        number_tcp(super, transport, last)
+        put_checksum(super, transport, 16, sum, piece)
+
+
+cdef void number_tcp(const Super *super, uint8_t *tcp, bint last) noexcept nogil:
+    """The sequence number, and the flags that only the first piece or only the last one has."""
+    cdef uint32_t sequence = (get16(tcp + 4) << 16 | get16(tcp + 6)) + super.at
     put16(tcp + 4, sequence >> 16)
     put16(tcp + 6, sequence & 0xffff)
     if not last:
         tcp[13] &= ~TCP_FIN_PSH
     if super.at:
         tcp[13] &= ~TCP_CWR
-    put16(tcp + 16, 0)
-    ending[0], ending[1] = 0, PROTOCOL_TCP
-    put16(&ending[2], tcp_bytes)
-    pseudo = add_bytes(ending, 4, pseudo)
-    pseudo = add_bytes(tcp, super.header_bytes - super.tcp_at, pseudo)
-    put_sum(tcp + 16, fold(add_bytes(super.frame + super.header_bytes + super.at, piece, pseudo)))
+
+
+cdef void put_checksum(
+    const Super *super, uint8_t *transport, uint32_t offset, uint64_t sum, uint32_t piece
+) noexcept nogil:
+    """Of the pseudo-header (sum), the header that is complete but for this, and the piece's payload."""
+    cdef uint16_t checksum
+    put16(transport + offset, 0)
+    sum = add_bytes(transport, super.header_bytes - super.transport_at, sum)
+    checksum = fold(add_bytes(super.frame + super.header_bytes + super.at, piece, sum))
+    put_sum(transport + offset, checksum if checksum else 0xffff)
 
 
 def cut(bytes frame, int gso_type, int gso_bytes, int csum_start, int csum_offset) -> list[bytes]:
