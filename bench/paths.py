@@ -1,7 +1,9 @@
 """One of the five paths between App1 and a guest, measured: a guest, its path, and examples/app1.py on the host's side.
 
-App1 sends numbered UDP to its own second address by way of the guest, whose kernel sends it back: every frame crosses
-the path twice, and its content is verified at the end of both. So one figure counts for both directions.
+Four streams of numbered UDP, each verified byte for byte where it ends. One way: "in" comes from a program in the
+guest, "out" goes to it; that program drives the network device itself and costs next to nothing, so that what is
+measured is the path. There and back: "bounce" is forwarded by the guest's kernel, as many frames as the path bears,
+and the round trip is that of one frame at a time.
 """
 
 from __future__ import annotations
@@ -82,35 +84,56 @@ def kernel_thread(qemu: int) -> float:
 
 
 class Clocks:
-    """CPU seconds so far: QEMU with all its threads, the kernel's vhost thread, App1 and the fastvhost within it."""
+    """CPU seconds so far: the guest's processor, the rest of QEMU, the kernel's vhost thread, App1, its fastvhost."""
 
-    def __init__(self, qemu: int, app: int) -> None:
-        self._qemu, self._app = qemu, app
-        self._threads: dict[int, float] = {}
-        self.last: dict[str, float] = {}
+    def __init__(self, guest: WokenGuest, app: Process) -> None:
+        self._qemu, self._app = guest.pid, app.pid
+        self._processors = {int(one["thread-id"]) for one in guest.ask_monitor("query-cpus-fast")}
 
     def read(self) -> dict[str, float]:
-        """The figures now; those of a program that has ended stay where they were."""
-        with contextlib.suppress(psutil.Error):
-            used = psutil.Process(self._qemu).cpu_times()
-            self.last |= {"qemu": used.user + used.system, "kernel_thread": kernel_thread(self._qemu)}
-        with contextlib.suppress(psutil.Error):
-            # Those that have ended keep what they took.
-            self._threads |= {t.id: t.user_time + t.system_time for t in psutil.Process(self._app).threads()}
-            others = sum(seconds for thread, seconds in self._threads.items() if thread != self._app)
-            self.last |= {"app1": self._threads.get(self._app, 0.0), "fastvhost": others}
-        return dict(self.last)
+        """The figures now."""
+        guest = _seconds(self._qemu, self._processors)
+        app1 = _seconds(self._app, {self._app})
+        return {
+            "qemu_guest": guest,
+            "qemu_rest": _seconds(self._qemu) - guest,
+            "kernel_thread": kernel_thread(self._qemu),
+            "app1": app1,
+            "fastvhost": _seconds(self._app) - app1,
+        }
 
 
-def app1(directory: Path, port: str, *options: str) -> Process:
-    """The application, started."""
-    words = ["--port", port, "--json", "--wait", "200", "--bounce", BOUNCED, *options]
-    return Process("app1", [sys.executable, "-P", str(APP1), *words], directory, env=ENVIRONMENT)
+def _seconds(process: int, only: set[int] | None = None) -> float:
+    threads = psutil.Process(process).threads()
+    return float(sum(t.user_time + t.system_time for t in threads if only is None or t.id in only))
 
 
-def measure(
-    number: int, seconds: float, size: int, *, round_trips: bool = True, patience: float = 200
-) -> dict[str, Any]:
+class App1(Process):
+    """The application, started; and each stream that it runs."""
+
+    def __init__(self, directory: Path, port: str) -> None:
+        words = ["--port", port, "--json", "--wait", "200", "--count", "100", "--window", "8", "--more"]
+        super().__init__("app1", [sys.executable, "-P", str(APP1), *words], directory, env=ENVIRONMENT, stdin=True)
+        self._streams = 0
+
+    def stream(self, seconds: float, *options: str) -> dict[str, Any]:
+        """What it says of one more stream, once that has ended."""
+        self.stdin.write(" ".join([*options, "--count 0", "--seconds", str(seconds)]).encode() + b"\n")
+        self.stdin.flush()
+        return self.said(260 + seconds)
+
+    def said(self, seconds: float) -> dict[str, Any]:
+        """The next of its answers."""
+        deadline = time.monotonic() + seconds
+        while len(lines := self.log().splitlines(keepends=True)) <= self._streams or not lines[-1].endswith("\n"):
+            self.check_running()
+            assert time.monotonic() < deadline, f"App1 does not end its stream: {self.log()}"
+            time.sleep(0.05)
+        self._streams += 1
+        return dict(json.loads(lines[self._streams - 1]))
+
+
+def measure(number: int, seconds: float, size: int, *, patience: float = 200) -> dict[str, Any]:
     """Everything about one path, as a line of bench/results/five-paths.jsonl. Nothing is left behind."""
     way = WAYS[number]
     with contextlib.ExitStack() as stack:
@@ -125,31 +148,26 @@ def measure(
         else:
             machine = Machine("guest", directory / "guest.sock", NUMBER)
             port = machine.port
-        flood = _run(directory, port, machine, _flood(seconds, size), seconds, patience)
-        if not round_trips:
-            return _row(number, size, flood, None)
-        return _row(number, size, flood, _run(directory, port, machine, _ping_pong(seconds), seconds, patience))
-
-
-def _ping_pong(seconds: float) -> list[str]:
-    return ["--window", "1", "--seconds", str(seconds), "--size", "64"]
-
-
-def _flood(seconds: float, size: int) -> list[str]:
-    return ["--window", "128", "--seconds", str(seconds), "--size", str(size)]
-
-
-def _run(
-    directory: Path, port: str, machine: Machine, options: list[str], seconds: float, patience: float
-) -> dict[str, Any]:
-    """App1 first, its port is what a guest of paths 4 and 5 comes to; then the guest; until App1 has its figures."""
-    with app1(directory, port, *options) as app:
+        # App1 first: its port is what a guest of paths 4 and 5 comes to.
+        app = stack.enter_context(App1(directory, port))
         if not machine.tap:
             _wait_for(machine.socket, app)
-        with WokenGuest(machine, directory) as guest:
-            guest.wake(patience)
-            guest.run(FORWARDS)
-            return _follow(app, guest, seconds)
+        guest = stack.enter_context(WokenGuest(machine, directory))
+        guest.wake(patience)
+        guest.run(FORWARDS)
+        app.said(patience)
+        clocks = Clocks(guest, app)
+        runs = {
+            "bounce": _stream(app, clocks, seconds, size, "--window", "128"),
+            "ping_pong": _stream(app, clocks, seconds, size, "--window", "1"),
+        }
+        # From here on the guest's network device belongs to a program.
+        guest.run("flood eth0 > /tmp/flood 2>&1 &")
+        said = guest.run("for i in 1 2 3 4 5 6; do sleep 1; grep . /tmp/flood && break; done")
+        assert said.startswith("flooding"), said
+        runs["out"] = _stream(app, clocks, seconds, size, "--stream", "out", "--window", "256")
+        runs["in"] = _stream(app, clocks, seconds, size, "--stream", "in")
+        return _row(number, size, str(runs["in"]["port"]), runs)
 
 
 def _wait_for(path: Path, app: Process) -> None:
@@ -160,37 +178,34 @@ def _wait_for(path: Path, app: Process) -> None:
         time.sleep(0.05)
 
 
-def _follow(app: Process, guest: WokenGuest, seconds: float) -> dict[str, Any]:
-    clocks = Clocks(guest.pid, app.pid)
+def _stream(app: App1, clocks: Clocks, seconds: float, size: int, *options: str) -> dict[str, Any]:
     before = clocks.read()
-    deadline = time.monotonic() + 260 + seconds
-    while app.popen.poll() is None:
-        clocks.read()
-        assert time.monotonic() < deadline, f"App1 did not end: {app.log()}"
-        time.sleep(0.05)
-    assert app.popen.returncode == 0, app.log()
-    said = dict(json.loads(app.log().splitlines()[-1]))
-    said["cpu"] = {name: now - before.get(name, 0.0) for name, now in clocks.last.items()}
+    said = app.stream(seconds, "--size", str(size), *options)
+    used = {name: now - before[name] for name, now in clocks.read().items()}
+    # A frame that bounces crosses twice.
+    crossings = said["intact"] * (1 if "--stream" in options else 2)
+    said["cpu"] = {name: round(cpu / crossings * 1e6, 3) if crossings else None for name, cpu in used.items()}
     return said
 
 
-def _row(number: int, size: int, flood: dict[str, Any], ping_pong: dict[str, Any] | None) -> dict[str, Any]:
-    runs = [run for run in (flood, ping_pong) if run is not None]
-    crossings = flood["sent"] + flood["intact"]
+def _row(number: int, size: int, port: str, runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    kept = ("seconds", "sent", "intact", "lost", "corrupt", "duplicated")
+    directions = {
+        name: {key: runs[name][key] for key in kept}
+        | {
+            "frames_per_second": runs[name]["frames_per_second"],
+            "gbit_per_second": round(runs[name]["frames_per_second"] * size * 8 / 1e9, 6),
+            "cpu_seconds_per_million_frames": runs[name]["cpu"],
+        }
+        for name in ("in", "out", "bounce")
+    }
     return {
         "path": number,
         "name": WAYS[number].name,
-        "port": flood["port"],
+        "port": port,
         "bytes": size,
-        "seconds": flood["seconds"],
-        "sent": flood["sent"],
-        "intact": flood["intact"],
-        "corrupt": sum(run["corrupt"] for run in runs),
-        "duplicated": sum(run["duplicated"] for run in runs),
-        "frames_per_second_each_way": round(flood["intact"] / flood["seconds"], 1),
-        "gbit_per_second_each_way": round(flood["intact"] * size * 8 / flood["seconds"] / 1e9, 6),
-        "round_trip_us": ping_pong and ping_pong["round_trip_us"],
-        "cpu_seconds_per_million_frames": {
-            name: round(used / crossings * 1e6, 2) if crossings else None for name, used in sorted(flood["cpu"].items())
-        },
+        **directions,
+        "round_trip_us": runs["ping_pong"]["round_trip_us"],
+        "corrupt": sum(run["corrupt"] for run in runs.values()),
+        "duplicated": sum(run["duplicated"] for run in runs.values()),
     }

@@ -48,10 +48,10 @@ class Chart:
         for text, x in at.items():
             self._parts.append(_text(x, HEIGHT - BOTTOM + 20, text, anchor="middle"))
 
-    def legend(self, names: Sequence[str]) -> None:
-        """A line of names in their colours."""
+    def legend(self, names: Sequence[str], colours: Sequence[int] = ()) -> None:
+        """A line of names in their colours, one after another if nothing is said of them."""
         x = float(LEFT)
-        for n, name in enumerate(names):
+        for n, name in zip(colours or range(len(names)), names, strict=True):
             self._parts.append(f'<rect x="{x:.0f}" y="{HEIGHT - 28}" width="14" height="10" fill="{colour(n)}"/>')
             self._parts.append(_text(x + 19, HEIGHT - 19, name))
             x += 42 + 7.4 * len(name)
@@ -69,14 +69,18 @@ class Chart:
             f'<path d="M{x:.1f} {self.y(low):.1f}V{self.y(high):.1f}" stroke="{colour(n)}" stroke-width="1.2"/>'
         )
 
-    def bar(self, x: float, width: float, value: float, n: int) -> None:
-        """From the axis up, its figure above it."""
+    def bar(self, x: float, width: float, value: float, n: int, *, upright: str = "") -> None:
+        """From the axis up, its figure above it; or, where bars are narrow, these words standing upright."""
         y = self.y(value)
         height = HEIGHT - BOTTOM - y
         self._parts.append(
             f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{colour(n)}"/>'
         )
-        self._parts.append(_text(x + width / 2, y - 4, f"{value:.3g}", anchor="middle", size=11))
+        if upright:
+            at = f"translate({x + width / 2 + 4:.1f} {y - 4:.1f}) rotate(-90)"
+            self._parts.append(f'<text transform="{at}" font-size="11">{escape(upright)}</text>')
+        else:
+            self._parts.append(_text(x + width / 2, y - 4, f"{value:.3g}", anchor="middle", size=11))
 
     def text(self) -> str:
         """The file."""

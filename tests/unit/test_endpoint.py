@@ -57,6 +57,28 @@ def test_frames_arrive_as_they_were_sent_and_in_order(two: Two) -> None:
     assert two.b.counters().tx_bytes == sum(map(len, sent))
 
 
+def test_a_burst_is_numbered_and_numbers_are_read_only_from_frames_that_are_otherwise_the_same(two: Two) -> None:
+    model = bytes(range(64))
+    burst = two.a.lend(6, 64)
+    burst.fill(model)
+    burst.stamp(20, 0xFFFFFFFE)  # and on from 0
+    for index, place in ((1, 19), (2, 24), (3, 63)):
+        burst[index][place] ^= 1
+    burst.resize(4, 63)
+    with pytest.raises(ValueError, match="no room for a number at 60 in a frame of 63 bytes"):
+        burst.stamp(60, 7)
+    two.a.send(burst)
+    two.worker.step()
+    with two.b.recv(timeout=0) as got:
+        assert got.numbers(model, 20) == [0xFFFFFFFE, -1, -1, -1, -1, 3]
+        assert bytes(got[5]) == model[:20] + b"\0\0\0\3" + model[24:]
+        with pytest.raises(ValueError, match="no number at 61 in a frame of 64 bytes"):
+            got.numbers(model, 61)
+    for spent in (lambda: got.numbers(model, 20), lambda: burst.stamp(20, 0)):
+        with pytest.raises(IndexError, match="given back"):
+            spent()
+
+
 def test_a_received_frame_goes_back_changed_in_place_and_buffers_never_run_out(two: Two) -> None:
     for number in range(100):  # far more than there are slots
         assert two.a.send([frame(number)] * 5, timeout=0) == 5

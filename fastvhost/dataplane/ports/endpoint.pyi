@@ -24,6 +24,10 @@ class Burst:
         """Let a frame have another length, 14 to Endpoint.slot_bytes. Its view, anew."""
     def fill(self, frame: bytes | bytearray | memoryview) -> None:
         """Copy one frame into every buffer of the burst, and give each its length."""
+    def stamp(self, at: int, first: int) -> None:
+        """Number the frames: first, first + 1, ..., 32 bits in network order at this place of each."""
+    def numbers(self, frame: bytes | bytearray | memoryview, at: int) -> list[int]:
+        """The number at this place of each frame that is otherwise this one, byte for byte; -1 for others."""
     def release(self) -> None:
         """Give the buffers back. Idempotent."""
     def __enter__(self) -> Self: ...

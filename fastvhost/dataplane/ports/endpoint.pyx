@@ -13,7 +13,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 from posix.unistd cimport close, write
 
 from fastvhost.abi.shared_memory cimport full_fence, load_acquire_u32, store_release_u32
@@ -199,6 +199,43 @@ cdef class Burst:
         finally:
             PyBuffer_Release(&source)
 
+    def stamp(self, uint32_t at, uint32_t first) -> None:
+        cdef uint32_t i
+        if self.gone:
+            raise IndexError("the burst was given back")
+        for i in range(self.n):
+            if at + 4 > self.parcels[i].bytes:
+                raise ValueError(f"no room for a number at {at} in a frame of {self.parcels[i].bytes} bytes")
+        for i in range(self.n):
+            store_big_endian(
+                self.endpoint.side.memory + <uint64_t>self.parcels[i].slot * self.endpoint.slot_bytes + at, first + i
+            )
+
+    def numbers(self, frame, uint32_t at) -> list:
+        cdef Py_buffer model
+        cdef const uint8_t *wanted
+        cdef const uint8_t *there
+        cdef uint32_t i
+        if self.gone:
+            raise IndexError("the burst was given back")
+        found = [-1] * self.n
+        PyObject_GetBuffer(frame, &model, PyBUF_SIMPLE)
+        try:
+            if model.len < at + 4:
+                raise ValueError(f"no number at {at} in a frame of {model.len} bytes")
+            wanted = <const uint8_t *>model.buf
+            for i in range(self.n):
+                there = self.endpoint.side.memory + <uint64_t>self.parcels[i].slot * self.endpoint.slot_bytes
+                if (
+                    self.parcels[i].bytes == model.len
+                    and memcmp(there, wanted, at) == 0
+                    and memcmp(there + at + 4, wanted + at + 4, model.len - at - 4) == 0
+                ):
+                    found[i] = load_big_endian(there + at)
+        finally:
+            PyBuffer_Release(&model)
+        return found
+
     def release(self) -> None:
         if not self.gone:
             self.gone = True
@@ -214,6 +251,14 @@ cdef class Burst:
         if not self.gone and self.endpoint is not None and self.parcels != NULL:
             self.endpoint.put_back(self.parcels, self.n, self.lent)
         free(self.parcels)
+
+
+cdef void store_big_endian(uint8_t *at, uint32_t number) noexcept nogil:
+    at[0], at[1], at[2], at[3] = number >> 24, (number >> 16) & 255, (number >> 8) & 255, number & 255
+
+
+cdef uint32_t load_big_endian(const uint8_t *at) noexcept nogil:
+    return <uint32_t>at[0] << 24 | <uint32_t>at[1] << 16 | <uint32_t>at[2] << 8 | at[3]
 
 
 cdef Burst new_burst(Endpoint endpoint, uint32_t most, bint lent):
