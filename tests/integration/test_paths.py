@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -16,10 +15,9 @@ from tests.integration.waits import wait_until
 SCRIPT = Path(__file__).parents[2] / "scripts" / "paths"
 
 
-def left() -> set[str]:
-    """Taps and directories of sockets that scripts/paths makes and takes away."""
-    taps = {path.name for path in Path("/sys/class/net").iterdir() if path.name.startswith("fvp")}
-    return taps | {str(path) for path in Path(tempfile.gettempdir()).glob("fv-*")}
+def taps() -> set[str]:
+    """Interfaces that scripts/paths makes and takes away."""
+    return {path.name for path in Path("/sys/class/net").iterdir() if path.name.startswith("fvp")}
 
 
 def processes(word: str) -> list[int]:
@@ -34,11 +32,11 @@ def processes(word: str) -> list[int]:
     return found
 
 
-def test_paths_measures_each_direction_verifies_and_leaves_nothing_behind() -> None:
-    before = left()
+def test_paths_measures_each_direction_verifies_and_leaves_nothing_behind(place: Path) -> None:
+    before = taps()
     done = subprocess.run(
         [sys.executable, SCRIPT, "--seconds", "1", "--json", "1", "2", "5"],
-        env=ENVIRONMENT, capture_output=True, text=True, timeout=280, check=False,
+        env=ENVIRONMENT | {"TMPDIR": str(place)}, capture_output=True, text=True, timeout=280, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [json.loads(line.removeprefix("row ")) for line in done.stdout.splitlines()]
@@ -52,14 +50,15 @@ def test_paths_measures_each_direction_verifies_and_leaves_nothing_behind() -> N
             assert row[direction]["cpu_seconds_per_million_frames"]["qemu_guest"] > 0
     # Where a receiver without buffers is waited for, nothing gets lost.
     assert (rows[2]["in"]["lost"], rows[2]["out"]["lost"]) == (0, 0)
-    assert left() <= before
+    assert taps() <= before
+    assert list(place.iterdir()) == []
 
 
-def test_an_interrupted_run_leaves_no_tap_no_process_and_no_socket() -> None:
-    before = left()
+def test_an_interrupted_run_leaves_no_tap_no_process_and_no_socket(place: Path) -> None:
+    before = taps()
     with subprocess.Popen(
         [sys.executable, SCRIPT, "--seconds", "60", "2"],
-        env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=ENVIRONMENT | {"TMPDIR": str(place)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     ) as running:  # fmt: skip
         tap = f"fvp2-{running.pid % 100000}"
         wait_until("App1 and its guest run", 90, lambda: len(processes(tap)) >= 2)
@@ -67,7 +66,8 @@ def test_an_interrupted_run_leaves_no_tap_no_process_and_no_socket() -> None:
         running.send_signal(signal.SIGINT)
         assert running.wait(30) == 130
     assert processes(tap) == []
-    assert left() <= before
+    assert taps() <= before
+    assert list(place.iterdir()) == []
 
 
 def test_a_path_that_there_is_not_is_refused_with_those_there_are() -> None:
