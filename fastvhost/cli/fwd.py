@@ -35,9 +35,9 @@ OPTIONS = (
     ("config", "FILE.toml", "read options from a file"),
 )
 PORT_HELP = """KIND:VALUE[,key=value...], or a path that ends in .sock: vhost-user:PATH[,mode=server|client][,queues=N],
-cuse:NAME[,queues=N], tap:NAME[,queues=N][,mtu=N][,persist=yes][,owner=USER], packet:IFACE, pcap:IFACE,
-pcap-file:[in=FILE][,out=FILE][,loop=yes][,timed=yes] or null:, every kind with name=NAME. The
-order of --port is the port number"""
+cuse:NAME[,queues=N], tap:NAME[,queues=N][,mtu=N][,persist=yes][,owner=USER], packet:IFACE,
+xdp:IFACE[,queues=N], pcap:IFACE, pcap-file:[in=FILE][,out=FILE][,loop=yes][,timed=yes] or null:, every kind with
+name=NAME. The order of --port is the port number"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -63,6 +63,7 @@ CHECKS: Mapping[str, Check] = {
     "tap": _check_tap,
     "pcap": _check_interface,
     "packet": _check_interface,
+    "xdp": _check_interface,
     "pcap-file": _check_file,
 }
 """By kind: raises UsageError where value or keys make no sense."""
@@ -78,6 +79,10 @@ def make_port(spec: PortSpec, door: Any) -> AnyPort:
         from fastvhost.dataplane.ports.packet import PacketPort
 
         return PacketPort(spec.name, door)
+    if spec.kind == "xdp":
+        from fastvhost.dataplane.ports.xdp import XdpPort
+
+        return XdpPort(spec.name, door, spec.queues)
     if spec.kind == "pcap":
         from fastvhost.dataplane.ports.pcap import PcapPort
 
@@ -98,6 +103,10 @@ def make_service(spec: PortSpec, port: Any) -> Service:
         from fastvhost.hostside.packet import PacketService
 
         return PacketService(port, spec.interface)
+    if spec.kind == "xdp":
+        from fastvhost.hostside.xdp import XdpService
+
+        return XdpService(port, spec.interface, queues=spec.queues)
     if spec.kind == "pcap":
         from fastvhost.hostside.pcap import PcapService
 

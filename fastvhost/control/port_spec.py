@@ -21,6 +21,7 @@ KIND_KEYS: Mapping[str, frozenset[str]] = {
     "cuse": frozenset({"queues"}),
     "tap": frozenset({"queues", "persist", "mtu", "owner"}),
     "packet": frozenset(),
+    "xdp": frozenset({"queues"}),
     "pcap": frozenset(),
     "pcap-file": frozenset({"in", "out", "loop", "timed"}),
     "null": frozenset(),

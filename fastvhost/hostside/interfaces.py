@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
 import fcntl
 import os
@@ -17,6 +18,8 @@ SIOCSIFFLAGS: Final = 0x8914
 SIOCGIFMTU: Final = 0x8921
 SIOCSIFMTU: Final = 0x8922
 SIOCGIFHWADDR: Final = 0x8927
+SIOCETHTOOL: Final = 0x8946
+ETHTOOL_GCHANNELS: Final = 0x3C
 IFF_UP, IFF_RUNNING = 0x1, 0x40
 ARPHRD_ETHER = 1
 SENT_DROPPED = 11
@@ -85,6 +88,18 @@ def set_up(name: str) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         (flags,) = struct.unpack_from("H", _ask(sock, SIOCGIFFLAGS, name), 16)
         fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sH22x", os.fsencode(name), flags | IFF_UP))
+
+
+def receive_queues(name: str) -> int:
+    """How many queues frames arrive on: 1 where the driver does not say. ethtool(8), --show-channels."""
+    # struct ethtool_channels: cmd, the most of rx, tx, other and combined, then how many there are of each.
+    channels = array.array("I", (ETHTOOL_GCHANNELS, *8 * (0,)))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            fcntl.ioctl(sock, SIOCETHTOOL, struct.pack("16sP16x", os.fsencode(name), channels.buffer_info()[0]))
+        except OSError:
+            return 1
+    return max(1, channels[5] + channels[8])
 
 
 def _ask(sock: socket.socket, request: int, name: str) -> bytes:

@@ -1,0 +1,67 @@
+/* Checksums that a sender's stack left to a network card there is none of. RFC 1071, RFC 768, RFC 9293, RFC 8200.
+ *
+ * A frame of a neighbouring stack (a veth, a bridge) reaches XDP with only the sum of the pseudo-header in the checksum
+ * field, and nothing with it that says so. That sum is the sign: where the field holds it, the checksum is computed. A
+ * finished checksum that happens to equal it comes out as it was, since both would make the segment add up.
+ */
+#ifndef FASTVHOST_UNFINISHED_H
+#define FASTVHOST_UNFINISHED_H
+
+#include "checksum.h"
+
+enum { UNFINISHED_TCP = 6, UNFINISHED_UDP = 17 };
+
+static inline uint32_t unfinished_get16(const uint8_t *at) { return (uint32_t)at[0] << 8 | at[1]; }
+
+/* Looks at a frame of TCP or UDP in IP in Ethernet, with up to two VLAN tags. Returns whether it was completed. */
+static inline int finish_checksum(uint8_t *frame, uint32_t bytes)
+{
+    uint32_t ip = 14, start, end, type, tags = 0;
+    uint8_t protocol, ending[4] = {0};
+    const uint8_t *addresses;
+    uint8_t *field;
+    uint16_t stored, sign, sum;
+    if (bytes < 34)
+        return 0;
+    for (type = unfinished_get16(frame + 12); type == 0x8100 || type == 0x88a8; tags++) {
+        ip += 4;
+        if (tags == 2 || bytes < ip + 20)
+            return 0;
+        type = unfinished_get16(frame + ip - 2);
+    }
+    if (type == 0x0800) {
+        start = ip + 4 * (frame[ip] & 15);
+        end = ip + unfinished_get16(frame + ip + 2);
+        protocol = frame[ip + 9];
+        addresses = frame + ip + 12;
+        /* A fragment has no checksum of its own. */
+        if (start < ip + 20 || unfinished_get16(frame + ip + 6) & 0x3fff)
+            return 0;
+    } else if (type == 0x86dd && bytes >= ip + 40) {
+        start = ip + 40;
+        end = start + unfinished_get16(frame + ip + 4);
+        protocol = frame[ip + 6];
+        addresses = frame + ip + 8;
+    } else {
+        return 0;
+    }
+    if (protocol != UNFINISHED_TCP && protocol != UNFINISHED_UDP)
+        return 0;
+    if (end > bytes || end < start + (protocol == UNFINISHED_TCP ? 20 : 8))
+        return 0;
+    field = frame + start + (protocol == UNFINISHED_TCP ? 16 : 6);
+    memcpy(&stored, field, 2);
+    ending[1] = protocol;
+    ending[2] = (uint8_t)((end - start) >> 8);
+    ending[3] = (uint8_t)(end - start);
+    sign = (uint16_t)~fold(add_bytes(ending, 4, add_bytes(addresses, type == 0x0800 ? 8 : 32, 0)));
+    if (stored != sign)
+        return 0;
+    sum = fold(add_bytes(frame + start, end - start, 0));
+    /* RFC 768: 0 means none. For TCP it makes no difference. */
+    sum = sum ? sum : 0xffff;
+    memcpy(field, &sum, 2);
+    return 1;
+}
+
+#endif

@@ -1,0 +1,19 @@
+"""An interface of this host through AF_XDP."""
+
+from collections.abc import Sequence
+
+from fastvhost.dataplane.door import Door
+from fastvhost.dataplane.ports.host_port import HostPort
+from fastvhost.dataplane.ports.xdp_socket import XdpSocket
+
+class XdpPort(HostPort):
+    """Frames stay in memory shared with the kernel until the egress has copied them: one socket a queue pair."""
+
+    def __init__(self, name: str, door: Door, queue_pairs: int = 1) -> None: ...
+    def attach(self, sockets: Sequence[XdpSocket], longest: int) -> None:
+        """One socket a pair, each fresh; the caller's, open until detach() has returned. The door."""
+    def set_longest(self, frame_bytes: int) -> None:
+        """Frames of more bytes drop as oversize, in both directions. The door."""
+
+def finish(frame: bytes) -> bytes:
+    """What the port makes of a frame whose TCP or UDP checksum its sender left to the card. For tests."""

@@ -1,0 +1,294 @@
+"""An interface of this host through AF_XDP: frames before the host's stack sees them. Linux, af_xdp.rst.
+
+A frame that arrives stays in its chunk until the egress has copied it, then the chunk goes back to the kernel by the
+fill ring: one copy, as from a guest. A frame that leaves is copied into a chunk, which comes back by the completion
+ring. Whether the kernel itself copies between chunks and its own buffers is a matter of the driver.
+"""
+
+from libc.errno cimport EAGAIN, EBUSY, ENOBUFS, errno
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+
+from fastvhost.abi.shared_memory cimport full_fence, load_acquire_u32, store_release_u32
+from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES
+from fastvhost.dataplane.door cimport Door
+from fastvhost.dataplane.drop_reason cimport KERNEL_OVERRUN, LINK_DOWN, OVERSIZE, RUNT
+from fastvhost.dataplane.frame cimport BURST, Burst, Chain, Done, Frame, Segment
+from fastvhost.dataplane.port cimport PortFace
+from fastvhost.dataplane.ports.host_port cimport HostPort, HostQueue, HostSide, report_error, report_first_frame
+from fastvhost.dataplane.ports.xdp_socket cimport (
+    CHUNK_BYTES,
+    RECEIVE_CHUNKS,
+    SEND_CHUNKS,
+    KernelRing,
+    XdpSocket,
+)
+from fastvhost.dataplane.tally cimport Tally
+
+cdef extern from "<linux/if_xdp.h>" nogil:
+    struct xdp_desc:
+        uint64_t addr
+        uint32_t len
+        uint32_t options
+    const uint32_t XDP_RING_NEED_WAKEUP
+
+cdef extern from "<sys/socket.h>" nogil:
+    ssize_t sendto(int fd, const void *data, size_t bytes, int flags, const void *address, unsigned int address_bytes)
+    ssize_t recvfrom(int fd, void *data, size_t bytes, int flags, void *address, void *address_bytes)
+    const int MSG_DONTWAIT
+
+cdef extern from "fastvhost/dataplane/ports/unfinished.h" nogil:
+    bint finish_checksum(uint8_t *frame, uint32_t bytes)
+
+
+cdef struct XdpQueue:
+    # set through the door
+    uint8_t *memory
+    KernelRing fill
+    KernelRing completion
+    KernelRing received
+    KernelRing transmit
+    uint32_t longest
+    # written by the worker that reads
+    uint32_t next_received
+    uint32_t next_fill
+    # written by the worker that writes
+    uint32_t next_completion
+    uint32_t next_transmit
+    uint32_t stuck           # the kernel has not taken all of the transmit ring; the worker that reads looks at it
+    uint32_t n_free
+    uint32_t free_chunks[SEND_CHUNKS]
+
+
+cdef inline void return_chunk(XdpQueue *xdp, uint32_t chunk) noexcept nogil:
+    """To the fill ring, which has room for all there are; the caller publishes."""
+    (<uint64_t *>xdp.fill.entries)[xdp.next_fill & xdp.fill.mask] = <uint64_t>chunk * CHUNK_BYTES
+    xdp.next_fill += 1
+
+
+cdef inline bint wants_call(const KernelRing *ring) noexcept nogil:
+    return load_acquire_u32(ring.flags) & XDP_RING_NEED_WAKEUP
+
+
+cdef bint is_there(HostQueue *queue) noexcept nogil:
+    """Whether frames arrived; and the kernel is called where it waits for that, to send or to receive."""
+    cdef XdpQueue *xdp = <XdpQueue *>queue.handle
+    if load_acquire_u32(&xdp.stuck) and wants_call(&xdp.transmit):
+        sendto(queue.fd, NULL, 0, MSG_DONTWAIT, NULL, 0)
+        if load_acquire_u32(xdp.transmit.consumer) == load_acquire_u32(xdp.transmit.producer):
+            store_release_u32(&xdp.stuck, 0)
+    if load_acquire_u32(xdp.received.producer) != xdp.next_received:
+        return True
+    if wants_call(&xdp.fill):
+        recvfrom(queue.fd, NULL, 0, MSG_DONTWAIT, NULL, NULL)
+    return False
+
+
+cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcept nogil:
+    cdef HostSide *side = <HostSide *>port.kind
+    cdef HostQueue *queue = &side.queues[pair]
+    cdef XdpQueue *xdp = <XdpQueue *>queue.handle
+    cdef Tally *tally = &port.rx[pair]
+    cdef uint32_t n = 0, there, returned = xdp.next_fill
+    cdef uint64_t bytes = 0
+    cdef xdp_desc found
+    if queue.fd < 0 or not is_there(queue):
+        return 0
+    there = load_acquire_u32(xdp.received.producer) - xdp.next_received  # pairs with the kernel's, behind its frames
+    for _ in range(min(there, <uint32_t>BURST)):
+        found = (<xdp_desc *>xdp.received.entries)[xdp.next_received & xdp.received.mask]
+        xdp.next_received += 1
+        if found.len < ETHER_HEADER_BYTES or found.len > xdp.longest:
+            tally.dropped[<int>RUNT if found.len < ETHER_HEADER_BYTES else <int>OVERSIZE] += 1
+            return_chunk(xdp, <uint32_t>(found.addr // CHUNK_BYTES))
+            continue
+        finish_checksum(xdp.memory + found.addr, found.len)
+        burst.frames[n] = Chain(xdp.memory + found.addr, found.len, 0, <uint32_t>(found.addr // CHUNK_BYTES), 1)
+        burst.done[n] = Done(<uint32_t>(found.addr // CHUNK_BYTES), 0)
+        bytes += found.len
+        n += 1
+    store_release_u32(xdp.received.consumer, xdp.next_received)
+    if xdp.next_fill != returned:
+        store_release_u32(xdp.fill.producer, xdp.next_fill)
+    tally.frames += n
+    tally.bytes += bytes
+    if n and not side.seen_frame:
+        report_first_frame(side)
+    burst.n_frames = burst.n_chains = n
+    return n
+
+
+cdef void release_burst(PortFace *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil:
+    cdef HostQueue *queue = &(<HostSide *>port.kind).queues[pair]
+    cdef XdpQueue *xdp = <XdpQueue *>queue.handle
+    cdef uint32_t i
+    if queue.fd < 0:
+        return
+    for i in range(n):
+        return_chunk(xdp, done[i].ticket)
+    store_release_u32(xdp.fill.producer, xdp.next_fill)  # pairs with the kernel taking chunks to write to
+
+
+cdef bint may_receive(PortFace *port, uint32_t pair) noexcept nogil:
+    cdef HostQueue *queue = &(<HostSide *>port.kind).queues[pair]
+    return queue.fd >= 0 and is_there(queue)
+
+
+cdef bint has_work(PortFace *port, uint32_t pair) noexcept nogil:
+    """Frames that arrived wake a worker by themselves; what the kernel has still to send does not."""
+    cdef HostQueue *queue = &(<HostSide *>port.kind).queues[pair]
+    cdef XdpQueue *xdp = <XdpQueue *>queue.handle
+    return queue.fd >= 0 and load_acquire_u32(&xdp.stuck) and wants_call(&xdp.transmit)
+
+
+cdef uint32_t deliver_burst(
+    PortFace *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
+) noexcept nogil:
+    cdef HostSide *side = <HostSide *>port.kind
+    cdef HostQueue *queue = &side.queues[pair]
+    cdef XdpQueue *xdp = <XdpQueue *>queue.handle
+    cdef Tally *tally = &port.tx[pair]
+    cdef uint32_t i, chunk, done = n
+    if queue.fd < 0 or not side.link_up:
+        tally.dropped[<int>LINK_DOWN] += n
+        return n
+    if xdp.n_free < n:
+        take_back(xdp)
+    for i in range(n):
+        if frames[i].bytes > xdp.longest:
+            tally.dropped[<int>OVERSIZE] += 1
+            continue
+        if xdp.n_free == 0:
+            done = i
+            break
+        xdp.n_free -= 1
+        chunk = xdp.free_chunks[xdp.n_free]
+        copy_frame(xdp.memory + <size_t>chunk * CHUNK_BYTES, &frames[i], segments)
+        (<xdp_desc *>xdp.transmit.entries)[xdp.next_transmit & xdp.transmit.mask] = xdp_desc(
+            <uint64_t>chunk * CHUNK_BYTES, frames[i].bytes, 0
+        )
+        xdp.next_transmit += 1
+        tally.frames += 1
+        tally.bytes += frames[i].bytes
+    store_release_u32(xdp.transmit.producer, xdp.next_transmit)  # pairs with the kernel reading entries
+    send_off(side, queue, tally)
+    return done
+
+
+cdef void copy_frame(uint8_t *to, const Frame *frame, const Segment *segments) noexcept nogil:
+    cdef uint32_t i
+    cdef const Segment *piece
+    if frame.n_segments == 1:
+        memcpy(to, frame.data, frame.bytes)
+        return
+    for i in range(frame.n_segments):
+        piece = &segments[frame.first_segment + i]
+        memcpy(to, piece.data, piece.bytes)
+        to += piece.bytes
+
+
+cdef void take_back(XdpQueue *xdp) noexcept nogil:
+    """Chunks of frames that were sent."""
+    cdef uint32_t until = load_acquire_u32(xdp.completion.producer)  # pairs with the kernel's, done with the chunk
+    cdef uint64_t *chunks = <uint64_t *>xdp.completion.entries
+    while xdp.next_completion != until:
+        xdp.free_chunks[xdp.n_free] = <uint32_t>(chunks[xdp.next_completion & xdp.completion.mask] // CHUNK_BYTES)
+        xdp.n_free += 1
+        xdp.next_completion += 1
+    store_release_u32(xdp.completion.consumer, until)
+
+
+cdef void send_off(HostSide *side, HostQueue *queue, Tally *tally) noexcept nogil:
+    """Have the kernel look at the transmit ring until it is through with it, or stands still."""
+    cdef XdpQueue *xdp = <XdpQueue *>queue.handle
+    cdef uint32_t before, now
+    full_fence()  # entries are published before we look whether the kernel sleeps; pairs with its own, the other way
+    now = load_acquire_u32(xdp.transmit.consumer)
+    while now != xdp.next_transmit and wants_call(&xdp.transmit):
+        before = now
+        if sendto(queue.fd, NULL, 0, MSG_DONTWAIT, NULL, 0) < 0:
+            if errno == EBUSY:
+                refused(xdp, tally)
+            elif errno != EAGAIN and errno != ENOBUFS:
+                report_error(side, errno)
+        now = load_acquire_u32(xdp.transmit.consumer)
+        if now == before:
+            break
+    store_release_u32(&xdp.stuck, now != xdp.next_transmit)
+
+
+cdef void refused(XdpQueue *xdp, Tally *tally) noexcept nogil:
+    """The interface's queue had no room for the frame that the kernel took last, and it is gone."""
+    cdef uint32_t last = load_acquire_u32(xdp.transmit.consumer) - 1
+    tally.frames -= 1
+    tally.bytes -= (<xdp_desc *>xdp.transmit.entries)[last & xdp.transmit.mask].len
+    tally.dropped[<int>KERNEL_OVERRUN] += 1
+
+
+cdef class XdpPort(HostPort):
+    """Frames stay in memory shared with the kernel until the egress has copied them: one socket a queue pair."""
+
+    cdef XdpQueue *queues
+
+    def __init__(self, str name, Door door not None, uint32_t queue_pairs=1) -> None:
+        cdef uint32_t i
+        self.make(name, "xdp", door, queue_pairs)
+        self.queues = <XdpQueue *>calloc(queue_pairs, sizeof(XdpQueue))
+        if self.queues == NULL:
+            raise MemoryError
+        for i in range(queue_pairs):
+            self.side.queues[i].handle = &self.queues[i]
+        self.face.receive_burst, self.face.deliver_burst = receive_burst, deliver_burst
+        self.face.release_burst, self.face.may_receive, self.face.has_work = release_burst, may_receive, has_work
+
+    def __dealloc__(self) -> None:
+        free(self.queues)
+
+    def attach(self, sockets, uint32_t longest) -> None:
+        cdef XdpSocket socket
+        cdef XdpQueue *xdp
+        cdef uint32_t i, k
+        if len(sockets) != self.face.n_pairs:
+            raise ValueError(f"port {self.name}: {len(sockets)} sockets for {self.face.n_pairs} queues")
+        for socket in sockets:
+            if socket.fd < 0:
+                raise ValueError(f"port {self.name}: a socket is closed")
+        self.door.close()
+        for i in range(self.face.n_pairs):
+            socket = sockets[i]
+            xdp = &self.queues[i]
+            xdp.memory, xdp.longest = socket.memory, min(longest, <uint32_t>CHUNK_BYTES)
+            xdp.fill, xdp.completion, xdp.received = socket.fill, socket.completion, socket.received
+            xdp.transmit = socket.transmit
+            xdp.next_received = xdp.next_completion = xdp.next_transmit = xdp.stuck = 0
+            xdp.next_fill = RECEIVE_CHUNKS  # all of them lie there
+            xdp.n_free = SEND_CHUNKS
+            for k in range(<uint32_t>SEND_CHUNKS):
+                xdp.free_chunks[k] = RECEIVE_CHUNKS + k
+            self.side.queues[i].fd = socket.fd
+        self.face.epoch += 1  # frames of earlier sockets are gone with these
+        self.door.open()
+
+    def set_longest(self, uint32_t frame_bytes) -> None:
+        cdef uint32_t i
+        self.door.close()
+        for i in range(self.face.n_pairs):
+            self.queues[i].longest = min(frame_bytes, <uint32_t>CHUNK_BYTES)
+        self.door.open()
+
+    def detach(self) -> None:
+        cdef uint32_t i
+        self.door.close()
+        for i in range(self.face.n_pairs):
+            self.side.queues[i].fd = -1
+        self.side.link_up = False
+        self.face.epoch += 1
+        self.door.open()
+
+
+def finish(bytes frame) -> bytes:
+    copy = bytearray(frame)
+    cdef uint8_t *data = copy
+    finish_checksum(data, <uint32_t>len(copy))
+    return bytes(copy)
