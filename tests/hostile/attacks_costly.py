@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import struct
 
-from tests.driver import DESC_F_NEXT, DESCRIPTOR
+from tests.driver import DESC_F_INDIRECT, DESC_F_NEXT, DESCRIPTOR, Piece
 from tests.frontend import REGION, Request
-from tests.hostile.attack import attack
+from tests.hostile.attack import attack, packed_attack
 from tests.hostile.attacks_message import negotiated
 from tests.hostile.invariant import Broken
 from tests.hostile.scene import Scene, region
@@ -47,6 +47,34 @@ def a_full_ring_of_frames_in_as_many_pieces(scene: Scene) -> None:
     last = DESCRIPTOR.pack(addr, 2, 0, 0)
     guest.memory.write(guest.transmitq.descriptor_area, b"".join(pieces) + last)
     costly.cost()
+    guest.frontend.get_vring_base(1)
+    scene.frames_may_have_arrived()
+
+
+@packed_attack("no-time-for-others")
+def a_full_ring_of_tables_as_long_as_the_ring(scene: Scene) -> None:
+    """A packed ring's chains share no descriptors, but they may share an indirect table."""
+    size = scene.arena.longest_queue
+    guest = scene.boot(queue_size=size, regions=[region(16 << 20)])
+    queue, addr = guest.transmitq, guest.put(bytes(2 * size))
+    table = guest.put(queue.table([Piece(addr + 2 * i, 2) for i in range(size)]))
+    offered = 0
+
+    def act() -> None:
+        """As full as the ring may be."""
+        nonlocal offered
+        queue.take_used()
+        for _ in range(queue.free):
+            queue.put(0, table, 16 * size, offered % size, DESC_F_INDIRECT | queue.marks())
+            queue.move_on(1)
+            queue.adopt(offered % size, 1)
+            offered += 1
+        scene.pause(0.005)
+
+    act()
+    scene.rounds_stay_short(act, SECONDS)
+    if offered == size:
+        raise Broken("I9", "not one of the chains came back")
     guest.frontend.get_vring_base(1)
     scene.frames_may_have_arrived()
 

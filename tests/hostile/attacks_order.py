@@ -23,7 +23,10 @@ def batch(scene: Scene, guest: Attacker, n: int) -> None:
     scene.returned(guest, heads)
 
 
-@attack("layout-assumed", rings=(*IN_ORDER, "packed", "split"))
+BATCHES = ("batch-told-by-first", "batch-moves-one", "batch-forgets-one")
+
+
+@attack("layout-assumed", *BATCHES, rings=(*IN_ORDER, "packed", "split"))
 def batches_of_every_size(scene: Scene) -> None:
     """Each chain comes back once, in order, one by one or by the last of a batch."""
     guest = scene.boot(queue_size=64)

@@ -57,6 +57,9 @@ BUGS = {
     "event-flags-trusted": "reserved flags in an event area end the process",
     "event-area-believed": "what the driver writes into the device's own event area is believed",
     "order-trusted": "who promised IN_ORDER is taken to keep it",
+    "batch-told-by-first": "a batch in order is returned by the name of its first chain, not of its last",
+    "batch-moves-one": "behind a batch in order the next used entry is the very next, however many chains it held",
+    "batch-forgets-one": "the last chain of a batch in order is never returned",
     "double-fetch": "a descriptor is checked, then read again and used",
     # Frames
     "layout-assumed": "header and frame lie in one piece, or in two of which the first is the header",

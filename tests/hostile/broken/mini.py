@@ -84,38 +84,46 @@ class Port:
 
     def forward(self) -> bool:
         """Take frames from this port's transmitq to its peer. Whether there was any."""
-        queue, worked = self.queues[1], False
+        queue = self.queues[1]
         try:
-            self.table.check()
-            turn_ends = Queue.descriptors + (1 << 40 if bug("no-time-for-others") else TURN)
-            for _ in range(queue.size):
-                chain = queue.peek() if Queue.descriptors <= turn_ends else None
-                if not chain:
-                    break
-                try:
-                    frame = self.frame(chain.pieces)
-                    self.frames["rx"] += 1
-                    self.peer.deliver(frame)
-                except Drop as drop:
-                    self.count(str(drop))
-                    if bug("drop-keeps-chain"):
-                        queue.skip(chain)
-                        continue
-                except Hold:
-                    now = time.monotonic()
-                    self.hold_since = self.hold_since or now
-                    if now - self.hold_since < HOLD_SECONDS or bug("dead-peer-holds"):
-                        return worked
-                    self.count("no_receive_buffers")
-                else:
-                    self.hold_since = 0.0
-                queue.skip(chain)
-                queue.give_back((chain, 0))
-                worked = True
+            try:
+                return self.turn(queue)
+            finally:
+                queue.end_turn()
         except Bad as bad:
             self.broken(queue, str(bad))
         except Fault:
             self.faulted = True
+        return True
+
+    def turn(self, queue: Queue) -> bool:
+        worked = False
+        self.table.check()
+        turn_ends = Queue.descriptors + (1 << 40 if bug("no-time-for-others") else TURN)
+        for _ in range(queue.size):
+            chain = queue.peek() if Queue.descriptors <= turn_ends else None
+            if not chain:
+                break
+            try:
+                frame = self.frame(chain.pieces)
+                self.frames["rx"] += 1
+                self.peer.deliver(frame)
+            except Drop as drop:
+                self.count(str(drop))
+                if bug("drop-keeps-chain"):
+                    queue.skip(chain)
+                    continue
+            except Hold:
+                now = time.monotonic()
+                self.hold_since = self.hold_since or now
+                if now - self.hold_since < HOLD_SECONDS or bug("dead-peer-holds"):
+                    return worked
+                self.count("no_receive_buffers")
+            else:
+                self.hold_since = 0.0
+            queue.skip(chain)
+            queue.done(chain)
+            worked = True
         return worked
 
     def frame(self, pieces: list[tuple[int, int]]) -> bytes:

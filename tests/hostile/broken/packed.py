@@ -165,6 +165,8 @@ class PackedRing:
 
     def skip(self, *chains: Chain) -> None:
         self.avail.advance(sum(chain.slots for chain in chains), self.size)
+        for chain in chains:
+            self.last_id = chain.ticket
 
     def skip_all(self) -> None:
         self.trusted = 0
@@ -185,11 +187,17 @@ class PackedRing:
             for i in range(1, chain.slots if bug("marks-whole-chain") else 0):
                 places.append((self.used.ahead(i, self.size)[0], places[-1][1]))
             self.used.advance(1 if bug("used-steps-one") else chain.slots, self.size)
-            self.last_id = chain.ticket
         for index, entry in reversed(places):
             if bug("address-overwritten"):
                 region.write(at + 16 * index, bytes(8))
             region.write(at + 16 * index + 8, entry)
+        return self.wants_to_hear()
+
+    def give_back_batch(self, chains: Sequence[Chain], told: Chain) -> bool:
+        region, at = self.desc
+        flags = (AVAIL | USED) * (self.used.wrap or bug("used-wrap-forgotten"))
+        region.write(at + 16 * self.used.index + 8, struct.pack("<IHH", 0, told.ticket, flags))
+        self.used.advance(1 if bug("batch-moves-one") else sum(chain.slots for chain in chains), self.size)
         return self.wants_to_hear()
 
     def wants_to_hear(self) -> bool:

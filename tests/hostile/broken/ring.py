@@ -86,6 +86,9 @@ class Format(Protocol):
     def give_back(self, *used: tuple[Chain, int]) -> bool:
         """Return chains, with the bytes written into each, all at once. Whether the driver wants to hear of it."""
 
+    def give_back_batch(self, chains: Sequence[Chain], told: Chain) -> bool:
+        """The same for chains in which nothing was written, by this one's name alone. Sections 2.7.9 and 2.8.8."""
+
     def skip_all(self) -> None:
         """Whatever is available now is forgotten."""
 
@@ -162,6 +165,7 @@ class Queue:
         self.enabled = self.live = self.broken = self.ever_broken = False
         self.user: tuple[int, int, int] | None = None
         self.ring: Any = None
+        self.batch: list[Chain] = []
 
     @property
     def packed(self) -> bool:
@@ -199,6 +203,23 @@ class Queue:
 
     def give_back(self, *used: tuple[Chain, int]) -> None:
         if self.ring.give_back(*used) and self.fds["call"] >= 0:
+            self.notify("call")
+
+    def done(self, chain: Chain) -> None:
+        """Nothing was written into it. With IN_ORDER it is told with all others of this turn."""
+        if self.port.features & IN_ORDER:
+            self.batch.append(chain)
+        else:
+            self.give_back((chain, 0))
+
+    def end_turn(self) -> None:
+        if not self.batch:
+            return
+        chains, self.batch = self.batch, []
+        if bug("batch-forgets-one") and len(chains) > 1:
+            chains.pop()
+        told = chains[0 if bug("batch-told-by-first") else -1]
+        if self.ring.give_back_batch(chains, told) and self.fds["call"] >= 0:
             self.notify("call")
 
     def check_piece(self, addr: int, n: int, flags: int) -> None:

@@ -79,6 +79,9 @@ class SplitRing:
 
     def skip(self, *chains: Chain) -> None:
         self.next_avail = (self.next_avail + len(chains)) & 0xFFFF
+        for chain in chains:
+            self.last_head = chain.ticket
+            self.expected = (self.expected + len(chain.pieces)) % self.size
 
     def skip_all(self) -> None:
         self.next_avail = u16(self.avail, 2)
@@ -89,8 +92,13 @@ class SplitRing:
         for chain, n in used:
             region.write(at + 4 + 8 * (self.next_used % self.size), struct.pack("<II", chain.ticket, n))
             self.next_used = (self.next_used + 1) & 0xFFFF
-            self.last_head = chain.ticket
-            self.expected = (self.expected + len(chain.pieces)) % self.size
+        region.write(at + 2, struct.pack("<H", self.next_used))
+        return not u16(self.avail, 0) & 1
+
+    def give_back_batch(self, chains: Sequence[Chain], told: Chain) -> bool:
+        region, at = self.used
+        region.write(at + 4 + 8 * (self.next_used % self.size), struct.pack("<II", told.ticket, 0))
+        self.next_used = (self.next_used + (1 if bug("batch-moves-one") else len(chains))) & 0xFFFF
         region.write(at + 2, struct.pack("<H", self.next_used))
         return not u16(self.avail, 0) & 1
 
