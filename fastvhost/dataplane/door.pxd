@@ -15,6 +15,7 @@ cdef struct Gate:
     uint32_t asked
     uint32_t stopping
     int wake_fd              # an eventfd: written when the worker may be asleep
+    uint32_t late            # it did not come the last time
     # written by the worker's thread
     uint32_t running
     uint32_t parked

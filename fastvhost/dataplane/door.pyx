@@ -19,6 +19,8 @@ cdef enum:
     SPINS = 2000
     NAP_MICROSECONDS = 20
     MOST_SECONDS = 5
+    # Once that was in vain: whoever asks again, and holds the GIL meanwhile, looks only whether it is back.
+    LATE_MICROSECONDS = 200 * 1000
 
 
 class WorkerStuckError(RuntimeError):
@@ -60,8 +62,10 @@ cdef class Door:
             wake(self.gates[i])
         for i in range(self.n_gates):
             if not wait_parked(self.gates[i]):
+                self.gates[i].late = True
                 self.open()
                 raise WorkerStuckError(f"a worker did not park within {MOST_SECONDS} s; its core may be overloaded")
+            self.gates[i].late = False
         return 0
 
     cdef void open(self) noexcept:
@@ -87,12 +91,17 @@ cdef uint64_t drain_eventfd(int fd) noexcept nogil:
 
 
 cdef bint wait_parked(Gate *gate) noexcept:
-    cdef int spins = 0
+    cdef int spins = 0, naps = 0
     cdef time_t end = 0
     while load_acquire_u32(&gate.running) and load_acquire_u32(&gate.parked) != gate.asked:
         if spins < SPINS:
             spins += 1
             cpu_pause()
+        elif gate.late:
+            usleep(NAP_MICROSECONDS)
+            naps += 1
+            if naps > LATE_MICROSECONDS // NAP_MICROSECONDS:
+                return False
         elif end == 0:
             end = seconds() + MOST_SECONDS + 1  # whole seconds, the first of them not
         elif seconds() < end:

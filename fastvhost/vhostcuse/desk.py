@@ -68,6 +68,10 @@ class Desk:
         self._handles: set[int] = set()
         self._next_handle = 1
         self.session: Session | None = None
+        self.end: Callable[[Callable[[], None]], None] = lambda close: close()
+        """How a session is closed; ControlThread's does it again where a worker does not come to the door."""
+        self.engaged: Callable[[], bool] = lambda: False
+        """Whether one is still to be closed."""
 
     @property
     def open_files(self) -> int:
@@ -175,6 +179,8 @@ class Desk:
                 raise IoctlError(errno.EBUSY, f"a second front-end was turned away, process {owner.pid} is connected")
             self.session.claim(ioctl.handle)
             return
+        if self.engaged():
+            raise IoctlError(errno.EBUSY, "a worker does not come to the door, no guest is served until it is back")
         caller = self._identify(request.thread)
         session = Session(caller, self._port, self._narrative, self._memory, self._host)
         session.claim(ioctl.handle)
@@ -212,16 +218,20 @@ class Desk:
         session, self.session = self.session, None
         if session is None:
             return
-        try:
-            self._port.set_link(False)
-        finally:
+
+        def close() -> None:
             try:
-                session.close()
+                self._port.set_link(False)
             finally:
-                if stopping:
-                    self._narrative.stopped()
-                else:
-                    self._narrative.disconnected(reason, level)
+                session.close()
+
+        try:
+            self.end(close)
+        finally:
+            if stopping:
+                self._narrative.stopped()
+            else:
+                self._narrative.disconnected(reason, level)
 
 
 TABLE: dict[int, Row] = {

@@ -67,6 +67,7 @@ class VhostCuseService(ControlThread):
         self._device: DeviceFace | None = None
         self._again_at: float | None = None
         self._desk = desk(port, self._narrative)
+        self._desk.end, self._desk.engaged = self._end, lambda: self._engaged
         self._kicks: list[tuple[int, int]] = []
 
     def describe(self) -> dict[str, Any]:

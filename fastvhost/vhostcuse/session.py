@@ -50,6 +50,7 @@ class Session(FrontEnd):
     ) -> None:
         super().__init__(port, narrative, OFFERED, memory)
         self.caller = caller
+        self._closed = False
         self._host = host
         self._pairs: dict[int, int] = {}
         self._kicks: dict[int, int] = {}
@@ -83,7 +84,11 @@ class Session(FrontEnd):
         return self._pairs.get(handle)
 
     def close(self) -> None:
+        """May be tried several times, until no worker holds it up."""
         super().close()
+        if self._closed:
+            return
+        self._closed = True
         for index in list(self._kicks):
             self._set_kick(index, -1)
         self.caller.close()

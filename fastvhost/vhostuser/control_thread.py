@@ -14,15 +14,18 @@ import select
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from fastvhost.dataplane.door import WorkerStuckError
 from fastvhost.vhostuser.logbook import Logbook
 from fastvhost.vhostuser.narrative import Line, Narrative, View
 from fastvhost.vhostuser.port_face import PortFace
 
 PAUSE = 0.25
 """Seconds without accepting when there was no room for a connection, and of rest after a defect."""
+RETRY = 1.0
+"""Seconds until a front-end that could not be ended, because a worker does not come to the door, is ended again."""
 
 
 class ControlThread(ABC):
@@ -35,6 +38,8 @@ class ControlThread(ABC):
         self._wake = -1
         self._stopping = False
         self._thread: threading.Thread | None = None
+        self._unended: Callable[[], None] | None = None
+        self._end_again_at = 0.0
         self.defects = 0
         """Errors of ours that ended a connection. The thread outlives them."""
 
@@ -57,6 +62,27 @@ class ControlThread(ABC):
     @abstractmethod
     def _drop(self, reason: str, level: int = logging.INFO) -> None:
         """End the front-end that is there, if any."""
+
+    def _end(self, close: Callable[[], None]) -> None:
+        """Close a front-end, again and again if need be: as long as a worker still sees it, no other is served."""
+        try:
+            close()
+        except WorkerStuckError as error:
+            if self._stopping:
+                raise
+            if self._unended is None:
+                sentence = f"{error}; no guest is served here until it is back"
+                self._logbook.write(Line(logging.ERROR, sentence, "defects"))
+            self._unended, self._end_again_at = close, time.monotonic() + RETRY
+        else:
+            if self._unended is not None:
+                self._logbook.write(Line(logging.WARNING, "the worker is back, guests are served again", "defects"))
+            self._unended = None
+
+    @property
+    def _engaged(self) -> bool:
+        """Whether a worker still sees the front-end before."""
+        return self._unended is not None
 
     @abstractmethod
     def _let_go(self) -> None:
@@ -117,10 +143,13 @@ class ControlThread(ABC):
     def _turn(self) -> None:
         """Wait for anything and deal with it once."""
         now = time.monotonic()
+        if self._unended is not None and now >= self._end_again_at:
+            self._end(self._unended)
         poller = select.poll()
         poller.register(self._wake, select.POLLIN)
         poller.register(self._port.attention_fd, select.POLLIN)
         deadlines = [*self._register(poller, now), self._narrative.deadline]
+        deadlines.append(self._end_again_at if self._engaged else None)
         first = min((when for when in deadlines if when is not None), default=None)
         # Rounded up: waking before the time would only mean to wait again.
         timeout = None if first is None else max(0, math.ceil((first - now) * 1000))
@@ -134,6 +163,8 @@ class ControlThread(ABC):
     def _shut(self) -> None:
         try:
             self._drop("stopping")
+            if self._unended is not None:
+                self._unended()
         except Exception as error:
             self.defects += 1
             self._logbook.write(

@@ -71,10 +71,10 @@ class VhostUserService(ControlThread):
             self._dialer = Dialer(self._path)
 
     def _register(self, poller: select.poll, now: float) -> Iterable[float | None]:
-        if self._connection is None and self._dialer is not None and now >= self._dialer.due:
+        if self._connection is None and self._dialer is not None and now >= self._dialer.due and not self._engaged:
             self._dial(self._dialer)
         deadlines: list[float | None] = []
-        if self._listener is not None:
+        if self._listener is not None and not self._engaged:
             if now >= self._paused_until:
                 poller.register(self._listener, select.POLLIN)
             else:
@@ -82,7 +82,7 @@ class VhostUserService(ControlThread):
         if self._connection is not None:
             self._connection.register(poller)
             deadlines.append(self._connection.transport.deadline)
-        elif self._dialer is not None:
+        elif self._dialer is not None and not self._engaged:
             deadlines.append(self._dialer.due)
         return deadlines
 
@@ -110,7 +110,9 @@ class VhostUserService(ControlThread):
             if self._connection is not None and self._connection.hung_up:
                 # Its end came after we looked: whoever closes and comes back at once is not turned away.
                 self._drop("the front-end closed")
-            if self._connection is None:
+            if self._engaged:
+                sock.close()  # it comes again
+            elif self._connection is None:
                 self._connect(sock)
             else:
                 sock.close()
@@ -142,7 +144,7 @@ class VhostUserService(ControlThread):
             # What the rings did last belongs before the end of the story; trouble with it does not matter any more.
             connection.session.attend()
         try:
-            connection.close()
+            self._end(connection.close)
         finally:
             if self._stopping:
                 self._narrative.stopped()

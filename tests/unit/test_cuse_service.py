@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import stat
@@ -15,12 +16,14 @@ from typing import Any
 
 import pytest
 
+from fastvhost.dataplane.door import WorkerStuckError
 from fastvhost.vhostcuse import device as device_module
 from fastvhost.vhostcuse.desk import Desk
 from fastvhost.vhostcuse.device import MISC_MAJOR, Device
 from fastvhost.vhostcuse.ioctls import Command
 from fastvhost.vhostcuse.service import VhostCuseService
 from fastvhost.vhostcuse.session import Surroundings
+from fastvhost.vhostuser import control_thread
 from fastvhost.vhostuser.endpoint import ServiceError
 from tests.unit.fake_port import FAKE_MEMORY, FakePort
 from tests.unit.paper_kernel import FakeCaller, FakeFiles, PaperKernel, request
@@ -123,6 +126,21 @@ def test_the_end_of_its_process_ends_a_front_end_whose_file_lives_on(rig: Rig) -
     until(lambda: rig.state() == "listening")
     assert rig.kernel.ioctl(handle, Command.SET_OWNER) == (0, b"")
     assert len(rig.callers) == 2
+
+
+def test_a_front_end_that_ends_while_a_worker_is_stuck_leaves_a_port_that_serves_again_once_that_is_back(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control_thread, "RETRY", 0.05)
+    handle = rig.kernel.open()
+    rig.kernel.ioctl(handle, Command.SET_OWNER)
+    rig.port.error = WorkerStuckError("a worker did not park")
+    rig.callers[0].end()
+    until(lambda: rig.state() == "listening")
+    assert rig.kernel.ioctl(handle, Command.SET_OWNER) == (errno.EBUSY, b"")
+    rig.port.error = None
+    until(lambda: rig.kernel.ioctl(handle, Command.SET_OWNER) == (0, b""))
+    assert rig.state() == "connected"
 
 
 def test_a_device_that_was_taken_away_is_made_anew(rig: Rig) -> None:

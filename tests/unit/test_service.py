@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from fastvhost.vhostuser import endpoint
+from fastvhost.dataplane.door import WorkerStuckError
+from fastvhost.vhostuser import control_thread, endpoint
 from fastvhost.vhostuser.endpoint import ServiceError
 from fastvhost.vhostuser.message import U64, MemoryTable, Request, VringFd, VringState
 from fastvhost.vhostuser.service import VhostUserService
@@ -93,6 +94,41 @@ def run_a_ring(frontend: Frontend) -> None:
     finally:
         os.close(memory)
         os.close(kick)
+
+
+# A worker that does not come to the door
+
+
+def stuck() -> WorkerStuckError:
+    return WorkerStuckError("a worker did not park within 5 s; its core may be overloaded")
+
+
+def test_a_front_end_that_ends_while_a_worker_is_stuck_leaves_a_port_that_serves_again_once_that_is_back(
+    rig: Rig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control_thread, "RETRY", 0.05)
+    caplog.set_level(logging.INFO, "fastvhost")
+    first = rig.frontend()
+    run_a_ring(first)
+    until(lambda: rig.state == "rings")
+    rig.port.error = stuck()
+    first.close()
+    until(lambda: "no guest is served here until it is back" in caplog.text)
+    # The next one waits: what it set up would meet rings that a worker still sees.
+    second = rig.frontend()
+    second.send(Request.GET_FEATURES)
+    with pytest.raises(TimeoutError):
+        second.receive()
+    assert rig.port.live
+    assert caplog.text.count("did not park") == 1
+    rig.port.error = None
+    until(lambda: "guests are served again" in caplog.text)
+    assert rig.port.live == {}
+    assert second.receive().request == Request.GET_FEATURES
+    run_a_ring(second)
+    until(lambda: rig.state == "rings")
+    second.close()
+    until(lambda: rig.state == "listening")
 
 
 # A front-end's life
