@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,22 @@ import pytest
 from tests.integration.outer import OuterGuest, here
 from tests.short_dir import short_dir
 
+
+def named(name: str, check: Callable[..., None]) -> list[str]:
+    """As pytest calls it: once, or once for each of its parameters, whose names a check there gives itself."""
+    marks = [mark for mark in getattr(check, "pytestmark", []) if mark.name == "parametrize"]
+    return [f"{name}[{which}]" for mark in marks for which in mark.kwargs["ids"]] or [name]
+
+
 NESTED = Path(__file__).parents[1] / "nested"
-CHECKS = sorted(
+CHECKS = [
     f"{path.name}::{name}"
-    for path in NESTED.glob("checks_*.py")
-    for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)
-)
-SECONDS = 480
+    for path in sorted(NESTED.glob("checks_*.py"))
+    for name, check in vars(importlib.import_module(f"tests.nested.{path.stem}")).items()
+    if name.startswith("test_")
+    for name in named(name, check)
+]
+SECONDS = 840
 PYTEST = ["-p", "no:cacheprovider", "-o", "python_files=checks_*.py", "-v", "--color=no", "--tb=short"]
 
 

@@ -1,0 +1,121 @@
+"""DPDK's virtio-user as both guests, whatever its rings and whatever its way in: its driver and fwd count the same."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.integration.fwd import Fwd
+from tests.integration.virtio_user import VirtioUser
+from tests.integration.waits import wait_until
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The rings that the guests ask for."""
+
+    ring_size: int = 256
+    mergeable: bool = True
+    packed: bool = False
+    in_order: bool = False
+    queue_pairs: int = 1
+
+    @property
+    def features(self) -> dict[str, bool]:
+        """What must have been agreed on, and what not."""
+        return {"MRG_RXBUF": self.mergeable, "RING_PACKED": self.packed, "IN_ORDER": self.in_order}
+
+
+SHAPES = {
+    "mergeable, 256": Shape(),
+    "mergeable, 1024": Shape(ring_size=1024),
+    "not mergeable, 256": Shape(mergeable=False),
+    "not mergeable, 1024": Shape(ring_size=1024, mergeable=False),
+    "split in order": Shape(in_order=True),
+    "packed": Shape(packed=True),
+    "packed, not mergeable, 1024": Shape(ring_size=1024, mergeable=False, packed=True),
+    "packed in order": Shape(packed=True, in_order=True),
+    "split, four queue pairs": Shape(queue_pairs=4),
+    "packed, four queue pairs": Shape(packed=True, queue_pairs=4),
+}
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a guest comes to fwd. specs: its ports, to be completed; paths: where the guests find them."""
+
+    specs: Sequence[str]
+    paths: Sequence[Path]
+    options: Sequence[str] = ()
+
+
+def by_sockets(directory: Path) -> Way:
+    paths = [directory / f"{name}.sock" for name in "ab"]
+    return Way([f"vhost-user:{path}" for path in paths], paths)
+
+
+def by_device_files() -> Way:
+    """vhost-net's, that is. In an outer guest: a worker that polls would take its CPU from the guests."""
+    files = [Path(f"/dev/fv-{name}") for name in "ab"]
+    return Way([f"cuse:{file.name},name={file.name[-1]}" for file in files], files, ["--idle", "interrupt"])
+
+
+def flood(directory: Path, way: Way, shape: Shape, seconds: float) -> None:
+    """Send frames of three kinds in turn, for so long, and compare what both sides counted."""
+    # The last kind is too large for one receive buffer, or just small enough. With commas: of several pieces.
+    frames = ["64", "700,700", "1000,2000,600" if shape.mergeable else "1000,518"]
+    # Between two floods the guests take nothing for longer than the 100 ms after which fwd would drop.
+    options = ["--hold-timeout", "10s", *way.options]
+    ports = [f"{spec},queues={shape.queue_pairs}" for spec in way.specs]
+    with (
+        Fwd(directory, ports, options) as fwd,
+        VirtioUser(
+            directory,
+            way.paths,
+            ring_size=shape.ring_size,
+            mergeable=shape.mergeable,
+            packed=shape.packed,
+            in_order=shape.in_order,
+            queue_pairs=shape.queue_pairs,
+        ) as guests,
+    ):
+        for name in "ab":
+            agreed = fwd.wait_log(f"port {name}: features .*", 20)[0].split()
+            assert {feature: feature in agreed for feature in shape.features} == shape.features
+        for frame in frames:
+            guests.flood(frame)
+            before = fwd.frames()
+            time.sleep(seconds / len(frames))
+            # They went round until the end.
+            wait_until("frames go round", 60, lambda before=before: fwd.frames() > before + 1000)
+        guests.drain()
+        settled(fwd, guests)
+
+        counted = fwd.stats()["ports"]
+        for port, guest in zip((counted["a"], counted["b"]), guests.counters(), strict=True):
+            assert (port["rx_frames"], port["rx_bytes"]) == (guest.tx_frames, guest.tx_bytes)
+            assert (port["tx_frames"], port["tx_bytes"]) == (guest.rx_frames, guest.rx_bytes)
+        # testpmd keeps a frame to the queue it came from, and so do we: each carried its burst round and round.
+        rings = [ring for name in "ab" for ring in fwd.show(name)["rings"]]
+        by_ring = [ring["frames"] for ring in rings if ring["index"] % 2]
+        assert len(by_ring) == 2 * shape.queue_pairs
+        assert min(by_ring) > 1000
+        assert {ring["size"] for ring in rings} == {shape.ring_size}
+        assert fwd.dropped() == 0
+        assert fwd.warnings() == []
+        guests.quit()
+        for name in "ab":
+            fwd.wait_log(f"port {name}: disconnected: the front-end (closed|ended); listening again", 20)
+
+
+def settled(fwd: Fwd, guests: VirtioUser) -> None:
+    """Wait until no frame is on its way any more."""
+
+    def unchanged() -> bool:
+        before = fwd.frames(), guests.counters()
+        time.sleep(0.3)
+        return before == (fwd.frames(), guests.counters())
+
+    wait_until("no frame is on its way", 30, unchanged)
