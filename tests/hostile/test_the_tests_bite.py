@@ -38,6 +38,8 @@ ON_PACKED = {
     if "packed" in entry.rings
 }
 CASES += [case for bug, case in ON_PACKED.items() if bug not in SEEN | SPLIT_ONLY]
+SECOND_HAND = "a_second_hand_that_rewrites_descriptors_headers_and_tables"
+CASES += [(bug, SECOND_HAND, "packed") for bug in ("sloppy-range", "behind-is-inside")]
 """Every attack with every bug that it is there for; and every bug that a packed ring may have once more on one."""
 
 
