@@ -52,11 +52,11 @@ JAPANESE = {
     "Not recorded yet.": "まだ記録がありません。",
     "{} rounds, {} B frames, commit {}, {}, {}, {} CPUs": "{} 回、{} バイトのフレーム、コミット {}、{}、{}、CPU {} 個",
     "{}: path 5 carries {:.1f} times the frames of path 2 from the guest to App1 ({} rounds, {:.1f} to {:.1f})": (
-        "{}: ゲストから App1 へのフレーム数は、経路 5 が経路 2 の {:.1f} 倍です（{} 回の組の中央値、{:.1f}〜{:.1f}）。"
+        "{}: ゲストから App1 へのフレーム数は、経路 5 が経路 2 の {:.1f} 倍です（{} 回の中央値、{:.1f}〜{:.1f}）。"
     ),
     "{}: path 5 carries {:.1f} times the frames of path 2 from the guest to App1 ({} rounds, {:.1f} to {:.1f}), "
     "path 4 {:.1f} times": (
-        "{}: ゲストから App1 へのフレーム数は、経路 5 が経路 2 の {:.1f} 倍です（{} 回の組の中央値、{:.1f}〜{:.1f}）。"
+        "{}: ゲストから App1 へのフレーム数は、経路 5 が経路 2 の {:.1f} 倍です（{} 回の中央値、{:.1f}〜{:.1f}）。"
         "経路 4 は {:.1f} 倍です。"
     ),
 }

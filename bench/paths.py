@@ -133,8 +133,8 @@ class App1(Process):
         return dict(json.loads(lines[self._streams - 1]))
 
 
-def measure(number: int, seconds: float, size: int, *, patience: float = 200) -> dict[str, Any]:
-    """Everything about one path, as a line of bench/results/five-paths.jsonl. Nothing is left behind."""
+def measure(number: int, seconds: float, size: int, rounds: int = 1, *, patience: float = 200) -> list[dict[str, Any]]:
+    """Everything about one path, each round as a line of bench/results/five-paths.jsonl. Nothing is left behind."""
     way = WAYS[number]
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(short_dir())
@@ -154,20 +154,21 @@ def measure(number: int, seconds: float, size: int, *, patience: float = 200) ->
             _wait_for(machine.socket, app)
         guest = stack.enter_context(WokenGuest(machine, directory))
         guest.wake(patience)
-        guest.run(FORWARDS)
+        guest.run(FORWARDS, patience)
         app.said(patience)
         clocks = Clocks(guest, app)
-        runs = {
-            "bounce": _stream(app, clocks, seconds, size, "--window", "128"),
-            "ping_pong": _stream(app, clocks, seconds, size, "--window", "1"),
-        }
+        runs: list[dict[str, dict[str, Any]]] = [{} for _ in range(rounds)]
+        for run in runs:
+            run["bounce"] = _stream(app, clocks, seconds, size, "--window", "128")
+            run["ping_pong"] = _stream(app, clocks, seconds, size, "--window", "1")
         # From here on the guest's network device belongs to a program.
-        guest.run("flood eth0 > /tmp/flood 2>&1 &")
-        said = guest.run("for i in 1 2 3 4 5 6; do sleep 1; grep . /tmp/flood && break; done")
+        guest.run("flood eth0 > /tmp/flood 2>&1 &", patience)
+        said = guest.run("while ! grep . /tmp/flood; do sleep 0.5; done", patience)
         assert said.startswith("flooding"), said
-        runs["out"] = _stream(app, clocks, seconds, size, "--stream", "out", "--window", "256")
-        runs["in"] = _stream(app, clocks, seconds, size, "--stream", "in")
-        return _row(number, size, str(runs["in"]["port"]), runs)
+        for run in runs:
+            run["out"] = _stream(app, clocks, seconds, size, "--stream", "out", "--window", "256")
+            run["in"] = _stream(app, clocks, seconds, size, "--stream", "in")
+        return [_row(number, size, port, run) for run in runs]
 
 
 def _wait_for(path: Path, app: Process) -> None:

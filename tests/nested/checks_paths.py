@@ -9,7 +9,7 @@ from bench.paths import measure
 
 def both_ways(number: int) -> dict[str, Any]:
     """The row of a path on which frames crossed each way, none of them spoilt."""
-    row = measure(number, 2, 300)
+    (row,) = measure(number, 2, 300)
     for direction in ("in", "out", "bounce"):
         assert row[direction]["intact"] >= 10, row
     assert (row["corrupt"], row["duplicated"]) == (0, 0), row
