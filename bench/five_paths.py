@@ -18,7 +18,7 @@ from typing import Any
 from bench import path_drawings
 from bench.japanese import JAPANESE
 from bench.record import RESULTS, ROOT
-from bench.svg import Chart, places
+from bench.svg import Chart, places, short
 
 DOCS = ROOT / "docs"
 PLOTS = DOCS / "plots"
@@ -156,7 +156,7 @@ class Page:
         for at, middle in zip(columns, middles, strict=True):
             for n, key in enumerate(DIRECTIONS):
                 value = found[at, key]
-                chart.bar(middle + (n - 1.5) * width, width * 0.92, value, COLOURS[n], upright=thousands(value))
+                chart.bar(middle + (n - 1.5) * width, width * 0.92, value, COLOURS[n], upright=short(value))
         chart.legend([self.say(title) for title in DIRECTIONS.values()], COLOURS)
         return chart.text()
 
@@ -175,11 +175,6 @@ class Page:
 
 def cpu(rows: list[Row], direction: str, part: str) -> float:
     return median(rows, lambda row: float(row[direction]["cpu_seconds_per_million_frames"][part] or 0))
-
-
-def thousands(value: float) -> str:
-    """Short enough to stand above a bar."""
-    return f"{value / 1e6:.3g}M" if value >= 1e6 else f"{value / 1e3:.3g}k" if value >= 1e3 else f"{value:.0f}"
 
 
 def wanted() -> dict[Path, str]:

@@ -28,7 +28,7 @@ class Chart:
         for value in self._ticks():
             y = self.y(value)
             self._parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="{GRID}"/>')
-            self._parts.append(_text(LEFT - 6, y + 4, f"{value:g}", anchor="end"))
+            self._parts.append(_text(LEFT - 6, y + 4, short(value), anchor="end"))
 
     def _ticks(self) -> list[float]:
         if self.log:
@@ -54,7 +54,7 @@ class Chart:
         for n, name in zip(colours or range(len(names)), names, strict=True):
             self._parts.append(f'<rect x="{x:.0f}" y="{HEIGHT - 28}" width="14" height="10" fill="{colour(n)}"/>')
             self._parts.append(_text(x + 19, HEIGHT - 19, name))
-            x += 42 + 7.4 * len(name)
+            x += 42 + 7.4 * sum(1 + (letter >= "\u3000") for letter in name)  # Chinese and Japanese ones are wide
 
     def line(self, points: Sequence[tuple[float, float]], n: int) -> None:
         """A polyline with a dot at each value."""
@@ -92,6 +92,13 @@ def nice_step(least: float) -> float:
     """1, 2 or 5 times a power of ten, not below `least`."""
     power = 10.0 ** math.floor(math.log10(least))
     return next(step * power for step in (1, 2, 5, 10) if step * power >= least * (1 - 1e-9))
+
+
+def short(value: float) -> str:
+    """Three digits, with k or M behind them rather than many zeros."""
+    if value >= 1e6:
+        return f"{value / 1e6:.3g}M"
+    return f"{value / 1e3:.3g}k" if value >= 1e3 else f"{value:.3g}"
 
 
 def colour(n: int) -> str:
