@@ -150,8 +150,8 @@ class Page:
         unit = self.say("Frames per second, each direction; logarithmic")
         chart = Chart(self.say("The five paths"), unit, top, bottom=bottom, log=True)
         middles = places(len(columns))
-        short = {"outer guest": self.say("outer"), "this host": self.say("host")}
-        chart.labels({f"{path} {short[place]}": x for (path, place), x in zip(columns, middles, strict=True)})
+        where = {"outer guest": self.say("outer"), "this host": self.say("host")}
+        chart.labels({f"{path} {where[place]}": x for (path, place), x in zip(columns, middles, strict=True)})
         width = 0.27 * (middles[1] - middles[0]) if len(middles) > 1 else 40.0
         for at, middle in zip(columns, middles, strict=True):
             for n, key in enumerate(DIRECTIONS):
