@@ -1,6 +1,6 @@
 """Back-ends whose frames pass this host's network stack: guest A - interface - interface - guest B, all on one core.
 
-Each has a network namespace of its own with two interfaces joined to each other: for packet sockets and libpcap the two
+Each has a network namespace of its own with two interfaces joined to each other: for packet sockets, AF_XDP and libpcap the two
 ends of a veth; taps by a rule of tc(8), the least the kernel can do between them ("tap"), or by a bridge ("bridge").
 A frame that arrives was thus forwarded twice by the back-end, once to an interface and once from one; what the kernel
 does for both and between them is done on the same core.
@@ -22,7 +22,7 @@ LEFT, RIGHT = "x0", "x1"
 
 
 class HostPorts(BackEnd):
-    """name: KIND-tap, KIND-bridge, KIND-packet or KIND-pcap, for fastvhost with :DIRECTORY of another tree."""
+    """name: KIND-tap, KIND-bridge, KIND-packet, KIND-xdp or KIND-pcap, for fastvhost with :DIRECTORY of another tree."""
 
     def __init__(self, name: str, directory: Path, core: int, hugepages: Path | None) -> None:
         super().__init__(name, directory, core, hugepages)
@@ -95,7 +95,7 @@ class FastvhostHost(HostPorts):
 
 
 class TestpmdHost(HostPorts, Testpmd):
-    """DPDK's testpmd with net_tap, net_af_packet or net_pcap, each with what makes it fastest."""
+    """DPDK's testpmd with net_tap, net_af_packet, net_af_xdp or net_pcap, each with what makes it fastest."""
 
     needs_hugepages = True
 
@@ -126,11 +126,13 @@ class TestpmdHost(HostPorts, Testpmd):
             return f"net_tap{n},iface={interface}"
         if self.kind == "packet":
             return f"net_af_packet{n},iface={interface},qdisc_bypass=1,framecnt=4096"
+        if self.kind == "xdp":
+            return f"net_af_xdp{n},iface={interface}"
         return f"net_pcap{n},rx_iface_in={interface},tx_iface={interface}"
 
 
 HOST_KINDS: dict[str, type[BackEnd]] = {
     f"{name}-{kind}": back_end
-    for kind in ("tap", "bridge", "packet", "pcap")
+    for kind in ("tap", "bridge", "packet", "xdp", "pcap")
     for name, back_end in (("fastvhost", FastvhostHost), ("testpmd", TestpmdHost))
 }

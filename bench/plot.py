@@ -115,7 +115,7 @@ def loss(records: list[Record]) -> str:
     return f"{grid(rows)}\n{source(records)}\n"
 
 
-HOST_WAYS = ("packet", "tap", "bridge", "pcap")
+HOST_WAYS = ("packet", "xdp", "tap", "bridge", "pcap")
 
 
 def host_ports() -> str:

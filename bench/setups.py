@@ -82,6 +82,10 @@ SETUPS = {
         "Through packet sockets on a veth: guest - veth - guest, once sent and once received by the same core.",
         "fastvhost-packet,testpmd-packet", cases((64, 1518)),
     ),
+    "xdp": Setup(
+        "Through AF_XDP on a veth, in the same way; packet sockets beside it.",
+        "fastvhost-xdp,testpmd-xdp,fastvhost-packet", cases((64, 1518)),
+    ),
     "tap": Setup(
         "Through two taps, each with a rule of tc that passes on to the other what its guest sends, in the same way.",
         "fastvhost-tap,testpmd-tap", cases((64, 1518)),
