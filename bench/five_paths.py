@@ -1,8 +1,8 @@
 """Writes the tables of docs/five-paths.md and its Japanese sister, their drawings and plot, from bench/results.
 
 usage: python -m bench.five_paths [--check]
-All rounds of the newest commit in results/five-paths.jsonl count: medians, lowest and highest beside them. --check
-writes nothing and leaves with 1 if something is out of date.
+Of each path all rounds of its newest commit in results/five-paths.jsonl count: medians, lowest and highest beside them.
+--check writes nothing and leaves with 1 if something is out of date.
 """
 
 from __future__ import annotations
@@ -46,10 +46,11 @@ BOTH_RATIOS = f"{RATIO}, path 4 {{:.1f}} times"
 
 
 def recorded() -> list[Row]:
-    """Every round of the newest commit that was recorded."""
+    """Of each path at each place, every round of the newest commit that was recorded."""
     path = RESULTS / "five-paths.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return [row for row in rows if row["commit"] == rows[-1]["commit"]]
+    newest = {(row["path"], row["where"]): row["commit"] for row in rows}
+    return [row for row in rows if row["commit"] == newest[row["path"], row["where"]]]
 
 
 def of(rows: list[Row], path: int, place: str) -> list[Row]:
@@ -84,7 +85,7 @@ class Page:
         if not self.rows:
             return self.say("Not recorded yet.") + "\n"
         head = ["path", "where", "direction", "frames/s", "Gbit/s", *PARTS.values(), "round trip, median / 99 %"]
-        lines = ["| " + " | ".join(map(self.say, head)) + " |", "|" + "--- | " * 3 + "---: | " * (len(head) - 3)]
+        lines = ["| " + " | ".join(map(self.say, head)) + " |", "|" + "---|" * 3 + "---:|" * (len(head) - 3)]
         for place in PLACES:
             for path in PATHS:
                 if rows := of(self.rows, path, place):
@@ -92,7 +93,9 @@ class Page:
         last = self.rows[-1]
         rounds = max(len(of(self.rows, path, place)) for path in PATHS for place in PLACES)
         machine = last["machine"]
-        about = (rounds, last["bytes"], last["commit"], last["date"][:10], machine["cpu"], machine["cpus"])
+        commits = ", ".join(dict.fromkeys(row["commit"] for row in self.rows))
+        days = ", ".join(dict.fromkeys(row["date"][:10] for row in self.rows))
+        about = (rounds, last["bytes"], commits, days, machine["cpu"], machine["cpus"])
         source = self.say("{} rounds, {} B frames, commit {}, {}, {}, {} CPUs").format(*about)
         return "\n".join(lines) + f"\n\n{source}\n"
 
