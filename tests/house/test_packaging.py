@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from fastvhost import __version__
+from tests.frontend import Guest
 from tests.house import sources
+from tests.short_dir import short_dir
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -121,13 +125,106 @@ def answer():
 """
 
 
-def test_other_extensions_can_be_compiled_against_an_installed_copy(python: Path, tmp_path: Path) -> None:
-    include = run(python, "-c", "import fastvhost; print(fastvhost.get_include())", cwd=tmp_path).strip()
-    (tmp_path / "user.pyx").write_text(USER)
-    (tmp_path / "setup.py").write_text(
+def compiled(python: Path, directory: Path, text: str) -> None:
+    """Make a module `user` of Cython text, against the installed copy and nothing else."""
+    include = run(python, "-c", "import fastvhost; print(fastvhost.get_include())", cwd=directory).strip()
+    assert not Path(include).is_relative_to(sources.ROOT)
+    (directory / "user.pyx").write_text(text)
+    (directory / "setup.py").write_text(
         "from setuptools import Extension, setup\nfrom Cython.Build import cythonize\n"
         f"one = Extension('user', ['user.pyx'], include_dirs=[{include!r}])\n"
         f"setup(ext_modules=cythonize([one], include_path=[{include!r}], language_level=3))\n"
     )
-    run(sys.executable, "setup.py", "-q", "build_ext", "--inplace", cwd=tmp_path)
+    run(sys.executable, "setup.py", "-q", "build_ext", "--inplace", cwd=directory)
+
+
+def test_other_extensions_can_be_compiled_against_an_installed_copy(python: Path, tmp_path: Path) -> None:
+    compiled(python, tmp_path, USER)
     assert run(python, "-c", "import user; print(user.answer())", cwd=tmp_path) == "42\n"
+
+
+SENDER = """
+
+from libc.string cimport memcpy
+
+def send(Endpoint port not None, const uint8_t[:] frame, uint32_t count):
+    \"\"\"So many copies of a frame, without the GIL but while all buffers are out.\"\"\"
+    cdef Parcel burst[64]
+    cdef uint32_t n, i, sent = 0
+    while sent < count:
+        with nogil:
+            n = port.lend_slots(burst, min(count - sent, 64))
+            for i in range(n):
+                burst[i].bytes = <uint32_t>frame.shape[0]
+                memcpy(port.side.memory + <size_t>burst[i].slot * port.side.slot_bytes, &frame[0], burst[i].bytes)
+            port.pass_on(burst, n)
+        sent += n
+        if n == 0:
+            port.lend(1, timeout=5).release()
+    return sent
+"""
+
+USES = """
+import os, threading
+from fastvhost import Door, Endpoint, Worker
+import user
+
+COUNT = 20000
+door = Door()
+near, far = (Endpoint(name, door, slots=256, slot_bytes=1600) for name in ("near", "far"))
+worker = Worker(door)
+worker.add_wire(near, far, hold=True, hold_timeout_ms=60000)
+worker.add_wire(far, near, hold=True, hold_timeout_ms=60000)
+polls = threading.Thread(target=worker.run)
+reflects = threading.Thread(target=user.reflect, args=(far, 3.0))
+frame = os.urandom(700)
+polls.start(), reflects.start()
+wanted, got = frame[6:12] + frame[:6] + frame[12:], 0
+for _ in range(COUNT // 100):
+    user.send(near, frame, 100)
+    missing = 100
+    while missing:
+        with near.recv(64, timeout=20) as burst:
+            assert burst.n and all(view == wanted for view in burst)
+            missing -= burst.n
+            got += burst.n
+reflects.join()
+worker.stop()
+polls.join()
+worker.close()
+print(got, near.counters().rx_frames, far.counters().rx_frames)
+"""
+
+
+def code(language: str) -> str:
+    """The README's program in this language."""
+    readme = (sources.ROOT / "README.md").read_text()
+    (text,) = re.findall(rf"^```{language}\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    return str(text)
+
+
+def test_a_programs_own_extension_sends_and_receives_through_an_endpoint_without_the_gil(
+    python: Path, tmp_path: Path
+) -> None:
+    compiled(python, tmp_path, code("cython") + SENDER)
+    assert run(python, "-c", USES, cwd=tmp_path) == "20000 20000 20000\n"
+
+
+def test_the_readmes_program_sends_back_what_a_guest_sends(python: Path) -> None:
+    with short_dir() as directory:
+        program = subprocess.Popen([python, "-c", code("python")], cwd=directory)
+        try:
+            deadline = time.monotonic() + 60
+            while not (directory / "a.sock").exists():
+                assert program.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            with Guest.boot(directory / "a.sock", receive_buffers=64, timeout=20) as guest:
+                frame = bytes(range(6)) + bytes(range(10, 16)) + b"\x88\xb5 what a guest sends"
+                back = frame[6:12] + frame[:6] + frame[12:]
+                guest.net.send(frame)
+                guest.kick()
+                assert guest.net.receive(20) == back
+        finally:
+            program.kill()
+            program.wait(10)
