@@ -295,6 +295,15 @@ def test_a_memory_table_comes_in_three_attempts_and_nothing_is_remembered_betwee
     assert len(bench.port.of("set_memory")) == 1
 
 
+def test_polling_times_and_an_empty_choice_of_backend_features_are_taken_and_no_more_offered(bench: Bench) -> None:
+    handle = bench.owned()
+    assert bench.do(handle, Command.SET_VRING_BUSYLOOP_TIMEOUT, VringState(1, 50)) == 0
+    assert bench.do(handle, Command.SET_VRING_BUSYLOOP_TIMEOUT, VringState(2, 50)) == errno.ENOBUFS
+    assert bench.kernel.ioctl(handle, Command.GET_BACKEND_FEATURES) == (0, bytes(8))
+    assert bench.do(handle, Command.SET_BACKEND_FEATURES, U64(0)) == 0
+    assert bench.do(handle, Command.SET_BACKEND_FEATURES, U64(1)) != 0
+
+
 def test_a_table_that_changes_between_two_looks_is_refused(bench: Bench) -> None:
     handle = bench.owned()
     for counts in ((1, 2), (2, 1), (1, 0), (3, 0xFFFF_FFFF)):
@@ -342,7 +351,15 @@ def test_a_32_bit_program_is_refused_in_words(bench: Bench, flag: int) -> None:
     assert "32-bit" in bench.said()
 
 
-@pytest.mark.parametrize("command", [0, 0xAF05, 0x8008AF83, 0x5401, 0xFFFF_FFFF, Command.SET_LOG_BASE, 0x4008AF13])
+NEW_WORKER, FREE_WORKER = 0x8004AF08, 0x4004AF09
+NOT_SERVED = [
+    *(0, 0xAF05, 0x8008AF83, 0x5401, 0xFFFF_FFFF, NEW_WORKER, FREE_WORKER),
+    *(Command.SET_LOG_BASE, Command.SET_LOG_FD, Command.SET_VRING_ENDIAN, Command.GET_VRING_ENDIAN),
+    Command.GET_VRING_BUSYLOOP_TIMEOUT,
+]
+
+
+@pytest.mark.parametrize("command", NOT_SERVED)
 def test_an_unknown_ioctl_is_enotty_and_not_worth_a_line(bench: Bench, command: int) -> None:
     handle = bench.owned()
     bench.said()
