@@ -1,7 +1,8 @@
 """Back-ends whose frames pass this host's network stack: guest A - interface - interface - guest B, all on one core.
 
-Each has a network namespace of its own with two interfaces joined to each other: for packet sockets, AF_XDP and libpcap the two
-ends of a veth; taps by a rule of tc(8), the least the kernel can do between them ("tap"), or by a bridge ("bridge").
+Each has a network namespace of its own with two interfaces joined to each other: for packet sockets, AF_XDP
+and libpcap the two ends of a veth; taps by a rule of tc(8), the least the kernel can do between them ("tap"), or by a
+bridge ("bridge").
 A frame that arrives was thus forwarded twice by the back-end, once to an interface and once from one; what the kernel
 does for both and between them is done on the same core.
 """
@@ -22,7 +23,7 @@ LEFT, RIGHT = "x0", "x1"
 
 
 class HostPorts(BackEnd):
-    """name: KIND-tap, KIND-bridge, KIND-packet, KIND-xdp or KIND-pcap, for fastvhost with :DIRECTORY of another tree."""
+    """name: KIND- and tap, bridge, packet, xdp or pcap; for fastvhost with :DIRECTORY of another tree."""
 
     def __init__(self, name: str, directory: Path, core: int, hugepages: Path | None) -> None:
         super().__init__(name, directory, core, hugepages)
