@@ -146,7 +146,7 @@ class Page:
             return None
         found = {(at, key): median(of(self.rows, *at), rate(key)) for at in columns for key in DIRECTIONS}
         bottom, top = 1.0, 10.0
-        while bottom * 10 < min(found.values()):
+        while bottom * 20 < min(found.values()):
             bottom *= 10
         while top < 3 * max(found.values()):
             top *= 10
