@@ -105,6 +105,10 @@ def test_without_the_right_to_capture_fwd_says_what_is_missing_and_how_to_get_it
     bounded = ("setpriv", "--bounding-set", "-net_raw,-net_admin", "--inh-caps", "-all")
     said = refused(space, "pcap:t0", *bounded)
     assert said.startswith("fastvhost: pcap t0: not permitted (CAP_NET_RAW); run as root, or as root: setcap cap_")
+    said = refused(space, "packet:t0", *bounded)
+    assert said == (
+        "fastvhost: packet t0: not permitted (CAP_NET_RAW); run as root, or with AmbientCapabilities=CAP_NET_RAW"
+    )
     said = refused(space, "tap:t9", *bounded)
     assert said.startswith("fastvhost: tap t9: not permitted (CAP_NET_ADMIN); run as root, or let root make it for")
 

@@ -1,0 +1,69 @@
+"""Interfaces of three kinds go down, are removed and made again, while other ports of the same worker forward on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.integration.fwd import Fwd
+from tests.integration.namespace import Namespace
+from tests.integration.waits import wait_until
+
+PORTS = ["tap:t0", "tap:t1", "packet:v0", "null:,name=n1", "pcap:w0", "null:,name=n2", "tap:t2", "null:,name=n3"]
+# Numbered frames, one a millisecond, into t0, and what comes out of t1, until it is told to stop.
+STREAM = """
+import json, select, socket, sys, time
+out, back = (socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88b5)) for _ in range(2))
+out.bind(("t0", 0))
+back.bind(("t1", 0x88b5))
+sent, got, gap, last, end = 0, [], 0.0, time.monotonic(), None
+while end is None or (len(got) < sent and time.monotonic() < end):
+    if end is None:
+        out.send(bytes(12) + b"\\x88\\xb5" + sent.to_bytes(46, "big"))
+        sent += 1
+        if select.select([sys.stdin], [], [], 0)[0]:
+            end = time.monotonic() + 5
+    if select.select([back], [], [], 0.001)[0]:
+        got.append(int.from_bytes(back.recv(100)[14:], "big"))
+        gap, last = max(gap, time.monotonic() - last), time.monotonic()
+print(json.dumps({"sent": sent, "lost": sent - len(got), "in_order": got == sorted(got), "longest_gap": gap}))
+"""
+
+
+def test_faults_of_interfaces_are_told_mended_and_disturb_nobody(place: Path) -> None:
+    with Namespace() as space:
+        for veth in "vw":
+            space.run(f"ip link add {veth}0 type veth peer name {veth}1")
+            space.run(f"ip link set {veth}1 up; ip link set {veth}0 up")
+        with Fwd(place, PORTS, prefix=space.prefix) as fwd:
+            wait_until("fwd answers", 20, fwd.control.exists)
+            attached = {
+                "v0": "packet socket on v0, MTU 1500",
+                "w0": "capturing on w0 with libpcap, MTU 1500",
+                "t2": "made tap t2, MTU 1500",
+            }
+            for name, words in attached.items():
+                fwd.wait_log(f"port {name}: {words}", 20)
+            command = [*space.prefix, sys.executable, "-c", STREAM]
+            with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as stream:
+                for name, words in attached.items():
+                    mark = len(fwd.log())
+                    space.run(f"ip link set {name} down")
+                    told = f"port {name}: {name} is down; bring it up with: ip link set {name} up"
+                    fwd.wait_log(told, 10, after=mark)
+                    mark = len(fwd.log())
+                    space.run(f"ip link set {name} up")
+                    fwd.wait_log(f"port {name}: ({words}|{name} is up)", 10, after=mark)
+                    mark = len(fwd.log())
+                    space.run(f"ip link delete {name}")
+                    fwd.wait_log(f"port {name}: {name} was removed; waiting for it to come back", 10, after=mark)
+                    if name != "t2":  # a tap is made again by fwd itself
+                        space.run(f"ip link add {name} type veth peer name {name[0]}1; ip link set {name} up")
+                    fwd.wait_log(f"port {name}: {words}", 10, after=mark)
+                said, _ = stream.communicate("stop", timeout=30)
+            result = json.loads(said)
+    assert (result["lost"], result["in_order"]) == (0, True), result
+    assert result["sent"] > 500
+    assert result["longest_gap"] < 1, result
