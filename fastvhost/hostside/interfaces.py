@@ -19,8 +19,9 @@ SIOCGIFMTU: Final = 0x8921
 SIOCSIFMTU: Final = 0x8922
 SIOCGIFHWADDR: Final = 0x8927
 SIOCETHTOOL: Final = 0x8946
+ETHTOOL_GLINK: Final = 0x0A
 ETHTOOL_GCHANNELS: Final = 0x3C
-IFF_UP, IFF_RUNNING = 0x1, 0x40
+IFF_UP = 0x1
 ARPHRD_ETHER = 1
 SENT_DROPPED = 11
 """The column of /proc/net/dev."""
@@ -36,6 +37,7 @@ class Interface:
     """Another one after the interface was removed and made again."""
     up: bool
     carrier: bool
+    """Whether its other end is there: a cable, the other half of a veth, a port of the bridge."""
     mtu: int
     mac: str
     ethernet: bool
@@ -60,11 +62,12 @@ def look(name: str) -> Interface | None:
             (flags,) = struct.unpack_from("H", _ask(sock, SIOCGIFFLAGS, name), 16)
             (mtu,) = struct.unpack_from("i", _ask(sock, SIOCGIFMTU, name), 16)
             hardware = _ask(sock, SIOCGIFHWADDR, name)
+            carrier = _has_carrier(sock, name)
         except OSError:
             return None
     (family,) = struct.unpack_from("H", hardware, 16)
     mac = ":".join(f"{byte:02x}" for byte in hardware[18:24])
-    return Interface(name, index, bool(flags & IFF_UP), bool(flags & IFF_RUNNING), mtu, mac, family == ARPHRD_ETHER)
+    return Interface(name, index, bool(flags & IFF_UP), carrier, mtu, mac, family == ARPHRD_ETHER)
 
 
 def dropped_by_kernel(name: str) -> int:
@@ -104,6 +107,14 @@ def receive_queues(name: str) -> int:
 
 def _ask(sock: socket.socket, request: int, name: str) -> bytes:
     return fcntl.ioctl(sock, request, struct.pack("16s24x", os.fsencode(name)))
+
+
+def _has_carrier(sock: socket.socket, name: str) -> bool:
+    """As it is now: IFF_RUNNING follows within a second. An interface that cannot tell has it."""
+    answer = array.array("I", [ETHTOOL_GLINK, 1])
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(sock, SIOCETHTOOL, struct.pack("16sP16x", os.fsencode(name), answer.buffer_info()[0]))
+    return bool(answer[1])
 
 
 class Watch:

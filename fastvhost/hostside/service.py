@@ -23,6 +23,8 @@ from fastvhost.vhostuser.narrative import Line
 
 RETRY = 1.0
 """Seconds between two attempts to attach, and between two looks where the kernel said nothing."""
+CARRIER_LOOK = 0.05
+"""Seconds between two looks for a carrier that is missing: the kernel tells of it up to a second late."""
 
 
 class InterfaceService:
@@ -43,6 +45,7 @@ class InterfaceService:
         self._retry_at = 0.0
         self._said = ""
         self._stats_at = 0.0
+        self._misses_carrier = False
 
     # What a kind defines
 
@@ -113,7 +116,7 @@ class InterfaceService:
         poller = select.poll()
         for waited in (self._wake, self._watch.fileno(), self._port.attention_fd):
             poller.register(waited, select.POLLIN)
-        poller.poll(RETRY * 1000)
+        poller.poll((CARRIER_LOOK if self._misses_carrier else RETRY) * 1000)
         self._watch.drain()
 
     def _look(self, now: float, first: bool = False) -> None:
@@ -168,14 +171,17 @@ class InterfaceService:
         self._follow(self._attached, quiet=True)
 
     def _follow(self, seen: Interface, quiet: bool = False) -> None:
-        """The link is what the administrator made of it."""
-        if seen.up == self._port.link_up:
-            return
-        self._port.set_link(seen.up)
-        if not seen.up:
+        """The link is what the administrator made of it, and needs an other end. A tap's is the port itself."""
+        self._misses_carrier = seen.up and not seen.carrier and not self.attaches_down
+        up = seen.up and not self._misses_carrier
+        if up != self._port.link_up:
+            self._port.set_link(up)
+            if up and not quiet:
+                self._say(f"{self._name} is up")
+        if self._misses_carrier:
+            self._say(f"{self._name} has no carrier; bring up its other end, or plug it in", logging.WARNING)
+        elif not seen.up:
             self._say_down()
-        elif not quiet:
-            self._say(f"{self._name} is up")
 
     def _say_down(self) -> None:
         self._say(f"{self._name} is down; bring it up with: ip link set {self._name} up", logging.WARNING)
@@ -189,6 +195,7 @@ class InterfaceService:
     def _lose(self) -> None:
         self._port.detach()
         self._attached = None
+        self._misses_carrier = False
         self._release()
 
     def _say(self, text: str, level: int = logging.INFO) -> None:

@@ -25,7 +25,8 @@ while end is None or (len(got) < sent and time.monotonic() < end):
         sent += 1
         if select.select([sys.stdin], [], [], 0)[0]:
             end = time.monotonic() + 5
-    if select.select([back], [], [], 0.001)[0]:
+    time.sleep(0.001)
+    while select.select([back], [], [], 0)[0]:
         got.append(int.from_bytes(back.recv(100)[14:], "big"))
         gap, last = max(gap, time.monotonic() - last), time.monotonic()
 print(json.dumps({"sent": sent, "lost": sent - len(got), "in_order": got == sorted(got), "longest_gap": gap}))
@@ -56,11 +57,20 @@ def test_faults_of_interfaces_are_told_mended_and_disturb_nobody(place: Path) ->
                     mark = len(fwd.log())
                     space.run(f"ip link set {name} up")
                     fwd.wait_log(f"port {name}: ({words}|{name} is up)", 10, after=mark)
+                    if name != "t2":
+                        mark = len(fwd.log())
+                        space.run(f"ip link set {name[0]}1 down")
+                        fwd.wait_log(f"port {name}: {name} has no carrier; bring up its other end", 10, after=mark)
+                        assert fwd.show(name)["link"] == "down"
+                        mark = len(fwd.log())
+                        space.run(f"ip link set {name[0]}1 up")
+                        fwd.wait_log(f"port {name}: {name} is up", 10, after=mark)
                     mark = len(fwd.log())
                     space.run(f"ip link delete {name}")
                     fwd.wait_log(f"port {name}: {name} was removed; waiting for it to come back", 10, after=mark)
                     if name != "t2":  # a tap is made again by fwd itself
-                        space.run(f"ip link add {name} type veth peer name {name[0]}1; ip link set {name} up")
+                        space.run(f"ip link add {name} type veth peer name {name[0]}1; ip link set {name[0]}1 up")
+                        space.run(f"ip link set {name} up")
                     fwd.wait_log(f"port {name}: {words}", 10, after=mark)
                 said, _ = stream.communicate("stop", timeout=30)
             result = json.loads(said)

@@ -151,6 +151,20 @@ def test_a_veth_that_is_removed_and_made_again_is_taken_up_again(scene: Scene) -
         assert scene.ping() == 20
 
 
+def test_a_veth_whose_other_end_is_down_drops_as_link_down_and_comes_back_with_it(scene: Scene) -> None:
+    mark = len(scene.fwd.log())
+    scene.far.run("ip link set v1 down")
+    scene.fwd.wait_log("port v0: v0 has no carrier; bring up its other end, or plug it in", 10, after=mark)
+    before = scene.fwd.stats()["ports"]["v0"]["tx_dropped"]
+    scene.guest.run(f"ip neigh flush dev eth0; ping -q -c 1 -W 1 {HOST}; true")
+    after = scene.fwd.stats()["ports"]["v0"]["tx_dropped"]
+    assert after["link_down"] > before["link_down"]
+    assert after["no_receive_buffers"] == before["no_receive_buffers"]
+    scene.far.run("ip link set v1 up")
+    scene.fwd.wait_log("port v0: v0 is up", 10, after=mark)
+    assert scene.ping() == 20
+
+
 def test_a_flood_beyond_what_the_guest_takes_stops_nobody(scene: Scene) -> None:
     scene.far.run("timeout 2 busybox ping -f -s 1000 10.0.0.1 > /dev/null 2>&1 || true")
     assert scene.ping() == 20
