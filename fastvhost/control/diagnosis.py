@@ -33,6 +33,7 @@ def examine(directory: str) -> list[Finding]:
         cuse,
         host_findings.taps,
         host_findings.captures,
+        host_findings.xdp,
         host_findings.libpcap,
     )
     return [question() for question in questions]

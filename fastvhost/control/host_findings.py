@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from fastvhost.control import host
 from fastvhost.control.finding import Finding
 
 TUN = Path("/dev/net/tun")
+AF_XDP = 44
 
 
 def _setcap(rights: str) -> str:
@@ -41,6 +43,25 @@ def captures() -> Finding:
             _setcap("cap_net_raw,cap_net_admin"),
         )
     return Finding("ok", "frames of this host's interfaces can be read and sent: packet: ports work")
+
+
+def xdp() -> Finding:
+    """What xdp: ports need."""
+    try:
+        socket.socket(AF_XDP, socket.SOCK_RAW).close()
+        permitted = host.has_capability(host.CAP_NET_ADMIN)
+        permitted = permitted and (host.has_capability(host.CAP_BPF) or host.has_capability(host.CAP_SYS_ADMIN))
+    except PermissionError:
+        permitted = False
+    except OSError:
+        return Finding("note", "this kernel has no AF_XDP: xdp: ports do not work", "use packet: ports instead")
+    if not permitted:
+        return Finding(
+            "note",
+            "no CAP_NET_RAW, CAP_NET_ADMIN or CAP_BPF: xdp: ports want all three, others work without",
+            _setcap("cap_net_raw,cap_net_admin,cap_bpf"),
+        )
+    return Finding("ok", "this kernel has AF_XDP and lets this user load programs: xdp: ports work")
 
 
 def libpcap() -> Finding:

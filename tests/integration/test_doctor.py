@@ -30,6 +30,7 @@ def test_with_everything_there_all_kinds_towards_the_host_work() -> None:
     lines = doctor()
     assert "ok    /dev/net/tun is there and taps can be made: tap: ports work" in lines
     assert [line for line in lines if line.startswith("ok    frames of this host's interfaces can be read")]
+    assert "ok    this kernel has AF_XDP and lets this user load programs: xdp: ports work" in lines
     assert [line for line in lines if line.startswith("ok    libpcap version ")]
 
 
@@ -37,6 +38,8 @@ def test_without_rights_doctor_names_them_and_how_to_get_them() -> None:
     lines = doctor("setpriv", "--bounding-set", "-net_raw,-net_admin", "--inh-caps", "-all")
     missing = "no CAP_NET_RAW: packet: and pcap: ports do not work, others do"
     assert remedy(lines, missing) == f"run fwd as root, or sudo setcap cap_net_raw,cap_net_admin=ep {PYTHON}"
+    missing = "no CAP_NET_RAW, CAP_NET_ADMIN or CAP_BPF: xdp: ports want all three, others work without"
+    assert remedy(lines, missing).endswith(f"setcap cap_net_raw,cap_net_admin,cap_bpf=ep {PYTHON}")
     missing = "no CAP_NET_ADMIN: tap: ports work only on taps that root made for this user"
     assert remedy(lines, missing).startswith("sudo ip tuntap add dev NAME mode tap user 0")
 
