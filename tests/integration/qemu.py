@@ -180,13 +180,23 @@ class Guest(ObedientGuest):
         """Differs between any two starts of a guest."""
         return self.run("cat /proc/sys/kernel/random/boot_id").strip()
 
-    def ping(self, other: Guest, count: int, *, bytes: int = 56) -> int:
-        """How many of so many pings the other guest answered. Each is sent when the one before was answered."""
-        answers = re.search(
-            r"(\d+) packets received", self.run(f"ping -A -q -c {count} -s {bytes} -W 2 {other.address}; true", 30)
-        )
+    def ping(self, other: Guest, count: int, *, bytes: int = 56, patience: int = 2) -> int:
+        """How many of so many pings the other guest answered. Each is sent when the one before was answered.
+
+        patience: seconds for the last one, and a fifteenth of what all may take.
+        """
+        command = f"ping -A -q -c {count} -s {bytes} -W {patience} {other.address}; true"
+        answers = re.search(r"(\d+) packets received", self.run(command, 15 * patience))
         assert answers is not None
         return int(answers[1])
+
+    def copy_to(self, other: Guest, mib: int, *, patience: float = 60) -> tuple[str, str]:
+        """Copy random data by TCP. Returns its checksum where it came from, and where it arrived."""
+        self.run(f"dd if=/dev/urandom of=/tmp/sent bs=1M count={mib} 2>&1", patience)
+        other.run("nc -l -p 5000 -e sha256sum > /dev/null 2>&1 & sleep 0.5")
+        # The receiver's answer to the end of the data is their checksum.
+        received = self.run(f"nc {other.address} 5000 < /tmp/sent", patience)
+        return self.run("sha256sum < /tmp/sent; rm /tmp/sent", patience), received
 
     def wait_answer(self, other: Guest, seconds: float) -> float:
         """Ping until the other guest answers once. Returns after how many seconds it did."""

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from tests.integration.pair import Pair
-from tests.integration.qemu import Guest
 
 MIB = 1 << 20
 COPIED = 64 * MIB
@@ -19,16 +18,6 @@ COPIED = 64 * MIB
 def pair(place: Path) -> Iterator[Pair]:
     with Pair(place) as pair:
         yield pair
-
-
-def copy(sender: Guest, receiver: Guest) -> tuple[str, str]:
-    """Copy random data by TCP. Returns its checksum where it came from, and where it arrived."""
-    sender.run(f"dd if=/dev/urandom of=/tmp/sent bs=1M count={COPIED // MIB} 2>&1", 60)
-    receiver.run("nc -l -p 5000 -e sha256sum > /dev/null 2>&1 & sleep 0.5")
-    # The receiver's answer to the end of the data is their checksum.
-    received = sender.run(f"nc {receiver.address} 5000 < /tmp/sent", 60)
-    sent = sender.run("sha256sum < /tmp/sent; rm /tmp/sent", 60)
-    return sent, received
 
 
 def moved(pair: Pair, before: dict[str, Any]) -> dict[str, dict[str, int]]:
@@ -71,7 +60,7 @@ def test_a_copy_of_64_mib_by_tcp_arrives_unchanged(pair: Pair, sender_is_a: bool
     sender, receiver = (pair.a, pair.b) if sender_is_a else (pair.b, pair.a)
     before = pair.fwd.stats()
 
-    sent, received = copy(sender, receiver)
+    sent, received = sender.copy_to(receiver, COPIED // MIB)
 
     assert sent == received
     after = moved(pair, before)

@@ -14,6 +14,9 @@ from tests.integration.snapshot import WokenGuest
 from tests.short_dir import short_dir
 
 PATIENCE = 150
+SLOW = 20
+"""Seconds for an answer."""
+COPIED_MIB = 1
 
 
 @dataclass
@@ -42,14 +45,9 @@ def scene() -> Iterator[Scene]:
                 scene.b.stop()
 
 
-def pinged(asks: WokenGuest, address: str, count: int, bytes: int = 56) -> bool:
-    words = asks.run(f"ping -A -q -c {count} -s {bytes} -W 20 {address}; true", 120)
-    return f" {count} packets received" in words
-
-
 def test_a_guest_on_the_device_file_and_one_on_a_socket_ping_each_other(scene: Scene) -> None:
-    assert pinged(scene.a, scene.b.address, 10)
-    assert pinged(scene.b, scene.a.address, 10, bytes=1400)
+    assert scene.a.ping(scene.b, 10, patience=SLOW) == 10
+    assert scene.b.ping(scene.a, 10, bytes=1400, patience=SLOW) == 10
     a, b = scene.fwd.show("a"), scene.fwd.show("b")
     assert a["device"] == "/dev/fva"
     assert a["peer_pid"] == scene.a.pid
@@ -57,6 +55,29 @@ def test_a_guest_on_the_device_file_and_one_on_a_socket_ping_each_other(scene: S
     assert [ring["live"] for ring in a["rings"]] == [True, True]
     assert [ring["broken"] for ring in (*a["rings"], *b["rings"])] == [""] * 4
     assert scene.fwd.dropped() == 0
+
+
+def test_frames_larger_than_a_receive_buffer_arrive_whole(scene: Scene) -> None:
+    before = scene.fwd.stats()["ports"]["a"]["rx_frames"]
+    assert scene.a.ping(scene.b, 5, bytes=8000, patience=SLOW) == 5
+    assert scene.b.ping(scene.a, 5, bytes=8000, patience=SLOW) == 5
+    # One frame each, not fragments: the guests' MTU is 9000.
+    assert scene.fwd.stats()["ports"]["a"]["rx_frames"] - before < 20
+
+
+@pytest.mark.parametrize("sender_is_a", [True, False], ids=["to the socket", "to the device file"])
+def test_a_copy_by_tcp_arrives_unchanged(scene: Scene, sender_is_a: bool) -> None:
+    sender, receiver = (scene.a, scene.b) if sender_is_a else (scene.b, scene.a)
+    sent, received = sender.copy_to(receiver, COPIED_MIB, patience=100)
+    assert sent == received
+
+
+def test_a_guest_is_paused_and_goes_on(scene: Scene) -> None:
+    mark = len(scene.fwd.log())
+    scene.a.monitor("stop")
+    scene.fwd.wait_log("port a: rings stopped", 10, after=mark)
+    scene.a.monitor("cont")
+    assert scene.b.ping(scene.a, 3, patience=SLOW) == 3
 
 
 def test_a_guest_killed_under_traffic_leaves_the_port_waiting_and_the_next_one_is_served(scene: Scene) -> None:
@@ -68,5 +89,5 @@ def test_a_guest_killed_under_traffic_leaves_the_port_waiting_and_the_next_one_i
     assert scene.fwd.show("b")["link"] == "up"
     # Its memory on huge pages this time.
     scene.a = WokenGuest(replace(scene.a.machine, memory="hugepages"), scene.directory).wake(PATIENCE)
-    assert pinged(scene.a, scene.b.address, 10)
+    assert scene.a.ping(scene.b, 10, patience=SLOW) == 10
     assert scene.fwd.show("a")["peer_pid"] == scene.a.pid
