@@ -27,6 +27,7 @@ from typing import Any
 
 from bench.backends import KINDS as GUEST_KINDS
 from bench.backends import VGEN_WORD, BackEnd, BackEndError, kind_of
+from bench.cache_line import CacheLine
 from bench.host_ports import HOST_KINDS
 from bench.record import write
 from bench.setups import SETUPS, Case, Setup, cases
@@ -107,7 +108,9 @@ def compare(o: argparse.Namespace, setup: Setup, case: Case, huge: Path | None, 
             pairs.append(pair)
         turns: dict[str, list[float | None]] = {p.back_end.name: [] for p in pairs}
         windows: dict[str, list[dict[str, float]]] = {name: [] for name in turns}
+        line, crossings = CacheLine(work, *cpus()), []
         for _ in range(o.rounds):
+            crossings.append(line.crossing_ns())
             for pair in pairs:
                 turn = pair.turn(o.turn)
                 windows[pair.back_end.name] += turn
@@ -124,11 +127,17 @@ def compare(o: argparse.Namespace, setup: Setup, case: Case, huge: Path | None, 
         "unit": "us one way, median" if setup.latency else "Mpps received, both directions",
         "guests": ("virtio-user " if setup.virtio_user else "") + case.guests,
         "rounds": o.rounds,
+        "crossing_ns": rounded(summary(crossings)),
         "figures": {name: rounded(summary([t for t in turns[name] if t])) for name in names},
         "ratios": {f"{a}/{b}": rounded(paired_ratios(turns[a], turns[b])) for a, b in compared(names)},
         "faults": {pair.back_end.name: faults(pair) for pair in pairs},
         **({"percentiles": {name: percentiles(windows[name]) for name in names}} if setup.latency else {}),
     }
+
+
+def cpus() -> tuple[int, int]:
+    """The back-end's and the guests': the first and the last that we may use."""
+    return min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
 
 
 def percentiles(windows: list[dict[str, float]]) -> dict[str, float]:
@@ -145,8 +154,8 @@ def compared(names: list[str]) -> list[tuple[str, str]]:
 def start(
     setup: Setup, case: Case, name: str, huge: Path | None, directory: Path, closing: contextlib.ExitStack
 ) -> Pair | VirtioUserPair:
-    """A back-end on the first CPU and its guests on the last one."""
-    back_core, guest_core = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
+    """A back-end on one CPU and its guests on the other."""
+    back_core, guest_core = cpus()
     back_end: BackEnd = KINDS[kind_of(name)](name, directory, back_core, huge)
     closing.callback(back_end.stop)
     back_end.start()
@@ -187,6 +196,8 @@ def rounded(figures: dict[str, float]) -> dict[str, float]:
 def table(result: dict[str, Any]) -> str:
     """A block of lines per size."""
     lines = [f"{result['size']} bytes {result['guests']}".rstrip() + f", {result['unit']}"]
+    crossing = result["crossing_ns"]
+    lines[0] += f"; a cache line crosses in {crossing['median']:.0f} ns ({crossing['q1']:.0f}..{crossing['q3']:.0f})"
     for name, f in result["figures"].items():
         lines.append(f"  {name:24}{f['median']:8.2f}  ({f['q1']:.2f}..{f['q3']:.2f}){told(result['faults'][name])}")
     for name, p in result.get("percentiles", {}).items():

@@ -77,12 +77,18 @@ def source(records: list[Record]) -> str:
     def several(values: list[str]) -> str:
         return ", ".join(dict.fromkeys(values))
 
+    crossings = [r["crossing_ns"] for r in records if "crossing_ns" in r]
+    crossing = (
+        f", a cache line crossed between the CPUs in {min(c['q1'] for c in crossings):.0f}.."
+        f"{max(c['q3'] for c in crossings):.0f} ns"
+        if crossings else ""
+    )
     return (
         f"{several([str(r.get('rounds', '')) for r in records if 'rounds' in r] or ['1'])} rounds, "
         f"commit {several([r['commit'] for r in records])}, {several([r['date'][:10] for r in records])}, "
         f"{several([r['machine']['cpu'] for r in records])}, {records[0]['machine']['cpus']} CPUs, "
         f"kernel {several([r['machine']['kernel'] for r in records])}, "
-        f"{several([r['build']['compiler'] for r in records])} `{several([_flags(r) for r in records])}`"
+        f"{several([r['build']['compiler'] for r in records])} `{several([_flags(r) for r in records])}`{crossing}"
     )
 
 
