@@ -123,14 +123,17 @@ class App1(Process):
         return self.said(260 + seconds)
 
     def said(self, seconds: float) -> dict[str, Any]:
-        """The next of its answers."""
+        """The next of its answers; between them, its port may say what became of its interface."""
         deadline = time.monotonic() + seconds
-        while len(lines := self.log().splitlines(keepends=True)) <= self._streams or not lines[-1].endswith("\n"):
+        while len(answers := self._answers()) <= self._streams:
             self.check_running()
             assert time.monotonic() < deadline, f"App1 does not end its stream: {self.log()}"
             time.sleep(0.05)
         self._streams += 1
-        return dict(json.loads(lines[self._streams - 1]))
+        return dict(json.loads(answers[self._streams - 1]))
+
+    def _answers(self) -> list[str]:
+        return [line for line in self.log().splitlines(keepends=True) if line[0] == "{" and line[-1] == "\n"]
 
 
 def measure(number: int, seconds: float, size: int, rounds: int = 1, *, patience: float = 200) -> list[dict[str, Any]]:
