@@ -91,3 +91,14 @@ def test_a_guest_killed_under_traffic_leaves_the_port_waiting_and_the_next_one_i
     scene.a = WokenGuest(replace(scene.a.machine, memory="hugepages"), scene.directory).wake(PATIENCE)
     assert scene.a.ping(scene.b, 10, patience=SLOW) == 10
     assert scene.fwd.show("a")["peer_pid"] == scene.a.pid
+
+
+def test_a_driver_lets_go_of_the_device_and_takes_it_again_as_in_a_reboot(scene: Scene) -> None:
+    mark = len(scene.fwd.log())
+    device = scene.a.run("basename $(readlink /sys/class/net/eth0/device)").strip()
+    scene.a.run(f"cd /sys/bus/virtio/drivers/virtio_net && echo {device} > unbind", 60)
+    scene.fwd.wait_log("port a: rings stopped", 20, after=mark)
+    scene.a.run(f"cd /sys/bus/virtio/drivers/virtio_net && echo {device} > bind", 60)
+    scene.a.run(f"ip address add {scene.a.address}/24 dev eth0; ip link set eth0 mtu 9000 up", 60)
+    assert scene.b.ping(scene.a, 3, patience=SLOW) == 3
+    assert scene.fwd.show("a")["peer_pid"] == scene.a.pid
