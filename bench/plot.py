@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench.generated import bring_up_to_date
 from bench.record import RESULTS, ROOT
 from bench.svg import LEFT, Chart, nice_step, places
 
@@ -251,15 +252,5 @@ def wanted() -> dict[Path, str]:
     return files
 
 
-def main(arguments: list[str]) -> int:
-    stale = {path: text for path, text in wanted().items() if not path.exists() or path.read_text() != text}
-    for path, text in stale.items():
-        print(path.relative_to(ROOT))
-        if "--check" not in arguments:
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(text)
-    return 1 if stale and "--check" in arguments else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(bring_up_to_date(wanted(), sys.argv[1:]))

@@ -33,6 +33,7 @@ cdef class Door:
 
 
 cdef void wake(Gate *gate) noexcept nogil
+cdef uint64_t monotonic_ns() noexcept nogil
 cdef uint64_t drain_eventfd(int fd) noexcept nogil
 cdef void park(Gate *gate, uint32_t ticket) noexcept nogil
 

@@ -2,7 +2,6 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
-from posix.types cimport time_t
 from posix.unistd cimport usleep, write
 
 from fastvhost.abi.shared_memory cimport cpu_pause, full_fence, load_acquire_u32, store_release_u32
@@ -20,7 +19,7 @@ cdef enum:
     NAP_MICROSECONDS = 20
     MOST_SECONDS = 5
     # Once that was in vain: whoever asks again, and holds the GIL meanwhile, looks only whether it is back.
-    LATE_MICROSECONDS = 200 * 1000
+    LATE_NS = 200 * 1000 * 1000
 
 
 class WorkerStuckError(RuntimeError):
@@ -91,30 +90,25 @@ cdef uint64_t drain_eventfd(int fd) noexcept nogil:
 
 
 cdef bint wait_parked(Gate *gate) noexcept:
-    cdef int spins = 0, naps = 0
-    cdef time_t end = 0
+    cdef int spins = 0
+    cdef uint64_t end = 0
     while load_acquire_u32(&gate.running) and load_acquire_u32(&gate.parked) != gate.asked:
         if spins < SPINS:
             spins += 1
             cpu_pause()
-        elif gate.late:
-            usleep(NAP_MICROSECONDS)
-            naps += 1
-            if naps > LATE_MICROSECONDS // NAP_MICROSECONDS:
-                return False
         elif end == 0:
-            end = seconds() + MOST_SECONDS + 1  # whole seconds, the first of them not
-        elif seconds() < end:
+            end = monotonic_ns() + (LATE_NS if gate.late else <uint64_t>MOST_SECONDS * 1000000000)
+        elif monotonic_ns() < end:
             usleep(NAP_MICROSECONDS)
         else:
             return False
     return True
 
 
-cdef time_t seconds() noexcept nogil:
+cdef uint64_t monotonic_ns() noexcept nogil:
     cdef timespec clock
     clock_gettime(CLOCK_MONOTONIC, &clock)
-    return clock.tv_sec
+    return <uint64_t>clock.tv_sec * 1000000000 + <uint64_t>clock.tv_nsec
 
 
 cdef void park(Gate *gate, uint32_t ticket) noexcept nogil:

@@ -5,6 +5,7 @@ header: the same struct, moved forward. Nothing is copied until an egress copies
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.string cimport memcpy
 
 
 # Sixty-four frames a burst: bench/results shows what other sizes cost.
@@ -52,3 +53,16 @@ cdef inline uint32_t chains_done(const Burst *burst, uint32_t n_frames) noexcept
     if burst.n_frames == burst.n_chains:
         return n_frames
     return burst.chain_end[n_frames - 1]
+
+
+cdef inline void copy_frame(uint8_t *to, const Frame *frame, const Segment *segments) noexcept nogil:
+    """All of a frame, in however many pieces, to one place."""
+    cdef uint32_t i
+    cdef const Segment *piece
+    if frame.n_segments == 1:
+        memcpy(to, frame.data, frame.bytes)
+        return
+    for i in range(frame.n_segments):
+        piece = &segments[frame.first_segment + i]
+        memcpy(to, piece.data, piece.bytes)
+        to += piece.bytes

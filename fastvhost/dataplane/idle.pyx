@@ -1,10 +1,10 @@
 """What a worker does when a round found no frame: spin, nap, or sleep until a driver kicks. See idle.pxd."""
 
 from libc.stdint cimport uint32_t, uint64_t
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, nanosleep, timespec
+from posix.time cimport nanosleep, timespec
 
 from fastvhost.abi.shared_memory cimport cpu_pause, full_fence, load_acquire_u32, store_release_u32
-from fastvhost.dataplane.door cimport Gate, drain_eventfd
+from fastvhost.dataplane.door cimport Gate, drain_eventfd, monotonic_ns
 from fastvhost.dataplane.forward cimport Lane
 from fastvhost.dataplane.port cimport LOOK_AGAIN, NOTHING_TO_WAIT_FOR
 from fastvhost.dataplane.roster cimport lane_at, n_lanes
@@ -28,12 +28,6 @@ cdef enum:
     # For those, and for receive buffers, there are only naps; after a second without a frame longer ones.
     TIRED_NS = 1000 * 1000 * 1000
     LONG_NAP_NS = 1000 * 1000
-
-
-cdef uint64_t monotonic_ns() noexcept nogil:
-    cdef timespec clock
-    clock_gettime(CLOCK_MONOTONIC, &clock)
-    return <uint64_t>clock.tv_sec * 1000000000 + <uint64_t>clock.tv_nsec
 
 
 cdef void rest(Idle *idle, Gate *gate, Roster *roster) noexcept nogil:

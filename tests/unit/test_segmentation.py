@@ -8,17 +8,10 @@ import struct
 import pytest
 
 from fastvhost.dataplane.ports.segmentation import cut
+from tests.unit.checksums import internet_sum
 
 TCPV4, UDP_FRAGMENTS, TCPV6, UDP, ECN = 1, 3, 4, 5, 0x80
 FIN, PSH, ACK, CWR = 0x01, 0x08, 0x10, 0x80
-
-
-def internet_sum(data: bytes) -> int:
-    data += b"\0" * (len(data) % 2)
-    total = sum(struct.unpack(f">{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return total
 
 
 def super_frame(payload: bytes, *, ipv6: bool = False, tag: bool = False, flags: int = ACK, options: int = 12) -> bytes:

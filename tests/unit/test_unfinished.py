@@ -7,16 +7,9 @@ import struct
 import pytest
 
 from fastvhost.dataplane.ports.xdp import finish
+from tests.unit.checksums import internet_sum
 
 TCP, UDP = 6, 17
-
-
-def internet_sum(data: bytes) -> int:
-    data += b"\0" * (len(data) % 2)
-    total = sum(struct.unpack(f">{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return total
 
 
 def frame(

@@ -20,7 +20,7 @@ from fastvhost.abi.shared_memory cimport full_fence, load_acquire_u32, store_rel
 from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES
 from fastvhost.dataplane.door cimport Door, drain_eventfd
 from fastvhost.dataplane.drop_reason cimport LINK_DOWN, OVERSIZE
-from fastvhost.dataplane.frame cimport BURST as MOST_FRAMES
+from fastvhost.dataplane.frame cimport BURST as MOST_FRAMES, copy_frame
 from fastvhost.dataplane.frame cimport Burst as FrameBurst
 from fastvhost.dataplane.frame cimport Chain, Done, Frame, Segment
 from fastvhost.dataplane.port cimport Port, PortFace
@@ -122,18 +122,6 @@ cdef uint32_t deliver_to_nobody(
 ) noexcept nogil:
     port.tx[pair].dropped[<int>LINK_DOWN] += n
     return n
-
-
-cdef void copy_frame(uint8_t *to, const Frame *frame, const Segment *segments) noexcept nogil:
-    cdef uint32_t i
-    cdef const Segment *piece
-    if frame.n_segments == 1:
-        memcpy(to, frame.data, frame.bytes)
-        return
-    for i in range(frame.n_segments):
-        piece = &segments[frame.first_segment + i]
-        memcpy(to, piece.data, piece.bytes)
-        to += piece.bytes
 
 
 cdef int wait_fd(PortFace *port, uint32_t pair) noexcept nogil:

@@ -4,12 +4,11 @@ import os
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy
 from posix.unistd cimport close, write
 
 from fastvhost.abi.shared_memory cimport load_acquire_u32, store_release_u32
 from fastvhost.dataplane.door cimport Door, drain_eventfd
-from fastvhost.dataplane.frame cimport Frame, Segment
+from fastvhost.dataplane.frame cimport Frame, Segment, copy_frame
 from fastvhost.dataplane.port cimport NOTHING_TO_WAIT_FOR, Port, PortFace
 
 
@@ -49,15 +48,7 @@ cdef void to_bounce(HostQueue *queue, const Frame *frame, const Segment *segment
     Guest memory whose file was cut short makes a system call fail (EFAULT) where it makes us trap: reading it here lets
     the fault guard see it, and the port of that guest ends as it should.
     """
-    cdef uint32_t i, at = 0
-    cdef const Segment *piece
-    if frame.n_segments == 1:
-        memcpy(queue.bounce, frame.data, frame.bytes)
-        return
-    for i in range(frame.n_segments):
-        piece = &segments[frame.first_segment + i]
-        memcpy(queue.bounce + at, piece.data, piece.bytes)
-        at += piece.bytes
+    copy_frame(queue.bounce, frame, segments)
 
 
 cdef int host_wait_fd(PortFace *port, uint32_t pair) noexcept nogil:
@@ -130,6 +121,8 @@ cdef class HostPort(Port):
         for i in range(self.face.n_pairs):
             self.side.queues[i].fd = -1
         self.side.link_up = False
+        if self.lends:
+            self.face.epoch += 1
         self.door.open()
 
     def events(self) -> list[tuple[str, int]]:

@@ -300,6 +300,7 @@ cdef class PacketPort(HostPort):
 
     def __init__(self, str name, Door door not None) -> None:
         self.make(name, "packet", door, 1)
+        self.lends = True
         self.ring = <PacketRing *>calloc(1, sizeof(PacketRing))
         if self.ring == NULL:
             raise MemoryError
@@ -323,10 +324,3 @@ cdef class PacketPort(HostPort):
         self.side.queues[0].fd = receive_fd
         self.door.open()
         PyBuffer_Release(&buffer)  # whoever lent it keeps it
-
-    def detach(self) -> None:
-        self.door.close()
-        self.side.queues[0].fd = -1
-        self.side.link_up = False
-        self.face.epoch += 1
-        self.door.open()

@@ -8,13 +8,12 @@ ring. Whether the kernel itself copies between chunks and its own buffers is a m
 from libc.errno cimport EAGAIN, EBUSY, ENOBUFS, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
 
 from fastvhost.abi.shared_memory cimport full_fence, load_acquire_u32, store_release_u32
 from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES
 from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.drop_reason cimport KERNEL_OVERRUN, LINK_DOWN, OVERSIZE, RUNT
-from fastvhost.dataplane.frame cimport BURST, Burst, Chain, Done, Frame, Segment
+from fastvhost.dataplane.frame cimport BURST, Burst, Chain, Done, Frame, Segment, copy_frame
 from fastvhost.dataplane.port cimport PortFace
 from fastvhost.dataplane.ports.host_port cimport HostPort, HostQueue, HostSide, report_error, report_first_frame
 from fastvhost.dataplane.ports.xdp_socket cimport (
@@ -176,18 +175,6 @@ cdef uint32_t deliver_burst(
     return done
 
 
-cdef void copy_frame(uint8_t *to, const Frame *frame, const Segment *segments) noexcept nogil:
-    cdef uint32_t i
-    cdef const Segment *piece
-    if frame.n_segments == 1:
-        memcpy(to, frame.data, frame.bytes)
-        return
-    for i in range(frame.n_segments):
-        piece = &segments[frame.first_segment + i]
-        memcpy(to, piece.data, piece.bytes)
-        to += piece.bytes
-
-
 cdef void take_back(XdpQueue *xdp) noexcept nogil:
     """Chunks of frames that were sent."""
     cdef uint32_t until = load_acquire_u32(xdp.completion.producer)  # pairs with the kernel's, done with the chunk
@@ -234,6 +221,7 @@ cdef class XdpPort(HostPort):
     def __init__(self, str name, Door door not None, uint32_t queue_pairs=1) -> None:
         cdef uint32_t i
         self.make(name, "xdp", door, queue_pairs)
+        self.lends = True
         self.queues = <XdpQueue *>calloc(queue_pairs, sizeof(XdpQueue))
         if self.queues == NULL:
             raise MemoryError
@@ -275,15 +263,6 @@ cdef class XdpPort(HostPort):
         self.door.close()
         for i in range(self.face.n_pairs):
             self.queues[i].longest = min(frame_bytes, <uint32_t>CHUNK_BYTES)
-        self.door.open()
-
-    def detach(self) -> None:
-        cdef uint32_t i
-        self.door.close()
-        for i in range(self.face.n_pairs):
-            self.side.queues[i].fd = -1
-        self.side.link_up = False
-        self.face.epoch += 1
         self.door.open()
 
 

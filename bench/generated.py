@@ -1,0 +1,19 @@
+"""Files that a script makes from bench/results: written where they differ, or only looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bench.record import ROOT
+
+
+def bring_up_to_date(wanted: Mapping[Path, str], arguments: Sequence[str]) -> int:
+    """Write what is out of date, and print its names. --check: write nothing, and return 1 if something is."""
+    stale = {path: text for path, text in wanted.items() if not path.exists() or path.read_text() != text}
+    for path, text in stale.items():
+        print(path.relative_to(ROOT))
+        if "--check" not in arguments:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+    return 1 if stale and "--check" in arguments else 0
