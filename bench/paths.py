@@ -14,7 +14,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from tests.integration.fwd import ENVIRONMENT
 from tests.integration.process import Process
 from tests.integration.qemu import Machine
 from tests.integration.snapshot import WokenGuest
+from tests.integration.waits import wait_until
 from tests.short_dir import short_dir
 
 APP1 = Path(__file__).resolve().parents[1] / "examples" / "app1.py"
@@ -57,19 +57,13 @@ WAYS = {
 }
 
 
-@contextlib.contextmanager
-def tap_of(number: int) -> Iterator[str]:
-    """A tap interface, up and silent, for as long as the block lasts."""
-    name = f"fvp{number}-{os.getpid() % 100000}"
-    subprocess.run(["ip", "tuntap", "add", "dev", name, "mode", "tap"], check=True, timeout=20)
-    try:
-        off = Path("/proc/sys/net/ipv6/conf", name, "disable_ipv6")
-        if off.exists():
-            off.write_text("1")
-        subprocess.run(["ip", "link", "set", name, "up"], check=True, timeout=20)
-        yield name
-    finally:
-        subprocess.run(["ip", "link", "delete", name], check=False, timeout=20)
+def bring_up(tap: str) -> None:
+    """A guest's tap interface, once QEMU has made it. It goes with QEMU: not even SIGKILL leaves it behind."""
+    wait_until(f"{tap} is there", 30, Path("/sys/class/net", tap).exists)
+    off = Path("/proc/sys/net/ipv6/conf", tap, "disable_ipv6")
+    if off.exists():  # what the host says of its own accord would blur the figures
+        off.write_text("1")
+    subprocess.run(["ip", "link", "set", tap, "up"], check=True, timeout=20)
 
 
 def kernel_thread(qemu: int) -> float:
@@ -142,7 +136,7 @@ def measure(number: int, seconds: float, size: int, rounds: int = 1, *, patience
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(short_dir())
         if way.tap:
-            tap = stack.enter_context(tap_of(number))
+            tap = f"fvp{number}-{os.getpid() % 100000}"
             machine = Machine("guest", Path("none"), NUMBER, kind=way.kind, tap=tap, vhost=way.vhost)
             port = f"pcap:{tap}"
         elif way.needs:
@@ -151,11 +145,15 @@ def measure(number: int, seconds: float, size: int, rounds: int = 1, *, patience
         else:
             machine = Machine("guest", directory / "guest.sock", NUMBER)
             port = machine.port
-        # App1 first: its port is what a guest of paths 4 and 5 comes to.
-        app = stack.enter_context(App1(directory, port))
-        if not machine.tap:
-            _wait_for(machine.socket, app)
-        guest = stack.enter_context(WokenGuest(machine, directory))
+        # What the one makes, the other comes to: QEMU the tap, App1 the port of paths 4 and 5.
+        if way.tap:
+            guest = stack.enter_context(WokenGuest(machine, directory))
+            bring_up(machine.tap)
+            app = stack.enter_context(App1(directory, port))
+        else:
+            app = stack.enter_context(App1(directory, port))
+            wait_until(f"{machine.socket} is there", 60, lambda: _is_there(machine.socket, app))
+            guest = stack.enter_context(WokenGuest(machine, directory))
         _let_roam(guest.pid)
         guest.wake(patience)
         guest.run(FORWARDS, patience)
@@ -181,21 +179,19 @@ def _let_roam(process: int) -> None:
         os.sched_setaffinity(thread.id, range(os.cpu_count() or 1))
 
 
-def _wait_for(path: Path, app: Process) -> None:
-    deadline = time.monotonic() + 60
-    while not path.exists():
-        app.check_running()
-        assert time.monotonic() < deadline, f"{path} did not come"
-        time.sleep(0.05)
+def _is_there(path: Path, app: App1) -> bool:
+    app.check_running()
+    return path.exists()
 
 
 def _stream(app: App1, clocks: Clocks, seconds: float, size: int, *options: str) -> dict[str, Any]:
     before = clocks.read()
     said = app.stream(seconds, "--size", str(size), *options)
     used = {name: now - before[name] for name, now in clocks.read().items()}
+    assert said["intact"], f"no frame of a stream arrived: {said}"
     # A frame that bounces crosses twice.
     crossings = said["intact"] * (1 if "--stream" in options else 2)
-    said["cpu"] = {name: round(cpu / crossings * 1e6, 3) if crossings else None for name, cpu in used.items()}
+    said["cpu"] = {name: round(cpu / crossings * 1e6, 3) for name, cpu in used.items()}
     return said
 
 

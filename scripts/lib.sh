@@ -58,10 +58,20 @@ need_build_tools() {
 # what is compiled lies beside its source, and whatever runs in the checkout or in .venv runs the same copy.
 # install_checkout EXTRAS, where EXTRAS is empty or [name]. Nothing happens where nothing changed since the last time.
 install_checkout() {
-    local extras=$1 python stamp newer=
+    local extras=$1 python
     python=$(find_python)
     need_build_tools "$python"
-    if [ "$(interpreter .venv/bin/python 2>/dev/null)" != "$(interpreter "$python")" ]; then
+    # One at a time. What outlived its script holds the lock too, and whoever comes then finds its work done.
+    exec {turn}> .venv.lock
+    flock -n "$turn" || { say "waiting for another that installs this checkout"; flock "$turn"; }
+    install_into_venv "$extras" "$python"
+    exec {turn}>&-
+}
+
+install_into_venv() {
+    local extras=$1 python=$2 stamp newer=
+    # Without pip it is one whose making was cut short.
+    if [ "$(interpreter .venv/bin/python 2>/dev/null)" != "$(interpreter "$python")" ] || [ ! -x .venv/bin/pip ]; then
         say "making .venv"
         rm -rf .venv
         "$python" -m venv .venv

@@ -5,8 +5,8 @@
  * 8254x manual, legacy descriptors). Memory is one huge page, whose address /proc/self/pagemap tells.
  *
  * The protocol, all of it UDP over IPv4 with a magic word and a number where the payload begins (examples/app1.py):
- *   App1 N   one frame of the stream to the guest: like the first one but for N, which counts up. Each 64 of them, and
- *            after a pause, are answered with Seen: how many were as they should be, and how many were not
+ *   App1 N   one frame of the stream to the guest: like the first one, N = 0, but for N, which counts up. Each 64 of
+ *            them, and after a pause, are answered with Seen: how many were as they should be, and how many were not
  *   Send N   flood: as many frames as possible for N & 0xfffff milliseconds, each this frame turned round, with
  *            App1 and a number; then Done and how many they were. An order is obeyed once: N >> 20 tells them apart
  * It answers ARP, whoever is asked for.
@@ -278,7 +278,7 @@ static void start_e1000(void) {
 
 static uint8_t stream[SLOT], order[SLOT];
 static unsigned stream_bytes, order_bytes;
-static uint32_t intact, not_intact, expected, last_order = ~0u;
+static uint32_t intact, not_intact, expected, told, last_order = ~0u;
 
 /* A frame in the other direction. */
 static void turn_round(uint8_t *to, const uint8_t *frame, unsigned bytes) {
@@ -336,7 +336,7 @@ static void count(const uint8_t *frame, unsigned bytes) {
     uint32_t number = get32(frame + NUMBER_AT);
     if (number == 0) {
         memcpy(stream, frame, stream_bytes = bytes);
-        intact = not_intact = expected = 0;
+        intact = not_intact = expected = told = 0;
     }
     if (bytes == stream_bytes && number >= expected && !memcmp(frame, stream, NUMBER_AT) &&
         !memcmp(frame + PAYLOAD_AT, stream + PAYLOAD_AT, bytes - PAYLOAD_AT)) {
@@ -385,7 +385,7 @@ static void take(const uint8_t *frame, unsigned bytes) {
 }
 
 static void serve(void) {
-    uint32_t told = 0, quiet = 0;
+    uint32_t quiet = 0;
     for (;;) {
         uint8_t *frame;
         int bytes = device.receive(&frame);
@@ -398,8 +398,6 @@ static void serve(void) {
         uint32_t seen = intact + not_intact, due = quiet >= PATIENCE / 2 ? 1 : EACH;
         if (bytes <= 0 || !(seen % 16))
             device.refill();
-        if (seen < told)
-            told = 0;
         if (seen - told >= due) {
             answer(stream, stream_bytes, "Seen", intact, not_intact);
             told = seen;

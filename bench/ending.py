@@ -1,0 +1,100 @@
+"""How a long command ends: with all that it started, its files gone, whatever ends it.
+
+A signal becomes an exception, so that the blocks the command is in are left, each taking its own things away. Programs
+it runs have their parent's death as theirs (tests/integration/process.py), and the interfaces and device files they
+made go with them. What can be left behind by SIGKILL is a directory, and that one is known by a lock nobody holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+PREFIX = "fv-run-"
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def end_on_signals(name: str) -> None:
+    """From now on the first of the signals raises SystemExit, with a shell's status; those after it find us deaf."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        be_deaf()
+        os.write(sys.stderr.fileno(), f"{name}: {signal.Signals(number).name}: taking everything down\n".encode())
+        raise SystemExit(128 + number)
+
+    for number in SIGNALS:
+        signal.signal(number, end)
+
+
+def be_deaf() -> None:
+    """What takes everything away is not disturbed."""
+    for number in SIGNALS:
+        signal.signal(number, lambda *_: None)
+
+
+def run_whole(command: Sequence[str | Path], directory: Path, output: int | None = None) -> int:
+    """Run a program that starts others; a signal that ends us ends all of them. Returns its status."""
+    with subprocess.Popen(
+        list(command), cwd=directory, stdin=subprocess.DEVNULL, stdout=output, start_new_session=True
+    ) as program:
+        try:
+            return program.wait()
+        except BaseException:
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                    os.killpg(program.pid, number)
+                    program.wait(20)
+            raise
+
+
+@contextlib.contextmanager
+def own_directory() -> Iterator[Path]:
+    """A directory in which all temporary files of this process are made. It is gone afterwards, with all in it."""
+    outside = tempfile.gettempdir()
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=PREFIX))
+        lock = _locked(path)
+        if lock is not None and path.exists():  # nobody has taken it for a dead one's meanwhile
+            break
+    tempfile.tempdir = str(path)
+    try:
+        yield path
+    finally:
+        tempfile.tempdir = outside
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(lock)
+
+
+def remove_left_over() -> list[Path]:
+    """Take away the directories whose owners are dead. Returns which these were."""
+    removed = []
+    for path in sorted(Path(tempfile.gettempdir()).glob(f"{PREFIX}*")):
+        if (lock := _locked(path)) is not None:
+            if os.fstat(lock).st_uid == os.geteuid():
+                shutil.rmtree(path, ignore_errors=True)
+                removed.append(path)
+            os.close(lock)
+    return removed
+
+
+def _locked(path: Path) -> int | None:
+    """The directory, open and locked, or None where its owner lives."""
+    try:
+        opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(opened)
+        return None
+    return opened
