@@ -1,4 +1,4 @@
-"""examples/app1.py counts the frames of one stream: what comes late from a stream before is not taken for one of this."""
+"""examples/app1.py counts one stream: what comes late from a stream before is not taken for one of its frames."""
 
 from __future__ import annotations
 
