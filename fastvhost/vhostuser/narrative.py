@@ -193,10 +193,12 @@ class Narrative:
             self._say_once(advice.NOT_STARTED)
 
     def _complain_of_silence(self, view: View) -> None:
-        # One kick proves nothing, some front-ends write it themselves. A driver that kicks again has put buffers in.
-        if any(ring.kicks > 1 and not ring.used for ring in view.rings):
+        # One kick proves nothing, some front-ends write it themselves. A driver that kicks again has put buffers in; and
+        # where a single one is seen, memory is shared.
+        used = any(ring.used for ring in view.rings)
+        if not used and any(ring.kicks > 1 for ring in view.rings):
             self._say_once(advice.PRIVATE_MEMORY, logging.WARNING)
-        elif not any(ring.used for ring in view.rings):
+        elif not used:
             self._say_once(advice.NO_BUFFERS)
         else:
             self._say_once(advice.NO_PACKET)

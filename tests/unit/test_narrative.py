@@ -234,6 +234,8 @@ def test_rings_that_are_not_enabled_are_told_from_no_rings() -> None:
         # A front-end may write the kick itself, once.
         ((RingView(True, 1, False), RingView(True, 1, False)), advice.NO_BUFFERS),
         ((RingView(True, 1, True), RingView(True, 0, False)), advice.NO_PACKET),
+        # As QEMU does for a guest that goes on where it was, and has nothing to send.
+        ((RingView(True, 2, True), RingView(True, 2, False)), advice.NO_PACKET),
     ],
 )
 def test_rings_without_a_packet_are_normal(views: tuple[RingView, ...], expected: str) -> None:
