@@ -91,7 +91,7 @@ def read_maps(pid: int) -> list[Vma]:
 
     try:
         # The process may hold up whoever looks at its mappings.
-        return parse_maps(foreign_files.within(read))
+        return parse_maps(foreign_files.within(read, unanswered=f"process {pid} does not let its mappings be read"))
     except OSError as error:
         raise IoctlError(
             errno.EPERM, f"the mappings of process {pid} cannot be read: {error.strerror}; {PERMIT}"

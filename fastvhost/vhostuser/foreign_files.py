@@ -22,10 +22,11 @@ from fastvhost.vhostuser.message import ProtocolError
 
 T = TypeVar("T")
 
-ANSWER_WITHIN = 1.0
-"""Seconds. A kernel answers in microseconds."""
+ANSWER_WITHIN = 5.0
+"""Seconds. A kernel answers in microseconds, but on an overloaded machine only once it comes to it."""
 MOST_ASIDE = 64
 """Threads that wait. With so many, files that would have to be asked are refused, whosever they are."""
+UNANSWERED = "its file system does not answer; use memory-backend-memfd, or a file on tmpfs or hugetlbfs"
 OWN = frozenset({"tmpfs", "ramfs", "devtmpfs", "hugetlbfs", "ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs"})
 """File systems on which no other program has a say."""
 
@@ -44,7 +45,9 @@ def identity(fd: int) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def within(call: Callable[[], T], late: Callable[[T], object] = lambda _: None) -> T:
+def within(
+    call: Callable[[], T], late: Callable[[T], object] = lambda _: None, *, unanswered: str = UNANSWERED
+) -> T:
     """What a call returns or raises. Raises ProtocolError after ANSWER_WITHIN; `late` gets what comes after that."""
     if not _aside.acquire(blocking=False):
         raise ProtocolError("too many files do not answer already; memory on memfd or a mounted hugetlbfs still can")
@@ -55,9 +58,7 @@ def within(call: Callable[[], T], late: Callable[[T], object] = lambda _: None) 
         if future.done():
             return future.result()
         future.add_done_callback(lambda done: None if done.exception() else late(done.result()))
-        raise ProtocolError(
-            "its file system does not answer; use memory-backend-memfd, or a file on tmpfs or hugetlbfs"
-        ) from None
+        raise ProtocolError(unanswered) from None
 
 
 def close(fd: int) -> None:

@@ -193,8 +193,8 @@ class Narrative:
             self._say_once(advice.NOT_STARTED)
 
     def _complain_of_silence(self, view: View) -> None:
-        # One kick proves nothing, some front-ends write it themselves. A driver that kicks again has put buffers in; and
-        # where a single one is seen, memory is shared.
+        # One kick proves nothing, some front-ends write it themselves. A driver that kicks again has put buffers in;
+        # where any of these is seen, memory is shared.
         used = any(ring.used for ring in view.rings)
         if not used and any(ring.kicks > 1 for ring in view.rings):
             self._say_once(advice.PRIVATE_MEMORY, logging.WARNING)

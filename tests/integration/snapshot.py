@@ -54,6 +54,8 @@ class WokenGuest(Guest):
         number = self.machine.number
         # What reached its serial port before would be lost.
         wait_until(f"{self.name} runs", seconds, self._runs)
+        # Asking for an address ends after three seconds, which emulated guests may take: let it ask for a minute.
+        self.run("for tries in mcast ucast; do echo 60 > /proc/sys/net/ipv4/neigh/eth0/${tries}_solicit; done", seconds)
         self.run(
             f"ip link set eth0 down; ip link set eth0 address 52:54:00:00:00:{number:02x}; "
             f"ip address flush dev eth0; ip address add {self.address}/24 dev eth0; ip link set eth0 up",

@@ -25,7 +25,10 @@ from tests.unit.fake_port import FAKE_MEMORY, FakePort
 from tests.unit.session_bench import REGION
 
 SOON = 0.5
-AFTER_ASKING = foreign_files.ANSWER_WITHIN + 2
+PATIENCE = foreign_files.ANSWER_WITHIN
+SHORT = 1.0
+"""Instead of it, so that the tests here take less time."""
+AFTER_ASKING = SHORT + 2
 
 
 @contextlib.contextmanager
@@ -36,8 +39,9 @@ def takes_at_most(seconds: float) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
+def _threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nobody waits any more once the file system is gone."""
+    monkeypatch.setattr(foreign_files, "ANSWER_WITHIN", SHORT)
     yield
     deadline = time.monotonic() + 5
     while any(thread.name == "aside" for thread in threading.enumerate()):
@@ -131,6 +135,20 @@ def test_an_answer_after_the_time_is_not_lost() -> None:
     while late != [7]:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_who_does_not_answer_is_named() -> None:
+    go_on = threading.Event()
+    with pytest.raises(ProtocolError, match="process 7 holds it up"):
+        foreign_files.within(lambda: go_on.wait(20), unanswered="process 7 holds it up")
+    go_on.set()
+
+
+def test_an_overloaded_machine_has_seconds_to_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(foreign_files, "ANSWER_WITHIN", PATIENCE)
+    go_on = threading.Event()
+    threading.Timer(2, go_on.set).start()
+    assert foreign_files.within(lambda: go_on.wait(20))
 
 
 def test_an_overlay_is_refused_because_nobody_knows_what_lies_below() -> None:
