@@ -40,11 +40,23 @@ TEMPLATES = {"qemu": QEMU, "libvirt": LIBVIRT, "virtio-user": VIRTIO_USER}
 # Guests of a device file. They need a tap as well, through which nothing goes; without vnet_hdr it has no offloads.
 CUSE_QEMU = """\
 exec {opened}
-qemu-system-x86_64 -accel kvm -cpu host -m {memory} -machine q35,memory-backend=m0 \\
+{taps_opened}qemu-system-x86_64 -accel kvm -cpu host -m {memory} -machine q35,memory-backend=m0 \\
   -object memory-backend-memfd,id=m0,size={memory},share=on \\
-  -netdev tap,id=net-{name},script=no,downscript=no,vnet_hdr=off,vhost=on,{vhostfds} \\
+  -netdev tap,id=net-{name},vhost=on,{tap_fds} \\
   -device virtio-net-pci,netdev=net-{name},mac={mac}{device_queues} \\
   -drive file=guest.qcow2,if=virtio"""
+
+# QEMU opens no tap with several queues beside open device files: it takes them open, too. TUNSETIFF with IFF_TAP,
+# IFF_NO_PI and IFF_MULTI_QUEUE; the name that the kernel gives the first queue brings the others to it. tun_tap.h
+OPEN_TAPS = """\
+import fcntl, os, struct, sys
+name = b""
+for fd in {fds}:
+    tap = os.open("/dev/net/tun", os.O_RDWR)
+    name = fcntl.ioctl(tap, 0x400454CA, struct.pack("16sH22x", name, 0x1102))[:16]
+    os.dup2(tap, fd)
+    os.close(tap)
+os.execvp(sys.argv[1], sys.argv[1:])"""
 
 CUSE_LIBVIRT = """\
 <!-- in <domain>: the guest's memory must be shared -->
@@ -97,7 +109,7 @@ def lines(guest: str, spec: PortSpec, memory: str = "1G") -> str:
 
 def _cuse_lines(guest: str, spec: PortSpec, memory: str) -> str:
     path, many = f"/dev/{spec.interface}", spec.queues > 1
-    fds = range(FIRST_FD, FIRST_FD + spec.queues)
+    fds, taps = open_files(spec.queues)
     return CUSE_TEMPLATES[guest].format(
         name=spec.name,
         path=path,
@@ -105,10 +117,23 @@ def _cuse_lines(guest: str, spec: PortSpec, memory: str) -> str:
         queues=spec.queues,
         mac=_mac(spec.name),
         opened=" ".join(f"{fd}<>{path}" for fd in fds),
-        vhostfds=f"queues={spec.queues},vhostfds={':'.join(map(str, fds))}" if many else f"vhostfd={FIRST_FD}",
+        taps_opened=f"python3 -c '{OPEN_TAPS.format(fds=taps)}' \\\n" if many else "",
+        tap_fds=tap_options(fds, taps),
         device_queues=f",mq=on,vectors={2 * spec.queues + 2}" if many else "",
         libvirt_queues=f" queues='{spec.queues}'" if many else "",
     )
+
+
+def open_files(queues: int) -> tuple[list[int], list[int]]:
+    """QEMU's file descriptors of the device file, one for each queue pair, and of the queues of the tap beside it."""
+    return list(range(FIRST_FD, FIRST_FD + queues)), list(range(FIRST_FD + queues, FIRST_FD + 2 * queues))
+
+
+def tap_options(fds: list[int], taps: list[int]) -> str:
+    """What QEMU -netdev tap takes for open device files: of a single one's tap it opens the only queue itself."""
+    if len(fds) == 1:
+        return f"script=no,downscript=no,vnet_hdr=off,vhostfd={fds[0]}"
+    return f"fds={':'.join(map(str, taps))},vhostfds={':'.join(map(str, fds))}"
 
 
 def _socket_lines(guest: str, spec: PortSpec, memory: str) -> str:

@@ -8,18 +8,19 @@ import os
 import re
 import socket
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypedDict
 
+from fastvhost.cli.example import OPEN_TAPS, open_files, tap_options
 from tests.integration.agent import ObedientGuest, serial_options
 from tests.integration.cores import on_guest_cores
 from tests.integration.waits import wait_until
 
 GUEST_IMAGE = Path(__file__).parents[2] / "scripts" / "guest-image"
 
-FIRST_FD = 5
 MADE = "FASTVHOST_GUEST"
 """A variable that tells kernel and initramfs where they cannot be made."""
 MEMORY_SIZE = "192M"
@@ -105,8 +106,7 @@ class Machine:
         boot = f"console=ttyS0 quiet swiotlb=noforce guest_address={self.address}/24 guest_mtu=9000"
         # No KVM: ordinary kernels hang under a virtual machine's /dev/kvm. vectors=0: QEMU 7.2 without KVM crashes when
         # a vhost-user device uses MSI-X.
-        opened = ["bash", "-c", f"exec {self._opened()}; exec \"$@\"", "bash"] if self.device_file else []
-        return opened + on_guest_cores(
+        return self._opening() + on_guest_cores(
             "qemu-system-x86_64", "-nodefaults", "-display", "none", "-accel", "tcg", "-cpu", "max",
             "-m", f"{MEMORY_SIZE},slots=1,maxmem=1G", "-smp", str(self.queue_pairs),
             *MEMORY_OPTIONS[self.memory], "-machine", machine,
@@ -122,23 +122,28 @@ class Machine:
 
     def _netdev(self) -> list[str]:
         if self.unplugged:
-            return ["-netdev", "hubport,id=n0,hubid=0"]
+            # A hub has one queue only.
+            several = f"tap,id=n0,script=no,downscript=no,vnet_hdr=off,queues={self.queue_pairs}"
+            return ["-netdev", several if self.queue_pairs > 1 else "hubport,id=n0,hubid=0"]
         if self.tap:
             vhost = "on" if self.vhost else "off"
             return ["-netdev", f"tap,id=n0,ifname={self.tap},script=no,downscript=no,vnet_hdr=off,vhost={vhost}"]
         if self.device_file:
-            fds = ":".join(str(FIRST_FD + n) for n in range(self.queue_pairs))
-            which = f"queues={self.queue_pairs},vhostfds={fds}" if self.queue_pairs > 1 else f"vhostfd={fds}"
-            return ["-netdev", f"tap,id=n0,script=no,downscript=no,vnet_hdr=off,vhost=on,{which}"]
+            return ["-netdev", f"tap,id=n0,vhost=on,{tap_options(*open_files(self.queue_pairs))}"]
         link = "server=on,wait=off" if self.server else "reconnect=1"
         return [
             "-chardev", f"socket,id=c0,path={self.socket},{link}",
             "-netdev", f"vhost-user,id=n0,chardev=c0,queues={self.queue_pairs}",
         ]  # fmt: skip
 
-    def _opened(self) -> str:
-        """Every queue pair is an open file of its own."""
-        return " ".join(f"{FIRST_FD + n}<>{self.socket}" for n in range(self.queue_pairs))
+    def _opening(self) -> list[str]:
+        """What opens these before QEMU starts."""
+        if not self.device_file:
+            return []
+        fds, taps = open_files(self.queue_pairs)
+        opened = " ".join(f"{fd}<>{self.socket}" for fd in fds)
+        shell = ["bash", "-c", f"exec {opened}; exec \"$@\"", "bash"]
+        return shell + [sys.executable, "-c", OPEN_TAPS.format(fds=taps)] * (self.queue_pairs > 1)
 
 
 class Guest(ObedientGuest):

@@ -28,7 +28,7 @@ CHECKS = [
     if name.startswith("test_")
     for name in named(name, check)
 ]
-SECONDS = 840
+SECONDS = 1300
 PYTEST = ["-p", "no:cacheprovider", "-o", "python_files=checks_*.py", "-v", "--color=no", "--tb=short"]
 
 

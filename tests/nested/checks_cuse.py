@@ -17,6 +17,8 @@ PATIENCE = 150
 SLOW = 20
 """Seconds for an answer."""
 COPIED_MIB = 1
+PAIRS = 2
+"""More than most guests here use."""
 
 
 @dataclass
@@ -33,7 +35,8 @@ class Scene:
 def scene() -> Iterator[Scene]:
     with short_dir() as directory:
         machines = Machine("a", Path("/dev/fva"), 1, device_file=True), Machine("b", directory / "b.sock", 2)
-        with Fwd(directory, [machine.port for machine in machines], ["--idle", "interrupt"]) as fwd:
+        ports = [replace(machines[0], queue_pairs=PAIRS).port, machines[1].port]
+        with Fwd(directory, ports, ["--idle", "interrupt"]) as fwd:
             a, b = (WokenGuest(machine, directory) for machine in machines)
             scene = Scene(directory, fwd, a, b)
             try:
@@ -52,8 +55,8 @@ def test_a_guest_on_the_device_file_and_one_on_a_socket_ping_each_other(scene: S
     assert a["device"] == "/dev/fva"
     assert a["peer_pid"] == scene.a.pid
     assert "VERSION_1" in a["features"]
-    assert [ring["live"] for ring in a["rings"]] == [True, True]
-    assert [ring["broken"] for ring in (*a["rings"], *b["rings"])] == [""] * 4
+    assert [ring["index"] for ring in a["rings"] if ring["live"]] == [0, 1]
+    assert [ring["broken"] for ring in (*a["rings"], *b["rings"])] == [""] * (2 * PAIRS + 2)
     assert scene.fwd.dropped() == 0
 
 
@@ -82,7 +85,7 @@ def test_a_guest_is_paused_and_goes_on(scene: Scene) -> None:
 
 def test_a_guest_killed_under_traffic_leaves_the_port_waiting_and_the_next_one_is_served(scene: Scene) -> None:
     Path("/proc/sys/vm/nr_hugepages").write_text("104")
-    scene.b.run(f"ping -A -q -c 1000000 {scene.a.address} > /dev/null 2>&1 &")
+    scene.b.run(f"ping -A -q -c 1000000 {scene.a.address} > /dev/null 2>&1 & echo $! > /tmp/traffic")
     mark = len(scene.fwd.log())
     scene.a.kill()
     scene.fwd.wait_log("port a: disconnected: the front-end (closed|ended); listening again", 20, after=mark)
@@ -91,6 +94,7 @@ def test_a_guest_killed_under_traffic_leaves_the_port_waiting_and_the_next_one_i
     scene.a = WokenGuest(replace(scene.a.machine, memory="hugepages"), scene.directory).wake(PATIENCE)
     assert scene.a.ping(scene.b, 10, patience=SLOW) == 10
     assert scene.fwd.show("a")["peer_pid"] == scene.a.pid
+    scene.b.run("kill $(cat /tmp/traffic)")
 
 
 def test_a_driver_lets_go_of_the_device_and_takes_it_again_as_in_a_reboot(scene: Scene) -> None:
@@ -102,3 +106,16 @@ def test_a_driver_lets_go_of_the_device_and_takes_it_again_as_in_a_reboot(scene:
     scene.a.run(f"ip address add {scene.a.address}/24 dev eth0; ip link set eth0 mtu 9000 up", 60)
     assert scene.b.ping(scene.a, 3, patience=SLOW) == 3
     assert scene.fwd.show("a")["peer_pid"] == scene.a.pid
+
+
+def test_a_guest_with_several_open_device_files_uses_as_many_queue_pairs(scene: Scene) -> None:
+    mark = len(scene.fwd.log())
+    scene.a.kill()
+    scene.fwd.wait_log("port a: disconnected", 20, after=mark)
+    scene.a = WokenGuest(replace(scene.a.machine, memory="shared", queue_pairs=PAIRS), scene.directory).wake(PATIENCE)
+    for processor in range(PAIRS):
+        answered = scene.a.run(f"taskset {1 << processor} ping -A -q -c 5 -W {SLOW} {scene.b.address}; true", 15 * SLOW)
+        assert " 5 packets received" in answered
+    rings = scene.fwd.show("a")["rings"]
+    assert [ring["index"] for ring in rings if ring["live"]] == list(range(2 * PAIRS))
+    assert all(ring["frames"] for ring in rings if ring["index"] % 2)
