@@ -43,9 +43,9 @@ PACKED = USUAL_FEATURES | Feature.RING_PACKED
 
 # Each is what was counted when it was last lowered, and 3 % for another compiler's taste.
 CASES = (
-    Case("64 B", 192),
-    Case("1518 B", 476, size=1518),
-    Case("64 B, in order", 191, features=USUAL_FEATURES | Feature.IN_ORDER),
+    Case("64 B", 197),
+    Case("1518 B", 482, size=1518),
+    Case("64 B, in order", 196, features=USUAL_FEATURES | Feature.IN_ORDER),
     Case("64 B, packed", 229, features=PACKED),
     Case("64 B, packed, in order", 206, features=PACKED | Feature.IN_ORDER),
     Case("1518 B, packed", 511, size=1518, features=PACKED),

@@ -137,10 +137,7 @@ cdef uint32_t take_plain(Ring *ring, const pvirtq_desc *desc, bint wrap, Chain *
         if not plain(&hot, &d, wanted, &chains[n]):
             break
         data = chains[n].data
-        if ring.direction:
-            prefetch_write(data)
-            prefetch_write(data + 64)
-        else:
+        if not ring.direction:
             prefetch_read(data)
             prefetch_read(data + 64)
         n += 1

@@ -1,14 +1,13 @@
 """The device side of one split virtqueue. Virtio 1.2, section 2.7. The contract is ring.pxd's."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 
 from fastvhost.abi.shared_memory cimport (
     full_fence,
     load_acquire_u16,
     load_u16,
     prefetch_read,
-    prefetch_write,
     read_once_desc,
     store_release_u16,
     store_u16,
@@ -23,6 +22,7 @@ from fastvhost.abi.virtio_ring cimport (
     virtq_avail,
     virtq_desc,
     virtq_used,
+    virtq_used_elem,
 )
 from fastvhost.dataplane.frame cimport Chain, Done, Segment
 from fastvhost.dataplane.guest_memory cimport Region, in_region
@@ -103,10 +103,7 @@ cdef uint32_t take_plain(const Ring *ring, Chain *chains, uint32_t n) noexcept n
         data = in_region(&hot, d.addr, d.len)
         if d.flags != direction or data == NULL:
             return i
-        if direction:
-            prefetch_write(data)
-            prefetch_write(data + 64)
-        else:
+        if not direction:
             prefetch_read(data)
             prefetch_read(data + 64)
         chains[i].data = data
@@ -207,14 +204,21 @@ cdef void complete(Ring *ring, const Done *done, uint32_t n) noexcept nogil:
     cdef virtq_used *used = <virtq_used *>ring.device_area
     cdef uint32_t at = ring.next_used & (ring.size - 1), to_end = ring.size - at
     if ring.in_batches and n:
-        memcpy(&used.ring[at], &done[n - 1], sizeof(Done))
+        put(&used.ring[at], &done[n - 1], 1)
     elif n <= to_end:
-        memcpy(&used.ring[at], done, n * sizeof(Done))
+        put(&used.ring[at], done, n)
     else:
-        memcpy(&used.ring[at], done, to_end * sizeof(Done))
-        memcpy(&used.ring[0], done + to_end, (n - to_end) * sizeof(Done))
+        put(&used.ring[at], done, to_end)
+        put(&used.ring[0], done + to_end, n - to_end)
     ring.next_used += n
     ring.outstanding -= n
+
+
+cdef inline void put(virtq_used_elem *at, const Done *done, uint32_t n) noexcept nogil:
+    """Write elements, unless they are there already: a driver that uses its buffers round and round, for frames of one
+    length, finds the same ones lap after lap, and their cache lines need not cross."""
+    if memcmp(at, done, n * sizeof(Done)):
+        memcpy(at, done, n * sizeof(Done))
 
 
 cdef bint publish(Ring *ring) noexcept nogil:
