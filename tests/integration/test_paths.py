@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from tests.integration.fwd import ENVIRONMENT
 from tests.integration.waits import wait_until
@@ -20,16 +24,54 @@ def taps() -> set[str]:
     return {path.name for path in Path("/sys/class/net").iterdir() if path.name.startswith("fvp")}
 
 
-def processes(word: str) -> list[int]:
-    """Processes with a word in their command line."""
+def started_for(place: Path) -> list[int]:
+    """Processes whose environment says that their files go there: a run's, and whatever came of it."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if word.encode() in path.read_bytes():
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # it has just ended
+            if f"TMPDIR={place}\0".encode() in path.read_bytes():
                 found.append(int(path.parent.name))
-        except OSError:
-            continue  # it has just ended
     return found
+
+
+class Run:
+    """scripts/paths, started for a place."""
+
+    def __init__(self, place: Path, log: Path, *words: str, script: Path = SCRIPT, **settings: str) -> None:
+        self.place, self._log, self._before = place, log, taps()
+        with log.open("wb") as output:
+            self.popen = subprocess.Popen(
+                [sys.executable, script, *words],
+                env=ENVIRONMENT | {"TMPDIR": str(place)} | settings, stdout=output, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def wait(self, what: str, condition: Callable[[], object]) -> None:
+        """Until it has come as far as that."""
+
+        def reached() -> bool:
+            assert self.popen.poll() is None, self.log()
+            return bool(condition())
+
+        wait_until(what, 120, reached)
+
+    def wait_log(self, text: str) -> None:
+        self.wait(f"it says: {text}", lambda: text in self.log())
+
+    def wait_measuring(self) -> None:
+        """App1 and its guest are there."""
+        for name in ("app1-0.log", "guest.agent"):
+            self.wait(f"there is a {name}", lambda name=name: [*self.place.glob(f"fv-run-*/*/{name}")])
+
+    def end(self, number: signal.Signals) -> None:
+        """The signal ends it, in its own way or at once, and nobody stays."""
+        self.popen.send_signal(number)
+        status = self.popen.wait(60)
+        assert status == (-9 if number == signal.SIGKILL else 128 + number), self.log()
+        wait_until("all its processes have ended", 10, lambda: started_for(self.place) == [])
+        wait_until("its taps are gone", 10, lambda: taps() <= self._before)
 
 
 def test_paths_measures_each_direction_verifies_and_leaves_nothing_behind(place: Path) -> None:
@@ -54,19 +96,59 @@ def test_paths_measures_each_direction_verifies_and_leaves_nothing_behind(place:
     assert list(place.iterdir()) == []
 
 
-def test_an_interrupted_run_leaves_no_tap_no_process_and_no_socket(place: Path) -> None:
+@pytest.mark.parametrize("path", ["2", "5"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_run_leaves_no_tap_no_process_and_no_file(
+    place: Path, tmp_path: Path, path: str, number: signal.Signals
+) -> None:
     before = taps()
-    with subprocess.Popen(
-        [sys.executable, SCRIPT, "--seconds", "60", "2"],
-        env=ENVIRONMENT | {"TMPDIR": str(place)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    ) as running:  # fmt: skip
-        tap = f"fvp2-{running.pid % 100000}"
-        wait_until("App1 and its guest run", 90, lambda: len(processes(tap)) >= 2)
-        time.sleep(2)
-        running.send_signal(signal.SIGINT)
-        assert running.wait(30) == 130
-    assert processes(tap) == []
-    assert taps() <= before
+    run = Run(place, tmp_path / "log", "--seconds", "60", path)
+    run.wait_measuring()
+    assert bool(taps() - before) == (path == "2")
+    run.end(number)
+    assert list(place.iterdir()) == []
+
+
+def test_interrupted_while_the_checkout_is_installed_it_ends_what_installs(place: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "checkout"
+    omitted = shutil.ignore_patterns(".*", "*.so", "build", "results", "__pycache__")
+    shutil.copytree(SCRIPT.parents[1], copy, ignore=omitted, symlinks=True)
+    run = Run(place, tmp_path / "log", "5", script=copy / "scripts" / "paths")
+    run.wait_log("making .venv")
+    run.end(signal.SIGINT)
+    # Nothing holds the turn to install.
+    subprocess.run(["flock", "-n", copy / ".venv.lock", "true"], check=True, timeout=10)
+
+
+def test_interrupted_while_the_guest_is_built_it_ends_what_builds_and_leaves_no_half_of_it(
+    place: Path, tmp_path: Path
+) -> None:
+    run = Run(place, tmp_path / "log", "5", XDG_CACHE_HOME=str(tmp_path))
+    run.wait_log("guest-image: fetching")
+    run.end(signal.SIGTERM)
+    assert list((tmp_path / "fastvhost").iterdir()) == []
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize("started", [False, True], ids=["which boots", "which runs"])
+def test_an_interrupted_run_leaves_nothing_of_an_outer_guest(place: Path, tmp_path: Path, started: bool) -> None:
+    run = Run(place, tmp_path / "log", "--outer", "4")
+    if started:
+        run.wait_log("the outer guest has started")
+    else:
+        run.wait("the outer guest boots", lambda: [*place.glob("fv-run-*/*/outer.console")])
+    run.end(signal.SIGINT)
+    assert list(place.iterdir()) == []
+
+
+def test_what_a_run_left_that_was_killed_is_named_and_removed_by_the_next_one(place: Path, tmp_path: Path) -> None:
+    run = Run(place, tmp_path / "first", "--seconds", "60", "2")
+    run.wait_measuring()
+    run.end(signal.SIGKILL)
+    (left,) = place.iterdir()
+    following = Run(place, tmp_path / "second", "5")
+    following.wait_log(f"an earlier run was killed; removed {left}")
+    following.end(signal.SIGTERM)
     assert list(place.iterdir()) == []
 
 
