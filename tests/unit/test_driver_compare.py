@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench import guest_load
-from bench.backends import kind_of
+from bench.backends import BackEndError, Fastvhost, kind_of
 from bench.compare import KINDS, compared
 from bench.setups import SETUPS
 from bench.turns import paired_ratios, summary
@@ -36,6 +36,22 @@ def test_two_back_ends_take_turns_under_the_same_load_and_nothing_stays_behind()
         assert result["faults"][name]["corrupt"] == result["faults"][name]["duplicated"] == 0
     for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
         assert b"fv-cmp-" not in cmdline.read_bytes()
+
+
+def test_another_tree_is_what_runs_wherever_the_comparison_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "tree" / "fastvhost"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text("raise SystemExit('this is the other tree')")
+    monkeypatch.chdir(ROOT)
+    back_end = Fastvhost(f"fastvhost:{package.parent}", tmp_path / "back-end", 0, None)
+    try:
+        with pytest.raises(BackEndError, match="this is the other tree"):
+            back_end.start()
+    finally:
+        back_end.stop()
 
 
 @pytest.mark.parametrize("name", SETUPS)
