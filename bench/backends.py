@@ -114,8 +114,8 @@ class Fastvhost(BackEnd):
         self.env = {"PYTHONPATH": str(Path(self.path or ROOT).resolve())}
         idle = [option for word in self.words if word in IDLE_WORDS for option in ("--idle", word)]
         self.run(
-            sys.executable, "-P", "-m", "fastvhost", "fwd", "--port", self.a, "--port", self.b, "--cores", str(self.core),
-            "--control", str(self.directory / "control.sock"), *idle,
+            sys.executable, "-P", "-m", "fastvhost", "fwd", "--port", self.a, "--port", self.b,
+            "--cores", str(self.core), "--control", str(self.directory / "control.sock"), *idle,
         )  # fmt: skip
         self.wait_for(self.a, self.b)
 

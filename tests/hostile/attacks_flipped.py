@@ -29,6 +29,10 @@ QUEUE = 64
 SECONDS = 20.0
 TURNS = 3
 """Turns of rewriting for each quiet one: fifteen seconds of the twenty."""
+ENOUGH = 600
+"""Broken queues, and frames that arrived all the same: until then it goes on, for SECONDS more at the most."""
+MOMENT = 0.05
+"""Seconds after which a ring that has taken nothing is set up again."""
 SLOT = 4096
 """Each descriptor's packet, and an indirect table that leads to it, in a page of its own."""
 LENGTHS = [struct.pack("I", n) for n in (72, 0, 12, 25, 26, 60, 72, 1514, 2048, 4000)]
@@ -47,6 +51,8 @@ class FlippedGuest:
         self.flipper = Flipper(self.own.fd, [job for index in range(2) for job in self.jobs(index)])
         self.flipping = False
         self.breaks = self.frames = 0
+        self.moved = [time.monotonic()] * 2
+        self.taken = [0, 0]
         self.repair()
 
     def boot(self) -> Attacker:
@@ -147,18 +153,33 @@ class FlippedGuest:
             self.repair()
             if self.packed:
                 for index in range(2):
-                    self.guest.restart_queue(index)
+                    self.restart(index)
         self.pump()
+
+    def restart(self, index: int) -> None:
+        self.guest.restart_queue(index)
+        self.moved[index] = time.monotonic()
+
+    def stands_still(self, index: int) -> bool:
+        """Whether the device takes nothing more. Rewritten flags may put driver and device out of step on a packed
+
+        ring: each then waits for the other, nothing breaks, and without a new start nothing would be tried any more.
+        """
+        return time.monotonic() > self.moved[index] + MOMENT
 
     def offer(self, index: int) -> None:
         """Up to eight buffers more."""
         queue: Any = self.guest.queues[index]
         if not self.packed:
-            ahead = (queue.avail_index - queue.used_index) & 0xFFFF
+            if (used := queue.used_index) != self.taken[index]:
+                self.taken[index], self.moved[index] = used, time.monotonic()
+            ahead = (queue.avail_index - used) & 0xFFFF
             queue.set_avail_index(queue.avail_index + min(8, max(0, QUEUE - ahead)))
             return
         for _ in range(8):
-            if self.waits(queue) and self.frames % 8:
+            if not self.waits(queue):
+                self.moved[index] = time.monotonic()
+            elif self.frames % 8:
                 return
             number, _ = queue.place_of(0)
             addr, size, flags = self.descriptor(index, number)
@@ -171,14 +192,16 @@ class FlippedGuest:
         return flags & (DESC_F_AVAIL | DESC_F_USED) == (DESC_F_AVAIL | DESC_F_USED) ^ queue.marks()
 
     def pump(self) -> None:
-        """Offer, receive, send, and set up what broke."""
+        """Offer, receive, send, and set up what broke or stands still."""
         guest, victim = self.guest, self.scene.victim
         try:
             for index in range(2):
                 with contextlib.suppress(BlockingIOError):
                     os.eventfd_read(guest.errs[index])
                     self.breaks += 1
-                    guest.restart_queue(index)
+                    self.restart(index)
+                if self.stands_still(index):
+                    self.restart(index)
                 self.offer(index)
         except Closed:
             self.guest = self.boot()
@@ -191,6 +214,9 @@ class FlippedGuest:
             if marker("attacker") in frame:
                 raise Broken("I7", "a frame brings bytes that lie in no memory region")
 
+    def enough(self) -> bool:
+        return bool(self.breaks and self.frames) and self.breaks + self.frames >= ENOUGH
+
     def end(self) -> None:
         self.flipper.stop()
 
@@ -200,8 +226,8 @@ def a_second_hand_that_rewrites_descriptors_headers_and_tables(scene: Scene) -> 
     flipped = FlippedGuest(scene)
     try:
         scene.in_turns(flipped.flip, flipped.rest, SECONDS, attacks=TURNS)
-        enough = time.monotonic() + SECONDS
-        while not (flipped.breaks and flipped.frames) and time.monotonic() < enough:
+        deadline = time.monotonic() + SECONDS
+        while not flipped.enough() and time.monotonic() < deadline:
             flipped.flip()
     finally:
         flipped.end()

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,10 +18,10 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where temporary files are made."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    yield tmp_path
+    return tmp_path
 
 
 def test_temporary_files_lie_in_the_own_directory_and_go_with_it(place: Path) -> None:
@@ -54,8 +53,8 @@ with ending.own_directory() as own:
     print(own, flush=True)
     time.sleep(60)
 """
-    there = os.environ | {"TMPDIR": str(place)}
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=there, stdout=subprocess.PIPE, text=True) as owner:
+    command, there = [sys.executable, "-c", code], os.environ | {"TMPDIR": str(place)}
+    with subprocess.Popen(command, cwd=ROOT, env=there, stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
         own = Path(owner.stdout.readline().strip())
         assert ending.remove_left_over() == []
@@ -82,7 +81,6 @@ finally:
 """
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE) as run:
         wait_until("both sleep", 20, lambda: len(asleep(run.pid)) == 2)
-        sleeping = asleep(run.pid)
         run.send_signal(number)
         wait_until("it ends what it started", 20, (tmp_path / "ending").exists)
         run.send_signal(number)
