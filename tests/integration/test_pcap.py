@@ -38,9 +38,10 @@ def app1(directory: Path, port: str, *options: str, space: Namespace | None = No
 def talk(guest: ObedientGuest, app: Process) -> dict[str, Any]:
     """What App1 says in the end, after the guest has pinged it and returned its stream."""
     guest.wait_ready()
+    # Pings first: once the guest returns frames, App1 streams, and has ended moments later.
+    assert " 10 packets received" in guest.run(f"ping -A -q -c 10 {HOST}")
     redirects = "net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.eth0.send_redirects=0"
     guest.run(f"sysctl -w net.ipv4.ip_forward=1 {redirects}")
-    assert " 10 packets received" in guest.run(f"ping -A -q -c 10 {HOST}")
     assert app.popen.wait(60) == 0, app.log()
     return dict(json.loads(app.log().splitlines()[-1]))
 
