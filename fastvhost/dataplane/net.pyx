@@ -217,9 +217,7 @@ cdef uint32_t deliver(
         if length > room.bytes or frame.n_segments != 1 or room.n_segments != 1:
             break
         copies[i] = frame_copy(room.data, frame.data, frame.bytes, header_bytes)
-        # Not the line of a header that stands in one of its own, which may be right as it is (copy.h).
-        prefetch_write(room.data + header_bytes)
-        prefetch_write(room.data + header_bytes + 63)
+        prefetch_payload(room.data + header_bytes)
         scratch.done[i] = Done(room.ticket, length)
         total += frame.bytes
         i += 1
@@ -230,6 +228,7 @@ cdef uint32_t deliver(
         length = frame.bytes + header_bytes
         if length > room.bytes or room.n_segments != 1 or n_copies + frame.n_segments > MAX_COPIES:
             break
+        prefetch_payload(room.data + header_bytes)
         n_copies += gather(&copies[n_copies], room.data, header_bytes, frame, segments)
         scratch.done[i] = Done(room.ticket, length)
         total += frame.bytes
@@ -248,6 +247,12 @@ cdef uint32_t deliver(
     if pile.used < pile.n_chains:
         ring.untake(ring, &scratch.chains[pile.used], pile.n_chains - pile.used)
     return i
+
+
+cdef inline void prefetch_payload(uint8_t *payload) noexcept nogil:
+    """Not the line of a header that stands in one of its own, which may be right as it is (copy.h)."""
+    prefetch_write(payload)
+    prefetch_write(payload + 63)
 
 
 cdef inline uint32_t gather(
