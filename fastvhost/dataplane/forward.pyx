@@ -5,8 +5,8 @@ with the ingress guest, who then finds its transmitq full: back-pressure instead
 """
 
 from libc.stdint cimport uint32_t, uint64_t
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
+from fastvhost.dataplane.door cimport monotonic_ns
 from fastvhost.dataplane.drop_reason cimport NO_EGRESS, NO_RECEIVE_BUFFERS
 from fastvhost.dataplane.frame cimport chains_done
 from fastvhost.dataplane.port cimport PortFace
@@ -63,12 +63,10 @@ cdef bint may_wait(Lane *lane, uint64_t progress) noexcept nogil:
 
     Its progress is that of its queue, which lanes may share: one that others crowd out waits on.
     """
-    cdef timespec clock
     cdef uint64_t now
     if not lane.hold:
         return False
-    clock_gettime(CLOCK_MONOTONIC, &clock)
-    now = <uint64_t>clock.tv_sec * 1000000000 + <uint64_t>clock.tv_nsec
+    now = monotonic_ns()
     if lane.stalled_since == 0 or lane.progress != progress:
         lane.stalled_since, lane.progress = now, progress
     return now - lane.stalled_since < lane.hold_ns
