@@ -31,7 +31,10 @@ cdef struct HostQueue:
     uint8_t *arena
     # scratch of the worker that writes
     iovec *parts
-    uint8_t *bounce          # a frame that the kernel cannot take from where it lies
+    # A frame that the kernel cannot take from where it lies: in too many pieces, or in guest memory whose file was cut
+    # short, which makes a system call fail (EFAULT). To copy it makes us trap instead: the fault guard sees it, and the
+    # port of that guest ends as it should.
+    uint8_t *bounce
 
 
 cdef struct HostSide:
@@ -50,7 +53,6 @@ cdef struct HostSide:
 cdef void report_error(HostSide *side, int error) noexcept nogil
 cdef void report_first_frame(HostSide *side) noexcept nogil
 cdef uint32_t gather(HostQueue *queue, const Frame *frame, const Segment *segments, iovec *parts) noexcept nogil
-cdef void to_bounce(HostQueue *queue, const Frame *frame, const Segment *segments) noexcept nogil
 cdef int host_wait_fd(PortFace *port, uint32_t pair) noexcept nogil
 
 

@@ -34,21 +34,12 @@ cdef uint32_t gather(HostQueue *queue, const Frame *frame, const Segment *segmen
     """A frame in pieces as the kernel wants them; in more pieces than it takes, by way of the bounce buffer."""
     cdef uint32_t i
     if frame.n_segments > MOST_PARTS:
-        to_bounce(queue, frame, segments)
+        copy_frame(queue.bounce, frame, segments)
         parts[0] = iovec(queue.bounce, frame.bytes)
         return 1
     for i in range(frame.n_segments):
         parts[i] = iovec(segments[frame.first_segment + i].data, segments[frame.first_segment + i].bytes)
     return frame.n_segments
-
-
-cdef void to_bounce(HostQueue *queue, const Frame *frame, const Segment *segments) noexcept nogil:
-    """Copy a frame to where the kernel can read it.
-
-    Guest memory whose file was cut short makes a system call fail (EFAULT) where it makes us trap: reading it here lets
-    the fault guard see it, and the port of that guest ends as it should.
-    """
-    copy_frame(queue.bounce, frame, segments)
 
 
 cdef int host_wait_fd(PortFace *port, uint32_t pair) noexcept nogil:

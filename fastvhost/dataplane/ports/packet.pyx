@@ -17,7 +17,7 @@ from fastvhost.abi.shared_memory cimport load_acquire_u32, store_release_u32
 from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES, NET_HDR_F_NEEDS_CSUM, NET_HDR_LEGACY_BYTES
 from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.drop_reason cimport GSO_UNSUPPORTED, LINK_DOWN, OVERSIZE, RUNT
-from fastvhost.dataplane.frame cimport BURST, Burst, Frame, Segment
+from fastvhost.dataplane.frame cimport BURST, Burst, Frame, Segment, copy_frame
 from fastvhost.dataplane.port cimport PortFace
 from fastvhost.dataplane.ports.host_port cimport (
     HostPort,
@@ -27,7 +27,6 @@ from fastvhost.dataplane.ports.host_port cimport (
     iovec,
     report_error,
     report_first_frame,
-    to_bounce,
 )
 from fastvhost.dataplane.ports.segmentation cimport (
     HostHeader,
@@ -287,7 +286,7 @@ cdef int send_alone(HostQueue *queue, PacketRing *ring, const Frame *frame, cons
     cdef mmsghdr message
     cdef iovec part
     memset(&message, 0, sizeof(message))
-    to_bounce(queue, frame, segments)
+    copy_frame(queue.bounce, frame, segments)
     part = iovec(queue.bounce, frame.bytes)
     message.msg_hdr.msg_iov, message.msg_hdr.msg_iovlen = &part, 1
     return sendmmsg(ring.send_fd, &message, 1, MSG_DONTWAIT)

@@ -12,7 +12,7 @@ from libc.string cimport memcpy
 from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES
 from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.drop_reason cimport LINK_DOWN, OVERSIZE, RUNT
-from fastvhost.dataplane.frame cimport BURST, Burst, Frame, Segment
+from fastvhost.dataplane.frame cimport BURST, Burst, Frame, Segment, copy_frame
 from fastvhost.dataplane.port cimport PortFace
 from fastvhost.dataplane.ports.host_port cimport (
     ARENA_BYTES,
@@ -23,7 +23,6 @@ from fastvhost.dataplane.ports.host_port cimport (
     add_frame,
     report_error,
     report_first_frame,
-    to_bounce,
 )
 from fastvhost.dataplane.ports.pcap_library cimport (
     DLT_EN10MB,
@@ -181,11 +180,11 @@ cdef uint32_t deliver_burst(
     for i in range(n):
         data = frames[i].data
         if frames[i].n_segments != 1:
-            to_bounce(queue, &frames[i], segments)
+            copy_frame(queue.bounce, &frames[i], segments)
             data = queue.bounce
         sent = pcap_library.inject(<pcap_t *>queue.handle, data, frames[i].bytes)
         if sent < 0 and errno == EFAULT:
-            to_bounce(queue, &frames[i], segments)
+            copy_frame(queue.bounce, &frames[i], segments)
             sent = pcap_library.inject(<pcap_t *>queue.handle, queue.bounce, frames[i].bytes)
         if sent >= 0:
             tally.frames += 1

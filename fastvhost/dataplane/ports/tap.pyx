@@ -10,7 +10,7 @@ from libc.stdint cimport uint32_t
 from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES
 from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.drop_reason cimport LINK_DOWN, RUNT
-from fastvhost.dataplane.frame cimport BURST, Burst, Frame, Segment
+from fastvhost.dataplane.frame cimport BURST, Burst, Frame, Segment, copy_frame
 from fastvhost.dataplane.port cimport PortFace
 from fastvhost.dataplane.ports.host_port cimport (
     ARENA_BYTES,
@@ -22,7 +22,6 @@ from fastvhost.dataplane.ports.host_port cimport (
     gather,
     report_error,
     report_first_frame,
-    to_bounce,
     writev,
 )
 from fastvhost.dataplane.tally cimport Tally
@@ -101,7 +100,7 @@ cdef int write_frame(HostQueue *queue, const Frame *frame, const Segment *segmen
     else:
         written = writev(queue.fd, queue.parts, gather(queue, frame, segments, queue.parts))
     if written < 0 and errno == EFAULT:
-        to_bounce(queue, frame, segments)
+        copy_frame(queue.bounce, frame, segments)
         written = send_frame(queue.fd, queue.bounce, frame.bytes)
     if written >= 0:
         return 0
