@@ -7,6 +7,7 @@ import os
 
 from fastvhost.control import control_client, port_spec
 from fastvhost.control.errors import FastvhostError, UsageError
+from fastvhost.control.open_taps import open_taps
 from fastvhost.control.port_spec import PortSpec
 
 QEMU = """\
@@ -45,18 +46,6 @@ exec {opened}
   -netdev tap,id=net-{name},vhost=on,{tap_fds} \\
   -device virtio-net-pci,netdev=net-{name},mac={mac}{device_queues} \\
   -drive file=guest.qcow2,if=virtio"""
-
-# QEMU opens no tap with several queues beside open device files: it takes them open, too. TUNSETIFF with IFF_TAP,
-# IFF_NO_PI and IFF_MULTI_QUEUE; the name that the kernel gives the first queue brings the others to it. tun_tap.h
-OPEN_TAPS = """\
-import fcntl, os, struct, sys
-name = b""
-for fd in {fds}:
-    tap = os.open("/dev/net/tun", os.O_RDWR)
-    name = fcntl.ioctl(tap, 0x400454CA, struct.pack("16sH22x", name, 0x1102))[:16]
-    os.dup2(tap, fd)
-    os.close(tap)
-os.execvp(sys.argv[1], sys.argv[1:])"""
 
 CUSE_LIBVIRT = """\
 <!-- in <domain>: the guest's memory must be shared -->
@@ -117,7 +106,7 @@ def _cuse_lines(guest: str, spec: PortSpec, memory: str) -> str:
         queues=spec.queues,
         mac=_mac(spec.name),
         opened=" ".join(f"{fd}<>{path}" for fd in fds),
-        taps_opened=f"python3 -c '{OPEN_TAPS.format(fds=taps)}' \\\n" if many else "",
+        taps_opened=f"python3 -c '{open_taps(taps)}' \\\n" if many else "",
         tap_fds=tap_options(fds, taps),
         device_queues=f",mq=on,vectors={2 * spec.queues + 2}" if many else "",
         libvirt_queues=f" queues='{spec.queues}'" if many else "",

@@ -20,6 +20,8 @@ TUNSETPERSIST: Final = 0x400454CB
 TUNSETOWNER: Final = 0x400454CC
 TUNSETOFFLOAD: Final = 0x400454D0
 IFF_TAP, IFF_NO_PI, IFF_MULTI_QUEUE = 0x0002, 0x1000, 0x0100
+IFREQ: Final = struct.Struct("16sH22x")
+"""An interface's name and flags: struct ifreq, as TUNSETIFF takes it."""
 
 
 class TapFace(HostPortFace, Protocol):
@@ -84,7 +86,7 @@ class TapService(InterfaceService):
             raise HostPortError(f"{self._name}: cannot open {TUN}: {error.strerror}; as root: {remedy}") from error
         flags = IFF_TAP | IFF_NO_PI | (IFF_MULTI_QUEUE if self._queues > 1 else 0)
         try:
-            fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", os.fsencode(self._name), flags))
+            fcntl.ioctl(fd, TUNSETIFF, IFREQ.pack(os.fsencode(self._name), flags))
         except OSError as error:
             os.close(fd)
             raise self._refusal(error) from error

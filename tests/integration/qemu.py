@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypedDict
 
-from fastvhost.cli.example import OPEN_TAPS, open_files, tap_options
+from fastvhost.cli.example import open_files, tap_options
+from fastvhost.control.open_taps import open_taps
 from tests.integration.agent import ObedientGuest, serial_options
 from tests.integration.cores import on_guest_cores
 from tests.integration.waits import wait_until
@@ -143,7 +144,7 @@ class Machine:
         fds, taps = open_files(self.queue_pairs)
         opened = " ".join(f"{fd}<>{self.socket}" for fd in fds)
         shell = ["bash", "-c", f"exec {opened}; exec \"$@\"", "bash"]
-        return shell + [sys.executable, "-c", OPEN_TAPS.format(fds=taps)] * (self.queue_pairs > 1)
+        return shell + [sys.executable, "-c", open_taps(taps)] * (self.queue_pairs > 1)
 
 
 class Guest(ObedientGuest):
