@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.fwd import ENVIRONMENT, Fwd
+from tests.integration.fwd import Fwd
 from tests.integration.namespace import Namespace
-from tests.integration.process import Process
 from tests.integration.qemu import Guest, Machine
+from tests.integration.receiver import TAG, TAGGED, received, sending
 from tests.unit.test_segmentation import check_datagram
 
 HOST = "10.0.0.254"
@@ -83,37 +81,12 @@ def test_tcp_passes_both_ways_though_the_stack_leaves_checksums_and_segments_to_
     assert counters["rx_frames"] > 8 * MIB // 1500
 
 
-TAGGED = "ffffffffffff02000000000181000a2a0800" + "ab" * 46
-SENDER = f"""
-import socket
-out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-out.bind(("w1", 0))
-for tag in ("81000a2a", "88a80a2a", "81000a2a8100002b", ""):
-    out.send(bytes.fromhex("{TAGGED}".replace("81000a2a", tag)))
-"""
-RECEIVER = """
-import fastvhost
-with fastvhost.attach("packet:w0") as port:
-    print("ready", flush=True)
-    seen = 0
-    while seen < 4:
-        with port.endpoint.recv(timeout=20) as burst:
-            for frame in burst:
-                print(bytes(frame).hex(), flush=True)
-            seen += len(burst) or 4
-"""
-
-
 def test_a_vlan_tag_that_the_kernel_takes_out_is_put_back(place: Path) -> None:
     with Namespace() as space:
         space.run("ip link add w0 type veth peer name w1; ip link set w0 up; ip link set w1 up")
-        command = [*space.prefix, sys.executable, "-P", "-c", RECEIVER]
-        with Process("receiver", command, place, env=ENVIRONMENT) as receiver:
-            receiver.wait_log("^ready", 30)
-            subprocess.run([*space.prefix, sys.executable, "-c", SENDER], check=True, timeout=20)
-            assert receiver.popen.wait(30) == 0
-            tags = ("81000a2a", "88a80a2a", "81000a2a8100002b", "")
-            assert receiver.log().split()[1:] == [TAGGED.replace("81000a2a", tag) for tag in tags]
+        tags = (TAG, "88a80a2a", f"{TAG}8100002b", "")
+        sent = [TAGGED.replace(bytes.fromhex(TAG), bytes.fromhex(tag)) for tag in tags]
+        assert received(space, place, "packet:w0", 4, sending("w1", sent)) == sent
 
 
 DATAGRAMS = 40
@@ -129,12 +102,7 @@ def test_datagrams_that_a_socket_sends_in_one_call_arrive_as_frames_of_their_own
     with Namespace() as space:
         space.run("ip link add w0 type veth peer name w1; ip link set w0 up; ip link set w1 up")
         space.run("ip address add 10.9.0.1/24 dev w1; ip neigh add 10.9.0.2 lladdr 02:00:00:00:00:02 dev w1")
-        command = [*space.prefix, sys.executable, "-P", "-c", RECEIVER.replace("< 4", f"< {DATAGRAMS}")]
-        with Process("receiver", command, place, env=ENVIRONMENT) as receiver:
-            receiver.wait_log("^ready", 30)
-            subprocess.run([*space.prefix, sys.executable, "-c", DATAGRAM_SENDER], check=True, timeout=20)
-            assert receiver.popen.wait(30) == 0
-            payloads = [check_datagram(bytes.fromhex(line)) for line in receiver.log().split()[1:]]
+        payloads = list(map(check_datagram, received(space, place, "packet:w0", DATAGRAMS, DATAGRAM_SENDER)))
     assert payloads == [bytes([n]) * (700 if n < DATAGRAMS - 1 else 400) for n in range(DATAGRAMS)]
 
 

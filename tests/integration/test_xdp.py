@@ -17,8 +17,8 @@ import pytest
 
 from tests.integration.fwd import ENVIRONMENT, FASTVHOST, Fwd
 from tests.integration.namespace import Namespace
-from tests.integration.process import Process
 from tests.integration.qemu import Guest, Machine
+from tests.integration.receiver import TAGGED, received, sending
 from tests.integration.waits import wait_until
 from tests.short_dir import short_dir
 
@@ -148,38 +148,12 @@ def test_what_the_kernel_had_no_room_for_is_counted_and_the_port_goes_on(scene: 
     assert scene.ping(STACK) == 20
 
 
-TAGGED = "ffffffffffff02000000000181000a2a0800" + "ab" * 46
-SENDER = f"""
-import socket
-out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-out.bind(("w1", 0))
-for n in range(4):
-    out.send(bytes.fromhex("{TAGGED}")[:-1] + bytes([n]))
-"""
-RECEIVER = """
-import fastvhost
-with fastvhost.attach("xdp:w0,queues=2") as port:
-    print("ready", flush=True)
-    seen = 0
-    while seen < 4:
-        with port.endpoint.recv(timeout=20) as burst:
-            for frame in burst:
-                print(bytes(frame).hex(), flush=True)
-            seen += len(burst) or 4
-"""
-
-
 def test_frames_of_every_bound_queue_arrive_as_they_were_sent_tags_and_all(place: Path) -> None:
     with Namespace() as space:
         space.run("ip link add w0 numrxqueues 2 numtxqueues 2 type veth peer name w1 numrxqueues 2 numtxqueues 2")
         space.run("ip link set w0 up; ip link set w1 up")
-        command = [*space.prefix, sys.executable, "-P", "-c", RECEIVER]
-        with Process("receiver", command, place, env=ENVIRONMENT) as receiver:
-            receiver.wait_log("^ready", 30)
-            subprocess.run([*space.prefix, sys.executable, "-c", SENDER], check=True, timeout=20)
-            assert receiver.popen.wait(30) == 0
-            frames = [bytes.fromhex(word) for word in receiver.log().split()[1:]]
-        assert frames == [bytes.fromhex(TAGGED)[:-1] + bytes([n]) for n in range(4)]
+        sent = [TAGGED[:-1] + bytes([n]) for n in range(4)]
+        assert received(space, place, "xdp:w0,queues=2", 4, sending("w1", sent)) == sent
 
 
 NO_SUPER_FRAMES = """

@@ -1,0 +1,47 @@
+"""A program behind a port of its own that takes what a sender in the same namespace sends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.integration.fwd import ENVIRONMENT
+from tests.integration.namespace import Namespace
+from tests.integration.process import Process
+
+RECEIVER = """
+import sys
+import fastvhost
+port, wanted = sys.argv[1], int(sys.argv[2])
+with fastvhost.attach(port) as attached:
+    print("ready", flush=True)
+    seen = 0
+    while seen < wanted:
+        with attached.endpoint.recv(timeout=20) as burst:
+            for frame in burst:
+                print(bytes(frame).hex(), flush=True)
+            seen += len(burst) or wanted
+"""
+TAG = "81000a2a"
+TAGGED = bytes.fromhex(f"ffffffffffff020000000001{TAG}0800" + "ab" * 46)
+
+
+def received(space: Namespace, place: Path, port: str, wanted: int, sender: str) -> list[bytes]:
+    """So many frames that arrive at a port while another program runs, in Python."""
+    command = [*space.prefix, sys.executable, "-P", "-c", RECEIVER, port, str(wanted)]
+    with Process("receiver", command, place, env=ENVIRONMENT) as receiver:
+        receiver.wait_log("^ready", 30)
+        subprocess.run([*space.prefix, sys.executable, "-c", sender], check=True, timeout=20)
+        assert receiver.popen.wait(30) == 0
+        return [bytes.fromhex(word) for word in receiver.log().split()[1:]]
+
+
+def sending(interface: str, frames: list[bytes]) -> str:
+    """The program that sends these, as they are."""
+    return (
+        "import socket\n"
+        "out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)\n"
+        f"out.bind(({interface!r}, 0))\n"
+        f"for frame in {frames!r}: out.send(frame)\n"
+    )
