@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+from collections.abc import Callable
 
 import pytest
 
@@ -12,109 +13,105 @@ from tests.unit.checksums import internet_sum
 
 TCPV4, UDP_FRAGMENTS, TCPV6, UDP, ECN = 1, 3, 4, 5, 0x80
 FIN, PSH, ACK, CWR = 0x01, 0x08, 0x10, 0x80
+FIRST = 0xFFFFFF00
+"""TCP's number of the first byte: it wraps."""
+SEGMENT = 1448
+
+
+def below(protocol: int, length: int, *, ipv6: bool, tag: bool) -> tuple[bytes, int]:
+    """Ethernet and IP headers, and the pseudo-header's sum, which the stack leaves where the checksum belongs."""
+    ether = bytes(range(12)) + (b"\x81\x00\x00\x2a" if tag else b"") + (b"\x86\xdd" if ipv6 else b"\x08\x00")
+    addresses = bytes(range(32)) if ipv6 else bytes(range(8))
+    if ipv6:
+        ip = struct.pack(">IHBB", 6 << 28, min(length, 65535), protocol, 64) + addresses
+    else:
+        ip = struct.pack(">BBHHHBBH", 0x45, 0, 20 + length, 0xFFFE, 0, 64, protocol, 0) + addresses
+        ip = ip[:10] + (internet_sum(ip) ^ 0xFFFF).to_bytes(2, "big") + ip[12:]
+    return ether + ip, internet_sum(addresses + struct.pack(">II", length, protocol))
 
 
 def super_frame(payload: bytes, *, ipv6: bool = False, tag: bool = False, flags: int = ACK, options: int = 12) -> bytes:
-    """Ethernet, IP and TCP as the stack hands it down: a pseudo-header's sum where the checksum belongs."""
-    tcp_bytes = 20 + options + len(payload)
-    ether = bytes(range(12)) + (b"\x81\x00\x00\x2a" if tag else b"") + (b"\x86\xdd" if ipv6 else b"\x08\x00")
-    addresses = bytes(range(32)) if ipv6 else bytes(range(8))
-    pseudo = internet_sum(addresses + struct.pack(">II", tcp_bytes, 6))
-    if ipv6:
-        ip = struct.pack(">IHBB", 6 << 28, min(tcp_bytes, 65535), 6, 64) + addresses
-    else:
-        ip = struct.pack(">BBHHHBBH", 0x45, 0, 20 + tcp_bytes, 0xFFFE, 0, 64, 6, 0) + addresses
-        ip = ip[:10] + (internet_sum(ip) ^ 0xFFFF).to_bytes(2, "big") + ip[12:]
+    """TCP as the stack hands it down."""
+    headers, pseudo = below(6, 20 + options + len(payload), ipv6=ipv6, tag=tag)
     offset = (20 + options) // 4 << 4
-    tcp = struct.pack(">HHIIBBHHH", 80, 8080, 0xFFFFFF00, 7, offset, flags, 512, pseudo, 0) + b"\1" * options
-    return ether + ip + tcp + payload
+    tcp = struct.pack(">HHIIBBHHH", 80, 8080, FIRST, 7, offset, flags, 512, pseudo, 0) + b"\1" * options
+    return headers + tcp + payload
+
+
+def datagrams(payload: bytes, *, ipv6: bool = False, tag: bool = False) -> bytes:
+    """A frame as a UDP socket with UDP_SEGMENT hands it down: one header, payloads one behind the other."""
+    length = 8 + len(payload)
+    headers, pseudo = below(17, length, ipv6=ipv6, tag=tag)
+    return headers + struct.pack(">HHHH", 80, 8080, length, pseudo) + payload
 
 
 def l4(frame: bytes) -> int:
-    """Where TCP begins in frames made above."""
+    """Where TCP or UDP begins in frames made above."""
     at = 12
     while frame[at : at + 2] == b"\x81\x00":
         at += 4
     return at + 2 + (40 if frame[at : at + 2] == b"\x86\xdd" else 20)
 
 
-def check(piece: bytes) -> bytes:
-    """Its payload; lengths and checksums are right."""
-    tcp = l4(piece)
-    ip = tcp - (40 if piece[tcp - 42 : tcp - 40] == b"\x86\xdd" else 20)
-    if tcp - ip == 20:
-        assert internet_sum(piece[ip:tcp]) == 0xFFFF
+def checked(piece: bytes, protocol: int) -> bytes:
+    """What is above IP; lengths and checksums are right."""
+    start = l4(piece)
+    ip = start - (40 if piece[start - 42 : start - 40] == b"\x86\xdd" else 20)
+    if start - ip == 20:
+        assert internet_sum(piece[ip:start]) == 0xFFFF
         assert int.from_bytes(piece[ip + 2 : ip + 4], "big") == len(piece) - ip
         addresses = piece[ip + 12 : ip + 20]
     else:
-        assert int.from_bytes(piece[ip + 4 : ip + 6], "big") == len(piece) - tcp
+        assert int.from_bytes(piece[ip + 4 : ip + 6], "big") == len(piece) - start
         addresses = piece[ip + 8 : ip + 40]
-    assert internet_sum(addresses + struct.pack(">II", len(piece) - tcp, 6) + piece[tcp:]) == 0xFFFF
-    return piece[tcp + 4 * (piece[tcp + 12] >> 4) :]
+    assert internet_sum(addresses + struct.pack(">II", len(piece) - start, protocol) + piece[start:]) == 0xFFFF
+    return piece[start:]
 
 
-@pytest.mark.parametrize("tag", [False, True], ids=["untagged", "tagged"])
-@pytest.mark.parametrize("ipv6", [False, True], ids=["IPv4", "IPv6"])
-@pytest.mark.parametrize("length", [1, 1448, 1449, 64000, 65000 - 100])
-def test_pieces_of_a_super_frame_are_frames_of_their_own_with_all_of_its_payload(
-    length: int, ipv6: bool, tag: bool
-) -> None:
-    payload = random.Random(length).randbytes(length)
+def check(piece: bytes) -> bytes:
+    """Its payload. TCP."""
+    tcp = checked(piece, 6)
+    return tcp[4 * (tcp[12] >> 4) :]
+
+
+def check_datagram(piece: bytes) -> bytes:
+    """Its payload; UDP's own length is right, too, and there is a checksum."""
+    udp = checked(piece, 17)
+    assert int.from_bytes(udp[4:6], "big") == len(udp)
+    assert udp[6:8] != b"\0\0"
+    return udp[8:]
+
+
+def cut_by_tcp(payload: bytes, *, ipv6: bool, tag: bool) -> tuple[list[bytes], list[bytes]]:
+    """Pieces and their payloads. Flags are where they belong, and the numbers of bytes go on."""
     frame = super_frame(payload, ipv6=ipv6, tag=tag, flags=ACK | PSH | FIN | CWR)
     tcp = l4(frame)
-    pieces = cut(frame, TCPV6 if ipv6 else TCPV4 | ECN, 1448, tcp, 16)
-    assert b"".join(map(check, pieces)) == payload
-    assert len(pieces) == -(-length // 1448)
+    pieces = cut(frame, TCPV6 if ipv6 else TCPV4 | ECN, SEGMENT, tcp, 16)
     for number, piece in enumerate(pieces):
         flags = piece[tcp + 13]
         assert bool(flags & (FIN | PSH)) == (number == len(pieces) - 1)
         assert bool(flags & CWR) == (number == 0)
-        sequence = int.from_bytes(piece[tcp + 4 : tcp + 8], "big")
-        assert sequence == (0xFFFFFF00 + 1448 * number) & 0xFFFFFFFF
-        if not ipv6:
-            assert int.from_bytes(piece[tcp - 16 : tcp - 14], "big") == (0xFFFE + number) & 0xFFFF
+        assert int.from_bytes(piece[tcp + 4 : tcp + 8], "big") == (FIRST + SEGMENT * number) & 0xFFFFFFFF
+    return pieces, list(map(check, pieces))
 
 
-def datagrams(payload: bytes, *, ipv6: bool = False, tag: bool = False) -> bytes:
-    """A frame as a UDP socket with UDP_SEGMENT hands it down: one header, payloads one behind the other."""
-    ether = bytes(range(12)) + (b"\x81\x00\x00\x2a" if tag else b"") + (b"\x86\xdd" if ipv6 else b"\x08\x00")
-    addresses = bytes(range(32)) if ipv6 else bytes(range(8))
-    length = 8 + len(payload)
-    if ipv6:
-        ip = struct.pack(">IHBB", 6 << 28, length, 17, 64) + addresses
-    else:
-        ip = struct.pack(">BBHHHBBH", 0x45, 0, 20 + length, 0xFFFE, 0, 64, 17, 0) + addresses
-        ip = ip[:10] + (internet_sum(ip) ^ 0xFFFF).to_bytes(2, "big") + ip[12:]
-    pseudo = internet_sum(addresses + struct.pack(">II", length, 17))
-    return ether + ip + struct.pack(">HHHH", 80, 8080, length, pseudo) + payload
-
-
-def check_datagram(piece: bytes) -> bytes:
-    """Its payload; lengths and checksums are right, and there is a checksum."""
-    udp = l4(piece)
-    ip = udp - (40 if piece[udp - 42 : udp - 40] == b"\x86\xdd" else 20)
-    if udp - ip == 20:
-        assert internet_sum(piece[ip:udp]) == 0xFFFF
-        assert int.from_bytes(piece[ip + 2 : ip + 4], "big") == len(piece) - ip
-        addresses = piece[ip + 12 : ip + 20]
-    else:
-        assert int.from_bytes(piece[ip + 4 : ip + 6], "big") == len(piece) - udp
-        addresses = piece[ip + 8 : ip + 40]
-    assert int.from_bytes(piece[udp + 4 : udp + 6], "big") == len(piece) - udp
-    assert piece[udp + 6 : udp + 8] != b"\0\0"
-    assert internet_sum(addresses + struct.pack(">II", len(piece) - udp, 17) + piece[udp:]) == 0xFFFF
-    return piece[udp + 8 :]
+def cut_by_udp(payload: bytes, *, ipv6: bool, tag: bool) -> tuple[list[bytes], list[bytes]]:
+    """Pieces and their payloads."""
+    frame = datagrams(payload, ipv6=ipv6, tag=tag)
+    pieces = cut(frame, UDP, SEGMENT, l4(frame), 6)
+    return pieces, list(map(check_datagram, pieces))
 
 
 @pytest.mark.parametrize("tag", [False, True], ids=["untagged", "tagged"])
 @pytest.mark.parametrize("ipv6", [False, True], ids=["IPv4", "IPv6"])
-@pytest.mark.parametrize("length", [1, 1000, 1001, 63_999])
-def test_datagrams_of_one_call_become_frames_of_their_own(length: int, ipv6: bool, tag: bool) -> None:
+@pytest.mark.parametrize("length", [1, SEGMENT, SEGMENT + 1, 64000, 65000 - 100])
+@pytest.mark.parametrize("cutting", [cut_by_tcp, cut_by_udp], ids=["TCP", "UDP"])
+def test_pieces_of_a_super_frame_are_frames_of_their_own_with_all_of_its_payload(
+    cutting: Callable[..., tuple[list[bytes], list[bytes]]], length: int, ipv6: bool, tag: bool
+) -> None:
     payload = random.Random(length).randbytes(length)
-    frame = datagrams(payload, ipv6=ipv6, tag=tag)
-    pieces = cut(frame, UDP, 1000, l4(frame), 6)
-    assert [len(check_datagram(piece)) for piece in pieces[:-1]] == [1000] * (len(pieces) - 1)
-    assert b"".join(map(check_datagram, pieces)) == payload
+    pieces, payloads = cutting(payload, ipv6=ipv6, tag=tag)
+    assert payloads == [payload[at : at + SEGMENT] for at in range(0, length, SEGMENT)]
     if not ipv6:
         numbers = [int.from_bytes(piece[l4(piece) - 16 : l4(piece) - 14], "big") for piece in pieces]
         assert numbers == [(0xFFFE + number) & 0xFFFF for number in range(len(pieces))]
