@@ -25,6 +25,7 @@ import statistics
 import struct
 import sys
 import time
+from collections import deque
 from dataclasses import dataclass, field
 
 import fastvhost
@@ -42,6 +43,8 @@ NO_NUMBER = bytes(4)
 BURST = 64
 PATIENCE = 0.5
 """Seconds without an answer after which a window's frames count as lost."""
+REMEMBERED = 64
+"""Streams of which a late frame is still known for one."""
 
 
 def checksum(data: bytes | bytearray) -> int:
@@ -102,7 +105,7 @@ class App1:
         )
         self.guest_mac: bytes | None = None
         self.streams = 0
-        self.earlier: list[bytes] = []
+        self.earlier: deque[bytes] = deque(maxlen=REMEMBERED)
         """What the frames of the streams before looked like: some may come late, and were counted as lost."""
         self.model = b""
         self.prepare(options)

@@ -82,6 +82,17 @@ def test_a_frame_that_was_counted_as_lost_and_comes_in_a_later_stream_is_not_cor
     assert scene.corrupt == 0
 
 
+def test_as_many_streams_as_app1_says_are_remembered_and_no_more(scene: Scene) -> None:
+    late = numbered(scene.run("bounce"), 77)
+    for _ in range(scene.module.REMEMBERED):
+        scene.run("in")
+    scene.take(late)
+    assert scene.corrupt == 0
+    for _ in range(1000):
+        scene.run("in")
+    assert len(scene.app.earlier) == scene.module.REMEMBERED
+
+
 @pytest.mark.parametrize("at", [0, 20, 53, 63])
 def test_a_frame_in_which_one_byte_is_wrong_is_corrupt_whenever_it_comes(scene: Scene, at: int) -> None:
     frame = bytearray(numbered(scene.run("bounce"), 77))
