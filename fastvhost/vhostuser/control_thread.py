@@ -15,9 +15,11 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from typing import Any
 
 from fastvhost.dataplane.door import WorkerStuckError
+from fastvhost.vhostuser import foreign_files
 from fastvhost.vhostuser.logbook import Logbook
 from fastvhost.vhostuser.narrative import Line, Narrative, View
 from fastvhost.vhostuser.port_face import PortFace
@@ -36,7 +38,8 @@ class ControlThread(ABC):
         self._narrative = narrative
         self._logbook = Logbook(port.name)
         self._wake = -1
-        self._stopping = False
+        self._stop: Future[None] = Future()
+        """Has a result once the thread is to end: what it waits for then waits no longer."""
         self._thread: threading.Thread | None = None
         self._unended: Callable[[], None] | None = None
         self._end_again_at = 0.0
@@ -106,7 +109,8 @@ class ControlThread(ABC):
 
     def stop(self, timeout: float = 2.0) -> None:
         """Stop the rings, close everything. Raises TimeoutError when the thread does not end."""
-        self._stopping = True
+        if not self._stopping:
+            self._stop.set_result(None)
         if self._thread is not None:
             os.eventfd_write(self._wake, 1)
             self._thread.join(timeout)
@@ -118,7 +122,12 @@ class ControlThread(ABC):
             os.close(self._wake)
             self._wake = -1
 
+    @property
+    def _stopping(self) -> bool:
+        return self._stop.done()
+
     def _run(self) -> None:
+        foreign_files.give_up_with(self._stop)
         while not self._stopping:
             try:
                 self._turn()

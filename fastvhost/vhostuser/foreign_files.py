@@ -13,9 +13,10 @@ import os
 import stat
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextvars import ContextVar
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fastvhost.dataplane.guest_memory import served_by, why_not
 from fastvhost.vhostuser.message import ProtocolError
@@ -31,6 +32,12 @@ OWN = frozenset({"tmpfs", "ramfs", "devtmpfs", "hugetlbfs", "ext2", "ext3", "ext
 """File systems on which no other program has a say."""
 
 _aside = threading.BoundedSemaphore(MOST_ASIDE)
+_stop: ContextVar[Future[None] | None] = ContextVar("stop", default=None)
+
+
+def give_up_with(stop: Future[None]) -> None:
+    """From now on this thread waits for no answer any longer than until `stop` has a result."""
+    _stop.set(stop)
 
 
 def identity(fd: int) -> tuple[int, int]:
@@ -48,17 +55,19 @@ def identity(fd: int) -> tuple[int, int]:
 def within(
     call: Callable[[], T], late: Callable[[T], object] = lambda _: None, *, unanswered: str = UNANSWERED
 ) -> T:
-    """What a call returns or raises. Raises ProtocolError after ANSWER_WITHIN; `late` gets what comes after that."""
+    """What a call returns or raises. Raises ProtocolError after ANSWER_WITHIN; `late` gets what comes after that.
+
+    Also as soon as this thread is to give up.
+    """
     if not _aside.acquire(blocking=False):
         raise ProtocolError("too many files do not answer already; memory on memfd or a mounted hugetlbfs still can")
-    future = _start(call)
-    try:
-        return future.result(ANSWER_WITHIN)
-    except TimeoutError:
-        if future.done():
-            return future.result()
-        future.add_done_callback(lambda done: None if done.exception() else late(done.result()))
-        raise ProtocolError(unanswered) from None
+    future, stop = _start(call), _stop.get()
+    awaited: list[Future[Any]] = [future] if stop is None else [future, stop]
+    wait(awaited, ANSWER_WITHIN, FIRST_COMPLETED)
+    if future.done():
+        return future.result()
+    future.add_done_callback(lambda done: None if done.exception() else late(done.result()))
+    raise ProtocolError(unanswered if stop is None or not stop.done() else "given up, because the port is to stop")
 
 
 def close(fd: int) -> None:

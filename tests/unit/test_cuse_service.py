@@ -20,14 +20,15 @@ from fastvhost.dataplane.door import WorkerStuckError
 from fastvhost.vhostcuse import device as device_module
 from fastvhost.vhostcuse.desk import Desk
 from fastvhost.vhostcuse.device import MISC_MAJOR, Device
-from fastvhost.vhostcuse.ioctls import Command
+from fastvhost.vhostcuse.ioctls import Command, MemoryMap
 from fastvhost.vhostcuse.service import VhostCuseService
 from fastvhost.vhostcuse.session import Surroundings
-from fastvhost.vhostuser import control_thread
+from fastvhost.vhostuser import control_thread, foreign_files
 from fastvhost.vhostuser.endpoint import ServiceError
+from tests.silent_files import Silent
 from tests.unit.fake_port import FAKE_MEMORY, FakePort
 from tests.unit.paper_kernel import FakeCaller, FakeFiles, PaperKernel, request
-from tests.unit.session_bench import open_fds
+from tests.unit.session_bench import REGION, open_fds
 from tests.unit.test_service import until
 
 
@@ -64,6 +65,7 @@ class Rig:
         self.callers: list[FakeCaller] = []
         self.made: list[tuple[str, int, str | None]] = []
         self.kernel_end: socket.socket | None = None
+        self.asked_before_files: Callable[[], object] = lambda: None
         self.service = VhostCuseService("fv0", self.port, device=self._device, desk=self._desk)
         self.kernel = PaperKernel(self._ask)
         self.service.open()
@@ -78,7 +80,11 @@ class Rig:
         return SocketDevice(ours)
 
     def _desk(self, port: Any, narrative: Any) -> Desk:
-        return Desk(port, narrative, FAKE_MEMORY, self._identify, Surroundings(FakeFiles))
+        return Desk(port, narrative, FAKE_MEMORY, self._identify, Surroundings(self._files))
+
+    def _files(self, caller: Any, regions: Any) -> FakeFiles:
+        self.asked_before_files()
+        return FakeFiles(caller, regions)
 
     def _identify(self, thread: int) -> FakeCaller:
         self.callers.append(FakeCaller(thread))
@@ -126,6 +132,33 @@ def test_the_end_of_its_process_ends_a_front_end_whose_file_lives_on(rig: Rig) -
     until(lambda: rig.state() == "listening")
     assert rig.kernel.ioctl(handle, Command.SET_OWNER) == (0, b"")
     assert len(rig.callers) == 2
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """A file whose file system answers nobody."""
+    with Silent() as (fd,):
+        yield fd
+    until(lambda: not waits_for_a_file())
+
+
+def waits_for_a_file() -> bool:
+    return any(thread.name == "aside" for thread in threading.enumerate())
+
+
+def test_a_port_that_is_to_stop_waits_no_longer_for_what_it_asked_about_memory(silent: int, rig: Rig) -> None:
+    rig.asked_before_files = lambda: foreign_files.identity(silent)
+    handle = rig.kernel.open()
+    rig.kernel.ioctl(handle, Command.SET_OWNER)
+    answers: list[tuple[int, bytes]] = []
+    table = MemoryMap((REGION,)).encode()
+    front_end = threading.Thread(target=lambda: answers.append(rig.kernel.ioctl(handle, Command.SET_MEM_TABLE, table)))
+    front_end.start()
+    until(waits_for_a_file)
+    rig.service.stop()
+    front_end.join(5)
+    assert answers == [(errno.EINVAL, b"")]
+    assert rig.service.defects == 0
 
 
 def test_a_front_end_that_ends_while_a_worker_is_stuck_leaves_a_port_that_serves_again_once_that_is_back(

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,8 @@ from tests.frontend import Frontend, Request
 from tests.short_dir import short_dir
 from tests.silent_files import FILE_BYTES, Silent
 from tests.unit.fake_port import FAKE_MEMORY, FakePort
-from tests.unit.session_bench import REGION
+from tests.unit.session_bench import OTHER_REGION, REGION
+from tests.unit.test_service import until
 
 SOON = 0.5
 PATIENCE = foreign_files.ANSWER_WITHIN
@@ -44,7 +46,7 @@ def _threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(foreign_files, "ANSWER_WITHIN", SHORT)
     yield
     deadline = time.monotonic() + 5
-    while any(thread.name == "aside" for thread in threading.enumerate()):
+    while waits_for_a_file():
         assert time.monotonic() < deadline, "a thread still waits"
         time.sleep(0.01)
 
@@ -52,6 +54,10 @@ def _threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(foreign_files, "_aside", threading.Semaphore(0))
+
+
+def waits_for_a_file() -> bool:
+    return any(thread.name == "aside" for thread in threading.enumerate())
 
 
 def duplicate(fd: int) -> int:
@@ -217,6 +223,43 @@ def test_a_port_is_not_held_up_by_a_file_that_does_not_answer(
         served(path, SOON)
 
 
+def test_a_port_that_waits_for_such_a_file_ends_as_soon_as_it_is_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(foreign_files, "ANSWER_WITHIN", 60)
+    port = FakePort("a")
+    with short_dir() as directory, Silent(2) as fds:
+        service = VhostUserService(str(directory / "a.sock"), port, memory=FAKE_MEMORY)
+        service.open()
+        service.start()
+        with contextlib.closing(Frontend.connect(directory / "a.sock")) as frontend:
+            frontend.send(Request.SET_MEM_TABLE, MemoryTable((REGION, OTHER_REGION)).encode(), fds)
+            until(waits_for_a_file)
+            service.stop()
+        assert service.defects == 0
+    port.close()
+
+
+def test_a_stop_ends_the_waiting_of_its_own_thread_alone() -> None:
+    go_on, stopped = threading.Event(), Future[None]()
+    said: list[object] = []
+
+    def wait_for_it(stop: Future[None]) -> None:
+        foreign_files.give_up_with(stop)
+        try:
+            said.append(foreign_files.within(lambda: go_on.wait(20)))
+        except ProtocolError as error:
+            said.append(str(error))
+
+    threads = [threading.Thread(target=wait_for_it, args=(stop,)) for stop in (stopped, Future[None]())]
+    for thread in threads:
+        thread.start()
+    stopped.set_result(None)
+    threads[0].join(5)
+    assert said == ["given up, because the port is to stop"]
+    go_on.set()
+    threads[1].join(5)
+    assert said[1:] == [True]
+
+
 def test_files_left_behind_in_half_a_message_are_closed_without_waiting(path: Path) -> None:
     with Silent() as fds:
         frontend = Frontend.connect(path)
@@ -255,3 +298,6 @@ class Mapped:
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()  # and not waited for: it closes that file, too
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
