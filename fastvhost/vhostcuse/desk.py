@@ -132,7 +132,8 @@ class Desk:
                 return message.encode_retry(request.unique, reads, [(address, row.writes)] if row.writes else [])
             result = self._handle(row, request, ioctl)
         except ProtocolError as error:
-            self._narrative.refused(f"{command_name(ioctl.command)} refused: {error}")
+            memory = ioctl.command == Command.SET_MEM_TABLE
+            self._narrative.refused(f"{command_name(ioctl.command)} refused: {error}", memory=memory)
             return message.encode_error(request.unique, error.errno if isinstance(error, IoctlError) else errno.EINVAL)
         return message.encode_ioctl(request.unique, result.encode() if result is not None else b"")
 

@@ -62,6 +62,7 @@ class Narrative:
         self._features: list[str] | None = None
         self._memory = (0, 0)
         self._memory_said = (0, 0)
+        self._memory_refused = False
         self._running: tuple[int, ...] = ()
         self._running_said: tuple[int, ...] = ()
         self._sizes: set[int] = set()
@@ -128,6 +129,7 @@ class Narrative:
 
     def memory(self, regions: int, size: int) -> None:
         self._memory = (regions, size)
+        self._memory_refused = False
         self._moved()
         self._settle = self._settle or self._clock() + SETTLE
 
@@ -152,8 +154,12 @@ class Narrative:
         self._flush()
         self._say(sentence, logging.WARNING, "trouble")
 
-    def refused(self, sentence: str) -> None:
-        """A message that was answered non-zero, or a connection that was turned away."""
+    def refused(self, sentence: str, *, memory: bool = False) -> None:
+        """A message that was answered non-zero, or a connection that was turned away.
+
+        memory: it was to bring the guest's memory, which is missing for that reason.
+        """
+        self._memory_refused |= memory
         self._say(sentence, logging.WARNING, "refused")
 
     # What is missing
@@ -188,7 +194,8 @@ class Narrative:
         # A front-end that tells the status may tell its features early, its memory comes with DRIVER_OK; one that does
         # not tells both in one go.
         if view.status is None or view.status & STATUS_DRIVER_OK:
-            self._say_once(advice.MEMORY_NOT_SHARED, logging.WARNING)
+            if not self._memory_refused:
+                self._say_once(advice.MEMORY_NOT_SHARED, logging.WARNING)
         else:
             self._say_once(advice.NOT_STARTED)
 

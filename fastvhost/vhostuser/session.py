@@ -61,7 +61,7 @@ class Session(FrontEnd):
             sentence = f"{request_name(request)} refused: {error}"
             if not self._wants_ack(message) or (row is not None and row.replies):
                 raise SessionEndError(sentence) from error
-            self._narrative.refused(sentence)
+            self._narrative.refused(sentence, memory=request in (Request.SET_MEM_TABLE, Request.ADD_MEM_REG))
             self._send(encode_reply(request, U64(1)))
         else:
             if reply is not None:

@@ -13,7 +13,7 @@ from fastvhost.vhostcuse.desk import MOST_OPEN, TABLE, Desk
 from fastvhost.vhostcuse.ioctls import Command, MemoryMap, VringFile
 from fastvhost.vhostcuse.session import OFFERED, Surroundings
 from fastvhost.vhostuser import advice, features
-from fastvhost.vhostuser.message import U64, VringAddr, VringState
+from fastvhost.vhostuser.message import U64, Region, VringAddr, VringState
 from fastvhost.vhostuser.narrative import Narrative
 from tests.unit.fake_port import FAKE_MEMORY, FakeMapping, FakePort
 from tests.unit.paper_kernel import OTHER_THREAD, THREAD, FakeCaller, FakeFiles, PaperKernel, ioctl_body, request
@@ -428,6 +428,18 @@ def test_a_refused_table_leaves_the_old_one(bench: Bench) -> None:
     assert bench.do(handle, Command.SET_MEM_TABLE, MemoryMap((private,))) == errno.EFAULT
     assert "private memory" in bench.said()
     assert sorted(bench.port.live) == [0, 1]
+
+
+def test_memory_that_was_refused_is_not_called_missing_afterwards(bench: Bench) -> None:
+    handle = bench.owned()
+    assert bench.do(handle, Command.SET_FEATURES, U64(MODERN)) == 0
+    assert bench.do(handle, Command.SET_MEM_TABLE, MemoryMap((Region(0, 4711, 0, 0),))) == errno.EFAULT
+    assert bench.desk.session is not None
+    bench.clock.now += 60
+    bench.narrative.tick(bench.desk.session.view)
+    said = bench.said()
+    assert "SET_MEM_TABLE refused: private memory" in said
+    assert "no memory" not in said
 
 
 @pytest.mark.parametrize("size", [0, 3, 32769, 1 << 31])

@@ -211,6 +211,36 @@ def test_features_without_memory_are_normal_while_the_driver_says_it_is_not_read
     assert story.warned() == [advice.MEMORY_NOT_SHARED]
 
 
+def test_memory_that_was_refused_in_words_is_not_called_missing_as_well() -> None:
+    story = Story()
+    story.reach("features")
+    story.narrative.refused("SET_MEM_TABLE refused: private memory", memory=True)
+    story.after(60)
+    assert story.warned() == ["SET_MEM_TABLE refused: private memory"]
+    story.narrative.memory(1, 1 << 20)
+    story.narrative.memory(0, 0)
+    story.after(60)
+    assert [line.text for line in story.narrative.take()][-1] == advice.MEMORY_NOT_SHARED
+
+
+def test_another_refusal_does_not_explain_that_there_is_no_memory() -> None:
+    story = Story()
+    story.reach("features")
+    story.narrative.refused("NET_SET_MTU refused: MTU 1")
+    story.after(60)
+    assert story.warned() == ["NET_SET_MTU refused: MTU 1", advice.MEMORY_NOT_SHARED]
+
+
+def test_memory_refused_to_one_front_end_may_be_missing_with_the_next() -> None:
+    story = Story()
+    story.reach("features")
+    story.narrative.refused("SET_MEM_TABLE refused: private memory", memory=True)
+    story.narrative.disconnected("the front-end closed")
+    story.reach("features")
+    story.after(60)
+    assert story.warned() == [advice.MEMORY_NOT_SHARED]
+
+
 def test_memory_without_rings_is_a_guest_without_a_driver() -> None:
     story = Story()
     story.reach("memory")

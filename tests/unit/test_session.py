@@ -8,7 +8,17 @@ import struct
 import pytest
 
 from fastvhost.vhostuser import features
-from fastvhost.vhostuser.message import U64, LogBase, MemoryTable, Region, Request, VringFd, VringState
+from fastvhost.vhostuser.message import (
+    U64,
+    LogBase,
+    MemoryTable,
+    Payload,
+    Region,
+    Request,
+    SingleRegion,
+    VringFd,
+    VringState,
+)
 from fastvhost.vhostuser.session import HANDLERS
 from tests.unit.session_bench import LEGACY, MODERN, OTHER_REGION, REGION, Bench, open_fds, single
 
@@ -191,6 +201,26 @@ def test_a_table_that_is_refused_leaves_the_old_one(bench: Bench, regions: tuple
     assert len(bench.port.of("set_memory")) == 1
     assert not old.mappings[0].closed
     assert bench.session.memory.regions == (REGION,)
+
+
+@pytest.mark.parametrize(
+    ("request_", "payload"),
+    [
+        (Request.SET_MEM_TABLE, MemoryTable((Region(0, 666, 0, 0),))),
+        (Request.SET_MEM_TABLE, b"\1"),
+        (Request.ADD_MEM_REG, SingleRegion(Region(0, 666, 0, 0))),
+    ],
+    ids=["table", "a table that is none", "region"],
+)
+def test_memory_that_was_refused_is_not_called_missing_afterwards(
+    bench: Bench, request_: int, payload: Payload | bytes
+) -> None:
+    bench.negotiate()
+    assert bench.ack(request_, payload, [bench.memfd()]) == 1
+    bench.clock.now += 60
+    bench.narrative.tick(bench.session.view)
+    said = [line.text for line in bench.narrative.take()]
+    assert " refused: " in said[-1], said
 
 
 @pytest.mark.parametrize("fds", [0, 1, 3])
