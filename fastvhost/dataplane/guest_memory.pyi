@@ -8,28 +8,30 @@ MAX_REGIONS: int
 class MemoryRefusedError(ValueError):
     """A region or a table of regions cannot be used. The text names the region and the remedy."""
 
-def served_by(fd: int) -> str | None:
-    """The file system of a file, where another program or machine may serve it (FUSE, NFS); None: the kernel's own.
+def file_system(fd: int) -> tuple[str | None, int]:
+    """The name of a file's file system, where another program or machine may serve it (FUSE, NFS), and its page size.
 
-    That program may take for ever to answer. Raises OSError.
+    None: the kernel's own. That program may take for ever to answer. Raises OSError.
     """
 
-def why_not(file_system: str) -> str:
+def why_not(served_by: str) -> str:
     """Why memory on such a file system is refused: the end of a sentence."""
 
 class Mapping:
     """One shared memory region of a front-end, mapped. vhost-user, "Memory region description".
 
-    The file descriptor is only borrowed for the call. Raises MemoryRefusedError when the size is 0, a range wraps, the
-    file is shorter than the region or cannot be mapped, or it lies on a file system that another program serves
-    (FUSE, NFS).
+    The file descriptor is only borrowed for the call. Raises MemoryRefusedError when the size is 0, a range wraps, or
+    the file is shorter than the region or cannot be mapped. page: what file_system() said of the file, which the caller
+    has looked at then; else it is looked at here, and refused where another program serves it (FUSE, NFS).
     """
 
     guest_addr: int
     bytes: int
     user_addr: int
     mmap_offset: int
-    def __init__(self, fd: int, guest_addr: int, bytes: int, user_addr: int, mmap_offset: int) -> None: ...
+    def __init__(
+        self, fd: int, guest_addr: int, bytes: int, user_addr: int, mmap_offset: int, page: int = 0
+    ) -> None: ...
     @property
     def faulted(self) -> bool:
         """True once an access met SIGBUS: the file behind the region became shorter."""

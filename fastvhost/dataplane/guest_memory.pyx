@@ -51,19 +51,20 @@ class MemoryRefusedError(ValueError):
     """A region or a table of regions cannot be used. The text names the region and the remedy."""
 
 
-def served_by(int fd) -> str | None:
+def file_system(int fd) -> tuple[str | None, int]:
     cdef statfs_t fs
     cdef int failed
     with nogil:
         failed = fstatfs(fd, &fs)
     if failed:
         raise OSError(errno, os.strerror(errno))
-    return _SERVED.get(<uint32_t>fs.f_type)
+    page = fs.f_bsize if <uint32_t>fs.f_type == _HUGETLBFS else os.sysconf("SC_PAGESIZE")
+    return _SERVED.get(<uint32_t>fs.f_type), page
 
 
-def why_not(str file_system) -> str:
+def why_not(str served_by) -> str:
     return (
-        f"lies on a file system that another program or machine may serve ({file_system}); "
+        f"lies on a file system that another program or machine may serve ({served_by}); "
         "use memory-backend-memfd, or a file on tmpfs or hugetlbfs"
     )
 
@@ -72,11 +73,9 @@ cdef class Mapping:
     """One shared memory region of a front-end, mapped. vhost-user, "Memory region description"."""
 
     def __init__(
-        self, int fd, uint64_t guest_addr, uint64_t bytes, uint64_t user_addr, uint64_t mmap_offset
+        self, int fd, uint64_t guest_addr, uint64_t bytes, uint64_t user_addr, uint64_t mmap_offset, uint64_t page=0
     ) -> None:
-        cdef uint64_t page, skew, length
-        cdef statfs_t fs
-        cdef int failed
+        cdef uint64_t skew, length
         cdef void *base
         if self.base != NULL:
             raise MemoryRefusedError("memory region: a Mapping is made once")
@@ -86,14 +85,9 @@ cdef class Mapping:
         for start, what in ((guest_addr, "guest addresses"), (user_addr, "user addresses"), (mmap_offset, "offsets")):
             if start > 2**64 - 1 - bytes:
                 raise MemoryRefusedError(f"{self._name()}: its {what} wrap past 2^64; the front-end sent nonsense")
-        with nogil:
-            failed = fstatfs(fd, &fs)
-        if failed:
-            raise MemoryRefusedError(f"{self._name()}: its file descriptor cannot be examined")
-        if <uint32_t>fs.f_type in _SERVED:
-            raise MemoryRefusedError(f"{self._name()} {why_not(_SERVED[<uint32_t>fs.f_type])}")
+        if page == 0:
+            page = self._page_of(fd)
         self._check_file(fd)
-        page = fs.f_bsize if <uint32_t>fs.f_type == _HUGETLBFS else os.sysconf("SC_PAGESIZE")
         skew = mmap_offset % page
         length = skew + bytes
         length += (page - length % page) % page
@@ -114,6 +108,17 @@ cdef class Mapping:
 
     def _name(self) -> str:
         return f"memory region at guest address {self.guest_addr:#x} ({self.bytes} bytes)"
+
+    def _page_of(self, int fd) -> int:
+        try:
+            served_by, page = file_system(fd)
+        except OSError as error:
+            raise MemoryRefusedError(
+                f"{self._name()}: its file descriptor cannot be examined: {error.strerror}"
+            ) from error
+        if served_by is not None:
+            raise MemoryRefusedError(f"{self._name()} {why_not(served_by)}")
+        return page
 
     def _check_file(self, int fd) -> None:
         status = os.fstat(fd)

@@ -138,7 +138,7 @@ def _fds_of(pid: int, path: str) -> list[int]:
 def _is(fd: int, vma: Vma) -> bool:
     """Whether it is this mapping's file, and can be mapped for writing. Closes what it cannot look at."""
     try:
-        same = foreign_files.identity(fd) == vma.file
+        same = foreign_files.examine(fd).identity == vma.file
     except ProtocolError:
         foreign_files.close(fd)
         raise

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from fastvhost.dataplane.guest_memory import served_by, why_not
+from fastvhost.dataplane.guest_memory import file_system, why_not
 from fastvhost.vhostuser.message import ProtocolError
 
 T = TypeVar("T")
@@ -40,16 +40,25 @@ def give_up_with(stop: Future[None]) -> None:
     _stop.set(stop)
 
 
-def identity(fd: int) -> tuple[int, int]:
-    """Device and inode of a file that is to be guest memory. Raises ProtocolError, in words."""
+class GuestFile(NamedTuple):
+    """A file that may be guest memory."""
+
+    identity: tuple[int, int]
+    """Device and inode."""
+    page: int
+    """Bytes."""
+
+
+def examine(fd: int) -> GuestFile:
+    """A file that is to be guest memory. Raises ProtocolError, in words, where it must not."""
     try:
-        file_system = None if _is_own(fd) else within(functools.partial(served_by, fd))
-        if file_system is not None:
-            raise ProtocolError(f"guest memory {why_not(file_system)}")
+        served_by, page = file_system(fd) if _is_own(fd) else within(functools.partial(file_system, fd))
+        if served_by is not None:
+            raise ProtocolError(f"guest memory {why_not(served_by)}")
         status = os.fstat(fd)
     except OSError as error:
         raise ProtocolError(f"guest memory: its file descriptor cannot be examined: {error.strerror}") from error
-    return status.st_dev, status.st_ino
+    return GuestFile((status.st_dev, status.st_ino), page)
 
 
 def within(

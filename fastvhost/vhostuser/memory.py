@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from fastvhost.dataplane.guest_memory import GuestMemory, Mapping
 from fastvhost.vhostuser import foreign_files
+from fastvhost.vhostuser.foreign_files import GuestFile
 from fastvhost.vhostuser.message import ProtocolError, Region
 
 MAX_SLOTS = 509
@@ -26,7 +27,7 @@ class MappingFace(Protocol):
 class MemoryMaker(NamedTuple):
     """Where mappings and tables come from; tests bring their own. Both raise ValueError with a sentence."""
 
-    mapping: Callable[[int, int, int, int, int], MappingFace]
+    mapping: Callable[[int, int, int, int, int, int], MappingFace]
     table: Callable[[Sequence[Any]], Any]
 
 
@@ -60,18 +61,19 @@ class SharedMemory:
 
     def replace(self, regions: Sequence[Region], fds: Sequence[int]) -> tuple[int, ...]:
         """SET_MEM_TABLE: another table in one step. Returns the live rings that lie in no region of it."""
-        fresh = self._map(regions, fds)
+        files = [foreign_files.examine(fd) for fd in fds]
+        fresh = self._map(zip(regions, fds, files, strict=True))
         return self._swap(fresh, fresh=fresh, stale=self._slots)
 
     def add(self, region: Region, fd: int) -> tuple[int, ...]:
         """ADD_MEM_REG. The same region over the same file once more changes nothing, and is to be removed as often."""
-        file = foreign_files.identity(fd)
+        file = foreign_files.examine(fd)
         for slot in self._slots:
-            if (slot.region, slot.file) == (region, file):
+            if (slot.region, slot.file) == (region, file.identity):
                 return self._recount(slot, 1)
         if len(self._slots) >= MAX_SLOTS:
             raise ProtocolError(f"a region beyond the {MAX_SLOTS} slots there are")
-        fresh = self._map([region], [fd])
+        fresh = self._map([(region, fd, file)])
         return self._swap((*self._slots, *fresh), fresh=fresh, stale=())
 
     def remove(self, region: Region) -> tuple[int, ...]:
@@ -95,14 +97,15 @@ class SharedMemory:
         if self._slots:
             self._swap((), fresh=(), stale=self._slots)
 
-    def _map(self, regions: Sequence[Region], fds: Sequence[int]) -> tuple[_Slot, ...]:
+    def _map(self, parts: Iterable[tuple[Region, int, GuestFile]]) -> tuple[_Slot, ...]:
         slots: list[_Slot] = []
         done = False
         try:
-            for region, fd in zip(regions, fds, strict=True):
-                file = foreign_files.identity(fd)
-                mapping = self._maker.mapping(fd, region.guest_addr, region.bytes, region.user_addr, region.mmap_offset)
-                slots.append(_Slot(region, mapping, file))
+            for region, fd, file in parts:
+                mapping = self._maker.mapping(
+                    fd, region.guest_addr, region.bytes, region.user_addr, region.mmap_offset, file.page
+                )
+                slots.append(_Slot(region, mapping, file.identity))
         except (ValueError, OSError) as error:
             raise ProtocolError(str(error)) from error
         else:

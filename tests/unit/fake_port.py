@@ -104,7 +104,7 @@ class FakeMapping:
     open: int = 0
     """Mappings not closed yet, of all there are."""
 
-    def __init__(self, fd: int, guest_addr: int, bytes: int, _user_addr: int, _mmap_offset: int) -> None:
+    def __init__(self, fd: int, guest_addr: int, bytes: int, _user_addr: int, _mmap_offset: int, _page: int) -> None:
         os.fstat(fd)
         if bytes == 666:
             raise ValueError("a region of 666 bytes; nobody maps that")

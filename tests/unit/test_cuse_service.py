@@ -147,7 +147,7 @@ def waits_for_a_file() -> bool:
 
 
 def test_a_port_that_is_to_stop_waits_no_longer_for_what_it_asked_about_memory(silent: int, rig: Rig) -> None:
-    rig.asked_before_files = lambda: foreign_files.identity(silent)
+    rig.asked_before_files = lambda: foreign_files.examine(silent)
     handle = rig.kernel.open()
     rig.kernel.ioctl(handle, Command.SET_OWNER)
     answers: list[tuple[int, bytes]] = []

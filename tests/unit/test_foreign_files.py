@@ -66,7 +66,7 @@ def duplicate(fd: int) -> int:
 
 def test_looking_at_a_file_that_does_not_answer_ends_in_words() -> None:
     with Silent() as (fd,), takes_at_most(AFTER_ASKING), pytest.raises(ProtocolError, match=r"does not answer.*memfd"):
-        foreign_files.identity(fd)
+        foreign_files.examine(fd)
 
 
 def test_closing_a_file_that_does_not_answer_takes_no_time_and_the_rest_is_closed_at_once() -> None:
@@ -83,7 +83,7 @@ def test_closing_a_file_that_does_not_answer_takes_no_time_and_the_rest_is_close
 @pytest.mark.usefixtures("nobody_asks")
 def test_with_too_many_waiting_files_that_must_be_asked_are_refused_at_once() -> None:
     with Silent() as (fd,), takes_at_most(SOON), pytest.raises(ProtocolError, match="too many"):
-        foreign_files.identity(fd)
+        foreign_files.examine(fd)
 
 
 def memfd() -> int:
@@ -112,7 +112,7 @@ def file_of(directory: str) -> Callable[[], int]:
 def test_memory_of_the_kernels_own_needs_nobody_to_ask(make: Callable[[], int]) -> None:
     fd = make()
     status = os.fstat(fd)
-    assert foreign_files.identity(fd) == (status.st_dev, status.st_ino)
+    assert foreign_files.examine(fd).identity == (status.st_dev, status.st_ino)
     foreign_files.close(fd)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
@@ -121,7 +121,7 @@ def test_memory_of_the_kernels_own_needs_nobody_to_ask(make: Callable[[], int]) 
 def test_a_name_like_a_memfds_is_no_memfd() -> None:
     with Silent(name="memfd:ram (deleted)") as (fd,):
         with takes_at_most(AFTER_ASKING), pytest.raises(ProtocolError):
-            foreign_files.identity(fd)
+            foreign_files.examine(fd)
         with takes_at_most(SOON):
             foreign_files.close(duplicate(fd))
 
@@ -160,7 +160,7 @@ def test_an_overloaded_machine_has_seconds_to_answer(monkeypatch: pytest.MonkeyP
 def test_an_overlay_is_refused_because_nobody_knows_what_lies_below() -> None:
     code = (
         "import os; from fastvhost.vhostuser import foreign_files\n"
-        "try: foreign_files.identity(os.open('m/ram', os.O_RDWR | os.O_CREAT))\n"
+        "try: foreign_files.examine(os.open('m/ram', os.O_RDWR | os.O_CREAT))\n"
         "except Exception as error: print(error)"
     )
     words = (

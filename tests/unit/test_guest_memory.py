@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fastvhost.dataplane.guest_memory import MAX_REGIONS, GuestMemory, Mapping, MemoryRefusedError
+from fastvhost.dataplane.guest_memory import MAX_REGIONS, GuestMemory, Mapping, MemoryRefusedError, file_system
 from tests.driver import Memory, Region
 from tests.unit.rig import MIB, frame, mapped, rig
 
@@ -58,6 +58,19 @@ def test_a_file_open_for_reading_only_is_refused(tmp_path: Path) -> None:
     path.write_bytes(bytes(8192))
     with pytest.raises(MemoryRefusedError, match="reading and writing"):
         Mapping(os.open(path, os.O_RDONLY), 0, 4096, 0, 0)
+
+
+def test_whoever_knows_the_files_page_size_is_believed_and_the_file_system_not_asked_again(fd: int) -> None:
+    (by_kernel, small), (by_huge, huge) = file_system(fd), file_system(os.memfd_create("huge", os.MFD_HUGETLB))
+    assert (by_kernel, by_huge) == (None, None)
+    assert (small, huge % small) == (os.sysconf("SC_PAGESIZE"), 0)
+    assert huge > small
+    Mapping(fd, 0, small, 0, small, small).close()
+    # Where the file is looked at, the mapping begins at a page of it.
+    with pytest.raises(MemoryRefusedError, match="Invalid argument"):
+        Mapping(fd, 0, small, 0, small // 8, small // 8)
+    with pytest.raises(MemoryRefusedError, match="as long as"):
+        Mapping(fd, 0, 1 << 20, 0, small, small)
 
 
 def test_the_mmap_offset_need_not_be_a_multiple_of_the_page_size(fd: int) -> None:
