@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.integration.fwd import ENVIRONMENT
 from tests.integration.process import Process
 from tests.short_dir import short_dir
@@ -14,7 +16,9 @@ from tests.short_dir import short_dir
 SCRIPT = Path(__file__).parents[2] / "scripts" / "paths"
 # It says that this is the outer guest already: as scripts/paths itself runs here.
 INSIDE = {"FASTVHOST_INSIDE": "1"}
-SECONDS = 280
+SECONDS = 320
+"""As long as scripts/paths lets it take in the outer guest."""
+pytestmark = pytest.mark.timeout(SECONDS + 60)
 
 
 def both_ways(number: int) -> dict[str, Any]:
