@@ -30,6 +30,7 @@ static inline void store_u64(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, _
 static inline uint32_t load_acquire_u32(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 static inline void store_release_u32(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 static inline uint64_t load_u64(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
+static inline uint64_t load_acquire_u64(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 
 /* A descriptor in two loads of eight bytes: addr, then len|flags|next. Each field is fetched exactly once. */
 static inline struct vring_desc read_once_desc(const struct vring_desc *p)
@@ -60,13 +61,6 @@ static inline struct vring_packed_desc read_once_packed_desc_anywhere(const stru
     struct vring_packed_desc d;
     memcpy(&d, pair, sizeof d);
     return d;
-}
-
-/* A used packed descriptor: len, id and flags in one store. The ticket's upper half is not the driver's business. */
-static inline void write_packed_used(struct vring_packed_desc *p, uint32_t ticket, uint32_t bytes, uint16_t flags)
-{
-    uint64_t tail = bytes | (uint64_t)(uint16_t)ticket << 32 | (uint64_t)flags << 48;
-    __atomic_store_n((uint64_t *)&p->len, tail, __ATOMIC_RELAXED);
 }
 
 static inline uint16_t read_once_u16_anywhere(const void *p) { return ((const volatile fv_anywhere_u16 *)p)->value; }

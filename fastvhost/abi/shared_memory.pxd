@@ -16,11 +16,11 @@ cdef extern from "fastvhost/abi/shared_memory.h" nogil:
     uint32_t load_acquire_u32(const uint32_t *p)
     void store_release_u32(uint32_t *p, uint32_t v)
     uint64_t load_u64(const uint64_t *p)
+    uint64_t load_acquire_u64(const uint64_t *p)
 
     virtq_desc read_once_desc(const virtq_desc *p)
     pvirtq_desc read_once_packed_desc(const pvirtq_desc *p)
     pvirtq_desc read_once_packed_desc_anywhere(const pvirtq_desc *p)
-    void write_packed_used(pvirtq_desc *p, uint32_t ticket, uint32_t bytes, uint16_t flags)
     uint16_t read_once_u16_anywhere(const void *p)
     void write_u16_anywhere(void *p, uint16_t v)
     void write_u64_anywhere(void *p, uint64_t v)

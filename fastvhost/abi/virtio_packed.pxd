@@ -24,3 +24,13 @@ cdef extern from "<linux/virtio_ring.h>" nogil:
 cdef enum:
     VIRTQ_DESC_F_AVAIL = 1 << 7
     VIRTQ_DESC_F_USED = 1 << 15
+
+
+# A descriptor's second eight bytes as one word, its tail: len, id, flags.
+cdef enum:
+    TAIL_ID_SHIFT = 32
+    TAIL_FLAGS_SHIFT = 48
+
+
+cdef inline uint64_t tail_of(uint32_t n_bytes, uint16_t buffer_id, uint16_t flags) noexcept nogil:
+    return n_bytes | <uint64_t>buffer_id << TAIL_ID_SHIFT | <uint64_t>flags << TAIL_FLAGS_SHIFT

@@ -22,9 +22,9 @@ cdef struct Segment:
 
 cdef struct Chain:
     uint8_t *data            # the only segment's start, where n_segments == 1
-    uint32_t bytes           # of all segments together
-    uint32_t first_segment   # index into the burst's segments, where n_segments > 1
+    uint32_t bytes           # of all segments together; with the ticket, eight bytes that a packed ring stores at once
     uint32_t ticket          # what the ring wants back to complete the chain; nobody else looks into it
+    uint32_t first_segment   # index into the burst's segments, where n_segments > 1
     uint16_t n_segments
 
 

@@ -19,12 +19,15 @@ cdef struct RegionTable:
     Region *regions          # sorted by guest_addr
 
 
+cdef inline bint holds(const Region *region, uint64_t guest_addr, uint64_t bytes) noexcept nogil:
+    """Whether a range lies in this region whole."""
+    cdef uint64_t offset = guest_addr - region.guest_addr
+    return offset < region.bytes and bytes <= region.bytes - offset
+
+
 cdef inline uint8_t *in_region(const Region *region, uint64_t guest_addr, uint64_t bytes) noexcept nogil:
     """The host pointer to a range that lies in this region whole, else NULL."""
-    cdef uint64_t offset = guest_addr - region.guest_addr
-    if offset < region.bytes and bytes <= region.bytes - offset:
-        return region.host + offset
-    return NULL
+    return region.host + (guest_addr - region.guest_addr) if holds(region, guest_addr, bytes) else NULL
 
 
 cdef inline const Region *find_region(const RegionTable *table, uint64_t guest_addr) noexcept nogil:

@@ -10,24 +10,29 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from fastvhost.abi.shared_memory cimport (
     full_fence,
     load_acquire_u16,
+    load_acquire_u64,
     load_u16,
+    load_u64,
     prefetch_read,
     prefetch_write,
     read_once_packed_desc,
     read_once_packed_desc_anywhere,
     store_release_u16,
     store_u16,
-    write_packed_used,
+    store_u64,
 )
 from fastvhost.abi.virtio_packed cimport (
     RING_EVENT_FLAGS_DESC,
     RING_EVENT_FLAGS_DISABLE,
     RING_EVENT_FLAGS_ENABLE,
     RING_EVENT_WRAP_BIT,
+    TAIL_FLAGS_SHIFT,
+    TAIL_ID_SHIFT,
     VIRTQ_DESC_F_AVAIL,
     VIRTQ_DESC_F_USED,
     pvirtq_desc,
     pvirtq_event_suppress,
+    tail_of,
 )
 from fastvhost.abi.virtio_ring cimport (
     VIRTQ_DESC_BYTES,
@@ -37,7 +42,7 @@ from fastvhost.abi.virtio_ring cimport (
     virtq_desc,
 )
 from fastvhost.dataplane.frame cimport Chain, Done, Segment
-from fastvhost.dataplane.guest_memory cimport Region, in_region
+from fastvhost.dataplane.guest_memory cimport Region, holds, in_region
 from fastvhost.dataplane.ring cimport (
     RING_ADDRESS_OUTSIDE_MEMORY,
     RING_LOOP,
@@ -57,6 +62,8 @@ cdef enum:
     DESCRIPTORS_PER_LINE = 4
     BOTH_FLAGS = VIRTQ_DESC_F_AVAIL | VIRTQ_DESC_F_USED
     CHAIN_FLAGS = VIRTQ_DESC_F_NEXT | VIRTQ_DESC_F_WRITE | VIRTQ_DESC_F_INDIRECT
+    SLOTS_SHIFT = 16
+    ONE_SLOT = 1 << SLOTS_SHIFT     # in the ticket of a chain of one descriptor
 
 
 cdef inline bint is_available(uint16_t flags, bint wrap) noexcept nogil:
@@ -68,16 +75,6 @@ cdef inline void expect(const pvirtq_desc *desc, uint32_t n) noexcept nogil:
     cdef uint32_t i
     for i in range((n + DESCRIPTORS_PER_LINE - 1) // DESCRIPTORS_PER_LINE):
         prefetch_write(&desc[i * DESCRIPTORS_PER_LINE])
-
-
-cdef inline bint plain(Region *hot, const pvirtq_desc *d, uint16_t wanted, Chain *chain) noexcept nogil:
-    """Whether this is an available chain of one descriptor in the region of the one before. Fills in the chain."""
-    cdef uint8_t *data = in_region(hot, d.addr, d.len)
-    chain.data = data
-    chain.bytes = d.len
-    chain.n_segments = 1
-    chain.ticket = d.id | <uint32_t>1 << 16
-    return ((d.flags ^ wanted) & (BOTH_FLAGS | CHAIN_FLAGS)) == 0 and data != NULL
 
 
 cdef uint32_t take(
@@ -93,7 +90,7 @@ cdef uint32_t take(
 
     if not left or not is_available(load_u16(&desc[at].flags), wrap):
         return 0
-    # Where one is available, a burst is; and behind a full burst, often the next one.
+    # Where one is available, a burst is. Not what comes behind it: the driver may be writing there.
     expect(&desc[at], min(most, <uint32_t>left))
     while n < most and left:
         slots = take_plain(ring, &desc[at], wrap, &chains[n], min(most - n, min(<uint32_t>left, <uint32_t>(size - at))))
@@ -114,34 +111,40 @@ cdef uint32_t take(
         if at >= size:
             at -= size
             wrap = not wrap
-    if n == most:
-        expect(&desc[at], most)
     ring.outstanding = size - left
     ring.next_avail = at
     ring.avail_wrap = wrap
     return n
 
 
-cdef uint32_t take_plain(Ring *ring, const pvirtq_desc *desc, bint wrap, Chain *chains, uint32_t most) noexcept nogil:
+cdef uint32_t take_plain(
+    const Ring *ring, const pvirtq_desc *desc, bint wrap, Chain *chains, uint32_t most
+) noexcept nogil:
     """Take chains of one descriptor, one behind the other, in the region of the one before: nearly all of them are.
 
-    Four at a time, which is a cache line. Returns how many; the next one is something else, or not there.
+    Returns how many; the next one is something else, or not there.
     """
-    cdef uint16_t wanted = (VIRTQ_DESC_F_AVAIL if wrap else VIRTQ_DESC_F_USED) | ring.direction
     cdef Region hot = ring.table.regions[ring.hot_region]
-    cdef pvirtq_desc d
-    cdef uint32_t n = 0
+    cdef uint16_t direction = ring.direction
+    cdef uint64_t wanted = tail_of(0, 0, (VIRTQ_DESC_F_AVAIL if wrap else VIRTQ_DESC_F_USED) | direction)
+    cdef uint64_t examined = tail_of(0, 0, BOTH_FLAGS | CHAIN_FLAGS), but_flags = tail_of(0xffffffff, 0xffff, 0)
+    cdef uint64_t tail, addr
     cdef uint8_t *data
-    while n < most:
-        d = read_once_packed_desc(&desc[n])
-        if not plain(&hot, &d, wanted, &chains[n]):
-            break
-        data = chains[n].data
-        if not ring.direction:
+    cdef uint32_t n
+    for n in range(most):
+        tail = load_acquire_u64(<const uint64_t *>&desc[n].len)  # pairs with the driver's store of these flags
+        addr = load_u64(<const uint64_t *>&desc[n].addr)
+        if (tail ^ wanted) & examined or not holds(&hot, addr, <uint32_t>tail):
+            return n
+        data = hot.host + (addr - hot.guest_addr)
+        if not direction:
             prefetch_read(data)
             prefetch_read(data + 64)
-        n += 1
-    return n
+        chains[n].data = data
+        # bytes, and the ticket behind them: as in the descriptor, but that the number of slots stands for the flags
+        (<uint64_t *>&chains[n].bytes)[0] = tail & but_flags | <uint64_t>ONE_SLOT << TAIL_ID_SHIFT
+        chains[n].n_segments = 1
+    return most
 
 
 cdef bint walk_hot(
@@ -187,7 +190,7 @@ cdef bint walk_hot(
             return False
     finish_chain(chain, segments, first, n_segments, total)
     chain.ticket = piece.id if count > 1 else d.id
-    chain.ticket |= <uint32_t>count << 16
+    chain.ticket |= <uint32_t>count << SLOTS_SHIFT
     slots[0] = count
     return True
 
@@ -254,7 +257,7 @@ cdef int walk(
         n_segments[0] = first
         return status
     finish_chain(chain, segments, first, n_segments, total)
-    chain.ticket = d.id | <uint32_t>count << 16
+    chain.ticket = d.id | <uint32_t>count << SLOTS_SHIFT
     slots[0] = count
     return RING_OK
 
@@ -272,7 +275,7 @@ cdef int add_piece(
 cdef void untake(Ring *ring, const Chain *chains, uint32_t n) noexcept nogil:
     cdef uint32_t i, slots = 0
     for i in range(n):
-        slots += chains[i].ticket >> 16
+        slots += chains[i].ticket >> SLOTS_SHIFT
     go_back(ring, slots)
 
 
@@ -289,35 +292,50 @@ cdef void complete(Ring *ring, const Done *done, uint32_t n) noexcept nogil:
     """One used descriptor a chain, at the place of its first (section 2.8.5). The driver looks at them in order, so
     the flags of the first one staged are held back: publish stores them and with that shows them all."""
     cdef pvirtq_desc *desc = <pvirtq_desc *>ring.descriptor_area
-    cdef uint32_t at = ring.next_used, size = ring.size, slots, staged = 0, i
-    cdef bint wrap = ring.used_wrap
-    cdef uint16_t flags = ring.direction | (BOTH_FLAGS if wrap else 0)
-    if n and ring.staged == 0:
-        ring.first_flags = flags
-        flags = load_u16(&desc[at].flags)
-    if ring.in_batches and n:
+    cdef uint32_t at = ring.next_used, size = ring.size, i
+    cdef uint64_t flags = used_flags(ring)
+    if n == 0:
+        return
+    if ring.staged == 0:
+        ring.first_flags = flags >> TAIL_FLAGS_SHIFT
+        flags = load_u64(<const uint64_t *>&desc[at].len) & tail_of(0, 0, 0xffff)
+    if ring.in_batches:
         # section 2.8.8: one used descriptor names the last buffer, and the driver skips the others
-        write_packed_used(&desc[at], done[n - 1].ticket, done[n - 1].bytes, flags)
+        write_used(&desc[at], &done[n - 1], flags)
         for i in range(n):
-            staged += done[i].ticket >> 16
-        at += staged
+            at += done[i].ticket >> SLOTS_SHIFT
+        step_on(ring, at - ring.next_used)
+        return
+    write_used(&desc[at], &done[0], flags)
+    at = step_on(ring, done[0].ticket >> SLOTS_SHIFT)
+    flags = used_flags(ring)
+    for i in range(1, n):
+        write_used(&desc[at], &done[i], flags)
+        at += done[i].ticket >> SLOTS_SHIFT
         if at >= size:
-            at -= size
-            wrap = not wrap
-        n = 0
-    for i in range(n):
-        write_packed_used(&desc[at], done[i].ticket, done[i].bytes, flags)
-        slots = done[i].ticket >> 16
-        staged += slots
-        at += slots
-        if at >= size:
-            at -= size
-            wrap = not wrap
-        flags = ring.direction | (BOTH_FLAGS if wrap else 0)
-    ring.staged += staged
-    ring.outstanding -= staged
+            at = step_on(ring, at - ring.next_used)
+            flags = used_flags(ring)
+    step_on(ring, at - ring.next_used)
+
+
+cdef inline void write_used(pvirtq_desc *desc, const Done *done, uint64_t flags) noexcept nogil:
+    store_u64(<uint64_t *>&desc.len, tail_of(done.bytes, <uint16_t>done.ticket, 0) | flags)
+
+
+cdef inline uint64_t used_flags(const Ring *ring) noexcept nogil:
+    return tail_of(0, 0, ring.direction | (BOTH_FLAGS if ring.used_wrap else 0))
+
+
+cdef inline uint32_t step_on(Ring *ring, uint32_t slots) noexcept nogil:
+    """So many descriptors more are staged. Returns where the next one goes."""
+    cdef uint32_t at = ring.next_used + slots
+    if at >= ring.size:
+        at -= ring.size
+        ring.used_wrap = not ring.used_wrap
     ring.next_used = at
-    ring.used_wrap = wrap
+    ring.staged += slots
+    ring.outstanding -= slots
+    return at
 
 
 cdef bint publish(Ring *ring) noexcept nogil:

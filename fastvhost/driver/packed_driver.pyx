@@ -10,8 +10,8 @@ from fastvhost.abi.shared_memory cimport (
     full_fence, load_acquire_u16, load_u16, prefetch_write, store_release_u16, store_u16, store_u64,
 )
 from fastvhost.abi.virtio_packed cimport (
-    RING_EVENT_FLAGS_DESC, RING_EVENT_FLAGS_DISABLE, RING_EVENT_FLAGS_ENABLE, RING_EVENT_WRAP_BIT, VIRTQ_DESC_F_AVAIL,
-    VIRTQ_DESC_F_USED, pvirtq_desc, pvirtq_event_suppress,
+    RING_EVENT_FLAGS_DESC, RING_EVENT_FLAGS_DISABLE, RING_EVENT_FLAGS_ENABLE, RING_EVENT_WRAP_BIT, TAIL_FLAGS_SHIFT,
+    TAIL_ID_SHIFT, VIRTQ_DESC_F_AVAIL, VIRTQ_DESC_F_USED, pvirtq_desc, pvirtq_event_suppress, tail_of,
 )
 from fastvhost.abi.virtio_ring cimport (
     VIRTQ_DESC_BYTES, VIRTQ_DESC_F_INDIRECT, VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE, virtq_desc,
@@ -24,8 +24,6 @@ from fastvhost.driver.queue cimport (
 cdef enum:
     BOTH_FLAGS = VIRTQ_DESC_F_AVAIL | VIRTQ_DESC_F_USED
     DESCRIPTORS_PER_LINE = 4
-    ID_SHIFT = 32          # in a descriptor's second eight bytes: len, id, flags
-    FLAGS_SHIFT = 48
 
 
 cdef void packed_format(QueueFormat *format, bint in_order) noexcept nogil:
@@ -34,10 +32,6 @@ cdef void packed_format(QueueFormat *format, bint in_order) noexcept nogil:
     format.want_calls, format.has_used = want_calls, has_used
     if in_order:
         format.take, format.untake = take_in_order, untake_known
-
-
-cdef inline uint64_t word_of(uint32_t n_bytes, uint32_t buffer_id, uint16_t flags) noexcept nogil:
-    return n_bytes | <uint64_t>buffer_id << ID_SHIFT | <uint64_t>flags << FLAGS_SHIFT
 
 
 cdef void prepare(DriverQueue *queue) noexcept nogil:
@@ -68,10 +62,10 @@ cdef void lay_chain(
         else:
             more = VIRTQ_DESC_F_NEXT if i + 1 < n_pieces else 0
             templates[i].guest_addr = pieces[i].guest_addr
-            templates[i].word = word_of(pieces[i].bytes, slot, flags | more)
+            templates[i].word = tail_of(pieces[i].bytes, slot, flags | more)
     if table != NULL:
         templates[0].guest_addr = table_guest_addr
-        templates[0].word = word_of(n_pieces * VIRTQ_DESC_BYTES, slot, VIRTQ_DESC_F_INDIRECT)
+        templates[0].word = tail_of(n_pieces * VIRTQ_DESC_BYTES, slot, VIRTQ_DESC_F_INDIRECT)
 
 
 cdef uint32_t take(DriverQueue *queue, Completion *done, uint32_t limit) noexcept nogil:
@@ -163,9 +157,9 @@ cdef void give(DriverQueue *queue, const Completion *slots, uint32_t n) noexcept
         return
     first_word = give_singles(queue, slots, n) if queue.chain_length == 1 else give_chains(queue, slots, n)
     first.len = <uint32_t>first_word
-    first.id = <uint16_t>(first_word >> ID_SHIFT)
+    first.id = <uint16_t>(first_word >> TAIL_ID_SHIFT)
     # Pairs with the device's load of these flags: behind them it finds the whole burst.
-    store_release_u16(&first.flags, <uint16_t>(first_word >> FLAGS_SHIFT))
+    store_release_u16(&first.flags, <uint16_t>(first_word >> TAIL_FLAGS_SHIFT))
     queue.n_given += <uint16_t>n
     if queue.kick_fd >= 0:
         full_fence()    # the descriptors first, then the wish: the device does it the other way round (section 2.8.21)
@@ -174,7 +168,7 @@ cdef void give(DriverQueue *queue, const Completion *slots, uint32_t n) noexcept
 
 
 cdef inline uint64_t available_flags(const DriverQueue *queue) noexcept nogil:
-    return <uint64_t>(VIRTQ_DESC_F_AVAIL if queue.avail_wrap else VIRTQ_DESC_F_USED) << FLAGS_SHIFT
+    return <uint64_t>(VIRTQ_DESC_F_AVAIL if queue.avail_wrap else VIRTQ_DESC_F_USED) << TAIL_FLAGS_SHIFT
 
 
 cdef uint64_t give_singles(DriverQueue *queue, const Completion *slots, uint32_t n) noexcept nogil:
