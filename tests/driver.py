@@ -352,6 +352,15 @@ class NetDriver:
 
     def send(self, frame: bytes, header: bytes | None = None, kick: int = -1) -> int:
         """Send one frame from a buffer that is used again when the device is done with it. Returns the head."""
+        head = self._prepare(frame, header)
+        self.transmitq.make_available(head, kick=kick)
+        return head
+
+    def send_at_once(self, *frames: bytes) -> None:
+        """The same with several frames, which become visible together."""
+        self.transmitq.make_available(*[self._prepare(frame) for frame in frames])
+
+    def _prepare(self, frame: bytes, header: bytes | None = None) -> int:
         self.reclaim()
         data = (self.header() if header is None else header) + frame
         room, addr = self._spare.pop() if self._spare and self._spare[-1][0] >= len(data) else (0, 0)
@@ -361,7 +370,6 @@ class NetDriver:
         self.memory.write(addr, data)
         head = self.transmitq.chain([Piece(addr, len(data))])
         self._transmit_buffers[head] = (room, addr)
-        self.transmitq.make_available(head, kick=kick)
         return head
 
     def reclaim(self) -> int:

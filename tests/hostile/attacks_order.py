@@ -7,6 +7,7 @@ device takes for the next one, it is checked as any other.
 from __future__ import annotations
 
 from tests.driver import Used
+from tests.frontend import FEATURES, NET_F_MRG_RXBUF
 from tests.hostile.attack import attack
 from tests.hostile.invariant import Broken
 from tests.hostile.scene import Attacker, Scene
@@ -26,13 +27,50 @@ def batch(scene: Scene, guest: Attacker, n: int) -> None:
 BATCHES = ("batch-told-by-first", "batch-moves-one", "batch-forgets-one")
 
 
-@attack("layout-assumed", *BATCHES, rings=(*IN_ORDER, "packed", "split"))
+@attack("layout-assumed", "batch-length", *BATCHES, rings=(*IN_ORDER, "packed", "split"))
 def batches_of_every_size(scene: Scene) -> None:
     """Each chain comes back once, in order, one by one or by the last of a batch."""
     guest = scene.boot(queue_size=64)
     for n in (1, 2, 3, 4, 5, 8, 13, 30, 31, 4, 4, 4, 17):
         batch(scene, guest, n)
     scene.works(guest, 0)
+
+
+BURST_RINGS = ("packed_in_order", "packed", "split_in_order", "split")
+
+
+def burst(scene: Scene, guest: Attacker, *sizes: int, buffer: int = 2048) -> None:
+    """Frames of these sizes from the victim, all at once, into buffers of this size: what each holds, and says."""
+    frames = [scene.frame(size) for size in sizes]
+    buffers = [-(-(12 + size) // buffer) for size in sizes]
+    packets = [bytes(10) + n.to_bytes(2, "little") + frame for frame, n in zip(frames, buffers, strict=True)]
+    parts = [packet[at : at + buffer] for packet in packets for at in range(0, len(packet), buffer)]
+    room = guest.room(*[buffer] * len(parts))
+    heads = [guest.send(piece, queue=0) for piece in room]
+    scene.victim.net.send_at_once(*frames)
+    used = guest.receiveq.wait_used(len(parts), scene.patience)
+    if used != [Used(head, len(part)) for head, part in zip(heads, parts, strict=True)]:
+        raise Broken("C", f"{list(sizes)} bytes at once, in buffers {heads} of {buffer} bytes, were returned as {used}")
+    if [guest.memory.read(piece.addr, len(part)) for piece, part in zip(room, parts, strict=True)] != parts:
+        raise Broken("I7", f"frames of {list(sizes)} bytes at once arrived in another form")
+    scene.victim.net.wait_sent(scene.patience)
+
+
+@attack("burst-length", "receive-batch", rings=BURST_RINGS)
+def frames_of_every_length_in_one_burst(scene: Scene) -> None:
+    """Each buffer comes back with its own length. One that a batch skips would count as full: sections 2.7.9, 2.8.8."""
+    for start in (None, 0, 1, 2, 3):
+        guest = scene.boot(queue_size=64, start=start)
+        for n in (1, 2, 3, 4, 5, 8, 13, 4, 4, 32, 7):
+            burst(scene, guest, *(60 + 97 * (i * i + n) % 1455 for i in range(n)))
+
+
+@attack("burst-length", "receive-batch", rings=BURST_RINGS)
+def frames_over_several_chains_in_one_burst(scene: Scene) -> None:
+    """Mergeable: every chain but a frame's last one is full, and says so."""
+    guest = scene.boot(features=FEATURES | NET_F_MRG_RXBUF, queue_size=64)
+    for n in (1, 2, 3, 4, 4, 4, 7):
+        burst(scene, guest, *(60 + 97 * (i * i + n) % 1455 for i in range(n)), buffer=300)
 
 
 @attack("drop-keeps-chain", rings=(*IN_ORDER, "packed", "split"))

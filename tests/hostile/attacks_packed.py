@@ -51,7 +51,7 @@ for words, (bad, bug) in BAD.items():
     packed_attack(bug, name=f"four_descriptors_at_once_of_which_one_is_{words}")(batch)
 
 
-@packed_attack("batch-loses-good")
+@packed_attack("batch-loses-good", "bad-ring-goes-on")
 def four_descriptors_at_once_of_which_one_is_bad_at_every_place(scene: Scene) -> None:
     for position, start in product(range(4), (0, 253)):
         offer_batch(scene, scene.boot(start=start), Piece(END, 72), position)

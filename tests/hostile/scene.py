@@ -385,7 +385,7 @@ class Scene:
             return
         if queue == 1:
             attacker.send(attacker.piece(attacker.packet(self.frame())))
-            time.sleep(0.005)
+            self.let_rounds_pass()
         else:
             attacker.send(*attacker.room(2048), queue=0)
             self.victim.net.send(self.frame())

@@ -60,6 +60,9 @@ BUGS = {
     "batch-told-by-first": "a batch in order is returned by the name of its first chain, not of its last",
     "batch-moves-one": "behind a batch in order the next used entry is the very next, however many chains it held",
     "batch-forgets-one": "the last chain of a batch in order is never returned",
+    "batch-length": "the one used length of a batch in order is what was read of all of it, not 0",
+    "burst-length": "frames of one burst into a packed ring are all returned with the length of the first",
+    "receive-batch": "receive buffers are returned as batches in order, and all lengths but the last are lost",
     "double-fetch": "a descriptor is checked, then read again and used",
     # Frames
     "layout-assumed": "header and frame lie in one piece, or in two of which the first is the header",

@@ -63,6 +63,8 @@ class Port:
     def __init__(self, path: str) -> None:
         self.path, self.name = path, Path(path).stem
         self.drops: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()
+        """On the way to its guest."""
         self.frames: Counter[str] = Counter()
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.listener.bind(path)
@@ -90,6 +92,7 @@ class Port:
                 return self.turn(queue)
             finally:
                 queue.end_turn()
+                self.peer.queues[0].end_turn()
         except Bad as bad:
             self.broken(queue, str(bad))
         except Fault:
@@ -160,7 +163,7 @@ class Port:
                     data = data[:10] + struct.pack("<H", len(chains)) + data[12:]
                 filled = [(chain, self.fill(chain.pieces, data, i)) for i, chain in enumerate(chains)]
             queue.skip(*chains[: len(filled)])
-            queue.give_back(*filled)
+            queue.filled(*filled)
         except Bad as bad:
             self.broken(queue, str(bad))
             raise Drop("ring_disabled") from None
@@ -211,14 +214,13 @@ class Port:
     def broken(self, queue: Queue, why: str) -> None:
         if bug("crash-on-bad-ring"):
             die(why)
-        self.drops["bad_descriptor"] += 1
+        (self.drops if queue.index else self.refused)["bad_descriptor"] += 1
         self.log(f"ring {queue.index} is broken: {why}")
-        if bug("bad-ring-goes-on"):
-            queue.ring.skip_all()
-            return
-        queue.broken = queue.ever_broken = True
+        queue.broken, queue.ever_broken = not bug("bad-ring-goes-on"), True
         if queue.fds["err"] >= 0 and not bug("no-err-event"):
             queue.notify("err")
+        if not queue.broken:
+            queue.ring.give_back_bad()
 
     def log(self, text: str) -> None:
         """Ten lines in ten seconds, and no more."""
@@ -552,7 +554,7 @@ def answer_statistics(path: str) -> None:
                     "rx_frames": port.frames["rx"],
                     "tx_frames": port.frames["tx"],
                     "rx_dropped": dict(port.drops),
-                    "tx_dropped": {},
+                    "tx_dropped": dict(port.refused),
                 }
                 for port in PORTS
             }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import time
 from collections.abc import Sequence
 
 from tests.hostile.broken.bugs import bug, die
@@ -58,10 +57,13 @@ class PackedRing:
 
     def read(self, index: int) -> tuple[int, int, int, int]:
         """A descriptor: address, bytes, id, flags."""
-        region, at = self.desc
         Queue.descriptors += 1
-        addr, n, ident, flags = DESC.unpack(region.read(at + 16 * index, 16))
+        addr, n, ident, flags = DESC.unpack(self.raw(index))
         return addr, n, ident, flags
+
+    def raw(self, index: int) -> bytes:
+        region, at = self.desc
+        return region.read(at + DESC.size * index, DESC.size)
 
     def is_available(self, flags: int, wrap: bool) -> bool:
         avail, used = bool(flags & AVAIL), bool(flags & USED)
@@ -136,12 +138,7 @@ class PackedRing:
                     raise Bad("an indirect descriptor behind others")
                 pieces = self.table(addr, n)
                 break
-            if bug("double-fetch"):
-                time.sleep(0.001)
-                addr, n = self.read(at)[:2]
-                if any(at + part > r.size for r in self.queue.port.table.regions if (at := addr - r.guest, part := n)):
-                    die("read twice")
-            pieces.append((addr, n))
+            pieces.append(self.queue.settled(addr, n, self.raw, at))
             if not flags & NEXT or (bug("empty-piece-ends") and not n):
                 break
             if slots >= left - bug("long-chain-refused") and not bug("no-loop-bound"):
@@ -154,11 +151,12 @@ class PackedRing:
         pieces = []
         for i in range(n // 16 or 1):
             Queue.descriptors += 1
-            piece, length, _, flags = DESC.unpack(self.queue.port.table.read(addr + 16 * i, 16))
+            read, at = self.queue.port.table.entry, addr + 16 * i
+            piece, length, _, flags = DESC.unpack(read(at))
             if bug("table-flags-followed") and flags & (NEXT | INDIRECT):
                 raise Bad("flags in a table")
             self.queue.check_piece(piece, length, flags & WRITE if self.queue.index % 2 == 0 else 0)
-            pieces.append((piece, length))
+            pieces.append(self.queue.settled(piece, length, read, at))
             if bug("empty-piece-ends") and not length:
                 break
         return pieces
@@ -175,6 +173,12 @@ class PackedRing:
                 break
             self.avail.advance(1, self.size)
             self.used.advance(1, self.size)
+
+    def give_back_bad(self) -> None:
+        self.trusted = 0
+        bad = Chain(self.read(self.avail.index)[2], [])
+        self.skip(bad)
+        self.give_back((bad, 0))
 
     def give_back(self, *used: tuple[Chain, int]) -> bool:
         """The flags of the first one last: what the driver looks at shows all of them."""
@@ -193,10 +197,10 @@ class PackedRing:
             region.write(at + 16 * index + 8, entry)
         return self.wants_to_hear()
 
-    def give_back_batch(self, chains: Sequence[Chain], told: Chain) -> bool:
+    def give_back_batch(self, chains: Sequence[Chain], told: Chain, n: int) -> bool:
         region, at = self.desc
-        flags = (AVAIL | USED) * (self.used.wrap or bug("used-wrap-forgotten"))
-        region.write(at + 16 * self.used.index + 8, struct.pack("<IHH", 0, told.ticket, flags))
+        flags = (AVAIL | USED) * (self.used.wrap or bug("used-wrap-forgotten")) | (WRITE if n else 0)
+        region.write(at + 16 * self.used.index + 8, struct.pack("<IHH", n, told.ticket, flags))
         self.used.advance(1 if bug("batch-moves-one") else sum(chain.slots for chain in chains), self.size)
         return self.wants_to_hear()
 

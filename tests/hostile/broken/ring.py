@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import struct
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from tests.hostile.broken.bugs import bug, die
@@ -18,6 +19,8 @@ INDIRECT_DESC, PACKED, IN_ORDER = 1 << 28, 1 << 34, 1 << 35
 NEXT, WRITE, INDIRECT = 1, 2, 4
 TOP = 2**64
 DESC = struct.Struct("<QIHH")
+MEANWHILE, SELDOM = 0.0005, 0.004
+"""Seconds that a second hand is given between two looks at a descriptor, and between two such gifts."""
 
 
 class Bad(Exception):
@@ -86,11 +89,14 @@ class Format(Protocol):
     def give_back(self, *used: tuple[Chain, int]) -> bool:
         """Return chains, with the bytes written into each, all at once. Whether the driver wants to hear of it."""
 
-    def give_back_batch(self, chains: Sequence[Chain], told: Chain) -> bool:
-        """The same for chains in which nothing was written, by this one's name alone. Sections 2.7.9 and 2.8.8."""
+    def give_back_batch(self, chains: Sequence[Chain], told: Chain, n: int) -> bool:
+        """The same for a batch, by this one's name and with its length alone. Sections 2.7.9 and 2.8.8."""
 
     def skip_all(self) -> None:
         """Whatever is available now is forgotten."""
+
+    def give_back_bad(self) -> None:
+        """What is next breaks a rule, and comes back as if it were any chain."""
 
     def move(self, areas: list[Area]) -> None:
         """The same ring, in memory that was mapped anew."""
@@ -105,8 +111,8 @@ class Table:
     def __init__(self, regions: list[Region]) -> None:
         self.regions = regions
 
-    def spans(self, addr: int, n: int) -> Iterator[tuple[Region, int, int]]:
-        """The range as pieces of regions, checked by subtraction."""
+    def spans(self, addr: int, n: int, *, believed: bool = False) -> Iterator[tuple[Region, int, int]]:
+        """The range as pieces of regions, checked by subtraction, unless it is believed."""
         while n:
             for region in self.regions:
                 at = (addr - region.guest) & (TOP - 1)
@@ -118,6 +124,9 @@ class Table:
             else:
                 if bug("nowhere-is-zeros"):
                     return
+                if believed:
+                    yield self.around(addr, n)
+                    return
                 raise Bad(f"address {addr:#x} lies in no region")
             if bug("sloppy-range"):
                 yield region, at, min(n, 4096)
@@ -127,6 +136,14 @@ class Table:
             part = n if bug("behind-is-inside") else min(n, region.size - at)
             yield region, at, part
             addr, n = addr + part, n - part
+
+    def around(self, addr: int, n: int) -> tuple[Region, int, int]:
+        """Outside memory, as who does not look meets it: first the rest of the file, then nothing."""
+        region = self.regions[0]
+        at = addr - region.guest
+        if not 0 <= region.offset + at <= os.fstat(region.fd).st_size - n:
+            die(f"{n} bytes at guest address {addr:#x}")
+        return region, at, n
 
     def check(self) -> None:
         """Every file is as long as its region wants it, or was and a write of ours made it longer again."""
@@ -143,10 +160,15 @@ class Table:
         raise Illegal(f"a ring at {user:#x} lies in no shared memory region")
 
     def read(self, addr: int, n: int) -> bytes:
-        return b"".join(region.read(at, part) for region, at, part in self.spans(addr, n))
+        spans = self.spans(addr, n, believed=bug("double-fetch"))
+        return b"".join(region.read(at, part) for region, at, part in spans)
+
+    def entry(self, addr: int) -> bytes:
+        """A descriptor in an indirect table."""
+        return self.read(addr, DESC.size)
 
     def write(self, addr: int, data: bytes) -> None:
-        for region, at, part in self.spans(addr, len(data)):
+        for region, at, part in self.spans(addr, len(data), believed=bug("double-fetch")):
             region.write(at, data[:part])
             data = data[part:]
 
@@ -156,6 +178,8 @@ class Queue:
 
     descriptors = 0
     """Read so far, by all queues: what a turn is measured by."""
+    waited = 0.0
+    """When a second hand was last waited for."""
 
     def __init__(self, port: HasMemory, index: int, formats: dict[bool, type[Format]]) -> None:
         self.port, self.index, self.formats = port, index, formats
@@ -165,7 +189,8 @@ class Queue:
         self.enabled = self.live = self.broken = self.ever_broken = False
         self.user: tuple[int, int, int] | None = None
         self.ring: Any = None
-        self.batch: list[Chain] = []
+        self.batch: list[tuple[Chain, int]] = []
+        self.burst_length = 0
 
     @property
     def packed(self) -> bool:
@@ -208,19 +233,43 @@ class Queue:
     def done(self, chain: Chain) -> None:
         """Nothing was written into it. With IN_ORDER it is told with all others of this turn."""
         if self.port.features & IN_ORDER:
-            self.batch.append(chain)
+            self.batch.append((chain, 0))
         else:
             self.give_back((chain, 0))
 
+    def filled(self, *used: tuple[Chain, int]) -> None:
+        """A frame was written into these. Each is told by itself, with its own length, whatever comes in its turn."""
+        self.burst_length = self.burst_length or used[0][1]
+        if bug("burst-length") and self.packed:
+            used = tuple((chain, self.burst_length) for chain, _ in used)
+        if bug("receive-batch") and self.port.features & IN_ORDER:
+            self.batch += used
+        else:
+            self.give_back(*used)
+
     def end_turn(self) -> None:
+        self.burst_length = 0
         if not self.batch:
             return
-        chains, self.batch = self.batch, []
-        if bug("batch-forgets-one") and len(chains) > 1:
-            chains.pop()
-        told = chains[0 if bug("batch-told-by-first") else -1]
-        if self.ring.give_back_batch(chains, told) and self.fds["call"] >= 0:
+        used, self.batch = self.batch, []
+        if bug("batch-forgets-one") and len(used) > 1:
+            used.pop()
+        chains = [chain for chain, _ in used]
+        told, n = used[0 if bug("batch-told-by-first") else -1]
+        if bug("batch-length") and len(chains) > 1:
+            n = sum(length for chain in chains for _, length in chain.pieces)
+        if self.ring.give_back_batch(chains, told, n) and self.fds["call"] >= 0:
             self.notify("call")
+
+    def settled(self, addr: int, n: int, read: Callable[[int], bytes], at: int) -> tuple[int, int]:
+        """The address and length that were checked; or those that stand there by now, which nobody checked."""
+        if not bug("double-fetch"):
+            return addr, n
+        if self.ever_broken and time.monotonic() > Queue.waited + SELDOM:
+            time.sleep(MEANWHILE)
+            Queue.waited = time.monotonic()
+        addr, n, *_ = DESC.unpack(read(at))
+        return addr, n
 
     def check_piece(self, addr: int, n: int, flags: int) -> None:
         if bool(flags & WRITE) != (self.index % 2 == 0) and not bug("write-flag-ignored"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import time
 from collections.abc import Callable, Sequence
 
 from tests.hostile.broken.bugs import bug, die
@@ -63,12 +62,7 @@ class SplitRing:
                 index, table = 0, True
                 continue
             self.queue.check_piece(addr, n, flags)
-            if bug("double-fetch"):
-                time.sleep(0.001)
-                addr, n = DESC.unpack(read(index))[:2]
-                if any(at + part > r.size for r in self.queue.port.table.regions if (at := addr - r.guest, part := n)):
-                    die("read twice")
-            pieces.append((addr, n))
+            pieces.append(self.queue.settled(addr, n, read, index))
             if bug("stale-next") and following >= size:
                 raise Bad("a next beyond the queue")
             if not flags & NEXT or (bug("empty-piece-ends") and not n):
@@ -86,6 +80,11 @@ class SplitRing:
     def skip_all(self) -> None:
         self.next_avail = u16(self.avail, 2)
 
+    def give_back_bad(self) -> None:
+        head = u16(self.avail, 4 + 2 * (self.next_avail % self.size))
+        self.next_avail = (self.next_avail + 1) & 0xFFFF
+        self.give_back((Chain(head, []), 0))
+
     def give_back(self, *used: tuple[Chain, int]) -> bool:
         """With one store of the index."""
         region, at = self.used
@@ -95,9 +94,9 @@ class SplitRing:
         region.write(at + 2, struct.pack("<H", self.next_used))
         return not u16(self.avail, 0) & 1
 
-    def give_back_batch(self, chains: Sequence[Chain], told: Chain) -> bool:
+    def give_back_batch(self, chains: Sequence[Chain], told: Chain, n: int) -> bool:
         region, at = self.used
-        region.write(at + 4 + 8 * (self.next_used % self.size), struct.pack("<II", told.ticket, 0))
+        region.write(at + 4 + 8 * (self.next_used % self.size), struct.pack("<II", told.ticket, n))
         self.next_used = (self.next_used + (1 if bug("batch-moves-one") else len(chains))) & 0xFFFF
         region.write(at + 2, struct.pack("<H", self.next_used))
         return not u16(self.avail, 0) & 1
