@@ -46,5 +46,7 @@ def attack(
 
 ring_attack = partial(attack, rings=EVERY)
 """With descriptors, on every ring format."""
+split_attack = partial(attack, rings=("split", "split_in_order"))
+"""With heads, an available ring and links, which only split rings have."""
 packed_attack = partial(attack, rings=PACKED)
 """With what only packed rings have."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from tests.driver import DESC_F_NEXT
 from tests.frontend import NO_FD, U64, Closed, Frontend, Refused, Request, mem_table, single_region
-from tests.hostile.attack import attack
+from tests.hostile.attack import attack, ring_attack
 from tests.hostile.attacks_message import GOOD_PAYLOADS, negotiated
 from tests.hostile.scene import GUEST_ADDR, Attacker, Scene
 
@@ -273,7 +273,7 @@ for words, make in TO_WRITE.items():
 
     if words in ("that_is_a_directory", "that_is_read_only", "opened_with_o_path"):
         bug = "write-error-crash"
-    attack(bug, name=f"a_call_file_descriptor_{words}")(call_fd)
+    ring_attack(bug, name=f"a_call_file_descriptor_{words}")(call_fd)
     attack(bug, name=f"an_err_file_descriptor_{words}")(err_fd)
 
 

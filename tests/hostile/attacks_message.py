@@ -22,7 +22,7 @@ from tests.frontend import (
     readable,
     vring_addr,
 )
-from tests.hostile.attack import attack
+from tests.hostile.attack import attack, ring_attack
 from tests.hostile.invariant import Broken
 from tests.hostile.scene import Scene
 
@@ -163,13 +163,13 @@ def start_with_areas(frontend: Frontend, areas: Sequence[int]) -> None:
 # Changes under a running ring
 
 
-@attack("change-while-running")
+@ring_attack("change-while-running")
 def a_ring_size_changed_after_the_start(scene: Scene) -> None:
     """Refused, or without effect on the running ring: frames go on, none twice."""
     unharmed_by(scene, Request.SET_VRING_NUM, 8)
 
 
-@attack("change-while-running")
+@ring_attack("change-while-running")
 def a_base_changed_after_the_start(scene: Scene) -> None:
     unharmed_by(scene, Request.SET_VRING_BASE, 5)
 
@@ -183,7 +183,7 @@ def unharmed_by(scene: Scene, request: Request, value: int) -> None:
                 scene.works(guest)
 
 
-@attack("change-while-running")
+@ring_attack("change-while-running")
 def ring_addresses_changed_to_nowhere_after_the_start(scene: Scene) -> None:
     """Refused, or the ring is broken, or without effect on the running ring."""
     for guest in scene.each_way():

@@ -6,7 +6,7 @@ A bad one breaks the attacker's receiveq (reaction B). The victim, who only sent
 from __future__ import annotations
 
 from tests.driver import DESC_F_NEXT, DESC_F_WRITE, Piece
-from tests.hostile.attack import attack, ring_attack
+from tests.hostile.attack import ring_attack, split_attack
 from tests.hostile.attacks_legal import adjacent
 from tests.hostile.scene import GUEST_ADDR, Attacker, Scene, region
 
@@ -30,7 +30,7 @@ def broken_by(scene: Scene, guest: Attacker, *pieces: Piece) -> None:
 # Heads, indices, links
 
 
-@attack("no-head-check")
+@split_attack("no-head-check")
 def a_receive_head_beyond_the_queue(scene: Scene) -> None:
     guest = scene.boot()
     guest.receiveq.write_descriptor(256, guest.put(bytes(2048)), 2048, DESC_F_WRITE)
@@ -38,7 +38,7 @@ def a_receive_head_beyond_the_queue(scene: Scene) -> None:
     broken_when_used(scene, guest)
 
 
-@attack("no-avail-jump-check")
+@split_attack("no-avail-jump-check")
 def an_avail_index_of_the_receiveq_that_jumps(scene: Scene) -> None:
     guest = scene.boot()
     guest.receiveq.place(*[guest.receiveq.chain([Piece(guest.put(bytes(2048)), 2048, writable=True)])] * 256)
@@ -46,7 +46,7 @@ def an_avail_index_of_the_receiveq_that_jumps(scene: Scene) -> None:
     broken_when_used(scene, guest)
 
 
-@attack("no-next-check")
+@split_attack("no-next-check")
 def a_next_beyond_the_queue_in_the_receiveq(scene: Scene) -> None:
     guest = scene.boot()
     guest.receiveq.write_descriptor(256, guest.put(bytes(2048)), 2048, DESC_F_WRITE)
@@ -55,7 +55,7 @@ def a_next_beyond_the_queue_in_the_receiveq(scene: Scene) -> None:
     broken_when_used(scene, guest)
 
 
-@attack("no-loop-bound")
+@split_attack("no-loop-bound")
 def a_receive_chain_that_loops_with_no_bytes(scene: Scene) -> None:
     guest = scene.boot()
     guest.receiveq.write_descriptor(9, GUEST_ADDR, 0, DESC_F_WRITE | DESC_F_NEXT, 9)
@@ -63,7 +63,7 @@ def a_receive_chain_that_loops_with_no_bytes(scene: Scene) -> None:
     broken_when_used(scene, guest)
 
 
-@attack("no-loop-bound")
+@split_attack("no-loop-bound")
 def a_receive_chain_that_loops_over_a_good_buffer(scene: Scene) -> None:
     guest = scene.boot()
     guest.receiveq.write_descriptor(9, guest.put(bytes(16)), 16, DESC_F_WRITE | DESC_F_NEXT, 9)
@@ -145,7 +145,7 @@ def an_indirect_table_of_17_bytes_in_the_receiveq(scene: Scene) -> None:
     broken_by(scene, guest, table._replace(bytes=17))
 
 
-@attack("nested-indirect")
+@split_attack("nested-indirect")
 def an_indirect_table_in_an_indirect_table_in_the_receiveq(scene: Scene) -> None:
     guest = scene.boot()
     inner = guest.receiveq.indirect([Piece(guest.put(bytes(2048)), 2048, writable=True)])
@@ -208,7 +208,7 @@ def a_receive_buffer_over_two_adjacent_regions(scene: Scene) -> None:
         arrives(scene, guest, scene.frame(), Piece(addr, 72, writable=True))
 
 
-@attack("indirect-only-first")
+@split_attack("indirect-only-first")
 def a_receive_chain_that_ends_in_an_indirect_table(scene: Scene) -> None:
     guest = scene.boot()
     room = guest.room(5, 7, 30, 40)
@@ -218,7 +218,7 @@ def a_receive_chain_that_ends_in_an_indirect_table(scene: Scene) -> None:
     scene.arrives(guest, scene.frame())
 
 
-@attack("twice-is-once")
+@split_attack("twice-is-once")
 def the_same_receive_head_twice(scene: Scene) -> None:
     guest = scene.boot()
     room = guest.room(100)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from tests.driver import DESC_F_INDIRECT, DESC_F_NEXT, DESCRIPTOR, Piece
 from tests.frontend import F_PROTOCOL_FEATURES, F_VERSION_1
-from tests.hostile.attack import attack, ring_attack
+from tests.hostile.attack import ring_attack, split_attack
 from tests.hostile.scene import GUEST_ADDR, Attacker, Scene, region
 
 TOP = 2**64
@@ -29,12 +29,12 @@ def head_beyond(scene: Scene, head: int) -> None:
     scene.broken(guest)
 
 
-@attack("no-head-check", "crash-on-bad-ring", "bad-ring-goes-on", "no-err-event", "no-recovery")
+@split_attack("no-head-check", "crash-on-bad-ring", "bad-ring-goes-on", "no-err-event", "no-recovery")
 def a_head_equal_to_the_queue_size(scene: Scene) -> None:
     head_beyond(scene, 256)
 
 
-@attack("no-head-check")
+@split_attack("no-head-check")
 def a_head_of_65535(scene: Scene) -> None:
     head_beyond(scene, 0xFFFF)
 
@@ -48,17 +48,17 @@ def index_jump(scene: Scene, jump: int) -> None:
     scene.broken(guest)
 
 
-@attack("no-avail-jump-check")
+@split_attack("no-avail-jump-check")
 def an_avail_index_one_further_than_the_queue_is_long(scene: Scene) -> None:
     index_jump(scene, 257)
 
 
-@attack("no-avail-jump-check")
+@split_attack("no-avail-jump-check")
 def an_avail_index_that_jumps_half_way_round(scene: Scene) -> None:
     index_jump(scene, 0x8000)
 
 
-@attack("no-avail-jump-check")
+@split_attack("no-avail-jump-check")
 def an_avail_index_that_goes_backwards(scene: Scene) -> None:
     index_jump(scene, -1)
 
@@ -66,12 +66,12 @@ def an_avail_index_that_goes_backwards(scene: Scene) -> None:
 # Links
 
 
-@attack("no-next-check")
+@split_attack("no-next-check")
 def a_next_equal_to_the_queue_size(scene: Scene) -> None:
     next_beyond(scene, 256)
 
 
-@attack("no-next-check")
+@split_attack("no-next-check")
 def a_next_of_65535(scene: Scene) -> None:
     next_beyond(scene, 0xFFFF)
 
@@ -94,22 +94,22 @@ def loop(scene: Scene, bytes: int, *indices: int) -> None:
     scene.broken(guest)
 
 
-@attack("no-loop-bound")
+@split_attack("no-loop-bound")
 def a_descriptor_that_leads_to_itself_with_no_bytes(scene: Scene) -> None:
     loop(scene, 0, 3)
 
 
-@attack("no-loop-bound")
+@split_attack("no-loop-bound")
 def a_descriptor_that_leads_to_itself(scene: Scene) -> None:
     loop(scene, 72, 0)
 
 
-@attack("no-loop-bound")
+@split_attack("no-loop-bound")
 def two_descriptors_that_lead_to_each_other_with_no_bytes(scene: Scene) -> None:
     loop(scene, 0, 1, 255)
 
 
-@attack("no-loop-bound")
+@split_attack("no-loop-bound")
 def a_loop_over_the_whole_queue(scene: Scene) -> None:
     loop(scene, 1, *range(256))
 
@@ -170,7 +170,7 @@ def a_writable_descriptor_behind_readable_ones_in_the_transmitq(scene: Scene) ->
     broken_by(scene, guest, guest.piece(guest.packet(scene.frame())), guest.piece(bytes(64), writable=True))
 
 
-@attack("write-flag-ignored")
+@split_attack("write-flag-ignored")
 def a_writable_descriptor_in_an_indirect_table(scene: Scene) -> None:
     guest = scene.boot()
     pieces = [guest.piece(guest.packet(scene.frame())), guest.piece(bytes(64), writable=True)]
@@ -230,14 +230,14 @@ def an_indirect_table_outside_memory(scene: Scene) -> None:
     broken_by(scene, guest, Piece(END, 16, indirect=True))
 
 
-@attack("nested-indirect")
+@split_attack("nested-indirect")
 def an_indirect_table_in_an_indirect_table(scene: Scene) -> None:
     guest = scene.boot()
     inner = guest.transmitq.indirect([guest.piece(guest.packet(scene.frame()))])
     broken_by(scene, guest, guest.transmitq.indirect([inner]))
 
 
-@attack("nested-indirect")
+@split_attack("nested-indirect")
 def an_indirect_table_that_refers_to_itself(scene: Scene) -> None:
     guest = scene.boot()
     addr = guest.memory.take(16)
@@ -271,22 +271,22 @@ def table_with_next(scene: Scene, next: int) -> None:
     broken_by(scene, guest, Piece(addr, 32, indirect=True))
 
 
-@attack("no-table-bound")
+@split_attack("no-table-bound")
 def a_next_in_an_indirect_table_that_leads_right_behind_it(scene: Scene) -> None:
     table_with_next(scene, 2)
 
 
-@attack("no-table-bound")
+@split_attack("no-table-bound")
 def a_next_in_an_indirect_table_of_65535(scene: Scene) -> None:
     table_with_next(scene, 0xFFFF)
 
 
-@attack("no-loop-bound")
+@split_attack("no-loop-bound")
 def a_loop_in_an_indirect_table(scene: Scene) -> None:
     table_with_next(scene, 0)
 
 
-@attack("no-loop-bound")
+@split_attack("no-loop-bound")
 def a_descriptor_in_an_indirect_table_that_leads_to_itself(scene: Scene) -> None:
     table_with_next(scene, 1)
 
@@ -298,7 +298,7 @@ def a_buffer_outside_memory_in_an_indirect_table(scene: Scene) -> None:
     broken_by(scene, guest, guest.transmitq.indirect(pieces))
 
 
-@attack("no-recovery")
+@split_attack("no-recovery")
 def a_queue_broken_twenty_times_on_one_connection(scene: Scene) -> None:
     guest = scene.boot()
     for _ in range(20):
