@@ -156,6 +156,7 @@ class Desk:
         payload = row.payload.decode(ioctl.data) if row.payload and row.reads else None
         if not row.door:
             return row.handler(self, request, ioctl)  # type: ignore[no-any-return]
+        self.look()  # a ring that broke before it is set up anew has its word first
         session, pair = self._owner(request, ioctl)
         result: Payload | None = row.handler(session, pair, payload)
         self._narrative.rings(session.rings)

@@ -56,6 +56,7 @@ class Session(FrontEnd):
         request = message.header.request
         row = HANDLERS.get(request)
         try:
+            self.attend()  # a ring that broke before it is set up anew has its word first
             reply = self._dispatch(row, message)
         except ProtocolError as error:
             sentence = f"{request_name(request)} refused: {error}"

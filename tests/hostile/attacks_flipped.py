@@ -168,9 +168,7 @@ class FlippedGuest:
                     self.restart(index)
         self.pump()
 
-    def restart(self, index: int, *, said: bool = False) -> None:
-        """`said`: that it is broken. If it did not, it may break just before it is stopped, and need not tell then."""
-        self.unheard += not said
+    def restart(self, index: int) -> None:
         self.guest.restart_queue(index)
         queue: Any = self.guest.queues[index]
         for number in range(QUEUE if self.packed else 0):
@@ -212,7 +210,7 @@ class FlippedGuest:
                 return
             if time.monotonic() > deadline:
                 words = f"{self.starts} queues started, {counted} counted as broken, {self.breaks} said so"
-                raise Broken("B", f"{words}, {self.unheard} were stopped without a word")
+                raise Broken("B", f"{words}, {self.unheard} went with their connection")
             self.scene.pause(0.005)
 
     def hears_of(self, index: int) -> bool:
@@ -260,9 +258,9 @@ class FlippedGuest:
             for index in range(2):
                 if self.hears_of(index):
                     self.stays_at_rest(index)
-                    self.restart(index, said=True)
+                    self.restart(index)
                 elif self.said[index] or self.stands_still(index):
-                    self.restart(index, said=self.said[index])
+                    self.restart(index)
                 self.offer(index)
         except Closed:
             self.unheard += 2

@@ -68,6 +68,7 @@ class FakePort:
         self._called("start_queue", index, settings, may_refuse=True)
         self.live[index] = settings
         self.next_avail[index] = settings["base"]
+        self.news = [news for news in self.news if news[1] != index]  # of the queue before it
 
     def kick_queue(self, index: int) -> None:
         self._called("kick_queue", index)

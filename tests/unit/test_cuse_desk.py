@@ -229,6 +229,13 @@ def test_faulted_memory_ends_the_front_end_and_its_file_may_be_owned_anew(bench:
     assert bench.do(handle, Command.SET_OWNER) == 0
 
 
+def test_a_ring_that_breaks_just_before_a_request_says_so_before_the_request_is_handled(bench: Bench) -> None:
+    handle = bench.run()
+    bench.port.news.append(("broken", 0, "a loop"))  # found, and nobody has looked yet
+    assert bench.do(handle, Command.NET_SET_BACKEND, VringFile(0, TAP)) == 0  # sets its queue up again
+    assert os.eventfd_read(bench.files[ERR]) == 1
+
+
 def test_a_broken_ring_is_told_by_its_error_eventfd(bench: Bench) -> None:
     bench.run()
     bench.port.happen("broken", 0, "a loop")

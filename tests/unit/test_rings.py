@@ -318,6 +318,18 @@ def test_the_err_fd_is_written_when_its_ring_breaks_and_not_another_ring(bench: 
     assert not bench.ended
 
 
+def test_a_ring_that_breaks_just_before_it_is_stopped_says_so_before_it_starts_again(bench: Bench) -> None:
+    kick = bench.run(1)
+    err = bench.eventfd()
+    bench.send(Request.SET_VRING_ERR, VringFd(1, False), [err])
+    bench.port.news.append(("broken", 1, "a descriptor loop"))  # found, and nobody has looked yet
+    bench.ask(Request.GET_VRING_BASE, VringState(1, 0))
+    bench.kick_with(1, kick)
+    assert os.eventfd_read(err) == 1
+    assert bench.session.rings[1].broken == ""
+    assert 1 in bench.port.live
+
+
 def test_a_broken_ring_recovers_by_being_stopped_and_set_up_again(bench: Bench) -> None:
     kick = bench.run(1)
     bench.port.happen("broken", 1, "a descriptor loop")
