@@ -14,19 +14,16 @@ from array import array
 from enum import IntFlag
 from pathlib import Path
 
+from fastvhost.frontend.payload import U64, Region, VringAddr, VringState
 from fastvhost.vhostuser.message import (
     HEADER,
     REPLY,
-    U64,
     VERSION,
     VERSION_MASK,
     MemoryTable,
     Payload,
-    Region,
     Request,
-    VringAddr,
     VringFd,
-    VringState,
     encode_request,
 )
 

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, Self
 from fastvhost.driver.device import GuestDevice
 from fastvhost.driver.frontend import Feature, FrontEnd, GuestsError
 from fastvhost.driver.load import Load
-from fastvhost.vhostuser.message import Region
+from fastvhost.frontend.payload import Region
 
 __all__ = ["IMIX", "Counters", "Direction", "Guests", "GuestsError", "Latency"]
 

@@ -11,9 +11,8 @@ from typing import Any
 from fastvhost.dataplane.ports.endpoint import Endpoint, EndpointClosedError
 from fastvhost.dataplane.ports.pcap import PcapError
 from fastvhost.dataplane.ports.pcap_file import Player, Recorder
+from fastvhost.frontend.logbook import Line, Logbook
 from fastvhost.hostside.errors import HostPortError
-from fastvhost.vhostuser.logbook import Logbook
-from fastvhost.vhostuser.narrative import Line
 
 BURST = 64
 IDLE_SECONDS = 0.1

@@ -14,12 +14,11 @@ import threading
 import time
 from typing import Any
 
+from fastvhost.frontend.logbook import Line, Logbook
 from fastvhost.hostside import interfaces
 from fastvhost.hostside.errors import HostPortError
 from fastvhost.hostside.face import HostPortFace
 from fastvhost.hostside.interfaces import Interface
-from fastvhost.vhostuser.logbook import Logbook
-from fastvhost.vhostuser.narrative import Line
 
 RETRY = 1.0
 """Seconds between two attempts to attach, and between two looks where the kernel said nothing."""

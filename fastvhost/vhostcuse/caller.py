@@ -12,8 +12,8 @@ import os
 import select
 from typing import Protocol
 
-from fastvhost.vhostuser import foreign_files
-from fastvhost.vhostuser.message import ProtocolError
+from fastvhost.frontend import foreign_files
+from fastvhost.frontend.errors import ProtocolError
 
 _PIDFD_GETFD = 438
 """The system call's number, the same on every architecture (Linux 5.6)."""

@@ -11,16 +11,16 @@ import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+from fastvhost.frontend.errors import ProtocolError, SessionEndError
+from fastvhost.frontend.memory import REAL_MEMORY, MemoryMaker
+from fastvhost.frontend.narrative import Narrative
+from fastvhost.frontend.payload import U64, VringAddr, VringState
+from fastvhost.frontend.port_face import PortFace
 from fastvhost.vhostcuse import message
 from fastvhost.vhostcuse.caller import Caller, IoctlError, Process
 from fastvhost.vhostcuse.ioctls import Command, MemoryMap, VringFile, command_name
 from fastvhost.vhostcuse.message import Ioctl, Opcode, Request
 from fastvhost.vhostcuse.session import OFFERED, Session, Surroundings
-from fastvhost.vhostuser.front_end import SessionEndError
-from fastvhost.vhostuser.memory import REAL_MEMORY, MemoryMaker
-from fastvhost.vhostuser.message import U64, ProtocolError, VringAddr, VringState
-from fastvhost.vhostuser.narrative import Narrative
-from fastvhost.vhostuser.port_face import PortFace
 
 MOST_OPEN = 1024
 """Files of one device. Each costs a few words here; more are refused."""

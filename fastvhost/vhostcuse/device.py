@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from fastvhost.frontend.errors import ServiceError
 from fastvhost.vhostcuse import message
 from fastvhost.vhostcuse.message import MalformedError, Opcode
-from fastvhost.vhostuser.endpoint import ServiceError
 
 CUSE = "/dev/cuse"
 PATIENCE = 2.0

@@ -14,10 +14,11 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from fastvhost.frontend import foreign_files
+from fastvhost.frontend.advice import SHARE
+from fastvhost.frontend.errors import ProtocolError
+from fastvhost.frontend.payload import Region
 from fastvhost.vhostcuse.caller import PERMIT, Caller, IoctlError
-from fastvhost.vhostuser import foreign_files
-from fastvhost.vhostuser.advice import SHARE
-from fastvhost.vhostuser.message import ProtocolError, Region
 
 MOST_FDS = 1 << 16
 """Of a front-end's file descriptors looked through for one file."""

@@ -1,6 +1,6 @@
 """vhost-net's ioctls: their numbers, and what they carry. Linux, include/uapi/linux/vhost.h.
 
-The payloads that vhost-user took over unchanged are the ones of its messages.
+The payloads that vhost-user took over unchanged are those of frontend/payload.py.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar, Self
 
-from fastvhost.vhostuser.memory import MAX_SLOTS
-from fastvhost.vhostuser.message import ProtocolError, Region
+from fastvhost.frontend.errors import ProtocolError
+from fastvhost.frontend.memory import MAX_SLOTS
+from fastvhost.frontend.payload import Region
 
 _TYPE = 0xAF
 _WRITE, _READ = 1, 2  # as linux/ioctl.h says it: the caller writes, reads

@@ -10,15 +10,16 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+from fastvhost.frontend.advice import Approach
+from fastvhost.frontend.control_thread import ControlThread
+from fastvhost.frontend.description import describe
+from fastvhost.frontend.errors import ServiceError
+from fastvhost.frontend.logbook import Line
+from fastvhost.frontend.narrative import Narrative, View
+from fastvhost.frontend.port_face import PortFace
 from fastvhost.vhostcuse.desk import Desk
 from fastvhost.vhostcuse.device import Device
 from fastvhost.vhostcuse.message import MalformedError, decode_request, encode_error
-from fastvhost.vhostuser.advice import Approach
-from fastvhost.vhostuser.control_thread import ControlThread
-from fastvhost.vhostuser.description import describe
-from fastvhost.vhostuser.endpoint import ServiceError
-from fastvhost.vhostuser.narrative import Line, Narrative, View
-from fastvhost.vhostuser.port_face import PortFace
 
 __all__ = ["VhostCuseService"]
 

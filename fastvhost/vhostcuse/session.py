@@ -11,15 +11,15 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+from fastvhost.frontend import eventfd, features
+from fastvhost.frontend.front_end import FrontEnd
+from fastvhost.frontend.memory import MemoryMaker
+from fastvhost.frontend.narrative import Narrative
+from fastvhost.frontend.payload import U64, Region, VringAddr, VringState
+from fastvhost.frontend.port_face import PortFace
 from fastvhost.vhostcuse.caller import Caller, IoctlError
 from fastvhost.vhostcuse.guest_files import GuestFiles
 from fastvhost.vhostcuse.ioctls import MemoryMap, VringFile
-from fastvhost.vhostuser import eventfd, features
-from fastvhost.vhostuser.front_end import FrontEnd
-from fastvhost.vhostuser.memory import MemoryMaker
-from fastvhost.vhostuser.message import U64, Region, VringAddr, VringState
-from fastvhost.vhostuser.narrative import Narrative
-from fastvhost.vhostuser.port_face import PortFace
 
 OFFERED = features.OFFERED_FEATURES & ~features.mask(features.F_PROTOCOL_FEATURES)
 """A kernel has no feature MQ: every queue pair is a file of its own. Bit 27 is vhost's own, "the tap has no header"."""

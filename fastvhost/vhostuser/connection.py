@@ -7,11 +7,10 @@ import select
 import socket
 from collections.abc import Callable
 
-from fastvhost.vhostuser.front_end import SessionEndError
-from fastvhost.vhostuser.memory import REAL_MEMORY, MemoryMaker
-from fastvhost.vhostuser.message import ProtocolError
-from fastvhost.vhostuser.narrative import Narrative
-from fastvhost.vhostuser.port_face import PortFace
+from fastvhost.frontend.errors import ProtocolError, SessionEndError
+from fastvhost.frontend.memory import REAL_MEMORY, MemoryMaker
+from fastvhost.frontend.narrative import Narrative
+from fastvhost.frontend.port_face import PortFace
 from fastvhost.vhostuser.session import Session
 from fastvhost.vhostuser.transport import PeerGoneError, Transport
 

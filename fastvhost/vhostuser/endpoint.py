@@ -11,20 +11,13 @@ import socket
 import stat
 import time
 from collections.abc import Callable
-from typing import Literal
+
+from fastvhost.frontend.errors import ServiceError
 
 MAX_PATH_BYTES = 107
 """sockaddr_un has 108, the last is 0."""
 BACKLOG = 8
 FIRST_RETRY, LAST_RETRY = 0.1, 2.0
-
-
-class ServiceError(ValueError):
-    """A port cannot be opened. kind: "usage" (another setting helps) or "os" (the system said no)."""
-
-    def __init__(self, text: str, kind: Literal["usage", "os"] = "usage") -> None:
-        super().__init__(text)
-        self.kind = kind
 
 
 def check_path(path: str) -> None:

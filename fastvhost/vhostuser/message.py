@@ -6,11 +6,13 @@ specification has it.
 
 from __future__ import annotations
 
-import builtins
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar, NamedTuple, Protocol, Self
+
+from fastvhost.frontend.errors import ProtocolError
+from fastvhost.frontend.payload import U64, Region, VringAddr, VringState
 
 VERSION = 1
 VERSION_MASK = 0x3
@@ -23,10 +25,6 @@ MAX_PAYLOAD = 4096
 MAX_FDS = 8
 """File descriptors in one message at the most: one per region of SET_MEM_TABLE."""
 MAX_TABLE_REGIONS = 8
-
-
-class ProtocolError(Exception):
-    """The front-end broke the protocol. The text is one sentence for the log."""
 
 
 class MalformedError(ProtocolError):
@@ -123,23 +121,6 @@ class Nothing:
 
 
 @dataclass(frozen=True, slots=True)
-class U64:
-    """The specification's "A single 64-bit integer"."""
-
-    value: int
-    FORMAT: ClassVar[struct.Struct] = struct.Struct("=Q")
-    LEAST: ClassVar[int] = 8
-    MOST: ClassVar[int] = 8
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        return cls(*cls.FORMAT.unpack(data))
-
-    def encode(self) -> bytes:
-        return self.FORMAT.pack(self.value)
-
-
-@dataclass(frozen=True, slots=True)
 class VringFd:
     """The u64 of SET_VRING_KICK, _CALL and _ERR: bits 0-7 the ring, bit 8 "no file descriptor comes with this"."""
 
@@ -157,62 +138,6 @@ class VringFd:
 
     def encode(self) -> bytes:
         return U64(self.index | self.no_fd << 8).encode()
-
-
-@dataclass(frozen=True, slots=True)
-class VringState:
-    """The specification's "A vring state description"; for a split ring also "A vring descriptor index"."""
-
-    index: int
-    num: int
-    FORMAT: ClassVar[struct.Struct] = struct.Struct("=II")
-    LEAST: ClassVar[int] = 8
-    MOST: ClassVar[int] = 8
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        return cls(*cls.FORMAT.unpack(data))
-
-    def encode(self) -> bytes:
-        return self.FORMAT.pack(self.index, self.num)
-
-
-@dataclass(frozen=True, slots=True)
-class VringAddr:
-    """The specification's "A vring address description": front-end virtual addresses, and the log's guest address."""
-
-    index: int
-    flags: int
-    desc_user_addr: int
-    used_user_addr: int
-    avail_user_addr: int
-    log_guest_addr: int
-    FORMAT: ClassVar[struct.Struct] = struct.Struct("=IIQQQQ")
-    LEAST: ClassVar[int] = 40
-    MOST: ClassVar[int] = 40
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        return cls(*cls.FORMAT.unpack(data))
-
-    def encode(self) -> bytes:
-        return self.FORMAT.pack(
-            self.index, self.flags, self.desc_user_addr, self.used_user_addr, self.avail_user_addr, self.log_guest_addr
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """The specification's "Memory region description"."""
-
-    guest_addr: int
-    bytes: int
-    user_addr: int
-    mmap_offset: int
-    FORMAT: ClassVar[struct.Struct] = struct.Struct("=QQQQ")
-
-    def encode(self) -> builtins.bytes:
-        return self.FORMAT.pack(self.guest_addr, self.bytes, self.user_addr, self.mmap_offset)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,14 +11,16 @@ import time
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from fastvhost.vhostuser import advice
+from fastvhost.frontend import advice
+from fastvhost.frontend.control_thread import PAUSE, ControlThread
+from fastvhost.frontend.description import describe
+from fastvhost.frontend.errors import ServiceError
+from fastvhost.frontend.logbook import Line
+from fastvhost.frontend.memory import REAL_MEMORY, MemoryMaker
+from fastvhost.frontend.narrative import Narrative, View
+from fastvhost.frontend.port_face import PortFace
 from fastvhost.vhostuser.connection import Connection, EndedError
-from fastvhost.vhostuser.control_thread import PAUSE, ControlThread
-from fastvhost.vhostuser.description import describe
-from fastvhost.vhostuser.endpoint import Dialer, Listener, ServiceError
-from fastvhost.vhostuser.memory import REAL_MEMORY, MemoryMaker
-from fastvhost.vhostuser.narrative import Line, Narrative, View
-from fastvhost.vhostuser.port_face import PortFace
+from fastvhost.vhostuser.endpoint import Dialer, Listener
 
 __all__ = ["ServiceError", "VhostUserService"]
 

@@ -9,28 +9,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from fastvhost.vhostuser import eventfd, features
-from fastvhost.vhostuser.front_end import FrontEnd, SessionEndError
-from fastvhost.vhostuser.memory import MAX_SLOTS, REAL_MEMORY, MemoryMaker
+from fastvhost.frontend import eventfd, features
+from fastvhost.frontend.errors import ProtocolError, SessionEndError
+from fastvhost.frontend.front_end import FrontEnd
+from fastvhost.frontend.memory import MAX_SLOTS, REAL_MEMORY, MemoryMaker
+from fastvhost.frontend.narrative import Narrative
+from fastvhost.frontend.payload import U64, VringAddr, VringState
+from fastvhost.frontend.port_face import PortFace
+from fastvhost.frontend.rings import Ring
 from fastvhost.vhostuser.message import (
-    U64,
     AnyPayload,
     LogBase,
     MemoryTable,
     Nothing,
-    ProtocolError,
     Request,
     SingleRegion,
-    VringAddr,
     VringFd,
-    VringState,
     decode_payload,
     encode_reply,
     request_name,
 )
-from fastvhost.vhostuser.narrative import Narrative
-from fastvhost.vhostuser.port_face import PortFace
-from fastvhost.vhostuser.rings import Ring
 from fastvhost.vhostuser.transport import Received
 
 LEAST_MTU, MOST_MTU = 68, 65535

@@ -13,8 +13,9 @@ import struct
 import time
 from collections.abc import Callable
 
-from fastvhost.vhostuser import foreign_files
-from fastvhost.vhostuser.message import HEADER, MAX_FDS, Header, ProtocolError, decode_header, request_name
+from fastvhost.frontend import foreign_files
+from fastvhost.frontend.errors import ProtocolError
+from fastvhost.vhostuser.message import HEADER, MAX_FDS, Header, decode_header, request_name
 
 PATIENCE = 1.0
 """Seconds a message may stay half-sent, or a reply unread, before the front-end counts as gone."""

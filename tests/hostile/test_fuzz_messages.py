@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.virtio_port import VirtioPort
 from fastvhost.dataplane.worker import Worker
+from fastvhost.frontend.payload import U64, Region, VringAddr, VringState
 from fastvhost.vhostuser import message
 from fastvhost.vhostuser.message import MalformedError, Request
 from fastvhost.vhostuser.service import VhostUserService
@@ -92,7 +93,7 @@ LONGS = (
     4096,
     *RINGS,
 )
-REGION = message.Region(GUEST_ADDR, MEMORY_BYTES, USER_ADDR, 0)
+REGION = Region(GUEST_ADDR, MEMORY_BYTES, USER_ADDR, 0)
 
 
 class Dice(random.Random):
@@ -101,28 +102,28 @@ class Dice(random.Random):
     def long(self) -> int:
         return self.choice((*LONGS, self.getrandbits(64)))
 
-    def region(self) -> message.Region:
+    def region(self) -> Region:
         if self.random() < 0.6:
             return REGION
         shift = self.choice((0, MEMORY_BYTES, 4096, 2**63))
         if self.random() < 0.6:
-            return message.Region(GUEST_ADDR + shift, self.choice((4096, MEMORY_BYTES)), USER_ADDR + shift, 0)
-        return message.Region(self.long(), self.long(), self.long(), self.long())
+            return Region(GUEST_ADDR + shift, self.choice((4096, MEMORY_BYTES)), USER_ADDR + shift, 0)
+        return Region(self.long(), self.long(), self.long(), self.long())
 
     def payload(self, kind: type[message.AnyPayload]) -> message.AnyPayload:
         index = self.choice(INDICES)
-        if kind is message.U64:
-            return message.U64(self.long())
+        if kind is U64:
+            return U64(self.long())
         if kind is message.VringFd:
             return message.VringFd(
                 self.randrange(2) if self.random() < 0.9 else self.randrange(256), self.random() < 0.2
             )
-        if kind is message.VringState:
-            return message.VringState(index, self.choice(NUMBERS))
-        if kind is message.VringAddr:
+        if kind is VringState:
+            return VringState(index, self.choice(NUMBERS))
+        if kind is VringAddr:
             ring = (index & 1) * 3
             addresses = RINGS[ring : ring + 3] if self.random() < 0.7 else [self.long() for _ in range(3)]
-            return message.VringAddr(index, self.randrange(4), addresses[0], addresses[2], addresses[1], self.long())
+            return VringAddr(index, self.randrange(4), addresses[0], addresses[2], addresses[1], self.long())
         if kind is message.SingleRegion:
             return message.SingleRegion(self.region())
         if kind is message.MemoryTable:
@@ -209,19 +210,19 @@ def honest(number: int, payload: message.Payload | None, *fds: str) -> Sent:
 def prologue(steps: int) -> list[Sent]:
     """The first steps of an honest front-end: what follows then meets a session that has something to lose."""
     messages = [
-        honest(Request.SET_PROTOCOL_FEATURES, message.U64(0x1A019)),
-        honest(Request.SET_FEATURES, message.U64(1 << 32 | 1 << 30 | 1 << 28 | 1 << 15)),
+        honest(Request.SET_PROTOCOL_FEATURES, U64(0x1A019)),
+        honest(Request.SET_FEATURES, U64(1 << 32 | 1 << 30 | 1 << 28 | 1 << 15)),
         honest(Request.SET_MEM_TABLE, message.MemoryTable((REGION,)), "memory"),
     ]
     for index in (0, 1):
         desc, avail, used = RINGS[3 * index : 3 * index + 3]
         messages += [
-            honest(Request.SET_VRING_NUM, message.VringState(index, 256)),
-            honest(Request.SET_VRING_ADDR, message.VringAddr(index, 0, desc, used, avail, 0)),
+            honest(Request.SET_VRING_NUM, VringState(index, 256)),
+            honest(Request.SET_VRING_ADDR, VringAddr(index, 0, desc, used, avail, 0)),
             honest(Request.SET_VRING_CALL, message.VringFd(index, False), "eventfd"),
             honest(Request.SET_VRING_ERR, message.VringFd(index, False), "eventfd"),
             honest(Request.SET_VRING_KICK, message.VringFd(index, False), "eventfd"),
-            honest(Request.SET_VRING_ENABLE, message.VringState(index, 1)),
+            honest(Request.SET_VRING_ENABLE, VringState(index, 1)),
         ]
     return messages[:steps]
 

@@ -14,7 +14,7 @@ from fastvhost.cli.main import VERBS
 from fastvhost.cli.parser import Parser
 from fastvhost.control.port_spec import parse
 from fastvhost.dataplane import drop_reason
-from fastvhost.vhostuser import features
+from fastvhost.frontend import features
 from tests.house import sources
 
 README = (sources.ROOT / "README.md").read_text()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastvhost.dataplane.virtio_port import QueueState, RingRefusedError
-from fastvhost.vhostuser.memory import MemoryMaker
+from fastvhost.frontend.memory import MemoryMaker
 
 
 class FakePort:

@@ -11,23 +11,12 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastvhost.vhostuser import advice, features
+from fastvhost.frontend import advice, features
+from fastvhost.frontend.memory import MemoryMaker
+from fastvhost.frontend.narrative import Narrative
+from fastvhost.frontend.payload import U64, Region, VringAddr, VringState
 from fastvhost.vhostuser.connection import Connection, EndedError
-from fastvhost.vhostuser.memory import MemoryMaker
-from fastvhost.vhostuser.message import (
-    HEADER,
-    U64,
-    MemoryTable,
-    Payload,
-    Region,
-    Request,
-    SingleRegion,
-    VringAddr,
-    VringFd,
-    VringState,
-    encode_request,
-)
-from fastvhost.vhostuser.narrative import Narrative
+from fastvhost.vhostuser.message import HEADER, MemoryTable, Payload, Request, SingleRegion, VringFd, encode_request
 from tests.unit.fake_port import FAKE_MEMORY, FakePort
 
 REGION = Region(0x1000_0000, 1 << 20, 0x7000_0000_0000, 0)

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from fastvhost.dataplane.guest_memory import Mapping
+from fastvhost.frontend.payload import Region
 from fastvhost.vhostcuse.caller import IoctlError, Process
 from fastvhost.vhostcuse.guest_files import GuestFiles, PrivateError, Vma, locate, parse_maps
 from fastvhost.vhostcuse.session import EVENTFD
-from fastvhost.vhostuser.message import Region
 from tests.unit.session_bench import open_fds
 
 SIZE = 1 << 20

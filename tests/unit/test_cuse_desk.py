@@ -9,12 +9,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from fastvhost.frontend import advice, features
+from fastvhost.frontend.narrative import Narrative
+from fastvhost.frontend.payload import U64, Region, VringAddr, VringState
 from fastvhost.vhostcuse.desk import MOST_OPEN, TABLE, Desk
 from fastvhost.vhostcuse.ioctls import Command, MemoryMap, VringFile
 from fastvhost.vhostcuse.session import OFFERED, Surroundings
-from fastvhost.vhostuser import advice, features
-from fastvhost.vhostuser.message import U64, Region, VringAddr, VringState
-from fastvhost.vhostuser.narrative import Narrative
 from tests.unit.fake_port import FAKE_MEMORY, FakeMapping, FakePort
 from tests.unit.paper_kernel import OTHER_THREAD, THREAD, FakeCaller, FakeFiles, PaperKernel, ioctl_body, request
 from tests.unit.session_bench import REGION, Clock, open_fds

@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 
 from fastvhost.dataplane.door import WorkerStuckError
+from fastvhost.frontend import control_thread, foreign_files
+from fastvhost.frontend.errors import ServiceError
 from fastvhost.vhostcuse import device as device_module
 from fastvhost.vhostcuse.desk import Desk
 from fastvhost.vhostcuse.device import MISC_MAJOR, Device
 from fastvhost.vhostcuse.ioctls import Command, MemoryMap
 from fastvhost.vhostcuse.service import VhostCuseService
 from fastvhost.vhostcuse.session import Surroundings
-from fastvhost.vhostuser import control_thread, foreign_files
-from fastvhost.vhostuser.endpoint import ServiceError
 from tests.silent_files import Silent
 from tests.unit.fake_port import FAKE_MEMORY, FakePort
 from tests.unit.paper_kernel import FakeCaller, FakeFiles, PaperKernel, request

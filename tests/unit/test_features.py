@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastvhost.vhostuser import features
+from fastvhost.frontend import features
 
 
 def test_exactly_what_is_implemented_is_offered() -> None:

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from fastvhost.frontend import foreign_files
+from fastvhost.frontend.errors import ProtocolError
+from fastvhost.frontend.payload import Region
 from fastvhost.vhostcuse.caller import Process
 from fastvhost.vhostcuse.guest_files import GuestFiles
-from fastvhost.vhostuser import foreign_files
-from fastvhost.vhostuser.message import MemoryTable, ProtocolError, Region, SingleRegion
+from fastvhost.vhostuser.message import MemoryTable, SingleRegion
 from fastvhost.vhostuser.service import VhostUserService
 from tests.frontend import Frontend, Request
 from tests.short_dir import short_dir
@@ -159,7 +161,7 @@ def test_an_overloaded_machine_has_seconds_to_answer(monkeypatch: pytest.MonkeyP
 
 def test_an_overlay_is_refused_because_nobody_knows_what_lies_below() -> None:
     code = (
-        "import os; from fastvhost.vhostuser import foreign_files\n"
+        "import os; from fastvhost.frontend import foreign_files\n"
         "try: foreign_files.examine(os.open('m/ram', os.O_RDWR | os.O_CREAT))\n"
         "except Exception as error: print(error)"
     )

@@ -15,7 +15,7 @@ from fastvhost.driver.device import GuestDevice
 from fastvhost.driver.frontend import Feature, FrontEnd
 from fastvhost.driver.guests import Guests
 from fastvhost.driver.load import Load
-from fastvhost.vhostuser.message import Region
+from fastvhost.frontend.payload import Region
 from tests.short_dir import short_dir
 from tests.unit.test_driver_guests import fwd
 

@@ -6,19 +6,16 @@ import struct
 
 import pytest
 
+from fastvhost.frontend.payload import U64, Region, VringAddr, VringState
 from fastvhost.vhostuser import message
 from fastvhost.vhostuser.message import (
-    U64,
     LogBase,
     MalformedError,
     MemoryTable,
     Nothing,
-    Region,
     Request,
     SingleRegion,
-    VringAddr,
     VringFd,
-    VringState,
     decode_header,
     decode_payload,
     encode_reply,

@@ -6,10 +6,10 @@ import logging
 
 import pytest
 
-from fastvhost.vhostuser import advice
-from fastvhost.vhostuser.logbook import BURST, PER_SECOND, Logbook
-from fastvhost.vhostuser.narrative import PATIENCE, SETTLE, Line, Narrative, RingView, View
-from fastvhost.vhostuser.rings import Ring
+from fastvhost.frontend import advice
+from fastvhost.frontend.logbook import BURST, PER_SECOND, Line, Logbook
+from fastvhost.frontend.narrative import PATIENCE, SETTLE, Narrative, RingView, View
+from fastvhost.frontend.rings import Ring
 from tests.unit.session_bench import Clock
 
 

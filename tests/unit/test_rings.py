@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from fastvhost.vhostuser.message import U64, MemoryTable, Region, Request, VringAddr, VringFd, VringState
+from fastvhost.frontend.payload import U64, Region, VringAddr, VringState
+from fastvhost.vhostuser.message import MemoryTable, Request, VringFd
 from tests.unit.session_bench import LEGACY, MODERN, OTHER_REGION, REGION, Bench, single
 
 

@@ -19,9 +19,11 @@ from typing import Any
 import pytest
 
 from fastvhost.dataplane.door import WorkerStuckError
-from fastvhost.vhostuser import control_thread, endpoint
-from fastvhost.vhostuser.endpoint import ServiceError
-from fastvhost.vhostuser.message import U64, MemoryTable, Request, VringFd, VringState
+from fastvhost.frontend import control_thread
+from fastvhost.frontend.errors import ServiceError
+from fastvhost.frontend.payload import U64, VringState
+from fastvhost.vhostuser import endpoint
+from fastvhost.vhostuser.message import MemoryTable, Request, VringFd
 from fastvhost.vhostuser.service import VhostUserService
 from tests.frontend import NEED_REPLY, Closed, Frontend
 from tests.unit.fake_port import FAKE_MEMORY, FakeMapping, FakePort

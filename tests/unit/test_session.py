@@ -7,18 +7,9 @@ import struct
 
 import pytest
 
-from fastvhost.vhostuser import features
-from fastvhost.vhostuser.message import (
-    U64,
-    LogBase,
-    MemoryTable,
-    Payload,
-    Region,
-    Request,
-    SingleRegion,
-    VringFd,
-    VringState,
-)
+from fastvhost.frontend import features
+from fastvhost.frontend.payload import U64, Region, VringState
+from fastvhost.vhostuser.message import LogBase, MemoryTable, Payload, Request, SingleRegion, VringFd
 from fastvhost.vhostuser.session import HANDLERS
 from tests.unit.session_bench import LEGACY, MODERN, OTHER_REGION, REGION, Bench, open_fds, single
 

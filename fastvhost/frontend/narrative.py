@@ -12,22 +12,14 @@ import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from fastvhost.vhostuser import advice
-from fastvhost.vhostuser.features import STATUS_DRIVER_OK
-from fastvhost.vhostuser.rings import Ring
+from fastvhost.frontend import advice
+from fastvhost.frontend.features import STATUS_DRIVER_OK
+from fastvhost.frontend.logbook import Line
+from fastvhost.frontend.rings import Ring
 
 PATIENCE = 5.0
 SETTLE = 0.1
 """Seconds until a change of memory or rings is said: both come in several messages."""
-
-
-class Line(NamedTuple):
-    """One line of the log, and what kind of line it is."""
-
-    level: int
-    text: str
-    about: str
-    """Lines about one thing share a budget, so that a flood of one kind drowns no other."""
 
 
 class RingView(NamedTuple):

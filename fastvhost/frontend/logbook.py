@@ -5,12 +5,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-
-from fastvhost.vhostuser.narrative import Line
+from typing import NamedTuple
 
 BURST = 40
 PER_SECOND = 1.0
 """Each kind of line may come BURST times at once, and this often for ever."""
+
+
+class Line(NamedTuple):
+    """One line of the log, and what kind of line it is."""
+
+    level: int
+    text: str
+    about: str
+    """Lines about one thing share a budget, so that a flood of one kind drowns no other."""
 
 
 class _Budget:

@@ -1,21 +1,17 @@
 """What a front-end negotiated and shared, and the port it drives: the same whatever way its requests come.
 
-vhost-user brings them over a socket (session.py), vhost-net's device file by ioctl (the room vhostcuse). Both are a
-FrontEnd with a table of handlers.
+The room vhostuser brings them over a socket, the room vhostcuse by ioctls on a device file. The session of each is a
+FrontEnd, with a table of handlers.
 """
 
 from __future__ import annotations
 
-from fastvhost.vhostuser import eventfd, features
-from fastvhost.vhostuser.memory import MemoryMaker, SharedMemory
-from fastvhost.vhostuser.message import ProtocolError
-from fastvhost.vhostuser.narrative import Narrative, RingView, View
-from fastvhost.vhostuser.port_face import PortFace
-from fastvhost.vhostuser.rings import RingSet
-
-
-class SessionEndError(Exception):
-    """The front-end must go. The text says why, in one sentence."""
+from fastvhost.frontend import eventfd, features
+from fastvhost.frontend.errors import ProtocolError, SessionEndError
+from fastvhost.frontend.memory import MemoryMaker, SharedMemory
+from fastvhost.frontend.narrative import Narrative, RingView, View
+from fastvhost.frontend.port_face import PortFace
+from fastvhost.frontend.rings import RingSet
 
 
 class FrontEnd:

@@ -8,7 +8,7 @@ import contextlib
 import os
 import select
 
-from fastvhost.vhostuser.message import ProtocolError
+from fastvhost.frontend.errors import ProtocolError
 
 _LINK = "anon_inode:[eventfd]"
 

@@ -12,9 +12,10 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from fastvhost.vhostuser import eventfd
-from fastvhost.vhostuser.message import ProtocolError, VringAddr
-from fastvhost.vhostuser.port_face import PortFace
+from fastvhost.frontend import eventfd
+from fastvhost.frontend.errors import ProtocolError
+from fastvhost.frontend.payload import VringAddr
+from fastvhost.frontend.port_face import PortFace
 
 MAX_SIZE = 32768
 """Virtio 1.2, section 2.7."""

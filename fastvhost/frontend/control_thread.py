@@ -19,10 +19,10 @@ from concurrent.futures import Future
 from typing import Any
 
 from fastvhost.dataplane.door import WorkerStuckError
-from fastvhost.vhostuser import foreign_files
-from fastvhost.vhostuser.logbook import Logbook
-from fastvhost.vhostuser.narrative import Line, Narrative, View
-from fastvhost.vhostuser.port_face import PortFace
+from fastvhost.frontend import foreign_files
+from fastvhost.frontend.logbook import Line, Logbook
+from fastvhost.frontend.narrative import Narrative, View
+from fastvhost.frontend.port_face import PortFace
 
 PAUSE = 0.25
 """Seconds without accepting when there was no room for a connection, and of rest after a defect."""

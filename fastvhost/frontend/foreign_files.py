@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from fastvhost.dataplane.guest_memory import file_system, why_not
-from fastvhost.vhostuser.message import ProtocolError
+from fastvhost.frontend.errors import ProtocolError
 
 T = TypeVar("T")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastvhost.vhostuser import features
-from fastvhost.vhostuser.front_end import FrontEnd
-from fastvhost.vhostuser.port_face import PortFace
-from fastvhost.vhostuser.rings import Ring
+from fastvhost.frontend import features
+from fastvhost.frontend.front_end import FrontEnd
+from fastvhost.frontend.port_face import PortFace
+from fastvhost.frontend.rings import Ring
 
 
 def describe(session: FrontEnd, peer_pid: int, port: PortFace) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from fastvhost.dataplane.guest_memory import GuestMemory, Mapping
-from fastvhost.vhostuser import foreign_files
-from fastvhost.vhostuser.foreign_files import GuestFile
-from fastvhost.vhostuser.message import ProtocolError, Region
+from fastvhost.frontend import foreign_files
+from fastvhost.frontend.errors import ProtocolError
+from fastvhost.frontend.foreign_files import GuestFile
+from fastvhost.frontend.payload import Region
 
 MAX_SLOTS = 509
 """As libvhost-user and Linux vhost have it. It must never shrink: QEMU refuses a back-end whose number went down."""
