@@ -6,52 +6,67 @@ import pytest
 
 from tests.house import sources
 
-# What each room may use, as prefixes of module names; its own modules go without saying.
+# What each room may use: rooms, or modules where a few will do. From top to bottom: nobody uses what stands above.
 ALLOWED = {
-    # Names of the package load their module at first use; `python -m fastvhost` is the command line.
-    "fastvhost": ("fastvhost.",),
-    "fastvhost.cli": ("fastvhost", "fastvhost.control", "fastvhost.driver.guests", "fastvhost.driver.limit"),
-    "fastvhost.control": (
-        "fastvhost",
-        "fastvhost.vhostuser.service",
-        "fastvhost.vhostuser.endpoint",
-        "fastvhost.vhostcuse.service",
-        "fastvhost.hostside",
-        "fastvhost.dataplane.ports",
-        *(f"fastvhost.dataplane.{name}" for name in ("door", "drop_reason", "port", "virtio_port", "worker")),
-    ),
-    "fastvhost.driver": ("fastvhost.vhostuser.message", "fastvhost.frontend.payload", "fastvhost.abi"),
+    "cli": "control driver.guests driver.limit",
+    "control": "vhostuser.service vhostuser.endpoint vhostcuse.service hostside dataplane.ports dataplane.door"
+    " dataplane.drop_reason dataplane.port dataplane.virtio_port dataplane.worker",
+    "driver": "vhostuser.message frontend.payload abi",
     # Two wires, and neither knows of the other: what they have in common is the room below.
-    "fastvhost.vhostuser": ("fastvhost.frontend",),
-    "fastvhost.vhostcuse": ("fastvhost.frontend",),
-    "fastvhost.hostside": ("fastvhost.frontend.logbook", "fastvhost.dataplane.ports"),
-    "fastvhost.frontend": ("fastvhost.dataplane.guest_memory", "fastvhost.dataplane.door"),
-    "fastvhost.dataplane": ("fastvhost.abi",),
-    "fastvhost.abi": (),
+    "vhostuser": "frontend",
+    "vhostcuse": "frontend",
+    "hostside": "frontend.logbook dataplane.ports",
+    "frontend": "dataplane.guest_memory dataplane.door",
+    "dataplane": "abi",
+    "abi": "",
 }
-EXACT = {"fastvhost"}
+# Beside the rooms. Names of the package load their module at first use; `python -m fastvhost` is the command line.
+PACKAGE = "fastvhost"
+USE_THE_PACKAGE = ("cli", "control")
 
 
 def room(module: str) -> str:
-    """fastvhost.control of fastvhost.control.stats; fastvhost of what lies beside the rooms."""
+    """control of fastvhost.control.stats; fastvhost of what lies beside the rooms."""
     parts = module.split(".")
-    return ".".join(parts[:2]) if ".".join(parts[:2]) in ALLOWED else parts[0]
+    return parts[1] if len(parts) > 1 and parts[1] in ALLOWED else PACKAGE
+
+
+def rule(one: sources.Import) -> str | None:
+    """The word of the house that allows it, None where there is none."""
+    home = room(one.user)
+    if home in (PACKAGE, room(one.used)):
+        return home
+    if one.used == PACKAGE:
+        return PACKAGE if home in USE_THE_PACKAGE else None
+    words = ALLOWED[home].split()
+    return next((word for word in words if f"{one.used}.".startswith(f"{PACKAGE}.{word}.")), None)
 
 
 def may(one: sources.Import) -> bool:
     """Whether the house allows it."""
-    home = room(one.user)
-    if room(one.used) == home:
-        return True
-    return any(
-        one.used == prefix or (prefix not in EXACT and one.used.startswith(prefix.rstrip(".") + "."))
-        for prefix in ALLOWED[home]
-    )
+    return rule(one) is not None
 
 
 def test_every_import_is_one_the_house_allows() -> None:
     wrong = [f"{one.user} uses {one.used}" for one in sources.imports() if not may(one)]
     assert wrong == []
+
+
+def test_imports_go_downward_only() -> None:
+    order = list(ALLOWED)
+    for home, words in ALLOWED.items():
+        below = order[order.index(home) + 1 :]
+        assert [word for word in words.split() if word.split(".")[0] not in below] == [], home
+
+
+def test_no_room_may_use_more_than_it_does() -> None:
+    used = {(room(one.user), rule(one)) for one in sources.imports()}
+    assert [(home, word) for home, words in ALLOWED.items() for word in words.split() if (home, word) not in used] == []
+    assert [home for home in USE_THE_PACKAGE if (home, PACKAGE) not in used] == []
+
+
+def test_every_folder_is_a_room() -> None:
+    assert {path.parent.name for path in sources.PACKAGE.glob("*/__init__.py")} == set(ALLOWED)
 
 
 def test_no_module_needs_itself_on_the_way() -> None:
@@ -95,6 +110,8 @@ def test_the_protocol_is_plain_python_and_the_abi_holds_no_logic() -> None:
         ("fastvhost.hostside.service", "fastvhost.frontend.control_thread", False),
         ("fastvhost.driver.frontend", "fastvhost.vhostuser.session", False),
         ("fastvhost.control.stats", "fastvhost", True),
+        ("fastvhost.frontend.logbook", "fastvhost", False),
+        ("fastvhost.control.switch", "fastvhost.dataplane.port_face", False),
         ("fastvhost.control.stats", "fastvhost.cli.text", False),
         ("fastvhost.abi.virtio_ring", "fastvhost.dataplane.net", False),
     ],
