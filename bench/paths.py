@@ -20,12 +20,12 @@ from typing import Any
 
 import psutil
 
-from tests.integration.fwd import ENVIRONMENT
-from tests.integration.process import Process
-from tests.integration.qemu import Machine
-from tests.integration.snapshot import WokenGuest
-from tests.integration.waits import wait_until
-from tests.short_dir import short_dir
+from bench.guests.fwd import ENVIRONMENT
+from bench.guests.process import Process
+from bench.guests.qemu import Machine
+from bench.guests.short_dir import short_dir
+from bench.guests.snapshot import WokenGuest
+from bench.guests.waits import wait_until
 
 APP1 = Path(__file__).resolve().parents[1] / "examples" / "app1.py"
 BOUNCED = "10.0.0.253"

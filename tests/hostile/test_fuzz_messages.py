@@ -23,6 +23,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
+from bench.guests.short_dir import short_dir
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.virtio_port import VirtioPort
 from fastvhost.dataplane.worker import Worker
@@ -32,7 +33,6 @@ from fastvhost.vhostuser.message import MalformedError, Request
 from fastvhost.vhostuser.service import VhostUserService
 from fastvhost.vhostuser.session import HANDLERS
 from tests.frontend import Frontend
-from tests.short_dir import short_dir
 
 PARSER_SECONDS = 15
 SESSION_SECONDS = 45

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import pytest
 
 from tests.house import sources
@@ -23,6 +26,8 @@ ALLOWED = {
 # Beside the rooms. Names of the package load their module at first use; `python -m fastvhost` is the command line.
 PACKAGE = "fastvhost"
 USE_THE_PACKAGE = ("cli", "control")
+# What benchmarks and scripts may use of the tests: the def wrappers over what is measured.
+PROBES = {"tests.probes.bench_dataplane", "tests.probes.ping_pong"}
 
 
 def room(module: str) -> str:
@@ -93,6 +98,35 @@ def test_the_protocol_is_plain_python_and_the_abi_holds_no_logic() -> None:
     suffixes = {path.suffix for path in (sources.PACKAGE / "abi").iterdir() if path.is_file()}
     assert suffixes <= {".pxd", ".h", ".py"}
     assert [path.name for path in (sources.PACKAGE / "abi").glob("*.py")] == ["__init__.py"]
+
+
+def of_the_tests(text: str) -> list[str]:
+    """Modules of tests/ that a Python source uses, wherever in it."""
+    imports = sources._python("", ast.parse(text))
+    return [one.used for one in imports if one.used.split(".")[0] == "tests"]
+
+
+def what_people_run() -> list[Path]:
+    """Python in bench/, scripts/ and examples/; a script has no suffix."""
+    found = [path for folder in ("bench", "scripts", "examples") for path in (sources.ROOT / folder).rglob("*")]
+    return sorted(path for path in found if path.is_file() and (path.suffix == ".py" or is_python(path)))
+
+
+def is_python(path: Path) -> bool:
+    """Whether its first line says so."""
+    with path.open("rb") as file:
+        return file.readline().startswith(b"#!/usr/bin/env python3")
+
+
+def test_what_people_run_does_not_depend_on_the_tests() -> None:
+    users = {str(path.relative_to(sources.ROOT)): of_the_tests(path.read_text()) for path in what_people_run()}
+    assert {"bench/paths.py", "bench/guests/qemu.py", "scripts/paths", "scripts/outer-guest"} <= users.keys()
+    assert {user: used for user, used in users.items() if set(used) - PROBES} == {}
+
+
+def test_an_import_from_the_tests_is_seen_wherever_it_stands() -> None:
+    text = "import tests.driver as driver\ndef f():\n    from tests.unit.rig import Rig\nimport testsuite\nimport os\n"
+    assert sorted(of_the_tests(text)) == ["tests.driver", "tests.unit.rig"]
 
 
 @pytest.mark.parametrize(

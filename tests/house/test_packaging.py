@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.guests.short_dir import short_dir
 from fastvhost import __version__
 from tests.frontend import Guest
 from tests.house import sources
-from tests.short_dir import short_dir
 
 pytestmark = pytest.mark.timeout(600)
 

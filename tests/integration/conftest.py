@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.process import Process
-from tests.short_dir import short_dir
+from bench.guests.process import Process
+from bench.guests.short_dir import short_dir
 
 
 @pytest.fixture(scope="module")

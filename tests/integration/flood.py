@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.integration.fwd import Fwd
+from bench.guests.fwd import Fwd
+from bench.guests.waits import wait_until
 from tests.integration.virtio_user import VirtioUser
-from tests.integration.waits import wait_until
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.integration.fwd import ENVIRONMENT
+from bench.guests.fwd import ENVIRONMENT
+from bench.guests.process import Process
 from tests.integration.namespace import Namespace
-from tests.integration.process import Process
 
 RECEIVER = """
 import sys

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.integration.agent import ObedientGuest, serial_options
-from tests.integration.cores import on_guest_cores
+from bench.guests.agent import ObedientGuest, serial_options
+from bench.guests.cores import on_guest_cores
+from bench.guests.qemu import guest_image
 from tests.integration.namespace import Namespace
-from tests.integration.qemu import guest_image
 
 
 class TapGuest(ObedientGuest):

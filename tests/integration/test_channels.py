@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.pair import Pair
-from tests.integration.qemu import Guest
-from tests.integration.waits import wait_until
+from bench.guests.pair import Pair
+from bench.guests.qemu import Guest
+from bench.guests.waits import wait_until
 
 PAIRS = 4
 CHANGES = 12

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.pair import Pair
+from bench.guests.pair import Pair
 
 BACK_WITHIN = 5.0
 

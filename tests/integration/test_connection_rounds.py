@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from bench.guests.fwd import Fwd
+from bench.guests.waits import wait_until
 from tests.driver import Memory, Region
 from tests.frontend import Closed, Frontend, Guest, Request
-from tests.integration.fwd import Fwd
-from tests.integration.waits import wait_until
 
 ROUNDS = 1000
 # Threads, allocator arenas and imported modules are there after a few rounds.

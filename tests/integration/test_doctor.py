@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from tests.integration.fwd import ENVIRONMENT, FASTVHOST
+from bench.guests.fwd import ENVIRONMENT, FASTVHOST
 
 PYTHON = os.path.realpath(sys.executable)
 

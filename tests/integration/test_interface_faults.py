@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.integration.fwd import Fwd
+from bench.guests.fwd import Fwd
+from bench.guests.waits import wait_until
 from tests.integration.namespace import Namespace
-from tests.integration.waits import wait_until
 
 PORTS = ["tap:t0", "tap:t1", "packet:v0", "null:,name=n1", "pcap:w0", "null:,name=n2", "tap:t2", "null:,name=n3"]
 # Numbered frames, one a millisecond, into t0, and what comes out of t1, until it is told to stop.

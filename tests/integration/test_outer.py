@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.outer import OuterGuest, here
-from tests.integration.qemu import Machine
-from tests.integration.snapshot import snapshot
-from tests.short_dir import short_dir
+from bench.guests.outer import OuterGuest, here
+from bench.guests.qemu import Machine
+from bench.guests.short_dir import short_dir
+from bench.guests.snapshot import snapshot
 
 
 def named(name: str, check: Callable[..., None]) -> list[str]:

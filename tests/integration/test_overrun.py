@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.fwd import Fwd
+from bench.guests.fwd import Fwd
+from bench.guests.waits import wait_until
 from tests.integration.namespace import Namespace
-from tests.integration.waits import wait_until
 
 FRAMES = 60_000
 FLOOD = f"""

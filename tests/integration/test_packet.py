@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.fwd import Fwd
+from bench.guests.fwd import Fwd
+from bench.guests.qemu import Guest, Machine
 from tests.integration.namespace import Namespace
-from tests.integration.qemu import Guest, Machine
 from tests.integration.receiver import TAG, TAGGED, received, sending
 from tests.unit.test_segmentation import check_datagram
 

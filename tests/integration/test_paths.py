@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.fwd import ENVIRONMENT
-from tests.integration.waits import wait_until
+from bench.guests.fwd import ENVIRONMENT
+from bench.guests.waits import wait_until
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "paths"
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from tests.integration.agent import ObedientGuest
-from tests.integration.fwd import ENVIRONMENT, FASTVHOST, Fwd
+from bench.guests.agent import ObedientGuest
+from bench.guests.fwd import ENVIRONMENT, FASTVHOST, Fwd
+from bench.guests.process import Process
+from bench.guests.qemu import Guest, Machine
 from tests.integration.namespace import Namespace
-from tests.integration.process import Process
-from tests.integration.qemu import Guest, Machine
 from tests.integration.tap_guest import TapGuest
 
 APP1 = Path(__file__).parents[2] / "examples" / "app1.py"

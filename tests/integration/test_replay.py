@@ -5,9 +5,9 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-from tests.integration.fwd import Fwd
-from tests.integration.qemu import Guest, Machine
-from tests.integration.waits import wait_until
+from bench.guests.fwd import Fwd
+from bench.guests.qemu import Guest, Machine
+from bench.guests.waits import wait_until
 
 GUEST_MAC, OUR_MAC = bytes.fromhex("525400000001"), bytes.fromhex("5254000000fe")
 GUEST, OURS = bytes([10, 0, 0, 1]), bytes([10, 0, 0, 254])

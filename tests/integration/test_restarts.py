@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.pair import Pair
-from tests.integration.waits import wait_until
+from bench.guests.pair import Pair
+from bench.guests.waits import wait_until
 
 BACK_WITHIN = 5.0
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.fwd import Fwd
+from bench.guests.fwd import Fwd
+from bench.guests.qemu import Guest, Machine
+from bench.guests.waits import wait_until
 from tests.integration.namespace import Namespace
-from tests.integration.qemu import Guest, Machine
-from tests.integration.waits import wait_until
 
 HOST = "10.0.0.254"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.pair import Pair
+from bench.guests.pair import Pair
 
 MIB = 1 << 20
 COPIED = 64 * MIB

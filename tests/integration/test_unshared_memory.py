@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.pair import Pair
+from bench.guests.pair import Pair
 
 SAID_WITHIN = 6.0
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.guests.pair import Pair
 from tests.cpu_time import cpu_share
-from tests.integration.pair import Pair
 
 PLUGGED = 256 << 20
 

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.fwd import ENVIRONMENT, FASTVHOST, Fwd
+from bench.guests.fwd import ENVIRONMENT, FASTVHOST, Fwd
+from bench.guests.qemu import Guest, Machine
+from bench.guests.short_dir import short_dir
+from bench.guests.waits import wait_until
 from tests.integration.namespace import Namespace
-from tests.integration.qemu import Guest, Machine
 from tests.integration.receiver import TAGGED, received, sending
-from tests.integration.waits import wait_until
-from tests.short_dir import short_dir
 
 HOST = "10.0.0.254"
 STACK = "10.0.1.1"

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.integration.cores import GUEST_CORES
-from tests.integration.process import Process
-from tests.integration.waits import wait_until
+from bench.guests.cores import GUEST_CORES
+from bench.guests.process import Process
+from bench.guests.waits import wait_until
 
 PROMPT = "testpmd> "
 # What the driver itself counts of a port, as testpmd prints it.

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.fwd import Fwd
-from tests.integration.qemu import Machine
-from tests.integration.snapshot import WokenGuest
-from tests.short_dir import short_dir
+from bench.guests.fwd import Fwd
+from bench.guests.qemu import Machine
+from bench.guests.short_dir import short_dir
+from bench.guests.snapshot import WokenGuest
 
 PATIENCE = 150
 SLOW = 20

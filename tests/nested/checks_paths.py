@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.integration.fwd import ENVIRONMENT
-from tests.integration.process import Process
-from tests.short_dir import short_dir
+from bench.guests.fwd import ENVIRONMENT
+from bench.guests.process import Process
+from bench.guests.short_dir import short_dir
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "paths"
 # It says that this is the outer guest already: as scripts/paths itself runs here.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from bench.guests.fwd import Fwd
+from bench.guests.short_dir import short_dir
+from bench.guests.waits import wait_until
 from tests.integration.flood import SHAPES, by_device_files, flood
-from tests.integration.fwd import Fwd
 from tests.integration.virtio_user import VirtioUser
-from tests.integration.waits import wait_until
-from tests.short_dir import short_dir
 
 FLOOD_SECONDS = 1.5
 """Then it is waited for a thousand frames, however long they take."""

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.guests.short_dir import short_dir
 from tests.house.sources import ROOT
-from tests.short_dir import short_dir
 
 FASTVHOST = [sys.executable, "-m", "fastvhost"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from bench.guests.short_dir import short_dir
 from fastvhost.cli import main as entry
 from fastvhost.driver.copy_limit import CopyLimit
 from fastvhost.driver.device import GuestDevice
 from fastvhost.driver.frontend import Feature
 from fastvhost.driver.guests import IMIX, Guests
 from fastvhost.driver.load import Load
-from tests.short_dir import short_dir
 from tests.unit.test_driver_guests import fwd
 
 ROOT = Path(__file__).resolve().parent.parent.parent

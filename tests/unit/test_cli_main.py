@@ -11,13 +11,13 @@ from xml.etree import ElementTree
 
 import pytest
 
+from bench.guests.short_dir import short_dir
 from fastvhost import __version__
 from fastvhost.cli import main as entry
 from fastvhost.cli import show
 from fastvhost.cli.example import lines
 from fastvhost.cli.text import si, table
 from fastvhost.control.port_spec import parse
-from tests.short_dir import short_dir
 
 Captured = pytest.CaptureFixture[str]
 

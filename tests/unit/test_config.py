@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from bench.guests.short_dir import short_dir
 from fastvhost.control import config
 from fastvhost.control.errors import UsageError
 from fastvhost.control.port_spec import PortSpec, parse
 from fastvhost.control.units import core_list, duration, format_cores, format_duration
-from tests.short_dir import short_dir
 
 
 def build(*ports: str, **options: Any) -> config.FwdConfig:

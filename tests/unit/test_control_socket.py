@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
+from bench.guests.short_dir import short_dir
 from fastvhost.control import control_client, control_socket, runtime_dir
 from fastvhost.control.control_socket import ControlSocket
 from fastvhost.control.errors import RuntimeFailure
-from tests.short_dir import short_dir
 
 
 def echo(request: Any) -> Any:

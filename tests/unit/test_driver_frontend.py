@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.guests.short_dir import short_dir
 from fastvhost.driver.frontend import Feature, FrontEnd, GuestsError
 from fastvhost.frontend.payload import U64, Region, VringState
 from fastvhost.vhostuser.message import HEADER, Request, encode_reply
-from tests.short_dir import short_dir
 
 ALL = Feature.MRG_RXBUF | Feature.INDIRECT_DESC | Feature.EVENT_IDX | Feature.PROTOCOL_FEATURES | Feature.VERSION_1
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.guests.short_dir import short_dir
 from bench.rig import USUAL_FEATURES, rig
 from fastvhost.driver.frontend import Feature
 from fastvhost.driver.guests import IMIX, Counters, Direction, Guests, GuestsError
-from tests.short_dir import short_dir
 
 
 @pytest.mark.parametrize("sizes", [(60,), (1518,), (9000,), (65000, 60), IMIX])

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from bench.guests.short_dir import short_dir
 from fastvhost.driver.device import GuestDevice
 from fastvhost.driver.frontend import Feature
 from fastvhost.driver.guests import Guests, GuestsError
 from fastvhost.driver.load import Load
-from tests.short_dir import short_dir
 from tests.unit.paper_device import PaperWire
 from tests.unit.test_driver_guests import fwd
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench import ending
-from tests.integration.waits import wait_until
+from bench.guests.waits import wait_until
 
 ROOT = Path(__file__).parents[2]
 

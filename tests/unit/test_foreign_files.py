@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.guests.short_dir import short_dir
 from fastvhost.frontend import foreign_files
 from fastvhost.frontend.errors import ProtocolError
 from fastvhost.frontend.payload import Region
@@ -22,7 +23,6 @@ from fastvhost.vhostcuse.guest_files import GuestFiles
 from fastvhost.vhostuser.message import MemoryTable, SingleRegion
 from fastvhost.vhostuser.service import VhostUserService
 from tests.frontend import Frontend, Request
-from tests.short_dir import short_dir
 from tests.silent_files import FILE_BYTES, Silent
 from tests.unit.fake_port import FAKE_MEMORY, FakePort
 from tests.unit.session_bench import OTHER_REGION, REGION

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from bench.guests.short_dir import short_dir
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.virtio_port import VirtioPort
 from fastvhost.dataplane.worker import Worker
@@ -31,7 +32,6 @@ from tests.frontend import (
     Request,
     single_region,
 )
-from tests.short_dir import short_dir
 from tests.unit.session_bench import open_fds
 
 

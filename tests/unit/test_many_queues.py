@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from bench.guests.short_dir import short_dir
 from fastvhost.control.control_client import ask
 from fastvhost.driver.device import GuestDevice
 from fastvhost.driver.frontend import Feature, FrontEnd
 from fastvhost.driver.guests import Guests
 from fastvhost.driver.load import Load
 from fastvhost.frontend.payload import Region
-from tests.short_dir import short_dir
 from tests.unit.test_driver_guests import fwd
 
 MOST = 128

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from tests.integration.fwd import Fwd
-from tests.integration.qemu import Guest, Machine, Options
+from bench.guests.fwd import Fwd
+from bench.guests.qemu import Guest, Machine, Options
 
 
 class Pair:

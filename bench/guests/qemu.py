@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypedDict
 
+from bench.guests.agent import ObedientGuest, serial_options
+from bench.guests.cores import on_guest_cores
+from bench.guests.waits import wait_until
 from fastvhost.cli.example import open_files, tap_options
 from fastvhost.control.open_taps import open_taps
-from tests.integration.agent import ObedientGuest, serial_options
-from tests.integration.cores import on_guest_cores
-from tests.integration.waits import wait_until
 
 GUEST_IMAGE = Path(__file__).parents[2] / "scripts" / "guest-image"
 

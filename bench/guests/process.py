@@ -9,16 +9,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, ClassVar, Self
 
-from tests.integration.waits import wait_until
+from bench.guests.waits import wait_until
 
 LINES_SHOWN = 25
 
 
 class Process:
-    """Runs a program with its output in a file. It dies with the tests, also when they are killed themselves."""
+    """Runs a program with its output in a file. It dies with its parent, also when that is killed itself."""
 
     started: ClassVar[list[Process]] = []
-    """Those whose logs a failing test shows: conftest empties it after each module."""
+    """Those whose logs a failure shows: for tests, conftest empties it after each module."""
 
     def __init__(
         self,

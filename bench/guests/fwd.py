@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import fastvhost
+from bench.guests.cores import FWD_CORE
+from bench.guests.process import Process
 from fastvhost.control import control_client
 from fastvhost.control.errors import RuntimeFailure
-from tests.integration.cores import FWD_CORE
-from tests.integration.process import Process
 
-# The package that the tests import, whatever directory they run in.
+# The package that is imported here, whatever directory it is run in.
 FASTVHOST = [sys.executable, "-P", "-m", "fastvhost"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(fastvhost.__file__).parents[1])}
 # The time, then the severity where it is none of the ordinary ones; or a defect.
 WARNING = re.compile(r"^[-\d]+ [:.\d]+ (warning|error|critical): |^Traceback")
-# What else the machine does while tests run is true, and no fault of fwd or its guests.
+# What else the machine does meanwhile is true, and no fault of fwd or its guests.
 BUSY_MACHINE = re.compile(r"busy with other work|waited \d+ % of the time")
 
 

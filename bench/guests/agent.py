@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
-from tests.integration.process import Process, last_lines
-from tests.integration.waits import wait_until
+from bench.guests.process import Process, last_lines
+from bench.guests.waits import wait_until
 
 RECORD_SEPARATOR = b"\x1e"
 READY = RECORD_SEPARATOR + b"ready\n"

@@ -13,9 +13,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from tests.integration.qemu import Guest, Machine, guest_image
-from tests.integration.waits import wait_until
-from tests.short_dir import short_dir
+from bench.guests.qemu import Guest, Machine, guest_image
+from bench.guests.short_dir import short_dir
+from bench.guests.waits import wait_until
 
 QEMU = "qemu-system-x86_64"
 

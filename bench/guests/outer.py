@@ -10,9 +10,9 @@ import os
 import shlex
 from pathlib import Path
 
-from tests.integration.agent import ObedientGuest, serial_options
-from tests.integration.qemu import MADE, Machine, guest_image
-from tests.integration.snapshot import snapshot
+from bench.guests.agent import ObedientGuest, serial_options
+from bench.guests.qemu import MADE, Machine, guest_image
+from bench.guests.snapshot import snapshot
 
 MEMORY_SIZE = "3G"
 

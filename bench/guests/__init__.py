@@ -1,0 +1,1 @@
+"""Guests under QEMU and the programs beside them, for whoever needs some: benchmarks, scripts and tests alike."""
