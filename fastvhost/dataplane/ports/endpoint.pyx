@@ -74,7 +74,10 @@ cdef uint32_t receive_burst(PortFace *port, uint32_t pair, FrameBurst *burst) no
     cdef Parcel parcel
     for i in range(n):
         parcel = take_parcel(&side.leaving)
-        burst.frames[i] = Chain(side.memory + <uint64_t>parcel.slot * side.slot_bytes, parcel.bytes, 0, parcel.slot, 1)
+        burst.frames[i] = Chain(
+            data=side.memory + <uint64_t>parcel.slot * side.slot_bytes, bytes=parcel.bytes, ticket=parcel.slot,
+            first_segment=0, n_segments=1,
+        )
         burst.done[i] = Done(parcel.slot, 0)
         port.rx[pair].bytes += parcel.bytes
     port.rx[pair].frames += n

@@ -58,7 +58,7 @@ cdef int host_wait_fd(PortFace *port, uint32_t pair) noexcept nogil
 
 cdef inline void add_frame(Burst *burst, uint32_t n, uint8_t *data, uint32_t bytes) noexcept nogil:
     """The n-th frame of a burst, in one piece."""
-    burst.frames[n] = Chain(data, bytes, 0, n, 1)
+    burst.frames[n] = Chain(data=data, bytes=bytes, ticket=n, first_segment=0, n_segments=1)
 
 
 cdef class HostPort(Port):

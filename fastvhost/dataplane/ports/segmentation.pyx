@@ -99,7 +99,9 @@ cdef uint32_t cut_super(Super *super, Burst *burst, uint32_t n, uint8_t *arena) 
         write_header(super, header, piece, piece == left)
         parts[0] = Segment(header, super.header_bytes)
         parts[1] = Segment(super.frame + super.header_bytes + super.at, piece)
-        burst.frames[n] = Chain(header, super.header_bytes + piece, 2 * n, n, 2 if piece else 1)
+        burst.frames[n] = Chain(
+            data=header, bytes=super.header_bytes + piece, ticket=n, first_segment=2 * n, n_segments=2 if piece else 1
+        )
         super.at += piece
         n += 1
         if piece == left:

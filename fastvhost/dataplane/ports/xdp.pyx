@@ -103,7 +103,10 @@ cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcep
             return_chunk(xdp, <uint32_t>(found.addr // CHUNK_BYTES))
             continue
         finish_checksum(xdp.memory + found.addr, found.len)
-        burst.frames[n] = Chain(xdp.memory + found.addr, found.len, 0, <uint32_t>(found.addr // CHUNK_BYTES), 1)
+        burst.frames[n] = Chain(
+            data=xdp.memory + found.addr, bytes=found.len, ticket=<uint32_t>(found.addr // CHUNK_BYTES),
+            first_segment=0, n_segments=1,
+        )
         burst.done[n] = Done(<uint32_t>(found.addr // CHUNK_BYTES), 0)
         bytes += found.len
         n += 1
