@@ -8,7 +8,9 @@ import mmap
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -52,6 +54,14 @@ def child(prepare: Callable[[], None] = lambda: None) -> Iterator[int]:
         os.close(ready)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+
+
+def gone(thread: int) -> None:
+    """Wait until a thread of ours has left the kernel too, which it does some time after join() returned."""
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/self/task/{thread}").exists():
+        assert time.monotonic() < deadline, f"thread {thread} has been joined for 10 s and still exists"
+        time.sleep(0.001)
 
 
 @pytest.fixture(autouse=True)
@@ -111,15 +121,15 @@ def test_a_thread_is_its_process_and_another_process_is_not() -> None:
     thread.start()
     while not seen:
         pass
-    caller = Process(seen[0])
-    assert caller.pid == os.getpid()
-    assert caller.is_caller(os.getpid())
-    with child() as pid:
-        assert not caller.is_caller(pid)
-    go_on.set()
-    thread.join()
-    assert not caller.is_caller(seen[0])
-    caller.close()
+    with contextlib.closing(Process(seen[0])) as caller:
+        assert caller.pid == os.getpid()
+        assert caller.is_caller(os.getpid())
+        with child() as pid:
+            assert not caller.is_caller(pid)
+        go_on.set()
+        thread.join()
+        gone(seen[0])
+        assert not caller.is_caller(seen[0])
 
 
 def test_a_process_that_ended_calls_no_more() -> None:
