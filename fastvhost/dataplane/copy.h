@@ -14,6 +14,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
+#include "fastvhost/abi/shared_memory.h"
 
 struct frame_copy {
     uint8_t *to;            /* where the header goes, if any; the payload follows it */
@@ -47,6 +48,22 @@ static void copy_frames_plain(const struct frame_copy *list, uint32_t n)
 
 #if defined(__x86_64__)
 
+/* Whoever takes a frame asks for its first two lines. Its others are asked for while the copies before it run, if there
+ * are few: where a frame goes on for longer, the CPU sees by itself. */
+enum { ASKED_FOR = 128, SEEN_FROM = 1024, COPIES_AHEAD = 2 };
+
+static inline void expect_copy(const struct frame_copy *list, uint32_t n, uint32_t i)
+{
+    const struct frame_copy *copy = &list[i + COPIES_AHEAD];
+    if (list[i].bytes >= SEEN_FROM || i + COPIES_AHEAD >= n || copy->bytes >= SEEN_FROM)
+        return;
+    const uint8_t *from = copy->from, *to = copy->to + copy->header_bytes;
+    for (uint32_t at = ASKED_FOR; at < copy->bytes; at += 64) {
+        prefetch_read(from + at);
+        prefetch_write(to + at);
+    }
+}
+
 /* The header is 12 bytes, so payloads stand 12 bytes off a cache line, and a vector store there touches two lines.
  * Longer frames therefore start with one store that overlaps the next, and go on with aligned ones. */
 
@@ -63,7 +80,8 @@ static void copy_frames_avx2(const struct frame_copy *list, uint32_t n)
         }
         const uint8_t *last_from = from + bytes - 32;
         uint8_t *last_to = to + bytes - 32;
-        if (bytes > 128) {
+        if (bytes > ASKED_FOR) {
+            expect_copy(list, n, i);
             uint32_t skew = -(uintptr_t)to & 31;
             _mm256_storeu_si256((__m256i *)to, _mm256_loadu_si256((const __m256i *)from));
             for (from += skew, to += skew; from < last_from; from += 32, to += 32)
@@ -83,7 +101,8 @@ static void copy_frames_avx512(const struct frame_copy *list, uint32_t n)
         uint8_t *to = put_plain_header(list[i].to, list[i].header_bytes);
         const uint8_t *from = list[i].from;
         uint32_t bytes = list[i].bytes;
-        if (bytes > 128) {
+        if (bytes > ASKED_FOR) {
+            expect_copy(list, n, i);
             uint32_t skew = -(uintptr_t)to & 63;
             _mm512_storeu_si512(to, _mm512_loadu_si512(from));
             from += skew;
