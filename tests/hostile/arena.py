@@ -11,15 +11,17 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 from tests.driver import Memory, Region, Timeout
-from tests.frontend import Closed, Guest, Refused
+from tests.frontend import FEATURES, Closed, Frontend, Guest, Refused
 from tests.hostile.attack import Attack
 from tests.hostile.backend import Backend, Starter, fastvhost
 from tests.hostile.honest import HonestStream
 from tests.hostile.invariant import Broken
+from tests.hostile.rings import FORMATS
 from tests.hostile.scene import Scene
-from tests.hostile.watch import WatchedMemory, leaks, used_ring
+from tests.hostile.watch import WatchedMemory, leaks
 
 FRESH_SECONDS = 2.0
 ANSWER_SECONDS = 1.0
@@ -27,6 +29,8 @@ TURN = 0.5
 WINDOW = 0.05
 """Seconds over which the honest pair's share of frames is measured first; where it is low, longer and in turns."""
 LEAST_SHARE = 0.9
+LONGEST_DOUBT = 120.0
+"""Seconds for which turns go on at the most while the honest pair's share is too small."""
 LOG_BYTES_PER_CONNECTION = 3000
 LOG_BYTES_PER_SECOND = 500
 LOG_ALARMS = ("Traceback", "Sanitizer", "runtime error", "Segmentation fault", "Fatal Python error")
@@ -39,6 +43,7 @@ class Arena:
         self,
         start: Starter = fastvhost,
         *,
+        beside: str = "split",
         pace: int = 6000,
         patience: float = 15.0,
         endurance: float = 1.0,
@@ -47,10 +52,12 @@ class Arena:
         persistence: float = 10.0,
         rates: bool = True,
     ) -> None:
-        """`endurance`: the part of its time that an attack which lasts is given; `longest_round`: CPU seconds.
+        """`beside`: the ring format of everyone but the attacker.
 
+        `endurance`: the part of its time that an attack which lasts is given; `longest_round`: CPU seconds.
         `rates`: whether the honest pair's share of its frames is a claim at all; without it, lasting attacks only last.
         """
+        self.beside = beside
         self.rates = rates
         self.patience = patience
         self.endurance = endurance
@@ -63,7 +70,8 @@ class Arena:
         self._closers: list[Callable[[], object]] = [self._remove, self.backend.stop]
         try:
             self.backend.wait_listening()
-            self.honest = HonestStream(self.backend.path("c"), self.backend.path("d"), self.backend.directory, pace)
+            left, right = self.backend.path("c"), self.backend.path("d")
+            self.honest = HonestStream(left, right, self.backend.directory, pace, beside)
             self._closers.append(self.honest.stop)
             self.victim = self.bystander("b")
             self.friend = self.bystander("f")
@@ -76,8 +84,21 @@ class Arena:
     def bystander(self, port: str) -> Guest:
         """An honest guest in this process, with receive buffers."""
         memory = WatchedMemory([Region(0x10000, 2 << 20, name=f"bystander-{port}")], port)
-        guest = Guest.boot(self.backend.path(port), memory=memory, receive_buffers=64, timeout=20.0)
+        guest = self._boot(port, memory, receive_buffers=64, timeout=20.0)
         self._closers.append(guest.close)
+        return guest
+
+    def _boot(self, port: str, memory: Memory, *, receive_buffers: int, timeout: float) -> Guest:
+        own = FORMATS[self.beside]
+        try:
+            queues: list[Any] = [own.queue(memory, 256) for _ in range(2)]
+            frontend = Frontend.connect(self.backend.path(port), timeout)
+        except BaseException:
+            memory.close()
+            raise
+        guest = Guest(frontend, memory, *queues, features=FEATURES | own.features)
+        guest.net.post(receive_buffers)
+        guest.kick()
         return guest
 
     def close(self) -> None:
@@ -124,7 +145,8 @@ class Arena:
             attacked += [self._share_while(act, TURN) for _ in range(attacks)]
             calm.append(self._share_while(quiet, TURN))
             kept = max(attacked) >= LEAST_SHARE * max(calm)
-            if time.monotonic() > start + seconds * (1 if kept else self.persistence):
+            doubt = 0.0 if kept else min(LONGEST_DOUBT, seconds * (self.persistence - 1))
+            if time.monotonic() > start + seconds + doubt:
                 break
         if not kept:
             shown = " against ".join(", ".join(f"{share:.0%}" for share in shares) for shares in (attacked, calm))
@@ -226,9 +248,8 @@ class Arena:
         """I3: this port takes a fresh honest connection, and passes a frame each way to its peer, within 2 seconds."""
         start, waited = time.monotonic(), self.backend.seconds_without_cpu()
         try:
-            path = self.backend.path(port)
             memory = Memory.of(1 << 17, name="fresh")
-            with Guest.boot(path, memory=memory, receive_buffers=4, timeout=self.patience) as guest:
+            with self._boot(port, memory, receive_buffers=4, timeout=self.patience) as guest:
                 self._pass(guest, peer, b"to the peer".ljust(60), self.patience)
                 self._reach(peer, guest, b"from the peer".ljust(60))
         except (Timeout, TimeoutError, Closed, Refused, OSError) as error:
@@ -265,7 +286,8 @@ class Arena:
             guest.net.wait_sent(self.patience)
             assert isinstance(guest.memory, WatchedMemory)
             buffers = [(piece.addr, piece.bytes) for chain in guest.net.receive_buffers.values() for piece in chain]
-            if changed := guest.memory.changed([*map(used_ring, guest.queues), *buffers]):
+            rings: list[Any] = [*guest.queues]
+            if changed := guest.memory.changed([*(place for ring in rings for place in ring.writable()), *buffers]):
                 raise Broken("I8", "; ".join(changed))
 
     def drops(self) -> Counter[str]:

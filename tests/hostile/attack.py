@@ -24,18 +24,20 @@ class Attack(NamedTuple):
     """It takes its time, and measures the honest pair's rate itself."""
     rings: tuple[str, ...] = SPLIT
     """The ring formats that it is run on."""
+    ringless: bool = False
+    """It has no rings itself: the format is what it negotiates, and what the guests beside it have."""
 
 
 CATALOGUE: dict[str, Attack] = {}
 
 
 def attack(
-    *bugs: str, name: str = "", lasts: bool = False, rings: tuple[str, ...] = SPLIT
+    *bugs: str, name: str = "", lasts: bool = False, rings: tuple[str, ...] = SPLIT, ringless: bool = False
 ) -> Callable[[Act], Act]:
     """Enter a function into the catalogue. `bugs`: switches of the broken back-end that it must show up."""
 
     def enter(act: Act) -> Act:
-        entry = Attack(name or act.__name__, act, bugs, lasts, rings)
+        entry = Attack(name or act.__name__, act, bugs, lasts, rings, ringless)
         assert entry.name not in CATALOGUE, entry.name
         assert bugs, f"{entry.name}: a test that cannot fail is a defect"
         CATALOGUE[entry.name] = entry
@@ -45,7 +47,11 @@ def attack(
 
 
 ring_attack = partial(attack, rings=EVERY)
-"""With descriptors, on every ring format."""
+"""With rings, of every format."""
+message_attack = partial(attack, rings=EVERY, ringless=True)
+"""With messages alone, beside rings of every format."""
+lasting_attack = partial(attack, rings=("split", "packed"), lasts=True)
+"""With seconds of doing the same, which IN_ORDER changes nothing about."""
 split_attack = partial(attack, rings=("split", "split_in_order"))
 """With heads, an available ring and links, which only split rings have."""
 packed_attack = partial(attack, rings=PACKED)

@@ -11,7 +11,7 @@ import struct
 
 from tests.driver import DESC_F_INDIRECT, DESC_F_NEXT, DESCRIPTOR, Piece
 from tests.frontend import REGION, Request
-from tests.hostile.attack import attack, packed_attack
+from tests.hostile.attack import message_attack, packed_attack, split_attack
 from tests.hostile.attacks_message import negotiated
 from tests.hostile.invariant import Broken
 from tests.hostile.scene import Scene, region
@@ -39,7 +39,7 @@ class Costly:
         self.scene.rounds_stay_short(self.act, SECONDS)
 
 
-@attack("no-time-for-others")
+@split_attack("no-time-for-others")
 def a_full_ring_of_frames_in_as_many_pieces(scene: Scene) -> None:
     costly = Costly(scene)
     guest, addr = costly.guest, costly.guest.put(bytes(2 * costly.size))
@@ -82,7 +82,7 @@ def a_full_ring_of_tables_as_long_as_the_ring(scene: Scene) -> None:
 # Much address space for little memory
 
 
-@attack("eager-mapping")
+@message_attack("eager-mapping")
 def a_region_of_a_terabyte_of_holes(scene: Scene) -> None:
     """Taken or refused, but not filled."""
     fd = scene.adopt(os.memfd_create("attacker", os.MFD_CLOEXEC))

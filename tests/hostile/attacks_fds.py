@@ -9,11 +9,11 @@ import struct
 import tempfile
 from collections.abc import Callable
 
-from tests.driver import DESC_F_NEXT
+from tests.driver import Piece
 from tests.frontend import NO_FD, U64, Closed, Frontend, Refused, Request, mem_table, single_region
-from tests.hostile.attack import attack, ring_attack
-from tests.hostile.attacks_message import GOOD_PAYLOADS, negotiated
-from tests.hostile.scene import GUEST_ADDR, Attacker, Scene
+from tests.hostile.attack import message_attack, ring_attack
+from tests.hostile.attacks_message import GOOD_PAYLOADS, negotiated, running
+from tests.hostile.scene import Attacker, Scene
 
 WITH_ONE_FD = (Request.SET_VRING_KICK, Request.SET_VRING_CALL, Request.SET_VRING_ERR)
 MOST_FDS = 253
@@ -26,33 +26,33 @@ MOST_FDS = 253
 for request, payload in GOOD_PAYLOADS.items():
 
     def with_surplus(scene: Scene, request: int = request, payload: bytes = payload) -> None:
-        """Refused or not, nothing stays open: that is looked at after every attack."""
+        """Refused or not, without rings and with, nothing stays open: that is looked at after every attack."""
         expected = 1 if request in WITH_ONE_FD else 0
         for n in (1, 2, 8, 9, 17):
-            frontend = negotiated(scene, acks=n % 2 == 0)
+            frontend = negotiated(scene, acks=n % 2 == 0) if n < 8 else running(scene, acks=n % 2 == 0).frontend
             content = U64.pack(0) if expected and n == 1 else payload
             scene.tolerated(frontend, request, content, [scene.eventfd() for _ in range(n + expected)])
 
     bugs = ("fd-leak", "surplus-fds-crash") if request == Request.SET_VRING_CALL else ("fd-leak",)
-    attack(*bugs, name=f"{request.name.lower()}_with_surplus_file_descriptors")(with_surplus)
+    ring_attack(*bugs, name=f"{request.name.lower()}_with_surplus_file_descriptors")(with_surplus)
 
 
-@attack("fd-leak")
+@ring_attack("fd-leak")
 def every_request_with_253_file_descriptors(scene: Scene) -> None:
     """More than any buffer for them holds: the kernel cuts them off, and the message cannot be trusted."""
     for request, payload in GOOD_PAYLOADS.items():
-        frontend = negotiated(scene, acks=False)
+        frontend = running(scene, acks=False).frontend
         frontend.send(request, payload, [scene.eventfd()] * MOST_FDS)
         scene.closed(frontend)
 
 
-@attack("unknown-request-crash", "fd-leak")
+@message_attack("unknown-request-crash", "fd-leak")
 def unknown_requests_with_file_descriptors(scene: Scene) -> None:
     for request in (0, 19, 21, 31, 32, 41, 42, 1000, 0xFFFFFFFF):
         scene.refused(negotiated(scene, acks=False), request, bytes(8), [scene.eventfd() for _ in range(8)])
 
 
-@attack("fd-leak")
+@message_attack("fd-leak")
 def file_descriptors_with_the_payload_instead_of_the_header(scene: Scene) -> None:
     """Legal or not, the message is handled or refused, and nothing stays open."""
     for n in (1, 8):
@@ -63,7 +63,7 @@ def file_descriptors_with_the_payload_instead_of_the_header(scene: Scene) -> Non
             frontend.ask(Request.GET_FEATURES)
 
 
-@attack("fd-leak")
+@ring_attack("fd-leak")
 def the_same_call_file_descriptor_set_a_thousand_times(scene: Scene) -> None:
     guest = scene.boot()
     for _ in range(1000):
@@ -74,14 +74,14 @@ def the_same_call_file_descriptor_set_a_thousand_times(scene: Scene) -> None:
 # Too few
 
 
-@attack("absent-fd-trusted")
+@message_attack("absent-fd-trusted")
 def a_file_descriptor_announced_and_not_sent(scene: Scene) -> None:
     for request in WITH_ONE_FD:
         for acks in (True, False):
             scene.refused(negotiated(scene, acks=acks), request, U64.pack(0))
 
 
-@attack("absent-fd-trusted")
+@message_attack("absent-fd-trusted")
 def memory_announced_without_its_file_descriptors(scene: Scene) -> None:
     own, other = scene.own_region(), scene.own_region(1 << 32)
     for fds in ([], [own.fd], [own.fd] * 3):
@@ -152,7 +152,7 @@ for words, make in NO_MEMORY.items():
             scene.refused(negotiated(scene, acks=acks), Request.SET_MEM_TABLE, mem_table([own]), [fd])
             scene.refused(negotiated(scene, acks=acks), Request.ADD_MEM_REG, single_region(own), [fd])
 
-    attack("any-file-is-memory", name=f"memory_{words}")(not_memory)
+    message_attack("any-file-is-memory", name=f"memory_{words}")(not_memory)
 
 
 # Call, err and kick file descriptors that are not what they should be
@@ -232,7 +232,7 @@ def block(fd: int) -> None:
         os.set_blocking(fd, True)
 
 
-@attack("blocking-call")
+@ring_attack("blocking-call")
 def a_call_file_descriptor_that_becomes_full_and_blocks_under_traffic(scene: Scene) -> None:
     guest = scene.boot()
     for _ in range(5):
@@ -265,8 +265,7 @@ for words, make in TO_WRITE.items():
         guest = scene.boot()
         if set_fd(guest, Request.SET_VRING_ERR, 1, fd := scene.adopt(make())):
             block(fd)
-            guest.transmitq.write_descriptor(0, GUEST_ADDR, 0, DESC_F_NEXT, 0)
-            guest.fire(0)
+            guest.send(Piece(0, 72))
             scene.counted({"bad_descriptor": 1})
             guest.restart_queue(1)
             scene.works(guest)
@@ -274,7 +273,7 @@ for words, make in TO_WRITE.items():
     if words in ("that_is_a_directory", "that_is_read_only", "opened_with_o_path"):
         bug = "write-error-crash"
     ring_attack(bug, name=f"a_call_file_descriptor_{words}")(call_fd)
-    attack(bug, name=f"an_err_file_descriptor_{words}")(err_fd)
+    ring_attack(bug, name=f"an_err_file_descriptor_{words}")(err_fd)
 
 
 def always_readable() -> int:
@@ -308,10 +307,10 @@ for words, make in TO_READ.items():
         scene.control_idles()
 
     bug = "kick-read-blocks" if words == "that_blocks" else "kick-spins"
-    attack(bug, name=f"a_kick_file_descriptor_{words}")(kick_fd)
+    ring_attack(bug, name=f"a_kick_file_descriptor_{words}")(kick_fd)
 
 
-@attack("write-error-crash")
+@ring_attack("write-error-crash")
 def its_own_connection_as_call_file_descriptor(scene: Scene) -> None:
     """The back-end writes calls into a vhost-user connection: what happens to that one is its owner's affair."""
     guest = scene.boot()
@@ -321,13 +320,13 @@ def its_own_connection_as_call_file_descriptor(scene: Scene) -> None:
             scene.works(guest, 1)
 
 
-@attack("any-file-is-memory")
+@message_attack("any-file-is-memory")
 def its_own_connection_as_memory(scene: Scene) -> None:
     frontend = negotiated(scene, acks=True)
     scene.refused(frontend, Request.SET_MEM_TABLE, mem_table([scene.own_region()]), [frontend.sock.fileno()])
 
 
-@attack("fd-leak")
+@ring_attack("fd-leak")
 def call_file_descriptors_taken_away_and_given_back_under_traffic(scene: Scene) -> None:
     guest = scene.boot()
     for number in range(50):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tests.driver import Piece, Region, Used
-from tests.hostile.attack import attack, ring_attack
+from tests.hostile.attack import attack, ring_attack, split_attack
 from tests.hostile.scene import GUEST_ADDR, Attacker, Scene, region
 
 
@@ -109,7 +109,7 @@ def a_queue_of_32768_descriptors(scene: Scene) -> None:
         delivered(scene, guest, frame, *guest.pieces(guest.packet(frame), [12]))
 
 
-@attack("stale-next")
+@split_attack("stale-next")
 def a_next_that_leads_nowhere_in_a_descriptor_that_has_none(scene: Scene) -> None:
     guest = scene.boot()
     frame = scene.frame()
@@ -136,7 +136,7 @@ def the_same_head_twice_before_it_came_back(scene: Scene) -> None:
 # Indirect tables. Section 2.7.5.3.
 
 
-@attack("indirect-only-first")
+@split_attack("indirect-only-first")
 def direct_descriptors_and_then_an_indirect_one(scene: Scene) -> None:
     """Section 2.7.5.3.2: normal descriptors and one indirect one at their end."""
     guest = scene.boot()

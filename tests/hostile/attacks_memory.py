@@ -10,7 +10,7 @@ import time
 
 from tests.driver import Piece, Used
 from tests.frontend import REGION, U64, Closed, Request, mem_region, mem_table, single_region
-from tests.hostile.attack import attack, ring_attack
+from tests.hostile.attack import message_attack, ring_attack
 from tests.hostile.attacks_message import negotiated
 from tests.hostile.scene import GUEST_ADDR, Attacker, Scene, region
 from tests.hostile.watch import WatchedMemory
@@ -44,10 +44,10 @@ for words, (fields, bug) in BAD_REGIONS.items():
             scene.refused(frontend, Request.SET_MEM_TABLE, struct.pack("<II", 1, 0) + entry, [own.fd])
             scene.refused(negotiated(scene, acks=acks), Request.ADD_MEM_REG, U64.pack(0) + entry, [own.fd])
 
-    attack(bug, name=f"a_region_{words}")(bad_region)
+    message_attack(bug, name=f"a_region_{words}")(bad_region)
 
 
-@attack("overlap")
+@message_attack("overlap")
 def regions_that_overlap(scene: Scene) -> None:
     own, first = scene.own_region(), 1 << 30
     for second in (first, first + PAGE, first + ONE - 1, first - ONE + 1):
@@ -59,7 +59,7 @@ def regions_that_overlap(scene: Scene) -> None:
         scene.refused(frontend, Request.ADD_MEM_REG, U64.pack(0) + both[32:], [own.fd])
 
 
-@attack("table-length-trusted")
+@message_attack("table-length-trusted")
 def tables_whose_count_is_not_theirs(scene: Scene) -> None:
     own = scene.own_region()
     for n in (2, 8, 9, 255, 0x10000000, 0xFFFFFFFF):
@@ -67,14 +67,14 @@ def tables_whose_count_is_not_theirs(scene: Scene) -> None:
         scene.refused(negotiated(scene, acks=n % 2 == 0), Request.SET_MEM_TABLE, table, [own.fd])
 
 
-@attack("table-length-trusted")
+@message_attack("table-length-trusted")
 def a_table_of_nine_regions(scene: Scene) -> None:
     regions = [scene.own_region(GUEST_ADDR + i * (4 << 20)) for i in range(9)]
     frontend = negotiated(scene, acks=True)
     scene.refused(frontend, Request.SET_MEM_TABLE, mem_table(regions), [own.fd for own in regions])
 
 
-@attack("slots-unchecked")
+@message_attack("slots-unchecked")
 def one_region_more_than_there_are_slots(scene: Scene) -> None:
     own = scene.own_region()
     frontend = negotiated(scene, acks=True)
@@ -86,7 +86,7 @@ def one_region_more_than_there_are_slots(scene: Scene) -> None:
     scene.refused(frontend, Request.ADD_MEM_REG, U64.pack(0) + last, [own.fd])
 
 
-@attack("absent-region-crash")
+@ring_attack("absent-region-crash")
 def a_region_removed_that_was_never_added(scene: Scene) -> None:
     own = scene.own_region(1 << 30)
     scene.refused(negotiated(scene, acks=True), Request.REM_MEM_REG, single_region(own))
@@ -95,7 +95,7 @@ def a_region_removed_that_was_never_added(scene: Scene) -> None:
     scene.works(guest)
 
 
-@attack("fd-leak", "mapping-leak")
+@ring_attack("fd-leak", "mapping-leak")
 def the_same_table_five_hundred_times(scene: Scene) -> None:
     guest = scene.boot()
     for number in range(500):
@@ -314,7 +314,7 @@ def rings_shown_to_the_operator_in_truncated_memory(scene: Scene) -> None:
         scene.closed(guest.frontend)
 
 
-@attack("no-sigbus")
+@ring_attack("no-sigbus")
 def memory_truncated_and_the_connection_closed_at_once(scene: Scene) -> None:
     for _ in range(10):
         guest = scene.boot()
@@ -322,7 +322,7 @@ def memory_truncated_and_the_connection_closed_at_once(scene: Scene) -> None:
         guest.frontend.close()
 
 
-@attack("no-fstat")
+@message_attack("no-fstat")
 def memory_truncated_before_it_is_shared(scene: Scene) -> None:
     own = scene.own_region()
     own.truncate(own.mmap_offset + own.bytes - 1)

@@ -9,8 +9,11 @@ from functools import partial
 
 from tests.frontend import (
     F_PROTOCOL_FEATURES,
+    FEATURES,
     NEED_REPLY,
     NO_FD,
+    PROTOCOL_F_CONFIGURE_MEM_SLOTS,
+    PROTOCOL_F_REPLY_ACK,
     REPLY,
     U64,
     VERSION,
@@ -22,9 +25,9 @@ from tests.frontend import (
     readable,
     vring_addr,
 )
-from tests.hostile.attack import attack, ring_attack
+from tests.hostile.attack import message_attack, ring_attack, split_attack
 from tests.hostile.invariant import Broken
-from tests.hostile.scene import Scene
+from tests.hostile.scene import Attacker, Scene
 
 BAD_INDICES = (2, 255, 256, 0x10000, 0xFFFFFFFF)
 GOOD_PAYLOADS = {
@@ -57,8 +60,19 @@ GOOD_PAYLOADS = {
 
 def negotiated(scene: Scene, *, acks: bool) -> Frontend:
     frontend = scene.connect()
-    frontend.negotiate(protocol_features=1 << 3 | 1 << 15 if acks else 1 << 15)
+    frontend.negotiate(FEATURES | scene.format.features, protocol(acks))
     return frontend
+
+
+def running(scene: Scene, *, acks: bool) -> Attacker:
+    """The same, with memory and with both rings started."""
+    guest = scene.boot(protocol_features=protocol(acks))
+    scene.works(guest)
+    return guest
+
+
+def protocol(acks: bool) -> int:
+    return PROTOCOL_F_CONFIGURE_MEM_SLOTS | PROTOCOL_F_REPLY_ACK * acks
 
 
 # Values
@@ -82,7 +96,7 @@ for size in (0, 3, 96, 255, 32769, 65536, 0x80000000, 0xFFFFFFFF):
     def ring_of_size(scene: Scene, size: int = size) -> None:
         ring_size(scene, size)
 
-    attack("ring-values-unchecked", name=f"a_ring_of_size_{size}")(ring_of_size)
+    split_attack("ring-values-unchecked", name=f"a_ring_of_size_{size}")(ring_of_size)
 
 for request in (
     Request.SET_VRING_NUM,
@@ -98,7 +112,7 @@ for request in (
                 payload = struct.pack("<I", index) + GOOD_PAYLOADS[request][4:]
                 scene.refused(negotiated(scene, acks=acks), request, payload)
 
-    attack("index-unchecked", name=f"{request.name.lower()}_of_rings_that_are_not_there")(bad_index)
+    message_attack("index-unchecked", name=f"{request.name.lower()}_of_rings_that_are_not_there")(bad_index)
 
 for request in (Request.SET_VRING_KICK, Request.SET_VRING_CALL, Request.SET_VRING_ERR):
 
@@ -108,10 +122,10 @@ for request in (Request.SET_VRING_KICK, Request.SET_VRING_CALL, Request.SET_VRIN
                 scene.refused(negotiated(scene, acks=acks), request, U64.pack(value), [scene.eventfd()])
                 scene.refused(negotiated(scene, acks=acks), request, U64.pack(value | NO_FD))
 
-    attack("index-unchecked", name=f"{request.name.lower()}_of_rings_that_are_not_there")(bad_fd_index)
+    message_attack("index-unchecked", name=f"{request.name.lower()}_of_rings_that_are_not_there")(bad_fd_index)
 
 
-@attack("ring-values-unchecked")
+@split_attack("ring-values-unchecked")
 def a_base_out_of_range(scene: Scene) -> None:
     for base in (0x10000, 0x80000000, 0xFFFFFFFF):
         for guest in scene.each_way():
@@ -126,7 +140,7 @@ def start_at(frontend: Frontend, base: int) -> None:
     frontend.tell(Request.SET_VRING_KICK, U64.pack(1 | NO_FD))
 
 
-@attack("no-avail-jump-check")
+@split_attack("no-avail-jump-check")
 def a_base_far_from_the_avail_index(scene: Scene) -> None:
     """In range, and yet the ring says that there are more buffers than it can hold."""
     guest = scene.boot()
@@ -139,7 +153,7 @@ def a_base_far_from_the_avail_index(scene: Scene) -> None:
     scene.broken(guest)
 
 
-@attack("ring-values-unchecked")
+@split_attack("ring-values-unchecked")
 def ring_addresses_where_no_ring_can_be(scene: Scene) -> None:
     """Outside memory, half outside, odd, wrapping: refused when named or when the ring starts."""
     for area in range(3):
@@ -192,7 +206,7 @@ def ring_addresses_changed_to_nowhere_after_the_start(scene: Scene) -> None:
             scene.works(guest)
 
 
-@attack("ready-too-early")
+@message_attack("ready-too-early")
 def a_ring_started_before_anything_else_is_known(scene: Scene) -> None:
     """No memory, no size, no addresses: refused, or it waits; whatever comes later works."""
     for acks in (True, False):
@@ -203,14 +217,14 @@ def a_ring_started_before_anything_else_is_known(scene: Scene) -> None:
 # Requests as such
 
 
-@attack("unknown-request-crash")
+@message_attack("unknown-request-crash")
 def requests_that_nobody_knows(scene: Scene) -> None:
     for request in (0, 41, 99, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF):
         for acks in (True, False):
             scene.refused(negotiated(scene, acks=acks), request, bytes(8))
 
 
-@attack("unknown-request-crash")
+@message_attack("unknown-request-crash")
 def requests_whose_protocol_feature_was_not_negotiated(scene: Scene) -> None:
     """Refused, answered or ignored; what it must not do is end the process."""
     for request in (19, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 42, 43, 44):
@@ -218,7 +232,7 @@ def requests_whose_protocol_feature_was_not_negotiated(scene: Scene) -> None:
         scene.tolerated(frontend, request, bytes(8))
 
 
-@attack("features-unchecked")
+@message_attack("features-unchecked")
 def features_that_were_not_offered(scene: Scene) -> None:
     for acks in (True, False):
         for bit in (1 << 4, 1 << 63, 2**64 - 1):
@@ -229,7 +243,7 @@ def features_that_were_not_offered(scene: Scene) -> None:
             scene.refused(frontend, Request.SET_PROTOCOL_FEATURES, U64.pack(frontend.protocol_features | bit))
 
 
-@attack("payload-size-unchecked")
+@message_attack("payload-size-unchecked")
 def payloads_of_every_wrong_length(scene: Scene) -> None:
     for request, good in GOOD_PAYLOADS.items():
         for length in {0, 1, 7, len(good) - 1, len(good) + 1, len(good) + 8, 300} - {len(good), -1}:
@@ -239,7 +253,7 @@ def payloads_of_every_wrong_length(scene: Scene) -> None:
                 scene.refused(frontend, request, (good + bytes(300))[:length])
 
 
-@attack("header-unchecked", "one-for-all", "port-dies")
+@ring_attack("header-unchecked", "one-for-all", "port-dies")
 def headers_with_wrong_flags_and_sizes(scene: Scene) -> None:
     for flags, size in (
         (0, 0),
@@ -251,12 +265,12 @@ def headers_with_wrong_flags_and_sizes(scene: Scene) -> None:
         (VERSION, 0x80000000),
         (VERSION, 1 << 20),
     ):
-        frontend = negotiated(scene, acks=True)
+        frontend = running(scene, acks=True).frontend
         frontend.send(Request.GET_FEATURES, flags=flags, size=size)
         scene.closed(frontend)
 
 
-@attack("unknown-flag-crash")
+@message_attack("unknown-flag-crash")
 def flag_bits_nobody_knows(scene: Scene) -> None:
     """Reserved bits: ignored or refused."""
     for bit in range(4, 32):
@@ -265,7 +279,7 @@ def flag_bits_nobody_knows(scene: Scene) -> None:
         scene.tolerated(frontend, Request.GET_QUEUE_NUM)
 
 
-@attack("header-unchecked")
+@message_attack("header-unchecked")
 def sixty_four_kilobytes_of_noise(scene: Scene) -> None:
     for _ in range(20):
         frontend = scene.connect()
@@ -280,35 +294,38 @@ def sixty_four_kilobytes_of_noise(scene: Scene) -> None:
 
 
 def silent(scene: Scene, data: bytes) -> None:
-    """While this connection says nothing more, every other port works; afterwards this one does too."""
-    frontend = negotiated(scene, acks=True)
-    frontend.send_raw(data)
+    """While this connection says nothing more, its rings go on and every other port works; afterwards this one too."""
+    guest = running(scene, acks=True)
+    guest.frontend.send_raw(data)
     scene.arena.exchange("e", scene.arena.friend)
+    for index in range(2):
+        scene.works(guest, index)
 
 
-@attack("half-message-blocks", "stats-wait")
+@ring_attack("half-message-blocks", "stats-wait")
 def a_header_that_announces_8_bytes_and_4_bytes_and_silence(scene: Scene) -> None:
     silent(scene, struct.pack("<III", Request.SET_VRING_NUM, VERSION, 8) + bytes(4))
 
 
-@attack("half-message-blocks")
+@ring_attack("half-message-blocks")
 def a_header_that_announces_8_bytes_and_silence(scene: Scene) -> None:
     silent(scene, struct.pack("<III", Request.SET_VRING_NUM, VERSION, 8))
 
 
-@attack("half-message-blocks")
+@ring_attack("half-message-blocks")
 def five_bytes_of_a_header_and_silence(scene: Scene) -> None:
     silent(scene, struct.pack("<III", Request.SET_VRING_NUM, VERSION, 8)[:5])
 
 
-@attack("fd-leak")
+@ring_attack("fd-leak")
 def a_half_message_with_file_descriptors_and_silence(scene: Scene) -> None:
-    frontend = negotiated(scene, acks=True)
-    frontend.send_raw(struct.pack("<III", Request.SET_MEM_TABLE, VERSION, 8) + bytes(4), [scene.eventfd()] * 8)
+    guest = running(scene, acks=True)
+    guest.frontend.send_raw(struct.pack("<III", Request.SET_MEM_TABLE, VERSION, 8) + bytes(4), [scene.eventfd()] * 8)
     scene.arena.exchange("e", scene.arena.friend)
+    scene.works(guest)
 
 
-@attack("pieces-refused")
+@message_attack("pieces-refused")
 def a_message_one_byte_at_a_time(scene: Scene) -> None:
     """Slow is legal."""
     frontend = negotiated(scene, acks=True)
@@ -318,7 +335,7 @@ def a_message_one_byte_at_a_time(scene: Scene) -> None:
     assert frontend.receive().payload == bytes(8)
 
 
-@attack("answers-block")
+@message_attack("answers-block")
 def questions_whose_answers_nobody_reads(scene: Scene) -> None:
     """Until the socket is full both ways. That port may wait, or close; the others go on."""
     frontend = negotiated(scene, acks=True)
@@ -331,7 +348,7 @@ def questions_whose_answers_nobody_reads(scene: Scene) -> None:
     scene.arena.exchange("e", scene.arena.friend)
 
 
-@attack("second-wins")
+@ring_attack("second-wins")
 def a_second_front_end_on_a_busy_socket(scene: Scene) -> None:
     """Refused, and the first one undisturbed."""
     guest = scene.boot()
@@ -346,7 +363,7 @@ def a_second_front_end_on_a_busy_socket(scene: Scene) -> None:
         scene.works(guest)
 
 
-@attack("fd-leak")
+@ring_attack("fd-leak")
 def three_hundred_connections_at_once(scene: Scene) -> None:
     """A flood of them: the honest ones stay, the port takes a guest as soon as it is over."""
     guest = scene.boot()
@@ -355,7 +372,7 @@ def three_hundred_connections_at_once(scene: Scene) -> None:
     scene.works(guest)
 
 
-@attack("fd-leak")
+@message_attack("fd-leak")
 def two_hundred_connections_one_after_the_other(scene: Scene) -> None:
     for number in range(200):
         frontend = scene.try_to_connect()

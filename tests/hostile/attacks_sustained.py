@@ -9,13 +9,14 @@ import itertools
 import struct
 from collections.abc import Callable
 
-from tests.driver import DESC_F_NEXT
+from tests.driver import Piece
 from tests.frontend import U64, VERSION, VRING_STATE, Request, wait_eventfd
-from tests.hostile.attack import attack
+from tests.hostile.attack import lasting_attack
 from tests.hostile.invariant import Broken
-from tests.hostile.scene import GUEST_ADDR, Attacker, Scene, region
+from tests.hostile.scene import Attacker, Scene, region
 
 SECONDS = 4.0
+NOWHERE = Piece(0, 72)
 
 
 # Floods of messages, against as many that ask for nothing
@@ -31,38 +32,37 @@ def flood(scene: Scene, message: Callable[[Attacker, int], object]) -> None:
     scene.works(guest)
 
 
-@attack("slow-door", lasts=True)
+@lasting_attack("slow-door")
 def memory_tables_without_end(scene: Scene) -> None:
     flood(scene, lambda guest, _: guest.frontend.set_mem_table(guest.memory.regions))
 
 
-@attack("slow-door", lasts=True)
+@lasting_attack("slow-door")
 def rings_enabled_and_disabled_without_end(scene: Scene) -> None:
     flood(scene, lambda guest, i: guest.frontend.tell(Request.SET_VRING_ENABLE, VRING_STATE.pack(1, i % 2)))
 
 
-@attack("slow-door", lasts=True)
+@lasting_attack("slow-door")
 def call_file_descriptors_without_end(scene: Scene) -> None:
     flood(scene, lambda guest, _: guest.frontend.tell(Request.SET_VRING_CALL, U64.pack(1), [guest.calls[1]]))
 
 
-@attack("slow-door", lasts=True)
+@lasting_attack("slow-door")
 def rings_stopped_and_started_without_end(scene: Scene) -> None:
     flood(scene, lambda guest, _: guest.restart_queue(1))
 
 
-@attack("slow-door", lasts=True)
+@lasting_attack("slow-door")
 def rings_broken_and_started_without_end(scene: Scene) -> None:
     def break_it(guest: Attacker, _: int) -> None:
-        guest.transmitq.write_descriptor(0, GUEST_ADDR, 0, DESC_F_NEXT, 0)
-        guest.fire(0)
+        guest.send(NOWHERE)
         wait_eventfd(guest.errs[1], scene.patience)
         guest.restart_queue(1)
 
     flood(scene, break_it)
 
 
-@attack("one-for-all", "port-dies", lasts=True)
+@lasting_attack("one-for-all", "port-dies", ringless=True)
 def connections_without_end(scene: Scene) -> None:
     """Opened, used to say something wrong, and closed; in turns with good ones that ask a question."""
 
@@ -82,8 +82,7 @@ def one_round(scene: Scene, number: int) -> None:
     guest = scene.boot(regions=[region(1 << 18)], queue_size=64)
     scene.works(guest)
     if number % 3 == 0:
-        guest.transmitq.write_descriptor(0, GUEST_ADDR, 0, DESC_F_NEXT, 0)
-        guest.fire(0)
+        guest.send(NOWHERE)
     elif number % 3 == 1:
         guest.frontend.send_raw(struct.pack("<III", Request.SET_MEM_TABLE, VERSION, 40) + bytes(7), guest.calls)
     else:
@@ -92,7 +91,7 @@ def one_round(scene: Scene, number: int) -> None:
     scene.let_go()
 
 
-@attack("mapping-leak", "memory-leak", "fd-leak", lasts=True)
+@lasting_attack("mapping-leak", "memory-leak", "fd-leak")
 def a_thousand_rounds(scene: Scene) -> None:
     """I5: mappings and resident memory are as they were, give or take what an allocator keeps."""
     backend = scene.arena.backend

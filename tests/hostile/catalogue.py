@@ -56,10 +56,19 @@ LAYOUTS = [case for case in CASES if once_per_layout(case)]
 not on every format."""
 
 
+def beside(case: Case) -> str:
+    """The ring format of the guests beside the attacker, on a back-end whose rings are broken: not the attacker's, or
+
+    they would meet its bugs by themselves; unless the attacker has no rings, when theirs are what it is about.
+    """
+    name, ring = case
+    return ring if CATALOGUE[name].ringless else "split"
+
+
 def name_of(case: Case) -> str:
     """How a test is called."""
     name, ring = case
     return name if ring == "split" else f"{name}-{ring}"
 
 
-__all__ = ["CASES", "CATALOGUE", "LAYOUTS", "SOURCES", "Case", "name_of"]
+__all__ = ["CASES", "CATALOGUE", "LAYOUTS", "SOURCES", "Case", "beside", "name_of"]

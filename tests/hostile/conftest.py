@@ -12,15 +12,17 @@ from tests.hostile.arena import Arena
 class Shared:
     """An arena that lasts until an attack spoils it."""
 
-    def __init__(self, make: Callable[[], Arena]) -> None:
+    def __init__(self, make: Callable[[str], Arena]) -> None:
         self._make = make
         self._arena: Arena | None = None
 
-    def get(self) -> Arena:
-        if self._arena and (self._arena.spoiled or not self._arena.backend.alive()):
+    def get(self, beside: str = "split") -> Arena:
+        """With rings of this format beside the attacker."""
+        fit = self._arena and self._arena.beside == beside and not self._arena.spoiled
+        if self._arena and not (fit and self._arena.backend.alive()):
             self.close()
         if not self._arena:
-            self._arena = self._make()
+            self._arena = self._make(beside)
         return self._arena
 
     def close(self) -> None:
@@ -31,12 +33,6 @@ class Shared:
 
 @pytest.fixture(scope="module")
 def shared_product() -> Iterator[Shared]:
-    shared = Shared(Arena)
+    shared = Shared(lambda beside: Arena(beside=beside))
     yield shared
     shared.close()
-
-
-@pytest.fixture
-def arena(shared_product: Shared) -> Arena:
-    """A running fastvhost, attacked before by other tests, in good health."""
-    return shared_product.get()

@@ -15,12 +15,13 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from tests.driver import NEAR_WRAP, Piece, Region, SplitQueue
-from tests.frontend import Frontend, Guest
+from tests.driver import Piece, Region
+from tests.frontend import FEATURES, Frontend, Guest
 from tests.hostile.forked import Forked
-from tests.hostile.watch import WatchedMemory, used_ring
+from tests.hostile.rings import EVERY, FORMATS
+from tests.hostile.watch import WatchedMemory
 
 SLOTS = struct.Struct("QQQQ")  # offered, delivered, lost, rounds
 STOP_AT, FAULT_AT, BOARD_BYTES = 256, 512, 4096
@@ -56,13 +57,13 @@ class Progress(NamedTuple):
 class HonestStream:
     """The process with the two honest guests, seen from the test."""
 
-    def __init__(self, left: Path, right: Path, directory: Path, pace: int) -> None:
+    def __init__(self, left: Path, right: Path, directory: Path, pace: int, ring: str) -> None:
         path = directory / "board"
         path.write_bytes(bytes(BOARD_BYTES))
         with path.open("r+b") as file:
             self._board = mmap.mmap(file.fileno(), BOARD_BYTES)
         self._log = directory / "honest.log"
-        arguments = [str(left), str(right), "--board", str(path), "--pace", str(pace)]
+        arguments = [str(left), str(right), "--board", str(path), "--pace", str(pace), "--ring", ring]
         self.process = Forked(main, arguments, self._log)
 
     def progress(self) -> Progress:
@@ -95,12 +96,13 @@ class HonestStream:
 class _Side:
     """One honest guest: sends its own numbered frames and checks the other's."""
 
-    def __init__(self, path: str, number: int) -> None:
+    def __init__(self, path: str, number: int, ring: str) -> None:
         self.name = "cd"[number]
         self.memory = WatchedMemory([Region(0x10000, 1 << 20, name=f"honest-{self.name}")], self.name)
-        receiveq, transmitq = (SplitQueue(self.memory, QUEUE_SIZE, start=NEAR_WRAP) for _ in range(2))
+        own = FORMATS[ring]
+        self.rings: list[Any] = [own.queue(self.memory, QUEUE_SIZE) for _ in range(2)]
         frontend = Frontend.connect(path, timeout=20.0)
-        self.guest = Guest(frontend, self.memory, receiveq, transmitq)
+        self.guest = Guest(frontend, self.memory, *self.rings, features=FEATURES | own.features)
         self.number = number
         self.buffers = [self._guarded() for _ in range(2 * QUEUE_SIZE)]
         for addr in self.buffers[:QUEUE_SIZE]:
@@ -154,7 +156,7 @@ class _Side:
     def memory_fault(self) -> str:
         """I8: nothing was written but used rings and receive buffers."""
         buffers = [(piece.addr, piece.bytes) for chain in self.guest.net.receive_buffers.values() for piece in chain]
-        changed = self.memory.changed([*map(used_ring, self.guest.queues), *buffers])
+        changed = self.memory.changed([*(place for ring in self.rings for place in ring.writable()), *buffers])
         return f"{self.name}: {'; '.join(changed)}" if changed else ""
 
 
@@ -174,10 +176,11 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("paths", nargs=2)
     parser.add_argument("--board", required=True)
     parser.add_argument("--pace", type=int, required=True)
+    parser.add_argument("--ring", choices=EVERY, required=True)
     args = parser.parse_args(arguments)
     with open(args.board, "r+b") as file:  # noqa: PTH123
         board = mmap.mmap(file.fileno(), BOARD_BYTES)
-    sides = [_Side(path, number) for number, path in enumerate(args.paths)]
+    sides = [_Side(path, number, args.ring) for number, path in enumerate(args.paths)]
     offered = delivered = lost = 0
     parent, fault = os.getppid(), ""
     for rounds, due in enumerate(_due(args.pace // 2), 1):

@@ -17,7 +17,11 @@ from tests.hostile.conftest import Shared
 from tests.hostile.sanitized import ROOT, build, sanitized
 
 WITHOUT_RINGS = {module.__name__ for module in (attacks_message, attacks_fds, attacks_costly, attacks_sustained)}
-ON_RINGS = [(name, ring) for name, ring in CASES if CATALOGUE[name].run.__module__ not in WITHOUT_RINGS]
+ON_RINGS = [
+    (name, ring)
+    for name, ring in CASES
+    if CATALOGUE[name].run.__module__ not in WITHOUT_RINGS and (ring == "split" or not CATALOGUE[name].ringless)
+]
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +31,7 @@ def package() -> Path:
 
 @pytest.fixture(scope="module")
 def shared(package: Path) -> Iterator[Shared]:
-    shared = Shared(lambda: Arena(sanitized(package), pace=2000, rates=False))
+    shared = Shared(lambda beside: Arena(sanitized(package), beside=beside, pace=2000, rates=False))
     yield shared
     shared.close()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from tests.driver import Memory, Region, SplitQueue
+from tests.driver import Memory, Region
 
 Range = tuple[int, int]
 """First guest address, bytes."""
@@ -19,11 +19,6 @@ def marker(name: str) -> bytes:
 def leaks(memory: Memory, name: str) -> list[int]:
     """Where in this memory bytes stand that were never given away by the guest of that name."""
     return [at for region in memory.regions if (at := region.file.find(marker(name))) >= 0]
-
-
-def used_ring(queue: SplitQueue) -> Range:
-    """What a device may write of a split queue: the used ring, avail_event included. Section 2.7.8."""
-    return queue.device_area, 6 + 8 * queue.size
 
 
 class WatchedMemory(Memory):

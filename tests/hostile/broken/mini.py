@@ -280,7 +280,7 @@ class Port:
             with DOOR:
                 reply = getattr(self, name)(payload)
                 if bug("slow-door") and request in DOOR_MESSAGES:
-                    time.sleep(0.3)
+                    time.sleep(0.2)
             if reply is not None or reply_wanted:
                 self.answer(request, struct.pack("<Q", 0) if reply is None else reply)
         except Illegal as error:
