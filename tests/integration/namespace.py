@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+CLONE_NEWNET = 0x40000000
 _NUMBERS = itertools.count()
 
 
@@ -39,6 +43,21 @@ class Namespace:
             raise CommandFailed(f"'{command}' ended with {done.returncode}: {done.stdout.strip()}")
         return done.stdout
 
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """For the calling thread, and threads that it makes: what it opens in the block stays in this namespace."""
+        own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        there = os.open(f"/run/netns/{self.name}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _enter(there)
+            try:
+                yield
+            finally:
+                _enter(own)
+        finally:
+            os.close(there)
+            os.close(own)
+
     def has(self, interface: str) -> bool:
         """Whether there is an interface of that name."""
         return interface in self.run("ip -o link").replace("@", ":").replace(" ", ":").split(":")
@@ -52,3 +71,11 @@ class Namespace:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _enter(namespace: int) -> None:
+    """setns(2), for the calling thread."""
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.setns(namespace, CLONE_NEWNET):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
