@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from bench.guests.short_dir import short_dir
 from tests.unit.fake_port import FakeMapping
+from tests.unit.service_rig import Rig
 from tests.unit.session_bench import Bench, open_fds
 
 
@@ -24,5 +27,24 @@ def bench() -> Iterator[Bench]:
     bench = Bench()
     yield bench
     bench.close()
+    assert open_fds() == before
+    assert FakeMapping.open == mappings
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """Not tmp_path: that may be too long for a socket."""
+    with short_dir() as path:
+        yield path
+
+
+@pytest.fixture
+def rig(directory: Path) -> Iterator[Rig]:
+    """A service on a.sock with a fake port. Whatever the test does to it, nothing is left open afterwards."""
+    before, mappings = open_fds(), FakeMapping.open
+    rig = Rig(directory / "a.sock")
+    yield rig
+    rig.close()
+    assert rig.service.defects == 0
     assert open_fds() == before
     assert FakeMapping.open == mappings

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from bench.guests.short_dir import short_dir
 from fastvhost.control import control_client, control_socket, runtime_dir
 from fastvhost.control.control_socket import ControlSocket
 from fastvhost.control.errors import RuntimeFailure
@@ -30,12 +29,6 @@ def unknown(_request: Any) -> Any:
 
 def broken(_request: Any) -> Any:
     raise ZeroDivisionError
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    with short_dir() as path:
-        yield path
 
 
 @pytest.fixture

@@ -28,8 +28,8 @@ from fastvhost.vhostcuse.session import Surroundings
 from tests.silent_files import Silent
 from tests.unit.fake_port import FAKE_MEMORY, FakePort
 from tests.unit.paper_kernel import FakeCaller, FakeFiles, PaperKernel, request
+from tests.unit.service_rig import until
 from tests.unit.session_bench import REGION, open_fds
-from tests.unit.test_service import until
 
 
 class SocketDevice:

@@ -25,8 +25,8 @@ from fastvhost.vhostuser.service import VhostUserService
 from tests.frontend import Frontend, Request
 from tests.silent_files import FILE_BYTES, Silent
 from tests.unit.fake_port import FAKE_MEMORY, FakePort
+from tests.unit.service_rig import until
 from tests.unit.session_bench import OTHER_REGION, REGION
-from tests.unit.test_service import until
 
 SOON = 0.5
 PATIENCE = foreign_files.ANSWER_WITHIN

@@ -7,8 +7,7 @@ import gc
 import os
 import select
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -32,14 +31,8 @@ from tests.frontend import (
     Request,
     single_region,
 )
+from tests.unit.service_rig import until
 from tests.unit.session_bench import open_fds
-
-
-def until(condition: Callable[[], Any], timeout: float = 2.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.002)
 
 
 class Switch:

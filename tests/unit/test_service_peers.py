@@ -1,0 +1,143 @@
+"""Front-ends that mean harm or fail, and faults of ours: the control thread turns them away and goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import struct
+import time
+from pathlib import Path
+
+import pytest
+
+from fastvhost.frontend.payload import U64, VringState
+from fastvhost.vhostuser.message import Request
+from tests.frontend import NEED_REPLY, Closed
+from tests.unit.service_rig import Rig, run_a_ring, until
+from tests.unit.session_bench import MODERN
+
+
+def test_half_a_message_delays_neither_stop_nor_kicks_nor_events(rig: Rig) -> None:
+    frontend = rig.frontend()
+    run_a_ring(frontend)
+    frontend.send_raw(struct.pack("=IIII", Request.SET_FEATURES, 1, 8, 0))
+    rig.port.happen("broken", 0, "a loop")
+    until(lambda: rig.service.describe()["rings"][0]["broken"] == "a loop")
+    started = time.monotonic()
+    rig.service.stop(1.0)
+    assert time.monotonic() - started < 0.5
+    frontend.close()
+
+
+def test_half_a_message_and_silence_frees_the_port_within_two_seconds(rig: Rig) -> None:
+    silent = rig.frontend()
+    silent.send_raw(struct.pack("=III", Request.SET_FEATURES, 1, 8) + b"half")
+    assert silent.wait_closed(2.0)
+    honest = rig.frontend()
+    assert honest.ask_u64(Request.GET_QUEUE_NUM) == 1
+    honest.close()
+    silent.close()
+
+
+def test_replies_that_are_not_read_end_the_connection(rig: Rig) -> None:
+    frontend = rig.frontend()
+    frontend.sock.settimeout(5)
+    request = struct.pack("=III", Request.GET_FEATURES, 1, 0)
+    with contextlib.suppress(Closed):
+        while True:
+            frontend.send_raw(request * 100)
+    frontend.close()
+    until(lambda: rig.state == "listening")
+
+
+def test_a_storm_of_refusals_is_answered_and_logs_little(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    frontend = rig.frontend()
+    frontend.send(Request.SET_PROTOCOL_FEATURES, U64(1 << 3).encode())
+    with caplog.at_level(logging.INFO, "fastvhost"):
+        for _ in range(100):
+            frontend.send_raw(struct.pack("=IIIQ", Request.NET_SET_MTU, 1 | NEED_REPLY, 8, 1) * 10)
+            for _ in range(10):
+                assert frontend.receive().payload == U64(1).encode()
+    assert len(caplog.records) < 60
+    frontend.close()
+
+
+def test_a_flood_of_connections_logs_little_and_is_survived(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    first = rig.frontend()
+    first.ask_u64(Request.GET_QUEUE_NUM)
+    with caplog.at_level(logging.INFO, "fastvhost"):
+        for _ in range(500):
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            with contextlib.suppress(BlockingIOError):  # the queue is full
+                sock.connect(str(rig.path))
+            sock.close()
+        assert first.ask_u64(Request.GET_QUEUE_NUM) == 1
+    assert len(caplog.records) < 60
+    first.close()
+
+
+def test_an_error_of_ours_costs_one_connection_and_not_the_thread(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = Rig(directory / "a.sock")
+    frontend = rig.frontend()
+    frontend.ask_u64(Request.GET_QUEUE_NUM)
+    rig.port.error = RuntimeError("a port that fails")
+    with caplog.at_level(logging.INFO, "fastvhost"):
+        frontend.send(Request.SET_FEATURES, U64(MODERN).encode())
+        assert frontend.wait_closed()
+        until(lambda: any("internal error RuntimeError: a port that fails" in text for text in caplog.messages))
+        rig.port.error = None
+    fresh = rig.frontend()
+    assert fresh.ask_u64(Request.GET_QUEUE_NUM) == 1
+    assert rig.threads[0].is_alive()
+    assert rig.service.defects
+    fresh.close()
+    frontend.close()
+    rig.close()
+
+
+def test_a_port_that_always_fails_does_not_make_the_thread_spin(directory: Path) -> None:
+    rig = Rig(directory / "a.sock")
+    rig.port.error = RuntimeError("a port that fails")
+    stop = time.monotonic() + 1.2
+    before = time.process_time()
+    while time.monotonic() < stop:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.settimeout(0.1)
+            sock.connect(str(rig.path))
+        time.sleep(0.05)
+    assert 1 <= rig.service.defects < 60
+    assert time.process_time() - before < 0.8
+    rig.port.error = None
+    rig.close()
+
+
+def test_guest_memory_that_vanished_ends_the_connection_with_its_reason(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    frontend = rig.frontend()
+    run_a_ring(frontend)
+    with caplog.at_level(logging.INFO, "fastvhost"):
+        rig.port.happen("faulted", -1, "guest memory vanished")
+        assert frontend.wait_closed()
+        until(lambda: rig.state == "listening")
+    assert "port a: disconnected: guest memory vanished; listening again" in caplog.messages
+    frontend.close()
+
+
+def test_the_log_of_a_whole_life_has_no_warning(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, "fastvhost"):
+        rig = Rig(directory / "a.sock")
+        frontend = rig.frontend()
+        run_a_ring(frontend)
+        rig.port.happen("first_frame")
+        until(lambda: rig.state == "first packet")
+        frontend.ask(Request.GET_VRING_BASE, VringState(0, 0).encode())
+        frontend.close()
+        until(lambda: rig.state == "listening")
+        rig.close()
+    assert [record for record in caplog.records if record.levelno > logging.INFO] == []
+    steps = [text.removeprefix("port a: ").split()[0] for text in caplog.messages]
+    assert steps == ["listening", "connected", "features", "memory", "rings", "first", "rings", "disconnected:"]
