@@ -13,7 +13,7 @@ from typing import Any
 
 from fastvhost import __version__
 from fastvhost.cli import render
-from fastvhost.cli.output import say
+from fastvhost.cli.output import Figures
 from fastvhost.control import host, preflight, runtime_dir
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.control_socket import ControlSocket
@@ -29,6 +29,7 @@ log = logging.getLogger("fastvhost")
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # CLI.md promises two seconds from signal to exit; the rest of them is Python's own end.
 STOP_SECONDS = 1.5
+LAST_FIGURES_SECONDS = 0.1
 TICK_SECONDS = 0.5
 NEIGHBOUR_SECONDS = 5.0
 
@@ -58,15 +59,16 @@ def forward(settings: FwdConfig, parts: Parts | None = None) -> int:
     switch = Switch(settings, plan, parts)
     history = History(switch)
     control = _control_socket(settings, switch, history)
+    out = Figures()
     try:
         switch.start()
         if control:
             control.start()
-        code = _wait(settings, switch, history)
+        code = _wait(settings, switch, history, out)
     finally:
         if control:
             control.stop(0.5)
-    return _end(settings, switch, code)
+    return _end(settings, switch, out, code)
 
 
 def _control_socket(settings: FwdConfig, switch: Switch, history: History) -> ControlSocket | None:
@@ -96,7 +98,7 @@ def _control_socket(settings: FwdConfig, switch: Switch, history: History) -> Co
     return control
 
 
-def _wait(settings: FwdConfig, switch: Switch, history: History) -> int:
+def _wait(settings: FwdConfig, switch: Switch, history: History, out: Figures) -> int:
     """Tick along until a signal; raises RuntimeFailure when the switch cannot go on."""
     watch = NeighbourWatch()
     now = time.monotonic()
@@ -118,11 +120,11 @@ def _wait(settings: FwdConfig, switch: Switch, history: History) -> int:
         now = time.monotonic()
         history.tick()
         if switch.failure:
-            _end(settings, switch, 1)
+            _end(settings, switch, out, 1)
             raise RuntimeFailure(f"{switch.failure}; this is a defect, please report it with the log above")
         if period and now >= next_stats:
             figures = snapshot(switch)
-            _print(settings, with_rates(figures, printed))
+            _print(settings, out, with_rates(figures, printed))
             printed = figures
             # Late ticks (a stopped process, say) are skipped, not made up for.
             next_stats += period * max(1, int((now - next_stats) / period) + 1)
@@ -132,9 +134,9 @@ def _wait(settings: FwdConfig, switch: Switch, history: History) -> int:
             next_watch = now + NEIGHBOUR_SECONDS
 
 
-def _end(settings: FwdConfig, switch: Switch, code: int) -> int:
+def _end(settings: FwdConfig, switch: Switch, out: Figures, code: int) -> int:
     in_time = switch.stop(STOP_SECONDS)
-    _print(settings, snapshot(switch))
+    _print(settings, out, snapshot(switch), LAST_FIGURES_SECONDS)
     if in_time:
         switch.close()
         log.info("stopped")
@@ -145,6 +147,9 @@ def _end(settings: FwdConfig, switch: Switch, code: int) -> int:
     os._exit(code or 1)
 
 
-def _print(settings: FwdConfig, snapshot: Snapshot) -> None:
-    # Whoever read our figures may be gone; the guests are not, so a closed pipe is no reason to end.
-    say(json.dumps(snapshot) if settings.json else render.stats(snapshot))
+def _print(settings: FwdConfig, out: Figures, snapshot: Snapshot, seconds: float = 0.0) -> None:
+    # Whoever read our figures may be gone, asleep or out of disk; the guests are not, so that is no reason to end.
+    before = out.trouble
+    out.say(json.dumps(snapshot) if settings.json else render.stats(snapshot), seconds)
+    if out.trouble and out.trouble != before:
+        log.warning("figures are left out, standard output does not take them: %s", out.trouble)

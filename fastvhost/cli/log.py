@@ -5,6 +5,12 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from typing import TextIO
+
+from fastvhost.cli.output import takes
+
+PATIENCE = 0.1
+"""Seconds a line waits for a reader who is slow, before the first one is left out."""
 
 
 class _Formatter(logging.Formatter):
@@ -17,10 +23,29 @@ class _Formatter(logging.Formatter):
         return f"{when}.{int(record.msecs):03} {severity}{text}"
 
 
+class _Handler(logging.StreamHandler[TextIO]):
+    """Leaves lines out while nobody reads them: a full pipe must keep neither a port nor the end of it all waiting."""
+
+    left_out = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not takes(self.stream, 0.0 if self.left_out else PATIENCE):
+            self.left_out += 1
+            return
+        lost, self.left_out = self.left_out, 0
+        if lost:
+            note = f"{lost} lines were left out here, nobody read them"
+            super().emit(logging.LogRecord(record.name, logging.WARNING, "", 0, note, None, None))
+            if not takes(self.stream):
+                self.left_out = 1
+                return
+        super().emit(record)
+
+
 def configure(level: str = "info") -> None:
     """Send the logger "fastvhost" to stderr."""
     logging.raiseExceptions = False  # a closed stderr must not end a forwarder
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(sys.stderr)
     handler.setFormatter(_Formatter())
     logger = logging.getLogger("fastvhost")
     logger.handlers[:] = [handler]

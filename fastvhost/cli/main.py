@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from fastvhost.cli.output import discard
+from fastvhost.cli import output
 from fastvhost.cli.parser import Parser
 from fastvhost.control.errors import FastvhostError, UsageError
 
@@ -23,6 +24,7 @@ VERBS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb. Exit code: 0 done, 1 failed while running, 2 wrong usage or configuration, 130 on ^C."""
+    output.open_closed_streams()
     try:
         code = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
@@ -33,8 +35,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        discard()  # whoever read us had enough
+        output.discard()  # whoever read us had enough
         return 0
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        output.discard()
+        print(f"fastvhost: standard output: {error.strerror}; make room there, or write elsewhere", file=sys.stderr)
+        return 1
 
 
 def _run(argv: list[str]) -> int:
