@@ -90,9 +90,8 @@ def _control_socket(settings: FwdConfig, switch: Switch, history: History) -> Co
     except (OSError, RuntimeFailure) as error:
         if settings.control:
             raise
-        log.warning(
-            "no control socket, stats and show cannot ask this process: %s; name a place with --control PATH", error
-        )
+        remedy = "" if isinstance(error, RuntimeFailure) else "; name a place with --control PATH"
+        log.warning("stats and show cannot ask this process: %s%s", error, remedy)
         return None
     log.info("control socket %s", path)
     return control

@@ -6,6 +6,7 @@ name; what the command line says wins.
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -86,6 +87,10 @@ def build(options: Mapping[str, object]) -> FwdConfig:
     given = {key: value for key, value in options.items() if value is not None}
     ports = tuple(_port(item) for item in _items("port", given.get("port", [])))
     _check_ports(ports)
+    control = _path("control", given.get("control"))
+    for port in ports:
+        if control and port.path and socket_file(control) == socket_file(port.path):
+            raise UsageError(f"--control {control}: port '{port.name}' has this socket; give each its own")
     words = {key: _word(key, given.get(key, choices[0][0])) for key, choices in WORDS.items()}
     wires = _wires(ports, _items("wire", given.get("wire", [])))
     period = given.get("stats-period")
@@ -102,7 +107,7 @@ def build(options: Mapping[str, object]) -> FwdConfig:
         idle_sleep_max=units.duration("idle-sleep-max", given.get("idle-sleep-max", "50us"), 1e-6, 0.1),
         stats_period=None if period is None else units.duration("stats-period", period, 0.1, 86400),
         json=json,
-        control=_path("control", given.get("control")),
+        control=control,
         socket_group=_optional_text("socket-group", given.get("socket-group")),
     )
 
@@ -124,13 +129,18 @@ def _check_ports(ports: tuple[PortSpec, ...]) -> None:
     files: dict[Path, str] = {}
     for port in ports:
         if port.path:
-            # The directory's links are followed, not the socket's: the file itself need not exist yet.
-            file = Path(port.path).parent.resolve() / Path(port.path).name
+            file = socket_file(port.path)
             if other := files.get(file):
                 raise UsageError(
                     f"--port {port.path}: ports '{other}' and '{port.name}' share this socket; give each its own"
                 )
             files[file] = port.name
+
+
+def socket_file(path: str) -> Path:
+    """One and the same for one file: the directory's links are followed, not the socket's, which need not exist yet."""
+    # Path.resolve() gives up where links go round in circles.
+    return Path(os.path.realpath(Path(path).parent)) / Path(path).name
 
 
 def _wires(ports: tuple[PortSpec, ...], items: Sequence[object]) -> tuple[tuple[str, str], ...]:

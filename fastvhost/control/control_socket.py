@@ -58,16 +58,20 @@ class ControlSocket:
         """Bind and listen. A stale socket is removed, anything else in the way is an error."""
         _remove_if_stale(self.path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        bound = False
         try:
             # Bound under a mode that lets nobody in, and opened to the group only once the group is right.
             os.fchmod(listener.fileno(), 0o600)
             listener.bind(os.fspath(self.path))
+            bound = True
             if self._group >= 0:
                 os.chown(self.path, -1, self._group)
             self.path.chmod(MODE)
             listener.listen(MAX_CLIENTS)
         except OSError as error:
             listener.close()
+            if bound:
+                self.path.unlink(missing_ok=True)
             raise RuntimeFailure(
                 f"{self.path}: no control socket: {error.strerror}; name another place with --control PATH"
             ) from error

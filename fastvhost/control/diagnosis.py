@@ -52,7 +52,9 @@ def data_plane() -> Finding:
         info = build_info()
     except ImportError as error:
         return Finding(
-            "bad", f"the compiled data plane does not load: {error}", "pip install --force-reinstall fastvhost"
+            "bad",
+            f"the compiled data plane does not load: {error}",
+            "pip install --force-reinstall .    # in the checkout",
         )
     return Finding("ok", f"data plane built by {info['compiler']}, copies use {info['cpu_level']}")
 
@@ -87,7 +89,11 @@ def cores() -> Finding:
 
 def sockets(directory: Path) -> Finding:
     """Whether sockets can be made where they are wanted."""
-    if not directory.is_dir():
+    try:
+        there = directory.is_dir()
+    except OSError as error:
+        return Finding("bad", f"{directory}: {error.strerror}", "choose a directory that this user may enter")
+    if not there:
         return Finding("bad", f"{directory}: no such directory for sockets", f"mkdir -p {directory}")
     if not os.access(directory, os.W_OK | os.X_OK):
         return Finding(

@@ -175,7 +175,7 @@ def _may_pin(core: int) -> bool:
     return answer == [True]
 
 
-CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_BPF = 12, 13, 19, 21, 39
+CAP_CHOWN, CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_BPF = 0, 12, 13, 19, 21, 39
 """Their numbers in linux/capability.h."""
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from fastvhost.control.port_spec import PortSpec
 
 LEAST_MTU, MOST_MTU = 68, 65535
+MAX_OWNER = 2**31 - 1
+"""TUNSETOWNER takes it as an int."""
 YES_NO = {"yes": True, "no": False}
 
 Options = Mapping[str, str]
@@ -44,9 +46,12 @@ def _check_tap(where: str, name: str, options: Options) -> None:
 def user_id(where: str, user: str) -> int:
     """The number of a user given by name or number."""
     try:
-        return int(user) if user.isascii() and user.isdecimal() else pwd.getpwnam(user).pw_uid
+        number = int(user) if user.isascii() and user.isdecimal() else pwd.getpwnam(user).pw_uid
     except KeyError:
         raise UsageError(f"{where}: owner={user}: there is no such user; give a name or a number") from None
+    if number > MAX_OWNER:
+        raise UsageError(f"{where}: owner={user}: a tap's owner has a number up to {MAX_OWNER}; give another user")
+    return number
 
 
 def _check_interface(where: str, name: str, _options: Options) -> None:

@@ -7,13 +7,17 @@ import os
 import stat
 from pathlib import Path
 
+from fastvhost.control import host
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.errors import UsageError
+
+MAX_ID = 2**32 - 2
+"""Of users and groups: the one beyond means "leave as it is" to the kernel."""
 
 
 def check(settings: FwdConfig) -> None:
     """Raise UsageError at the first thing that cannot work."""
-    group_id(settings.socket_group)
+    _check_group(settings.socket_group, group_id(settings.socket_group))
     for port in settings.ports:
         if port.path:
             _check_socket(Path(port.path), listens=port.mode == "server")
@@ -26,14 +30,34 @@ def group_id(group: str | None) -> int:
     if group is None:
         return -1
     try:
-        return int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+        number = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
     except KeyError:
         raise UsageError(f"--socket-group {group}: there is no such group; make it with groupadd {group}") from None
+    if number > MAX_ID:
+        raise UsageError(f"--socket-group {group}: no group has a number beyond {MAX_ID}; see getent group")
+    return number
+
+
+def _check_group(name: str | None, number: int) -> None:
+    """A file can be given to a group of one's own, or by the right to give it to any. chown(2)"""
+    if number in (-1, os.getegid(), *os.getgroups()) or host.has_capability(host.CAP_CHOWN):
+        return
+    user = os.geteuid()
+    raise UsageError(
+        f"--socket-group {name}: user {user} is no member of it; add it (usermod -aG {name} USER, then log in again), "
+        "or run as root"
+    )
 
 
 def _check_socket(path: Path, listens: bool) -> None:
     directory = path.parent
-    if not directory.is_dir():
+    try:
+        there = directory.is_dir()
+    except OSError as error:
+        raise UsageError(
+            f"{path}: {directory}: {error.strerror}; choose a directory this user may enter, or run as its owner"
+        ) from None
+    if not there:
         if not listens:
             return  # the peer makes it, later perhaps
         raise UsageError(f"{path}: there is no directory {directory}; make it with mkdir -p {directory}")

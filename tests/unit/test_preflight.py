@@ -1,0 +1,108 @@
+"""What stands in the way of a configuration on this host is said in one line, before anything starts."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from bench.guests.short_dir import short_dir
+from fastvhost.cli import main as entry
+from fastvhost.control import config, diagnosis, host_findings, preflight
+from fastvhost.control.control_socket import ControlSocket
+from fastvhost.control.errors import RuntimeFailure, UsageError
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    with short_dir() as path:
+        path.chmod(0o777)
+        yield path
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Without root's rights, where we have them."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
+def refusal(*ports: object, **options: object) -> str:
+    """Of a configuration, by an ordinary user."""
+    with pytest.raises(UsageError) as caught, nobody():
+        preflight.check(config.build({"port": [str(port) for port in ports], **options}))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("mode", ["server", "client"])
+def test_a_directory_that_may_not_be_entered_is_named_with_the_reason(directory: Path, mode: str) -> None:
+    (directory / "closed" / "inner").mkdir(parents=True)
+    (directory / "closed").chmod(0)
+    port = directory / "closed" / "inner" / "a.sock"
+    said = refusal(f"{port},mode={mode}", "b.sock")
+    assert said.startswith(f"{port}: {port.parent}: Permission denied; ")
+    with nobody():
+        finding = diagnosis.sockets(port.parent)
+    assert (finding.verdict, finding.text) == ("bad", f"{port.parent}: Permission denied")
+    (directory / "closed").chmod(0o700)
+
+
+def test_links_that_go_round_in_circles_are_no_directory(directory: Path) -> None:
+    (directory / "loop").symlink_to("loop")
+    assert f"there is no directory {directory}/loop" in refusal(directory / "loop" / "a.sock", "null:")
+
+
+def test_a_control_socket_in_a_ports_place_is_refused_however_it_is_spelt(directory: Path) -> None:
+    (directory / "link").symlink_to(".")
+    said = refusal(directory / "a.sock", "null:", control=f"{directory}/link/a.sock")
+    assert "port 'a' has this socket; give each its own" in said
+
+
+def test_a_group_that_the_user_is_no_member_of_is_refused_before_anything_starts(directory: Path) -> None:
+    foreign = next(number for number in range(4_000_000_000, 0, -1) if number not in os.getgroups())
+    said = refusal(directory / "a.sock", "null:", **{"socket-group": str(foreign)})
+    assert f"--socket-group {foreign}: user" in said
+    assert "is no member of it" in said
+
+
+@pytest.mark.parametrize("number", [2**32 - 1, 2**32, 10**30])
+def test_numbers_that_no_group_and_no_owner_can_have_are_refused(directory: Path, number: int) -> None:
+    said = refusal(directory / "a.sock", "null:", **{"socket-group": str(number)})
+    assert said.startswith(f"--socket-group {number}: no group has a number beyond")
+    assert f"owner={number}: a tap's owner has a number up to" in refusal(f"tap:t0,owner={number}", "null:")
+
+
+def test_a_control_socket_that_cannot_be_given_to_its_group_is_not_left_behind(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", refuse)
+    with pytest.raises(RuntimeFailure, match="Operation not permitted"):
+        ControlSocket(directory / "c.sock", {}, 1).open()
+    assert list(directory.iterdir()) == []
+
+
+def test_doctor_goes_through_where_the_compiled_part_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in ("fastvhost._build", "fastvhost.dataplane.ports.pcap"):
+        monkeypatch.setitem(sys.modules, module, None)
+    assert host_findings.libpcap().verdict == "note"
+    assert entry.main(["doctor", "--directory", "/tmp"]) == 1
+    said = capsys.readouterr().out
+    assert "bad   the compiled data plane does not load" in said
+    assert "pip install --force-reinstall ." in said
