@@ -260,13 +260,14 @@ def next_in_every_descriptor_of_the_ring(scene: Scene) -> None:
 
 @packed_attack("no-loop-bound")
 def next_in_every_descriptor_of_the_receive_ring(scene: Scene) -> None:
-    guest = scene.boot(queue_size=64)
-    addr = guest.put(bytes(2048))
-    for ahead in range(63, -1, -1):
-        guest.receiveq.put(ahead, addr, 16, ahead, DESC_F_NEXT | DESC_F_WRITE | guest.receiveq.marks(ahead))
-    scene.victim.net.send(scene.frame())
-    scene.broken(guest, 0)
-    scene.victim.net.wait_sent(scene.patience)
+    for length in (0, 16):
+        guest = scene.boot(queue_size=64)
+        addr = guest.put(bytes(2048))
+        for ahead in range(63, -1, -1):
+            guest.receiveq.put(ahead, addr, length, ahead, DESC_F_NEXT | DESC_F_WRITE | guest.receiveq.marks(ahead))
+        scene.victim.net.send(scene.frame())
+        scene.broken(guest, 0)
+        scene.victim.net.wait_sent(scene.patience)
 
 
 @packed_attack("sloppy-range")
@@ -305,6 +306,17 @@ def a_table_in_a_table_is_a_buffer(scene: Scene) -> None:
     guest.memory.write(outer.addr + 14, DESC_F_INDIRECT.to_bytes(2, "little"))
     scene.dropped(guest, "runt", guest.send(outer))
     scene.works(guest)
+
+
+@packed_attack("write-flag-in-table")
+def writable_buffers_in_an_indirect_table_in_the_transmitq(scene: Scene) -> None:
+    """A well-known driver marks headers so: read like any other, and not one byte of them written."""
+    guest = scene.boot()
+    frame = scene.frame()
+    for marked in ((0,), (1,), (0, 1, 2)):
+        pieces = guest.pieces(guest.packet(frame), [12, 20])
+        pieces = [piece._replace(writable=number in marked) for number, piece in enumerate(pieces)]
+        scene.delivered(guest, frame, guest.send(guest.transmitq.indirect(pieces)))
 
 
 @packed_attack("write-flag-ignored")

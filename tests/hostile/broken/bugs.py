@@ -49,6 +49,7 @@ BUGS = {
     "id-only-once": "the same buffer id twice counts as a mistake",
     "id-of-first": "the buffer id is read from the first descriptor of a chain",
     "table-flags-followed": "NEXT and INDIRECT mean something in an indirect table of a packed ring",
+    "write-flag-in-table": "WRITE in an indirect table of a packed transmitq breaks the queue",
     "power-of-two-only": "a packed ring's size must be a power of two",
     "mask-for-modulo": "positions in a packed ring are cut off by a mask",
     "base-without-wrap": "the wrap counters in a base are taken to be 1",

@@ -155,7 +155,8 @@ class PackedRing:
             piece, length, _, flags = DESC.unpack(read(at))
             if bug("table-flags-followed") and flags & (NEXT | INDIRECT):
                 raise Bad("flags in a table")
-            self.queue.check_piece(piece, length, flags & WRITE if self.queue.index % 2 == 0 else 0)
+            means = WRITE if self.queue.index % 2 == 0 or bug("write-flag-in-table") else 0
+            self.queue.check_piece(piece, length, flags & means)
             pieces.append(self.queue.settled(piece, length, read, at))
             if bug("empty-piece-ends") and not length:
                 break
