@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pwd
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,9 @@ def _check_interface(where: str, name: str, _options: Options) -> None:
 def _check_file(where: str, _name: str, options: Options) -> None:
     if not options.get("in") and not options.get("out"):
         raise UsageError(f"{where}: no file; write pcap-file:in=FILE to play one, out=FILE to record")
+    played, recorded = options.get("in"), options.get("out")
+    if played and recorded and os.path.realpath(played) == os.path.realpath(recorded):
+        raise UsageError(f"{where}: one file to play and to record, which would empty it; give two")
     _yes_no(where, options, "loop", "timed")
 
 

@@ -19,8 +19,11 @@ SIOCGIFMTU: Final = 0x8921
 SIOCSIFMTU: Final = 0x8922
 SIOCGIFHWADDR: Final = 0x8927
 SIOCETHTOOL: Final = 0x8946
+ETHTOOL_GDRVINFO: Final = 0x03
 ETHTOOL_GLINK: Final = 0x0A
 ETHTOOL_GCHANNELS: Final = 0x3C
+DRIVER_INFO: Final = struct.Struct("I32s160x")
+"""The command and the driver's name: struct ethtool_drvinfo."""
 IFF_UP = 0x1
 ARPHRD_ETHER = 1
 SENT_DROPPED = 11
@@ -78,6 +81,15 @@ def dropped_by_kernel(name: str) -> int:
             if colon and interface.strip() == name:
                 return int(figures.split()[SENT_DROPPED])
     return 0
+
+
+def driver(name: str) -> str:
+    """What the kernel calls it: "tun" for taps. Empty where it does not say. ethtool(8), --driver."""
+    answer = array.array("B", DRIVER_INFO.pack(ETHTOOL_GDRVINFO, b""))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock, contextlib.suppress(OSError):
+        fcntl.ioctl(sock, SIOCETHTOOL, struct.pack("16sP16x", os.fsencode(name), answer.buffer_info()[0]))
+    name_of_driver: bytes = DRIVER_INFO.unpack(answer)[1]
+    return name_of_driver.rstrip(b"\0").decode(errors="replace")
 
 
 def set_mtu(name: str, mtu: int) -> None:

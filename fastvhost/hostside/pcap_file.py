@@ -6,7 +6,8 @@ import contextlib
 import logging
 import threading
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from fastvhost.dataplane.ports.endpoint import Endpoint, EndpointClosedError
 from fastvhost.dataplane.ports.pcap import PcapError
@@ -14,9 +15,19 @@ from fastvhost.dataplane.ports.pcap_file import Player, Recorder
 from fastvhost.frontend.logbook import Line, Logbook
 from fastvhost.hostside.errors import HostPortError
 
+T = TypeVar("T")
+
 BURST = 64
 IDLE_SECONDS = 0.1
 """A stop, or a buffer that comes free, is seen that late at the most where nothing arrives."""
+
+
+def _opened(kind: Callable[[str], T], path: str, remedy: str) -> T:
+    try:
+        return kind(path)
+    except PcapError as error:
+        reason = " ".join(str(error).split()).removeprefix(f"{path}: ")
+        raise HostPortError(f"pcap-file {path}: {reason}; {remedy}", "usage") from error
 
 
 class PcapFileService:
@@ -39,14 +50,10 @@ class PcapFileService:
 
     def open(self) -> None:
         """Open the files. Raises HostPortError."""
-        try:
-            if self._played:
-                self._player = Player(self._played)
-            if self._recorded:
-                self._recorder = Recorder(self._recorded)
-        except PcapError as error:
-            raise HostPortError(f"pcap-file {' '.join(str(error).split())}; give a readable file, a writable place",
-                                "usage") from error  # fmt: skip
+        if self._played:
+            self._player = _opened(Player, self._played, "give a capture file that can be read")
+        if self._recorded:
+            self._recorder = _opened(Recorder, self._recorded, "give a place that can be written")
         said = [f"playing {self._played}"] * bool(self._played) + [f"recording to {self._recorded}"] * bool(
             self._recorded
         )

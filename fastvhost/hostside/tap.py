@@ -96,6 +96,8 @@ class TapService(InterfaceService):
         name, user = self._name, os.getuid()
         many = " multi_queue" if self._queues > 1 else ""
         make = f"ip tuntap add dev {name} mode tap user {user}{many}"
+        if error.errno == errno.EINVAL and interfaces.driver(name) != "tun":
+            return HostPortError(f"tap {name}: it exists and is no tap interface; choose another name", "usage")
         said = {
             errno.EPERM: f"not permitted (CAP_NET_ADMIN); run as root, or let root make it for you: {make}",
             errno.EBUSY: "another process has it open; stop that one, or choose another name",

@@ -68,6 +68,7 @@ def test_a_specification_printed_reads_back_the_same() -> None:
         ("xdp:t0,queues=0", "number of queue pairs"),
         ("pcap-file:", "no file"),
         ("pcap-file:in=x.pcap,loop=2", "neither yes nor no"),
+        ("pcap-file:in=x.pcap,out=./x.pcap", "one file to play and to record"),
         ("pcap-file:x.pcap", "not key=value"),
         ("dpdk:x", "no kind 'dpdk'"),
         ("vhost-user:", "no path"),

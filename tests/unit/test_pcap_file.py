@@ -90,6 +90,8 @@ def test_a_file_that_is_none_is_refused_in_one_line(tmp_path: Path) -> None:
         with pytest.raises(FastvhostError, match=said) as caught:
             attach(f"pcap-file:in={tmp_path}/{file}").__enter__()
         assert "\n" not in str(caught.value)
+        assert str(caught.value).startswith(f"pcap-file {tmp_path}/{file}: ")
+        assert str(caught.value).count(file) == 1
     with pytest.raises(FastvhostError, match="No such file"):
         attach(f"pcap-file:out={tmp_path}/no/where.pcap").__enter__()
     with pytest.raises(PcapError):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.guests.short_dir import short_dir
+from fastvhost import attach
 from fastvhost.cli import main as entry
 from fastvhost.control import config, diagnosis, host_findings, preflight
 from fastvhost.control.control_socket import ControlSocket
@@ -106,3 +107,9 @@ def test_doctor_goes_through_where_the_compiled_part_is_missing(
     said = capsys.readouterr().out
     assert "bad   the compiled data plane does not load" in said
     assert "pip install --force-reinstall ." in said
+
+
+def test_an_interface_that_is_no_tap_is_named_and_nobody_is_told_to_delete_it() -> None:
+    with pytest.raises(UsageError) as caught:
+        attach("tap:lo").__enter__()
+    assert str(caught.value) == "tap lo: it exists and is no tap interface; choose another name"
