@@ -11,6 +11,7 @@ from fastvhost.cli import output
 from fastvhost.cli.parser import Parser
 from fastvhost.control.errors import FastvhostError, UsageError
 
+VERSION, HELP = ("--version", "-V", "version"), ("--help", "-h", "help")
 VERBS = {
     "fwd": "forward frames between ports",
     "show": "one port, or all, of a running fwd: socket, peer, features, memory regions, rings",
@@ -52,14 +53,14 @@ def _run(argv: list[str]) -> int:
         verb.add_arguments(parser)
         code: int = verb.run(parser.parse_args(argv[1:]))
         return code
-    if argv in (["--version"], ["-V"], ["version"]):
-        print(_version())
-        return 0
-    if argv in (["--help"], ["-h"], ["help"]):
-        print(_overview())
-        return 0
     if not argv:
         raise UsageError("no verb given; see fastvhost --help")
+    if about := {**dict.fromkeys(VERSION, _version), **dict.fromkeys(HELP, _overview)}.get(argv[0]):
+        if len(argv) > 1:
+            verb_help = f"{argv[1]} --help" if argv[0] in HELP and argv[1] in VERBS else "--help"
+            raise UsageError(f"{argv[0]} takes nothing more; see fastvhost {verb_help}")
+        print(about())
+        return 0
     raise UsageError(f"{argv[0]}: there is no such verb; the verbs are {', '.join(VERBS)}")
 
 

@@ -80,7 +80,8 @@ def parse(text: str) -> PortSpec:
 
 def from_table(table: Mapping[str, object]) -> PortSpec:
     """A port specification from a table of a configuration file: kind and value, or path, and the keys."""
-    rest = {key: str(value) for key, value in table.items()}
+    words = {True: "yes", False: "no"}  # as TOML has them, true and false
+    rest = {key: words[value] if isinstance(value, bool) else str(value) for key, value in table.items()}
     where = "port " + ",".join(f"{key}={value}" for key, value in rest.items())
     path = rest.pop("path", "")
     value = rest.pop("value", path)

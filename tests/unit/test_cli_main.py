@@ -33,6 +33,8 @@ def refused(capsys: Captured, *argv: str) -> str:
 def test_without_a_verb_or_with_an_unknown_one_the_way_on_is_said(capsys: Captured) -> None:
     assert "fastvhost --help" in refused(capsys)
     assert "the verbs are fwd, show" in refused(capsys, "forward")
+    assert "--version takes nothing more; see fastvhost --help" in refused(capsys, "--version", "fwd")
+    assert "see fastvhost fwd --help" in refused(capsys, "help", "fwd")
 
 
 def test_a_wrong_option_is_one_line_and_exit_code_2(capsys: Captured) -> None:

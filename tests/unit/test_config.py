@@ -192,6 +192,16 @@ def test_a_file_says_what_the_command_line_can(tmp_path: Path) -> None:
     assert (settings.cores, settings.hold_timeout, settings.stats_period, settings.json) == ((0, 1), 0.25, 1.0, True)
 
 
+def test_true_and_false_of_a_file_are_yes_and_no(tmp_path: Path) -> None:
+    file = tmp_path / "fwd.toml"
+    file.write_text(
+        'port = ["a.sock", {kind = "tap", value = "t0", persist = true}, {kind = "pcap-file", in = "x", loop = false}]'
+        '\nwire = ["a:t0"]\n'
+    )
+    _, tap, player = config.build(config.read_file(str(file))).ports
+    assert (tap.option("persist"), player.option("loop")) == ("yes", "no")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
