@@ -29,6 +29,7 @@ TURN = 0.5
 WINDOW = 0.05
 """Seconds over which the honest pair's share of frames is measured first; where it is low, longer and in turns."""
 LEAST_SHARE = 0.9
+DYING = 0.2
 LONGEST_DOUBT = 120.0
 """Seconds for which turns go on at the most while the honest pair's share is too small."""
 LOG_BYTES_PER_CONNECTION = 3000
@@ -169,6 +170,7 @@ class Arena:
             try:
                 attack.run(scene)
             except (Timeout, TimeoutError, Closed, Refused, OSError) as error:
+                time.sleep(DYING)  # a process that dies hangs up first, and is gone a little later
                 self.check_alive()
                 raise Broken("reaction", f"not as it must be: {error!r}") from error
             self.check_during(rounds)
