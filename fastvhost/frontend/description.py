@@ -10,12 +10,12 @@ from fastvhost.frontend.port_face import PortFace
 from fastvhost.frontend.rings import Ring
 
 
-def describe(session: FrontEnd, peer_pid: int, port: PortFace) -> dict[str, Any]:
-    """The front-end that is connected: its process, features, memory and rings."""
+def describe(session: FrontEnd, peer_pid: int, port: PortFace, **negotiated: object) -> dict[str, Any]:
+    """The front-end that is connected: its process, features, what else its wire negotiated, memory and rings."""
     return {
         "peer_pid": peer_pid,
         "features": features.names(session.features or 0),
-        "protocol_features": features.protocol_names(session.protocol_features),
+        **negotiated,
         "mtu": session.mtu or None,
         "status": session.status,
         "regions": [

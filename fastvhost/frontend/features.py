@@ -1,4 +1,4 @@
-"""Feature bits by name, and the bits we offer. Virtio 1.2, sections 5.1.3 and 6; vhost-user, "Protocol features".
+"""Feature bits by name, and the bits we offer whatever the wire. Virtio 1.2, sections 5.1.3 and 6.
 
 Only what is implemented is offered: an acknowledged bit is a promise.
 """
@@ -12,19 +12,10 @@ F_LOG_ALL = 26
 F_ANY_LAYOUT = 27
 F_INDIRECT_DESC = 28
 F_EVENT_IDX = 29
-F_PROTOCOL_FEATURES = 30
 F_VERSION_1 = 32
 F_RING_PACKED = 34
 F_IN_ORDER = 35
 F_RING_RESET = 40
-
-PROTOCOL_F_MQ = 0
-PROTOCOL_F_LOG_SHMFD = 1
-PROTOCOL_F_REPLY_ACK = 3
-PROTOCOL_F_MTU = 4
-PROTOCOL_F_RESET_DEVICE = 13
-PROTOCOL_F_CONFIGURE_MEM_SLOTS = 15
-PROTOCOL_F_STATUS = 16
 
 STATUS_DRIVER_OK = 4
 """Virtio 1.2, section 2.1: the driver is set up and ready to drive the device."""
@@ -58,7 +49,7 @@ FEATURE_NAMES: Mapping[int, str] = {
     F_ANY_LAYOUT: "ANY_LAYOUT",
     F_INDIRECT_DESC: "INDIRECT_DESC",
     F_EVENT_IDX: "EVENT_IDX",
-    F_PROTOCOL_FEATURES: "PROTOCOL_FEATURES",
+    30: "PROTOCOL_FEATURES",
     F_VERSION_1: "VERSION_1",
     33: "ACCESS_PLATFORM",
     F_RING_PACKED: "RING_PACKED",
@@ -80,30 +71,6 @@ FEATURE_NAMES: Mapping[int, str] = {
     63: "SPEED_DUPLEX",
 }
 
-PROTOCOL_FEATURE_NAMES: Mapping[int, str] = {
-    PROTOCOL_F_MQ: "MQ",
-    PROTOCOL_F_LOG_SHMFD: "LOG_SHMFD",
-    2: "RARP",
-    PROTOCOL_F_REPLY_ACK: "REPLY_ACK",
-    PROTOCOL_F_MTU: "MTU",
-    5: "BACKEND_REQ",
-    6: "CROSS_ENDIAN",
-    7: "CRYPTO_SESSION",
-    8: "PAGEFAULT",
-    9: "CONFIG",
-    10: "BACKEND_SEND_FD",
-    11: "HOST_NOTIFIER",
-    12: "INFLIGHT_SHMFD",
-    PROTOCOL_F_RESET_DEVICE: "RESET_DEVICE",
-    14: "INBAND_NOTIFICATIONS",
-    PROTOCOL_F_CONFIGURE_MEM_SLOTS: "CONFIGURE_MEM_SLOTS",
-    PROTOCOL_F_STATUS: "STATUS",
-    17: "XEN_MMAP",
-    18: "SHARED_OBJECT",
-    19: "DEVICE_STATE",
-}
-
-
 def mask(*bits: int) -> int:
     """The word in which these bits, by number, are set."""
     return sum(1 << bit for bit in set(bits))
@@ -115,47 +82,22 @@ OFFERED_FEATURES = mask(
     F_ANY_LAYOUT,
     F_INDIRECT_DESC,
     F_EVENT_IDX,
-    F_PROTOCOL_FEATURES,
     F_VERSION_1,
     F_RING_PACKED,
     F_IN_ORDER,
     F_RING_RESET,
 )
-"""For a port of one queue pair; more pairs add MQ.
+"""Some wires have features of their own, which their rooms add.
 
 IN_ORDER is kept by construction: chains are completed in the order in which they were taken, dropped ones too.
 RING_RESET needs nothing of its own: a front-end resets a ring by GET_VRING_BASE and sets it up again.
 """
-
-OFFERED_PROTOCOL_FEATURES = mask(
-    PROTOCOL_F_MQ,
-    PROTOCOL_F_REPLY_ACK,
-    PROTOCOL_F_MTU,
-    PROTOCOL_F_RESET_DEVICE,
-    PROTOCOL_F_CONFIGURE_MEM_SLOTS,
-    PROTOCOL_F_STATUS,
-)
-
-
-def offered_features(queue_pairs: int) -> int:
-    """What GET_FEATURES answers for a port with so many queue pairs."""
-    return OFFERED_FEATURES | (mask(NET_F_MQ) if queue_pairs > 1 else 0)
-
 
 def has(bits: int, bit: int) -> bool:
     """Whether a bit, by number, is set."""
     return bool(bits >> bit & 1)
 
 
-def _names(bits: int, table: Mapping[int, str]) -> list[str]:
+def names(bits: int, table: Mapping[int, str] = FEATURE_NAMES) -> list[str]:
+    """Names of feature bits, lowest first."""
     return [table.get(bit, f"bit {bit}") for bit in range(bits.bit_length()) if has(bits, bit)]
-
-
-def names(bits: int) -> list[str]:
-    """Names of virtio feature bits, lowest first."""
-    return _names(bits, FEATURE_NAMES)
-
-
-def protocol_names(bits: int) -> list[str]:
-    """Names of protocol feature bits, lowest first."""
-    return _names(bits, PROTOCOL_FEATURE_NAMES)

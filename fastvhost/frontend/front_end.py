@@ -22,7 +22,6 @@ class FrontEnd:
         self._narrative = narrative
         self._offered = offered
         self.features: int | None = None
-        self.protocol_features = 0
         self.mtu = 0
         self.status: int | None = None
         self.memory = SharedMemory(port.set_memory, memory)

@@ -21,8 +21,9 @@ from fastvhost.vhostcuse.caller import Caller, IoctlError
 from fastvhost.vhostcuse.guest_files import GuestFiles
 from fastvhost.vhostcuse.ioctls import MemoryMap, VringFile
 
-OFFERED = features.OFFERED_FEATURES & ~features.mask(features.F_PROTOCOL_FEATURES)
-"""A kernel has no feature MQ: every queue pair is a file of its own. Bit 27 is vhost's own, "the tap has no header"."""
+OFFERED = features.OFFERED_FEATURES
+"""And none of this wire's own: a kernel has no MQ, every queue pair is a file. Bit 27 is vhost's here, not virtio's:
+"the tap has no header"."""
 EVENTFD = "anon_inode:[eventfd]"
 
 

@@ -21,6 +21,7 @@ from fastvhost.frontend.narrative import Narrative, View
 from fastvhost.frontend.port_face import PortFace
 from fastvhost.vhostuser.connection import Connection, EndedError
 from fastvhost.vhostuser.endpoint import Dialer, Listener
+from fastvhost.vhostuser.protocol_features import protocol_names
 
 __all__ = ["ServiceError", "VhostUserService"]
 
@@ -63,7 +64,9 @@ class VhostUserService(ControlThread):
         connection = self._connection
         if connection is None:
             return about | {"peer_pid": None}
-        return about | describe(connection.session, connection.peer_pid, self._port)
+        session = connection.session
+        wire = protocol_names(session.protocol_features)
+        return about | describe(session, connection.peer_pid, self._port, protocol_features=wire)
 
     def _take(self) -> None:
         """Take the path: listen, or check that it can be connected to."""

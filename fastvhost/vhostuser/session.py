@@ -17,6 +17,7 @@ from fastvhost.frontend.narrative import Narrative
 from fastvhost.frontend.payload import U64, VringAddr, VringState
 from fastvhost.frontend.port_face import PortFace
 from fastvhost.frontend.rings import Ring
+from fastvhost.vhostuser import protocol_features
 from fastvhost.vhostuser.message import (
     AnyPayload,
     LogBase,
@@ -46,8 +47,9 @@ class Session(FrontEnd):
         narrative: Narrative,
         memory: MemoryMaker = REAL_MEMORY,
     ) -> None:
-        super().__init__(port, narrative, features.offered_features(port.queue_pairs), memory)
+        super().__init__(port, narrative, protocol_features.offered_features(port.queue_pairs), memory)
         self._send = send
+        self.protocol_features = 0
 
     def handle(self, message: Received) -> None:
         """Answer one message and close what it brought. Raises SessionEndError."""
@@ -72,7 +74,8 @@ class Session(FrontEnd):
 
     def _wants_ack(self, message: Received) -> bool:
         """Asked after the request took effect: SET_PROTOCOL_FEATURES may itself be the one that acks REPLY_ACK."""
-        return message.header.need_reply and features.has(self.protocol_features, features.PROTOCOL_F_REPLY_ACK)
+        acks = features.has(self.protocol_features, protocol_features.PROTOCOL_F_REPLY_ACK)
+        return message.header.need_reply and acks
 
     def _dispatch(self, row: Row | None, message: Received) -> AnyPayload | None:
         if row is None:
@@ -92,17 +95,17 @@ class Session(FrontEnd):
 
     def _set_features(self, payload: U64, _message: Received) -> None:
         self._choose_features(payload.value)
-        if not features.has(payload.value, features.F_PROTOCOL_FEATURES):
+        if not features.has(payload.value, protocol_features.F_PROTOCOL_FEATURES):
             # Such a front-end has no SET_VRING_ENABLE. With the bit, rings that are enabled already stay so.
             self.rings.set_all_enabled(True)
         self._tell_troubles(self.rings.start_pending())
 
     def _get_protocol_features(self, _payload: Nothing, _message: Received) -> U64:
-        return U64(features.OFFERED_PROTOCOL_FEATURES)
+        return U64(protocol_features.OFFERED_PROTOCOL_FEATURES)
 
     def _set_protocol_features(self, payload: U64, _message: Received) -> None:
-        if unknown := payload.value & ~features.OFFERED_PROTOCOL_FEATURES:
-            raise ProtocolError(f"{' '.join(features.protocol_names(unknown))} not offered")
+        if unknown := payload.value & ~protocol_features.OFFERED_PROTOCOL_FEATURES:
+            raise ProtocolError(f"{' '.join(protocol_features.protocol_names(unknown))} not offered")
         self.protocol_features = payload.value
 
     def _set_owner(self, _payload: Nothing, _message: Received) -> None:

@@ -15,6 +15,7 @@ from fastvhost.cli.parser import Parser
 from fastvhost.control.port_spec import parse
 from fastvhost.dataplane import drop_reason
 from fastvhost.frontend import features
+from fastvhost.vhostuser import protocol_features
 from tests.house import sources
 
 README = (sources.ROOT / "README.md").read_text()
@@ -42,9 +43,9 @@ def test_the_qemu_lines_are_those_that_example_prints() -> None:
 
 def test_the_architecture_names_the_features_that_are_offered() -> None:
     supported = ARCHITECTURE.split("## Supported")[1].split("\n## ")[0]
-    for name in features.protocol_names(features.OFFERED_PROTOCOL_FEATURES):
+    for name in protocol_features.protocol_names(protocol_features.OFFERED_PROTOCOL_FEATURES):
         assert name in supported
-    for name in features.names(features.offered_features(queue_pairs=2)):
+    for name in features.names(protocol_features.offered_features(queue_pairs=2)):
         assert name in supported or name == "PROTOCOL_FEATURES"
 
 

@@ -15,15 +15,16 @@ from fastvhost.frontend import advice, features
 from fastvhost.frontend.memory import MemoryMaker
 from fastvhost.frontend.narrative import Narrative
 from fastvhost.frontend.payload import U64, Region, VringAddr, VringState
+from fastvhost.vhostuser import protocol_features
 from fastvhost.vhostuser.connection import Connection, EndedError
 from fastvhost.vhostuser.message import HEADER, MemoryTable, Payload, Request, SingleRegion, VringFd, encode_request
 from tests.unit.fake_port import FAKE_MEMORY, FakePort
 
 REGION = Region(0x1000_0000, 1 << 20, 0x7000_0000_0000, 0)
 OTHER_REGION = Region(0x2000_0000, 1 << 20, 0x7100_0000_0000, 0)
-MODERN = features.mask(features.F_VERSION_1, features.F_PROTOCOL_FEATURES)
+MODERN = features.mask(features.F_VERSION_1, protocol_features.F_PROTOCOL_FEATURES)
 LEGACY = features.mask(features.NET_F_MRG_RXBUF)
-REPLY_ACK = features.mask(features.PROTOCOL_F_REPLY_ACK)
+REPLY_ACK = features.mask(protocol_features.PROTOCOL_F_REPLY_ACK)
 
 
 def open_fds() -> list[str]:
@@ -138,7 +139,7 @@ class Bench:
     # Steps
 
     def negotiate(self, bits: int = MODERN, protocol: int = REPLY_ACK) -> None:
-        if features.has(bits, features.F_PROTOCOL_FEATURES):
+        if features.has(bits, protocol_features.F_PROTOCOL_FEATURES):
             self.send(Request.SET_PROTOCOL_FEATURES, U64(protocol))
         self.send(Request.SET_OWNER)
         self.send(Request.SET_FEATURES, U64(bits))

@@ -15,6 +15,7 @@ from fastvhost.frontend.payload import U64, Region, VringAddr, VringState
 from fastvhost.vhostcuse.desk import MOST_OPEN, TABLE, Desk
 from fastvhost.vhostcuse.ioctls import Command, MemoryMap, VringFile
 from fastvhost.vhostcuse.session import OFFERED, Surroundings
+from fastvhost.vhostuser import protocol_features
 from tests.unit.fake_port import FAKE_MEMORY, FakeMapping, FakePort
 from tests.unit.paper_kernel import OTHER_THREAD, THREAD, FakeCaller, FakeFiles, PaperKernel, ioctl_body, request
 from tests.unit.session_bench import REGION, Clock, open_fds
@@ -146,7 +147,7 @@ def test_features_are_told_to_anybody_and_hold_nothing_a_kernel_has_not(bench: B
     handle = bench.kernel.open()
     error, data = bench.kernel.ioctl(handle, Command.GET_FEATURES)
     assert (error, data) == (0, U64(OFFERED).encode())
-    for absent in (features.F_PROTOCOL_FEATURES, features.NET_F_MQ, features.F_LOG_ALL, 33):
+    for absent in (protocol_features.F_PROTOCOL_FEATURES, features.NET_F_MQ, features.F_LOG_ALL, 33):
         assert not features.has(OFFERED, absent)
 
 

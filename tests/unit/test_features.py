@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from fastvhost.frontend import features
+from fastvhost.vhostuser import protocol_features
 
 
 def test_exactly_what_is_implemented_is_offered() -> None:
-    assert set(features.names(features.offered_features(1))) == {
+    assert set(features.names(protocol_features.offered_features(1))) == {
         "MTU",
         "MRG_RXBUF",
         "ANY_LAYOUT",
@@ -18,7 +19,7 @@ def test_exactly_what_is_implemented_is_offered() -> None:
         "IN_ORDER",
         "RING_RESET",
     }
-    assert features.protocol_names(features.OFFERED_PROTOCOL_FEATURES) == [
+    assert protocol_features.protocol_names(protocol_features.OFFERED_PROTOCOL_FEATURES) == [
         "MQ",
         "REPLY_ACK",
         "MTU",
@@ -29,12 +30,12 @@ def test_exactly_what_is_implemented_is_offered() -> None:
 
 
 def test_mq_is_offered_only_where_there_is_more_than_one_queue_pair() -> None:
-    assert "MQ" not in features.names(features.offered_features(1))
-    assert "MQ" in features.names(features.offered_features(2))
+    assert "MQ" not in features.names(protocol_features.offered_features(1))
+    assert "MQ" in features.names(protocol_features.offered_features(2))
 
 
 def test_names_go_from_the_lowest_bit_up_and_unknown_bits_have_a_number() -> None:
     assert features.names(1 << 32 | 1 << 15) == ["MRG_RXBUF", "VERSION_1"]
     assert features.names(1 << 47 | 1) == ["CSUM", "bit 47"]
-    assert features.protocol_names(1 << 63) == ["bit 63"]
+    assert protocol_features.protocol_names(1 << 63) == ["bit 63"]
     assert features.names(0) == []

@@ -9,6 +9,7 @@ import pytest
 
 from fastvhost.frontend import features
 from fastvhost.frontend.payload import U64, Region, VringState
+from fastvhost.vhostuser import protocol_features
 from fastvhost.vhostuser.message import LogBase, MemoryTable, Payload, Request, SingleRegion, VringFd
 from fastvhost.vhostuser.session import HANDLERS
 from tests.unit.session_bench import LEGACY, MODERN, OTHER_REGION, REGION, Bench, open_fds, single
@@ -22,13 +23,13 @@ def test_every_request_has_a_row_and_every_row_a_request() -> None:
 
 
 def test_offered_features_are_told(bench: Bench) -> None:
-    assert bench.ask_u64(Request.GET_FEATURES) == features.offered_features(1)
-    assert bench.ask_u64(Request.GET_PROTOCOL_FEATURES) == features.OFFERED_PROTOCOL_FEATURES
+    assert bench.ask_u64(Request.GET_FEATURES) == protocol_features.offered_features(1)
+    assert bench.ask_u64(Request.GET_PROTOCOL_FEATURES) == protocol_features.OFFERED_PROTOCOL_FEATURES
 
 
 def test_protocol_features_can_be_set_before_features(bench: Bench) -> None:
-    bench.send(Request.SET_PROTOCOL_FEATURES, U64(features.OFFERED_PROTOCOL_FEATURES))
-    assert bench.session.protocol_features == features.OFFERED_PROTOCOL_FEATURES
+    bench.send(Request.SET_PROTOCOL_FEATURES, U64(protocol_features.OFFERED_PROTOCOL_FEATURES))
+    assert bench.session.protocol_features == protocol_features.OFFERED_PROTOCOL_FEATURES
     assert "set_features" not in bench.port.names()
 
 
@@ -80,7 +81,7 @@ def test_with_reply_ack_only_need_reply_is_answered(bench: Bench) -> None:
 
 
 def test_the_message_that_acks_reply_ack_can_itself_be_acked(bench: Bench) -> None:
-    assert bench.ack(Request.SET_PROTOCOL_FEATURES, U64(1 << features.PROTOCOL_F_REPLY_ACK)) == 0
+    assert bench.ack(Request.SET_PROTOCOL_FEATURES, U64(1 << protocol_features.PROTOCOL_F_REPLY_ACK)) == 0
 
 
 def test_a_request_with_a_reply_of_its_own_never_gets_an_ack_too(bench: Bench) -> None:

@@ -1,0 +1,61 @@
+"""What only this wire negotiates: protocol features, and the bit that opens them. vhost-user, "Protocol features".
+
+Only what is implemented is offered: an acknowledged bit is a promise.
+"""
+
+from collections.abc import Mapping
+
+from fastvhost.frontend.features import NET_F_MQ, OFFERED_FEATURES, mask, names
+
+F_PROTOCOL_FEATURES = 30
+"""Of the virtio feature bits: the front-end knows the requests for those here."""
+
+PROTOCOL_F_MQ = 0
+PROTOCOL_F_LOG_SHMFD = 1
+PROTOCOL_F_REPLY_ACK = 3
+PROTOCOL_F_MTU = 4
+PROTOCOL_F_RESET_DEVICE = 13
+PROTOCOL_F_CONFIGURE_MEM_SLOTS = 15
+PROTOCOL_F_STATUS = 16
+
+PROTOCOL_FEATURE_NAMES: Mapping[int, str] = {
+    PROTOCOL_F_MQ: "MQ",
+    PROTOCOL_F_LOG_SHMFD: "LOG_SHMFD",
+    2: "RARP",
+    PROTOCOL_F_REPLY_ACK: "REPLY_ACK",
+    PROTOCOL_F_MTU: "MTU",
+    5: "BACKEND_REQ",
+    6: "CROSS_ENDIAN",
+    7: "CRYPTO_SESSION",
+    8: "PAGEFAULT",
+    9: "CONFIG",
+    10: "BACKEND_SEND_FD",
+    11: "HOST_NOTIFIER",
+    12: "INFLIGHT_SHMFD",
+    PROTOCOL_F_RESET_DEVICE: "RESET_DEVICE",
+    14: "INBAND_NOTIFICATIONS",
+    PROTOCOL_F_CONFIGURE_MEM_SLOTS: "CONFIGURE_MEM_SLOTS",
+    PROTOCOL_F_STATUS: "STATUS",
+    17: "XEN_MMAP",
+    18: "SHARED_OBJECT",
+    19: "DEVICE_STATE",
+}
+
+OFFERED_PROTOCOL_FEATURES = mask(
+    PROTOCOL_F_MQ,
+    PROTOCOL_F_REPLY_ACK,
+    PROTOCOL_F_MTU,
+    PROTOCOL_F_RESET_DEVICE,
+    PROTOCOL_F_CONFIGURE_MEM_SLOTS,
+    PROTOCOL_F_STATUS,
+)
+
+
+def offered_features(queue_pairs: int) -> int:
+    """What GET_FEATURES answers for a port with so many queue pairs."""
+    return OFFERED_FEATURES | mask(F_PROTOCOL_FEATURES) | (mask(NET_F_MQ) if queue_pairs > 1 else 0)
+
+
+def protocol_names(bits: int) -> list[str]:
+    """Names of protocol feature bits, lowest first."""
+    return names(bits, PROTOCOL_FEATURE_NAMES)
