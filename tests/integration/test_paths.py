@@ -126,7 +126,8 @@ def test_interrupted_while_the_guest_is_built_it_ends_what_builds_and_leaves_no_
     run = Run(place, tmp_path / "log", "5", XDG_CACHE_HOME=str(tmp_path))
     run.wait_log("guest-image: fetching")
     run.end(signal.SIGTERM)
-    assert list((tmp_path / "fastvhost").iterdir()) == []
+    # Packages that were whole by then may stay: the next build wants them.
+    assert [entry.name for entry in (tmp_path / "fastvhost").iterdir() if not entry.name.startswith("packages-")] == []
     assert list(place.iterdir()) == []
 
 
