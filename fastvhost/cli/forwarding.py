@@ -21,14 +21,12 @@ from fastvhost.control.errors import RuntimeFailure
 from fastvhost.control.neighbours import NeighbourWatch
 from fastvhost.control.parts import Parts
 from fastvhost.control.stats import History, Snapshot, snapshot, with_rates
-from fastvhost.control.switch import Switch
+from fastvhost.control.switch import STOP_SECONDS, Switch
 from fastvhost.control.units import format_cores
 
 log = logging.getLogger("fastvhost")
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# CLI.md promises two seconds from signal to exit; the rest of them is Python's own end.
-STOP_SECONDS = 1.5
 LAST_FIGURES_SECONDS = 0.1
 TICK_SECONDS = 0.5
 NEIGHBOUR_SECONDS = 5.0
@@ -134,7 +132,7 @@ def _wait(settings: FwdConfig, switch: Switch, history: History, out: Figures) -
 
 
 def _end(settings: FwdConfig, switch: Switch, out: Figures, code: int) -> int:
-    in_time = switch.stop(STOP_SECONDS)
+    in_time = switch.stop()
     _print(settings, out, snapshot(switch), LAST_FIGURES_SECONDS)
     if in_time:
         switch.close()

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from fastvhost.dataplane.ports.endpoint import Endpoint
 
 PROGRAM = "program"
-STOP_SECONDS = 2.0
 
 
 class Attachment:
@@ -72,7 +71,7 @@ class Attachment:
     def __exit__(self, *exc: object) -> None:
         """Stop the worker, close the port. The endpoint raises EndpointClosedError from then on."""
         self.endpoint.end()
-        if self._switch.stop(STOP_SECONDS):
+        if self._switch.stop():
             self._switch.close()
 
     @property

@@ -24,6 +24,12 @@ from fastvhost.control.port_spec import PortSpec
 
 log = logging.getLogger("fastvhost")
 
+STOP_SECONDS = 1.5
+"""How long workers and services have to stop, all together: two seconds are promised from a signal to the exit of fwd
+(CLI.md), and what is left of them is for the last figures and Python's own end."""
+LEAST_STOP_SECONDS = 0.1
+"""What a service gets that is asked last, after others took all of that time."""
+
 
 @dataclass(frozen=True, slots=True)
 class PortUnit:
@@ -132,12 +138,12 @@ class Switch:
                 if unit.service:
                     unit.service.start()
         except self.parts.refusals as error:
-            self.stop(1.0)
+            self.stop()
             # A service tells whether another setting would help (its kind is "usage") or the system said no.
             kind = UsageError if getattr(error, "kind", "") == "usage" else RuntimeFailure
             raise kind(str(error)) from error
 
-    def stop(self, timeout: float) -> bool:
+    def stop(self, timeout: float = STOP_SECONDS) -> bool:
         """Used entries published, connections closed, sockets removed. False where a thread did not end in time."""
         deadline = time.monotonic() + timeout
         for thread in self.workers:
@@ -150,7 +156,7 @@ class Switch:
         for unit in self.ports:
             if unit.service:
                 try:
-                    unit.service.stop(max(0.1, deadline - time.monotonic()))
+                    unit.service.stop(max(LEAST_STOP_SECONDS, deadline - time.monotonic()))
                 except Exception as error:
                     log.warning("port %s: did not stop cleanly: %s", unit.spec.name, error)
                     in_time = False

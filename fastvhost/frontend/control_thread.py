@@ -107,7 +107,7 @@ class ControlThread(ABC):
         self._thread = threading.Thread(target=self._run, name=f"control {self._port.name}", daemon=True)
         self._thread.start()
 
-    def stop(self, timeout: float = 2.0) -> None:
+    def stop(self, timeout: float) -> None:
         """Stop the rings, close everything. Raises TimeoutError when the thread does not end."""
         if not self._stopping:
             self._stop.set_result(None)

@@ -65,7 +65,7 @@ class PcapFileService:
         self._thread = threading.Thread(target=self._run, name=f"control {self._port.name}", daemon=True)
         self._thread.start()
 
-    def stop(self, timeout: float = 2.0) -> None:
+    def stop(self, timeout: float) -> None:
         """Write what has arrived, close the files."""
         self._stopping = True
         if self._thread is not None:

@@ -77,7 +77,7 @@ class InterfaceService:
         self._thread = threading.Thread(target=self._run, name=f"control {self._port.name}", daemon=True)
         self._thread.start()
 
-    def stop(self, timeout: float = 2.0) -> None:
+    def stop(self, timeout: float) -> None:
         """Detach and close. Raises TimeoutError when the thread does not end."""
         self._stopping = True
         if self._thread is not None:

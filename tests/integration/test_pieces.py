@@ -66,7 +66,7 @@ def neighbour(kind: str, features: int, ring_size: int = 256) -> Iterator[tuple[
                     sock.bind((far, PROTOCOL))
                     yield pair, sock
             finally:
-                service.stop()
+                service.stop(2.0)
 
 
 def arriving(sock: socket.socket, found: list[bytes], most: int = MOST) -> Callable[[], bool]:

@@ -44,7 +44,7 @@ class Rig:
         return Frontend.connect(self.path)
 
     def close(self) -> None:
-        self.service.stop()
+        self.service.stop(2.0)
         self.port.close()
 
 

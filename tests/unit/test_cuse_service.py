@@ -99,7 +99,7 @@ class Rig:
         return str(self.service.describe()["state"])
 
     def close(self) -> None:
-        self.service.stop()
+        self.service.stop(2.0)
         if self.kernel_end is not None:
             self.kernel_end.close()
         self.port.close()
@@ -155,7 +155,7 @@ def test_a_port_that_is_to_stop_waits_no_longer_for_what_it_asked_about_memory(s
     front_end = threading.Thread(target=lambda: answers.append(rig.kernel.ioctl(handle, Command.SET_MEM_TABLE, table)))
     front_end.start()
     until(waits_for_a_file)
-    rig.service.stop()
+    rig.service.stop(2.0)
     front_end.join(5)
     assert answers == [(errno.EINVAL, b"")]
     assert rig.service.defects == 0

@@ -190,7 +190,7 @@ def path() -> Iterator[Path]:
         service.open()
         service.start()
         yield directory / "a.sock"
-        service.stop()
+        service.stop(2.0)
         assert service.defects == 0
         port.close()
 
@@ -235,7 +235,7 @@ def test_a_port_that_waits_for_such_a_file_ends_as_soon_as_it_is_to_stop(monkeyp
         with contextlib.closing(Frontend.connect(directory / "a.sock")) as frontend:
             frontend.send(Request.SET_MEM_TABLE, MemoryTable((REGION, OTHER_REGION)).encode(), fds)
             until(waits_for_a_file)
-            service.stop()
+            service.stop(2.0)
         assert service.defects == 0
     port.close()
 

@@ -57,7 +57,7 @@ class Switch:
         self.worker.stop()
         self.thread.join()
         for service in self.services:
-            service.stop()
+            service.stop(2.0)
             assert service.defects == 0
         for port in self.ports:
             port.close()

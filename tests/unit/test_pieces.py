@@ -70,7 +70,7 @@ def test_frames_in_pieces_are_recorded_as_they_were_sent(ring: str, tmp_path: Pa
         service.open()
         send(pair.guest, sent)
         pair.wait_sent(MOST)
-        service.stop()
+        service.stop(2.0)
     assert load(tmp_path / "out.pcap") == sent
 
 
@@ -86,7 +86,7 @@ def test_a_guest_gets_a_played_file_in_buffers_of_several_pieces(ring: str, buff
         try:
             assert pair.received(MOST) == sent
         finally:
-            service.stop()
+            service.stop(2.0)
 
 
 @pytest.mark.parametrize("buffers", BUFFERS)

@@ -155,8 +155,8 @@ def test_stop_without_start_removes_the_socket(directory: Path) -> None:
     port = FakePort("a")
     service = VhostUserService(str(directory / "a.sock"), port)
     service.open()
-    service.stop()
-    service.stop()
+    service.stop(2.0)
+    service.stop(2.0)
     port.close()
     assert not (directory / "a.sock").exists()
     assert open_fds() == before
@@ -171,14 +171,14 @@ def test_a_front_end_that_is_early_waits_in_the_sockets_queue(directory: Path) -
     service.start()
     assert frontend.receive().payload == U64(1).encode()
     frontend.close()
-    service.stop()
+    service.stop(2.0)
     port.close()
 
 
 def test_stop_ends_the_connection_and_stops_the_rings(rig: Rig) -> None:
     frontend = rig.frontend()
     run_a_ring(frontend)
-    rig.service.stop()
+    rig.service.stop(2.0)
     assert frontend.wait_closed()
     assert rig.port.live == {}
     assert not rig.path.exists()
