@@ -37,12 +37,28 @@ def forwarder(directory: Path, core: int | None, log: Path | None = None) -> Ite
         with log.open("w") as lines:
             process = subprocess.Popen(command, cwd=directory, env=_environment(), stdout=lines, stderr=lines)
     try:
-        _await_sockets(process, [directory / name for name in SOCKETS], log)
-        yield
+        with _ended_by_signals():
+            _await_sockets(process, [directory / name for name in SOCKETS], log)
+            yield
     finally:
         code = _end(process)
     if code:
         raise RuntimeFailure(f"fwd left with exit code {code}; {_last_words(log)}")
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """As ^C does it: whoever is told to end ends its fwd, too, which would have its core for ever."""
+
+    def end(number: int, _frame: object) -> None:
+        raise RuntimeFailure(f"ended by {signal.Signals(number).name} before it was done")
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _end(process: subprocess.Popen[bytes]) -> int:
