@@ -14,6 +14,7 @@ import threading
 import time
 from typing import Any
 
+from fastvhost.dataplane.door import WorkerStuckError
 from fastvhost.frontend.logbook import Line, Logbook
 from fastvhost.hostside import interfaces
 from fastvhost.hostside.errors import HostPortError
@@ -41,6 +42,9 @@ class InterfaceService:
         self._stopping = False
         self._thread: threading.Thread | None = None
         self._attached: Interface | None = None
+        self._losing = False
+        """Whether what was attached is still to be let go of: a worker that was late kept us from it."""
+        self._late = False
         self._retry_at = 0.0
         self._said = ""
         self._stats_at = 0.0
@@ -103,11 +107,21 @@ class InterfaceService:
             try:
                 self._wait()
                 self._look(time.monotonic())
+                if self._late:
+                    self._late = False
+                    self._write(logging.WARNING, "the worker is back")
+            except WorkerStuckError as error:
+                # What was to change did not, and the next look finds it so. What was half attached is let go of.
+                self._losing |= self._attached is None
+                if not self._late:
+                    self._late = True
+                    self._write(logging.ERROR, f"{error}; nothing changes here until it is back")
+                time.sleep(RETRY)
             except Exception as error:
                 # A defect of ours: this port tries again, nobody else notices.
                 logging.getLogger("fastvhost").debug("port %s", self._port.name, exc_info=error)
                 self._say(f"internal error {type(error).__name__}: {error}", logging.ERROR)
-                self._lose()
+                self._losing = True
                 time.sleep(RETRY)
 
     def _wait(self) -> None:
@@ -119,6 +133,8 @@ class InterfaceService:
         self._watch.drain()
 
     def _look(self, now: float, first: bool = False) -> None:
+        if self._losing:
+            self._lose()
         seen = interfaces.look(self._name)
         for what, number in self._port.events():
             if what == "first_frame":
@@ -192,10 +208,12 @@ class InterfaceService:
                 self._port.count_kernel_drops(drops)
 
     def _lose(self) -> None:
+        self._losing = True
         self._port.detach()
         self._attached = None
         self._misses_carrier = False
         self._release()
+        self._losing = False
 
     def _say(self, text: str, level: int = logging.INFO) -> None:
         """A state, said once."""

@@ -112,8 +112,8 @@ class XdpService(InterfaceService):
     def _follow(self, seen: Interface, quiet: bool = False) -> None:
         super()._follow(seen, quiet)
         if seen.mtu != self._mtu:
-            self._mtu = seen.mtu
             self._xdp.set_longest(longest(seen.mtu))
+            self._mtu = seen.mtu
 
     def _release(self) -> None:
         self._how = {}

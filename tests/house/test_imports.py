@@ -18,7 +18,7 @@ ALLOWED = {
     # Two wires, and neither knows of the other: what they have in common is the room below.
     "vhostuser": "frontend",
     "vhostcuse": "frontend",
-    "hostside": "frontend.logbook dataplane.ports",
+    "hostside": "frontend.logbook dataplane.door dataplane.ports",
     "frontend": "dataplane.guest_memory dataplane.door",
     "dataplane": "abi",
     "abi": "",

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from fastvhost.control.port_spec import parse
+from fastvhost.dataplane.door import WorkerStuckError
 from fastvhost.dataplane.ports.xdp_socket import LONGEST, Redirect, XdpError, XdpSocket
 from fastvhost.hostside import xdp
 from fastvhost.hostside.errors import HostPortError
@@ -94,3 +95,20 @@ def test_a_specification_takes_queues_and_nothing_else() -> None:
     spec = parse("xdp:eth0,queues=4")
     assert (spec.kind, spec.interface, spec.queues, spec.name) == ("xdp", "eth0", 4, "eth0")
     assert parse(str(spec)) == spec
+
+
+def test_an_mtu_that_a_late_worker_was_not_told_of_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+
+    def late(_: Port, frame_bytes: int) -> None:
+        told.append(frame_bytes)
+        if len(told) == 1:
+            raise WorkerStuckError("a worker did not park within 5 s")
+
+    monkeypatch.setattr(Port, "set_longest", late)
+    service, seen = XdpService(Port(), "lo"), xdp.Interface("lo", 7, False, True, 1600, "", True)
+    with pytest.raises(WorkerStuckError):
+        service._follow(seen)
+    service._follow(seen)
+    service._follow(seen)
+    assert told == [longest(1600)] * 2

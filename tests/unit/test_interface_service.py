@@ -1,0 +1,153 @@
+"""The control thread of a port on an interface when a worker comes to the door late: it outlives that."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from fastvhost.dataplane.door import WorkerStuckError
+from fastvhost.hostside import service
+from fastvhost.hostside.interfaces import Interface
+from fastvhost.hostside.service import InterfaceService
+
+
+class Port:
+    """A port of the data plane; while `trouble` is set, no change gets through to its worker."""
+
+    name = "p"
+
+    def __init__(self) -> None:
+        self.attention_fd = os.eventfd(0, os.EFD_NONBLOCK)
+        self.link_up = self.attached = False
+        self.trouble: Exception | None = None
+        self.asked = 0
+        self.found: list[tuple[str, int]] = []
+
+    def _door(self) -> None:
+        self.asked += 1
+        if self.trouble is not None:
+            raise self.trouble
+
+    def attach(self) -> None:
+        self._door()
+        self.attached = True
+
+    def set_link(self, up: bool) -> None:
+        self._door()
+        self.link_up = up
+
+    def detach(self) -> None:
+        self._door()
+        self.attached = self.link_up = False
+
+    def events(self) -> list[tuple[str, int]]:
+        found, self.found = self.found, []
+        return found
+
+    def count_kernel_drops(self, frames: int) -> None: ...
+
+
+class Service(InterfaceService):
+    """Opens a file where others open sockets; `opened` counts those that are open, and never is one too many."""
+
+    def __init__(self, port: Port) -> None:
+        super().__init__(port, "eth9")
+        self.port = port
+        self.seen: Interface | None = Interface("eth9", 7, True, True, 1500, "", True)
+        self.opened = self.attachments = 0
+
+    def _attach(self) -> str:
+        assert self.opened == 0
+        self.opened = 1
+        self.port.attach()
+        self.attachments += 1
+        return "attached"
+
+    def _release(self) -> None:
+        assert not self.port.attached
+        self.opened = 0
+
+
+def stuck() -> WorkerStuckError:
+    return WorkerStuckError("a worker did not park within 5 s; its core may be overloaded")
+
+
+@pytest.fixture
+def attached(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    monkeypatch.setattr(service, "RETRY", 0.02)
+    made = Service(Port())
+    monkeypatch.setattr(service.interfaces, "look", lambda _: made.seen)
+    made.open()
+    made.start()
+    wait_for(lambda: made.port.link_up)
+    yield made
+    made.port.trouble = None
+    made.stop(5.0)
+    assert (made.port.attached, made.opened) == (False, 0)
+    os.close(made.port.attention_fd)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+@contextlib.contextmanager
+def a_late_worker(port: Port, trouble: Exception | None = None) -> Iterator[None]:
+    """It is asked for twice in vain: once by what the block begins, and once more."""
+    port.asked, port.trouble = 0, trouble or stuck()
+    yield
+    wait_for(lambda: port.asked > 1)
+    port.trouble = None
+
+
+def test_a_link_that_changed_while_a_worker_was_late_is_set_once_it_is_back(
+    attached: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "fastvhost")
+    with a_late_worker(attached.port):
+        attached.seen = Interface("eth9", 7, True, False, 1500, "", True)
+    wait_for(lambda: not attached.port.link_up)
+    # Late is not lost: a tap that this port made would go, with all that was done to it.
+    assert (attached.port.attached, attached.attachments) == (True, 1)
+    wait_for(lambda: "the worker is back" in caplog.text)
+    assert caplog.text.count("did not park") == 1
+
+
+def test_an_interface_that_went_while_a_worker_was_late_is_let_go_of_and_taken_up_again(attached: Service) -> None:
+    with a_late_worker(attached.port):
+        attached.seen = None
+    wait_for(lambda: not attached.port.attached)
+    attached.seen = Interface("eth9", 8, True, True, 1500, "", True)
+    wait_for(lambda: attached.port.link_up)
+    assert attached.attachments == 2
+
+
+def test_a_failed_call_that_was_reported_while_a_worker_was_late_is_not_forgotten(attached: Service) -> None:
+    with a_late_worker(attached.port):
+        attached.port.found.append(("error", 100))  # the interface was down, and is back
+        os.eventfd_write(attached.port.attention_fd, 1)
+    wait_for(lambda: attached.attachments == 2 and attached.port.link_up)
+
+
+def test_what_was_opened_for_a_worker_that_is_late_is_closed_before_it_is_opened_again(attached: Service) -> None:
+    attached.seen = None
+    wait_for(lambda: not attached.port.attached and attached.opened == 0)
+    with a_late_worker(attached.port):
+        attached.seen = Interface("eth9", 8, True, True, 1500, "", True)
+    wait_for(lambda: attached.port.link_up)
+    assert attached.attachments == 2
+
+
+def test_a_defect_while_a_worker_is_late_does_not_end_the_thread_either(attached: Service) -> None:
+    with a_late_worker(attached.port, ValueError("a defect")):
+        attached.seen = Interface("eth9", 7, True, False, 1500, "", True)
+    attached.seen = Interface("eth9", 7, True, True, 1500, "", True)
+    wait_for(lambda: attached.attachments == 2 and attached.port.link_up)
