@@ -153,6 +153,7 @@ TABLES: dict[str, Callable[[], str]] = {
     ),
     "packed": lambda: compared(newest("packed"), shape=True),
     "packed-split": lambda: compared(newest("packed-split")),
+    "packed-split-dpdk": lambda: compared(newest("packed-split-dpdk"), shape=True),
     "shapes": lambda: compared(newest("shapes"), shape=True),
     "virtio-user": lambda: compared(newest("virtio-user"), shape=True),
     "latency": lambda: compared(newest("latency")),

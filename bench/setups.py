@@ -52,6 +52,11 @@ SETUPS = {
         "Is a packed ring as fast as a split one?",
         "fastvhost@packed,fastvhost,fastvhost@packed+in-order,fastvhost@in-order", cases((64, 512, 1518)),
     ),
+    "packed-split-dpdk": Setup(
+        "The same with DPDK's own driver as both guests, which writes all it hands over anew.",
+        "fastvhost@packed,fastvhost", cases((64,), "mrg_rxbuf=1,in_order=0") + cases((64,), "mrg_rxbuf=1,in_order=1"),
+        virtio_user=True,
+    ),
     "shapes": Setup(
         "Split rings: frames of a header and three pieces, in the ring and in indirect tables; IMIX.",
         PEERS,

@@ -23,16 +23,19 @@ RATE = re.compile(r"Rx-pps:\s+(\d+)")
 RECEIVED = re.compile(r"RX-packets:\s+(\d+)")
 RING_SIZE = 256
 BURSTS = 32
+DEVICE_WORDS = {"packed": "packed_vq=1", "in-order": "in_order=1"}
+"""What a word of a back-end's name, as in fastvhost@packed, asks of the devices."""
 
 
 class VirtioUserPair:
     """A back-end and testpmd as its guests, which run only during their turns."""
 
-    def __init__(self, back_end: BackEnd, size: str, device: str, core: int) -> None:
+    def __init__(self, back_end: BackEnd, size: str, options: str, core: int) -> None:
         self.back_end = back_end
         self._running = True
         self._said = ""
         self._more = threading.Condition()
+        device = ",".join([options, *(DEVICE_WORDS[word] for word in back_end.words if word in DEVICE_WORDS)])
         devices = [
             f"--vdev=net_virtio_user{i},path={path},queues=1,queue_size={RING_SIZE},{device}"
             for i, path in enumerate((back_end.a, back_end.b))
