@@ -15,7 +15,6 @@ cdef struct Lane:
     uint64_t hold_ns         # for this long without progress
     # the burst on its way: frames first..n_frames wait for room
     uint32_t first
-    uint32_t chains_released
     uint32_t epoch           # the ingress's, when the burst was received
     uint64_t stalled_since   # monotonic ns, 0 while the egress takes frames
     uint64_t progress        # frames that the egress's queue had taken by then

@@ -8,7 +8,6 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from fastvhost.dataplane.door cimport monotonic_ns
 from fastvhost.dataplane.drop_reason cimport NO_EGRESS, NO_RECEIVE_BUFFERS
-from fastvhost.dataplane.frame cimport chains_done
 from fastvhost.dataplane.port cimport PortFace
 
 
@@ -16,14 +15,14 @@ cdef uint32_t forward_burst(Lane *lane) noexcept nogil:
     """Move one burst on. Returns the frames that were delivered or dropped."""
     cdef PortFace *ingress = lane.ingress
     cdef PortFace *egress = lane.egress
-    cdef uint32_t waiting = lane.burst.n_frames - lane.first, done, chains
+    cdef uint32_t waiting = lane.burst.n_frames - lane.first, done
     cdef uint32_t egress_pair
 
     if waiting and lane.epoch != ingress.epoch:
         forget_burst(lane)
         waiting = 0
     if waiting == 0:
-        lane.burst.n_frames = lane.first = lane.chains_released = 0
+        lane.burst.n_frames = lane.first = 0
         waiting = ingress.receive_burst(ingress, lane.pair, &lane.burst)
         if waiting == 0:
             lane.burst.n_frames = 0
@@ -49,12 +48,8 @@ cdef uint32_t forward_burst(Lane *lane) noexcept nogil:
             egress.tx[egress_pair].dropped[<int>NO_RECEIVE_BUFFERS] += waiting - done
             done = waiting
     if done:
+        ingress.release_burst(ingress, lane.pair, &lane.burst.done[lane.first], done)
         lane.first += done
-        chains = chains_done(&lane.burst, lane.first)
-        ingress.release_burst(
-            ingress, lane.pair, &lane.burst.done[lane.chains_released], chains - lane.chains_released
-        )
-        lane.chains_released = chains
     return done
 
 

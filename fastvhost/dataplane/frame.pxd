@@ -40,19 +40,10 @@ cdef struct Done:
 
 cdef struct Burst:
     uint32_t n_frames
-    uint32_t n_chains                # taken from the ring, those dropped while parsing included
     uint32_t n_segments
     Frame frames[BURST]
-    Done done[BURST]                 # of every chain taken, in ring order
-    uint16_t chain_end[BURST]        # by frame; see chains_done
+    Done done[BURST]                 # by frame
     Segment *segments                # MAX_SEGMENTS of them, touched only by frames in pieces
-
-
-cdef inline uint32_t chains_done(const Burst *burst, uint32_t n_frames) noexcept nogil:
-    """Chains that are finished once the first n frames are, those dropped between them included. n is 1 or more."""
-    if burst.n_frames == burst.n_chains:
-        return n_frames
-    return burst.chain_end[n_frames - 1]
 
 
 cdef inline void copy_frame(uint8_t *to, const Frame *frame, const Segment *segments) noexcept nogil:

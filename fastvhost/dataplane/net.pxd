@@ -19,7 +19,7 @@ cdef struct NetScratch:
     Segment *segments        # MAX_SEGMENTS of them
 
 
-cdef void strip_headers(Burst *burst, uint32_t header_bytes, Tally *tally) noexcept nogil
+cdef uint32_t strip_headers(Burst *burst, uint32_t n, uint32_t header_bytes, Tally *tally) noexcept nogil
 cdef uint32_t deliver(
     Ring *ring, uint32_t header_bytes, bint mergeable, NetScratch *scratch,
     const Frame *frames, const Segment *segments, uint32_t n, Tally *tally

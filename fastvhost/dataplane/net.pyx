@@ -17,7 +17,7 @@ from fastvhost.abi.virtio_net cimport (
     NET_HDR_GSO_TYPE_OFFSET,
     NET_HDR_NUM_BUFFERS_OFFSET,
 )
-from fastvhost.dataplane.drop_reason cimport BAD_DESCRIPTOR, GSO_UNSUPPORTED, OVERSIZE, RUNT
+from fastvhost.dataplane.drop_reason cimport BAD_DESCRIPTOR, GSO_UNSUPPORTED, N_DROP_REASONS, OVERSIZE, RUNT, DropReason
 from fastvhost.dataplane.frame cimport BURST, Burst, Chain, Done, Frame, Segment
 from fastvhost.dataplane.ring cimport RING_OK, RING_RECEIVE_CHAIN_TOO_SHORT, Ring
 
@@ -78,11 +78,16 @@ cdef uint32_t copy_at(Cursor *to, Cursor *source, uint32_t bytes) noexcept nogil
     return bytes
 
 
-cdef void strip_headers(Burst *burst, uint32_t header_bytes, Tally *tally) noexcept nogil:
-    """Turn the chains of a burst into frames, in place. Nearly always each is one buffer and nothing is dropped."""
-    cdef uint32_t i = 0, n = burst.n_chains, shortest = header_bytes + ETHER_HEADER_BYTES
+cdef uint32_t strip_headers(Burst *burst, uint32_t n, uint32_t header_bytes, Tally *tally) noexcept nogil:
+    """Turn the n chains of a burst into frames, in place, up to the first that is none.
+
+    Where the first one is none, the burst gets no frames: those up to the first frame are counted as dropped, and are
+    to be completed. So no frame ever waits with a dropped one before or behind it. Returns the chains dealt with.
+    """
+    cdef uint32_t i = 0, shortest = header_bytes + ETHER_HEADER_BYTES
     cdef uint64_t total = 0
     cdef Chain *chain
+    # Nearly always each is one buffer, and a frame.
     while i < n:
         chain = &burst.frames[i]
         if chain.n_segments != 1 or chain.bytes - shortest > <uint32_t>(MAX_FRAME_BYTES - ETHER_HEADER_BYTES):
@@ -107,8 +112,7 @@ cdef void strip_headers(Burst *burst, uint32_t header_bytes, Tally *tally) noexc
     tally.frames += i
     tally.bytes += total
     burst.n_frames = i
-    if i < n:
-        strip_one_by_one(burst, i, header_bytes, tally)
+    return i if i == n else strip_one_by_one(burst, n, header_bytes, tally)
 
 
 cdef inline bint strip_whole_header(Chain *chain, Segment *segments, uint32_t header_bytes) noexcept nogil:
@@ -130,44 +134,38 @@ cdef inline bint strip_whole_header(Chain *chain, Segment *segments, uint32_t he
     return True
 
 
-cdef void strip_one_by_one(Burst *burst, uint32_t start, uint32_t header_bytes, Tally *tally) noexcept nogil:
-    """The same from chain `start` on, for chains in pieces and for those that are no frame: counted and left out.
-
-    Chains that are left out are finished together with the frame behind them; those behind the last frame, with it.
-    """
-    cdef uint32_t i, kept = start
-    cdef Chain *chain
-    cdef Frame *frame
-    cdef uint16_t asked
-    for i in range(start):
-        burst.chain_end[i] = i + 1
-    for i in range(start, burst.n_chains):
-        chain = &burst.frames[i]
-        burst.done[i] = Done(chain.ticket, 0)
-        if chain.bytes < header_bytes + ETHER_HEADER_BYTES:
-            tally.dropped[<int>RUNT] += 1
+cdef uint32_t strip_one_by_one(Burst *burst, uint32_t n, uint32_t header_bytes, Tally *tally) noexcept nogil:
+    """The same from the first chain on that is no frame yet, for those in pieces too."""
+    cdef uint32_t i
+    cdef DropReason reason
+    for i in range(burst.n_frames, n):
+        reason = make_frame(&burst.frames[i], burst.segments, header_bytes)
+        if burst.n_frames != (i if reason == N_DROP_REASONS else 0):
+            return i    # a frame behind some that are none, or one that is none behind frames
+        burst.done[i] = Done(burst.frames[i].ticket, 0)
+        if reason != N_DROP_REASONS:
+            tally.dropped[<int>reason] += 1
             continue
-        if chain.bytes > header_bytes + MAX_FRAME_BYTES:
-            tally.dropped[<int>OVERSIZE] += 1
-            continue
-        frame = &burst.frames[kept]
-        frame[0] = chain[0]
-        if frame.n_segments == 1:
-            asked = read_once_u16_anywhere(frame.data)
-            frame.data += header_bytes
-            frame.bytes -= header_bytes
-        else:
-            asked = strip_in_pieces(frame, burst.segments, header_bytes)
-        if asked & OFFLOAD_ASKED:
-            tally.dropped[<int>GSO_UNSUPPORTED] += 1
-            continue
-        burst.chain_end[kept] = i + 1
+        burst.n_frames = i + 1
         tally.frames += 1
-        tally.bytes += frame.bytes
-        kept += 1
-    if kept:
-        burst.chain_end[kept - 1] = burst.n_chains
-    burst.n_frames = kept
+        tally.bytes += burst.frames[i].bytes
+    return n
+
+
+cdef DropReason make_frame(Chain *chain, Segment *segments, uint32_t header_bytes) noexcept nogil:
+    """Take the header off a chain. Why it is no frame, or N_DROP_REASONS."""
+    cdef uint16_t asked
+    if chain.bytes < header_bytes + ETHER_HEADER_BYTES:
+        return RUNT
+    if chain.bytes > header_bytes + MAX_FRAME_BYTES:
+        return OVERSIZE
+    if chain.n_segments == 1:
+        asked = read_once_u16_anywhere(chain.data)
+        chain.data += header_bytes
+        chain.bytes -= header_bytes
+    else:
+        asked = strip_in_pieces(chain, segments, header_bytes)
+    return GSO_UNSUPPORTED if asked & OFFLOAD_ASKED else N_DROP_REASONS
 
 
 cdef uint16_t strip_in_pieces(Frame *frame, Segment *segments, uint32_t header_bytes) noexcept nogil:
@@ -241,8 +239,9 @@ cdef uint32_t deliver(
         i += deliver_one_by_one(
             ring, header_bytes, mergeable, scratch, &pile, &frames[i], segments, n - i, tally
         )
-    if ring.status != RING_OK:
+    if ring.status != RING_OK and i < n:    # the frame that met it
         tally.dropped[<int>BAD_DESCRIPTOR] += 1
+        i += 1
     ring.complete(ring, scratch.done, pile.used)
     if pile.used < pile.n_chains:
         ring.untake(ring, &scratch.chains[pile.used], pile.n_chains - pile.used)

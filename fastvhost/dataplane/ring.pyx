@@ -40,9 +40,17 @@ if len(SENTENCES) != N_RING_STATUS:
 cdef int add_segments(
     Ring *ring, uint64_t guest_addr, uint32_t length, Segment *segments, uint32_t *n_segments
 ) noexcept nogil:
-    """One descriptor's buffer: no segment if it is empty, else one, or one for each adjacent region that it spans."""
+    """One descriptor's buffer: one segment, or one for each adjacent region that it spans.
+
+    An empty one takes a place as well: what a burst may look at is bounded by its places alone.
+    """
     cdef const Region *region
     cdef uint64_t room
+    if length == 0:
+        if n_segments[0] == MAX_SEGMENTS:
+            return NO_SEGMENTS_LEFT
+        segments[n_segments[0]] = Segment(ring.descriptor_area, 0)    # somewhere: nothing of it is ever touched
+        n_segments[0] += 1
     while length:
         region = find_region(ring.table, guest_addr)
         if region == NULL:

@@ -14,6 +14,7 @@ from fastvhost.dataplane.frame cimport BURST, MAX_SEGMENTS, Burst, Done, Frame, 
 from fastvhost.dataplane.net cimport NetScratch, deliver, strip_headers
 from fastvhost.dataplane.port cimport LOOK_AGAIN, NOTHING_TO_WAIT_FOR, PortFace
 from fastvhost.dataplane.ring cimport RING_OK, Ring
+from fastvhost.dataplane.tally cimport Tally
 
 cdef extern from "fastvhost/dataplane/signal_eventfd.h" nogil:
     void prepare_signals()
@@ -77,31 +78,44 @@ cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcep
     cdef Device *device = <Device *>port.kind
     cdef Queue *queue = &device.queues[2 * pair + 1]
     cdef Ring *ring = &queue.ring
+    cdef uint32_t left = BURST, taken, dealt_with
+    if not queue.live or not is_started(device, queue):
+        return 0
+    burst.n_frames = burst.n_segments = 0
+    # Mostly once; again behind chains that were no frames.
+    while burst.n_frames == 0 and left and ring.status == RING_OK:
+        taken = ring.take(ring, burst.frames, left, burst.segments, &burst.n_segments)
+        dealt_with = unpack(queue, burst, taken, device.header_bytes, &port.rx[pair])
+        if dealt_with < taken:
+            ring.untake(ring, &burst.frames[dealt_with], taken - dealt_with)
+            ring.status = RING_OK    # what broke it lies behind these, and will be met again
+        elif ring.status != RING_OK:
+            port.rx[pair].dropped[<int>BAD_DESCRIPTOR] += 1
+            report_broken(device, queue)
+        if taken == 0:
+            return 0
+        if burst.n_frames == 0:
+            release_burst(port, pair, burst.done, dealt_with)
+            left -= dealt_with
+    if burst.n_frames and not device.seen_frame:
+        device.seen_frame = True
+        store_release_u32(&device.found_first_frame, 1)  # pairs with VirtioPort.events
+        wake_control(device)
+    return burst.n_frames
+
+
+cdef inline uint32_t unpack(
+    const Queue *queue, Burst *burst, uint32_t n, uint32_t header_bytes, Tally *tally
+) noexcept nogil:
+    """Frames out of chains; from a disabled ring, none (vhost-user, "Ring states": started but disabled, so drain and
+    discard). Returns the chains dealt with."""
     cdef uint32_t i
-    if not queue.live or ring.status != RING_OK or not is_started(device, queue):
-        return 0
-    burst.n_segments = 0
-    burst.n_chains = ring.take(ring, burst.frames, BURST, burst.segments, &burst.n_segments)
-    if ring.status != RING_OK:
-        port.rx[pair].dropped[<int>BAD_DESCRIPTOR] += 1
-        report_broken(device, queue)
-    if burst.n_chains == 0:
-        return 0
     if queue.enabled:
-        strip_headers(burst, device.header_bytes, &port.rx[pair])
-        if burst.n_frames:
-            if not device.seen_frame:
-                device.seen_frame = True
-                store_release_u32(&device.found_first_frame, 1)  # pairs with VirtioPort.events
-                wake_control(device)
-            return burst.n_frames
-    else:
-        # vhost-user, "Ring states": started but disabled, so drain and discard
-        for i in range(burst.n_chains):
-            burst.done[i] = Done(burst.frames[i].ticket, 0)
-        port.rx[pair].dropped[<int>RING_DISABLED] += burst.n_chains
-    release_burst(port, pair, burst.done, burst.n_chains)
-    return 0
+        return strip_headers(burst, n, header_bytes, tally)
+    for i in range(n):
+        burst.done[i] = Done(burst.frames[i].ticket, 0)
+    tally.dropped[<int>RING_DISABLED] += n
+    return n
 
 
 cdef uint32_t deliver_burst(

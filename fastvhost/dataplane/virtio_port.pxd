@@ -20,4 +20,5 @@ cdef class VirtioPort(Port):
     cdef Queue *queue(self, uint32_t index) except NULL
     cdef bint place(self, Queue *queue) noexcept
     cdef void rewind(self, Queue *queue) noexcept
+    cdef void take_back(self) noexcept
     cdef void count_active(self) noexcept

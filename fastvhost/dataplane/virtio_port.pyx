@@ -153,6 +153,14 @@ cdef class VirtioPort(Port):
         else:
             rewind_split_ring(&queue.ring)
 
+    cdef void take_back(self) noexcept:
+        """Workers forget the frames of all pairs that wait with them; live queues hand them out again."""
+        cdef uint32_t i
+        self.face.epoch += 1
+        for i in range(2 * self.queue_pairs):
+            if self.device.queues[i].live:
+                self.rewind(&self.device.queues[i])
+
     cdef void count_active(self) noexcept:
         """Pairs from 0 on whose receiveq takes frames."""
         cdef uint32_t active = 0
@@ -202,13 +210,10 @@ cdef class VirtioPort(Port):
             memory.watch(self.attention_fd)
         self.door.close()
         self.memory = memory
-        self.face.epoch += 1
+        self.take_back()
         for i in range(2 * self.queue_pairs):
             queue = &self.device.queues[i]
-            if not queue.live:
-                continue
-            self.rewind(queue)
-            if not self.place(queue):
+            if queue.live and not self.place(queue):
                 queue.live = False
                 queue.ring.status = RING_OUTSIDE_MEMORY
                 lost.append(i)
@@ -289,10 +294,9 @@ cdef class VirtioPort(Port):
         cdef Queue *queue = self.queue(index)
         if queue.live:
             self.door.close()
+            self.take_back()
             queue.live = False
-            self.rewind(queue)
             queue.call_fd = queue.kick_fd = -1
-            self.face.epoch += 1
             self.count_active()
             self.door.open()
         return packed_ring_base(&queue.ring) if self.packed else split_ring_base(&queue.ring)

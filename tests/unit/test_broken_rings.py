@@ -156,6 +156,33 @@ def test_frames_before_the_bad_chain_in_the_same_burst_still_arrive() -> None:
         assert len(r.a.queues[1].take_used()) == 5
 
 
+def test_frames_between_chains_that_are_none_arrive_before_the_bad_chain_behind_them_stops_the_ring() -> None:
+    with rig() as r:
+        r.b.driver.post(10)
+        for data in (b"short", frame(1), b"short", frame(2)):
+            r.a.driver.send(data)
+        r.a.queues[1].make_available(r.a.queues[1].size)
+        for _ in range(6):
+            r.worker.step()
+        assert r.b.driver.receive_all() == [frame(1), frame(2)]
+        assert len(r.a.queues[1].take_used()) == 4
+        assert [e[:2] for e in r.a.port.events() if e[0] == "broken"] == [("broken", 1)]
+        dropped = r.a.port.counters().rx_dropped
+        assert (dropped["runt"], dropped["bad_descriptor"]) == (2, 1)
+
+
+@pytest.mark.parametrize("room", [0, 1, 2])
+def test_frames_of_a_burst_that_meets_a_bad_receive_chain_are_counted_once(room: int) -> None:
+    with rig() as r:
+        r.b.driver.post(room)
+        r.b.driver.post_chain([Piece(1 << 50, 2048, writable=True)])
+        r.a.driver.send_at_once(*[frame(n) for n in range(3)])
+        r.settle()
+        assert r.b.driver.receive_all() == [frame(n) for n in range(room)]
+        dropped = r.b.port.counters().tx_dropped
+        assert (dropped["bad_descriptor"], dropped["ring_disabled"]) == (1, 2 - room)
+
+
 @pytest.mark.parametrize("name", ["head_beyond_queue", "avail_jump", "self_loop_of_length_zero", "one_byte_outside"])
 def test_breaking_the_rules_in_the_receiveq_stops_it_and_the_sender_goes_on(name: str) -> None:
     attack, _ = ATTACKS[name]
@@ -167,7 +194,7 @@ def test_breaking_the_rules_in_the_receiveq_stops_it_and_the_sender_goes_on(name
         r.settle()
         assert [e[:2] for e in r.b.port.events() if e[0] == "broken"] == [("broken", 0)]
         dropped = r.b.port.counters().tx_dropped
-        assert (dropped["bad_descriptor"], dropped["ring_disabled"]) == (1, 5)
+        assert (dropped["bad_descriptor"], dropped["ring_disabled"]) == (1, 4)  # each frame once
         assert len(r.a.queues[1].take_used()) == 5
 
 

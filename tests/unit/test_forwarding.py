@@ -6,6 +6,7 @@ import pytest
 
 from tests.driver import Memory, Piece, Region
 from tests.unit.rig import (
+    F_RING_PACKED,
     F_VERSION_1,
     MIB,
     NET_F_MRG_RXBUF,
@@ -308,6 +309,37 @@ def test_stopping_returns_the_next_available_index_with_held_chains_given_back()
         counters = r.a.port.counters()
         assert counters.rx_frames == 10
         assert counters.rx_bytes == 600
+
+
+@pytest.mark.parametrize("features", [F_VERSION_1, F_VERSION_1 | F_RING_PACKED], ids=["split", "packed"])
+def test_frames_that_wait_while_the_other_ring_of_their_port_is_stopped_arrive_once(features: int) -> None:
+    n = 128
+    with rig(features=features) as r:
+        r.a.driver.send_at_once(*[frame(i) for i in range(n)])
+        r.worker.step()  # b has no buffers, so that a burst waits
+        r.a.port.stop_queue(0)
+        r.b.driver.post(n)
+        r.settle()
+        assert r.b.driver.receive_all() == [frame(i) for i in range(n)]
+        assert r.a.driver.reclaim() == n
+        r.a.start(1, base=r.a.port.stop_queue(1))
+        r.b.driver.post(n)
+        assert r.settle() == 0
+        assert r.a.port.counters().rx_frames == r.b.port.counters().tx_frames == n
+
+
+def test_chains_that_are_no_frames_are_counted_once_though_memory_changes_before_those_around_them_leave() -> None:
+    with rig() as r:
+        r.a.driver.send_at_once(b"short", frame(1), b"short", b"short", frame(2), b"short")
+        for _ in range(4):
+            r.worker.step()
+            r.a.port.set_memory(mapped(r.a.memory))
+        assert dropped(r.a.port.counters().rx_dropped) == {"runt": 1}
+        r.b.driver.post(2)
+        r.settle()
+        assert r.b.driver.receive_all() == [frame(1), frame(2)]
+        assert dropped(r.a.port.counters().rx_dropped) == {"runt": 4}
+        assert r.a.driver.reclaim() == 6
 
 
 def test_new_memory_under_traffic_moves_the_rings_along_and_loses_nothing() -> None:

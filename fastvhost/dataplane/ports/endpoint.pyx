@@ -81,7 +81,7 @@ cdef uint32_t receive_burst(PortFace *port, uint32_t pair, FrameBurst *burst) no
         burst.done[i] = Done(parcel.slot, 0)
         port.rx[pair].bytes += parcel.bytes
     port.rx[pair].frames += n
-    burst.n_frames = burst.n_chains = n
+    burst.n_frames = n
     return n
 
 

@@ -161,7 +161,7 @@ cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcep
         port.rx[pair].frames += catch.n
         if not side.seen_frame:
             report_first_frame(side)
-    burst.n_frames = burst.n_chains = catch.n
+    burst.n_frames = catch.n
     return catch.n
 
 

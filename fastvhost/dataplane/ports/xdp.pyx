@@ -117,7 +117,7 @@ cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcep
     tally.bytes += bytes
     if n and not side.seen_frame:
         report_first_frame(side)
-    burst.n_frames = burst.n_chains = n
+    burst.n_frames = n
     return n
 
 
