@@ -65,15 +65,17 @@ def test_a_burst_is_numbered_and_numbers_are_read_only_from_frames_that_are_othe
     for index, place in ((1, 19), (2, 24), (3, 63)):
         burst[index][place] ^= 1
     burst.resize(4, 63)
-    with pytest.raises(ValueError, match="no room for a number at 60 in a frame of 63 bytes"):
-        burst.stamp(60, 7)
+    for at in (60, 0xFFFFFFFE):  # the latter's end lies beyond 32 bits
+        with pytest.raises(ValueError, match=f"no room for a number at {at} in a frame of 6[34] bytes"):
+            burst.stamp(at, 7)
     two.a.send(burst)
     two.worker.step()
     with two.b.recv(timeout=0) as got:
         assert got.numbers(model, 20) == [0xFFFFFFFE, -1, -1, -1, -1, 3]
         assert bytes(got[5]) == model[:20] + b"\0\0\0\3" + model[24:]
-        with pytest.raises(ValueError, match="no number at 61 in a frame of 64 bytes"):
-            got.numbers(model, 61)
+        for at in (61, 0xFFFFFFFC):
+            with pytest.raises(ValueError, match=f"no number at {at} in a frame of 64 bytes"):
+                got.numbers(model, at)
     for spent in (lambda: got.numbers(model, 20), lambda: burst.stamp(20, 0)):
         with pytest.raises(IndexError, match="given back"):
             spent()

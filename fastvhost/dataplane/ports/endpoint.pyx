@@ -195,7 +195,7 @@ cdef class Burst:
         if self.gone:
             raise IndexError("the burst was given back")
         for i in range(self.n):
-            if at + 4 > self.parcels[i].bytes:
+            if <uint64_t>at + 4 > self.parcels[i].bytes:
                 raise ValueError(f"no room for a number at {at} in a frame of {self.parcels[i].bytes} bytes")
         for i in range(self.n):
             store_big_endian(
@@ -212,7 +212,7 @@ cdef class Burst:
         found = [-1] * self.n
         PyObject_GetBuffer(frame, &model, PyBUF_SIMPLE)
         try:
-            if model.len < at + 4:
+            if <uint64_t>model.len < <uint64_t>at + 4:
                 raise ValueError(f"no number at {at} in a frame of {model.len} bytes")
             wanted = <const uint8_t *>model.buf
             for i in range(self.n):
