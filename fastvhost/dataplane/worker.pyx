@@ -3,7 +3,7 @@
 import os
 
 from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport free, malloc, realloc
 from posix.unistd cimport close
 
 from fastvhost.abi.shared_memory cimport full_fence, load_acquire_u32, store_release_u32
@@ -35,6 +35,9 @@ cdef class Worker:
             raise ValueError(f"{self.name}: a worker is made once")
         if idle not in _POLICIES:
             raise ValueError(f"{name}: idle {idle!r} is none of {', '.join(_POLICIES)}")
+        self.idle.fds = <pollfd *>malloc(sizeof(pollfd))  # the gate's; share_wire makes room for the lanes'
+        if self.idle.fds == NULL:
+            raise MemoryError
         self.idle.policy, self.idle.nap_ns = _POLICIES[idle], nap_us * 1000
         self.door, self.name, self.wires = door, name, []
         door.add(&self.gate, self)

@@ -11,6 +11,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from fastvhost.dataplane.door import Door
+from fastvhost.dataplane.virtio_port import VirtioPort
+from fastvhost.dataplane.worker import Worker
 from tests.unit.rig import F_RING_PACKED, F_VERSION_1, RING_F_EVENT_IDX, Rig, Side, frame, mapped, rig
 
 RINGS = pytest.mark.parametrize(
@@ -160,3 +163,22 @@ def test_while_frames_flow_the_driver_need_not_kick() -> None:
                 r.b.driver.receive(1.0)
                 wanted.append(kicks_wanted(r.a))
             assert wanted.count(True) < 100
+
+
+@pytest.mark.parametrize("idle", ["adaptive", "interrupt", "poll"])
+def test_a_worker_without_a_wire_sleeps_and_comes_to_the_door_and_ends_like_any_other(idle: str) -> None:
+    door = Door()
+    port, worker = VirtioPort("a", door), Worker(door, idle=idle)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    try:
+        deadline = time.monotonic() + 5
+        while not (worker.sleeps > 1 or (idle == "poll" and worker.rounds > 1)):
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        port.set_link(True)  # through the door
+    finally:
+        worker.stop()
+        thread.join(5)
+    assert not thread.is_alive()
+    worker.close()
