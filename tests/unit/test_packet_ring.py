@@ -7,13 +7,18 @@ import mmap
 import os
 import random
 import struct
+import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from fastvhost import Door, Worker
+from fastvhost.dataplane.door import WorkerStuckError
 from fastvhost.dataplane.ports.endpoint import Endpoint
 from fastvhost.dataplane.ports.packet import PacketPort
+from fastvhost.dataplane.ports.tap import TapPort
 from tests.unit.test_segmentation import TCPV4, check, super_frame
 
 BLOCK_BYTES, BLOCKS = 1 << 17, 4
@@ -150,3 +155,34 @@ def test_whatever_the_sizes_of_blocks_every_frame_arrives_once_and_in_order(scen
         got += more
     assert got == sent
     assert len(sent) > 1000
+
+
+def test_a_ring_that_a_late_worker_kept_out_can_be_closed_and_another_one_attached() -> None:
+    door, nothing, (end, other) = Door(), os.open("/dev/null", os.O_RDWR), os.pipe()
+    port, tap, worker = PacketPort("x", door), TapPort("t", door), Worker(door)
+    worker.add_wire(tap, None, hold=False, hold_timeout_ms=1)
+    tap.attach([end])  # reading it blocks, as nothing that a worker is given ever should
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    deadline = time.monotonic() + 5
+    while not worker.running or state(thread) != "S":
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    ring = PaperRing()
+    try:
+        with pytest.raises(WorkerStuckError):
+            port.attach(ring.memory, BLOCK_BYTES, nothing, nothing)
+        ring.memory.close()
+    finally:
+        os.set_blocking(end, False)
+        os.write(other, bytes(60))
+    port.attach(PaperRing().memory, BLOCK_BYTES, nothing, nothing)
+    worker.stop()
+    thread.join(5)
+    assert not thread.is_alive()
+    for fd in (nothing, end, other):
+        os.close(fd)
+
+
+def state(thread: threading.Thread) -> str:
+    return Path(f"/proc/self/task/{thread.native_id}/stat").read_text().rpartition(") ")[2][0]

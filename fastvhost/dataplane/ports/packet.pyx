@@ -313,6 +313,7 @@ cdef class PacketPort(HostPort):
     def attach(self, ring, uint32_t block_bytes, int receive_fd, int send_fd) -> None:
         cdef Py_buffer buffer
         PyObject_GetBuffer(ring, &buffer, PyBUF_WRITABLE)
+        PyBuffer_Release(&buffer)  # whoever lent it keeps it; and closes it, should the door not close
         self.door.close()
         self.ring.ring, self.ring.block_bytes = <uint8_t *>buffer.buf, block_bytes
         self.ring.n_blocks = <uint32_t>(buffer.len // block_bytes)
@@ -322,4 +323,3 @@ cdef class PacketPort(HostPort):
         self.face.epoch += 1  # frames of an earlier ring are gone with it
         self.side.queues[0].fd = receive_fd
         self.door.open()
-        PyBuffer_Release(&buffer)  # whoever lent it keeps it
