@@ -38,7 +38,7 @@ def forward(settings: FwdConfig, parts: Parts | None = None) -> int:
     # and no Python code is ever interrupted half-way.
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     preflight.check(settings)
-    plan = host.plan_cores(settings.cores, host.observe())
+    plan = host.plan_cores(settings.cores, host.observe(), settings.most_workers)
     workers = ", ".join("one not pinned" if core is None else f"core {core}" for core in plan.worker_cores)
     log.info(
         "fastvhost %s, pid %d: workers on %s, control on %s",

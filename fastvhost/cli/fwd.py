@@ -69,7 +69,7 @@ def _check(settings: FwdConfig) -> int:
     from fastvhost.control import preflight
 
     preflight.check(settings)
-    plan = host.plan_cores(settings.cores, host.observe())
+    plan = host.plan_cores(settings.cores, host.observe(), settings.most_workers)
     if settings.json:
         print(json.dumps(_as_json(settings, plan)))
     else:

@@ -64,6 +64,19 @@ class FwdConfig:
         wired = {name for wire in self.wires for name in wire}
         return tuple(port.name for port in self.ports if port.name not in wired)
 
+    @property
+    def directions(self) -> tuple[tuple[str, str | None], ...]:
+        """Who sends to whom, in the order in which workers get them."""
+        ways = [way for left, right in self.wires for way in ((left, right), (right, left))]
+        # A guest without a wire must not hang: its frames are taken and counted as no_egress.
+        return (*ways, *((name, None) for name in self.unwired))
+
+    @property
+    def most_workers(self) -> int:
+        """More than so many would have none of the queue pairs, as the switch spreads them."""
+        pairs = {port.name: port.queues for port in self.ports}
+        return max(number + pairs[ingress] for number, (ingress, _) in enumerate(self.directions))
+
 
 def read_file(path: str) -> dict[str, object]:
     """The options of a TOML file, under the names of the long options."""

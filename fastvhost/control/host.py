@@ -101,13 +101,23 @@ def _users(before: Mapping[psutil.Process, float]) -> dict[int, str]:
     return users
 
 
-def plan_cores(asked: Sequence[int], host: HostState) -> CorePlan:
-    """Place the workers: where asked, or one worker on the quietest core that leaves another to the control plane."""
+def plan_cores(asked: Sequence[int], host: HostState, most: int | None = None) -> CorePlan:
+    """Place the workers: where asked, or one worker on the quietest core that leaves another to the control plane.
+
+    No more than so many: a core is not for a worker to spin on that has nothing to do.
+    """
     if not asked:
         return _default_plan(host)
     if missing := [core for core in asked if core not in host.present]:
         raise UsageError(f"--cores: this host has no core {missing[0]}; it has {format_cores(host.present)}")
     warnings: list[str] = []
+    if spare := asked[most:] if most else ():
+        warnings.append(
+            f"these ports have work for {most} of the {len(asked)} workers asked for, none is started for core "
+            f"{', '.join(map(str, spare))}; leave the last {len(spare)} out of --cores, or give ports more queue pairs "
+            "(queues=N)"
+        )
+        asked = asked[:most]
     workers: list[int | None] = []
     for core in asked:
         if core in host.allowed or _may_pin(core):

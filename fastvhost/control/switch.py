@@ -104,13 +104,8 @@ class Switch:
 
         Two workers share the two ways of one wire; with several queue pairs, each has part of both ways.
         """
-        directions: list[tuple[str, str | None]] = []
-        for left, right in self.config.wires:
-            directions += [(left, right), (right, left)]
-        # A guest without a wire must not hang: its frames are taken and counted as no_egress.
-        directions += [(name, None) for name in self.config.unwired]
         by_name = {unit.spec.name: unit for unit in self.ports}
-        for number, (ingress, egress) in enumerate(directions):
+        for number, (ingress, egress) in enumerate(self.config.directions):
             unit = by_name[ingress]
             shares = min(len(self.workers), unit.spec.queues)
             threads = [self.workers[(number + share) % len(self.workers)] for share in range(shares)]

@@ -67,6 +67,19 @@ def test_two_workers_on_one_core_a_busy_core_and_no_core_left_are_warnings() -> 
     assert plan.control_cores == {0, 1}
 
 
+def test_a_core_that_no_work_is_left_for_gets_no_worker_and_is_named_with_the_remedy() -> None:
+    plan = plan_cores((3, 1, 2, 0), state({0, 1, 2, 3}), 2)
+    assert plan.worker_cores == (3, 1)
+    assert plan.control_cores == {0, 2}
+    assert plan.warnings == (
+        "these ports have work for 2 of the 4 workers asked for, none is started for core 2, 0; "
+        "leave the last 2 out of --cores, or give ports more queue pairs (queues=N)",
+    )
+    assert plan_cores((3, 1), state({0, 1, 2, 3}), 2).warnings == ()
+    with pytest.raises(UsageError, match="no core 7"):
+        plan_cores((0, 7), state({0, 1}), 1)
+
+
 def test_this_host_is_observed_in_a_blink() -> None:
     seen = host.observe()
     assert seen.allowed == os.sched_getaffinity(0)

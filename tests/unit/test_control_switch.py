@@ -50,6 +50,22 @@ def test_no_more_workers_share_a_way_than_it_has_queue_pairs() -> None:
     assert [worker.shares for worker in fakes.workers] == [[(0, 2)], [(1, 0), (0, 1)], []]
 
 
+@pytest.mark.parametrize(
+    ("ports", "most"),
+    [
+        (("a.sock", "b.sock"), 2),
+        (("a.sock,queues=4", "b.sock"), 4),
+        (("a.sock", "b.sock,queues=4"), 5),
+        (("a.sock,queues=3", "b.sock,queues=3", "c.sock", "null:"), 4),
+    ],
+)
+def test_every_worker_up_to_the_most_has_work_and_one_more_has_none(ports: tuple[str, ...], most: int) -> None:
+    for cores in range(1, most + 2):
+        fakes = Fakes()
+        assert switch(fakes, *ports, cores=cores).config.most_workers == most
+        assert [bool(worker.wires) for worker in fakes.workers] == [number < most for number in range(cores)]
+
+
 def test_a_port_without_a_wire_is_polled_so_that_its_guest_does_not_hang() -> None:
     fakes = Fakes()
     switch(fakes, "a.sock", "b.sock", "c.sock", wire=["a:b"])
