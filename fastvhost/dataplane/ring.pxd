@@ -60,6 +60,7 @@ cdef struct Ring:
     bint in_batches            # one used entry may stand for all that a complete stages: IN_ORDER, nothing written
     # written by its worker
     uint16_t next_avail        # where to look for the next available chain
+    uint16_t known_avail       # the available index as last read (split): entries before it need no look at it
     uint16_t next_used         # where to put the next used chain
     uint16_t outstanding       # entries (split) or descriptors (packed) taken and not yet completed
     uint16_t published         # next_used as the driver knows it

@@ -50,13 +50,14 @@ cdef uint32_t take(
 ) noexcept nogil:
     cdef virtq_desc *desc = <virtq_desc *>ring.descriptor_area
     cdef virtq_avail *avail = <virtq_avail *>ring.driver_area
-    cdef uint16_t size = ring.size, mask = size - 1, first = ring.next_avail
-    cdef uint32_t n = <uint16_t>(load_acquire_u16(&avail.idx) - first)  # pairs with the driver's store of avail.idx
-    cdef uint32_t i
-    cdef uint16_t head
+    cdef uint16_t size = ring.size, mask = size - 1, first = ring.next_avail, head
+    cdef uint32_t n = <uint16_t>(ring.known_avail - first), i
     cdef virtq_desc d
     cdef int status
 
+    if n < most:    # else the index may change as it likes meanwhile, and its cache line stays with the driver
+        ring.known_avail = load_acquire_u16(&avail.idx)  # pairs with the driver's store of avail.idx
+        n = <uint16_t>(ring.known_avail - first)
     if n + ring.outstanding > size:
         ring.status = RING_AVAIL_JUMP
         return 0
@@ -256,7 +257,7 @@ cdef void reset_split_ring(Ring *ring, uint32_t base) noexcept nogil:
     cdef virtq_used *used = <virtq_used *>ring.device_area
     ring.take, ring.untake, ring.complete, ring.publish = take, untake, complete, publish
     ring.has_work, ring.want_kicks = has_work, want_kicks
-    ring.next_avail = base
+    ring.next_avail = ring.known_avail = base
     ring.next_used = ring.published = load_u16(&used.idx)
     want_kicks(ring, False)
 

@@ -171,6 +171,18 @@ def test_frames_between_chains_that_are_none_arrive_before_the_bad_chain_behind_
         assert (dropped["runt"], dropped["bad_descriptor"]) == (2, 1)
 
 
+def test_an_index_that_jumps_stops_the_ring_behind_the_entries_that_were_known_before() -> None:
+    with rig() as r:
+        r.b.driver.post(128)
+        r.a.driver.send_at_once(*[frame(n) for n in range(128)])
+        r.worker.step()
+        r.a.queues[1].set_avail_index(r.a.queues[1].avail_index + 5000)
+        r.settle()
+        assert r.b.driver.receive_all() == [frame(n) for n in range(128)]
+        assert "ran ahead" in r.a.port.queue_state(1).broken
+        assert len(r.a.queues[1].take_used()) == 128
+
+
 @pytest.mark.parametrize("room", [0, 1, 2])
 def test_frames_of_a_burst_that_meets_a_bad_receive_chain_are_counted_once(room: int) -> None:
     with rig() as r:
