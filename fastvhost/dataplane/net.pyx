@@ -239,9 +239,12 @@ cdef uint32_t deliver(
         i += deliver_one_by_one(
             ring, header_bytes, mergeable, scratch, &pile, &frames[i], segments, n - i, tally
         )
-    if ring.status != RING_OK and i < n:    # the frame that met it
-        tally.dropped[<int>BAD_DESCRIPTOR] += 1
-        i += 1
+    if ring.status != RING_OK:
+        if i < n:
+            tally.dropped[<int>BAD_DESCRIPTOR] += 1    # the frame that met what broke it
+            i += 1
+        else:
+            ring.status = RING_OK    # none has met it yet: it lies behind what they took, and goes back
     ring.complete(ring, scratch.done, pile.used)
     if pile.used < pile.n_chains:
         ring.untake(ring, &scratch.chains[pile.used], pile.n_chains - pile.used)

@@ -24,6 +24,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from bench.guests.short_dir import short_dir
+from fastvhost.control.switch import STOP_SECONDS
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.virtio_port import VirtioPort
 from fastvhost.dataplane.worker import Worker
@@ -271,7 +272,7 @@ class Target:
     def close(self) -> None:
         for fd in self.files.values():
             os.close(fd)
-        self.service.stop()
+        self.service.stop(STOP_SECONDS)
         self.worker.stop()
         self.polling.join()
         self.port.close()
