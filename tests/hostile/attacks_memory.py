@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 import struct
@@ -278,11 +279,13 @@ def memory_truncated_while_frames_arrive(scene: Scene) -> None:
 @ring_attack("no-sigbus")
 def memory_truncated_and_grown_again(scene: Scene) -> None:
     """Full of zeros then: whatever the device makes of that, it goes on or the connection ends."""
-    for file_bytes in (0, PAGE, ONE):
+    # Grown at once, perhaps unnoticed; or only when it must have been met.
+    for seconds, file_bytes in itertools.product((0, 0.02), (0, PAGE, ONE)):
         guest = scene.boot()
         own = guest.memory.regions[0]
         whole = os.fstat(own.fd).st_size
         own.truncate(file_bytes)
+        time.sleep(seconds)
         own.truncate(whole)
         time.sleep(0.02)
         scene.zeros_are_mine(guest)
