@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import fastvhost
 from bench.guests.short_dir import short_dir
 from fastvhost import attach
 from fastvhost.cli import main as entry
@@ -100,6 +101,8 @@ def test_a_control_socket_that_cannot_be_given_to_its_group_is_not_left_behind(
 def test_doctor_goes_through_where_the_compiled_part_is_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    fastvhost.build_info()  # whoever ran before in this process had it loaded
+    monkeypatch.delattr(fastvhost, "_build")
     for module in ("fastvhost._build", "fastvhost.dataplane.ports.pcap"):
         monkeypatch.setitem(sys.modules, module, None)
     assert host_findings.libpcap().verdict == "note"
