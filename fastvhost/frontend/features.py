@@ -71,6 +71,7 @@ FEATURE_NAMES: Mapping[int, str] = {
     63: "SPEED_DUPLEX",
 }
 
+
 def mask(*bits: int) -> int:
     """The word in which these bits, by number, are set."""
     return sum(1 << bit for bit in set(bits))
@@ -92,6 +93,7 @@ OFFERED_FEATURES = mask(
 IN_ORDER is kept by construction: chains are completed in the order in which they were taken, dropped ones too.
 RING_RESET needs nothing of its own: a front-end resets a ring by GET_VRING_BASE and sets it up again.
 """
+
 
 def has(bits: int, bit: int) -> bool:
     """Whether a bit, by number, is set."""

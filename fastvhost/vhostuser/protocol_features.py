@@ -1,7 +1,4 @@
-"""What only this wire negotiates: protocol features, and the bit that opens them. vhost-user, "Protocol features".
-
-Only what is implemented is offered: an acknowledged bit is a promise.
-"""
+"""What only this wire negotiates: protocol features, and the bit that opens them. vhost-user, "Protocol features"."""
 
 from collections.abc import Mapping
 
