@@ -86,8 +86,8 @@ def dropped_by_kernel(name: str) -> int:
 def driver(name: str) -> str:
     """What the kernel calls it: "tun" for taps. Empty where it does not say. ethtool(8), --driver."""
     answer = array.array("B", DRIVER_INFO.pack(ETHTOOL_GDRVINFO, b""))
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock, contextlib.suppress(OSError):
-        fcntl.ioctl(sock, SIOCETHTOOL, struct.pack("16sP16x", os.fsencode(name), answer.buffer_info()[0]))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        _ethtool(sock, name, answer)
     name_of_driver: bytes = DRIVER_INFO.unpack(answer)[1]
     return name_of_driver.rstrip(b"\0").decode(errors="replace")
 
@@ -110,10 +110,7 @@ def receive_queues(name: str) -> int:
     # struct ethtool_channels: cmd, the most of rx, tx, other and combined, then how many there are of each.
     channels = array.array("I", (ETHTOOL_GCHANNELS, *8 * (0,)))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        try:
-            fcntl.ioctl(sock, SIOCETHTOOL, struct.pack("16sP16x", os.fsencode(name), channels.buffer_info()[0]))
-        except OSError:
-            return 1
+        _ethtool(sock, name, channels)
     return max(1, channels[5] + channels[8])
 
 
@@ -124,9 +121,14 @@ def _ask(sock: socket.socket, request: int, name: str) -> bytes:
 def _has_carrier(sock: socket.socket, name: str) -> bool:
     """As it is now: IFF_RUNNING follows within a second. An interface that cannot tell has it."""
     answer = array.array("I", [ETHTOOL_GLINK, 1])
-    with contextlib.suppress(OSError):
-        fcntl.ioctl(sock, SIOCETHTOOL, struct.pack("16sP16x", os.fsencode(name), answer.buffer_info()[0]))
+    _ethtool(sock, name, answer)
     return bool(answer[1])
+
+
+def _ethtool(sock: socket.socket, name: str, command: array.array[int]) -> None:
+    """Have the driver fill in a command. What it does not answer stays as it is."""
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(sock, SIOCETHTOOL, struct.pack("16sP16x", os.fsencode(name), command.buffer_info()[0]))
 
 
 class Watch:
