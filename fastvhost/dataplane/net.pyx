@@ -240,11 +240,8 @@ cdef uint32_t deliver(
             ring, header_bytes, mergeable, scratch, &pile, &frames[i], segments, n - i, tally
         )
     if ring.status != RING_OK:
-        if i < n:
-            tally.dropped[<int>BAD_DESCRIPTOR] += 1    # the frame that met what broke it
-            i += 1
-        else:
-            ring.status = RING_OK    # none has met it yet: it lies behind what they took, and goes back
+        tally.dropped[<int>BAD_DESCRIPTOR] += 1    # the frame that met what broke it
+        i += 1
     ring.complete(ring, scratch.done, pile.used)
     if pile.used < pile.n_chains:
         ring.untake(ring, &scratch.chains[pile.used], pile.n_chains - pile.used)

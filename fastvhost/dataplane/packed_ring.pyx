@@ -86,7 +86,7 @@ cdef uint32_t take(
     cdef bint wrap = ring.avail_wrap
     cdef uint32_t n = 0
     cdef pvirtq_desc d
-    cdef int status
+    cdef int status = RING_OK
 
     if not left or not is_available(load_u16(&desc[at].flags), wrap):
         return 0
@@ -103,7 +103,6 @@ cdef uint32_t take(
             if not walk_hot(ring, at, left, d, &chains[n], segments, n_segments, &slots):
                 status = walk(ring, at, left, d, &chains[n], segments, n_segments, &slots)
                 if status != RING_OK:
-                    stop_taking(ring, status, n_segments[0])
                     break
             n += 1
         left -= slots
@@ -111,6 +110,8 @@ cdef uint32_t take(
         if at >= size:
             at -= size
             wrap = not wrap
+    if n == 0 and status != RING_OK:
+        stop_taking(ring, status, n_segments[0])
     ring.outstanding = size - left
     ring.next_avail = at
     ring.avail_wrap = wrap

@@ -1,6 +1,7 @@
 """What every ring format gives: its functions, and the state they share. Virtio 1.2, sections 2.7 and 2.8.
 
-take       resolves available chains to host memory, in order; they are outstanding from then on
+take       resolves available chains to host memory, in order; they are outstanding from then on. A bad chain breaks
+           the ring if it is the first; behind good ones it ends what is taken, and will be the first in its turn
 untake     the last ones taken go back as if never touched
 complete   stages outstanding chains as used, in the order in which they were taken
 publish    makes what is staged visible to the driver, once a burst; whether the driver wants a notification

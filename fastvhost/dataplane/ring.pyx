@@ -115,7 +115,7 @@ cdef void finish_chain(
 
 
 cdef void stop_taking(Ring *ring, int status, uint32_t n_segments) noexcept nogil:
-    """The next chain cannot be taken: either its fault, or the burst's segments are used up by the chains before it."""
+    """Not even the first chain can be taken: its fault, or earlier ones of the burst have used up the segments."""
     if status != NO_SEGMENTS_LEFT:
         ring.status = <RingStatus>status
     elif n_segments == 0:

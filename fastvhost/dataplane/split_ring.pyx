@@ -53,7 +53,7 @@ cdef uint32_t take(
     cdef uint16_t size = ring.size, mask = size - 1, first = ring.next_avail, head
     cdef uint32_t n = <uint16_t>(ring.known_avail - first), i
     cdef virtq_desc d
-    cdef int status
+    cdef int status = RING_OK
 
     if n < most:    # else the index may change as it likes meanwhile, and its cache line stays with the driver
         ring.known_avail = load_acquire_u16(&avail.idx)  # pairs with the driver's store of avail.idx
@@ -66,7 +66,7 @@ cdef uint32_t take(
     for i in range(n):
         head = load_u16(&avail.ring[<uint16_t>(first + i) & mask])
         if head >= size:
-            ring.status = RING_HEAD_BEYOND_QUEUE
+            status = RING_HEAD_BEYOND_QUEUE
             n = i
             break
         chains[i].ticket = head
@@ -78,11 +78,12 @@ cdef uint32_t take(
         if not walk_hot(ring, d, &chains[i], segments, n_segments):
             status = walk(ring, d, &chains[i], segments, n_segments)
             if status != RING_OK:
-                stop_taking(ring, status, n_segments[0])
                 n = i
                 break
         i += 1
         i += take_plain(ring, &chains[i], n - i)
+    if n == 0 and status != RING_OK:
+        stop_taking(ring, status, n_segments[0])
     ring.next_avail += n
     ring.outstanding += n
     return n

@@ -79,21 +79,20 @@ cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcep
     cdef Queue *queue = &device.queues[2 * pair + 1]
     cdef Ring *ring = &queue.ring
     cdef uint32_t left = BURST, taken, dealt_with
-    if not queue.live or not is_started(device, queue):
+    if not is_polled(queue) or not is_started(device, queue):
         return 0
     burst.n_frames = burst.n_segments = 0
     # Mostly once; again behind chains that were no frames.
-    while burst.n_frames == 0 and left and ring.status == RING_OK:
+    while burst.n_frames == 0 and left:
         taken = ring.take(ring, burst.frames, left, burst.segments, &burst.n_segments)
+        if taken == 0:
+            if ring.status != RING_OK:
+                port.rx[pair].dropped[<int>BAD_DESCRIPTOR] += 1
+                report_broken(device, queue)
+            return 0
         dealt_with = unpack(queue, burst, taken, device.header_bytes, &port.rx[pair])
         if dealt_with < taken:
             ring.untake(ring, &burst.frames[dealt_with], taken - dealt_with)
-            ring.status = RING_OK    # what broke it lies behind these, and will be met again
-        elif ring.status != RING_OK:
-            port.rx[pair].dropped[<int>BAD_DESCRIPTOR] += 1
-            report_broken(device, queue)
-        if taken == 0:
-            return 0
         if burst.n_frames == 0:
             release_burst(port, pair, burst.done, dealt_with)
             left -= dealt_with
