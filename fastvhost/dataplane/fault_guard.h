@@ -1,7 +1,7 @@
 /* SIGBUS on guest memory ends one port, not the process.
  *
  * A front-end may shorten the file behind a region, or the file system behind it may be full: the next access traps.
- * The handler lays anonymous memory over the whole mapping, marks the guard and wakes the port's control thread through
+ * The handler lays memory of its own over the whole mapping, marks the guard and wakes the port's control thread through
  * an eventfd; the port then closes. A SIGBUS elsewhere goes where it would have gone without us.
  *
  * Guards form a list that only grows: the handler walks it without a lock. A guard whose base is NULL is free.
@@ -38,13 +38,29 @@ static struct fault_guard *fault_guard_of(const uint8_t *address)
     return NULL;
 }
 
+/* A memfd's pages count as they are touched. An anonymous mapping counts whole where the kernel promises only what it
+ * has (vm.overcommit_memory=2), and where it refuses one, kernels before 6.12 have unmapped what was there already. */
+static int lay_memory_over(const struct fault_guard *g)
+{
+    int fd = memfd_create("fastvhost-lost", MFD_CLOEXEC);
+    if (fd >= 0 && ftruncate(fd, g->bytes)) {
+        close(fd);
+        fd = -1;
+    }
+    int kind = fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    int laid = mmap(g->base, g->bytes, PROT_READ | PROT_WRITE, kind | MAP_FIXED, fd, 0) == g->base;
+    if (fd >= 0)
+        close(fd);
+    return laid;
+}
+
 static void on_sigbus(int signal_number, siginfo_t *info, void *context)
 {
     (void)signal_number;
     (void)context;
     int saved = errno;
     struct fault_guard *g = fault_guard_of(info->si_addr);
-    if (g && mmap(g->base, g->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) == g->base) {
+    if (g && lay_memory_over(g)) {
         __atomic_store_n(&g->faulted, 1, __ATOMIC_RELEASE);
         int fd = __atomic_load_n(&g->attention_fd, __ATOMIC_RELAXED);
         uint64_t one = 1;

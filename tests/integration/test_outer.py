@@ -1,4 +1,4 @@
-"""What takes vhost-net or CUSE, in a guest whose kernel has both: booted once, and each check in it a test here."""
+"""What takes vhost-net, CUSE or a whole machine's settings, in a guest: booted once, each check in it a test here."""
 
 from __future__ import annotations
 
