@@ -43,7 +43,11 @@ class Ring:
     live: bool = False
     kicked: bool = False
     broken: str = ""
-    """Why the data plane gave it up. It recovers by GET_VRING_BASE or another SET_VRING_KICK."""
+    """Why the data plane gave it up. It recovers by GET_VRING_BASE or another SET_VRING_KICK.
+
+    Until then it stays live, with its size, addresses and base: to its front-end it was never stopped, only
+    GET_VRING_BASE does that, and QEMU and DPDK's virtio-user send it before they give a ring other ones.
+    """
     lost: bool = False
     """The memory it lies in was taken away. It recovers when that comes back."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -355,6 +356,28 @@ def test_a_broken_ring_recovers_by_another_kick_message_too(bench: Bench) -> Non
     ]
     assert bench.port.live[1]["base"] == 5
     assert bench.session.rings[1].running
+
+
+@pytest.mark.parametrize("trouble", ["broken", "lost"])
+def test_a_ring_in_trouble_keeps_its_places_until_it_is_stopped(bench: Bench, trouble: str) -> None:
+    bench.run(1)
+    if trouble == "broken":
+        bench.port.happen("broken", 1, "a descriptor loop")
+        bench.serve()
+    else:
+        bench.port.lost = (1,)
+        assert bench.ack(Request.REM_MEM_REG, single(REGION)) == 0
+    assert not bench.session.rings[1].running
+    others = (
+        (Request.SET_VRING_NUM, VringState(1, 512)),
+        (Request.SET_VRING_BASE, VringState(1, 7)),
+        (Request.SET_VRING_ADDR, replace(bench.addresses(0), index=1)),
+    )
+    for request, payload in others:
+        assert bench.ack(request, payload) == 1
+    bench.ask(Request.GET_VRING_BASE, VringState(1, 0))
+    for request, payload in others:
+        assert bench.ack(request, payload) == 0
 
 
 def test_a_live_ring_can_get_another_kick_fd(bench: Bench) -> None:
