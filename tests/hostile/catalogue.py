@@ -7,6 +7,7 @@ from tests.hostile import (
     attacks_fds,
     attacks_flipped,
     attacks_frame,
+    attacks_fuzzed,
     attacks_legal,
     attacks_memory,
     attacks_merge,
@@ -35,6 +36,7 @@ SOURCES = (
     attacks_merge,
     attacks_costly,
     attacks_flipped,
+    attacks_fuzzed,
     attacks_sustained,
 )
 

@@ -18,6 +18,8 @@ from collections.abc import Sequence
 Job = tuple[int, list[bytes]]
 """Where in the file, and what may be written there."""
 AIMED, STOP, READY = 0, 1, 2
+COUNT = slice(8, 16)
+"""On the board: how often something was rewritten in the file."""
 BATCH = 500
 
 
@@ -43,6 +45,10 @@ class Flipper:
     def aim(self, on: bool) -> None:
         self._board[AIMED] = on
 
+    def rewrites(self) -> int:
+        """How often it rewrote something in the file so far."""
+        return int.from_bytes(self._board[COUNT], "little")
+
     def stop(self) -> None:
         self._board[STOP] = 1
         self.process.wait(10)
@@ -58,10 +64,14 @@ def main() -> None:
     writes = [(at, value) for at, values in jobs for value in values]
     parent = os.getppid()
     board[READY] = 1
+    count = 0
     while not board[STOP] and os.getppid() == parent:
-        where = target if board[AIMED] else idle
+        aimed = board[AIMED]
+        where = target if aimed else idle
         for at, value in chosen.choices(writes, k=BATCH):
             where[at : at + len(value)] = value
+        count += BATCH if aimed else 0
+        board[COUNT] = count.to_bytes(8, "little")
 
 
 if __name__ == "__main__":

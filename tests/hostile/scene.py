@@ -130,6 +130,7 @@ class Scene:
 
     def __init__(self, arena: Arena, ring: str = "split") -> None:
         self.arena = arena
+        self.ring = ring
         self.format = FORMATS[ring]
         self.victim = arena.victim
         self.patience = arena.patience
@@ -242,6 +243,10 @@ class Scene:
     def forget_drops(self) -> None:
         """What was dropped so far is not this attack's to count."""
         self._drops = self.arena.drops()
+
+    def new_drops(self) -> Counter[str]:
+        """What the pair dropped since the last look, by reason."""
+        return self.arena.drops() - self._drops
 
     def frames_may_have_arrived(self) -> None:
         """Of zeros perhaps, where memory went away: what they look like is the attacker's affair."""

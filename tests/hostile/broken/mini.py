@@ -27,6 +27,7 @@ from pathlib import Path
 
 from tests.hostile.broken import bugs
 from tests.hostile.broken.bugs import bug, die
+from tests.hostile.broken.door import Door
 from tests.hostile.broken.packed import FRESH, PackedRing
 from tests.hostile.broken.ring import IN_ORDER, INDIRECT_DESC, PACKED, Bad, Chain, Fault, Illegal, Queue, Region, Table
 from tests.hostile.broken.split import SplitRing
@@ -520,7 +521,7 @@ HANDLERS: dict[int, tuple[str, int | None, int]] = {
     36: ("get_slots", 0, 0), 37: ("add_mem_reg", 40, 1), 38: ("rem_mem_reg", 40, 1),
 }  # fmt: skip
 DOOR_MESSAGES = (5, 11, 12, 13, 18)
-DOOR = threading.RLock()
+DOOR = Door()
 PORTS: list[Port] = []
 MAPPED: list[mmap.mmap] = []
 HOARD: list[bytes] = []
