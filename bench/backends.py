@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import IO
 
+from fastvhost.control.children import dying_with_us
+
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
@@ -87,7 +89,8 @@ class BackEnd:
         """A process that stays until stop()."""
         try:
             process = subprocess.Popen(
-                command, stdin=stdin, stdout=self._log, stderr=self._log, env={**os.environ, **self.env}, text=True,
+                dying_with_us(command), stdin=stdin, stdout=self._log, stderr=self._log,
+                env={**os.environ, **self.env}, text=True,
                 start_new_session=True,    # ^C is ours to handle: a stopped process would never see it
             )  # fmt: skip
         except FileNotFoundError as error:

@@ -1,7 +1,7 @@
 """How a long command ends: with all that it started, its files gone, whatever ends it.
 
 A signal becomes an exception, so that the blocks the command is in are left, each taking its own things away. Programs
-it runs have their parent's death as theirs (bench/guests/process.py), and the interfaces and device files they
+it runs have their parent's death as theirs (fastvhost/control/children.py), and the interfaces and device files they
 made go with them. What can be left behind by SIGKILL is a directory, and that one is known by a lock nobody holds.
 """
 

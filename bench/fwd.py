@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.backends import ROOT, BackEndError
+from fastvhost.control.children import dying_with_us
 
 START_SECONDS = 10.0
 
@@ -21,7 +22,7 @@ def forwarder(directory: Path, sockets: Sequence[str], *options: str) -> Iterato
     for path in sockets:
         command += ["--port", path]
     with (directory / "fwd.log").open("w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+        process = subprocess.Popen(dying_with_us(command), cwd=ROOT, stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + START_SECONDS
         while not all(Path(path).exists() for path in sockets):

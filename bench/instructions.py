@@ -8,6 +8,7 @@ usage: python -m bench.instructions [--record]
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import re
@@ -102,14 +103,19 @@ def run_cases() -> None:
         print(frames, flush=True)
 
 
-def main(arguments: list[str]) -> int:
-    if "--inside" in arguments:
+def main() -> int:
+    about = (__doc__ or "").partition("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m bench.instructions", description=about)
+    parser.add_argument("--record", action="store_true")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    o = parser.parse_args()
+    if o.inside:
         run_cases()
         return 0
     counted = count()
     for case in CASES:
         print(f"{case.name:40} {counted[case.name]:8.1f} instructions per frame (budget {case.budget:g})")
-    if "--record" in arguments:
+    if o.record:
         from bench.record import write
 
         write("instructions", [
@@ -120,4 +126,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

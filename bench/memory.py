@@ -7,6 +7,7 @@ divides the difference. Guests' memory is shared memory (RssShmem, or hugepages)
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import re
 import sys
@@ -43,15 +44,18 @@ def measure(pairs: int) -> int:
         return resident_kib(process.pid)
 
 
-def main(arguments: list[str]) -> int:
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.memory", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--no-record", action="store_true")
+    o = parser.parse_args()
     one, many = measure(1), measure(PAIRS)
     each = (many - one) / (PAIRS - 1)
     print(f"{one} KiB with one pair of ports, {many} KiB with {PAIRS}: {each:.0f} KiB for each extra pair")
-    if "--no-record" not in arguments:
+    if not o.no_record:
         figure = {"bench": "memory per extra port pair", "unit": "KiB", "median": round(each), "one_pair": one}
         write("memory", [figure | {"pairs": PAIRS}])
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

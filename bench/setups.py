@@ -50,7 +50,7 @@ SETUPS = {
     ),
     "packed-split": Setup(
         "Is a packed ring as fast as a split one?",
-        "fastvhost@packed,fastvhost,fastvhost@packed+in-order,fastvhost@in-order", cases((64, 512, 1518)),
+        "fastvhost@packed,fastvhost,fastvhost@packed+in-order,fastvhost@in-order,probe", cases((64, 512, 1518)),
     ),
     "packed-split-dpdk": Setup(
         "The same with DPDK's own driver as both guests, which writes all it hands over anew.",

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from bench.measure import per_unit
+from fastvhost.control.children import dying_with_us
 from fastvhost.driver.guests import Guests
 
 FRAMES = 200_000
@@ -26,7 +27,7 @@ def sockets() -> Iterator[tuple[str, str]]:
         a, b, control = (str(Path(name) / s) for s in ("a.sock", "b.sock", "c.sock"))
         command = [sys.executable, "-m", "fastvhost", "fwd", "--port", a, "--port", b, "--control", control]
         command += ["--cores", str(min(os.sched_getaffinity(0)))]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(dying_with_us(command), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             yield a, b
         finally:

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.backends import INSTRUMENTS, ROOT, BackEnd, BackEndError, compiled
+from fastvhost.control.children import dying_with_us
 
 SETTLE_SECONDS = 0.1
 CONNECT_SECONDS = 40.0
@@ -34,7 +35,7 @@ class Pair:
         self.progress = threading.Event()
         self._running = True
         self._guests = subprocess.Popen(
-            self._command(guest_arguments),
+            dying_with_us(self._command(guest_arguments)),
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=back_end._log, text=True,
             start_new_session=True,
         )  # fmt: skip

@@ -16,6 +16,7 @@ import time
 
 from bench.backends import BackEnd, BackEndError
 from bench.turns import SETTLE_SECONDS
+from fastvhost.control.children import dying_with_us
 
 ANSWER_SECONDS = 20.0
 PROMPT = "testpmd> "
@@ -41,12 +42,12 @@ class VirtioUserPair:
             for i, path in enumerate((back_end.a, back_end.b))
         ]
         self._guests = subprocess.Popen(
-            [
+            dying_with_us([
                 # --no-huge: memory from one memfd. stdbuf: answers come when they are given.
                 "stdbuf", "-oL", "dpdk-testpmd", "--lcores", f"0@{core},1@{core}", "--main-lcore", "0", "--no-pci",
                 "--no-telemetry", "--no-huge", "--no-shconf", "-m", "256", *devices, "--",
                 "-i", "--forward-mode=io", "--total-num-mbufs=16384", f"--txd={RING_SIZE}", f"--rxd={RING_SIZE}",
-            ],
+            ]),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=back_end._log, text=True, bufsize=1,
             start_new_session=True, env={**os.environ, "RUNTIME_DIRECTORY": str(back_end.directory)},
         )  # fmt: skip

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, ClassVar, Self
 
 from bench.guests.waits import wait_until
+from fastvhost.control.children import dying_with_us
 
 LINES_SHOWN = 25
 
@@ -35,7 +36,7 @@ class Process:
         self.log_path = _unused(directory, name)
         with self.log_path.open("wb") as log:
             self.popen: subprocess.Popen[bytes] = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", *map(str, command)],
+                dying_with_us(command),
                 stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from fastvhost.control.children import dying_with_us
 from fastvhost.control.errors import RuntimeFailure
 
 START_SECONDS = 10.0
@@ -32,10 +33,12 @@ def forwarder(directory: Path, core: int | None, log: Path | None = None) -> Ite
     if log is None:
         print("$ " + " ".join(["fastvhost", *command[3:]]), flush=True)
         # Its last counters go to stdout like ours: they are a part of what is shown.
-        process = subprocess.Popen(command, cwd=directory, env=_environment())
+        process = subprocess.Popen(dying_with_us(command), cwd=directory, env=_environment())
     else:
         with log.open("w") as lines:
-            process = subprocess.Popen(command, cwd=directory, env=_environment(), stdout=lines, stderr=lines)
+            process = subprocess.Popen(
+                dying_with_us(command), cwd=directory, env=_environment(), stdout=lines, stderr=lines
+            )
     try:
         with _ended_by_signals():
             _await_sockets(process, [directory / name for name in SOCKETS], log)

@@ -6,40 +6,55 @@ import contextlib
 import os
 import signal
 import subprocess
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bench.guests.short_dir import short_dir
+from bench.guests.waits import wait_until
 from tests.unit.forwarder import ENVIRONMENT, FASTVHOST
+from tests.unit.test_children import runs
 
 
 def ports_of(place: Path) -> list[Path]:
     return list(place.glob("fastvhost-*/*.sock"))
 
 
+@contextlib.contextmanager
+def running(verb: str, place: Path) -> Iterator[subprocess.Popen[str]]:
+    """One of them, since its fwd listens; whatever it left of itself is ended."""
+    process = subprocess.Popen(
+        [*FASTVHOST, verb, "--seconds", "60"],
+        env=ENVIRONMENT | {"TMPDIR": str(place)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        wait_until("its fwd listens", 10, lambda: len(ports_of(place)) == 3)
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.parametrize("verb", ["demo", "bench"])
+def test_who_is_killed_leaves_no_forwarder(verb: str) -> None:
+    with short_dir() as place, running(verb, place) as process:
+        (child,) = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
+        assert runs(child)
+        process.kill()
+        wait_until("its fwd has died", 10, lambda: not runs(child))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("verb", ["demo", "bench"])
 def test_who_is_told_to_end_leaves_no_forwarder_and_no_file(verb: str, number: signal.Signals) -> None:
     with short_dir() as place:
-        process = subprocess.Popen(
-            [*FASTVHOST, verb, "--seconds", "60"],
-            env=ENVIRONMENT | {"TMPDIR": str(place)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-            start_new_session=True,
-        )  # fmt: skip
-        try:
-            deadline = time.monotonic() + 10
-            while len(ports_of(place)) < 3 and time.monotonic() < deadline:
-                time.sleep(0.01)
-            assert len(ports_of(place)) == 3
+        with running(verb, place) as process:
             process.send_signal(number)
             _, said = process.communicate(timeout=10)
             assert process.returncode == 1
             assert f"fastvhost: ended by {number.name} before it was done" in said
             assert ports_of(place) == []
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
         assert not list(place.glob("fastvhost-*"))

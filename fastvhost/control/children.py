@@ -1,0 +1,32 @@
+"""Programs that die with the one that started them, whatever ends that: SIGKILL leaves nobody the time to end them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# In the child, until it becomes the program. A parent that died before the wish was known to the kernel is another
+# one by now. The wish outlives execve, and is made here because code between fork and execve may not take locks.
+FIRST = """
+import ctypes, os, sys
+PR_SET_PDEATHSIG, SIGKILL = 1, 9
+if ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL) or os.getppid() != int(sys.argv[1]):
+    sys.exit(1)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
+
+def dying_with_us(command: Sequence[str | Path]) -> list[str]:
+    """The words to start a command with, so that the kernel kills it when the thread that starts it ends.
+
+    prctl(2), PR_SET_PDEATHSIG: of that thread, not of its process, so this is for the main thread, or one that stays.
+    Raises FileNotFoundError where there is no such program.
+    """
+    program = str(command[0])
+    if shutil.which(program) is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), program)
+    return [sys.executable, "-ISc", FIRST, str(os.getpid()), *map(str, command)]
