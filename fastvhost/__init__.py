@@ -13,6 +13,7 @@ from fastvhost._version import __version__
 
 if TYPE_CHECKING:
     from fastvhost.control.attachment import Attachment, attach
+    from fastvhost.control.errors import FastvhostError, RuntimeFailure, UsageError
     from fastvhost.dataplane.door import Door
     from fastvhost.dataplane.guest_memory import GuestMemory, Mapping, MemoryRefusedError
     from fastvhost.dataplane.port import Counters, NullPort, Port
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "Attachment": "control.attachment",
     "attach": "control.attachment",
+    "FastvhostError": "control.errors",
+    "RuntimeFailure": "control.errors",
+    "UsageError": "control.errors",
     "Burst": "dataplane.ports.endpoint",
     "Endpoint": "dataplane.ports.endpoint",
     "EndpointClosedError": "dataplane.ports.endpoint",
@@ -49,12 +53,15 @@ __all__ = [
     "Door",
     "Endpoint",
     "EndpointClosedError",
+    "FastvhostError",
     "GuestMemory",
     "Mapping",
     "MemoryRefusedError",
     "NullPort",
     "Port",
     "RingRefusedError",
+    "RuntimeFailure",
+    "UsageError",
     "VhostUserService",
     "VirtioPort",
     "Wire",

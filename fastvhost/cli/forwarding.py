@@ -51,7 +51,7 @@ def forward(settings: FwdConfig, parts: Parts | None = None) -> int:
         log.warning("%s", warning)
     for name in settings.unwired:
         log.warning(
-            "port %s: no wire leads on from it, its frames drop as no_egress; join it with --wire %s:OTHER", name, name
+            "port %s: no wire joins it to another, %s; give --wire %s:OTHER", name, settings.without_a_wire(name), name
         )
     os.sched_setaffinity(0, plan.control_cores)
     switch = Switch(settings, plan, parts)

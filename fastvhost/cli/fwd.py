@@ -19,7 +19,7 @@ from fastvhost.control.units import format_cores, format_duration
 # Long option, what its value is called, and what it does. Values are text here; control.config makes sense of them,
 # from a file and from the command line alike.
 OPTIONS = (
-    ("forward", "patch|learn", "patch: pair ports 0-1, 2-3, ... or as --wire says (default)"),
+    ("forward", "patch|learn", "patch (default): what --wire says; learn is not in this version"),
     (
         "on-full",
         "hold|drop",
@@ -29,26 +29,35 @@ OPTIONS = (
     ("cores", "LIST", "one worker on each core of a list such as 0,2-3; default: one, where it disturbs least"),
     ("idle", "adaptive|poll|interrupt", "without frames: nap, then sleep (default); go on polling; or sleep at once"),
     ("idle-sleep-max", "TIME", "the longest nap of --idle adaptive; default 50us"),
-    ("stats-period", "SECONDS", "print counters and rates so often"),
+    ("stats-period", "SECONDS", "print counters and rates every so many seconds"),
     ("control", "PATH", "control socket; default: in the runtime directory, where fastvhost stats and show find it"),
     ("socket-group", "GROUP", "group that may connect to the sockets (mode 0660)"),
     ("config", "FILE.toml", "read options from a file"),
 )
-PORT_HELP = """KIND:VALUE[,key=value...], or a path that ends in .sock: vhost-user:PATH[,mode=server|client][,queues=N],
-cuse:NAME[,queues=N], tap:NAME[,queues=N][,mtu=N][,persist=yes][,owner=USER], packet:IFACE,
-xdp:IFACE[,queues=N], pcap:IFACE, pcap-file:[in=FILE][,out=FILE][,loop=yes][,timed=yes] or null:, every kind with
-name=NAME. The order of --port is the port number"""
+PORTS = """\
+ports:
+  vhost-user:PATH[,mode=server|client][,queues=N]
+  cuse:NAME[,queues=N]
+  tap:NAME[,queues=N][,mtu=N][,persist=yes][,owner=USER]
+  packet:IFACE
+  xdp:IFACE[,queues=N]
+  pcap:IFACE
+  pcap-file:[in=FILE][,out=FILE][,loop=yes][,timed=yes]
+  null:
+A path that ends in .sock is vhost-user:PATH. Every kind takes name=NAME, too.
+The order of --port is the port number."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of CLI.md."""
+    parser.epilog = PORTS
     add = parser.add_argument
-    add("--port", action="append", metavar="SPEC", help=PORT_HELP)
-    add("--wire", action="append", metavar="A:B", help="join the ports of these names")
+    add("--port", action="append", metavar="SPEC", help="a port, two of them at least; the kinds are listed below")
+    add("--wire", action="append", metavar="A:B", help="join the ports of these names; default: 0 and 1, 2 and 3, ...")
     for option, value, meaning in OPTIONS:
         add(f"--{option}", metavar=value, help=meaning)
     add("--json", action="store_const", const=True, help="print one JSON object per line")
-    add("--check", action="store_true", help="check configuration and host, print what would run, and leave")
+    add("--check", action="store_true", help="check options, sockets, group and cores, print what would run, and leave")
     add("--log-level", choices=("debug", "info", "warning"), default="info", help="how much to say on stderr")
 
 
@@ -68,13 +77,14 @@ def run(arguments: argparse.Namespace) -> int:
 def _check(settings: FwdConfig) -> int:
     from fastvhost.control import preflight
 
-    preflight.check(settings)
+    in_the_way = preflight.check_for_later(settings)
     plan = host.plan_cores(settings.cores, host.observe(), settings.most_workers)
+    warnings = [*in_the_way, *plan.warnings]
     if settings.json:
-        print(json.dumps(_as_json(settings, plan)))
+        print(json.dumps({**_as_json(settings, plan), "warnings": warnings}))
     else:
         print("\n".join(_lines(settings, plan)))
-    for warning in plan.warnings:
+    for warning in warnings:
         print(f"fastvhost: warning: {warning}", file=sys.stderr)
     return 0
 
@@ -82,7 +92,7 @@ def _check(settings: FwdConfig) -> int:
 def _lines(settings: FwdConfig, plan: host.CorePlan) -> list[str]:
     lines = [f"port {number} {port.name}: {port}" for number, port in enumerate(settings.ports)]
     lines += [f"wire: {left} <-> {right}" for left, right in settings.wires]
-    lines += [f"not wired, frames from it drop as no_egress: {name}" for name in settings.unwired]
+    lines += [f"not wired, {settings.without_a_wire(name)}: {name}" for name in settings.unwired]
     hold = f"hold, {format_duration(settings.hold_timeout)} without progress" if settings.on_full == "hold" else "drop"
     lines.append(f"on full: {hold}")
     naps = f", naps up to {format_duration(settings.idle_sleep_max)}" if settings.idle == "adaptive" else ""
@@ -109,5 +119,4 @@ def _as_json(settings: FwdConfig, plan: host.CorePlan) -> dict[str, Any]:
         "idle_sleep_max": settings.idle_sleep_max,
         "worker_cores": list(plan.worker_cores),
         "control_cores": sorted(plan.control_cores),
-        "warnings": list(plan.warnings),
     }

@@ -67,15 +67,27 @@ class FwdConfig:
     @property
     def directions(self) -> tuple[tuple[str, str | None], ...]:
         """Who sends to whom, in the order in which workers get them."""
-        ways = [way for left, right in self.wires for way in ((left, right), (right, left))]
+        ways: list[tuple[str, str | None]] = []
+        for left, right in self.wires:
+            ways += [(left, right), (right, left)]
         # A guest without a wire must not hang: its frames are taken and counted as no_egress.
-        return (*ways, *((name, None) for name in self.unwired))
+        ways += [(name, None) for name in self.unwired]
+        # Nothing ever comes out of a null: port, and no core is to wait for it.
+        return tuple(way for way in ways if way[0] not in self._silent)
+
+    def without_a_wire(self, name: str) -> str:
+        """What becomes of an unwired port."""
+        return "no frame reaches it" if name in self._silent else "frames from it drop as no_egress"
+
+    @property
+    def _silent(self) -> set[str]:
+        return {port.name for port in self.ports if port.kind == "null"}
 
     @property
     def most_workers(self) -> int:
         """More than so many would have none of the queue pairs, as the switch spreads them."""
         pairs = {port.name: port.queues for port in self.ports}
-        return max(number + pairs[ingress] for number, (ingress, _) in enumerate(self.directions))
+        return max((number + pairs[ingress] for number, (ingress, _) in enumerate(self.directions)), default=1)
 
 
 def read_file(path: str) -> dict[str, object]:

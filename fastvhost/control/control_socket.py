@@ -12,7 +12,6 @@ import json
 import os
 import selectors
 import socket
-import stat
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -20,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from fastvhost.control.errors import RuntimeFailure
+from fastvhost.vhostuser import socket_file
 
 MODE = 0o660
+ELSEWHERE = "name another place with --control PATH"
 MAX_CLIENTS = 16
 MAX_REQUEST_BYTES = 4096
 # An answer to show with hundreds of ports is a few hundred KiB; a client that does not read is cut off beyond this.
@@ -48,6 +49,7 @@ class ControlSocket:
         self._handlers = handlers
         self._group = group
         self._listener: socket.socket | None = None
+        self._file: socket_file.OwnFile | None = None
         self._selector = selectors.DefaultSelector()
         self._clients: dict[socket.socket, _Client] = {}
         self._wake, self._woken = socket.socketpair()
@@ -56,25 +58,23 @@ class ControlSocket:
 
     def open(self) -> None:
         """Bind and listen. A stale socket is removed, anything else in the way is an error."""
-        _remove_if_stale(self.path)
+        try:
+            socket_file.remove_stale(os.fspath(self.path), ELSEWHERE)
+        except socket_file.PathTakenError as error:
+            raise RuntimeFailure(str(error)) from error
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-        bound = False
         try:
             # Bound under a mode that lets nobody in, and opened to the group only once the group is right.
             os.fchmod(listener.fileno(), 0o600)
             listener.bind(os.fspath(self.path))
-            bound = True
+            self._file = socket_file.OwnFile(os.fspath(self.path))
             if self._group >= 0:
                 os.chown(self.path, -1, self._group)
             self.path.chmod(MODE)
             listener.listen(MAX_CLIENTS)
         except OSError as error:
-            listener.close()
-            if bound:
-                self.path.unlink(missing_ok=True)
-            raise RuntimeFailure(
-                f"{self.path}: no control socket: {error.strerror}; name another place with --control PATH"
-            ) from error
+            self._close(listener)
+            raise RuntimeFailure(f"{self.path}: no control socket: {error.strerror}; {ELSEWHERE}") from error
         self._listener = listener
         self._selector.register(listener, selectors.EVENT_READ)
         self._selector.register(self._woken, selectors.EVENT_READ)
@@ -91,15 +91,20 @@ class ControlSocket:
         if self._thread.ident is not None:
             self._thread.join(timeout)
         if self._listener is not None:
-            self._listener.close()
+            self._close(self._listener)
             self._listener = None
-            self.path.unlink(missing_ok=True)
         for client in list(self._clients.values()):
             client.connection.close()
         self._clients.clear()
         self._selector.close()
         self._wake.close()
         self._woken.close()
+
+    def _close(self, listener: socket.socket) -> None:
+        if self._file is not None:
+            self._file.remove()
+            self._file = None
+        listener.close()
 
     def _serve(self) -> None:
         while not self._stopping:
@@ -173,25 +178,3 @@ class ControlSocket:
         self._selector.unregister(client.connection)
         del self._clients[client.connection]
         client.connection.close()
-
-
-def _remove_if_stale(path: Path) -> None:
-    try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise RuntimeFailure(
-                f"{path}: exists and is no socket; remove it or name another place with --control PATH"
-            )
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(os.fspath(path))
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise RuntimeFailure(f"{path}: {error.strerror}; name another place with --control PATH") from error
-        else:
-            raise RuntimeFailure(
-                f"{path}: another fastvhost answers there; stop it or name another place with --control PATH"
-            )

@@ -89,16 +89,12 @@ def cores() -> Finding:
 
 def sockets(directory: Path) -> Finding:
     """Whether sockets can be made where they are wanted."""
-    try:
-        there = directory.is_dir()
-    except OSError as error:
-        return Finding("bad", f"{directory}: {error.strerror}", "choose a directory that this user may enter")
-    if not there:
-        return Finding("bad", f"{directory}: no such directory for sockets", f"mkdir -p {directory}")
-    if not os.access(directory, os.W_OK | os.X_OK):
-        return Finding(
-            "bad", f"{directory}: not writable for this user", f"sudo install -d -o {os.getuid()} -m 2770 {directory}"
-        )
+    if fault := host.directory_fault(directory):
+        remedy = {
+            host.MISSING: f"mkdir -p {directory}",
+            host.READ_ONLY: f"sudo install -d -o {os.getuid()} -m 2770 {directory}",
+        }.get(fault, "choose a directory that this user may enter")
+        return Finding("bad", f"{directory}: {fault}", remedy)
     if directory.stat().st_mode & 0o002 and not directory.stat().st_mode & 0o1000:
         return Finding("note", f"{directory}: anybody can replace a socket there", f"chmod o-w {directory}")
     return Finding("ok", f"{directory.resolve()}: sockets can be made here")

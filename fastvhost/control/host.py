@@ -1,4 +1,7 @@
-"""The host: which cores there are, who may use them, who is busy on them, and what follows for the workers. CLI.md."""
+"""The host: which cores there are, who may use them, who is busy on them, and what follows for the workers. CLI.md.
+
+And what this user may do here.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,9 @@ from fastvhost.control.units import format_cores
 BUSY_PERCENT = 20.0
 # Long enough for a tick-based figure to mean something (10 ms ticks), short enough for a start below one second.
 SAMPLE_SECONDS = 0.1
+# What a directory may lack that sockets are to be made in.
+MISSING = "no such directory"
+READ_ONLY = "not writable for this user"
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,3 +202,13 @@ def has_capability(number: int) -> bool:
     except OSError:
         return False
     return any(line.startswith("CapEff:") and int(line.split()[1], 16) >> number & 1 for line in lines)
+
+
+def directory_fault(directory: Path) -> str:
+    """Why this user cannot make sockets there: MISSING, READ_ONLY or what the system says; nothing where they can."""
+    try:
+        if not directory.is_dir():
+            return MISSING
+    except OSError as error:
+        return os.strerror(error.errno or 0)
+    return "" if os.access(directory, os.W_OK | os.X_OK) else READ_ONLY

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 from fastvhost.control import host_kinds
 from fastvhost.control.errors import UsageError
-from fastvhost.vhostuser.endpoint import MAX_PATH_BYTES
+from fastvhost.vhostuser.socket_file import MAX_PATH_BYTES
 
 MAX_QUEUE_PAIRS = 128
 Mode = Literal["server", "client"]

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import grp
 import os
-import stat
 from pathlib import Path
 
 from fastvhost.control import host
 from fastvhost.control.config import FwdConfig
+from fastvhost.control.control_socket import ELSEWHERE
 from fastvhost.control.errors import UsageError
+from fastvhost.vhostuser import socket_file
 
 MAX_ID = 2**32 - 2
 """Of users and groups: the one beyond means "leave as it is" to the kernel."""
 
 
 def check(settings: FwdConfig) -> None:
-    """Raise UsageError at the first thing that cannot work."""
+    """Before a start: raise UsageError at the first thing that cannot work."""
+    for said in check_for_later(settings):
+        raise UsageError(said)
+
+
+def check_for_later(settings: FwdConfig) -> tuple[str, ...]:
+    """The same beside whatever runs now: returns the paths that another process has, which may be gone by then."""
     _check_group(settings.socket_group, group_id(settings.socket_group))
-    for port in settings.ports:
-        if port.path:
-            _check_socket(Path(port.path), listens=port.mode == "server")
+    sockets = [(Path(port.path), port.mode == "server", "choose another path") for port in settings.ports if port.path]
     if settings.control:
-        _check_socket(Path(settings.control), listens=True)
+        sockets.append((Path(settings.control), True, ELSEWHERE))
+    return tuple(said for socket in sockets if (said := _check_socket(*socket)))
 
 
 def group_id(group: str | None) -> int:
@@ -49,25 +55,22 @@ def _check_group(name: str | None, number: int) -> None:
     )
 
 
-def _check_socket(path: Path, listens: bool) -> None:
+def _check_socket(path: Path, listens: bool, elsewhere: str) -> str:
+    """What is in its way at the moment: another process, maybe the one whose place the next start is to take."""
     directory = path.parent
+    fault = host.directory_fault(directory)
+    # A directory that is not there is made by whoever listens in it, later perhaps.
+    if fault and (listens or fault not in (host.MISSING, host.READ_ONLY)):
+        remedy = {
+            host.MISSING: f"make it with mkdir -p {directory}",
+            host.READ_ONLY: "choose another directory, or run as its owner",
+        }.get(fault, "choose a directory that this user may enter, or run as its owner")
+        raise UsageError(f"{path}: {directory}: {fault}; {remedy}")
+    look = socket_file.is_stale if listens else socket_file.is_there
     try:
-        there = directory.is_dir()
-    except OSError as error:
-        raise UsageError(
-            f"{path}: {directory}: {error.strerror}; choose a directory this user may enter, or run as its owner"
-        ) from None
-    if not there:
-        if not listens:
-            return  # the peer makes it, later perhaps
-        raise UsageError(f"{path}: there is no directory {directory}; make it with mkdir -p {directory}")
-    if listens and not os.access(directory, os.W_OK | os.X_OK):
-        raise UsageError(
-            f"{path}: {directory} is not writable for this user; choose another directory or run as its owner"
-        )
-    try:
-        mode = path.lstat().st_mode
-    except OSError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise UsageError(f"{path}: exists and is no socket; remove it or choose another path")
+        look(str(path), elsewhere)
+    except socket_file.PathInUseError as error:
+        return str(error)
+    except socket_file.PathTakenError as error:
+        raise UsageError(str(error)) from None
+    return ""

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from fastvhost.vhostuser.endpoint import MAX_PATH_BYTES
+from fastvhost.vhostuser.socket_file import MAX_PATH_BYTES
 
 PREFIX = "fwd-"
 

@@ -6,7 +6,9 @@ import re
 
 from fastvhost.control.errors import UsageError
 
-SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "": 1.0}
+# How many make a second, or how many seconds one makes: whole numbers, so that 50us become 5e-05 and nothing beside it.
+PER_SECOND = {"us": 1_000_000, "ms": 1_000, "s": 1, "": 1}
+SECONDS = {"m": 60}
 # Linux itself knows 8192 CPUs at the most (NR_CPUS on x86-64); a larger number is a slip of the finger.
 MAX_CORE = 8191
 
@@ -16,7 +18,7 @@ def duration(option: str, value: object, least: float, most: float) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*(us|ms|s|m|)", _text(value))
     if not match:
         raise UsageError(f"--{option} {value}: not a duration; write 50us, 100ms, 2s or a number of seconds")
-    seconds = float(match[1]) * SECONDS[match[2]]
+    seconds = float(match[1]) * SECONDS.get(match[2], 1) / PER_SECOND.get(match[2], 1)
     if not least <= seconds <= most:
         raise UsageError(f"--{option} {value}: out of range; use {format_duration(least)} to {format_duration(most)}")
     return seconds
@@ -25,9 +27,9 @@ def duration(option: str, value: object, least: float, most: float) -> float:
 def format_duration(seconds: float) -> str:
     """The shortest of 50us, 100ms, 2s."""
     for unit in ("s", "ms"):
-        if seconds >= SECONDS[unit]:
-            return f"{seconds / SECONDS[unit]:g}{unit}"
-    return f"{seconds * 1e6:g}us"
+        if seconds * PER_SECOND[unit] >= 1:
+            return f"{seconds * PER_SECOND[unit]:g}{unit}"
+    return f"{seconds * PER_SECOND['us']:g}us"
 
 
 def core_list(value: object) -> tuple[int, ...]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -44,6 +46,10 @@ def by_connecting(path: str) -> Approach:
     """On a socket of theirs, where the peer may not even have accepted yet."""
 
     def nobody(reason: str) -> str:
+        if reason == os.strerror(errno.EACCES):
+            # The socket is the guest's: QEMU makes it with its umask, which lets no group write it. unix(7)
+            remedy = f"let the user of this process write the socket (chmod g+w {path}) and enter its directory"
+            return f"cannot connect yet ({reason}), trying on; {remedy}"
         needed = _qemu(path, "server=on,wait=off")
         return f"cannot connect yet ({reason or 'no answer'}), trying on; a guest needs {needed}"
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import grp
 import os
 import random
 import socket
-import stat
 import time
 from collections.abc import Callable
 
 from fastvhost.frontend.errors import ServiceError
+from fastvhost.vhostuser import socket_file
+from fastvhost.vhostuser.socket_file import MAX_PATH_BYTES
 
-MAX_PATH_BYTES = 107
-"""sockaddr_un has 108, the last is 0."""
 BACKLOG = 8
 FIRST_RETRY, LAST_RETRY = 0.1, 2.0
 
@@ -50,14 +48,12 @@ class Listener:
         directory = os.path.dirname(path) or "."  # noqa: PTH120
         if not os.path.isdir(directory):  # noqa: PTH112
             raise ServiceError(f"{path}: no such directory; mkdir -p {directory}")
-        _remove_stale(path)
-        self._path = path
+        socket_file.remove_stale(path)
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-        self._identity: tuple[int, int] | None = None
+        self._file: socket_file.OwnFile | None = None
         try:
             self._sock.bind(path)
-            info = os.lstat(path)
-            self._identity = info.st_dev, info.st_ino
+            self._file = socket_file.OwnFile(path)
             # Nobody can connect before listen(), so its permissions are right from the first connection on.
             os.chmod(path, mode)  # noqa: PTH101
             if gid is not None:
@@ -80,13 +76,10 @@ class Listener:
 
     def close(self) -> None:
         """Idempotent."""
+        if self._file is not None:
+            self._file.remove()
+            self._file = None
         self._sock.close()
-        if self._identity is not None:
-            with contextlib.suppress(OSError):
-                info = os.lstat(self._path)
-                if (info.st_dev, info.st_ino) == self._identity:
-                    os.unlink(self._path)  # noqa: PTH108
-            self._identity = None
 
 
 class Dialer:
@@ -133,32 +126,3 @@ def _group(group: str | None) -> int | None:
         return int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
     except KeyError:
         raise ServiceError(f"no group {group!r} on this machine; see `getent group`") from None
-
-
-def _remove_stale(path: str) -> None:
-    """Remove a socket nobody answers on; raise ServiceError for anything else that is in the way."""
-    try:
-        info = os.lstat(path)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise ServiceError(f"{path}: {error.strerror}", "os") from error
-    if not stat.S_ISSOCK(info.st_mode):
-        raise ServiceError(f"{path}: exists and is no socket; move it away or choose another path")
-    try:
-        _connect(path).close()
-    except ConnectionRefusedError:
-        try:
-            os.unlink(path)  # noqa: PTH108
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise ServiceError(f"{path}: a stale socket that cannot be removed: {error.strerror}", "os") from error
-        return
-    except FileNotFoundError:
-        return
-    except BlockingIOError:
-        pass
-    except OSError as error:
-        raise ServiceError(f"{path}: exists, cannot be tried: {error.strerror}; remove it if stale", "os") from error
-    raise ServiceError(f"{path}: another process answers on it; stop that one or choose another path")

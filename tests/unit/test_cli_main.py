@@ -17,7 +17,7 @@ from fastvhost.cli import main as entry
 from fastvhost.cli import show
 from fastvhost.cli.example import lines
 from fastvhost.cli.text import si, table
-from fastvhost.control.port_spec import parse
+from fastvhost.control.port_spec import KIND_KEYS, parse
 
 Captured = pytest.CaptureFixture[str]
 
@@ -59,6 +59,19 @@ def test_every_verb_has_help(verb: str, capsys: Captured) -> None:
     assert capsys.readouterr().out.startswith(f"usage: fastvhost {verb}")
 
 
+def test_the_help_of_fwd_spells_every_kind_of_port_on_a_line_of_its_own(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        entry.main(["fwd", "--help"])
+    said = capsys.readouterr().out.split("\nports:\n")[1].splitlines()
+    for kind, keys in KIND_KEYS.items():
+        (line,) = [line for line in said if line.startswith(f"  {kind}:")]
+        assert len(line) <= 80
+        assert all(f"{key}=" in line for key in keys), line
+
+
 def test_check_prints_what_would_run_and_starts_nothing(capsys: Captured) -> None:
     with short_dir() as directory:
         ports = ["--port", f"{directory}/a.sock", "--port", f"{directory}/b.sock,mode=client", "--port", "null:"]
@@ -66,7 +79,7 @@ def test_check_prints_what_would_run_and_starts_nothing(capsys: Captured) -> Non
         out = capsys.readouterr().out
         assert f"port 0 a: vhost-user:{directory}/a.sock" in out
         assert "wire: a <-> b" in out
-        assert "null" in out
+        assert "not wired, no frame reaches it: null" in out
         assert list(directory.iterdir()) == []
         assert entry.main(["fwd", *ports, "--wire", "a:b", "--check", "--json"]) == 0
         plan = json.loads(capsys.readouterr().out)

@@ -184,6 +184,14 @@ def test_a_second_one_on_the_same_socket_is_refused_and_the_first_undisturbed() 
         assert fwd.end()[0] == 0
 
 
+def test_check_beside_a_running_one_warns_of_its_paths_and_finds_the_configuration_good() -> None:
+    with forwarder() as fwd:
+        checked = fastvhost("fwd", "--port", "a.sock", "--port", "c.sock", "--json", "--check", cwd=fwd.directory)
+        assert checked.returncode == 0
+        assert "fastvhost: warning: a.sock: another process answers on it; stop that one or" in checked.stderr
+        assert json.loads(checked.stdout)["warnings"][0].startswith("a.sock: another process answers on it")
+
+
 def test_what_a_killed_one_left_behind_is_no_hindrance() -> None:
     with forwarder() as fwd:
         fwd.process.kill()
@@ -261,7 +269,7 @@ def test_a_guest_without_a_neighbour_does_not_hang() -> None:
         fwd.end()
         assert sent.a_to_b.sent_frames > 2000
         assert sent.b_to_a.sent_frames > 2000
-        assert "no wire leads on from it" in fwd.log
+        assert "no wire joins it to another, frames from it drop as no_egress" in fwd.log
         assert re.search(r"dropped from b: no_egress \d{4,}", fwd.out)
 
 

@@ -57,6 +57,9 @@ def test_no_more_workers_share_a_way_than_it_has_queue_pairs() -> None:
         (("a.sock,queues=4", "b.sock"), 4),
         (("a.sock", "b.sock,queues=4"), 5),
         (("a.sock,queues=3", "b.sock,queues=3", "c.sock", "null:"), 4),
+        (("a.sock", "null:"), 1),
+        (("null:", "a.sock,queues=2"), 2),
+        (("a.sock", "null:", "b.sock", "null:,name=n"), 2),
     ],
 )
 def test_every_worker_up_to_the_most_has_work_and_one_more_has_none(ports: tuple[str, ...], most: int) -> None:

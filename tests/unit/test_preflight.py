@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,13 +64,39 @@ def test_a_directory_that_may_not_be_entered_is_named_with_the_reason(directory:
 
 def test_links_that_go_round_in_circles_are_no_directory(directory: Path) -> None:
     (directory / "loop").symlink_to("loop")
-    assert f"there is no directory {directory}/loop" in refusal(directory / "loop" / "a.sock", "null:")
+    said = refusal(directory / "loop" / "a.sock", "null:")
+    assert said.endswith(f": {directory}/loop: no such directory; make it with mkdir -p {directory}/loop")
 
 
 def test_a_control_socket_in_a_ports_place_is_refused_however_it_is_spelt(directory: Path) -> None:
     (directory / "link").symlink_to(".")
     said = refusal(directory / "a.sock", "null:", control=f"{directory}/link/a.sock")
     assert "port 'a' has this socket; give each its own" in said
+
+
+def test_a_path_on_which_another_process_answers_is_refused_at_a_start_and_that_one_hears_nothing_of_it(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(directory)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind("a.sock")
+        other.listen()
+        other.setblocking(False)
+        (directory / "a.sock").chmod(0o666)
+        for path in ("a.sock", f"{directory}/a.sock"):
+            said = "a.sock: another process answers on it; stop that one or "
+            (warning,) = preflight.check_for_later(config.build({"port": [path, "null:"]}))
+            assert warning.endswith(f"{said}choose another path")
+            assert refusal(path, "null:") == warning
+            (warning,) = preflight.check_for_later(config.build({"port": ["b.sock", "null:"], "control": path}))
+            assert warning.endswith(f"{said}name another place with --control PATH")
+        with pytest.raises(BlockingIOError):
+            other.accept()
+        # Where somebody answers is where a client wants to go.
+        assert preflight.check_for_later(config.build({"port": ["a.sock,mode=client", "null:"]})) == ()
+    # Now it is a stale one, which the start removes, and not the check.
+    assert preflight.check_for_later(config.build({"port": ["a.sock", "null:"]})) == ()
+    assert (directory / "a.sock").exists()
 
 
 def test_a_group_that_the_user_is_no_member_of_is_refused_before_anything_starts(directory: Path) -> None:
@@ -110,6 +137,13 @@ def test_doctor_goes_through_where_the_compiled_part_is_missing(
     said = capsys.readouterr().out
     assert "bad   the compiled data plane does not load" in said
     assert "pip install --force-reinstall ." in said
+
+
+def test_a_program_catches_what_attach_refuses_by_a_public_name() -> None:
+    with pytest.raises(fastvhost.UsageError):
+        attach("nothing")
+    assert issubclass(fastvhost.RuntimeFailure, fastvhost.FastvhostError)
+    assert {"FastvhostError", "UsageError", "RuntimeFailure"} <= set(fastvhost.__all__)
 
 
 def test_an_interface_that_is_no_tap_is_named_and_nobody_is_told_to_delete_it() -> None:

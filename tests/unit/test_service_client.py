@@ -7,6 +7,7 @@ import socket
 import time
 from pathlib import Path
 
+from fastvhost.frontend import advice
 from fastvhost.vhostuser import endpoint
 from fastvhost.vhostuser.message import Request
 from tests.frontend import Frontend
@@ -52,6 +53,14 @@ def test_a_client_whose_peer_hangs_up_at_once_tries_less_and_less_often(director
                 accepted += 1
         assert 2 <= accepted <= 6  # at 0, 0.1, 0.3, 0.7 s, ...
         rig.close()
+
+
+def test_a_socket_that_may_not_be_written_is_a_matter_of_rights_and_not_of_a_missing_guest() -> None:
+    nobody = advice.by_connecting("/run/a.sock").nobody
+    assert "a guest needs QEMU -chardev socket,id=c0,path=/run/a.sock,server=on" in nobody("nobody listens there")
+    refused = nobody("Permission denied")
+    assert "a guest needs" not in refused
+    assert "chmod g+w /run/a.sock" in refused
 
 
 def test_the_wait_between_attempts_grows_to_two_seconds_and_no_further(directory: Path) -> None:

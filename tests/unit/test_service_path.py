@@ -66,6 +66,38 @@ def test_a_socket_somebody_answers_on_with_a_full_queue_is_left_alone(directory:
             endpoint.Listener(str(path), 0o660, None)
 
 
+def test_a_socket_that_is_about_to_listen_is_left_alone(directory: Path) -> None:
+    path = directory / "a.sock"
+    with socket.socket(socket.AF_UNIX) as early:
+        early.bind(str(path))
+        with pytest.raises(ServiceError, match="another process answers"):
+            endpoint.Listener(str(path), 0o660, None)
+        assert path.exists()
+
+
+def test_a_socket_that_is_looked_at_hears_nothing_of_it(directory: Path) -> None:
+    path = directory / "a.sock"
+    with socket.socket(socket.AF_UNIX) as busy:
+        busy.bind(str(path))
+        busy.listen()
+        busy.setblocking(False)
+        with pytest.raises(ServiceError, match="another process answers"):
+            endpoint.Listener(str(path), 0o660, None)
+        with pytest.raises(BlockingIOError):
+            busy.accept()
+
+
+def test_a_socket_whose_listener_is_gone_is_stale_though_its_connections_live_on(directory: Path) -> None:
+    path = directory / "a.sock"
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(str(path))
+        left_behind.listen()
+        client = endpoint._connect(str(path))
+        accepted = left_behind.accept()[0]
+    with client, accepted:
+        endpoint.Listener(str(path), 0o660, None).close()
+
+
 def test_a_file_that_is_no_socket_is_left_alone(directory: Path) -> None:
     path = directory / "a.sock"
     path.write_text("precious")
