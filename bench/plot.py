@@ -24,14 +24,15 @@ NOTHING = "Not recorded yet.\n"
 Record = dict[str, Any]
 
 
-def newest(*names: str) -> list[Record]:
+def newest(*names: str, on_each_machine: bool = False) -> list[Record]:
     """The last record of each load, in the order of frame sizes."""
-    found: dict[tuple[str, str], Record] = {}
+    found: dict[tuple[str, ...], Record] = {}
     for name in names:
         path = RESULTS / f"{name}.jsonl"
         for line in path.read_text().splitlines() if path.exists() else ():
             record = json.loads(line)
-            found[record.get("size", record["bench"]), record.get("guests", "")] = record
+            machine = record["machine"]["cpu"] if on_each_machine else ""
+            found[record.get("size", record["bench"]), record.get("guests", ""), machine] = record
     order = list(found.values())
     return sorted(order, key=lambda r: int(r["size"]) if str(r.get("size", "")).isdecimal() else 1 << 30)
 
@@ -64,6 +65,20 @@ def compared(records: list[Record], *, shape: bool = False) -> str:
         for r in records
     ]
     return f"{grid([head, *rows])}\n{records[0]['unit']}; {source(records)}\n"
+
+
+def machines() -> str:
+    """The ratios of split rings, on whatever machine they were recorded."""
+    records = newest("rates", on_each_machine=True)
+    if not records:
+        return NOTHING
+    ratios = list(dict.fromkeys(name for r in records for name in r["ratios"]))
+    rows = [["bytes, machine", "a line crosses, ns", *ratios, "commit"]]
+    for r in records:
+        crossing = spread(r["crossing_ns"]) if "crossing_ns" in r else ""
+        found = (spread(r["ratios"][name]) if name in r["ratios"] else "" for name in ratios)
+        rows.append([f"{r['size']}, {r['machine']['cpu']}", crossing, *found, r["commit"]])
+    return grid(rows)
 
 
 def load(record: Record) -> str:
@@ -151,6 +166,7 @@ TABLES: dict[str, Callable[[], str]] = {
         "rates.svg", "rate by frame size",
         with_picture("ratios.svg", "paired ratios by frame size", compared(newest("rates", "rates-between"))),
     ),
+    "machines": machines,
     "packed": lambda: compared(newest("packed"), shape=True),
     "packed-split": lambda: compared(newest("packed-split")),
     "packed-split-dpdk": lambda: compared(newest("packed-split-dpdk"), shape=True),

@@ -24,6 +24,7 @@ def test_the_page_and_the_plots_are_what_the_script_makes_of_the_committed_resul
 
 def test_every_table_has_its_place_on_the_page_and_every_place_its_table() -> None:
     assert sorted(match["name"] for match in plot.MARK.finditer(plot.PAGE.read_text())) == sorted(plot.TABLES)
+CROSSING = {"median": 90.0, "q1": 60.0, "q3": 260.0}
 
 
 def record(size: str, median: float) -> dict[str, object]:
@@ -52,6 +53,19 @@ def test_the_newest_record_of_a_load_counts_and_sizes_stand_in_order(results: Pa
     assert [row.split(" | ")[0] for row in rows[2:6]] == ["| 64", "| 256", "| 1518", "| imix"]
     assert "40.00 (20.00..80.00)" in rows[2]
     assert "commit 0123456789ab, 2026-01-02, CPU, 2 CPUs, kernel 6.1, gcc 1 `-O3 -g`" in rows[-1]
+
+
+def test_each_machine_has_its_newest_ratios_side_by_side(results: Path) -> None:
+    other = record("64", 2) | {"machine": {"cpu": "another", "cpus": 2, "kernel": "6.1"}, "crossing_ns": CROSSING}
+    lines = [record("64", 1), other, record("64", 40), record("512", 3)]
+    (results / "rates.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    head, _, *rows = plot.TABLES["machines"]().splitlines()
+    assert head == "| bytes, machine | a line crosses, ns | fastvhost/<peer> | commit |"
+    assert rows == [
+        "| 64, CPU |  | 40.00 (20.00..80.00) | 0123456789ab |",
+        "| 64, another | 90.00 (60.00..260.00) | 2.00 (1.00..4.00) | 0123456789ab |",
+        "| 512, CPU |  | 3.00 (1.50..6.00) | 0123456789ab |",
+    ]
 
 
 def test_plots_are_well_formed_and_show_every_back_end(results: Path) -> None:
