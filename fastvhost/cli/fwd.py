@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for option, value, meaning in OPTIONS:
         add(f"--{option}", metavar=value, help=meaning)
     add("--json", action="store_const", const=True, help="print one JSON object per line")
-    add("--check", action="store_true", help="check options, sockets, group and cores, print what would run, and leave")
+    add("--check", action="store_true", help="check options, files, group and cores, print what would run, and leave")
     add("--log-level", choices=("debug", "info", "warning"), default="info", help="how much to say on stderr")
 
 

@@ -211,4 +211,4 @@ def directory_fault(directory: Path) -> str:
             return MISSING
     except OSError as error:
         return os.strerror(error.errno or 0)
-    return "" if os.access(directory, os.W_OK | os.X_OK) else READ_ONLY
+    return "" if os.access(directory, os.W_OK | os.X_OK, effective_ids=True) else READ_ONLY

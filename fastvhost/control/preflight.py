@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grp
 import os
+import stat
 from pathlib import Path
 
 from fastvhost.control import host
@@ -25,6 +26,9 @@ def check(settings: FwdConfig) -> None:
 def check_for_later(settings: FwdConfig) -> tuple[str, ...]:
     """The same beside whatever runs now: returns the paths that another process has, which may be gone by then."""
     _check_group(settings.socket_group, group_id(settings.socket_group))
+    for port in settings.ports:
+        _check_played(port.option("in"))
+        _check_recorded(port.option("out"))
     sockets = [(Path(port.path), port.mode == "server", "choose another path") for port in settings.ports if port.path]
     if settings.control:
         sockets.append((Path(settings.control), True, ELSEWHERE))
@@ -53,6 +57,32 @@ def _check_group(name: str | None, number: int) -> None:
         f"--socket-group {name}: user {user} is no member of it; add it (usermod -aG {name} USER, then log in again), "
         "or run as root"
     )
+
+
+def _check_played(path: str) -> None:
+    """A capture file; a pipe is whoever writes it's, and not to be opened twice."""
+    try:
+        if path and stat.S_ISREG(os.stat(path).st_mode):
+            os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        raise UsageError(f"pcap-file {path}: {error.strerror}; give a capture file that can be read") from None
+
+
+def _check_recorded(path: str) -> None:
+    """A file to be made, or to be emptied when it is started with."""
+    if not path:
+        return
+    fault = host.directory_fault(Path(path).parent)
+    try:
+        if stat.S_ISREG(os.stat(path).st_mode):
+            os.close(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+        fault = ""
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        fault = error.strerror
+    if fault:
+        raise UsageError(f"pcap-file {path}: {fault}; give a place that can be written")
 
 
 def _check_socket(path: Path, listens: bool, elsewhere: str) -> str:

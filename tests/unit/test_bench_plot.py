@@ -24,6 +24,7 @@ def test_the_page_and_the_plots_are_what_the_script_makes_of_the_committed_resul
 
 def test_every_table_has_its_place_on_the_page_and_every_place_its_table() -> None:
     assert sorted(match["name"] for match in plot.MARK.finditer(plot.PAGE.read_text())) == sorted(plot.TABLES)
+
 CROSSING = {"median": 90.0, "q1": 60.0, "q3": 260.0}
 
 

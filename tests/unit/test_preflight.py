@@ -15,7 +15,7 @@ import fastvhost
 from bench.guests.short_dir import short_dir
 from fastvhost import attach
 from fastvhost.cli import main as entry
-from fastvhost.control import config, diagnosis, host_findings, preflight
+from fastvhost.control import config, diagnosis, host, host_findings, preflight
 from fastvhost.control.control_socket import ControlSocket
 from fastvhost.control.errors import RuntimeFailure, UsageError
 
@@ -47,6 +47,33 @@ def refusal(*ports: object, **options: object) -> str:
         preflight.check(config.build({"port": [str(port) for port in ports], **options}))
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def test_a_capture_file_that_cannot_be_read_or_written_is_named_with_the_reason(directory: Path) -> None:
+    there, secret, closed = directory / "there.pcap", directory / "secret.pcap", directory / "closed"
+    there.write_bytes(b"kept")
+    secret.touch(0o600)
+    closed.mkdir(0o555)
+    there.chmod(0o666)
+    reading, writing = "give a capture file that can be read", "give a place that can be written"
+    for file, option, words in (
+        (directory / "none.pcap", "in", f"No such file or directory; {reading}"),
+        (secret, "in", f"Permission denied; {reading}"),
+        (secret, "out", f"Permission denied; {writing}"),
+        (directory / "none" / "new.pcap", "out", f"{host.MISSING}; {writing}"),
+        (closed / "new.pcap", "out", f"{host.READ_ONLY}; {writing}"),
+    ):
+        assert refusal(f"pcap-file:{option}={file}", "b.sock") == f"pcap-file {file}: {words}"
+    new = directory / "new.pcap"
+    with nobody():
+        preflight.check(config.build({"port": [f"pcap-file:in={there},out={new}", f"pcap-file:out={there},name=two"]}))
+    assert there.read_bytes() == b"kept"
+    assert not new.exists()
+
+
+def test_a_pipe_to_be_played_is_left_to_whoever_writes_it(directory: Path) -> None:
+    os.mkfifo(directory / "pipe")
+    preflight.check(config.build({"port": [f"pcap-file:in={directory}/pipe", f"{directory}/b.sock"]}))
 
 
 @pytest.mark.parametrize("mode", ["server", "client"])
