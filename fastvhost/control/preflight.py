@@ -60,9 +60,9 @@ def _check_group(name: str | None, number: int) -> None:
 
 
 def _check_played(path: str) -> None:
-    """A capture file; a pipe is whoever writes it's, and not to be opened twice."""
+    """A capture file. A pipe belongs to whoever writes to it, and is not to be opened twice."""
     try:
-        if path and stat.S_ISREG(os.stat(path).st_mode):
+        if path and stat.S_ISREG(Path(path).stat().st_mode):
             os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
     except OSError as error:
         raise UsageError(f"pcap-file {path}: {error.strerror}; give a capture file that can be read") from None
@@ -74,13 +74,13 @@ def _check_recorded(path: str) -> None:
         return
     fault = host.directory_fault(Path(path).parent)
     try:
-        if stat.S_ISREG(os.stat(path).st_mode):
+        if stat.S_ISREG(Path(path).stat().st_mode):
             os.close(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
         fault = ""
     except FileNotFoundError:
         pass
     except OSError as error:
-        fault = error.strerror
+        fault = error.strerror or str(error)
     if fault:
         raise UsageError(f"pcap-file {path}: {fault}; give a place that can be written")
 
