@@ -72,11 +72,11 @@ class Rig:
         self.service.start()
 
     def _device(self, name: str, mode: int, group: str | None) -> SocketDevice:
-        self.made.append((name, mode, group))
         if self.kernel_end is not None:
             self.kernel_end.close()
         self.kernel_end, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.kernel_end.settimeout(5)
+        self.made.append((name, mode, group))  # last: whoever waits for it goes on with the new end
         return SocketDevice(ours)
 
     def _desk(self, port: Any, narrative: Any) -> Desk:
