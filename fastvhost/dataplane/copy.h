@@ -65,7 +65,7 @@ static inline void expect_copy(const struct frame_copy *list, uint32_t n, uint32
 }
 
 /* Where frames are long one behind the other, Intel's CPUs see each only when it has begun; so each line of the next one is
- * asked for while its like moves, at most one beyond its end. Others see enough by themselves. */
+ * asked for while its like moves, at most one beyond its end. On others it was not measured. */
 static int asks_line_by_line;
 
 static inline int asks_for_next(const struct frame_copy *list, uint32_t n, uint32_t i)
