@@ -2,12 +2,15 @@
 
 The forwarder never asks what kind a port is. A frame that the egress has no room for stays in the burst, and its chain
 with the ingress guest, who then finds its transmitq full: back-pressure instead of loss.
+No count of a port's is taken on trust. A port that says it dealt with more frames than it was given has dealt with
+those; no more chains than were received are ever released.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastvhost.dataplane.door cimport monotonic_ns
 from fastvhost.dataplane.drop_reason cimport NO_EGRESS, NO_RECEIVE_BUFFERS
+from fastvhost.dataplane.frame cimport BURST
 from fastvhost.dataplane.port cimport PortFace
 
 
@@ -24,8 +27,9 @@ cdef uint32_t forward_burst(Lane *lane) noexcept nogil:
     if waiting == 0:
         lane.burst.n_frames = lane.first = 0
         waiting = ingress.receive_burst(ingress, lane.pair, &lane.burst)
+        waiting = min(waiting, min(lane.burst.n_frames, <uint32_t>BURST))
+        lane.burst.n_frames = waiting
         if waiting == 0:
-            lane.burst.n_frames = 0
             return 0
         lane.epoch = ingress.epoch
 
@@ -33,12 +37,10 @@ cdef uint32_t forward_burst(Lane *lane) noexcept nogil:
         ingress.rx[lane.pair].dropped[<int>NO_EGRESS] += waiting
         done = waiting
     else:
-        egress_pair = lane.pair
-        if egress_pair >= egress.active_pairs:
-            egress_pair %= egress.active_pairs
-        done = egress.deliver_burst(
+        egress_pair = pair_of(lane)
+        done = min(waiting, egress.deliver_burst(
             egress, egress_pair, &lane.burst.frames[lane.first], lane.burst.segments, waiting
-        )
+        ))
         if done:
             lane.stalled_since = 0
         elif not may_wait(lane, egress.tx[egress_pair].frames):
@@ -51,6 +53,12 @@ cdef uint32_t forward_burst(Lane *lane) noexcept nogil:
         ingress.release_burst(ingress, lane.pair, &lane.burst.done[lane.first], done)
         lane.first += done
     return done
+
+
+cdef inline uint32_t pair_of(const Lane *lane) noexcept nogil:
+    """The pair of the egress that this lane delivers to. A port without active pairs is a port with one."""
+    cdef uint32_t active = max(lane.egress.active_pairs, 1)
+    return lane.pair if lane.pair < active else lane.pair % active
 
 
 cdef bint may_wait(Lane *lane, uint64_t progress) noexcept nogil:

@@ -196,7 +196,8 @@ cdef uint32_t deliver(
 ) noexcept nogil:
     """Copy frames into the receiveq's chains and stage them as used. Returns how many frames are dealt with.
 
-    Fewer than n: the ring has no more chains now, or broke. A frame that fits in no buffer is dropped and counted.
+    Fewer than n: the ring has no more chains now, or broke. A frame that fits in no buffer is dropped and counted, and
+    so is the one being delivered when the ring broke.
     """
     cdef frame_copy copies[MAX_COPIES]
     cdef Pile pile
@@ -207,6 +208,11 @@ cdef uint32_t deliver(
 
     pile.n_segments = pile.used = 0
     pile.n_chains = ring.take(ring, scratch.chains, n, scratch.segments, &pile.n_segments)
+    if pile.n_chains == 0:
+        if ring.status == RING_OK:
+            return 0
+        tally.dropped[<int>BAD_DESCRIPTOR] += 1
+        return 1
     fits = min(n, pile.n_chains)
     # Nearly always, each frame is one piece, and so is the buffer that it goes to.
     while i < fits:
@@ -239,9 +245,6 @@ cdef uint32_t deliver(
         i += deliver_one_by_one(
             ring, header_bytes, mergeable, scratch, &pile, &frames[i], segments, n - i, tally
         )
-    if ring.status != RING_OK:
-        tally.dropped[<int>BAD_DESCRIPTOR] += 1    # the frame that met what broke it
-        i += 1
     ring.complete(ring, scratch.done, pile.used)
     if pile.used < pile.n_chains:
         ring.untake(ring, &scratch.chains[pile.used], pile.n_chains - pile.used)
@@ -287,6 +290,9 @@ cdef uint32_t deliver_one_by_one(
         spread = chains_for(ring, header_bytes, mergeable, scratch, pile, frames[i].bytes + header_bytes)
         if spread == NO_ROOM:
             return i
+        if spread == BROKE:
+            tally.dropped[<int>BAD_DESCRIPTOR] += 1
+            return i + 1
         if spread == TOO_LONG:
             tally.dropped[<int>OVERSIZE] += 1
             continue
@@ -300,12 +306,13 @@ cdef uint32_t deliver_one_by_one(
 cdef enum Spread:
     NO_ROOM = 0
     TOO_LONG = 0xffffffff
+    BROKE = 0xfffffffe       # the ring, while chains for this frame were looked for
 
 
 cdef uint32_t chains_for(
     Ring *ring, uint32_t header_bytes, bint mergeable, NetScratch *scratch, Pile *pile, uint32_t length
 ) noexcept nogil:
-    """How many of the chains not filled yet hold a frame of this length with its header; or NO_ROOM, or TOO_LONG.
+    """How many of the chains not filled yet hold a frame of this length with its header; or NO_ROOM, TOO_LONG, BROKE.
 
     The header stands in the first chain whole; further chains hold payload only (section 5.1.6.4).
     """
@@ -320,12 +327,14 @@ cdef uint32_t chains_for(
                 scratch.segments, &pile.n_segments,
             )
             if more == 0:
+                if ring.status != RING_OK:
+                    return BROKE
                 # All that the ring can hold is there and does not do.
                 return TOO_LONG if count == ring.size else NO_ROOM
             pile.n_chains += more
         if count == 0 and scratch.chains[chain].bytes < header_bytes:
             ring.status = RING_RECEIVE_CHAIN_TOO_SHORT
-            return NO_ROOM
+            return BROKE
         bytes += scratch.chains[chain + count].bytes
         count += 1
         if not mergeable and bytes < length:

@@ -46,6 +46,7 @@ from fastvhost.dataplane.guest_memory cimport Region, holds, in_region
 from fastvhost.dataplane.ring cimport (
     RING_ADDRESS_OUTSIDE_MEMORY,
     RING_LOOP,
+    RING_MISCOUNTED,
     RING_OK,
     RING_READABLE_IN_RECEIVEQ,
     RING_WRITABLE_IN_TRANSMITQ,
@@ -88,7 +89,7 @@ cdef uint32_t take(
     cdef pvirtq_desc d
     cdef int status = RING_OK
 
-    if not left or not is_available(load_u16(&desc[at].flags), wrap):
+    if ring.status != RING_OK or not left or not is_available(load_u16(&desc[at].flags), wrap):
         return 0
     # Where one is available, a burst is. Not what comes behind it: the driver may be writing there.
     expect(&desc[at], min(most, <uint32_t>left))
@@ -275,8 +276,11 @@ cdef int add_piece(
 
 cdef void untake(Ring *ring, const Chain *chains, uint32_t n) noexcept nogil:
     cdef uint32_t i, slots = 0
-    for i in range(n):
+    for i in range(min(n, ring.outstanding)):
         slots += chains[i].ticket >> SLOTS_SHIFT
+    if n > ring.outstanding or slots > ring.outstanding:
+        ring.status = RING_MISCOUNTED
+        return
     go_back(ring, slots)
 
 
@@ -293,9 +297,13 @@ cdef void complete(Ring *ring, const Done *done, uint32_t n) noexcept nogil:
     """One used descriptor a chain, at the place of its first (section 2.8.5). The driver looks at them in order, so
     the flags of the first one staged are held back: publish stores them and with that shows them all."""
     cdef pvirtq_desc *desc = <pvirtq_desc *>ring.descriptor_area
-    cdef uint32_t at = ring.next_used, size = ring.size, i
+    cdef uint32_t at = ring.next_used, size = ring.size, i, slots = 0
     cdef uint64_t flags = used_flags(ring)
     if n == 0:
+        return
+    slots = slots_of(done, min(n, ring.outstanding))
+    if n > ring.outstanding or slots < n or slots > ring.outstanding:
+        ring.status = RING_MISCOUNTED
         return
     if ring.staged == 0:
         ring.first_flags = flags >> TAIL_FLAGS_SHIFT
@@ -303,9 +311,7 @@ cdef void complete(Ring *ring, const Done *done, uint32_t n) noexcept nogil:
     if ring.in_batches:
         # section 2.8.8: one used descriptor names the last buffer, and the driver skips the others
         write_used(&desc[at], &done[n - 1], flags)
-        for i in range(n):
-            at += done[i].ticket >> SLOTS_SHIFT
-        step_on(ring, at - ring.next_used)
+        step_on(ring, slots)
         return
     write_used(&desc[at], &done[0], flags)
     at = step_on(ring, done[0].ticket >> SLOTS_SHIFT)
@@ -317,6 +323,14 @@ cdef void complete(Ring *ring, const Done *done, uint32_t n) noexcept nogil:
             at = step_on(ring, at - ring.next_used)
             flags = used_flags(ring)
     step_on(ring, at - ring.next_used)
+
+
+cdef inline uint32_t slots_of(const Done *done, uint32_t n) noexcept nogil:
+    """How many descriptors these chains occupy together."""
+    cdef uint32_t i, slots = 0
+    for i in range(n):
+        slots += done[i].ticket >> SLOTS_SHIFT
+    return slots
 
 
 cdef inline void write_used(pvirtq_desc *desc, const Done *done, uint64_t flags) noexcept nogil:

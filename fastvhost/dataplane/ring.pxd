@@ -1,9 +1,12 @@
 """What every ring format gives: its functions, and the state they share. Virtio 1.2, sections 2.7 and 2.8.
 
 take       resolves available chains to host memory, in order; they are outstanding from then on. A bad chain breaks
-           the ring if it is the first; behind good ones it ends what is taken, and will be the first in its turn
+           the ring if it is the first; behind good ones it ends what is taken, and will be the first in its turn.
+           A broken ring gives nothing
 untake     the last ones taken go back as if never touched
 complete   stages outstanding chains as used, in the order in which they were taken
+           Both refuse more than is outstanding, write nothing then, and break the ring (RING_MISCOUNTED): whatever
+           a caller believes, a ring never writes beyond what its driver handed over
 publish    makes what is staged visible to the driver, once a burst; whether the driver wants a notification
 has_work   whether there is an available chain
 want_kicks asks the driver for available buffer notifications, or tells it that they are not needed
@@ -31,6 +34,7 @@ cdef enum RingStatus:
     RING_RECEIVE_CHAIN_TOO_SHORT
     RING_CHAIN_PIECES
     RING_OUTSIDE_MEMORY
+    RING_MISCOUNTED
     N_RING_STATUS
 
 

@@ -32,6 +32,7 @@ SENTENCES = (
     "a receive chain too short for the virtio-net header",
     "a descriptor chain in more than 65535 pieces",
     "the ring lies in no shared memory region any more",
+    "fastvhost gave back more chains than it took, which is a defect of fastvhost; please report it",
 )
 if len(SENTENCES) != N_RING_STATUS:
     raise ImportError("ring: SENTENCES and the enum RingStatus differ")

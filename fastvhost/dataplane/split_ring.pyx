@@ -31,6 +31,7 @@ from fastvhost.dataplane.ring cimport (
     RING_AVAIL_JUMP,
     RING_HEAD_BEYOND_QUEUE,
     RING_LOOP,
+    RING_MISCOUNTED,
     RING_NEXT_BEYOND_TABLE,
     RING_OK,
     RING_READABLE_IN_RECEIVEQ,
@@ -55,6 +56,8 @@ cdef uint32_t take(
     cdef virtq_desc d
     cdef int status = RING_OK
 
+    if ring.status != RING_OK:
+        return 0
     if n < most:    # else the index may change as it likes meanwhile, and its cache line stays with the driver
         ring.known_avail = load_acquire_u16(&avail.idx)  # pairs with the driver's store of avail.idx
         n = <uint16_t>(ring.known_avail - first)
@@ -194,6 +197,9 @@ cdef int walk(Ring *ring, virtq_desc d, Chain *chain, Segment *segments, uint32_
 
 
 cdef void untake(Ring *ring, const Chain *chains, uint32_t n) noexcept nogil:
+    if n > ring.outstanding:
+        ring.status = RING_MISCOUNTED
+        return
     ring.next_avail -= n
     ring.outstanding -= n
 
@@ -205,6 +211,9 @@ cdef void complete(Ring *ring, const Done *done, uint32_t n) noexcept nogil:
     """
     cdef virtq_used *used = <virtq_used *>ring.device_area
     cdef uint32_t at = ring.next_used & (ring.size - 1), to_end = ring.size - at
+    if n > ring.outstanding:
+        ring.status = RING_MISCOUNTED
+        return
     if ring.in_batches and n:
         put(&used.ring[at], &done[n - 1], 1)
     elif n <= to_end:

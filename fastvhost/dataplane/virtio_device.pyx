@@ -144,10 +144,14 @@ cdef uint32_t deliver_burst(
 
 
 cdef void release_burst(PortFace *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil:
-    cdef Queue *queue = &(<Device *>port.kind).queues[2 * pair + 1]
+    cdef Device *device = <Device *>port.kind
+    cdef Queue *queue = &device.queues[2 * pair + 1]
+    cdef bint sound = queue.ring.status == RING_OK
     queue.ring.complete(&queue.ring, done, n)
     if queue.ring.publish(&queue.ring):
         notify(queue)
+    if sound and queue.ring.status != RING_OK:
+        report_broken(device, queue)
 
 
 cdef bint is_open(PortFace *port, uint32_t pair) noexcept nogil:

@@ -90,7 +90,7 @@ cdef class Worker:
             part = &self.parts[i]
             for pair in range(part.n_lanes):
                 lane = &part.lanes[pair]
-                active = part.n_lanes if lane.egress == NULL else lane.egress.active_pairs
+                active = part.n_lanes if lane.egress == NULL else max(lane.egress.active_pairs, 1)
                 if pair % active % part.shares != part.share:
                     continue
                 # Frames that wait in a lane whose queue was stopped are still to be counted off.

@@ -98,6 +98,7 @@ class Rig:
         size: int = 256,
         features: int = F_VERSION_1 | RING_F_INDIRECT_DESC,
         b_features: int | None = None,
+        b_size: int | None = None,
         memory: Memory | None = None,
         b_memory: Memory | None = None,
         hold: bool = True,
@@ -107,7 +108,7 @@ class Rig:
         self.door = Door()
         self.a = Side(self.door, "a", memory or Memory.of(8 * MIB), size, features)
         b_features = features if b_features is None else b_features
-        self.b = Side(self.door, "b", b_memory or Memory.of(8 * MIB), size, b_features)
+        self.b = Side(self.door, "b", b_memory or Memory.of(8 * MIB), b_size or size, b_features)
         self.worker = Worker(self.door, idle=idle)
         self.worker.add_wire(self.a.port, self.b.port, hold=hold, hold_timeout_ms=hold_timeout_ms)
         self.worker.add_wire(self.b.port, self.a.port, hold=hold, hold_timeout_ms=hold_timeout_ms)
