@@ -295,14 +295,17 @@ cdef void go_back(Ring *ring, uint32_t slots) noexcept nogil:
 
 cdef void complete(Ring *ring, const Done *done, uint32_t n) noexcept nogil:
     """One used descriptor a chain, at the place of its first (section 2.8.5). The driver looks at them in order, so
-    the flags of the first one staged are held back: publish stores them and with that shows them all."""
+    the flags of the first one staged are held back: publish stores them and with that shows them all.
+
+    One comparison a chain keeps within both ends: the ring's, and that of the descriptors that are outstanding.
+    """
     cdef pvirtq_desc *desc = <pvirtq_desc *>ring.descriptor_area
-    cdef uint32_t at = ring.next_used, size = ring.size, i, slots = 0
-    cdef uint64_t flags = used_flags(ring)
+    cdef uint32_t first = ring.next_used, end = first + ring.outstanding, limit = min(<uint32_t>ring.size, end)
+    cdef uint32_t at = first, i
+    cdef uint64_t flags = used_flags(ring, ring.used_wrap)
     if n == 0:
         return
-    slots = slots_of(done, min(n, ring.outstanding))
-    if n > ring.outstanding or slots < n or slots > ring.outstanding:
+    if n > ring.outstanding:
         ring.status = RING_MISCOUNTED
         return
     if ring.staged == 0:
@@ -311,38 +314,37 @@ cdef void complete(Ring *ring, const Done *done, uint32_t n) noexcept nogil:
     if ring.in_batches:
         # section 2.8.8: one used descriptor names the last buffer, and the driver skips the others
         write_used(&desc[at], &done[n - 1], flags)
-        step_on(ring, slots)
-        return
-    write_used(&desc[at], &done[0], flags)
-    at = step_on(ring, done[0].ticket >> SLOTS_SHIFT)
-    flags = used_flags(ring)
-    for i in range(1, n):
-        write_used(&desc[at], &done[i], flags)
-        at += done[i].ticket >> SLOTS_SHIFT
-        if at >= size:
-            at = step_on(ring, at - ring.next_used)
-            flags = used_flags(ring)
-    step_on(ring, at - ring.next_used)
-
-
-cdef inline uint32_t slots_of(const Done *done, uint32_t n) noexcept nogil:
-    """How many descriptors these chains occupy together."""
-    cdef uint32_t i, slots = 0
-    for i in range(n):
-        slots += done[i].ticket >> SLOTS_SHIFT
-    return slots
+        for i in range(n):
+            at += done[i].ticket >> SLOTS_SHIFT
+    else:
+        write_used(&desc[at], &done[0], flags)
+        at += done[0].ticket >> SLOTS_SHIFT
+        flags = used_flags(ring, ring.used_wrap)
+        for i in range(1, n):
+            if at >= limit:
+                if at >= end:
+                    break
+                desc -= ring.size
+                limit = end
+                flags = used_flags(ring, not ring.used_wrap)
+            write_used(&desc[at], &done[i], flags)
+            at += done[i].ticket >> SLOTS_SHIFT
+    if at > end or at - first < n:
+        ring.status = RING_MISCOUNTED
+    else:
+        step_on(ring, at - first)
 
 
 cdef inline void write_used(pvirtq_desc *desc, const Done *done, uint64_t flags) noexcept nogil:
     store_u64(<uint64_t *>&desc.len, tail_of(done.bytes, <uint16_t>done.ticket, 0) | flags)
 
 
-cdef inline uint64_t used_flags(const Ring *ring) noexcept nogil:
-    return tail_of(0, 0, ring.direction | (BOTH_FLAGS if ring.used_wrap else 0))
+cdef inline uint64_t used_flags(const Ring *ring, bint wrap) noexcept nogil:
+    return tail_of(0, 0, ring.direction | (BOTH_FLAGS if wrap else 0))
 
 
-cdef inline uint32_t step_on(Ring *ring, uint32_t slots) noexcept nogil:
-    """So many descriptors more are staged. Returns where the next one goes."""
+cdef inline void step_on(Ring *ring, uint32_t slots) noexcept nogil:
+    """So many descriptors more are staged."""
     cdef uint32_t at = ring.next_used + slots
     if at >= ring.size:
         at -= ring.size
@@ -350,7 +352,6 @@ cdef inline uint32_t step_on(Ring *ring, uint32_t slots) noexcept nogil:
     ring.next_used = at
     ring.staged += slots
     ring.outstanding -= slots
-    return at
 
 
 cdef bint publish(Ring *ring) noexcept nogil:

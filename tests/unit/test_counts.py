@@ -108,14 +108,17 @@ def test_a_ring_that_is_given_back_more_than_it_gave_out_stays_where_it_is_and_b
 
 
 @pytest.mark.parametrize("slots", [0, 2, 300, 0xFFFF])
-def test_a_packed_ring_counts_the_descriptors_of_what_it_is_to_complete(slots: int) -> None:
+def test_a_packed_ring_writes_only_descriptors_that_are_outstanding_and_shows_none_of_a_wrong_number(slots: int) -> None:
     with rig(features=FORMATS["packed"]) as r:
         for number in range(8):
             r.a.driver.send(frame(number))
         counts.take_some(r.a.port, 1, 3)
         before = r.a.memory.read(0x10000, 8 * MIB)
         counts.complete_unasked(r.a.port, 1, 3, slots)
-        assert r.a.memory.read(0x10000, 8 * MIB) == before
+        now, outstanding = r.a.memory.read(0x10000, 8 * MIB), r.a.queues[1].at(0) - 0x10000
+        assert now[:outstanding] == before[:outstanding]
+        assert now[outstanding + 3 * 16 :] == before[outstanding + 3 * 16 :]
+        assert r.a.queues[1].take_used() == []
         assert "more chains than it took" in r.a.port.queue_state(1).broken
 
 
