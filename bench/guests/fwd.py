@@ -73,6 +73,10 @@ class Fwd(Process):
                 shown["fwd's counters"] = "\n".join(f"{n}: {port}" for n, port in self.stats()["ports"].items())
         return shown
 
+    def rounds(self) -> int:
+        """How often its workers have gone round so far."""
+        return sum(int(worker["rounds"]) for worker in self.stats()["workers"].values())
+
     def frames(self) -> int:
         """Frames of all ports received so far."""
         return sum(port["rx_frames"] for port in self.stats()["ports"].values())

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.guests.short_dir import short_dir
+from fastvhost.control import control_client
 from tests.house.sources import ROOT
 
 FASTVHOST = [sys.executable, "-m", "fastvhost"]
@@ -54,6 +55,11 @@ class Forwarder:
             assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}\n{self.log}"
             assert self.process.poll() is None, f"fwd ended with {self.process.returncode}\n{self.log}"
             time.sleep(0.005)
+
+    def rounds(self) -> int:
+        """How often its workers have gone round."""
+        workers = control_client.ask(str(self.directory / "control.sock"), "stats")["workers"]
+        return sum(int(worker["rounds"]) for worker in workers.values())
 
     def wait_log(self, text: str, seconds: float = 5.0) -> None:
         self.wait_for(f"'{text}' in the log", lambda: text in self.log, seconds)
