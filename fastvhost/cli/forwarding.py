@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import json
 import logging
 import os
 import signal
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, TypeVar
 
 from fastvhost import __version__
 from fastvhost.cli import render
@@ -17,7 +20,7 @@ from fastvhost.cli.output import Figures
 from fastvhost.control import host, preflight, runtime_dir
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.control_socket import ControlSocket
-from fastvhost.control.errors import RuntimeFailure
+from fastvhost.control.errors import FastvhostError, RuntimeFailure
 from fastvhost.control.neighbours import NeighbourWatch
 from fastvhost.control.parts import Parts
 from fastvhost.control.stats import History, Snapshot, snapshot, with_rates
@@ -25,10 +28,18 @@ from fastvhost.control.switch import STOP_SECONDS, Switch
 from fastvhost.control.units import format_cores
 
 log = logging.getLogger("fastvhost")
+T = TypeVar("T")
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LAST_FIGURES_SECONDS = 0.1
+CONTROL_SECONDS = 0.1
+"""What the control socket's thread gets for the answer that it is at."""
+END_SECONDS = 1.9
+"""From the signal on: then the process ends, whatever hangs."""
+DEFECT = "this is a defect, please report it with the log above"
 TICK_SECONDS = 0.5
+MOST_DEFECTS = 8
+"""So many kinds of them are told of; a defect must not fill a disk."""
 NEIGHBOUR_SECONDS = 5.0
 
 
@@ -62,11 +73,18 @@ def forward(settings: FwdConfig, parts: Parts | None = None) -> int:
         switch.start()
         if control:
             control.start()
-        code = _wait(settings, switch, history, out)
-    finally:
+    except BaseException:
+        switch.stop()
         if control:
-            control.stop(0.5)
-    return _end(settings, switch, out, code)
+            control.stop(CONTROL_SECONDS)
+        raise
+    try:
+        code = _wait(settings, switch, history, out)
+    except BaseException as error:
+        defect = "" if isinstance(error, FastvhostError) else f"internal error {error!r}; {DEFECT}"
+        _end(settings, switch, control, out, 1, defect or str(error))
+        raise
+    return _end(settings, switch, control, out, code)
 
 
 def _control_socket(settings: FwdConfig, switch: Switch, history: History) -> ControlSocket | None:
@@ -103,6 +121,7 @@ def _wait(settings: FwdConfig, switch: Switch, history: History, out: Figures) -
     next_stats = now + period if period else float("inf")
     next_watch = now + 1.0
     printed = snapshot(switch)
+    survive = _Survivor()
     while True:
         pause = max(0.0, min(TICK_SECONDS, next_stats - time.monotonic()))
         received = signal.sigtimedwait(ENDING, pause)
@@ -112,36 +131,84 @@ def _wait(settings: FwdConfig, switch: Switch, history: History, out: Figures) -
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
             name = signal.Signals(received.si_signo).name
+            _end_by(END_SECONDS)
             log.info("%s: stopping", name)
             return 130 if received.si_signo == signal.SIGINT else 0
         now = time.monotonic()
-        history.tick()
+        survive("the figures of the last second", history.tick)
         if switch.failure:
-            _end(settings, switch, out, 1)
-            raise RuntimeFailure(f"{switch.failure}; this is a defect, please report it with the log above")
+            raise RuntimeFailure(f"{switch.failure}; {DEFECT}")
         if period and now >= next_stats:
-            figures = snapshot(switch)
-            _print(settings, out, with_rates(figures, printed))
-            printed = figures
+            printed = survive("the periodic figures", _print_since, settings, out, switch, printed) or printed
             # Late ticks (a stopped process, say) are skipped, not made up for.
             next_stats += period * max(1, int((now - next_stats) / period) + 1)
         if now >= next_watch:
-            for warning in watch.check(((t.name, t.native_id or 0, t.core) for t in switch.workers), now):
-                log.warning("%s", warning)
+            survive("the watch over the cores", _warn_of_neighbours, watch, switch, now)
             next_watch = now + NEIGHBOUR_SECONDS
 
 
-def _end(settings: FwdConfig, switch: Switch, out: Figures, code: int) -> int:
-    in_time = switch.stop()
-    _print(settings, out, snapshot(switch), LAST_FIGURES_SECONDS)
+def _warn_of_neighbours(watch: NeighbourWatch, switch: Switch, now: float) -> None:
+    for warning in watch.check(((t.name, t.native_id or 0, t.core) for t in switch.workers), now):
+        log.warning("%s", warning)
+
+
+class _Survivor:
+    """Runs what the main thread does beside waiting: whatever goes wrong with that, ports and signals are served."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def __call__(self, what: str, action: Callable[..., T], *arguments: object) -> T | None:
+        try:
+            return action(*arguments)
+        except Exception as error:
+            text = f"{what}: internal error {type(error).__name__}: {error}"
+            if text not in self._said and len(self._said) < MOST_DEFECTS:
+                self._said.add(text)
+                log.exception("%s; they are left out, and %s", text, DEFECT)
+        return None
+
+
+def _end_by(seconds: float) -> None:
+    """End the process after so long, even if no Python code runs any more by then."""
+    nowhere: TextIO = sys.stderr
+    with contextlib.suppress(OSError):
+        nowhere = open(os.devnull, "w")  # noqa: PTH123, SIM115 - faulthandler keeps it
+    faulthandler.dump_traceback_later(seconds, exit=True, file=nowhere)
+
+
+def _end(
+    settings: FwdConfig, switch: Switch, control: ControlSocket | None, out: Figures, code: int, error: str = ""
+) -> int:
+    """Stop everything, print the last figures. Returns the exit code; does not return where a thread is stuck.
+
+    error: why it ends, for stderr in that case; else whoever called raises it.
+    """
+    survive = _Survivor()
+    if control:
+        survive("the control socket", control.withdraw)
+    in_time = survive("the switch", switch.stop) is True
+    survive("the last figures", lambda: _print(settings, out, snapshot(switch), LAST_FIGURES_SECONDS))
+    if control and not survive("the control socket", control.stop, CONTROL_SECONDS):
+        in_time = False
     if in_time:
         switch.close()
+        faulthandler.cancel_dump_traceback_later()
         log.info("stopped")
         return code
+    if error:
+        log.error("%s", error)
     log.error("a thread did not end within %g s, leaving all the same", STOP_SECONDS)
     logging.shutdown()
     # Its thread may still be reading guest memory: end without taking that away from under it.
     os._exit(code or 1)
+
+
+def _print_since(settings: FwdConfig, out: Figures, switch: Switch, printed: Snapshot) -> Snapshot:
+    """Figures with the rates since those that were printed before. Returns what was printed."""
+    figures = snapshot(switch)
+    _print(settings, out, with_rates(figures, printed))
+    return figures
 
 
 def _print(settings: FwdConfig, out: Figures, snapshot: Snapshot, seconds: float = 0.0) -> None:

@@ -83,13 +83,22 @@ class ControlSocket:
         """Serve in a thread."""
         self._thread.start()
 
-    def stop(self, timeout: float = 1.0) -> None:
-        """End the thread, close every connection, remove the socket. Idempotent."""
+    def withdraw(self) -> None:
+        """Free the path, answer nobody any more, ask the thread to end. Waits for nothing. Idempotent."""
         self._stopping = True
+        file, self._file = self._file, None
+        if file is not None:
+            file.remove()
         with contextlib.suppress(OSError):
             self._wake.send(b"x")
+
+    def stop(self, timeout: float = 1.0) -> bool:
+        """End the thread, close every connection, remove the socket. Idempotent. False where the thread did not end."""
+        self.withdraw()
         if self._thread.ident is not None:
             self._thread.join(timeout)
+            if self._thread.is_alive():
+                return False  # what it works on stays open
         if self._listener is not None:
             self._close(self._listener)
             self._listener = None
@@ -99,6 +108,7 @@ class ControlSocket:
         self._selector.close()
         self._wake.close()
         self._woken.close()
+        return True
 
     def _close(self, listener: socket.socket) -> None:
         if self._file is not None:

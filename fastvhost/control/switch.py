@@ -1,8 +1,8 @@
 """The composition root: ports, their services, workers and wires, put together, started and stopped in order.
 
 Starting: sockets listen first, then workers poll, then services answer; a guest that is early waits in the socket's
-queue. Stopping is the reverse in effect: workers finish their burst, services publish used entries, close connections
-and remove their sockets, and only then is the memory let go.
+queue. Stopping: paths are freed first, so that whatever is stuck here keeps no other fwd from serving on them; then
+workers finish their burst, services publish used entries and close connections, and only then is the memory let go.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ log = logging.getLogger("fastvhost")
 STOP_SECONDS = 1.5
 """How long workers and services have to stop, all together: two seconds are promised from a signal to the exit of fwd
 (CLI.md), and what is left of them is for the last figures and Python's own end."""
-LEAST_STOP_SECONDS = 0.1
-"""What a service gets that is asked last, after others took all of that time."""
+SERVICES_SECONDS = 0.4
+"""How much of it a worker that does not end leaves to the services, all together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,25 +137,47 @@ class Switch:
             # A service tells whether another setting would help (its kind is "usage") or the system said no.
             kind = UsageError if getattr(error, "kind", "") == "usage" else RuntimeFailure
             raise kind(str(error)) from error
+        except BaseException:
+            self.stop()
+            raise
+
+    def withdraw(self) -> None:
+        """Free the paths of all ports and take no further front-end. Waits for nothing. Idempotent."""
+        for unit in self.ports:
+            if unit.service:
+                try:
+                    unit.service.withdraw()
+                except Exception as error:
+                    log.warning("port %s: its path is not free: %s", unit.spec.name, error)
 
     def stop(self, timeout: float = STOP_SECONDS) -> bool:
-        """Used entries published, connections closed, sockets removed. False where a thread did not end in time."""
+        """Paths free, used entries published, connections closed. False where a thread did not end in time."""
         deadline = time.monotonic() + timeout
+        self.withdraw()
         for thread in self.workers:
             thread.stop()
         in_time = True
         for thread in self.workers:
             if thread.ident is not None:
-                thread.join(max(0.0, deadline - time.monotonic()))
+                thread.join(max(0.0, deadline - SERVICES_SECONDS - time.monotonic()))
                 in_time &= not thread.is_alive()
-        for unit in self.ports:
-            if unit.service:
-                try:
-                    unit.service.stop(max(LEAST_STOP_SECONDS, deadline - time.monotonic()))
-                except Exception as error:
-                    log.warning("port %s: did not stop cleanly: %s", unit.spec.name, error)
-                    in_time = False
+        # All are asked before one is waited for: a port that is stuck takes no time from the others.
+        asked = [unit for unit in self.ports if unit.service and not self._stopped(unit, 0.0)]
+        deadline = max(deadline, time.monotonic() + SERVICES_SECONDS)
+        for unit in asked:
+            in_time &= self._stopped(unit, max(0.001, deadline - time.monotonic()))
         return in_time
+
+    def _stopped(self, unit: PortUnit, timeout: float) -> bool:
+        """Whether its service ended within so many seconds; why not is said, unless it was only asked (0 seconds)."""
+        assert unit.service is not None
+        try:
+            unit.service.stop(timeout)
+        except Exception as error:
+            if timeout:
+                log.warning("port %s: did not stop cleanly: %s", unit.spec.name, error)
+            return False
+        return True
 
     def close(self) -> None:
         """Let go of guest memory. Only after stop() said True, and after the last look at the counters."""

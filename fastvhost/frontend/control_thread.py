@@ -107,6 +107,9 @@ class ControlThread(ABC):
         self._thread = threading.Thread(target=self._run, name=f"control {self._port.name}", daemon=True)
         self._thread.start()
 
+    def withdraw(self) -> None:  # noqa: B027 - a kind without a path of its own has nothing to free
+        """The first step of a stop: take no front-end any more, free the path. From any thread, waits for nothing."""
+
     def stop(self, timeout: float) -> None:
         """Stop the rings, close everything. Raises TimeoutError when the thread does not end."""
         if not self._stopping:

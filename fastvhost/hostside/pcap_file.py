@@ -65,6 +65,9 @@ class PcapFileService:
         self._thread = threading.Thread(target=self._run, name=f"control {self._port.name}", daemon=True)
         self._thread.start()
 
+    def withdraw(self) -> None:
+        """The first step of a stop. There is no path here that another process could want."""
+
     def stop(self, timeout: float) -> None:
         """Write what has arrived, close the files."""
         self._stopping = True

@@ -81,6 +81,9 @@ class InterfaceService:
         self._thread = threading.Thread(target=self._run, name=f"control {self._port.name}", daemon=True)
         self._thread.start()
 
+    def withdraw(self) -> None:
+        """The first step of a stop. There is no path here that another process could want."""
+
     def stop(self, timeout: float) -> None:
         """Detach and close. Raises TimeoutError when the thread does not end."""
         self._stopping = True

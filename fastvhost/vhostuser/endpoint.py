@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import grp
 import os
@@ -51,6 +52,7 @@ class Listener:
         socket_file.remove_stale(path)
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         self._file: socket_file.OwnFile | None = None
+        self.withdrawn = False
         try:
             self._sock.bind(path)
             self._file = socket_file.OwnFile(path)
@@ -69,16 +71,26 @@ class Listener:
 
     def accept(self) -> socket.socket | None:
         """The next connection, or None. Raises OSError when the process or the system has no room for one."""
+        if self.withdrawn:
+            return None
         try:
             return self._sock.accept()[0]
         except (BlockingIOError, ConnectionAbortedError, InterruptedError):
             return None
 
+    def withdraw(self) -> None:
+        """Free the path and take no connection any more. From any thread: the descriptor stays open until close()."""
+        self.withdrawn = True
+        file, self._file = self._file, None
+        if file is not None:
+            file.remove()
+        with contextlib.suppress(OSError):
+            # Whoever connects from now on is refused, as by a listener that is closed. unix(7)
+            self._sock.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Idempotent."""
-        if self._file is not None:
-            self._file.remove()
-            self._file = None
+        self.withdraw()
         self._sock.close()
 
 

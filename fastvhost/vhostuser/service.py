@@ -79,7 +79,7 @@ class VhostUserService(ControlThread):
         if self._connection is None and self._dialer is not None and now >= self._dialer.due and not self._engaged:
             self._dial(self._dialer)
         deadlines: list[float | None] = []
-        if self._listener is not None and not self._engaged:
+        if self._listener is not None and not self._listener.withdrawn and not self._engaged:
             if now >= self._paused_until:
                 poller.register(self._listener, select.POLLIN)
             else:
@@ -162,6 +162,11 @@ class VhostUserService(ControlThread):
     def _view(self) -> View:
         assert self._connection is not None
         return self._connection.session.view()
+
+    def withdraw(self) -> None:
+        """Free the socket's path."""
+        if self._listener is not None:
+            self._listener.withdraw()
 
     def _let_go(self) -> None:
         if self._listener is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -65,8 +66,10 @@ class FakeWorker:
 
 
 class FakeService:
-    def __init__(self, name: str, log: list[str], refuses: str = "") -> None:
-        self.name, self.log, self.refuses = name, log, refuses
+    """`mood` "late": waited for, it ends only after the time is over."""
+
+    def __init__(self, name: str, log: list[str], refuses: str = "", mood: str = "well") -> None:
+        self.name, self.log, self.refuses, self.mood = name, log, refuses, mood
 
     def open(self) -> None:
         if self.refuses:
@@ -76,9 +79,14 @@ class FakeService:
     def start(self) -> None:
         self.log.append(f"start {self.name}")
 
+    def withdraw(self) -> None:
+        self.log.append(f"withdraw {self.name}")
+
     def stop(self, timeout: float) -> None:
-        assert timeout > 0
         self.log.append(f"stop {self.name}")
+        if self.mood == "late":
+            time.sleep(min(timeout, 2.0))
+            raise TimeoutError("it did not end")
 
     def describe(self) -> dict[str, Any]:
         return {"peer": None}
@@ -104,4 +112,6 @@ class Fakes:
         return self.ports[spec.name]
 
     def _service(self, spec: PortSpec, _port: object, _group: str | None) -> FakeService | None:
-        return None if spec.kind == "null" else FakeService(spec.name, self.log, self.refuses.get(spec.name, ""))
+        return None if spec.kind == "null" else FakeService(
+            spec.name, self.log, self.refuses.get(spec.name, ""), self.moods.get(spec.name, "well")
+        )

@@ -72,12 +72,19 @@ class Forwarder:
 
 
 @contextmanager
-def forwarder(*options: str, ports: tuple[str, ...] = ("a.sock", "b.sock")) -> Iterator[Forwarder]:
-    """A fwd that listens on its sockets. Killed at the end where the test has not ended it."""
+def forwarder(*options: str, ports: tuple[str, ...] = ("a.sock", "b.sock"), defect: str = "") -> Iterator[Forwarder]:
+    """A fwd that listens on its sockets. Killed at the end where the test has not ended it.
+
+    defect: Python code that it runs first, to put a defect of its own into it.
+    """
     with short_dir() as directory:
         words = [word for port in ports for word in ("--port", port)]
         with (directory / "out").open("wb") as out, (directory / "log").open("wb") as log:
-            command = [*FASTVHOST, "fwd", *words, "--control", "control.sock", *options]
+            program = FASTVHOST
+            if defect:
+                main = "import sys\nfrom fastvhost.cli.main import main\nsys.exit(main())"
+                program = [sys.executable, "-c", f"{defect}\n{main}"]
+            command = [*program, "fwd", *words, "--control", "control.sock", *options]
             process = subprocess.Popen(command, cwd=directory, env=ENVIRONMENT, stdout=out, stderr=log)
         running = Forwarder(process, directory)
         try:

@@ -91,6 +91,58 @@ def test_a_normal_run_says_each_step_once_and_nothing_that_alarms() -> None:
         assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} ", line) for line in fwd.log.splitlines())
 
 
+def test_a_defect_of_the_figures_is_told_once_and_ends_nothing() -> None:
+    defect = "from fastvhost.cli import render\nfrom fastvhost.control.stats import History\n"
+    defect += "History.tick = render.stats = lambda _: 1 / 0"
+    with forwarder("--stats-period", "0.1", defect=defect) as fwd:
+        fwd.wait_log("the periodic figures: internal error ZeroDivisionError")
+        with Guests(*fwd.sockets) as guests:
+            time.sleep(0.3)
+            assert guests.counters().frames > 0
+        assert fwd.end()[0] == 0
+        assert list(fwd.directory.glob("*.sock")) == []
+        assert fwd.log.count("internal error") == 3  # with the last figures
+
+
+def test_a_defect_of_the_main_thread_ends_it_with_a_word_and_its_sockets_are_gone() -> None:
+    defect = "from fastvhost.cli import forwarding\nforwarding.NeighbourWatch = lambda: 1 / 0"
+    with forwarder(defect=defect) as fwd:
+        assert fwd.process.wait(10) == 1
+        assert "ZeroDivisionError" in fwd.log
+        assert list(fwd.directory.glob("*.sock")) == []
+
+
+STUCK = {
+    "control thread": "from fastvhost.vhostuser.service import VhostUserService\n"
+    "VhostUserService._serve = lambda *_: time.sleep(60)",
+    "main thread": "from fastvhost.control.switch import Switch\n"
+    "Switch.stop = lambda self: (self.withdraw(), time.sleep(60))",
+}
+
+
+@pytest.mark.parametrize("defect", STUCK.values(), ids=STUCK)
+def test_whatever_is_stuck_a_signal_frees_the_paths_at_once_and_ends_it_in_time(defect: str) -> None:
+    with forwarder(defect=f"import time\n{defect}") as fwd, socket.socket(socket.AF_UNIX) as front_end:
+        front_end.connect(fwd.sockets[0])
+        front_end.send(b"x")
+        time.sleep(0.1)
+        start = time.monotonic()
+        fwd.process.send_signal(signal.SIGTERM)
+        fwd.wait_for("its paths to be free", lambda: not list(fwd.directory.glob("*.sock")), END_SECONDS / 2)
+        command = [*FASTVHOST, "fwd", "--port", "a.sock", "--port", "b.sock", "--control", "control.sock"]
+        with (fwd.directory / "log2").open("wb") as log:
+            next_one = subprocess.Popen(command, cwd=fwd.directory, env=ENVIRONMENT, stdout=log, stderr=log)
+        again = Forwarder(next_one, fwd.directory)
+        try:
+            again.wait_for("it serves", lambda: len(list(fwd.directory.glob("*.sock"))) == 3)
+            assert fwd.process.wait(5) == 1
+            assert time.monotonic() - start < END_SECONDS + 0.2
+            assert again.end()[0] == 0
+        finally:
+            next_one.kill()
+            next_one.wait()
+
+
 def test_json_figures_come_one_object_a_line_and_add_up() -> None:
     with forwarder("--json", "--stats-period", "0.2") as fwd:
         with Guests(*fwd.sockets, size=100) as guests:

@@ -92,9 +92,9 @@ def test_sockets_listen_before_workers_poll_and_guests_are_answered_last() -> No
     assert fakes.log[:2] == ["open a", "open b"]
     assert set(fakes.log[2:]) == {"run worker0", "start a", "start b"}
     assert running.stop(2.0)
-    assert fakes.log[5:] == ["stop worker0", "stop a", "stop b"]
+    assert fakes.log[5:] == ["withdraw a", "withdraw b", "stop worker0", "stop a", "stop b"]
     running.close()
-    assert fakes.log[8:] == ["close a", "close b"]
+    assert fakes.log[10:] == ["close a", "close b"]
 
 
 def test_a_socket_that_cannot_be_made_is_one_sentence_and_leaves_nothing_running() -> None:
@@ -131,6 +131,28 @@ def test_a_stuck_worker_does_not_keep_the_switch_from_stopping() -> None:
     assert time.monotonic() - start < 1.5
     assert "stop b" in fakes.log
     fakes.workers[0].released.set()
+
+
+def test_ports_that_are_stuck_share_the_time_of_a_stop_and_take_none_from_the_others() -> None:
+    names = [f"p{number}" for number in range(20)]
+    fakes = Fakes(moods=dict.fromkeys(names[:19], "late"))
+    running = switch(fakes, *(f"{name}.sock" for name in names))
+    running.start()
+    start = time.monotonic()
+    assert not running.stop(0.5)
+    assert time.monotonic() - start < 1.0
+    # Every one is asked before any is waited for.
+    asked = [line.removeprefix("stop ") for line in fakes.log if line.startswith("stop p")]
+    assert asked == [*names, *names[:19]]
+
+
+def test_whatever_else_goes_wrong_while_it_starts_leaves_nothing_listening() -> None:
+    fakes = Fakes(refuses={"b": "unused"})
+    running = switch(fakes, "a.sock", "b.sock")
+    running.ports[1].service.open = lambda: 1 // 0  # type: ignore[union-attr, method-assign, assignment, return-value]
+    with pytest.raises(ZeroDivisionError):
+        running.start()
+    assert {"withdraw a", "stop a"} <= set(fakes.log)
 
 
 def test_a_worker_runs_on_its_core_and_nowhere_else() -> None:

@@ -6,6 +6,8 @@ import contextlib
 import os
 import socket
 import stat
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,9 @@ import pytest
 from fastvhost.frontend.errors import ServiceError
 from fastvhost.vhostuser import endpoint
 from fastvhost.vhostuser.service import VhostUserService
+from tests.frontend import Request
 from tests.unit.fake_port import FakePort
-from tests.unit.service_rig import Rig
+from tests.unit.service_rig import Rig, until
 from tests.unit.session_bench import open_fds
 
 
@@ -121,6 +124,42 @@ def test_somebody_elses_socket_at_our_path_is_not_removed(directory: Path) -> No
         other.bind(str(path))
         rig.close()
         assert path.exists()
+
+
+def test_a_port_that_withdraws_frees_its_path_at_once_though_its_thread_is_stuck(directory: Path) -> None:
+    path = directory / "a.sock"
+    rig = Rig(path)
+    served = rig.frontend()
+    until(lambda: rig.state == "connected")
+    go_on = threading.Event()
+    rig.service._turn = go_on.wait  # type: ignore[method-assign]
+    served.send(Request.SET_OWNER)  # it wakes, and is stuck from the next turn on
+    early = endpoint._connect(str(path))
+    rig.service.withdraw()
+    assert not path.exists()
+    with pytest.raises(OSError, match="No such file"):
+        endpoint._connect(str(path))
+    other = endpoint.Listener(str(path), 0o660, None)
+    go_on.set()
+    rig.close()
+    assert path.exists()
+    other.close()
+    early.close()
+    served.close()
+
+
+def test_a_port_that_withdraws_serves_on_until_it_is_stopped_and_sleeps_meanwhile(directory: Path) -> None:
+    rig = Rig(directory / "a.sock")
+    served = rig.frontend()
+    until(lambda: rig.state == "connected")
+    rig.service.withdraw()
+    assert served.ask_u64(Request.GET_FEATURES)
+    before = time.process_time()
+    time.sleep(0.2)
+    assert time.process_time() - before < 0.1
+    rig.close()
+    assert served.wait_closed()
+    served.close()
 
 
 def test_a_path_is_107_bytes_at_most(directory: Path) -> None:
