@@ -52,7 +52,10 @@ def extension(source: Path) -> Extension:
         depends=HEADERS,
         extra_compile_args=[*CFLAGS, "-pthread"],
         extra_link_args=LDFLAGS,
-        define_macros=[("FASTVHOST_BUILD_FLAGS", '"' + " ".join(CFLAGS) + '"')] if path.stem == "_build" else [],
+        define_macros=[
+            ("FASTVHOST_GUARD_PAGES", str(int(bool(SANITIZE)))),  # around mapped guest memory: dataplane/map_region.h
+            *([("FASTVHOST_BUILD_FLAGS", '"' + " ".join(CFLAGS) + '"')] if path.stem == "_build" else []),
+        ],
     )
 
 

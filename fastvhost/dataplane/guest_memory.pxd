@@ -52,7 +52,7 @@ cdef uint8_t *host_of_user(const RegionTable *table, uint64_t user_addr, uint64_
 cdef class Mapping:
     cdef readonly uint64_t guest_addr, bytes, user_addr, mmap_offset
     cdef uint8_t *base              # what mmap returned, page-aligned; NULL once closed
-    cdef uint64_t map_bytes
+    cdef uint64_t map_bytes, page   # the file's page, of which map_bytes is a multiple
     cdef uint8_t *host              # the region's first byte
     cdef void *guard                # struct fault_guard
 

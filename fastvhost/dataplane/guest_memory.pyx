@@ -9,7 +9,7 @@ import os
 from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
+from posix.mman cimport MAP_FAILED, MAP_SHARED
 
 MAX_REGIONS = 509
 
@@ -21,6 +21,10 @@ cdef extern from "fastvhost/dataplane/fault_guard.h" nogil:
     void unguard_mapping(fault_guard *guard)
     int guard_faulted(const fault_guard *guard)
     void guard_attention(fault_guard *guard, int fd)
+
+cdef extern from "fastvhost/dataplane/map_region.h" nogil:
+    void *map_region(size_t bytes, size_t page, int flags, int fd, long offset)
+    void unmap_region(uint8_t *base, size_t bytes, size_t page)
 
 cdef extern from "<sys/mman.h>" nogil:
     int madvise(void *address, size_t bytes, int advice)
@@ -87,11 +91,13 @@ cdef class Mapping:
                 raise MemoryRefusedError(f"{self._name()}: its {what} wrap past 2^64; the front-end sent nonsense")
         if page == 0:
             page = self._page_of(fd)
+        elif page & (page - 1):
+            raise MemoryRefusedError(f"{self._name()}: no file has pages of {page} bytes; give 0 to have it looked up")
         self._check_file(fd)
         skew = mmap_offset % page
         length = skew + bytes
         length += (page - length % page) % page
-        base = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, mmap_offset - skew)
+        base = map_region(length, page, MAP_SHARED, fd, mmap_offset - skew)
         reason = errno
         if base == MAP_FAILED:
             raise MemoryRefusedError(
@@ -99,7 +105,7 @@ cdef class Mapping:
                 "its file must be open for reading and writing, and the process's address space must have room"
             )
         madvise(base, length, MADV_DONTDUMP)
-        self.base, self.map_bytes, self.host = <uint8_t *>base, length, <uint8_t *>base + skew
+        self.base, self.map_bytes, self.page, self.host = <uint8_t *>base, length, page, <uint8_t *>base + skew
         if arm_fault_guards() != 0:
             raise MemoryRefusedError(f"{self._name()}: no handler for SIGBUS can be set")
         self.guard = guard_mapping(self.base, self.map_bytes)
@@ -140,17 +146,17 @@ cdef class Mapping:
         if self.guard != NULL:
             unguard_mapping(<fault_guard *>self.guard)
             self.guard = NULL
-        cdef void *base = self.base
+        cdef uint8_t *base = self.base
         self.base = NULL
         if base != NULL:
             with nogil:  # the kernel takes its time over a large one
-                munmap(base, self.map_bytes)
+                unmap_region(base, self.map_bytes, self.page)
 
     def __dealloc__(self) -> None:
         if self.guard != NULL:
             unguard_mapping(<fault_guard *>self.guard)
         if self.base != NULL:
-            munmap(self.base, self.map_bytes)
+            unmap_region(self.base, self.map_bytes, self.page)
 
 
 cdef uint8_t *host_of_user(const RegionTable *table, uint64_t user_addr, uint64_t bytes) noexcept nogil:

@@ -41,19 +41,32 @@ def build(where: Path) -> Path:
     return found
 
 
+def environment() -> dict[str, str]:
+    """What a process needs to load what `build` made."""
+    found = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    found["LD_PRELOAD"] = f"{library('libasan.so')} {library('libubsan.so')}"
+    for name, options in OPTIONS.items():
+        found[name] = ":".join(f"{key}={value}" for key, value in options.items())
+    return found
+
+
+def run(package: Path, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    """An interpreter with these arguments, to its end. It imports what `build` made, and nothing of the checkout."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=package, env=environment(), capture_output=True, text=True, timeout=timeout, check=False,
+    )
+
+
 def sanitized(package: Path) -> Starter:
     """Starts what `build` made."""
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment["LD_PRELOAD"] = f"{library('libasan.so')} {library('libubsan.so')}"
-    for name, options in OPTIONS.items():
-        environment[name] = ":".join(f"{key}={value}" for key, value in options.items())
 
     def start(arguments: list[str], log_path: Path) -> subprocess.Popen[bytes]:
         # -m takes what lies in the current directory before what is installed.
         command = [sys.executable, "-m", "fastvhost", *arguments]
         with log_path.open("w") as log:
             return subprocess.Popen(
-                command, cwd=package, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                command, cwd=package, env=environment(), stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
 
     return start

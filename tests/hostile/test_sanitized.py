@@ -14,7 +14,7 @@ from tests.hostile import attacks_costly, attacks_fds, attacks_message, attacks_
 from tests.hostile.arena import Arena
 from tests.hostile.catalogue import CASES, CATALOGUE, Case, name_of
 from tests.hostile.conftest import Shared
-from tests.hostile.sanitized import ROOT, build, sanitized
+from tests.hostile.sanitized import OPTIONS, ROOT, build, run, sanitized
 
 WITHOUT_RINGS = {module.__name__ for module in (attacks_message, attacks_fds, attacks_costly, attacks_sustained)}
 ON_RINGS = [
@@ -46,3 +46,28 @@ def test_it_is_the_sanitized_build_that_runs(shared: Shared, package: Path) -> N
 def test_no_report(case: Case, shared: Shared) -> None:
     name, ring = case
     shared.get().run(CATALOGUE[name], ring)
+
+
+OVERRUN = """
+import ctypes, os, re, sys
+from fastvhost import Mapping
+
+fd = os.memfd_create("two-regions")
+os.ftruncate(fd, 2 << 20)
+mappings = [Mapping(fd, at, 1 << 20, at, at) for at in (0, 1 << 20)]
+places = [line.split()[0] for line in open("/proc/self/maps") if "two-regions" in line]
+start, end = sorted(tuple(int(bound, 16) for bound in place.split("-")) for place in places)[0]
+assert end - start == 1 << 20, places  # else they lie side by side, and are shown as one
+ctypes.memset(start, 1, 1 << 20)
+print("all of it", flush=True)
+ctypes.memset(start - 1 if sys.argv[1] == "before" else end, 1, 1)
+print("and one byte more", flush=True)
+"""
+
+
+@pytest.mark.parametrize("where", ["before", "behind"])
+def test_one_byte_beyond_a_region_of_guest_memory_is_reported(where: str, package: Path) -> None:
+    done = run(package, "-c", OVERRUN, where)
+    assert done.stdout == "all of it\n"
+    assert "AddressSanitizer: SEGV on unknown address" in done.stderr
+    assert done.returncode == OPTIONS["ASAN_OPTIONS"]["exitcode"]
