@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 MOST_WAKE_UPS = 150.0
-"""A second, of all threads: a worker looks up every 20 ms, the main thread twice a second. At 42 us each, 0.6 % of a core."""
+"""A second, of all threads: a worker looks up every 20 ms, the main thread twice a second."""
 MOST_ROUNDS = 150.0
 """A second: one for each time that a worker looks up."""
 
