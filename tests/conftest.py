@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+pytest_plugins = ["tests.times"]
+
 NOT_RUN = ("skipped", "xfailed", "xpassed")
 
 
