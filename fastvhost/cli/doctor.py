@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from fastvhost.cli.output import printable
 from fastvhost.cli.text import paint
 from fastvhost.control import diagnosis
 
@@ -22,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print findings; 1 where something stands in the way of fwd."""
     findings = diagnosis.examine(arguments.directory)
     for finding in findings:
-        print(f"{paint(finding.verdict.ljust(4), COLOURS[finding.verdict], sys.stdout)}  {finding.text}")
+        print(f"{paint(finding.verdict.ljust(4), COLOURS[finding.verdict], sys.stdout)}  {printable(finding.text)}")
         if finding.remedy:
-            print(f"      {finding.remedy}")
+            print(f"      {printable(finding.remedy)}")
     return 1 if any(finding.verdict == "bad" for finding in findings) else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from fastvhost.cli.output import harmless
 from fastvhost.control import control_client, port_spec
 from fastvhost.control.errors import FastvhostError, UsageError
 from fastvhost.control.open_taps import open_taps
@@ -149,7 +150,7 @@ def _find(port: str, control: str | None) -> PortSpec:
     if "/" in port or ":" in port or port.split(",")[0].endswith(".sock"):
         return port_spec.parse(port)
     try:
-        (about,) = control_client.ask(control, "show", port=port)
+        (about,) = control_client.understood(list, harmless(control_client.ask(control, "show", port=port)))
     except FastvhostError as error:
         raise UsageError(f"{port}: neither a path that ends in .sock nor a port of a running fwd ({error})") from None
     return PortSpec(

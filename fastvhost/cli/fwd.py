@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 from fastvhost.cli import log
+from fastvhost.cli.output import printable
 from fastvhost.control import config, host
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.units import format_cores, format_duration
@@ -85,7 +86,7 @@ def _check(settings: FwdConfig) -> int:
     else:
         print("\n".join(_lines(settings, plan)))
     for warning in warnings:
-        print(f"fastvhost: warning: {warning}", file=sys.stderr)
+        print(f"fastvhost: warning: {printable(warning)}", file=sys.stderr)
     return 0
 
 

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TextIO
 
-from fastvhost.cli.output import takes
+from fastvhost.cli.output import printable, takes
 
 PATIENCE = 0.1
 """Seconds a line waits for a reader who is slow, before the first one is left out."""
@@ -17,9 +17,9 @@ class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
         severity = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        text = record.getMessage()
+        text = printable(record.getMessage())
         if record.exc_info:
-            text += "\n" + self.formatException(record.exc_info)
+            text = "\n".join([text, *map(printable, self.formatException(record.exc_info).splitlines())])
         return f"{when}.{int(record.msecs):03} {severity}{text}"
 
 

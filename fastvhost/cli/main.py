@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except FastvhostError as error:
-        print(f"fastvhost: {error}", file=sys.stderr)
+        print(f"fastvhost: {output.printable(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130

@@ -5,10 +5,25 @@ from __future__ import annotations
 import os
 import select
 import sys
-from typing import TextIO
+from typing import Any, TextIO
+
+from fastvhost.frontend.foreign_text import printable
+
+__all__ = ["Figures", "discard", "harmless", "open_closed_streams", "printable", "say", "takes"]
 
 AT_ONCE = select.PIPE_BUF
 """So many bytes go into a pipe without waiting where poll() finds any room at all. pipe(7)"""
+
+
+def harmless(answer: Any) -> Any:
+    """What another process answered, every text in it as a terminal may have it (frontend.foreign_text)."""
+    if isinstance(answer, str):
+        return printable(answer)
+    if isinstance(answer, list):
+        return [harmless(item) for item in answer]
+    if isinstance(answer, dict):
+        return {harmless(key): harmless(value) for key, value in answer.items()}
+    return answer
 
 
 def say(text: str) -> bool:

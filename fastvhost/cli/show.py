@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import Any
 
+from fastvhost.cli.output import harmless
 from fastvhost.cli.parser import add_control
 from fastvhost.cli.text import table
 from fastvhost.control import control_client
@@ -21,9 +22,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the ports."""
     ports = control_client.ask(arguments.control, "show", port=arguments.port)
-    texts = [json.dumps(port) if arguments.json else describe(port) for port in ports]
-    print(("\n" if arguments.json else "\n\n").join(texts))
+    print(control_client.understood(_as_json if arguments.json else _as_text, ports))
     return 0
+
+
+def _as_json(ports: list[Any]) -> str:
+    return "\n".join(json.dumps(port) for port in ports)
+
+
+def _as_text(ports: list[Any]) -> str:
+    return "\n\n".join(describe(port) for port in harmless(ports))
 
 
 def describe(port: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import argparse
 import json
 
 from fastvhost.cli import render
+from fastvhost.cli.output import harmless
 from fastvhost.cli.parser import add_control
 from fastvhost.control import control_client
 
@@ -19,5 +20,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the counters and the rates of about the last second."""
     snapshot = control_client.ask(arguments.control, "stats")
-    print(json.dumps(snapshot) if arguments.json else render.stats(snapshot))
+    print(json.dumps(snapshot) if arguments.json else control_client.understood(render.stats, harmless(snapshot)))
     return 0

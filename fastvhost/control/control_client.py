@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fastvhost.control import runtime_dir
 from fastvhost.control.errors import RuntimeFailure
@@ -14,6 +15,8 @@ from fastvhost.control.errors import RuntimeFailure
 # An answer takes a second at the most where the machine has any time for us; beyond this, it is stopped or stuck.
 TIMEOUT_SECONDS = 10.0
 MAX_ANSWER_BYTES = 16 << 20
+NOT_OURS = "the answer is not fastvhost's; name its control socket with --control"
+T = TypeVar("T")
 
 
 def ask(control: str | None, command: str, **arguments: object) -> Any:
@@ -30,9 +33,17 @@ def ask(control: str | None, command: str, **arguments: object) -> Any:
         if answer["ok"]:
             return answer["result"]
         reason = str(answer["error"])
-    except (ValueError, KeyError, TypeError):
-        raise RuntimeFailure(f"{path}: the answer is not fastvhost's; name its control socket with --control") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise RuntimeFailure(f"{path}: {NOT_OURS}") from None
     raise RuntimeFailure(reason)
+
+
+def understood(made_of: Callable[[Any], T], answer: Any) -> T:
+    """What is made of an answer. Raises where it is not of the form that a fwd's answer has."""
+    try:
+        return made_of(answer)
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
+        raise RuntimeFailure(NOT_OURS) from None
 
 
 def find() -> Path:

@@ -59,18 +59,14 @@ class ControlSocket:
     def open(self) -> None:
         """Bind and listen. A stale socket is removed, anything else in the way is an error."""
         try:
+            socket_file.check_directory(os.fspath(self.path), ELSEWHERE)
             socket_file.remove_stale(os.fspath(self.path), ELSEWHERE)
         except socket_file.PathTakenError as error:
             raise RuntimeFailure(str(error)) from error
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         try:
-            # Bound under a mode that lets nobody in, and opened to the group only once the group is right.
-            os.fchmod(listener.fileno(), 0o600)
-            listener.bind(os.fspath(self.path))
-            self._file = socket_file.OwnFile(os.fspath(self.path))
-            if self._group >= 0:
-                os.chown(self.path, -1, self._group)
-            self.path.chmod(MODE)
+            group = self._group if self._group >= 0 else None
+            self._file = socket_file.bind(listener, os.fspath(self.path), MODE, group)
             listener.listen(MAX_CLIENTS)
         except OSError as error:
             self._close(listener)

@@ -13,6 +13,7 @@ from pathlib import Path
 from fastvhost.control import host, host_findings, runtime_dir
 from fastvhost.control.finding import Finding
 from fastvhost.control.units import format_cores
+from fastvhost.vhostuser import socket_file
 
 MIN_OPEN_FILES = 4096
 
@@ -92,11 +93,11 @@ def sockets(directory: Path) -> Finding:
     if fault := host.directory_fault(directory):
         remedy = {
             host.MISSING: f"mkdir -p {directory}",
-            host.READ_ONLY: f"sudo install -d -o {os.getuid()} -m 2770 {directory}",
+            host.READ_ONLY: f"sudo install -d -o {os.getuid()} -m 0755 {directory}",
         }.get(fault, "choose a directory that this user may enter")
         return Finding("bad", f"{directory}: {fault}", remedy)
-    if directory.stat().st_mode & 0o002 and not directory.stat().st_mode & 0o1000:
-        return Finding("note", f"{directory}: anybody can replace a socket there", f"chmod o-w {directory}")
+    if place := socket_file.exposed(str(directory)):
+        return Finding("bad", f"{directory}: other users may replace files in {place}", f"chmod +t {place}")
     return Finding("ok", f"{directory.resolve()}: sockets can be made here")
 
 

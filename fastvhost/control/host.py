@@ -16,6 +16,7 @@ import psutil
 
 from fastvhost.control.errors import UsageError
 from fastvhost.control.units import format_cores
+from fastvhost.frontend.foreign_text import printable
 
 # A core that other work keeps busier than this loses a fifth of a worker's rounds, and its guests notice.
 BUSY_PERCENT = 20.0
@@ -103,7 +104,7 @@ def _users(before: Mapping[psutil.Process, float]) -> dict[int, str]:
         if used[process] * 100 / SAMPLE_SECONDS < BUSY_PERCENT:
             break
         with contextlib.suppress(psutil.Error):
-            users.setdefault(process.cpu_num(), f" ({process.name()}, pid {process.pid})")
+            users.setdefault(process.cpu_num(), f" ({printable(process.name())}, pid {process.pid})")
     return users
 
 

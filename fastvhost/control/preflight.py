@@ -98,6 +98,8 @@ def _check_socket(path: Path, listens: bool, elsewhere: str) -> str:
         raise UsageError(f"{path}: {directory}: {fault}; {remedy}")
     look = socket_file.is_stale if listens else socket_file.is_there
     try:
+        if listens:
+            socket_file.check_directory(str(path), elsewhere)
         look(str(path), elsewhere)
     except socket_file.PathInUseError as error:
         return str(error)

@@ -9,7 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from fastvhost.vhostuser.socket_file import MAX_PATH_BYTES
+from fastvhost.vhostuser.socket_file import MAX_PATH_BYTES, PathTakenError, exposed
+from fastvhost.vhostuser.socket_file import remove_stale as remove_stale_socket
 
 PREFIX = "fwd-"
 
@@ -38,19 +39,32 @@ def _own(directory: Path) -> Path:
     if longest > MAX_PATH_BYTES:
         raise OSError("the path is too long for a socket")
     # 0755 in /run: the sockets themselves say who may connect (0660). Elsewhere nobody else has any business.
-    private = directory.parent != Path("/run")
     with contextlib.suppress(FileExistsError):
-        directory.mkdir(mode=0o700 if private else 0o755)
-    found = os.lstat(directory)
-    if not stat.S_ISDIR(found.st_mode):
-        raise OSError("not a directory")
-    if found.st_uid != os.getuid() and (private or not os.access(directory, os.W_OK | os.X_OK)):
-        raise OSError(f"belongs to user {found.st_uid}")
-    if private and stat.S_IMODE(found.st_mode) & 0o022:
-        raise OSError("others may write it")
+        directory.mkdir(mode=0o700 if _private(directory) else 0o755)
+    _believe(directory)
     if not os.access(directory, os.W_OK | os.X_OK):
         raise OSError("not writable")
     return directory
+
+
+def _private(directory: Path) -> bool:
+    """Whether it must be this user's. One in /run has its owner from root, who alone makes directories there."""
+    return directory.parent != Path("/run")
+
+
+def _believe(directory: Path) -> os.stat_result:
+    """Raises OSError, saying why, where others than its owner could have put sockets there. Links are not followed."""
+    found = os.lstat(directory)
+    if not stat.S_ISDIR(found.st_mode):
+        raise OSError("not a directory")
+    if _private(directory):
+        if found.st_uid != os.getuid():
+            raise OSError(f"belongs to user {found.st_uid}")
+        if stat.S_IMODE(found.st_mode) & 0o022:
+            raise OSError("others may write it")
+    if place := exposed(os.fspath(directory)):
+        raise OSError(f"others may replace files in {place}; chmod +t {place}")
+    return found
 
 
 def own_socket() -> Path:
@@ -59,23 +73,25 @@ def own_socket() -> Path:
 
 
 def sockets() -> list[Path]:
-    """Control sockets there are, of running and of killed processes alike."""
+    """Control sockets there are, of running and of killed processes alike, whom this user may believe.
+
+    Those are this user's, those of root and those of who owns the directory.
+    """
     found: list[Path] = []
     for directory in candidates():
-        try:
-            found += sorted(directory.glob(f"{PREFIX}*.sock"))
-        except OSError:
-            continue
+        with contextlib.suppress(OSError):
+            believed = {0, os.getuid(), _believe(directory).st_uid}
+            found += [path for path in sorted(directory.glob(f"{PREFIX}*.sock")) if path.lstat().st_uid in believed]
     return list(dict.fromkeys(found))
 
 
 def remove_stale() -> None:
-    """Remove the sockets of processes that are gone and could not clean up, from directories of ours."""
+    """Remove the sockets of processes that are gone and could not clean up, from directories of ours.
+
+    A process that is not seen here may live in another container that shares the directory: its socket answers.
+    """
     for path in sockets():
         pid = path.stem.removeprefix(PREFIX)
         if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
-            try:
-                if stat.S_ISSOCK(path.lstat().st_mode):
-                    path.unlink()
-            except OSError:
-                continue
+            with contextlib.suppress(PathTakenError):
+                remove_stale_socket(os.fspath(path))

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from fastvhost.frontend.foreign_text import printable
+
 BURST = 40
 PER_SECOND = 1.0
 """Each kind of line may come BURST times at once, and this often for ever."""
@@ -48,4 +50,4 @@ class Logbook:
         budget.lines -= 1
         more = f" ({budget.left_out} such lines left out before)" if budget.left_out else ""
         budget.left_out = 0
-        self._log.log(line.level, "%s", f"{self._prefix}{line.text}{more}")
+        self._log.log(line.level, "%s", printable(f"{self._prefix}{line.text}{more}"))

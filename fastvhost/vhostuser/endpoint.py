@@ -49,21 +49,17 @@ class Listener:
         directory = os.path.dirname(path) or "."  # noqa: PTH120
         if not os.path.isdir(directory):  # noqa: PTH112
             raise ServiceError(f"{path}: no such directory; mkdir -p {directory}")
+        socket_file.check_directory(path)
         socket_file.remove_stale(path)
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         self._file: socket_file.OwnFile | None = None
         self.withdrawn = False
         try:
-            self._sock.bind(path)
-            self._file = socket_file.OwnFile(path)
-            # Nobody can connect before listen(), so its permissions are right from the first connection on.
-            os.chmod(path, mode)  # noqa: PTH101
-            if gid is not None:
-                os.chown(path, -1, gid)
+            self._file = socket_file.bind(self._sock, path, mode, gid)
             self._sock.listen(BACKLOG)
         except OSError as error:
             self.close()
-            remedy = "" if gid is None else "; is this user a member of the group?"
+            remedy = "; is this user a member of the group?" if gid is not None and error.errno == errno.EPERM else ""
             raise ServiceError(f"{path}: cannot listen: {error.strerror}{remedy}", "os") from error
 
     def fileno(self) -> int:

@@ -1,12 +1,19 @@
-"""The file of a listening socket: whether its path is free, and taking one's own file away again, nobody else's."""
+"""The file of a listening socket: whether its path is free, whose it becomes, and taking one's own file away again.
+
+Between two looks at a path somebody else may put another file there, a link to one of ours perhaps. So nothing here
+changes what a path leads to: mode and group are set on a descriptor of the file, and links are never followed.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import grp
 import os
+import pwd
 import socket
 import stat
+from pathlib import Path
 
 from fastvhost.frontend.errors import ServiceError
 
@@ -64,6 +71,49 @@ def remove_stale(path: str, elsewhere: str = "choose another path") -> None:
             ) from error
 
 
+def exposed(directory: str) -> str:
+    """The directory, or the one above it, in which users other than this one may replace what is not theirs; or empty.
+
+    A sticky directory is none: there only a file's owner replaces it, and the directory's. inode(7), S_ISVTX
+    Raises OSError.
+    """
+    place = Path(os.path.realpath(directory))
+    for one in (place, *place.parents):
+        found = os.stat(one)  # noqa: PTH116
+        if found.st_mode & stat.S_ISVTX or not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            continue
+        if found.st_mode & stat.S_IWOTH or not _ours_alone(found.st_gid):
+            return str(one)
+    return ""
+
+
+def check_directory(path: str, elsewhere: str = "choose another path") -> None:
+    """Raises PathTakenError where others could put a socket of theirs in the place of ours, and get who connects."""
+    directory = os.path.dirname(path) or "."  # noqa: PTH120
+    try:
+        place = exposed(directory)
+    except OSError as error:
+        raise PathTakenError(f"{path}: {directory}: {error.strerror}; {elsewhere}", "os") from error
+    if place:
+        mode = stat.S_IMODE(os.stat(place).st_mode)  # noqa: PTH116
+        raise PathTakenError(
+            f"{path}: other users may replace files in {place} (mode {mode:04o}), and so this socket; as its owner: "
+            f"chmod +t {place}, or {elsewhere}"
+        )
+
+
+def _ours_alone(gid: int) -> bool:
+    """Whether only this user (and root) is in a group: many systems give each user such a group, and umask 0002."""
+    ours = {"root"}
+    with contextlib.suppress(KeyError):
+        ours.add(pwd.getpwuid(os.geteuid()).pw_name)
+    try:
+        members = set(grp.getgrgid(gid).gr_mem)
+    except KeyError:
+        return False
+    return members | {user.pw_name for user in pwd.getpwall() if user.pw_gid == gid} <= ours
+
+
 def _has_an_owner(path: str) -> bool:
     """Asked by a datagram socket: the kernel tells it that the one there is of another type, and that one nothing.
 
@@ -81,12 +131,42 @@ def _has_an_owner(path: str) -> bool:
     return True
 
 
+def bind(listener: socket.socket, path: str, mode: int, gid: int | None = None) -> OwnFile:
+    """Bind a socket, nobody can connect to yet, to a file of this mode and group. Raises OSError, and leaves no file.
+
+    gid: None leaves the group as it comes.
+    """
+    # The file gets its mode from the socket, less the umask: never more than was asked for, not for a moment.
+    os.fchmod(listener.fileno(), mode)
+    listener.bind(path)
+    file = None
+    try:
+        fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            found = os.fstat(fd)
+            if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink != 1:
+                raise OSError(errno.ESTALE, "another file has its place already; use a directory of its own")
+            file = OwnFile(path, (found.st_dev, found.st_ino))
+            itself = f"/proc/self/fd/{fd}"
+            if gid is not None and gid != found.st_gid:
+                os.chown(itself, -1, gid)
+            if stat.S_IMODE(found.st_mode) != mode:
+                os.chmod(itself, mode)  # noqa: PTH101
+        finally:
+            os.close(fd)
+    except BaseException:
+        if file is not None:
+            file.remove()
+        raise
+    return file
+
+
 class OwnFile:
     """The file that bind() has just made. Removed while the socket is open, whose inode then is no other file's."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, inode: tuple[int, int]) -> None:
         self._path = path
-        self._inode = _inode(path)
+        self._inode = inode
 
     def remove(self) -> None:
         """Unless another file has its path by now."""

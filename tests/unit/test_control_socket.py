@@ -235,6 +235,42 @@ def test_a_link_in_the_place_of_the_directory_is_not_followed(own_runtime_dir: P
         runtime_dir.choose()
 
 
+@pytest.mark.parametrize("fault", ["of another user", "others may write it", "a link", "a socket of another user"])
+def test_a_socket_that_somebody_else_could_have_made_is_not_believed(
+    own_runtime_dir: Path, directory: Path, fault: str
+) -> None:
+    stranger = ControlSocket(runtime_dir.own_socket(), {"echo": echo})
+    stranger.open()
+    assert control_client.find() == stranger.path
+    if fault == "of another user":
+        os.chown(own_runtime_dir, 65534, -1)
+    elif fault == "others may write it":
+        own_runtime_dir.chmod(0o777)
+    elif fault == "a link":
+        own_runtime_dir.rename(directory / "elsewhere")
+        own_runtime_dir.symlink_to(directory / "elsewhere")
+    else:
+        os.chown(stranger.path, 65534, -1)
+    with pytest.raises(RuntimeFailure, match="no running fwd found"):
+        control_client.find()
+    stranger.stop()
+
+
+def test_the_socket_of_a_process_that_is_not_seen_here_is_not_swept_while_it_answers(own_runtime_dir: Path) -> None:
+    runtime_dir.choose()
+    path = own_runtime_dir / f"fwd-{2**22 + 1}.sock"
+    with socket.socket(socket.AF_UNIX) as elsewhere:
+        elsewhere.bind(os.fspath(path))  # in a container that shares the directory
+        runtime_dir.remove_stale()
+        assert path.exists()
+
+
+def test_a_control_socket_in_a_directory_that_others_may_write_is_refused(directory: Path) -> None:
+    directory.chmod(0o777)
+    with pytest.raises(RuntimeFailure, match=f"chmod \\+t {directory}, or name another place with --control PATH"):
+        ControlSocket(directory / "c.sock", {}).open()
+
+
 def test_sockets_of_dead_processes_are_swept_and_those_of_live_ones_stay(own_runtime_dir: Path) -> None:
     runtime_dir.choose()
     dead, alive = own_runtime_dir / f"fwd-{2**22 + 1}.sock", own_runtime_dir / f"fwd-{os.getpid()}.sock"

@@ -25,7 +25,7 @@ NOBODY = 65534
 @pytest.fixture
 def directory() -> Iterator[Path]:
     with short_dir() as path:
-        path.chmod(0o777)
+        path.chmod(0o1777)
         yield path
 
 
@@ -124,6 +124,17 @@ def test_a_path_on_which_another_process_answers_is_refused_at_a_start_and_that_
     # Now it is a stale one, which the start removes, and not the check.
     assert preflight.check_for_later(config.build({"port": ["a.sock", "null:"]})) == ()
     assert (directory / "a.sock").exists()
+
+
+def test_a_directory_in_which_others_may_replace_a_socket_is_refused_with_the_remedy(directory: Path) -> None:
+    directory.chmod(0o777)
+    remedy = f"other users may replace files in {directory} (mode 0777), and so this socket; as its owner: chmod +t"
+    assert remedy in refusal(directory / "a.sock", "null:")
+    assert remedy in refusal("null:", "null:,name=n", control=f"{directory}/c.sock")
+    found = diagnosis.sockets(directory)
+    assert (found.verdict, found.remedy) == ("bad", f"chmod +t {directory}")
+    # Whoever makes a client's socket looks after its place.
+    preflight.check(config.build({"port": [f"{directory}/a.sock,mode=client", "null:"]}))
 
 
 def test_a_group_that_the_user_is_no_member_of_is_refused_before_anything_starts(directory: Path) -> None:

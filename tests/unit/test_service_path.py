@@ -9,11 +9,12 @@ import stat
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fastvhost.frontend.errors import ServiceError
-from fastvhost.vhostuser import endpoint
+from fastvhost.vhostuser import endpoint, socket_file
 from fastvhost.vhostuser.service import VhostUserService
 from tests.frontend import Request
 from tests.unit.fake_port import FakePort
@@ -35,6 +36,88 @@ def test_the_socket_gets_its_group_by_name_or_number(directory: Path) -> None:
         rig = Rig(directory / "a.sock", socket_group=group)
         assert (directory / "a.sock").stat().st_gid == os.getgid()
         rig.close()
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_the_mode_is_that_which_was_asked_for_under_every_umask(directory: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        for mode in (0o660, 0o600, 0o666):
+            listener = endpoint.Listener(str(directory / "a.sock"), mode, None)
+            assert stat.S_IMODE((directory / "a.sock").stat().st_mode) == mode
+            listener.close()
+    finally:
+        os.umask(before)
+
+
+def replaced_by(path: Path, precious: Path, how: str) -> None:
+    """What somebody else does who may write the directory."""
+    path.rename(path.with_name("gone"))
+    if how == "link":
+        path.symlink_to(precious)
+    elif how == "hard link":
+        path.hardlink_to(precious)
+    elif how == "socket of two names":
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(str(precious.with_name("other")))
+        path.hardlink_to(precious.with_name("other"))
+
+
+@pytest.mark.parametrize("how", ["link", "hard link", "socket of two names", "nothing"])
+def test_a_file_that_somebody_puts_in_the_place_of_the_new_socket_keeps_its_mode_and_group(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    path, precious = directory / "a.sock", directory / "precious"
+    precious.write_text("precious")
+    precious.chmod(0o600)
+    listen, bind, before = socket.socket.listen, socket.socket.bind, open_fds()
+
+    class Quick(socket.socket):
+        def bind(self, address: Any) -> None:
+            bind(self, address)
+            replaced_by(path, precious, how)
+
+    monkeypatch.setattr(socket, "socket", Quick)
+    group = os.getgid() + 1
+    with pytest.raises(ServiceError, match=r"cannot listen: (another file has its place|No such file)"):
+        endpoint.Listener(str(path), 0o660, str(group))
+    monkeypatch.undo()
+    assert listen is socket.socket.listen
+    for file in directory.iterdir():
+        assert file.lstat().st_gid != group
+    assert stat.S_IMODE(precious.stat().st_mode) == 0o600
+    assert precious.read_text() == "precious"
+    assert path.is_symlink() == (how == "link")  # what is not ours is not removed
+    assert open_fds() == before
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o757, 0o2770])
+@pytest.mark.parametrize("above", [False, True], ids=["its own", "the one above"])
+def test_a_directory_that_others_may_write_is_refused_unless_it_is_sticky(
+    directory: Path, mode: int, above: bool
+) -> None:
+    place = directory / "shared"
+    (place / "inner").mkdir(parents=True)
+    os.chown(place, -1, 65534)
+    place.chmod(mode)
+    path = (place / "inner" if above else place) / "a.sock"
+    with pytest.raises(ServiceError, match=f"replace files in {place} .*chmod \\+t {place}") as refused:
+        endpoint.Listener(str(path), 0o660, None)
+    assert refused.value.kind == "usage"
+    assert not path.exists()
+    (directory / "link").symlink_to(path.parent)
+    with pytest.raises(ServiceError, match=f"replace files in {place}"):
+        endpoint.Listener(str(directory / "link" / "a.sock"), 0o660, None)
+    place.chmod(mode | 0o1000)
+    endpoint.Listener(str(path), 0o660, None).close()
+
+
+def test_a_directory_that_only_the_group_of_this_user_alone_may_write_is_its_own(directory: Path) -> None:
+    os.chown(directory, -1, 0)
+    directory.chmod(0o775)
+    assert socket_file.exposed(str(directory)) == ""
+    os.chown(directory, -1, 4242)  # a group that the system knows no members of may still have some
+    assert socket_file.exposed(str(directory)) == str(directory)
 
 
 def test_a_stale_socket_is_replaced(directory: Path) -> None:
@@ -200,7 +283,7 @@ def test_what_the_system_refuses_is_no_wrong_usage(directory: Path, monkeypatch:
     before = open_fds()
     monkeypatch.setattr(os, "chown", refuse)
     with pytest.raises(ServiceError, match="member of the group") as refused:
-        endpoint.Listener(str(directory / "a.sock"), 0o660, "0")
+        endpoint.Listener(str(directory / "a.sock"), 0o660, str(os.getgid() + 1))
     assert refused.value.kind == "os"
     assert not (directory / "a.sock").exists()
     assert open_fds() == before
