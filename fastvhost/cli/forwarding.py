@@ -17,7 +17,7 @@ from typing import Any, TextIO, TypeVar
 from fastvhost import __version__
 from fastvhost.cli import render
 from fastvhost.cli.output import Figures
-from fastvhost.control import host, preflight, runtime_dir
+from fastvhost.control import host, open_files, preflight, runtime_dir
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.control_socket import ControlSocket
 from fastvhost.control.errors import FastvhostError, RuntimeFailure
@@ -48,6 +48,8 @@ def forward(settings: FwdConfig, parts: Parts | None = None) -> int:
     # Blocked here and so in every thread made from now on: the main thread takes signals out of sigtimedwait() below,
     # and no Python code is ever interrupted half-way.
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    for warning in open_files.check(settings, open_files.raise_limit()):
+        log.warning("%s", warning)
     preflight.check(settings)
     plan = host.plan_cores(settings.cores, host.observe(), settings.most_workers)
     workers = ", ".join("one not pinned" if core is None else f"core {core}" for core in plan.worker_cores)

@@ -76,11 +76,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check(settings: FwdConfig) -> int:
-    from fastvhost.control import preflight
+    from fastvhost.control import open_files, preflight
 
+    files = open_files.check(settings, open_files.raise_limit())
     in_the_way = preflight.check_for_later(settings)
     plan = host.plan_cores(settings.cores, host.observe(), settings.most_workers)
-    warnings = [*in_the_way, *plan.warnings]
+    warnings = [*files, *in_the_way, *plan.warnings]
     if settings.json:
         print(json.dumps({**_as_json(settings, plan), "warnings": warnings}))
     else:

@@ -9,6 +9,7 @@ from importlib import import_module
 
 from fastvhost.cli import output
 from fastvhost.cli.parser import Parser
+from fastvhost.control import open_files
 from fastvhost.control.errors import FastvhostError, UsageError
 
 VERSION, HELP = ("--version", "-V", "version"), ("--help", "-h", "help")
@@ -39,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         output.discard()  # whoever read us had enough
         return 0
     except OSError as error:
+        if open_files.ran_out(error):
+            print(f"fastvhost: {error.strerror}; {open_files.RAISE}", file=sys.stderr)
+            return 1
         if error.errno != errno.ENOSPC or error.filename is not None:
             raise
         output.discard()

@@ -2,40 +2,55 @@
 
 Request: {"command": "stats"} or {"command": "show", "port": "a"}. Answer: {"ok": true, "result": ...} or
 {"ok": false, "error": "..."}. One small thread serves all clients without ever blocking on one of them; how many they
-are, how long a request may be and how much may wait to be sent are bounded.
+are, how long a request may be and how much may wait to be sent are bounded. Idle clients make room for new ones, and no
+error ends the thread: one with a client costs that client its connection.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
-import selectors
+import select
 import socket
+import struct
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fastvhost.control.errors import RuntimeFailure
+from fastvhost.control.open_files import RAISE, ran_out
 from fastvhost.vhostuser import socket_file
 
 MODE = 0o660
 ELSEWHERE = "name another place with --control PATH"
 MAX_CLIENTS = 16
+MAX_PER_USER = 8
+"""A user who has so many loses the longest idle one to the next, and so nobody has all places."""
+PAUSE = 0.25
+"""Seconds without accepting where there is no room for a client, and of rest after a defect."""
+MOST_TOLD = 8
+"""So many kinds of trouble are told of; no client can fill a disk."""
 MAX_REQUEST_BYTES = 4096
 # An answer to show with hundreds of ports is a few hundred KiB; a client that does not read is cut off beyond this.
 MAX_UNSENT_BYTES = 4 << 20
 # A client that says nothing gives its place to another one after this long.
 IDLE_SECONDS = 30.0
 
+_PEER = struct.Struct("=iII")
+"""Process, user and group of who connected: struct ucred. unix(7)"""
+log = logging.getLogger("fastvhost")
 Handler = Callable[[Mapping[str, Any]], Any]
 
 
 class _Client:
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
+        self.user: int = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))[1]
         self.received = b""
         self.unsent = b""
         self.last_active = time.monotonic()
@@ -50,11 +65,14 @@ class ControlSocket:
         self._group = group
         self._listener: socket.socket | None = None
         self._file: socket_file.OwnFile | None = None
-        self._selector = selectors.DefaultSelector()
         self._clients: dict[socket.socket, _Client] = {}
         self._wake, self._woken = socket.socketpair()
         self._thread = threading.Thread(target=self._serve, name="control", daemon=True)
-        self._stopping = False
+        self._stopping = threading.Event()
+        self._paused_until = 0.0
+        self._reserve = -1
+        """A file that is closed to take a client where no more can be opened: an operator's, who asks why."""
+        self._told: set[str] = set()
 
     def open(self) -> None:
         """Bind and listen. A stale socket is removed, anything else in the way is an error."""
@@ -72,16 +90,18 @@ class ControlSocket:
             self._close(listener)
             raise RuntimeFailure(f"{self.path}: no control socket: {error.strerror}; {ELSEWHERE}") from error
         self._listener = listener
-        self._selector.register(listener, selectors.EVENT_READ)
-        self._selector.register(self._woken, selectors.EVENT_READ)
+        self._keep_reserve()
 
     def start(self) -> None:
         """Serve in a thread."""
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise RuntimeFailure(f"{self.path}: {error}; raise TasksMax= in the unit, or ulimit -u") from error
 
     def withdraw(self) -> None:
         """Free the path, answer nobody any more, ask the thread to end. Waits for nothing. Idempotent."""
-        self._stopping = True
+        self._stopping.set()
         file, self._file = self._file, None
         if file is not None:
             file.remove()
@@ -101,7 +121,9 @@ class ControlSocket:
         for client in list(self._clients.values()):
             client.connection.close()
         self._clients.clear()
-        self._selector.close()
+        if self._reserve >= 0:
+            os.close(self._reserve)
+            self._reserve = -1
         self._wake.close()
         self._woken.close()
         return True
@@ -113,28 +135,96 @@ class ControlSocket:
         listener.close()
 
     def _serve(self) -> None:
-        while not self._stopping:
-            for key, events in self._selector.select(timeout=1.0):
-                if key.fileobj is self._listener:
-                    self._accept()
-                elif isinstance(key.data, _Client):
-                    self._attend(key.data, events)
-            self._drop_idle()
+        while not self._stopping.is_set():
+            try:
+                self._turn()
+            except Exception as error:
+                self._tell("internal error", error)
+                self._stopping.wait(PAUSE)  # what failed at once may fail at once again
 
-    def _accept(self) -> None:
-        assert self._listener is not None
-        with contextlib.suppress(OSError):
-            connection, _ = self._listener.accept()
-            if len(self._clients) >= MAX_CLIENTS:
-                connection.close()
+    def _turn(self) -> None:
+        # Made anew each turn: what failed half-way in the last one leaves nothing registered.
+        poller = select.poll()
+        poller.register(self._woken, select.POLLIN)
+        paused = time.monotonic() < self._paused_until
+        if self._listener is not None and not paused:
+            poller.register(self._listener, select.POLLIN)
+        there = {client.connection.fileno(): client for client in self._clients.values()}
+        for fd, client in there.items():
+            poller.register(fd, select.POLLIN | (select.POLLOUT if client.unsent else 0))
+        ready = dict(poller.poll((PAUSE if paused else 1.0) * 1000))
+        if self._stopping.is_set():
+            return
+        for fd, events in ready.items():
+            if fd in there:
+                try:
+                    self._attend(there[fd], events)
+                except Exception as error:
+                    self._tell("a client was dropped", error)
+                    self._drop(there[fd])
+        if self._listener is not None and self._listener.fileno() in ready:
+            self._accept(self._listener)
+        self._drop_idle()
+
+    def _accept(self, listener: socket.socket) -> None:
+        connection = None
+        try:
+            connection = self._next(listener)
+            if connection is None:
                 return
             connection.setblocking(False)
-            client = self._clients[connection] = _Client(connection)
-            self._selector.register(connection, selectors.EVENT_READ, client)
+            client = _Client(connection)
+            self._make_room(client.user)
+            self._clients[connection] = client
+        except Exception as error:
+            # There is no room for it: those who are there are served on, and it may come again.
+            self._tell("cannot take a client", error)
+            if connection is not None:
+                connection.close()
+            self._paused_until = time.monotonic() + PAUSE
+
+    def _next(self, listener: socket.socket) -> socket.socket | None:
+        """The next connection, or None. Raises OSError where there is no room for it."""
+        try:
+            return listener.accept()[0]
+        except (BlockingIOError, ConnectionAbortedError, InterruptedError):
+            return None
+        except OSError as error:
+            if not ran_out(error):
+                raise
+        if self._reserve >= 0:
+            os.close(self._reserve)
+            self._reserve = -1
+        elif self._clients:
+            self._drop(min(self._clients.values(), key=lambda client: client.last_active))
+        return listener.accept()[0]
+
+    def _make_room(self, user: int) -> None:
+        """For a client of a user: those who have most give a place, the one that was idle longest."""
+        users = Counter(client.user for client in self._clients.values())
+        if users[user] < MAX_PER_USER:
+            if len(self._clients) < MAX_CLIENTS:
+                return
+            user = users.most_common(1)[0][0]
+        idle = min((one for one in self._clients.values() if one.user == user), key=lambda one: one.last_active)
+        self._drop(idle)
+
+    def _keep_reserve(self) -> None:
+        if self._reserve < 0:
+            with contextlib.suppress(OSError):
+                self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _tell(self, what: str, error: Exception) -> None:
+        remedy = f"; {RAISE}" if ran_out(error) else ""
+        text = f"control socket: {what}: {type(error).__name__}: {error}{remedy}"
+        if text not in self._told and len(self._told) < MOST_TOLD:
+            self._told.add(text)
+            log.warning("%s", text)
+            log.debug("control socket", exc_info=error)
 
     def _attend(self, client: _Client, events: int) -> None:
         try:
-            if events & selectors.EVENT_READ:
+            if events & ~select.POLLOUT:
                 data = client.connection.recv(MAX_REQUEST_BYTES)
                 if not data:
                     return self._drop(client)
@@ -143,14 +233,13 @@ class ControlSocket:
                 self._take_requests(client)
             if client.unsent:
                 client.unsent = client.unsent[client.connection.send(client.unsent) :]
+                client.last_active = time.monotonic()
         except BlockingIOError:
             pass
         except OSError:
             return self._drop(client)
         if len(client.received) > MAX_REQUEST_BYTES or len(client.unsent) > MAX_UNSENT_BYTES:
             return self._drop(client)
-        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.unsent else 0)
-        self._selector.modify(client.connection, wanted, client)
         return None
 
     def _take_requests(self, client: _Client) -> None:
@@ -181,6 +270,7 @@ class ControlSocket:
             self._drop(client)
 
     def _drop(self, client: _Client) -> None:
-        self._selector.unregister(client.connection)
-        del self._clients[client.connection]
+        """Idempotent."""
+        self._clients.pop(client.connection, None)
         client.connection.close()
+        self._keep_reserve()

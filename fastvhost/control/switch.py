@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastvhost.control import open_files
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.errors import RuntimeFailure, UsageError
 from fastvhost.control.host import CorePlan
@@ -134,9 +135,14 @@ class Switch:
                     unit.service.start()
         except self.parts.refusals as error:
             self.stop()
+            if open_files.ran_out(error):
+                raise RuntimeFailure(f"{error}; {open_files.RAISE}") from error
             # A service tells whether another setting would help (its kind is "usage") or the system said no.
             kind = UsageError if getattr(error, "kind", "") == "usage" else RuntimeFailure
             raise kind(str(error)) from error
+        except RuntimeError as error:
+            self.stop()
+            raise RuntimeFailure(f"{error}; raise TasksMax= in the unit, or ulimit -u") from error
         except BaseException:
             self.stop()
             raise

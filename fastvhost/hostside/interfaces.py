@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import fcntl
 import os
 import socket
@@ -18,6 +19,7 @@ SIOCSIFFLAGS: Final = 0x8914
 SIOCGIFMTU: Final = 0x8921
 SIOCSIFMTU: Final = 0x8922
 SIOCGIFHWADDR: Final = 0x8927
+SIOCGIFINDEX: Final = 0x8933
 SIOCETHTOOL: Final = 0x8946
 ETHTOOL_GDRVINFO: Final = 0x03
 ETHTOOL_GLINK: Final = 0x0A
@@ -57,16 +59,23 @@ def name_problem(name: str) -> str:
     return ""
 
 
-def look(name: str) -> Interface | None:
-    """The interface of that name in this process's network namespace, or None."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+def look(name: str, asking: socket.socket | None = None) -> Interface | None:
+    """The interface of that name in this process's network namespace, or None where there is none.
+
+    asking: a socket to ask by, which is not opened and closed then. Raises OSError where the kernel does not tell: that
+    no more files can be opened, say, is no sign that an interface is gone.
+    """
+    with contextlib.ExitStack() as stack:
+        sock = asking or stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC))
         try:
-            index = socket.if_nametoindex(name)
+            (index,) = struct.unpack_from("i", _ask(sock, SIOCGIFINDEX, name), 16)
             (flags,) = struct.unpack_from("H", _ask(sock, SIOCGIFFLAGS, name), 16)
             (mtu,) = struct.unpack_from("i", _ask(sock, SIOCGIFMTU, name), 16)
             hardware = _ask(sock, SIOCGIFHWADDR, name)
             carrier = _has_carrier(sock, name)
-        except OSError:
+        except OSError as error:
+            if error.errno not in (errno.ENODEV, errno.ENXIO):
+                raise
             return None
     (family,) = struct.unpack_from("H", hardware, 16)
     mac = ":".join(f"{byte:02x}" for byte in hardware[18:24])
@@ -74,8 +83,11 @@ def look(name: str) -> Interface | None:
 
 
 def dropped_by_kernel(name: str) -> int:
-    """Frames that the stack sent to an interface and nobody took, since it was made. proc_pid_net(5)."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
+    """Frames that the stack sent to an interface and nobody took, since it was made. proc_pid_net(5).
+
+    Raises OSError.
+    """
+    with contextlib.suppress(ValueError, IndexError):
         for line in Path("/proc/self/net/dev").read_text().splitlines():
             interface, colon, figures = line.partition(":")
             if colon and interface.strip() == name:
@@ -132,16 +144,25 @@ def _ethtool(sock: socket.socket, name: str, command: array.array[int]) -> None:
 
 
 class Watch:
-    """Readable when some interface of the namespace changed. What changed, look() tells."""
+    """Readable when some interface of the namespace changed. What changed, look() tells, and opens no file for it."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
         )
-        self._socket.bind((0, RTMGRP_LINK))
+        try:
+            self._socket.bind((0, RTMGRP_LINK))
+            self._asking = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        except BaseException:
+            self._socket.close()
+            raise
 
     def fileno(self) -> int:
         return self._socket.fileno()
+
+    def look(self, name: str) -> Interface | None:
+        """The interface of that name, or None. Raises OSError where the kernel does not tell."""
+        return look(name, self._asking)
 
     def drain(self) -> None:
         """Take what the kernel said; that it said more than there was room for is no harm."""
@@ -156,3 +177,4 @@ class Watch:
 
     def close(self) -> None:
         self._socket.close()
+        self._asking.close()

@@ -7,6 +7,7 @@ goes on. This thread finds out what happened, says so once, and tries again ever
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import select
@@ -23,6 +24,8 @@ from fastvhost.hostside.interfaces import Interface
 
 RETRY = 1.0
 """Seconds between two attempts to attach, and between two looks where the kernel said nothing."""
+SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+"""What a call fails with where something runs out, and says nothing about the interface."""
 CARRIER_LOOK = 0.05
 """Seconds between two looks for a carrier that is missing: the kernel tells of it up to a second late."""
 
@@ -47,6 +50,8 @@ class InterfaceService:
         self._late = False
         self._retry_at = 0.0
         self._said = ""
+        self._trouble = ""
+        """What kept it from looking at the interface, empty where nothing does."""
         self._stats_at = 0.0
         self._misses_carrier = False
 
@@ -97,7 +102,7 @@ class InterfaceService:
 
     def describe(self) -> dict[str, Any]:
         """What `fastvhost show` tells. From any thread."""
-        seen = interfaces.look(self._name)
+        seen = self._seen()
         about: dict[str, Any] = {"interface": self._name, "state": self._said or "waiting"}
         if seen is not None:
             about |= {"index": seen.index, "mtu": seen.mtu, "mac": seen.mac, "up": seen.up, "carrier": seen.carrier}
@@ -110,6 +115,7 @@ class InterfaceService:
             try:
                 self._wait()
                 self._look(time.monotonic())
+                self._trouble = ""
                 if self._late:
                     self._late = False
                     self._write(logging.WARNING, "the worker is back")
@@ -119,13 +125,31 @@ class InterfaceService:
                 if not self._late:
                     self._late = True
                     self._write(logging.ERROR, f"{error}; nothing changes here until it is back")
-                time.sleep(RETRY)
+                self._rest()
             except Exception as error:
-                # A defect of ours: this port tries again, nobody else notices.
-                logging.getLogger("fastvhost").debug("port %s", self._port.name, exc_info=error)
-                self._say(f"internal error {type(error).__name__}: {error}", logging.ERROR)
-                self._losing = True
-                time.sleep(RETRY)
+                self._survive(error)
+                self._rest()
+
+    def _survive(self, error: Exception) -> None:
+        """It is looked at again later.
+
+        What is attached stays, or a tap would go, and all that was done to it. What is half attached is let go of.
+        """
+        self._losing |= self._attached is None
+        if isinstance(error, OSError) and error.errno in SHORT:
+            level, trouble = logging.WARNING, f"{self._name} cannot be looked at: {error.strerror}; trying again"
+        else:
+            logging.getLogger("fastvhost").debug("port %s", self._port.name, exc_info=error)
+            level, trouble = logging.ERROR, f"internal error {type(error).__name__}: {error}; trying again"
+        if trouble != self._trouble:
+            self._trouble = trouble
+            self._write(level, trouble)
+
+    def _rest(self) -> None:
+        """Until the next attempt, or a stop."""
+        poller = select.poll()
+        poller.register(self._wake, select.POLLIN)
+        poller.poll(RETRY * 1000)
 
     def _wait(self) -> None:
         assert self._watch is not None
@@ -135,10 +159,15 @@ class InterfaceService:
         poller.poll((CARRIER_LOOK if self._misses_carrier else RETRY) * 1000)
         self._watch.drain()
 
+    def _seen(self) -> Interface | None:
+        """The interface as it is now. Raises OSError where the kernel does not tell."""
+        watch = self._watch
+        return interfaces.look(self._name) if watch is None else watch.look(self._name)
+
     def _look(self, now: float, first: bool = False) -> None:
         if self._losing:
             self._lose()
-        seen = interfaces.look(self._name)
+        seen = self._seen()
         for what, number in self._port.events():
             if what == "first_frame":
                 self._write(logging.INFO, f"first packet from {self._name}")
@@ -175,12 +204,12 @@ class InterfaceService:
         except HostPortError as error:
             self._release()
             # An interface may go between the look and the call: that is not a reason to give up.
-            if first and not (seen is not None and interfaces.look(self._name) is None):
+            if first and not (seen is not None and self._seen() is None):
                 raise
             self._say(str(error), logging.WARNING)
             self._retry_at = now + RETRY
             return
-        self._attached = interfaces.look(self._name)
+        self._attached = self._seen()
         if self._attached is None:
             self._lose()
             return
@@ -207,8 +236,9 @@ class InterfaceService:
     def _count_drops(self, now: float) -> None:
         if now >= self._stats_at:
             self._stats_at = now + RETRY / 2
-            if drops := self._kernel_drops():
-                self._port.count_kernel_drops(drops)
+            with contextlib.suppress(OSError):  # counted the next time
+                if drops := self._kernel_drops():
+                    self._port.count_kernel_drops(drops)
 
     def _lose(self) -> None:
         self._losing = True

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from fastvhost.hostside import interfaces
 from fastvhost.hostside.errors import HostPortError
 from fastvhost.hostside.face import HostPortFace
-from fastvhost.hostside.service import InterfaceService
+from fastvhost.hostside.service import SHORT, InterfaceService
 
 TUN: Final = "/dev/net/tun"
 TUNSETIFF: Final = 0x400454CA
@@ -20,6 +20,7 @@ TUNSETPERSIST: Final = 0x400454CB
 TUNSETOWNER: Final = 0x400454CC
 TUNSETOFFLOAD: Final = 0x400454D0
 IFF_TAP, IFF_NO_PI, IFF_MULTI_QUEUE = 0x0002, 0x1000, 0x0100
+RAISE: Final = "raise the limit: LimitNOFILE= in the unit, or ulimit -n"
 IFREQ: Final = struct.Struct("16sH22x")
 """An interface's name and flags: struct ifreq, as TUNSETIFF takes it."""
 
@@ -82,6 +83,8 @@ class TapService(InterfaceService):
         try:
             fd = os.open(TUN, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
+            if error.errno in SHORT:
+                raise HostPortError(f"{self._name}: cannot open {TUN}: {error.strerror}; {RAISE}") from error
             remedy = "modprobe tun" if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO) else f"chmod 666 {TUN}"
             raise HostPortError(f"{self._name}: cannot open {TUN}: {error.strerror}; as root: {remedy}") from error
         flags = IFF_TAP | IFF_NO_PI | (IFF_MULTI_QUEUE if self._queues > 1 else 0)
@@ -109,8 +112,9 @@ class TapService(InterfaceService):
 
     def _kernel_drops(self) -> int:
         """A tap keeps as many frames as its txqueuelen says; what comes on top is gone."""
-        before, self._counted = self._counted, interfaces.dropped_by_kernel(self._name)
-        return max(0, self._counted - before)
+        dropped = interfaces.dropped_by_kernel(self._name)
+        before, self._counted = self._counted, dropped
+        return max(0, dropped - before)
 
     def _release(self) -> None:
         for fd in self._fds:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import resource
 import select
 import socket
 import stat
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -114,20 +117,94 @@ def test_a_client_that_never_reads_does_not_keep_others_waiting(path: Path) -> N
         assert time.monotonic() - start < 1.0
 
 
-def test_more_clients_than_there_are_places_are_sent_away_and_nobody_else_suffers(path: Path) -> None:
-    first = connect(path)
-    assert answer(first, b'{"command": "echo"}\n')["ok"]
-    others = [connect(path) for _ in range(control_socket.MAX_CLIENTS + 4)]
-    # Each of those that stay keeps silent, so whoever can be read from is one that was sent away.
-    sent_away: set[socket.socket] = set()
+def test_idle_clients_shut_nobody_out_the_longest_idle_one_makes_room(path: Path) -> None:
+    idle = [connect(path) for _ in range(control_socket.MAX_PER_USER + 4)]
     deadline = time.monotonic() + 5
-    while len(sent_away) < 5 and time.monotonic() < deadline:
-        sent_away.update(select.select(others, [], [], 0.1)[0])
-    time.sleep(0.2)
-    sent_away.update(select.select(others, [], [], 0)[0])
-    assert [connection.recv(1) for connection in sent_away] == [b""] * 5
-    assert answer(first, b'{"command": "echo"}\n')["ok"]
-    for connection in (first, *others):
+    sent_away: list[socket.socket] = []
+    while len(sent_away) < 4 and time.monotonic() < deadline:
+        sent_away = select.select(idle, [], [], 0.1)[0]
+    assert sent_away == idle[:4]
+    assert [connection.recv(1) for connection in sent_away] == [b""] * 4
+    start = time.monotonic()
+    with connect(path) as asking:
+        assert answer(asking, b'{"command": "echo"}\n')["ok"]
+        assert time.monotonic() - start < 1.0
+        # Who has just asked is not the one to go.
+        idle += [connect(path) for _ in range(control_socket.MAX_PER_USER - 1)]
+        assert answer(asking, b'{"command": "echo"}\n')["ok"]
+    for connection in idle:
+        connection.close()
+
+
+def test_no_user_takes_the_places_of_another(directory: Path) -> None:
+    server = ControlSocket(directory / "c.sock", {"echo": echo})
+    server.open()
+    users = iter([0, *[1000] * 20, *[1001] * 20, 0])
+
+    def take() -> socket.socket:
+        connection = connect(server.path)
+        assert server._listener is not None
+        server._accept(server._listener)
+        return connection
+
+    class Client(control_socket._Client):
+        def __init__(self, connection: socket.socket) -> None:
+            super().__init__(connection)
+            self.user = next(users)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(control_socket, "_Client", Client)
+        clients = [take() for _ in range(42)]
+    there = Counter(client.user for client in server._clients.values())
+    assert there == {0: 2, 1000: control_socket.MAX_PER_USER - 1, 1001: control_socket.MAX_PER_USER - 1}
+    for client in clients:
+        client.close()
+    server.stop()
+
+
+@pytest.mark.parametrize("trouble", [OSError(errno.ENOMEM, "no memory"), MemoryError(), KeyError("a defect")], ids=repr)
+@pytest.mark.parametrize("where", ["_turn", "_next", "_make_room", "_attend", "_take_requests", "_drop", "_drop_idle"])
+def test_no_error_of_its_own_ends_the_thread(
+    path: Path, monkeypatch: pytest.MonkeyPatch, where: str, trouble: Exception
+) -> None:
+    monkeypatch.setattr(control_socket, "PAUSE", 0.01)
+    before, failed = getattr(ControlSocket, where), threading.Event()
+
+    def fail(*words: Any) -> Any:
+        if not failed.is_set():
+            failed.set()
+            raise trouble
+        return before(*words)
+
+    monkeypatch.setattr(ControlSocket, where, fail)
+    connection = connect(path)
+    connection.send(b'{"command": "echo"}\n')
+    connection.close()
+    assert failed.wait(5)
+    for _ in range(3):
+        with connect(path) as other:
+            assert answer(other, b'{"command": "echo"}\n')["ok"]
+
+
+def test_without_a_file_left_an_operator_is_answered_and_nothing_spins(path: Path) -> None:
+    waiting, third, fourth = (socket.socket(socket.AF_UNIX) for _ in range(3))
+    for connection in (waiting, third, fourth):
+        connection.settimeout(5)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        for connection in (waiting, third, fourth):  # by the reserve, and then in the place of the one before
+            connection.connect(os.fspath(path))
+            connection.sendall(b'{"command": "echo"}\n')
+            assert json.loads(connection.recv(1000))["ok"]
+        before = time.process_time()
+        time.sleep(0.2)
+        assert time.process_time() - before < 0.1
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    for connection in (waiting, third, fourth):
         connection.close()
 
 

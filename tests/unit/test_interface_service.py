@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
+import resource
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from fastvhost.dataplane.door import WorkerStuckError
-from fastvhost.hostside import service
+from fastvhost.hostside import interfaces, service
 from fastvhost.hostside.interfaces import Interface
 from fastvhost.hostside.service import InterfaceService
 
@@ -81,7 +83,7 @@ def stuck() -> WorkerStuckError:
 def attached(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     monkeypatch.setattr(service, "RETRY", 0.02)
     made = Service(Port())
-    monkeypatch.setattr(service.interfaces, "look", lambda _: made.seen)
+    monkeypatch.setattr(service.interfaces, "look", lambda *_: made.seen)
     made.open()
     made.start()
     wait_for(lambda: made.port.link_up)
@@ -146,8 +148,48 @@ def test_what_was_opened_for_a_worker_that_is_late_is_closed_before_it_is_opened
     assert attached.attachments == 2
 
 
-def test_a_defect_while_a_worker_is_late_does_not_end_the_thread_either(attached: Service) -> None:
-    with a_late_worker(attached.port, ValueError("a defect")):
+@pytest.mark.parametrize("trouble", [ValueError("a defect"), MemoryError()])
+def test_a_defect_ends_neither_the_thread_nor_what_is_attached_and_is_told_once(
+    attached: Service, caplog: pytest.LogCaptureFixture, trouble: Exception
+) -> None:
+    with a_late_worker(attached.port, trouble):
         attached.seen = Interface("eth9", 7, True, False, 1500, "", True)
+    wait_for(lambda: not attached.port.link_up)
     attached.seen = Interface("eth9", 7, True, True, 1500, "", True)
-    wait_for(lambda: attached.attachments == 2 and attached.port.link_up)
+    wait_for(lambda: attached.port.link_up)
+    # A tap that this port made would go, with its addresses.
+    assert (attached.port.attached, attached.attachments) == (True, 1)
+    assert caplog.text.count("internal error") == 1
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_a_look_that_fails_for_want_of_something_is_no_sign_that_the_interface_is_gone(
+    attached: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    looks = []
+
+    def fail(*_: object) -> None:
+        looks.append(1)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(service.interfaces, "look", fail)
+    wait_for(lambda: len(looks) > 2)
+    monkeypatch.setattr(service.interfaces, "look", lambda *_: attached.seen)
+    attached.seen = Interface("eth9", 7, True, False, 1500, "", True)
+    wait_for(lambda: not attached.port.link_up)
+    assert (attached.port.attached, attached.attachments) == (True, 1)
+    assert caplog.text.count(f"eth9 cannot be looked at: {os.strerror(number)}") == 1
+
+
+def test_a_watch_that_was_opened_looks_without_another_file_and_tells_gone_from_not_asked() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    watch = interfaces.Watch()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        seen = watch.look("lo")
+        assert (seen is not None and seen.index, watch.look("none")) == (1, None)
+        with pytest.raises(OSError, match="Too many open files"):
+            interfaces.look("lo")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        watch.close()

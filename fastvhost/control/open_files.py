@@ -1,0 +1,63 @@
+"""How many files this process may have open, and how many its ports need: running out of them hurts every port."""
+
+from __future__ import annotations
+
+import errno
+import resource
+from typing import TYPE_CHECKING
+
+from fastvhost.control.errors import RuntimeFailure
+
+if TYPE_CHECKING:
+    from fastvhost.control.config import FwdConfig
+
+PER_RING = 3
+"""Kick, call and err."""
+PER_PORT = 16
+"""The listener, what wakes its thread, a connection, messages on their way, and the regions of a guest's memory."""
+RESERVE = 64
+"""What workers, log, control socket and its clients have beside the ports, and room for what comes and goes."""
+LEAST_RESERVE = 32
+RAISE = "raise the hard limit: LimitNOFILE= in the unit, or ulimit -Hn as root"
+
+
+def raise_limit() -> int:
+    """Raise the soft limit to the hard one. Returns what holds then.
+
+    The soft one is kept low (1024) for programs that use select(2), and fwd is none.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):
+        return soft
+    return hard
+
+
+def wanted(settings: FwdConfig) -> int:
+    """Enough for all rings of all ports, and the reserve."""
+    return RESERVE + sum(PER_PORT + 2 * port.queues * PER_RING for port in settings.ports)
+
+
+def least(settings: FwdConfig) -> int:
+    """Enough for one queue pair a port."""
+    return LEAST_RESERVE + sum(PER_PORT for _ in settings.ports)
+
+
+def check(settings: FwdConfig, limit: int) -> tuple[str, ...]:
+    """Warnings. Raises RuntimeFailure where not even one queue pair a port can be served."""
+    ports = f"these {len(settings.ports)} ports need"
+    if limit < least(settings):
+        raise RuntimeFailure(f"{limit} open files are allowed, {ports} {least(settings)} at least; {RAISE}")
+    if limit < wanted(settings):
+        return (f"{limit} open files are allowed, {ports} {wanted(settings)} once guests use all queues; {RAISE}",)
+    return ()
+
+
+def ran_out(error: BaseException | None) -> bool:
+    """Whether an error, or the one it came from, says that no more files can be opened."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            return True
+        error = error.__cause__
+    return False
