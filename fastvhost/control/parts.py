@@ -100,8 +100,21 @@ def real_parts() -> Parts:
         if spec.kind in host_kinds.CHECKS:
             return host_kinds.make_service(spec, port)
         if spec.kind == "cuse":
-            return VhostCuseService(spec.interface, port, device_group=socket_group)
-        return VhostUserService(spec.path, port, mode=spec.mode, socket_group=socket_group)
+            return VhostCuseService(
+                spec.interface,
+                port,
+                device_group=socket_group,
+                most_memory=spec.memory,
+                any_memory_file=spec.any_memory_file,
+            )
+        return VhostUserService(
+            spec.path,
+            port,
+            mode=spec.mode,
+            socket_group=socket_group,
+            most_memory=spec.memory,
+            any_memory_file=spec.any_memory_file,
+        )
 
     def worker(door: Door, name: str, settings: FwdConfig) -> AnyWorker:
         return Worker(door, name, idle=settings.idle, nap_us=round(settings.idle_sleep_max * 1e6))

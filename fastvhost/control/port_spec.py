@@ -9,16 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from fastvhost.control import host_kinds
+from fastvhost.control import host_kinds, units
 from fastvhost.control.errors import UsageError
 from fastvhost.vhostuser.socket_file import MAX_PATH_BYTES
 
 MAX_QUEUE_PAIRS = 128
 Mode = Literal["server", "client"]
 MODES: tuple[Mode, ...] = get_args(Mode)
+LEAST_MEMORY, MOST_MEMORY = 1 << 20, 1 << 46
+"""Bytes. The most is half of the address space of a process (47 bits on x86-64)."""
+MEMORY_FILES = ("kernel", "any")
+GUEST_KEYS = frozenset({"queues", "memory", "memory-files"})
+"""Of every kind whose other end is a guest."""
 KIND_KEYS: Mapping[str, frozenset[str]] = {
-    "vhost-user": frozenset({"mode", "queues"}),
-    "cuse": frozenset({"queues"}),
+    "vhost-user": GUEST_KEYS | {"mode"},
+    "cuse": GUEST_KEYS,
     "tap": frozenset({"queues", "persist", "mtu", "owner"}),
     "packet": frozenset(),
     "xdp": frozenset({"queues"}),
@@ -43,13 +48,24 @@ class PortSpec:
     """Of a kind whose other end is an interface of this host; of cuse, the device's name in /dev."""
     options: tuple[tuple[str, str], ...] = ()
     """What only one kind knows, checked, as it was written."""
+    memory: int = 0
+    """Bytes of guest memory that may be mapped at once; 0 for the default, as many as this machine has."""
+    any_memory_file: bool = False
+    """Whether guest memory may lie on a disk's file system, beside memfd, tmpfs and hugetlbfs."""
 
     def __str__(self) -> str:
         if self.kind == "vhost-user":
-            return f"{self.kind}:{self.path},mode={self.mode},queues={self.queues},name={self.name}"
+            memory = "".join(f",{key}={value}" for key, value in self._memory)
+            return f"{self.kind}:{self.path},mode={self.mode},queues={self.queues}{memory},name={self.name}"
         queues = (("queues", str(self.queues)),) if "queues" in KIND_KEYS.get(self.kind, ()) else ()
-        pairs = "".join(f",{key}={value}" for key, value in (*queues, *self.options, ("name", self.name)))
+        words = (*queues, *self._memory, *self.options, ("name", self.name))
+        pairs = "".join(f",{key}={value}" for key, value in words)
         return f"{self.kind}:{self.interface}{pairs if self.kind != 'pcap-file' else pairs[1:]}"
+
+    @property
+    def _memory(self) -> tuple[tuple[str, str], ...]:
+        limit = (("memory", units.format_size(self.memory)),) if self.memory else ()
+        return (*limit, ("memory-files", "any")) if self.any_memory_file else limit
 
     def option(self, key: str, default: str = "") -> str:
         """A key that only this kind knows."""
@@ -109,18 +125,22 @@ def _build(where: str, kind: str, value: str, options: dict[str, str]) -> PortSp
         if not DEVICE_NAME.fullmatch(value):
             raise UsageError(f"{where}: '{value}' is no device's name; write cuse:NAME, for a file /dev/NAME")
         name, queues = _name(where, options.get("name", value)), _queues(where, options.get("queues", "1"))
-        return PortSpec(name, kind, queues=queues, interface=value)
+        memory, any_file = _memory(where, options)
+        return PortSpec(name, kind, queues=queues, interface=value, memory=memory, any_memory_file=any_file)
     check_socket_path(where, value)
     word = options.get("mode", MODES[0])
     mode = next((mode for mode in MODES if mode == word), None)
     if mode is None:
         raise UsageError(f"{where}: there is no mode '{word}'; use {' or '.join(MODES)}")
+    memory, any_file = _memory(where, options)
     return PortSpec(
         _name(where, options.get("name", Path(value).stem)),
         kind,
         value,
         mode,
         _queues(where, options.get("queues", "1")),
+        memory=memory,
+        any_memory_file=any_file,
     )
 
 
@@ -137,6 +157,15 @@ def check_socket_path(where: str, path: str) -> None:
 
 def _stem(options: Mapping[str, str]) -> str:
     return Path(options.get("in") or options.get("out", "")).stem
+
+
+def _memory(where: str, options: Mapping[str, str]) -> tuple[int, bool]:
+    limit = options.get("memory")
+    most = 0 if limit is None else units.size(f"{where}: memory", limit, LEAST_MEMORY, MOST_MEMORY)
+    files = options.get("memory-files", MEMORY_FILES[0])
+    if files not in MEMORY_FILES:
+        raise UsageError(f"{where}: there is no memory-files={files}; use {' or '.join(MEMORY_FILES)}")
+    return most, files == "any"
 
 
 def _queues(where: str, text: str) -> int:

@@ -1,4 +1,4 @@
-"""Text of options to values: durations with units, lists of cores. CLI.md."""
+"""Text of options to values: durations with units, sizes of memory, lists of cores. CLI.md."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from fastvhost.control.errors import UsageError
 # How many make a second, or how many seconds one makes: whole numbers, so that 50us become 5e-05 and nothing beside it.
 PER_SECOND = {"us": 1_000_000, "ms": 1_000, "s": 1, "": 1}
 SECONDS = {"m": 60}
+BINARY = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+"""Shifts."""
 # Linux itself knows 8192 CPUs at the most (NR_CPUS on x86-64); a larger number is a slip of the finger.
 MAX_CORE = 8191
 
@@ -30,6 +32,23 @@ def format_duration(seconds: float) -> str:
         if seconds * PER_SECOND[unit] >= 1:
             return f"{seconds * PER_SECOND[unit]:g}{unit}"
     return f"{seconds * PER_SECOND['us']:g}us"
+
+
+def size(option: str, value: object, least: int, most: int) -> int:
+    """Bytes from 512M, 64G, 1T or a bare number of bytes (powers of 1024, as QEMU has them), within least and most."""
+    match = re.fullmatch(r"(\d{1,20})\s*([KMGT]?)", _text(value))
+    if not match:
+        raise UsageError(f"{option}={value}: not a size; write 512M, 64G or a number of bytes")
+    number = int(match[1]) << BINARY[match[2]]
+    if not least <= number <= most:
+        raise UsageError(f"{option}={value}: out of range; use {format_size(least)} to {format_size(most)}")
+    return number
+
+
+def format_size(number: int) -> str:
+    """The shortest of 1536, 512M, 64G, without loss."""
+    unit = next(unit for unit in reversed(BINARY) if not unit or (number and not number % (1 << BINARY[unit])))
+    return f"{number >> BINARY[unit]}{unit}"
 
 
 def core_list(value: object) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import os
 from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from posix.mman cimport MAP_FAILED, MAP_SHARED
+from posix.mman cimport MAP_FAILED, MAP_NORESERVE, MAP_SHARED
 
 MAX_REGIONS = 509
 
@@ -97,7 +97,8 @@ cdef class Mapping:
         skew = mmap_offset % page
         length = skew + bytes
         length += (page - length % page) % page
-        base = map_region(length, page, MAP_SHARED, fd, mmap_offset - skew)
+        # What is to be reserved (huge pages) its front-end has reserved, or chose not to.
+        base = map_region(length, page, MAP_SHARED | MAP_NORESERVE, fd, mmap_offset - skew)
         reason = errno
         if base == MAP_FAILED:
             raise MemoryRefusedError(

@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from fastvhost.dataplane.door import WorkerStuckError
-from fastvhost.frontend import foreign_files
+from fastvhost.frontend import foreign_files, quota
 from fastvhost.frontend.logbook import Line, Logbook
 from fastvhost.frontend.narrative import Narrative, View
 from fastvhost.frontend.port_face import PortFace
@@ -41,6 +41,7 @@ class ControlThread(ABC):
         self._stop: Future[None] = Future()
         """Has a result once the thread is to end: what it waits for then waits no longer."""
         self._thread: threading.Thread | None = None
+        self._quota = quota.Quota()
         self._unended: Callable[[], None] | None = None
         self._end_again_at = 0.0
         self.defects = 0
@@ -131,6 +132,7 @@ class ControlThread(ABC):
 
     def _run(self) -> None:
         foreign_files.give_up_with(self._stop)
+        quota.use(self._quota)
         while not self._stopping:
             try:
                 self._turn()

@@ -6,6 +6,7 @@ longer used is unmapped last. A change that fails leaves the old table as it was
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -14,6 +15,7 @@ from fastvhost.frontend import foreign_files
 from fastvhost.frontend.errors import ProtocolError
 from fastvhost.frontend.foreign_files import GuestFile
 from fastvhost.frontend.payload import Region
+from fastvhost.frontend.words import readable
 
 MAX_SLOTS = 509
 """As libvhost-user and Linux vhost have it. It must never shrink: QEMU refuses a back-end whose number went down."""
@@ -30,6 +32,10 @@ class MemoryMaker(NamedTuple):
 
     mapping: Callable[[int, int, int, int, int, int], MappingFace]
     table: Callable[[Sequence[Any]], Any]
+    most_bytes: int = 0
+    """That one front-end may have mapped; 0 for as many as this machine has."""
+    any_file: bool = False
+    """Whether a file on a disk's file system will do, too."""
 
 
 REAL_MEMORY = MemoryMaker(Mapping, GuestMemory)
@@ -38,8 +44,7 @@ REAL_MEMORY = MemoryMaker(Mapping, GuestMemory)
 class _Slot(NamedTuple):
     region: Region
     mapping: MappingFace
-    file: tuple[int, int]
-    """Device and inode."""
+    file: GuestFile
     times_added: int = 1
     """QEMU before 8.0 adds and removes each region once for each queue pair."""
 
@@ -62,18 +67,21 @@ class SharedMemory:
 
     def replace(self, regions: Sequence[Region], fds: Sequence[int]) -> tuple[int, ...]:
         """SET_MEM_TABLE: another table in one step. Returns the live rings that lie in no region of it."""
-        files = [foreign_files.examine(fd) for fd in fds]
+        files = [self._examine(fd) for fd in fds]
+        self._check_limit(_mapped_bytes(region, file) for region, file in zip(regions, files, strict=True))
         fresh = self._map(zip(regions, fds, files, strict=True))
         return self._swap(fresh, fresh=fresh, stale=self._slots)
 
     def add(self, region: Region, fd: int) -> tuple[int, ...]:
         """ADD_MEM_REG. The same region over the same file once more changes nothing, and is to be removed as often."""
-        file = foreign_files.examine(fd)
+        file = self._examine(fd)
         for slot in self._slots:
-            if (slot.region, slot.file) == (region, file.identity):
+            if (slot.region, slot.file.identity) == (region, file.identity):
                 return self._recount(slot, 1)
         if len(self._slots) >= MAX_SLOTS:
             raise ProtocolError(f"a region beyond the {MAX_SLOTS} slots there are")
+        others = [_mapped_bytes(slot.region, slot.file) for slot in self._slots]
+        self._check_limit([*others, _mapped_bytes(region, file)])
         fresh = self._map([(region, fd, file)])
         return self._swap((*self._slots, *fresh), fresh=fresh, stale=())
 
@@ -98,6 +106,21 @@ class SharedMemory:
         if self._slots:
             self._swap((), fresh=(), stale=self._slots)
 
+    def _examine(self, fd: int) -> GuestFile:
+        return foreign_files.examine(fd, any_file=self._maker.any_file)
+
+    def _check_limit(self, sizes: Iterable[int]) -> None:
+        """Before anything is mapped: address space is one for all ports, and a sparse file costs its owner nothing."""
+        total, limit = sum(sizes), self._maker.most_bytes
+        whose = "its memory= says so"
+        if not limit:
+            limit, whose = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGESIZE"), "what this machine has"
+        if total > limit:
+            raise ProtocolError(
+                f"guest memory of {readable(total)} in all, and the port's limit is {readable(limit)}, {whose}; "
+                "for so large a guest give the port memory=BYTES, such as memory=64G"
+            )
+
     def _map(self, parts: Iterable[tuple[Region, int, GuestFile]]) -> tuple[_Slot, ...]:
         slots: list[_Slot] = []
         done = False
@@ -106,7 +129,7 @@ class SharedMemory:
                 mapping = self._maker.mapping(
                     fd, region.guest_addr, region.bytes, region.user_addr, region.mmap_offset, file.page
                 )
-                slots.append(_Slot(region, mapping, file.identity))
+                slots.append(_Slot(region, mapping, file))
         except (ValueError, OSError) as error:
             raise ProtocolError(str(error)) from error
         else:
@@ -126,6 +149,11 @@ class SharedMemory:
         self._slots = slots
         _unmap(stale)
         return lost
+
+
+def _mapped_bytes(region: Region, file: GuestFile) -> int:
+    """What it takes of the address space: whole pages."""
+    return -(-(region.mmap_offset % file.page + region.bytes) // file.page) * file.page
 
 
 def _unmap(slots: Iterable[_Slot]) -> None:

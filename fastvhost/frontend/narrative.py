@@ -16,6 +16,7 @@ from fastvhost.frontend import advice
 from fastvhost.frontend.features import STATUS_DRIVER_OK
 from fastvhost.frontend.logbook import Line
 from fastvhost.frontend.rings import Ring
+from fastvhost.frontend.words import readable
 
 PATIENCE = 5.0
 SETTLE = 0.1
@@ -210,7 +211,7 @@ class Narrative:
         if self._memory != self._memory_said:
             self._memory_said = self._memory
             regions, size = self._memory
-            self._say(f"memory {regions} region{'s' * (regions != 1)}, {_readable(size)}")
+            self._say(f"memory {regions} region{'s' * (regions != 1)}, {readable(size)}")
         if self._running != self._running_said:
             self._running_said = self._running
             if self._running:
@@ -226,11 +227,3 @@ class Narrative:
 
     def _say(self, text: str, level: int = logging.INFO, about: str = "steps") -> None:
         self._lines.append(Line(level, text, about))
-
-
-def _readable(size: float) -> str:
-    for unit in ("bytes", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.4g} {unit}"
-        size /= 1024
-    return f"{size:.4g} GiB"

@@ -8,11 +8,10 @@ descriptor was given), and until then its kick file descriptor is watched.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from fastvhost.frontend import eventfd
+from fastvhost.frontend import eventfd, foreign_files
 from fastvhost.frontend.errors import ProtocolError
 from fastvhost.frontend.payload import VringAddr
 from fastvhost.frontend.port_face import PortFace
@@ -283,5 +282,5 @@ def _places(addresses: VringAddr) -> tuple[int, int, int]:
 
 def _closed(fd: int) -> int:
     if fd >= 0:
-        os.close(fd)
+        foreign_files.close(fd)
     return -1

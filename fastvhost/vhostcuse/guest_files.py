@@ -99,12 +99,12 @@ def read_maps(pid: int) -> list[Vma]:
         ) from error
 
 
-def open_file(caller: Caller, vma: Vma) -> int:
-    """The file of a mapping, open for reading and writing. Raises ProtocolError."""
+def open_file(caller: Caller, vma: Vma, *, any_file: bool = True) -> int:
+    """The file of a mapping, open for reading and writing. any_file: as examine() has it. Raises ProtocolError."""
     for fd in _fds_of(caller.pid, vma.path):
         with contextlib.suppress(IoctlError):
             ours = caller.fetch(fd, vma.path)
-            if _is(ours, vma):
+            if _is(ours, vma, any_file):
                 return ours
             foreign_files.close(ours)
     # Its process closed it after mapping it. This way takes more rights.
@@ -117,7 +117,7 @@ def open_file(caller: Caller, vma: Vma) -> int:
             f"no file descriptor of process {caller.pid} is {vma.path!r}, and it cannot be opened by its mapping: "
             f"{error.strerror}; run fwd as root, or with CAP_SYS_PTRACE and CAP_CHECKPOINT_RESTORE",
         ) from error
-    if not _is(ours, vma):
+    if not _is(ours, vma, any_file):
         foreign_files.close(ours)
         raise IoctlError(errno.EFAULT, f"the mapping of {vma.path!r} in process {caller.pid} changed while it was read")
     return ours
@@ -136,10 +136,10 @@ def _fds_of(pid: int, path: str) -> list[int]:
     return found
 
 
-def _is(fd: int, vma: Vma) -> bool:
+def _is(fd: int, vma: Vma, any_file: bool) -> bool:
     """Whether it is this mapping's file, and can be mapped for writing. Closes what it cannot look at."""
     try:
-        same = foreign_files.examine(fd).identity == vma.file
+        same = foreign_files.examine(fd, any_file=any_file).identity == vma.file
     except ProtocolError:
         foreign_files.close(fd)
         raise
@@ -149,7 +149,14 @@ def _is(fd: int, vma: Vma) -> bool:
 class GuestFiles:
     """Regions as their front-end shares them: each with its offset in a file, and that file open. Owns those."""
 
-    def __init__(self, caller: Caller, regions: Sequence[Region], maps: Sequence[Vma] | None = None) -> None:
+    def __init__(
+        self,
+        caller: Caller,
+        regions: Sequence[Region],
+        maps: Sequence[Vma] | None = None,
+        *,
+        any_file: bool = True,
+    ) -> None:
         """Regions of private memory are left out, unless there are no others: a guest has ROMs, too."""
         self.regions: list[Region] = []
         self.fds: list[int] = []
@@ -165,7 +172,7 @@ class GuestFiles:
                     refusal = refusal or error
                     continue
                 if vma.file not in opened:
-                    opened[vma.file] = open_file(caller, vma)
+                    opened[vma.file] = open_file(caller, vma, any_file=any_file)
                 self.fds.append(opened[vma.file])
                 self.identities.append(vma.file)
                 self.regions.append(Region(region.guest_addr, region.bytes, region.user_addr, offset))

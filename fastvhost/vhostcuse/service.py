@@ -8,6 +8,7 @@ import logging
 import select
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Protocol
 
 from fastvhost.frontend.advice import Approach
@@ -15,11 +16,14 @@ from fastvhost.frontend.control_thread import ControlThread
 from fastvhost.frontend.description import describe
 from fastvhost.frontend.errors import ServiceError
 from fastvhost.frontend.logbook import Line
+from fastvhost.frontend.memory import REAL_MEMORY
 from fastvhost.frontend.narrative import Narrative, View
 from fastvhost.frontend.port_face import PortFace
 from fastvhost.vhostcuse.desk import Desk
 from fastvhost.vhostcuse.device import Device
+from fastvhost.vhostcuse.guest_files import GuestFiles
 from fastvhost.vhostcuse.message import MalformedError, decode_request, encode_error
+from fastvhost.vhostcuse.session import Surroundings
 
 __all__ = ["VhostCuseService"]
 
@@ -58,8 +62,11 @@ class VhostCuseService(ControlThread):
         device_mode: int = 0o660,
         device_group: str | None = None,
         device: Callable[[str, int, str | None], DeviceFace] = Device,
-        desk: Callable[[PortFace, Narrative], Desk] = Desk,
+        most_memory: int = 0,
+        any_memory_file: bool = False,
+        desk: Callable[..., Desk] = Desk,
     ) -> None:
+        """most_memory: bytes of a guest that may be mapped, 0 for as many as this machine has."""
         group = f", group {device_group}" if device_group else ""
         super().__init__(port, Narrative(_approach(name, f"mode {device_mode:04o}{group}")))
         self._name = name
@@ -67,7 +74,9 @@ class VhostCuseService(ControlThread):
         self._make_device = device
         self._device: DeviceFace | None = None
         self._again_at: float | None = None
-        self._desk = desk(port, self._narrative)
+        memory = REAL_MEMORY._replace(most_bytes=most_memory, any_file=any_memory_file)
+        host = Surroundings(partial(GuestFiles, any_file=any_memory_file))
+        self._desk = desk(port, self._narrative, memory=memory, host=host)
         self._desk.end, self._desk.engaged = self._end, lambda: self._engaged
         self._kicks: list[tuple[int, int]] = []
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from fastvhost.frontend import eventfd, features
+from fastvhost.frontend import eventfd, features, foreign_files
 from fastvhost.frontend.front_end import FrontEnd
 from fastvhost.frontend.memory import MemoryMaker
 from fastvhost.frontend.narrative import Narrative
@@ -24,7 +24,7 @@ from fastvhost.vhostcuse.ioctls import MemoryMap, VringFile
 OFFERED = features.OFFERED_FEATURES
 """And none of this wire's own: a kernel has no MQ, every queue pair is a file. Bit 27 is vhost's here, not virtio's:
 "the tap has no header"."""
-EVENTFD = "anon_inode:[eventfd]"
+EVENTFD = foreign_files.EVENTFD
 
 
 class Files(Protocol):
@@ -97,7 +97,7 @@ class Session(FrontEnd):
     def _set_kick(self, index: int, fd: int) -> None:
         old = self._kicks.pop(index, -1)
         if old >= 0:
-            os.close(old)
+            foreign_files.close(old)
         if fd >= 0:
             self._kicks[index] = fd
 

@@ -41,13 +41,19 @@ class VhostUserService(ControlThread):
         mode: Literal["server", "client"] = "server",
         socket_mode: int = 0o660,
         socket_group: str | None = None,
+        most_memory: int = 0,
+        any_memory_file: bool = False,
         memory: MemoryMaker = REAL_MEMORY,
     ) -> None:
+        """most_memory: bytes of a guest that may be mapped, 0 for as many as this machine has.
+
+        any_memory_file: guest memory may lie on a disk's file system, beside memfd, tmpfs and hugetlbfs.
+        """
         self._path = path
         self._mode = mode
         self._socket_mode = socket_mode
         self._socket_group = socket_group
-        self._memory = memory
+        self._memory = memory._replace(most_bytes=most_memory, any_file=any_memory_file)
         whole = os.path.abspath(path)  # noqa: PTH100 - a link to the socket stays as it is
         group = f", group {socket_group}" if socket_group else ""
         listens = advice.by_listening(whole, f"mode {socket_mode:04o}{group}")

@@ -21,7 +21,9 @@ PATIENCE = 1.0
 """Seconds a message may stay half-sent, or a reply unread, before the front-end counts as gone."""
 
 _INT = array.array("i").itemsize
-_ANCILLARY_BYTES = socket.CMSG_SPACE(MAX_FDS * _INT)
+_MOST_CARRIED = 253
+"""SCM_MAX_FD: the most that a kernel carries. What finds no room here would be closed by whoever receives, in place."""
+_ANCILLARY_BYTES = socket.CMSG_SPACE(_MOST_CARRIED * _INT)
 _RECEIVE = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
 _CREDENTIALS = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 
@@ -121,11 +123,9 @@ class Transport:
                 if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                     self._fds += array.array("i", content[: len(content) // _INT * _INT])
             if flags & socket.MSG_CTRUNC:
-                raise ProtocolError(
-                    f"file descriptors were lost: more than {MAX_FDS} in one message, or no room here (ulimit -n)"
-                )
+                raise ProtocolError("file descriptors were lost: there is no room here for so many (ulimit -n)")
             if len(self._fds) > MAX_FDS:
-                raise ProtocolError(f"more than {MAX_FDS} file descriptors with one message")
+                raise ProtocolError(f"file descriptors were lost: more than {MAX_FDS} with one message are not taken")
             if not data:
                 half = self._data or self._header is not None
                 raise PeerGoneError("the front-end closed" + (" in the middle of a message" if half else ""))

@@ -79,7 +79,7 @@ class Rig:
         self.made.append((name, mode, group))  # last: whoever waits for it goes on with the new end
         return SocketDevice(ours)
 
-    def _desk(self, port: Any, narrative: Any) -> Desk:
+    def _desk(self, port: Any, narrative: Any, **_: Any) -> Desk:
         return Desk(port, narrative, FAKE_MEMORY, self._identify, Surroundings(self._files))
 
     def _files(self, caller: Any, regions: Any) -> FakeFiles:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from bench.guests.short_dir import short_dir
-from fastvhost.frontend import foreign_files
+from fastvhost.frontend import foreign_files, quota
 from fastvhost.frontend.errors import ProtocolError
 from fastvhost.frontend.payload import Region
 from fastvhost.vhostcuse.caller import Process
@@ -55,7 +55,7 @@ def _threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(foreign_files, "_aside", threading.Semaphore(0))
+    monkeypatch.setattr(quota, "_aside", threading.Semaphore(0))
 
 
 def waits_for_a_file() -> bool:
@@ -167,7 +167,7 @@ def test_an_overlay_is_refused_because_nobody_knows_what_lies_below() -> None:
     )
     words = (
         "mount -t tmpfs none . && mkdir l u w m && "
-        "mount -t overlay -o userxattr,lowerdir=l,upperdir=u,workdir=w none m && exec \"$@\""
+        'mount -t overlay -o userxattr,lowerdir=l,upperdir=u,workdir=w none m && exec "$@"'
     )
     with short_dir() as directory:
         said = subprocess.run(
