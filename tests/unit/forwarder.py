@@ -72,8 +72,10 @@ class Forwarder:
 
 
 @contextmanager
-def forwarder(*options: str, ports: tuple[str, ...] = ("a.sock", "b.sock"), defect: str = "") -> Iterator[Forwarder]:
-    """A fwd that listens on its sockets. Killed at the end where the test has not ended it.
+def forwarder(
+    *options: str, ports: tuple[str, ...] = ("a.sock", "b.sock"), defect: str = "", seconds: float = 5.0
+) -> Iterator[Forwarder]:
+    """A fwd that listens on its sockets, within so many seconds. Killed at the end where the test has not ended it.
 
     defect: Python code that it runs first, to put a defect of its own into it.
     """
@@ -88,7 +90,7 @@ def forwarder(*options: str, ports: tuple[str, ...] = ("a.sock", "b.sock"), defe
             process = subprocess.Popen(command, cwd=directory, env=ENVIRONMENT, stdout=out, stderr=log)
         running = Forwarder(process, directory)
         try:
-            running.wait_log(f"port {Path(ports[-1].partition(',')[0]).stem}: ")
+            running.wait_log(f"port {Path(ports[-1].partition(',')[0]).stem}: ", seconds)
             yield running
         finally:
             process.kill()

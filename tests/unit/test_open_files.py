@@ -56,8 +56,7 @@ def test_the_usual_limits_of_a_service_are_enough_for_130_guests() -> None:
     memory = Memory.of(1 << 20)
     guests: list[Guest] = []
     try:
-        with forwarder(ports=ports, defect=defect) as fwd:
-            fwd.wait_log(f"port p{GUESTS - 1}: listening", 10)
+        with forwarder(ports=ports, defect=defect, seconds=30) as fwd:
             for port in ports:
                 queues = [SplitQueue(memory, 2) for _ in range(2)]
                 guests.append(Guest(Frontend.connect(fwd.directory / port), memory, *queues))
