@@ -1,6 +1,6 @@
 """Every access to memory that another party writes at the same time. See shared_memory.h for what each promises."""
 
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
 
 from fastvhost.abi.virtio_packed cimport pvirtq_desc
 from fastvhost.abi.virtio_ring cimport virtq_desc
@@ -17,6 +17,12 @@ cdef extern from "fastvhost/abi/shared_memory.h" nogil:
     void store_release_u32(uint32_t *p, uint32_t v)
     uint64_t load_u64(const uint64_t *p)
     uint64_t load_acquire_u64(const uint64_t *p)
+
+    uint64_t set_bits_u64(uint64_t *p, uint64_t bits)
+    uint64_t clear_bits_u64(uint64_t *p, uint64_t bits)
+    int32_t exchange_i32(int32_t *p, int32_t v)
+    int32_t load_i32(const int32_t *p)
+    bint replace_i32(int32_t *p, int32_t old, int32_t v)
 
     virtq_desc read_once_desc(const virtq_desc *p)
     pvirtq_desc read_once_packed_desc(const pvirtq_desc *p)

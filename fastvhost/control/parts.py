@@ -44,6 +44,7 @@ class AnyWorker(Protocol):
 
     def add_wire(self, ingress: Any, egress: Any, *, hold: bool, hold_timeout_ms: int, shares: int) -> Any: ...
     def share_wire(self, wire: Any, share: int) -> None: ...
+    def prepare(self) -> str: ...
     def run(self) -> None: ...
     def stop(self) -> None: ...
     @property
@@ -84,6 +85,7 @@ def real_parts() -> Parts:
     from fastvhost.dataplane.port import NullPort
     from fastvhost.dataplane.virtio_port import VirtioPort
     from fastvhost.dataplane.worker import Worker
+    from fastvhost.frontend import foreign_files
     from fastvhost.vhostcuse.service import VhostCuseService
     from fastvhost.vhostuser.service import VhostUserService
 
@@ -92,7 +94,7 @@ def real_parts() -> Parts:
             return NullPort(spec.name)
         if spec.kind in host_kinds.CHECKS:
             return host_kinds.make_port(spec, door)
-        return VirtioPort(spec.name, door, spec.queues)
+        return VirtioPort(spec.name, door, spec.queues, close_fd=foreign_files.close)
 
     def service(spec: PortSpec, port: Any, socket_group: str | None) -> Service | None:
         if spec.kind == "null":

@@ -1,8 +1,9 @@
 """The composition root: ports, their services, workers and wires, put together, started and stopped in order.
 
-Starting: sockets listen first, then workers poll, then services answer; a guest that is early waits in the socket's
-queue. Stopping: paths are freed first, so that whatever is stuck here keeps no other fwd from serving on them; then
-workers finish their burst, services publish used entries and close connections, and only then is the memory let go.
+Starting: what workers notify guests by is made, sockets listen, then workers poll, then services answer; a guest that
+is early waits in the socket's queue. Stopping: paths are freed first, so that whatever is stuck here keeps no other fwd
+from serving on them; then workers finish their burst, services publish used entries and close connections, and only
+then is the memory let go.
 """
 
 from __future__ import annotations
@@ -123,7 +124,10 @@ class Switch:
                 thread.wires.append((ingress, egress))
 
     def start(self) -> None:
-        """Listen, poll, answer. On failure everything that was started is stopped again."""
+        """Prepare, listen, poll, answer. On failure everything that was started is stopped again."""
+        # Before anybody can come: a front-end could see to it that there is no room for it any more.
+        if trouble := next(filter(None, [thread.worker.prepare() for thread in self.workers]), ""):
+            log.warning("guests are notified by threads of their ports, which is slower: %s", trouble)
         try:
             for unit in self.ports:
                 if unit.service:

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastvhost.dataplane.frame cimport Burst, Done, Frame, Segment
+from fastvhost.dataplane.notify cimport Asked, signals
 from fastvhost.dataplane.port cimport PortFace
 from fastvhost.dataplane.ring cimport Ring
 
@@ -12,7 +13,9 @@ cdef struct Queue:
     # set through the door
     bint live                # start_queue gave it to us and stop_queue did not take it back
     bint enabled
-    int call_fd
+    uint32_t index           # of its ring
+    int call_fd              # -1: the front-end gave none
+    bint call_is_socket
     int kick_fd              # -1: the front-end gave none
     bint kicked              # its driver is known to kick
     uint64_t descriptor_user_addr, driver_user_addr, device_user_addr
@@ -22,6 +25,9 @@ cdef struct Queue:
     uint32_t found_broken
     uint64_t calls
     uint64_t kicks           # taken from kick_fd before a sleep
+    uint32_t untimed_calls   # so many more until one is timed
+    uint32_t call_samples    # of the last eight that were timed, which were slow
+    uint32_t kick_samples    # the same of reading kick_fd
 
 
 cdef struct Device:
@@ -31,8 +37,10 @@ cdef struct Device:
     bint mergeable
     bint link_up
     int attention_fd
+    Asked *asked             # what its helper is asked to signal
     # written by the workers
     uint32_t found_first_frame
+    uint32_t found_slow      # drivers are notified by the helper from now on, because it takes long
     bint seen_frame
 
 
@@ -45,4 +53,5 @@ cdef bint is_open(PortFace *port, uint32_t pair) noexcept nogil
 cdef int wait_fd(PortFace *port, uint32_t pair) noexcept nogil
 cdef void want_kicks(PortFace *port, uint32_t pair, bint wanted) noexcept nogil
 cdef bint has_work(PortFace *port, uint32_t pair) noexcept nogil
+cdef void enter_thread(const signals *own) noexcept nogil
 cdef void leave_thread() noexcept nogil

@@ -7,30 +7,41 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from posix.unistd cimport write
 
-from fastvhost.abi.shared_memory cimport store_release_u32
-from fastvhost.dataplane.door cimport drain_eventfd
+from fastvhost.abi.shared_memory cimport load_acquire_u32, store_release_u32
+from fastvhost.dataplane.door cimport drain_eventfd, monotonic_ns
 from fastvhost.dataplane.drop_reason cimport BAD_DESCRIPTOR, LINK_DOWN, NO_RECEIVE_BUFFERS, RING_DISABLED
 from fastvhost.dataplane.frame cimport BURST, MAX_SEGMENTS, Burst, Done, Frame, Segment
 from fastvhost.dataplane.net cimport NetScratch, deliver, strip_headers
+from fastvhost.dataplane.notify cimport (
+    SLOW_NS,
+    UNTIMED,
+    ask_helper,
+    control_signals,
+    mostly_slow,
+    signal_eventfd,
+    signal_socket,
+    signals,
+    with_sample,
+)
 from fastvhost.dataplane.port cimport LOOK_AGAIN, NOTHING_TO_WAIT_FOR, PortFace
 from fastvhost.dataplane.ring cimport RING_OK, Ring
 from fastvhost.dataplane.tally cimport Tally
 
-cdef extern from "fastvhost/dataplane/signal_eventfd.h" nogil:
-    void prepare_signals()
-    void release_signals()
-    int signal_eventfd(int fd)
-
 cdef extern from "fastvhost/dataplane/thread_scratch.h" nogil:
     void *thread_scratch
+    signals thread_signals
 
-prepare_signals()
+
+cdef void enter_thread(const signals *own) noexcept nogil:
+    """A worker's thread begins: what it signals drivers by. Its own; without, that of the control threads is used."""
+    global thread_signals
+    thread_signals = own[0]
 
 
 cdef void leave_thread() noexcept nogil:
     """A worker's thread ends: let go of what it has for itself."""
     global thread_scratch
-    release_signals()
+    thread_signals.context = 0
     free(thread_scratch)
     thread_scratch = NULL
 
@@ -67,11 +78,41 @@ cdef bint is_started(Device *device, Queue *queue) noexcept nogil:
     return queue.started
 
 
-cdef void notify(Queue *queue) noexcept nogil:
-    """One used buffer notification to the driver. Its eventfd is in hostile hands as well, see signal_eventfd.h."""
-    if queue.call_fd >= 0:
-        signal_eventfd(queue.call_fd)
-        queue.calls += 1
+cdef inline void notify(Device *device, Queue *queue) noexcept nogil:
+    """One used buffer notification to the driver, without waiting. Its descriptor is in hostile hands as well."""
+    if queue.call_fd < 0:
+        return
+    queue.calls += 1
+    if queue.untimed_calls and not load_acquire_u32(&device.asked.slow) and signal_at_once(queue):
+        queue.untimed_calls -= 1
+    else:
+        notify_timed(device, queue)
+
+
+cdef inline bint signal_at_once(const Queue *queue) noexcept nogil:
+    """Whether that was possible without waiting."""
+    return signal_socket(queue.call_fd) if queue.call_is_socket else signal_eventfd(&thread_signals, queue.call_fd)
+
+
+cdef void notify_timed(Device *device, Queue *queue) noexcept nogil:
+    """One that is looked at closely: whether it takes long, as it does with 100 000 waiters; or the helper's."""
+    global thread_signals
+    cdef uint64_t began, took
+    if not load_acquire_u32(&device.asked.slow):
+        if thread_signals.context == 0:
+            thread_signals = control_signals()[0]
+        began = monotonic_ns()
+        if signal_at_once(queue):
+            took = monotonic_ns() - began
+            queue.call_samples = with_sample(queue.call_samples, took)
+            # After a slow one the next is timed as well, so that few are slow until it is known.
+            queue.untimed_calls = 0 if took > <uint64_t>SLOW_NS else UNTIMED
+            if mostly_slow(queue.call_samples):
+                store_release_u32(&device.asked.slow, 1)
+                store_release_u32(&device.found_slow, 1)  # pairs with VirtioPort.events
+                wake_control(device)
+            return
+    ask_helper(device.asked, queue.index)
 
 
 cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcept nogil:
@@ -137,7 +178,7 @@ cdef uint32_t deliver_burst(
         &queue.ring, device.header_bytes, device.mergeable, scratch, frames, segments, n, &port.tx[pair]
     )
     if queue.ring.publish(&queue.ring):
-        notify(queue)
+        notify(device, queue)
     if queue.ring.status != RING_OK:
         report_broken(device, queue)
     return done
@@ -149,7 +190,7 @@ cdef void release_burst(PortFace *port, uint32_t pair, const Done *done, uint32_
     cdef bint sound = queue.ring.status == RING_OK
     queue.ring.complete(&queue.ring, done, n)
     if queue.ring.publish(&queue.ring):
-        notify(queue)
+        notify(device, queue)
     if sound and queue.ring.status != RING_OK:
         report_broken(device, queue)
 
@@ -165,11 +206,18 @@ cdef inline bint is_polled(const Queue *queue) noexcept nogil:
 
 cdef int wait_fd(PortFace *port, uint32_t pair) noexcept nogil:
     cdef Queue *queue = &(<Device *>port.kind).queues[2 * pair + 1]
+    cdef uint64_t began, taken, took
     if not is_polled(queue):
         return NOTHING_TO_WAIT_FOR
-    if not queue.kicked or queue.kick_fd < 0:
+    # Whoever reads a kick eventfd, or waits for it, pays for its waiters as well: one that is slow is left alone.
+    if not queue.kicked or queue.kick_fd < 0 or mostly_slow(queue.kick_samples):
         return LOOK_AGAIN
-    queue.kicks += drain_eventfd(queue.kick_fd)
+    began = monotonic_ns()
+    taken = drain_eventfd(queue.kick_fd)
+    took = monotonic_ns() - began
+    queue.kicks += taken
+    if taken or took > <uint64_t>SLOW_NS:  # to find nothing is quick, and proves nothing
+        queue.kick_samples = with_sample(queue.kick_samples, took)
     return queue.kick_fd
 
 

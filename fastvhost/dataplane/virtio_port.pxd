@@ -4,6 +4,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.guest_memory cimport GuestMemory
+from fastvhost.dataplane.notifier cimport Notifier
 from fastvhost.dataplane.port cimport Port
 from fastvhost.dataplane.virtio_device cimport Device, Queue
 
@@ -12,6 +13,7 @@ cdef class VirtioPort(Port):
     cdef Device *device
     cdef Door door
     cdef GuestMemory memory
+    cdef Notifier notifier
     cdef uint64_t features
     cdef bint packed
     cdef bint reported_fault
@@ -22,3 +24,4 @@ cdef class VirtioPort(Port):
     cdef void rewind(self, Queue *queue) noexcept
     cdef void take_back(self) noexcept
     cdef void count_active(self) noexcept
+    cdef uint32_t err_slot(self, uint32_t index) noexcept

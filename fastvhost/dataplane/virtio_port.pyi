@@ -5,6 +5,8 @@ after no worker can still see the old state. None of them blocks for longer than
 Queue index: vhost-user's vring index; even = receiveq, odd = transmitq, pair = index // 2 (virtio 1.2, section 5.1.2).
 """
 
+import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 from fastvhost.dataplane.door import Door
@@ -42,7 +44,10 @@ class VirtioPort(Port):
     queue_pairs: int
     attention_fd: int
     """An eventfd (non-blocking) that a worker writes when events() has something new."""
-    def __init__(self, name: str, door: Door, queue_pairs: int = 1) -> None: ...
+    def __init__(
+        self, name: str, door: Door, queue_pairs: int = 1, *, close_fd: Callable[[int], object] = os.close
+    ) -> None:
+        """close_fd: how a descriptor that a front-end also holds is closed."""
     def set_link(self, up: bool) -> None:
         """Peer connected or gone. Without a peer, frames towards this port drop as link_down."""
     def set_features(self, features: int) -> None:
@@ -81,10 +86,24 @@ class VirtioPort(Port):
         """Replace the borrowed call fd, -1 for none. Afterwards the old one may be closed."""
     def set_kick_fd(self, index: int, kick_fd: int) -> None:
         """Replace the borrowed kick fd, which a worker that sleeps waits for. Afterwards the old one may be closed."""
+    def call(self, index: int) -> None:
+        """Notify the driver of a live queue once, whatever its ring says. Never waits."""
+    def signal_err(self, index: int, err_fd: int) -> None:
+        """Write a queue's err descriptor, which is borrowed for as long as the call lasts. Never waits."""
+    def tend(self, now: float) -> float | None:
+        """Look after the helper thread, which notifies where a worker would have to wait. To be called in turn.
+
+        now: seconds of time.monotonic(). Returns until when to come again, None: whenever attention_fd says so.
+        Raises NotificationsStuckError: the driver cannot be notified, and the front-end must go.
+        """
+    @property
+    def helper(self) -> tuple[bool, int]:
+        """Whether a helper thread runs, and how many more are held in a write by the front-end."""
     def queue_state(self, index: int) -> QueueState: ...
     def events(self) -> list[tuple[str, int, str]]:
         """What happened since the last call, each once: (what, queue index or -1, sentence).
 
         what: "started" (a worker found buffers in a queue not kicked yet), "broken" (a queue was stopped),
-        "faulted" (SIGBUS in guest memory: the connection must end), "first_frame" (first frame from this guest).
+        "slow_calls" (signalling takes long, the helper thread does it from now on), "faulted" (SIGBUS in guest memory:
+        the connection must end), "first_frame" (first frame from this guest).
         """

@@ -32,6 +32,8 @@ from fastvhost.abi.virtio_ring cimport (
 )
 from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.guest_memory cimport GuestMemory, host_of_user
+from fastvhost.dataplane.notifier cimport Notifier
+from fastvhost.dataplane.notify cimport socket_domain
 from fastvhost.dataplane.packed_ring cimport packed_ring_base, reset_packed_ring, rewind_packed_ring
 from fastvhost.dataplane.port cimport Port
 from fastvhost.dataplane.ring cimport RING_OUTSIDE_MEMORY, Ring
@@ -77,7 +79,7 @@ class QueueState(NamedTuple):
 cdef class VirtioPort(Port):
     """A virtio-net device's rings, without a control plane. Virtio 1.2, sections 2.7 and 5.1."""
 
-    def __init__(self, name: str, Door door not None, uint32_t queue_pairs=1) -> None:
+    def __init__(self, name: str, Door door not None, uint32_t queue_pairs=1, *, close_fd=os.close) -> None:
         cdef uint32_t i
         if not 1 <= queue_pairs <= 128:
             raise ValueError(f"port {name}: {queue_pairs} queue pairs; 1 to 128 are possible")
@@ -93,8 +95,11 @@ cdef class VirtioPort(Port):
             raise MemoryError
         for i in range(2 * queue_pairs):
             self.device.queues[i].call_fd = self.device.queues[i].kick_fd = -1
+            self.device.queues[i].index = i
         self.device.header_bytes = NET_HDR_LEGACY_BYTES
         self.attention_fd = self.device.attention_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.notifier = Notifier(name, self.attention_fd, close_fd)
+        self.device.asked = &self.notifier.asked
         self.face.kind = self.device
         self.face.receive_burst = receive_burst
         self.face.deliver_burst = deliver_burst
@@ -113,6 +118,7 @@ cdef class VirtioPort(Port):
     def close(self) -> None:
         if self.attention_fd >= 0:
             self.set_memory(None)
+            self.notifier.close()
             fd, self.attention_fd = self.attention_fd, -1
             self.device.attention_fd = -1
             os.close(fd)
@@ -181,10 +187,15 @@ cdef class VirtioPort(Port):
         return sum(self.device.queues[i].calls for i in range(2 * self.queue_pairs))
 
     def set_link(self, bint up) -> None:
+        cdef uint32_t i
         self.door.close()
         self.device.link_up = up
         self.device.seen_frame = False
+        self.device.asked.slow = 0
+        for i in range(2 * self.queue_pairs):
+            self.device.queues[i].call_samples = self.device.queues[i].kick_samples = 0
         self.door.open()
+        self.notifier.end()
 
     def set_features(self, uint64_t features) -> None:
         cdef uint32_t i
@@ -266,6 +277,7 @@ cdef class VirtioPort(Port):
         fresh.ring.in_batches = has_feature(self.features, F_IN_ORDER) and fresh.ring.direction == 0
         fresh.descriptor_user_addr, fresh.driver_user_addr = desc_user_addr, avail_user_addr
         fresh.device_user_addr, fresh.call_fd = used_user_addr, call_fd
+        fresh.call_is_socket = socket_domain(call_fd) >= 0
         fresh.enabled, fresh.started, fresh.kick_fd, fresh.kicked = enabled, kicked, kick_fd, kicked
         fresh.found_started = fresh.found_broken = 0
         if not self.place(&fresh):
@@ -282,6 +294,7 @@ cdef class VirtioPort(Port):
         queue[0] = fresh
         self.count_active()
         self.door.open()
+        self.notifier.set_target(index, call_fd)
 
     def kick_queue(self, uint32_t index) -> None:
         cdef Queue *queue = self.queue(index)
@@ -299,6 +312,8 @@ cdef class VirtioPort(Port):
             queue.call_fd = queue.kick_fd = -1
             self.count_active()
             self.door.open()
+            self.notifier.set_target(index, -1)
+            self.notifier.set_target(self.err_slot(index), -1)
         return packed_ring_base(&queue.ring) if self.packed else split_ring_base(&queue.ring)
 
     def set_enabled(self, uint32_t index, bint enabled) -> None:
@@ -310,15 +325,36 @@ cdef class VirtioPort(Port):
 
     def set_call_fd(self, uint32_t index, int call_fd) -> None:
         cdef Queue *queue = self.queue(index)
+        cdef bint is_socket = socket_domain(call_fd) >= 0
         self.door.close()
-        queue.call_fd = call_fd
+        queue.call_fd, queue.call_is_socket = call_fd, is_socket
         self.door.open()
+        self.notifier.set_target(index, call_fd)
 
     def set_kick_fd(self, uint32_t index, int kick_fd) -> None:
         cdef Queue *queue = self.queue(index)
         self.door.close()
         queue.kick_fd = kick_fd
         self.door.open()
+
+    cdef uint32_t err_slot(self, uint32_t index) noexcept:
+        return 2 * self.queue_pairs + index
+
+    def call(self, uint32_t index) -> None:
+        cdef Queue *queue = self.queue(index)
+        if queue.call_fd >= 0:
+            self.notifier.tell(index, queue.call_fd)
+
+    def signal_err(self, uint32_t index, int err_fd) -> None:
+        self.queue(index)
+        self.notifier.tell(self.err_slot(index), err_fd)
+
+    def tend(self, double now) -> float | None:
+        return self.notifier.tend(now)
+
+    @property
+    def helper(self) -> tuple[bool, int]:
+        return self.notifier.state
 
     def queue_state(self, uint32_t index) -> QueueState:
         cdef Queue *queue = self.queue(index)
@@ -369,6 +405,14 @@ cdef class VirtioPort(Port):
             if load_acquire_u32(&queue.found_broken):
                 store_release_u32(&queue.found_broken, 0)
                 found.append(("broken", i, SENTENCES[<int>queue.ring.status]))
+        if load_acquire_u32(&self.device.found_slow):
+            store_release_u32(&self.device.found_slow, 0)
+            found.append((
+                "slow_calls",
+                -1,
+                "its call descriptors take more than 20 us to signal, as with many thousand waiters; "
+                "a thread of this port notifies it from now on",
+            ))
         if load_acquire_u32(&self.device.found_first_frame):
             store_release_u32(&self.device.found_first_frame, 0)
             found.append(("first_frame", -1, "first frame"))

@@ -5,6 +5,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from fastvhost.dataplane.door cimport Door, Gate
 from fastvhost.dataplane.forward cimport Lane
 from fastvhost.dataplane.idle cimport Idle
+from fastvhost.dataplane.notify cimport signals
 from fastvhost.dataplane.roster cimport Roster
 
 
@@ -21,6 +22,7 @@ cdef class Worker:
     cdef Door door
     cdef Gate gate
     cdef Idle idle
+    cdef signals signals         # what prepare made
     cdef Part *parts
     cdef uint32_t n_parts
     cdef Roster roster           # changes when control was here

@@ -22,6 +22,12 @@ class Worker:
         """
     def share_wire(self, wire: Wire, share: int) -> None:
         """Take another share of a wire that add_wire of another worker made. Before any of them runs."""
+    def prepare(self) -> str:
+        """Before guests can come: make what drivers are notified by without waiting, 64 of fs.aio-max-nr.
+
+        Returns a sentence where that cannot be had, or nothing: then helper threads of the ports do it. It may be left
+        out; then workers share one.
+        """
     def run(self) -> None:
         """Poll until stop(). Releases the GIL for its whole life; call it in a thread of its own."""
     def step(self) -> int:

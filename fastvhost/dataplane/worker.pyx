@@ -10,10 +10,13 @@ from fastvhost.abi.shared_memory cimport full_fence, load_acquire_u32, store_rel
 from fastvhost.dataplane.door cimport Door, pass_gate, wake
 from fastvhost.dataplane.forward cimport Lane
 from fastvhost.dataplane.idle cimport IDLE_ADAPTIVE, IDLE_INTERRUPT, IDLE_POLL, pollfd, rest
+from fastvhost.dataplane.notify cimport discard_signals, make_signals
 from fastvhost.dataplane.port cimport Port
 from fastvhost.dataplane.roster cimport discard, make_room, n_lanes, visit
-from fastvhost.dataplane.virtio_device cimport leave_thread
+from fastvhost.dataplane.virtio_device cimport enter_thread, leave_thread
 from fastvhost.dataplane.wire cimport Wire
+
+from fastvhost.dataplane import notify
 
 cdef extern from "<sys/prctl.h>" nogil:
     int prctl(int option, unsigned long value)
@@ -44,6 +47,7 @@ cdef class Worker:
 
     def __dealloc__(self) -> None:
         discard(&self.roster)
+        discard_signals(&self.signals)
         free(self.parts)
         free(self.idle.fds)
         if self.gate.wake_fd >= 0:
@@ -108,6 +112,7 @@ cdef class Worker:
 
     cdef void loop(self) noexcept nogil:
         prctl(PR_SET_TIMERSLACK, 1)  # a nap is as long as it says; ns
+        enter_thread(&self.signals)
         pass_gate(&self.gate)
         self.gather()
         while not load_acquire_u32(&self.gate.stopping):
@@ -118,7 +123,13 @@ cdef class Worker:
             else:
                 rest(&self.idle, &self.gate, &self.roster)
         leave_thread()
+        discard_signals(&self.signals)
         store_release_u32(&self.gate.running, 0)  # pairs with Door.close
+
+    def prepare(self) -> str:
+        if self.running or self.signals.context:
+            return ""
+        return notify.why_not(make_signals(&self.signals)) or notify.prepare()
 
     def run(self) -> None:
         if self.running:

@@ -19,6 +19,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from fastvhost.dataplane.door import WorkerStuckError
+from fastvhost.dataplane.notifier import NotificationsStuckError
 from fastvhost.frontend import foreign_files, quota
 from fastvhost.frontend.logbook import Line, Logbook
 from fastvhost.frontend.narrative import Narrative, View
@@ -159,16 +160,26 @@ class ControlThread(ABC):
         now = time.monotonic()
         if self._unended is not None and now >= self._end_again_at:
             self._end(self._unended)
+        tend_at = self._tend(now)
         poller = select.poll()
         poller.register(self._wake, select.POLLIN)
         poller.register(self._port.attention_fd, select.POLLIN)
-        deadlines = [*self._register(poller, now), self._narrative.deadline]
+        deadlines = [*self._register(poller, now), self._narrative.deadline, tend_at]
         deadlines.append(self._end_again_at if self._engaged else None)
         first = min((when for when in deadlines if when is not None), default=None)
         # Rounded up: waking before the time would only mean to wait again.
         timeout = None if first is None else max(0, math.ceil((first - now) * 1000))
         self._serve(dict(poller.poll(timeout)))
         self._narrative.tick(self._view)
+
+    def _tend(self, now: float) -> float | None:
+        """Look after the thread that notifies the driver, where there is one. Returns until when."""
+        try:
+            return self._port.tend(now)
+        except NotificationsStuckError as error:
+            self._drop(str(error), logging.ERROR)
+            self._log()  # poll() comes first, and there may be nothing to wait for
+            return None
 
     def _log(self) -> None:
         for line in self._narrative.take():

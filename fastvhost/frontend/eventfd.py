@@ -1,41 +1,33 @@
-"""The eventfds of a ring: what a front-end hands over as kick, call and err, and how to use it without ever waiting.
+"""What a front-end hands over as kick, call and err of a ring: eventfds, mostly.
 
 A front-end could send another kind of file, where a poll or a write goes to a program of its choice (FUSE) and may wait
-for ever; so only eventfds are taken.
+for ever; so only eventfds are taken, and where we only write, sockets of AF_UNIX too (user-mode Linux sends one).
 """
 
-import contextlib
 import os
-import select
 
+from fastvhost.dataplane.notify import is_unix_socket
 from fastvhost.frontend.errors import ProtocolError
 
 _LINK = "anon_inode:[eventfd]"
 
 
-def check(fd: int, what: str) -> None:
-    """Raises ProtocolError unless it is an eventfd. Reads the link, which asks no file system; fstat might."""
+def check(fd: int, what: str, *, or_socket: bool = False) -> None:
+    """Raises ProtocolError unless it is an eventfd. Reads the link, which asks no file system; fstat might.
+
+    or_socket: a socket of AF_UNIX is taken as well.
+    """
     try:
         link = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115
     except OSError as error:
         raise ProtocolError(f"{what}: cannot look at its file descriptor: {error.strerror}") from error
-    if link != _LINK:
+    if link != _LINK and not (or_socket and link.startswith("socket:[") and is_unix_socket(fd)):
         raise ProtocolError(f"{what}: its file descriptor is no eventfd but {link[:60]!r}")
 
 
 def unblock(fd: int) -> None:
-    """A blocking eventfd at its maximum would hold whoever writes it."""
+    """One that is full would hold a helper thread that writes it. Its other owner can undo that; see notifier."""
     os.set_blocking(fd, False)
-
-
-def signal(fd: int) -> None:
-    """Add 1. A counter at its maximum is as good as signalled."""
-    # Looking first: O_NONBLOCK belongs to the open file, and its other owner could have cleared it since unblock().
-    poller = select.poll()
-    poller.register(fd, select.POLLOUT)
-    if poller.poll(0):
-        with contextlib.suppress(OSError):
-            os.eventfd_write(fd, 1)
 
 
 def count(fd: int) -> int:

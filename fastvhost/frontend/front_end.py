@@ -42,6 +42,8 @@ class FrontEnd:
         for what, index, sentence in self._port.events():
             if what == "faulted":
                 raise SessionEndError(sentence)
+            if what == "slow_calls":
+                self._narrative.trouble(sentence)
             if what == "first_frame":
                 self._narrative.first_packet()
             elif what == "broken" and not self.rings[index].lost:

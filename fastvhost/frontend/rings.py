@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from fastvhost.frontend import eventfd, foreign_files
+from fastvhost.frontend import foreign_files
 from fastvhost.frontend.errors import ProtocolError
 from fastvhost.frontend.payload import VringAddr
 from fastvhost.frontend.port_face import PortFace
@@ -194,7 +194,7 @@ class RingSet:
         ring = self[index]
         ring.broken = sentence
         if ring.err >= 0:
-            eventfd.signal(ring.err)
+            self._port.signal_err(ring.index, ring.err)
 
     def memory_changed(self, lost: Iterable[int]) -> list[str]:
         """After another table took effect: rings that lie in no region of it any more wait, those that do again go on.
@@ -208,7 +208,7 @@ class RingSet:
                 ring.lost = True
                 troubles.append(f"ring {ring.index} lies in memory that was removed; it waits for it to come back")
                 if ring.err >= 0:
-                    eventfd.signal(ring.err)
+                    self._port.signal_err(ring.index, ring.err)
             elif ring.lost and ring.index not in lost and self._may_start():
                 self._park(ring)
                 with contextlib.suppress(ProtocolError):  # not all of it is back yet
@@ -227,7 +227,7 @@ class RingSet:
             except ProtocolError as error:
                 refusals.append(str(error))
                 if ring.err >= 0:
-                    eventfd.signal(ring.err)
+                    self._port.signal_err(ring.index, ring.err)
         return refusals
 
     def close(self) -> None:
@@ -273,7 +273,7 @@ class RingSet:
     def _nudge(self, ring: Ring) -> None:
         """One call too many costs nothing; one lost while the back-end was away would leave the guest waiting."""
         if ring.call >= 0:
-            eventfd.signal(ring.call)
+            self._port.call(ring.index)
 
 
 def _places(addresses: VringAddr) -> tuple[int, int, int]:

@@ -199,7 +199,7 @@ class Session(FrontEnd):
             )
         if payload.no_fd:
             return -1
-        eventfd.check(message.fds[0], f"ring {ring.index}: {what}")
+        eventfd.check(message.fds[0], f"ring {ring.index}: {what}", or_socket=what != "kick")
         if what != "kick":  # that one is never written, and read only without waiting
             eventfd.unblock(message.fds[0])
         return message.take_fd()

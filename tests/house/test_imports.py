@@ -13,13 +13,14 @@ from tests.house import sources
 ALLOWED = {
     "cli": "control driver.guests driver.limit frontend.foreign_text",
     "control": "vhostuser.service vhostuser.socket_file vhostcuse.service hostside dataplane.ports dataplane.door"
-    " dataplane.drop_reason dataplane.port dataplane.virtio_port dataplane.worker frontend.foreign_text",
+    " dataplane.drop_reason dataplane.port dataplane.virtio_port dataplane.worker frontend.foreign_text"
+    " frontend.foreign_files",
     "driver": "vhostuser.message frontend.payload abi",
     # Two wires, and neither knows of the other: what they have in common is the room below.
     "vhostuser": "frontend",
     "vhostcuse": "frontend",
     "hostside": "frontend.logbook dataplane.door dataplane.ports",
-    "frontend": "dataplane.guest_memory dataplane.door",
+    "frontend": "dataplane.guest_memory dataplane.door dataplane.notify dataplane.notifier",
     "dataplane": "abi",
     "abi": "",
 }

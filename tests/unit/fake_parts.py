@@ -52,6 +52,10 @@ class FakeWorker:
         self.wires.append(wire)
         self.shares.append((share, 0))
 
+    def prepare(self) -> str:
+        self.log.append(f"prepare {self.name}")
+        return "no room" if self.mood == "unprepared" else ""
+
     def run(self) -> None:
         self.log.append(f"run {self.name}")
         if self.mood == "raises":

@@ -7,6 +7,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from fastvhost.dataplane import notify
+from fastvhost.dataplane.notifier import NotificationsStuckError
 from fastvhost.dataplane.virtio_port import QueueState, RingRefusedError
 from fastvhost.frontend.memory import MemoryMaker
 
@@ -29,6 +31,8 @@ class FakePort:
         self.error: Exception | None = None
         """What any call raises, as no port should."""
         self.news: list[tuple[str, int, str]] = []
+        self.stuck = ""
+        """Why its driver cannot be notified."""
 
     def close(self) -> None:
         os.close(self.attention_fd)
@@ -83,9 +87,26 @@ class FakePort:
 
     def set_call_fd(self, index: int, call_fd: int) -> None:
         self._called("set_call_fd", index, call_fd)
+        self.live[index]["call_fd"] = call_fd
 
     def set_kick_fd(self, index: int, kick_fd: int) -> None:
         self._called("set_kick_fd", index, kick_fd)
+
+    def call(self, index: int) -> None:
+        """As the real one writes it."""
+        if (fd := self.live[index]["call_fd"]) >= 0:
+            notify.signal(fd)
+
+    def signal_err(self, index: int, err_fd: int) -> None:
+        assert index < 2 * self.queue_pairs
+        notify.signal(err_fd)
+
+    def tend(self, now: float) -> float | None:
+        assert now > 0
+        stuck, self.stuck = self.stuck, ""
+        if stuck:
+            raise NotificationsStuckError(stuck)
+        return None
 
     def queue_state(self, index: int) -> QueueState:
         live = index in self.live

@@ -89,12 +89,22 @@ def test_sockets_listen_before_workers_poll_and_guests_are_answered_last() -> No
     deadline = time.monotonic() + 5
     while "run worker0" not in fakes.log and time.monotonic() < deadline:
         time.sleep(0.001)
-    assert fakes.log[:2] == ["open a", "open b"]
-    assert set(fakes.log[2:]) == {"run worker0", "start a", "start b"}
+    assert fakes.log[:3] == ["prepare worker0", "open a", "open b"]
+    assert set(fakes.log[3:]) == {"run worker0", "start a", "start b"}
     assert running.stop(2.0)
-    assert fakes.log[5:] == ["withdraw a", "withdraw b", "stop worker0", "stop a", "stop b"]
+    assert fakes.log[6:] == ["withdraw a", "withdraw b", "stop worker0", "stop a", "stop b"]
     running.close()
-    assert fakes.log[10:] == ["close a", "close b"]
+    assert fakes.log[11:] == ["close a", "close b"]
+
+
+def test_workers_that_cannot_notify_by_themselves_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    fakes = Fakes(moods={"worker0": "unprepared", "worker1": "unprepared"})
+    running = switch(fakes, "a.sock", "b.sock", cores=2)
+    running.start()
+    assert running.stop(2.0)
+    assert [message for message in caplog.messages if "no room" in message] == [
+        "guests are notified by threads of their ports, which is slower: no room"
+    ]
 
 
 def test_a_socket_that_cannot_be_made_is_one_sentence_and_leaves_nothing_running() -> None:

@@ -151,3 +151,20 @@ def test_the_log_of_a_whole_life_has_no_warning(directory: Path, caplog: pytest.
     assert [record for record in caplog.records if record.levelno > logging.INFO] == []
     steps = [text.removeprefix("port a: ").split()[0] for text in caplog.messages]
     assert steps == ["listening", "connected", "features", "memory", "rings", "first", "rings", "disconnected:"]
+
+
+def test_a_front_end_that_cannot_be_notified_is_refused_in_words_and_the_next_one_served(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    frontend = rig.frontend()
+    run_a_ring(frontend)
+    with caplog.at_level(logging.INFO, "fastvhost"):
+        rig.port.stuck = "its call or err descriptors block"
+        rig.port.happen("started")
+        assert frontend.wait_closed(2.0)
+        said = "port a: disconnected: its call or err descriptors block; listening again"
+        until(lambda: said in caplog.messages)
+    frontend.close()
+    honest = rig.frontend()
+    run_a_ring(honest)
+    honest.close()

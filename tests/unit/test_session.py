@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 import struct
+from collections.abc import Callable
 
 import pytest
 
@@ -408,6 +410,23 @@ def test_only_eventfds_are_taken_for_a_ring(bench: Bench, what: Request) -> None
         assert bench.ack(what, VringFd(0, False), [fd]) == 1
     os.close(read_end)
     os.close(write_end)
+
+
+@pytest.mark.parametrize("what", [Request.SET_VRING_CALL, Request.SET_VRING_ERR, Request.SET_VRING_KICK])
+def test_a_unix_socket_is_taken_where_we_only_write(bench: Bench, what: Request) -> None:
+    """User-mode Linux sends one end of a socketpair as its call descriptor."""
+    bench.negotiate()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        answer = bench.ack(what, VringFd(0, False), [theirs.fileno()])
+    assert answer == (1 if what == Request.SET_VRING_KICK else 0)
+
+
+@pytest.mark.parametrize("make", [socket.socket, lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)])
+def test_a_socket_that_is_none_of_unix_is_refused(bench: Bench, make: Callable[[], socket.socket]) -> None:
+    bench.negotiate()
+    with make() as other:
+        assert bench.ack(Request.SET_VRING_CALL, VringFd(0, False), [other.fileno()]) == 1
 
 
 @pytest.mark.parametrize("what", [Request.SET_VRING_KICK, Request.SET_VRING_CALL, Request.SET_VRING_ERR])

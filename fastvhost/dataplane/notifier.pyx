@@ -1,0 +1,298 @@
+"""The helper thread of a port: it signals where a worker would have to wait, and waits instead.
+
+It is started when a bit in `Asked` is set for the first time, by the port's control thread, whose cores it shares; so
+it never runs on a worker's. It writes to duplicates of the call descriptors, which nobody else uses. A front-end can
+keep it in its write(2) for ever. Then it is retired: another one goes on, and the one retired closes what it used and
+ends whenever its write returns. MOST_RETIRED of them are a port's share; then its front-end is refused.
+"""
+
+import contextvars
+import fcntl
+import os
+import threading
+import time
+
+from libc.stdint cimport int32_t, uint32_t, uint64_t
+from posix.unistd cimport read, write
+
+from fastvhost.abi.shared_memory cimport clear_bits_u64, exchange_i32, load_acquire_u64, load_i32, replace_i32
+from fastvhost.dataplane.door cimport drain_eventfd
+from fastvhost.dataplane.notify cimport (
+    ASKED_WORDS,
+    MOST_SLOTS,
+    ask_helper,
+    control_signals,
+    signal_and_wait,
+    signal_eventfd,
+    signal_socket,
+)
+
+from fastvhost.dataplane import notify
+
+MOST_RETIRED = 4
+LOOK_SECONDS = 0.5
+"""From one look at a helper to the next. In the same write(2) at two of them: it is stuck."""
+
+cdef enum:
+    RESTING = -1
+    RETIRED = -2
+
+cdef extern from * nogil:
+    """
+    static inline int lowest_bit(uint64_t word) { return __builtin_ctzll(word); }
+    """
+    int lowest_bit(uint64_t word)
+
+
+class NotificationsStuckError(RuntimeError):
+    """The front-end of a port cannot be notified. The text says why and what helps."""
+
+
+cdef class Notifier:
+    """What a port notifies its driver by, as its control thread sees it. One thread at a time calls it."""
+
+    def __cinit__(self, str port not None, int attention_fd, close_fd) -> None:
+        notify.prepare()
+        self.port, self.attention_fd, self.close_fd = port, attention_fd, close_fd
+        self.targets, self.retired, self.trouble = {}, [], ""
+        # A number that stays while what stands behind it changes: workers may write to it at any time.
+        self.asked.wake_fd = fcntl.fcntl(attention_fd, fcntl.F_DUPFD_CLOEXEC, 0)
+
+    cdef bint set_target(self, uint32_t slot, int fd) except -1:
+        """The descriptor of a ring that starts, or another one; -1 for one that stops, which takes its bit back."""
+        if fd < 0:
+            clear_bits_u64(&self.asked.words[slot // 64], <uint64_t>1 << slot % 64)
+            self.targets.pop(slot, None)
+        else:
+            self.targets[slot] = fd
+        if self.helper is not None:
+            self.hand_over(slot, fd)
+        return True
+
+    cdef bint tell(self, uint32_t slot, int fd) except -1:
+        """Without waiting; by the helper where it has to be."""
+        cdef bint done = False
+        cdef bint slow = self.asked.slow != 0
+        with nogil:
+            if not slow:
+                done = signal_socket(fd) or signal_eventfd(control_signals(), fd)
+        if not done and self.needs_helper():
+            self.hand_over(slot, fd)
+            ask_helper(&self.asked, slot)
+        return True
+
+    def hand_over(self, uint32_t slot, int fd) -> None:
+        """Give the helper a duplicate of its own, or -1."""
+        cdef Helper helper = self.helper
+        if helper is None:
+            return
+        try:
+            helper.put(slot, -1 if fd < 0 else fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3))
+        except OSError as error:
+            self.trouble = f"its call descriptor cannot be duplicated: {error.strerror}; raise ulimit -n"
+
+    def needs_helper(self) -> bool:
+        """Start one if none runs. Whether there is one."""
+        cdef Helper helper
+        if self.helper is not None:
+            return True
+        if len(self.retired) >= MOST_RETIRED:
+            self.trouble = (
+                f"its call or err descriptors block: {MOST_RETIRED} threads that notify wait in write(2) for it; "
+                "restart the front-end, or give it descriptors with O_NONBLOCK"
+            )
+            return False
+        try:
+            helper = Helper(self)
+        except OSError as error:
+            self.trouble = f"no thread can notify it: {error.strerror}; raise ulimit -n"
+            return False
+        self.helper, self.looked_at = helper, time.monotonic()
+        for slot, fd in self.targets.items():
+            self.hand_over(slot, fd)
+        os.dup2(helper.wake_fd, self.asked.wake_fd, inheritable=False)  # from here on it is woken
+        try:
+            in_this_context = contextvars.copy_context().run  # the port's own quota for what it closes
+            threading.Thread(
+                target=in_this_context, args=(helper.run,), name=f"notify {self.port}", daemon=True
+            ).start()
+        except RuntimeError as error:
+            self.retire()
+            self.retired.remove(helper)
+            helper.run()  # which only closes
+            self.trouble = f"no thread can notify it: {error}; raise ulimit -u or pids.max"
+            return False
+        return True
+
+    def tend(self, double now) -> float | None:
+        cdef Helper helper
+        self.retired = [helper for helper in self.retired if not (<Helper>helper).ended]
+        for helper in self.retired:
+            if helper.orphaned:
+                helper.release()
+        if self.helper is not None:
+            if now - self.looked_at >= LOOK_SECONDS:
+                self.looked_at = now
+                if self.helper.stuck():
+                    self.retire()
+        if self.helper is None and self.is_asked():
+            self.needs_helper()
+        if self.trouble:
+            trouble, self.trouble = self.trouble, ""
+            raise NotificationsStuckError(trouble)
+        if self.helper is None and not self.retired:
+            return None
+        return (now if self.helper is None else self.looked_at) + LOOK_SECONDS
+
+    def is_asked(self) -> bool:
+        cdef int i
+        cdef uint64_t bits = 0
+        for i in range(ASKED_WORDS):
+            bits |= load_acquire_u64(&self.asked.words[i])
+        return bits != 0
+
+    def retire(self) -> None:
+        """The helper ends as soon as its write returns. Until another one runs, control is woken instead."""
+        cdef Helper helper = self.helper
+        if helper is not None:
+            self.helper = None
+            os.dup2(self.attention_fd, self.asked.wake_fd, inheritable=False)
+            helper.retire()
+            self.retired.append(helper)
+
+    cdef bint end(self) except -1:
+        """The front-end is gone."""
+        cdef int i
+        for i in range(ASKED_WORDS):
+            clear_bits_u64(&self.asked.words[i], <uint64_t>-1)
+        self.targets.clear()
+        self.retire()
+        for helper in self.retired:
+            (<Helper>helper).orphaned = True
+        self.trouble = ""
+        return True
+
+    cdef bint close(self) except -1:
+        """After the last worker. Idempotent."""
+        if self.asked.wake_fd >= 0:
+            self.end()
+            fd, self.asked.wake_fd = self.asked.wake_fd, -1
+            os.close(fd)
+            self.retired = []
+        return True
+
+    @property
+    def state(self) -> tuple[bool, int]:
+        """Whether a helper runs, and how many are retired and have not ended."""
+        return self.helper is not None, sum(not (<Helper>helper).ended for helper in self.retired)
+
+
+cdef class Helper:
+    """The thread, and what it and control share."""
+
+    def __cinit__(self, Notifier notifier not None) -> None:
+        cdef int i
+        self.notifier, self.asked = notifier, &notifier.asked
+        self.lock, self.in_doubt, self.kept = threading.Lock(), [], []
+        self.at = RESTING
+        for i in range(MOST_SLOTS):
+            self.fds[i] = -1
+        self.wake_fd = os.eventfd(1, os.EFD_CLOEXEC)  # 1: there is something to do when it starts
+
+    # Control's side
+
+    def put(self, uint32_t slot, int fd) -> None:
+        """Take a descriptor, -1 for none. The one before is closed as soon as the thread cannot be using it."""
+        cdef int old = exchange_i32(&self.fds[slot], fd)  # before the look at `at`; the thread has it the other way
+        if old >= 0:
+            if load_i32(&self.at) == <int32_t>slot:
+                self.in_doubt.append((old, load_acquire_u64(&self.n_writes)))
+            else:
+                self.notifier.close_fd(old)
+        self.settle()
+
+    def settle(self) -> None:
+        cdef uint64_t n = load_acquire_u64(&self.n_writes)
+        done = [fd for fd, then in self.in_doubt if then != n]
+        self.in_doubt = [(fd, then) for fd, then in self.in_doubt if then == n]
+        for fd in done:
+            self.notifier.close_fd(fd)
+
+    cdef bint stuck(self) except -1:
+        """Whether it is in the same write as at the last look."""
+        cdef uint64_t n = load_acquire_u64(&self.n_writes)
+        cdef bint writes = load_i32(&self.at) >= 0
+        cdef bint same = writes and self.seen_writing and n == self.seen_writes
+        self.seen_writing, self.seen_writes = writes, n
+        self.settle()
+        return same
+
+    def retire(self) -> None:
+        """It touches nothing more of the port. What it may be using it closes, the rest is closed here."""
+        cdef int32_t at, slot
+        cdef uint64_t one = 1
+        with self.lock:
+            at = exchange_i32(&self.at, RETIRED)
+            self.kept = [fd for fd, _ in self.in_doubt]
+            self.in_doubt = []
+            rest = []
+            for slot in range(MOST_SLOTS):
+                if self.fds[slot] >= 0:
+                    (self.kept if slot == at else rest).append(self.fds[slot])
+            if not self.ended:
+                write(self.wake_fd, &one, sizeof(one))
+        for fd in rest:
+            self.notifier.close_fd(fd)
+
+    def release(self) -> None:
+        """Take from the eventfd that holds it: its front-end is gone, and nobody else ever would."""
+        cdef int number
+        with self.lock:
+            for fd in self.kept:
+                number = fd
+                with nogil:
+                    drain_eventfd(number)
+
+    # The thread
+
+    def run(self) -> None:
+        with nogil:
+            self.loop()
+        with self.lock:
+            kept, self.kept, self.ended = self.kept, [], True
+            os.close(self.wake_fd)
+        for fd in kept:
+            self.notifier.close_fd(fd)
+
+    cdef void loop(self) noexcept nogil:
+        cdef uint64_t count
+        while load_i32(&self.at) != RETIRED:
+            if self.round() == 0:
+                read(self.wake_fd, &count, sizeof(count))
+
+    cdef uint32_t round(self) noexcept nogil:
+        """Whatever is asked for, each slot in its turn. Returns how many were."""
+        cdef uint32_t found = 0
+        cdef int word, bit
+        cdef uint64_t bits
+        for word in range(ASKED_WORDS):
+            bits = load_acquire_u64(&self.asked.words[word])
+            while bits:
+                bit = lowest_bit(bits)
+                bits &= bits - 1
+                found += 1
+                if not self.signal_slot(64 * word + bit):
+                    return found
+        return found
+
+    cdef bint signal_slot(self, int32_t slot) noexcept nogil:
+        """Once, for however many asked. False: retired meanwhile."""
+        cdef int fd
+        if not replace_i32(&self.at, RESTING, slot):
+            return False
+        clear_bits_u64(&self.asked.words[slot // 64], <uint64_t>1 << slot % 64)  # who asks from now on is told again
+        fd = load_i32(&self.fds[slot])
+        if fd >= 0:
+            signal_and_wait(fd)
+        self.n_writes += 1
+        return replace_i32(&self.at, slot, RESTING)

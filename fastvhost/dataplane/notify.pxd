@@ -1,0 +1,64 @@
+"""Telling a driver something without ever waiting for it: at once, or by the helper thread of its port.
+
+A worker signals by AIO or send(2), which never wait. Where there is no AIO context, or where signalling takes long, it
+sets the ring's bit in `Asked` and wakes the helper (notifier.pyx), which may wait. Nobody else writes to a descriptor
+that a front-end also holds.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+from posix.unistd cimport write
+
+from fastvhost.abi.shared_memory cimport set_bits_u64
+
+cdef extern from "fastvhost/dataplane/signal_foreign.h" nogil:
+    struct signals:
+        unsigned long context
+        int nothing
+    int make_signals(signals *made)
+    void discard_signals(signals *made)
+    bint signal_eventfd(const signals *by, int fd)
+    bint signal_socket(int fd)
+    void signal_and_wait(int fd)
+    int socket_domain(int fd)
+
+cdef enum:
+    MOST_SLOTS = 512         # one for the call and one for the err descriptor of 256 rings
+    ASKED_WORDS = MOST_SLOTS // 64
+
+    # How long signalling may take until it counts as slow. A wake-up is 1 to 5 us, with many waiters 20 ns each.
+    SLOW_NS = 20 * 1000
+    UNTIMED = 63             # between two notifications that are timed, as long as they are quick
+    LAST_SAMPLES = 0xFF      # eight of them, a bit each
+
+
+# What a port's helper is to signal: a bit for each slot.
+cdef struct Asked:
+    uint64_t words[ASKED_WORDS]  # set by whoever has something to say, cleared by the helper or with the ring's end
+    int wake_fd                  # ours alone; it wakes the helper, or the control thread where none runs
+    uint32_t slow                # written by workers: the helper is to do all of it, until the front-end is gone
+
+
+cdef const signals *control_signals() noexcept nogil
+
+
+cdef inline void ask_helper(Asked *asked, uint32_t slot) noexcept nogil:
+    """Woken by the first bit of a word only: until that is cleared, the helper is on its way."""
+    cdef uint64_t one = 1
+    # After the fence that comes before the driver is asked whether it wants to be told, so the helper, which clears
+    # the bit and then signals, signals what was published before.
+    if set_bits_u64(&asked.words[slot // 64], <uint64_t>1 << slot % 64) == 0:
+        write(asked.wake_fd, &one, sizeof(one))  # an eventfd of ours: nobody else adds to it, so it is never full
+
+
+cdef inline uint32_t with_sample(uint32_t samples, uint64_t took_ns) noexcept nogil:
+    """The last eight, with this one."""
+    return (samples << 1 | (took_ns > SLOW_NS)) & LAST_SAMPLES
+
+
+cdef inline bint mostly_slow(uint32_t samples) noexcept nogil:
+    """Whether the median of the last eight was slow: one that was interrupted does not count."""
+    cdef uint32_t n = 0
+    while samples:
+        samples &= samples - 1
+        n += 1
+    return n > 4

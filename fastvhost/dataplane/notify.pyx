@@ -1,0 +1,53 @@
+"""The control side's way to signal a descriptor that a front-end also holds, without waiting. See notify.pxd."""
+
+import errno
+import os
+
+from libc.stdint cimport int32_t
+
+_REMEDIES = {
+    errno.EAGAIN: "all of fs.aio-max-nr is in use; raise it with sysctl fs.aio-max-nr=1048576 and restart fwd",
+    errno.EPERM: "the system call io_setup or memfd_create is not allowed here; allow it in the seccomp filter",
+    errno.ENOSYS: "the system call io_setup or memfd_create is not there; allow it in the seccomp filter, or take a "
+                  "kernel with CONFIG_AIO",
+}
+
+cdef extern from "<sys/socket.h>" nogil:
+    const int AF_UNIX
+
+# One context for all control threads of a process; a child of fork() has none of its parent's.
+cdef signals _shared
+cdef int32_t _shared_error = 0
+_made_in = 0
+
+discard_signals(&_shared)
+_shared_error = make_signals(&_shared)
+_made_in = os.getpid()
+
+
+cdef const signals *control_signals() noexcept nogil:
+    return &_shared
+
+
+def prepare() -> str:
+    global _made_in, _shared_error
+    if _made_in != os.getpid():
+        _made_in, _shared_error = os.getpid(), make_signals(&_shared)
+    return why_not(_shared_error)
+
+
+def why_not(int32_t error) -> str:
+    if error == 0:
+        return ""
+    return f"asynchronous I/O is not to be had: {_REMEDIES.get(error, os.strerror(error))}"
+
+
+def signal(int fd) -> bool:
+    cdef bint done
+    with nogil:
+        done = signal_socket(fd) or signal_eventfd(&_shared, fd)
+    return done
+
+
+def is_unix_socket(int fd) -> bool:
+    return socket_domain(fd) == AF_UNIX
