@@ -197,6 +197,10 @@ def _end(
         switch.close()
         faulthandler.cancel_dump_traceback_later()
         log.info("stopped")
+        if switch.left_behind:
+            # The C library's exit may wait for a stream that a thread is reading.
+            logging.shutdown()
+            os._exit(code)
         return code
     if error:
         log.error("%s", error)

@@ -5,14 +5,19 @@ from __future__ import annotations
 import grp
 import os
 import stat
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 from fastvhost.control import host
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.control_socket import ELSEWHERE
-from fastvhost.control.errors import UsageError
+from fastvhost.control.errors import RuntimeFailure, UsageError
 from fastvhost.vhostuser import socket_file
 
+ANSWER_SECONDS = 2.0
+"""How long a file system has to answer about a capture file."""
 MAX_ID = 2**32 - 2
 """Of users and groups: the one beyond means "leave as it is" to the kernel."""
 
@@ -27,8 +32,9 @@ def check_for_later(settings: FwdConfig) -> tuple[str, ...]:
     """The same beside whatever runs now: returns the paths that another process has, which may be gone by then."""
     _check_group(settings.socket_group, group_id(settings.socket_group))
     for port in settings.ports:
-        _check_played(port.option("in"))
-        _check_recorded(port.option("out"))
+        for check_file, path in ((_check_played, port.option("in")), (_check_recorded, port.option("out"))):
+            if path:
+                _in_time(path, check_file)
     sockets = [(Path(port.path), port.mode == "server", "choose another path") for port in settings.ports if port.path]
     if settings.control:
         sockets.append((Path(settings.control), True, ELSEWHERE))
@@ -59,23 +65,41 @@ def _check_group(name: str | None, number: int) -> None:
     )
 
 
+def _in_time(path: str, check_file: Callable[[str], None]) -> None:
+    """In a thread that can be left behind: the file server of a path may not answer for ever."""
+    answer: Future[None] = Future()
+
+    def ask() -> None:
+        try:
+            check_file(path)
+            answer.set_result(None)
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, name="preflight", daemon=True).start()
+    try:
+        answer.result(ANSWER_SECONDS)
+    except TimeoutError:
+        raise RuntimeFailure(
+            f"pcap-file {path}: its file system does not answer; mount it anew, or give a file elsewhere"
+        ) from None
+
+
 def _check_played(path: str) -> None:
     """A capture file. A pipe belongs to whoever writes to it, and is not to be opened twice."""
     try:
-        if path and stat.S_ISREG(Path(path).stat().st_mode):
-            os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        if stat.S_ISREG(Path(path).stat().st_mode):
+            os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
     except OSError as error:
         raise UsageError(f"pcap-file {path}: {error.strerror}; give a capture file that can be read") from None
 
 
 def _check_recorded(path: str) -> None:
     """A file to be made, or to be emptied when it is started with."""
-    if not path:
-        return
     fault = host.directory_fault(Path(path).parent)
     try:
         if stat.S_ISREG(Path(path).stat().st_mode):
-            os.close(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
         fault = ""
     except FileNotFoundError:
         pass

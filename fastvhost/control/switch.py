@@ -195,6 +195,11 @@ class Switch:
             unit.port.close()
 
     @property
+    def left_behind(self) -> bool:
+        """Whether, after stop(), a thread waits for a file and touches nothing else any more."""
+        return any(getattr(unit.service, "left_behind", False) for unit in self.ports)
+
+    @property
     def failure(self) -> str:
         """Why it cannot go on, or empty."""
         return next((thread.failure for thread in self.workers if thread.failure), "")

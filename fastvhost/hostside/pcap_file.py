@@ -1,12 +1,19 @@
-"""Capture files as a port: one is played to the neighbour, what the neighbour sends is recorded in another."""
+"""Capture files as a port: one is played to the neighbour, what the neighbour sends is recorded in another.
+
+A file may be a pipe, or lie on a file server, and say nothing for ever. So each is opened, read or written and closed
+by a thread of its own; nobody else waits for it, neither a start nor a stop.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import stat
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, TypeVar
 
 from fastvhost.dataplane.ports.endpoint import Endpoint, EndpointClosedError
@@ -20,18 +27,14 @@ T = TypeVar("T")
 BURST = 64
 IDLE_SECONDS = 0.1
 """A stop, or a buffer that comes free, is seen that late at the most where nothing arrives."""
-
-
-def _opened(kind: Callable[[str], T], path: str, remedy: str) -> T:
-    try:
-        return kind(path)
-    except PcapError as error:
-        reason = " ".join(str(error).split()).removeprefix(f"{path}: ")
-        raise HostPortError(f"pcap-file {path}: {reason}; {remedy}", "usage") from error
+OPEN_SECONDS = 2.0
+"""How long a start waits to hear that a file is one. One that answers later is told of in the log."""
+LEAVE_SECONDS = 0.2
+"""How long a stop waits for threads that may be waiting for a file, and have nothing to lose."""
 
 
 class PcapFileService:
-    """Plays and records in a thread of its own. Once played, a file is not played again unless `loop`."""
+    """Plays and records. Once played, a file is not played again unless `loop`."""
 
     def __init__(
         self, port: Endpoint, *, played: str = "", recorded: str = "", loop: bool = False, timed: bool = False
@@ -40,108 +43,199 @@ class PcapFileService:
         self._played, self._recorded, self._loop, self._timed = played, recorded, loop, timed
         self._logbook = Logbook(port.name)
         self._player: Player | None = None
-        self._recorder: Recorder | None = None
-        self._thread: threading.Thread | None = None
-        self._stopping = False
+        self._threads: dict[str, threading.Thread] = {}
+        self._go = threading.Event()
+        self._stopping = threading.Event()
         self._start = 0.0
         self._frames = 0
+        """Played from the rounds before, of a file that loops."""
         self._written = 0
+        self._records = not recorded
+        """Whether frames are taken: not before there is a file for them."""
         self._failed = ""
+        self.left_behind = False
+        """Whether a thread still waits for its file after stop(). It touches nothing any more when that answers."""
 
     def open(self) -> None:
-        """Open the files. Raises HostPortError."""
-        if self._played:
-            self._player = _opened(Player, self._played, "give a capture file that can be read")
-        if self._recorded:
-            self._recorder = _opened(Recorder, self._recorded, "give a place that can be written")
-        said = [f"playing {self._played}"] * bool(self._played) + [f"recording to {self._recorded}"] * bool(
-            self._recorded
-        )
-        self._say(", ".join(said))
+        """Open the files. Raises HostPortError for one that cannot be played or written, if it says so by now."""
+        jobs = {"play": (self._run_player, self._played)} if self._played else {}
+        jobs["record"] = (self._run_recorder, self._recorded)
+        waited: list[tuple[str, Future[None]]] = []
+        for name, (run, path) in jobs.items():
+            opened: Future[None] = Future()
+            thread = threading.Thread(target=run, args=(opened,), name=f"{name} {self._port.name}", daemon=True)
+            thread.start()
+            self._threads[name] = thread
+            waited.append((path, opened))
+        deadline = time.monotonic() + OPEN_SECONDS
+        for path, opened in waited:
+            try:
+                opened.result(max(0.0, deadline - time.monotonic()))
+            except TimeoutError:
+                if opened.cancel():
+                    self._say(f"waiting for {path}, which does not answer", logging.WARNING)
 
     def start(self) -> None:
         """Play and record, until stop()."""
         self._start = time.monotonic()
-        self._thread = threading.Thread(target=self._run, name=f"control {self._port.name}", daemon=True)
-        self._thread.start()
+        self._go.set()
 
     def withdraw(self) -> None:
         """The first step of a stop. There is no path here that another process could want."""
 
     def stop(self, timeout: float) -> None:
-        """Write what has arrived, close the files."""
-        self._stopping = True
-        if self._thread is not None:
-            self._thread.join(timeout)
-            if self._thread.is_alive():
-                raise TimeoutError(f"the thread of port {self._port.name} did not end in {timeout:g} s")
-            self._thread = None
-        if self._recorder is not None:
-            while self._recorder.record(self._port, BURST):
-                pass
-            self._recorder.close()
+        """Write what has arrived, close the files. Raises TimeoutError where that is not done in time.
+
+        A thread that waits for a file to be played is left behind.
+        """
+        leave_at = time.monotonic() + min(timeout, LEAVE_SECONDS)
+        self._stopping.set()
+        self._go.set()
         if self._player is not None:
-            self._player.close()
+            self._player.given_up = True
+        if (recorder := self._threads.get("record")) is not None:
+            recorder.join(timeout if self._records else min(timeout, LEAVE_SECONDS))
+            if recorder.is_alive():
+                if self._records or not timeout:
+                    raise TimeoutError(f"{self._recorded} takes nothing, what arrived last is not in it")
+                self.left_behind = True
+        if (reader := self._threads.get("play")) is not None:
+            reader.join(max(0.0, leave_at - time.monotonic()))
+            if reader.is_alive():
+                if not timeout:
+                    raise TimeoutError(f"{self._played} says nothing")
+                self.left_behind = True
+        self._threads.clear()
 
     def describe(self) -> dict[str, Any]:
         """What `fastvhost show` tells."""
+        player = self._player
+        waits = bool(self._played) and not self._failed and "play" in self._threads and self._threads["play"].is_alive()
+        state = "playing" if player is not None else f"waiting for {self._played}" if waits else "idle"
         return {
             "in": self._played or None,
             "out": self._recorded or None,
-            "state": self._failed or ("playing" if self._player is not None else "idle"),
-            "played": self._frames,
+            "state": self._failed or state,
+            "played": self._frames + (player.played if player is not None else 0),
             "recorded": self._written,
         }
 
-    def _run(self) -> None:
-        with contextlib.suppress(EndpointClosedError):
-            while not self._stopping:
-                moved = self._play() + self._record()
-                if not moved:
-                    self._port.wait(self._pause())
+    # The threads
 
-    def _play(self) -> int:
-        player = self._player
+    def _opened(self, kind: Callable[[str], T], path: str, remedy: str, opened: Future[None]) -> T | None:
+        """The file, or None where there is none; who waits for the answer gets it, and else the log."""
+        with contextlib.suppress(OSError):
+            if stat.S_ISFIFO(Path(path).stat().st_mode) and opened.set_running_or_notify_cancel():
+                self._say(f"waiting for {path}, a pipe")
+                opened.set_result(None)
+        try:
+            file = kind(path)
+        except Exception as error:
+            reason = " ".join(str(error).split()).removeprefix(f"{path}: ")
+            refusal = HostPortError(f"pcap-file {path}: {reason}; {remedy}", "usage")
+            if opened.done() or not opened.set_running_or_notify_cancel():
+                self._fail(str(refusal))
+            else:
+                opened.set_exception(refusal)
+            return None
+        if not opened.done() and opened.set_running_or_notify_cancel():
+            opened.set_result(None)
+        return file
+
+    def _fail(self, text: str) -> None:
+        self._failed = text
+        self._say(text, logging.ERROR)
+
+    def _run_player(self, opened: Future[None]) -> None:
+        player = self._opened(Player, self._played, "give a capture file that can be read", opened)
         if player is None:
-            return 0
-        elapsed = int((time.monotonic() - self._start) * 1e6) if self._timed else -1
-        sent = player.play(self._port, BURST, elapsed)
-        self._frames += sent
-        if player.ended:
-            self._end(player)
-        return sent
+            return
+        self._say(f"playing {self._played}")
+        try:
+            while player is not None:
+                player = self._play_through(player)
+        except EndpointClosedError:
+            pass
+        except Exception as error:
+            logging.getLogger("fastvhost").debug("port %s", self._port.name, exc_info=error)
+            self._fail(f"playing {self._played} has ended: internal error {type(error).__name__}: {error}")
 
-    def _end(self, player: Player) -> None:
-        skipped = f", {player.skipped} skipped" if player.skipped else ""
-        player.close()
-        self._player = None
-        if self._loop and self._frames and not self._stopping:
+    def _play_through(self, player: Player) -> Player | None:
+        """Until the end of the file or a stop. Returns the one to go on with."""
+        self._player = player
+        self._go.wait()
+        start = time.monotonic()
+        try:
+            while not (player.ended or self._stopping.is_set()):
+                elapsed = int((time.monotonic() - start) * 1e6) if self._timed else -1
+                if not player.play(self._port, BURST, elapsed) and not player.ended:
+                    self._stopping.wait(self._pause(player, start))
+        finally:
+            self._frames += player.played
+            self._player = None
+            player.close()
+        if self._stopping.is_set():
+            return None
+        if self._loop and self._frames:
             try:
-                self._player, self._start = Player(self._played), time.monotonic()
+                return Player(self._played)
             except PcapError as error:
-                self._say(f"cannot play again: {error}", logging.WARNING)
-        else:
-            self._say(f"{self._played} has ended, {self._frames} frames played{skipped}")
+                self._fail(f"cannot play again: {error}")
+                return None
+        skipped = f", {player.skipped} skipped" if player.skipped else ""
+        self._say(f"{self._played} has ended, {self._frames} frames played{skipped}")
+        return None
 
-    def _record(self) -> int:
-        if self._recorder is None:
-            with self._port.recv(BURST, 0) as burst:
-                return len(burst)
-        recorded = self._recorder.record(self._port, BURST)
-        self._written += recorded
-        if not recorded and not self._recorder.flush() and not self._failed:
-            self._failed = "cannot write"
-            self._say(f"{self._recorded} cannot be written; make room on its disk", logging.ERROR)
-        return recorded
-
-    def _pause(self) -> float:
-        """How long nothing can happen but an arrival."""
-        if self._player is None:
-            return IDLE_SECONDS
+    def _pause(self, player: Player, start: float) -> float:
+        """How long nothing can be sent."""
         if not self._timed:
             return 0.001  # all buffers are on their way
-        due = self._player.next_us() / 1e6 - (time.monotonic() - self._start)
+        due = player.next_us() / 1e6 - (time.monotonic() - start)
         return min(IDLE_SECONDS, max(0.0, due))
+
+    def _run_recorder(self, opened: Future[None]) -> None:
+        recorder: Recorder | None = None
+        if self._recorded:
+            recorder = self._opened(Recorder, self._recorded, "give a place that can be written", opened)
+            if recorder is None:
+                return
+            self._records = True
+            self._say(f"recording to {self._recorded}")
+        else:
+            opened.set_result(None)
+        self._go.wait()
+        said: set[str] = set()
+        while True:
+            last = self._stopping.is_set()
+            try:
+                if not self._record(recorder):
+                    if last:
+                        break
+                    self._port.wait(IDLE_SECONDS)
+            except EndpointClosedError:
+                if last:
+                    break
+                self._stopping.wait(IDLE_SECONDS)
+            except Exception as error:
+                # The next burst may do; told once.
+                if last:
+                    break
+                if type(error).__name__ not in said:
+                    said.add(type(error).__name__)
+                    self._say(f"recording: internal error {type(error).__name__}: {error}; going on", logging.ERROR)
+                self._stopping.wait(IDLE_SECONDS)
+        if recorder is not None:
+            recorder.close()
+
+    def _record(self, recorder: Recorder | None) -> int:
+        if recorder is None:
+            with self._port.recv(BURST, 0) as burst:
+                return len(burst)
+        recorded = recorder.record(self._port, BURST)
+        self._written += recorded
+        if not recorded and not recorder.flush() and not self._failed:
+            self._fail(f"{self._recorded} cannot be written; make room on its disk")
+        return recorded
 
     def _say(self, text: str, level: int = logging.INFO) -> None:
         self._logbook.write(Line(level, text, "file"))

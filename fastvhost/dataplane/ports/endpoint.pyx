@@ -381,13 +381,14 @@ cdef class Endpoint(Port):
             if timeout >= 0:
                 ms = <int>max(0.0, min(<double>WAKE_UP_MS, (deadline - <double>time.monotonic()) * 1e3 + 0.999))
             one = pollfd(self.side.program_fd, POLLIN, 0)
-            with nogil:
-                if not load_acquire_u32(&self.side.program_waits):
-                    drain_eventfd(self.side.program_fd)
-                    store_release_u32(&self.side.program_waits, 1)
-                full_fence()  # pairs with wake_program
-                self.rebalance()  # the worker may wait for the very buffers that came home
-                if not parcels_there(ring) and not self.closed and ms:
+            # With the GIL: another thread of the program may be sending, and both take from the buffers that came home.
+            if not load_acquire_u32(&self.side.program_waits):
+                drain_eventfd(self.side.program_fd)
+                store_release_u32(&self.side.program_waits, 1)
+            full_fence()  # pairs with wake_program
+            self.rebalance()  # the worker may wait for the very buffers that came home
+            if not parcels_there(ring) and not self.closed and ms:
+                with nogil:
                     poll(&one, 1, ms)
             PyErr_CheckSignals()
             if ms == 0 and not parcels_there(ring):

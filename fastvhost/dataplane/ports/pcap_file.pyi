@@ -7,13 +7,18 @@ class Player:
 
     skipped: int
     """Frames that could not be sent: cut short in the file, too short, or longer than the endpoint's buffers."""
+    played: int
+    """Frames that were sent."""
     ended: bool
     """All of it was played."""
-    def __init__(self, path: str) -> None: ...
+    given_up: bool
+    """Set it from any thread: play() touches no endpoint any more, not even when the file answers at last."""
+    def __init__(self, path: str) -> None:
+        """Waits, without the GIL, until the file says what it is and has its first frame: a pipe may do so for ever."""
     def play(self, endpoint: Endpoint, most: int, until_us: int) -> int:
-        """Send up to so many frames without waiting. until_us: none recorded later after the first; -1: any.
+        """Send up to so many frames while there are buffers. until_us: none recorded later after the first; -1: any.
 
-        Returns how many went.
+        Waits, without the GIL, for the file to tell the frame after each. Returns how many went.
         """
     def next_us(self) -> int:
         """When the next frame was recorded, after the first; -1 where the file has ended."""
@@ -25,7 +30,7 @@ class Recorder:
 
     def __init__(self, path: str) -> None: ...
     def record(self, endpoint: Endpoint, most: int) -> int:
-        """Write up to so many frames that have arrived, without waiting. Returns how many."""
+        """Write up to so many frames that have arrived. Waits, without the GIL, for the file only. Returns how many."""
     def flush(self) -> bool:
         """Everything recorded is in the file. False where the file cannot take it."""
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """Capture files through libpcap, played into an endpoint and recorded from one. pcap-savefile(5).
 
-Files are read and written by a thread of their own: a disk that is slow holds up that, never a worker.
+Files are read and written by threads of their own: a disk that is slow holds up those, never a worker. And never the
+rest of the process: a pipe or a file server may not answer for ever, so no call into libpcap that could wait has the GIL.
 """
 
 import os
@@ -43,25 +44,31 @@ cdef class Player:
     cdef const unsigned char *data
     cdef int64_t first_us
     cdef readonly uint64_t skipped
+    cdef readonly uint64_t played
     cdef readonly bint ended
+    cdef public bint given_up  # whoever waits for the file must not touch the endpoint after that
 
     def __init__(self, str path) -> None:
         cdef char errbuf[PCAP_ERRBUF_SIZE]
+        cdef bytes name = os.fsencode(path)
+        cdef const char *file = name
         need_library()
         if self.handle != NULL:
             raise ValueError(f"{path}: a file is opened once")
         errbuf[0] = 0
-        self.handle = pcap_library.open_offline(os.fsencode(path), errbuf)
+        with nogil:
+            self.handle = pcap_library.open_offline(file, errbuf)
         if self.handle == NULL:
             raise PcapError((<bytes>errbuf).decode(errors="replace"), "missing")
         if pcap_library.datalink(self.handle) != DLT_EN10MB:
             self.close()
             raise PcapError(f"{path}: its frames are not Ethernet frames; give another file", "other")
         self.first_us = -1
-        self.look()
+        with nogil:
+            self.look()
 
     cdef void look(self) noexcept nogil:
-        """The next frame that can be sent, or the end."""
+        """The next frame that can be sent, or the end. Waits for the file."""
         while pcap_library.next_ex(self.handle, &self.header, &self.data) == 1:
             if self.first_us < 0:
                 self.first_us = self.header.ts.tv_sec * 1000000 + self.header.ts.tv_usec
@@ -76,10 +83,11 @@ cdef class Player:
     def play(self, Endpoint endpoint not None, uint32_t most, int64_t until_us) -> int:
         cdef Parcel parcel
         cdef uint32_t sent = 0
-        while sent < most and not self.ended and (until_us < 0 or self.due() <= until_us):
+        while sent < most and not self.ended and not self.given_up and (until_us < 0 or self.due() <= until_us):
             if self.header.caplen > endpoint.slot_bytes:
                 self.skipped += 1
-                self.look()
+                with nogil:
+                    self.look()
                 continue
             if endpoint.lend_slots(&parcel, 1) == 0:
                 break
@@ -87,21 +95,27 @@ cdef class Player:
             parcel.bytes = self.header.caplen
             endpoint.pass_on(&parcel, 1)
             sent += 1
-            self.look()
+            self.played += 1
+            with nogil:
+                self.look()
         return sent
 
     def next_us(self) -> int:
         return -1 if self.ended else self.due()
 
-    def close(self) -> None:
+    cdef void let_go(self) noexcept:
+        cdef pcap_t *handle = self.handle
         self.ended = True
-        if self.handle != NULL:
-            pcap_library.close(self.handle)
-            self.handle = NULL
+        self.handle = NULL
+        if handle != NULL:
+            with nogil:
+                pcap_library.close(handle)
+
+    def close(self) -> None:
+        self.let_go()
 
     def __dealloc__(self) -> None:
-        if self.handle != NULL:
-            pcap_library.close(self.handle)
+        self.let_go()
 
 
 cdef class Recorder:
@@ -111,13 +125,16 @@ cdef class Recorder:
     cdef pcap_dumper_t *dumper
 
     def __init__(self, str path) -> None:
+        cdef bytes name = os.fsencode(path)
+        cdef const char *file = name
         need_library()
         if self.handle != NULL:
             raise ValueError(f"{path}: a file is opened once")
         self.handle = pcap_library.open_dead(DLT_EN10MB, SNAPSHOT_BYTES)
         if self.handle == NULL:
             raise MemoryError
-        self.dumper = pcap_library.dump_open(self.handle, os.fsencode(path))
+        with nogil:
+            self.dumper = pcap_library.dump_open(self.handle, file)
         if self.dumper == NULL:
             text = (<bytes>pcap_library.geterr(self.handle)).decode(errors="replace")
             self.close()
@@ -146,16 +163,18 @@ cdef class Recorder:
             status = pcap_library.dump_flush(self.dumper)
         return status == 0
 
+    cdef void let_go(self) noexcept:
+        cdef pcap_dumper_t *dumper = self.dumper
+        cdef pcap_t *handle = self.handle
+        self.dumper, self.handle = NULL, NULL
+        with nogil:
+            if dumper != NULL:
+                pcap_library.dump_close(dumper)
+            if handle != NULL:
+                pcap_library.close(handle)
+
     def close(self) -> None:
-        if self.dumper != NULL:
-            pcap_library.dump_close(self.dumper)
-            self.dumper = NULL
-        if self.handle != NULL:
-            pcap_library.close(self.handle)
-            self.handle = NULL
+        self.let_go()
 
     def __dealloc__(self) -> None:
-        if self.dumper != NULL:
-            pcap_library.dump_close(self.dumper)
-        if self.handle != NULL:
-            pcap_library.close(self.handle)
+        self.let_go()
