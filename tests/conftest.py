@@ -6,7 +6,18 @@ import pytest
 
 pytest_plugins = ["tests.times"]
 
+LONG_ENDURANCE = 4.0
+"""Times as long as usual, with --long: a minute of concurrent rewriting of each ring format, and so on."""
 NOT_RUN = ("skipped", "xfailed", "xpassed")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="hostile tests that only repeat go on for four times as long")
+
+
+def endurance(config: pytest.Config) -> float:
+    """How long what repeats goes on, of what it usually does."""
+    return LONG_ENDURANCE if config.getoption("--long") else 1.0
 
 
 def not_run(config: pytest.Config) -> int:

@@ -1,4 +1,4 @@
-"""Where attacks are run: a back-end with six ports, an honest stream beside the attacked pair, and every invariant.
+"""Where attacks are run: a back-end, an honest stream and an honest flood beside the attacked pair, every invariant.
 
 `Arena.run(attack)` lets one attack happen and checks, while its connections are open and after they are gone, what
 threats.md calls I1 to I10. What the attack itself must lead to (a refusal, a broken queue, a counted drop, a delivered
@@ -7,16 +7,21 @@ frame) the attack says, through its Scene.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from tests.driver import Memory, Region, Timeout
 from tests.frontend import FEATURES, Closed, Frontend, Guest, Refused
 from tests.hostile.attack import Attack
-from tests.hostile.backend import Backend, Starter, fastvhost
+from tests.hostile.backend import END_SECONDS, Backend, Starter, fastvhost, waited_seconds
+from tests.hostile.flood import LEAST_SHARE, Flood, Shares
 from tests.hostile.honest import HonestStream
 from tests.hostile.invariant import Broken
 from tests.hostile.rings import FORMATS
@@ -28,7 +33,6 @@ ANSWER_SECONDS = 1.0
 TURN = 0.5
 WINDOW = 0.05
 """Seconds over which the honest pair's share of frames is measured first; where it is low, longer and in turns."""
-LEAST_SHARE = 0.9
 DYING = 0.2
 LONGEST_DOUBT = 120.0
 """Seconds for which turns go on at the most while the honest pair's share is too small."""
@@ -52,35 +56,58 @@ class Arena:
         longest_round: float = 0.001,
         persistence: float = 10.0,
         rates: bool = True,
+        flood: bool = True,
+        more: Sequence[str] = (),
     ) -> None:
         """`beside`: the ring format of everyone but the attacker.
 
         `endurance`: the part of its time that an attack which lasts is given; `longest_round`: CPU seconds.
         `rates`: whether the honest pair's share of its frames is a claim at all; without it, lasting attacks only last.
+        `flood`: whether beside attacks that last it is the flood's. `more`: words for the back-end's command line.
         """
         self.beside = beside
         self.rates = rates
+        self.pace = pace
+        self.flood: Flood | None = None
+        self._with_flood = flood and rates
         self.patience = patience
         self.endurance = endurance
         self.longest_queue = longest_queue
         self.longest_round = longest_round
         self.persistence = persistence
         self.spoiled = False
+        self.beside_flood = False
+        """Whether the attack that runs is measured by the flood."""
+        self.shares: list[Shares] = []
+        """What was measured beside the flood."""
         self._log_read = 0
-        self.backend = Backend(start)
+        self.backend = Backend(start, more)
         self._closers: list[Callable[[], object]] = [self._remove, self.backend.stop]
+        self._always = len(self._closers)
         try:
-            self.backend.wait_listening()
-            left, right = self.backend.path("c"), self.backend.path("d")
-            self.honest = HonestStream(left, right, self.backend.directory, pace, beside)
-            self._closers.append(self.honest.stop)
-            self.victim = self.bystander("b")
-            self.friend = self.bystander("f")
-            self.honest.wait_running()
-            self._baseline = self.backend.descriptors()
+            self._populate()
         except BaseException:
             self.close()
             raise
+
+    def _populate(self) -> None:
+        """Everyone but the attacker."""
+        self.backend.wait_listening()
+        self.victim = self.bystander("b")
+        self._beside_the_victim()
+
+    def _beside_the_victim(self) -> None:
+        left, right = self.backend.path("c"), self.backend.path("d")
+        self.honest = HonestStream(left, right, self.backend.directory, self.pace, self.beside)
+        self._closers.append(self.honest.stop)
+        self.friend = self.bystander("f")
+        if self._with_flood:
+            self.flood = Flood(self.backend, "g", "h", self.beside)
+            self._closers.append(self.flood.stop)
+        self.honest.wait_running()
+        self._baseline = self.backend.descriptors()
+        self._threads = self.backend.threads()
+        self._helpers = self.backend.helpers_descriptors()
 
     def bystander(self, port: str) -> Guest:
         """An honest guest in this process, with receive buffers."""
@@ -103,7 +130,10 @@ class Arena:
         return guest
 
     def close(self) -> None:
-        while self._closers:
+        self._close_all_but(0)
+
+    def _close_all_but(self, n: int) -> None:
+        while len(self._closers) > n:
             self._closers.pop()()
 
     def _remove(self) -> None:
@@ -120,6 +150,18 @@ class Arena:
             self.spoiled = True
             raise
 
+    def ends_after(self, attack: Attack, ring: str) -> None:
+        """Once more, and then it is ended with all that it was handed still in hand."""
+        scene = Scene(self, ring)
+        try:
+            attack.run(scene)
+            scene.ends_and_starts_again()
+        except BaseException:
+            self.spoiled = True
+            raise
+        finally:
+            scene.close()
+
     def _compare(self, attack: Attack, ring: str) -> None:
         """I2 in turns: the attack, and as much honest work on the same port."""
 
@@ -130,12 +172,45 @@ class Arena:
         self.in_turns(lambda: self._once(attack, ring, TURN), quiet, TURN)
 
     def in_turns(
-        self, act: Callable[[], object], quiet: Callable[[], object], seconds: float, *, attacks: int = 1
+        self,
+        act: Callable[[], object],
+        quiet: Callable[[], object],
+        seconds: float,
+        *,
+        attacks: int = 1,
+        least: float = LEAST_SHARE,
     ) -> None:
         """I2 over a longer time: `act` again and again for a while, then `quiet`, as much work that harms nobody.
 
-        The best turns are compared: other load on the machine makes some turns bad, the attack would make all of its
-        own bad. Where they are, it goes on for longer, to be sure. `attacks`: turns of attack for each quiet one.
+        `attacks`: turns of attack for each quiet one, in what is left of the time when the flood has said its word.
+        `least`: what the honest flood must keep beside who takes its share of the worker by legal means.
+        """
+        start = time.monotonic()
+        if self.flood and self.beside_flood:
+            self._beside_the_flood(self.flood, act, quiet, least)
+            while time.monotonic() < start + seconds:
+                act()
+                self.check_alive()
+        else:
+            self._beside_the_stream(act, quiet, seconds, attacks)
+
+    def _beside_the_flood(
+        self, flood: Flood, act: Callable[[], object], quiet: Callable[[], object], least: float
+    ) -> None:
+        self.honest.pause(True)
+        shares = Shares(flood, act, quiet)
+        try:
+            shares.measure(least)
+        finally:
+            self.honest.pause(False)
+            self.shares.append(shares)
+
+    def _beside_the_stream(
+        self, act: Callable[[], object], quiet: Callable[[], object], seconds: float, attacks: int
+    ) -> None:
+        """The best turns are compared: other load on the machine makes some turns bad, the attack would make all of its
+
+        own bad. Where they are, it goes on for longer, to be sure.
         """
         attacked, calm = [], []
         start = time.monotonic()
@@ -163,12 +238,14 @@ class Arena:
 
     def _once(self, attack: Attack, ring: str, window: float) -> float:
         self.check_alive()
+        self.beside_flood = self.flood is not None and attack.lasts and not attack.paced
         start = time.monotonic()
         before, log_before, rounds = self.honest.progress(), self.backend.log_bytes(), self.rounds()
         scene = Scene(self, ring)
         try:
             try:
-                attack.run(scene)
+                with self._off_the_workers_core():
+                    attack.run(scene)
             except (Timeout, TimeoutError, Closed, Refused, OSError) as error:
                 time.sleep(DYING)  # a process that dies hangs up first, and is gone a little later
                 self.check_alive()
@@ -181,6 +258,17 @@ class Arena:
         finally:
             scene.close()
         return share
+
+    @contextlib.contextmanager
+    def _off_the_workers_core(self) -> Iterator[None]:
+        """Beside the flood the attacker, with all processes that it starts, leaves the worker a CPU to itself."""
+        allowed = os.sched_getaffinity(0)
+        if self.beside_flood and self.flood and self.flood.core is not None:
+            os.sched_setaffinity(0, {self.flood.core})
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(0, allowed)
 
     # The invariants
 
@@ -239,12 +327,36 @@ class Arena:
             open_now = self.backend.descriptors()
             more, fewer = open_now - self._baseline, self._baseline - open_now
             mapped = self.backend.mapped("attacker")
-            if not (more or fewer or mapped):
+            threads = self.backend.threads() - self._threads
+            helpers = max(0, self.backend.helpers_descriptors() - self._helpers)
+            if not (more or fewer or mapped or threads or helpers):
                 return
             if time.monotonic() > deadline:
-                names = f"open: {dict(more)}, gone: {dict(fewer)}, mapped: {mapped}"
+                names = f"open: {dict(more)}, gone: {dict(fewer)}, mapped: {mapped}, threads: {threads:+}"
+                names += f", in its helpers: {helpers:+}"
                 raise Broken("I5" if mapped and not more else "I4", names)
             time.sleep(0.002)
+
+    def start_again(self, number: int = signal.SIGTERM) -> None:
+        """It ends by this signal, whatever is connected; a new one on the same paths serves at once."""
+        try:
+            self.check_alive()
+            self.backend.end_by(number)
+            self._close_all_but(self._always)
+            start, waited = time.monotonic(), waited_seconds(Path("/proc/self"))
+            self._log_read = self.backend.log_bytes()
+            self.backend.start()
+            self.backend.wait_listening()
+            self.victim = self.bystander("b")
+            self.exchange("a", self.victim)
+            without_cpu = self.backend.all_waited_seconds() + waited_seconds(Path("/proc/self")) - waited
+            seconds = time.monotonic() - start - without_cpu
+            if seconds > END_SECONDS:
+                raise Broken("end", f"a new start on the same paths took {seconds:.1f} s to serve")
+            self._beside_the_victim()
+        except BaseException:
+            self.spoiled = True
+            raise
 
     def exchange(self, port: str, peer: Guest) -> None:
         """I3: this port takes a fresh honest connection, and passes a frame each way to its peer, within 2 seconds."""

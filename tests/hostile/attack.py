@@ -26,20 +26,34 @@ class Attack(NamedTuple):
     """The ring formats that it is run on."""
     ringless: bool = False
     """It has no rings itself: the format is what it negotiates, and what the guests beside it have."""
+    beyond_mini: str = ""
+    """What it is about that the broken back-end has not: it is run on the product alone, and no bug is named."""
+    paced: bool = False
+    """The stream at its pace is all that it is measured by: beside it the flood keeps less than it should, so far."""
+    ends: bool = False
+    """It hands over descriptors or memory: the product is ended with all of it in hand, and started anew."""
 
 
 CATALOGUE: dict[str, Attack] = {}
+HANDING_OVER = ("attacks_fds", "attacks_memory")
 
 
 def attack(
-    *bugs: str, name: str = "", lasts: bool = False, rings: tuple[str, ...] = SPLIT, ringless: bool = False
+    *bugs: str,
+    name: str = "",
+    lasts: bool = False,
+    rings: tuple[str, ...] = SPLIT,
+    ringless: bool = False,
+    beyond_mini: str = "",
+    paced: bool = False,
 ) -> Callable[[Act], Act]:
     """Enter a function into the catalogue. `bugs`: switches of the broken back-end that it must show up."""
 
     def enter(act: Act) -> Act:
-        entry = Attack(name or act.__name__, act, bugs, lasts, rings, ringless)
+        ends = act.__module__.rpartition(".")[2] in HANDING_OVER
+        entry = Attack(name or act.__name__, act, bugs, lasts, rings, ringless, beyond_mini, paced, ends)
         assert entry.name not in CATALOGUE, entry.name
-        assert bugs, f"{entry.name}: a test that cannot fail is a defect"
+        assert bool(bugs) != bool(beyond_mini), f"{entry.name}: name the bugs it finds, or what no such bug can show"
         CATALOGUE[entry.name] = entry
         return act
 
@@ -50,8 +64,8 @@ ring_attack = partial(attack, rings=EVERY)
 """With rings, of every format."""
 message_attack = partial(attack, rings=EVERY, ringless=True)
 """With messages alone, beside rings of every format."""
-lasting_attack = partial(attack, rings=("split", "packed"), lasts=True)
-"""With seconds of doing the same, which IN_ORDER changes nothing about."""
+lasting_attack = partial(attack, lasts=True)
+"""With seconds of doing the same beside the honest flood, on one ring format."""
 split_attack = partial(attack, rings=("split", "split_in_order"))
 """With heads, an available ring and links, which only split rings have."""
 packed_attack = partial(attack, rings=PACKED)

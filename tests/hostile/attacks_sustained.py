@@ -1,17 +1,29 @@
 """Attacks that last: floods of messages and connections, a thousand rounds.
 
-The honest pair's rate is measured in turns: half of the time as much work is done that harms nobody (I2).
+The honest flood's rate is measured in turns: half of the time as much work is done that harms nobody (I2).
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
+import socket
 import struct
 from collections.abc import Callable
+from pathlib import Path
 
 from tests.driver import Piece
-from tests.frontend import U64, VERSION, VRING_STATE, Request, wait_eventfd
+from tests.frontend import (
+    U64,
+    VERSION,
+    VRING_STATE,
+    Closed,
+    Request,
+    wait_eventfd,
+)
 from tests.hostile.attack import lasting_attack
+from tests.hostile.attacks_message import negotiated
 from tests.hostile.invariant import Broken
 from tests.hostile.scene import Attacker, Scene, region
 
@@ -32,27 +44,27 @@ def flood(scene: Scene, message: Callable[[Attacker, int], object]) -> None:
     scene.works(guest)
 
 
-@lasting_attack("slow-door")
+@lasting_attack("slow-door", paced=True)
 def memory_tables_without_end(scene: Scene) -> None:
     flood(scene, lambda guest, _: guest.frontend.set_mem_table(guest.memory.regions))
 
 
-@lasting_attack("slow-door")
+@lasting_attack("slow-door", paced=True)
 def rings_enabled_and_disabled_without_end(scene: Scene) -> None:
     flood(scene, lambda guest, i: guest.frontend.tell(Request.SET_VRING_ENABLE, VRING_STATE.pack(1, i % 2)))
 
 
-@lasting_attack("slow-door")
+@lasting_attack("slow-door", paced=True)
 def call_file_descriptors_without_end(scene: Scene) -> None:
     flood(scene, lambda guest, _: guest.frontend.tell(Request.SET_VRING_CALL, U64.pack(1), [guest.calls[1]]))
 
 
-@lasting_attack("slow-door")
+@lasting_attack("slow-door", paced=True)
 def rings_stopped_and_started_without_end(scene: Scene) -> None:
     flood(scene, lambda guest, _: guest.restart_queue(1))
 
 
-@lasting_attack("slow-door")
+@lasting_attack("slow-door", paced=True)
 def rings_broken_and_started_without_end(scene: Scene) -> None:
     def break_it(guest: Attacker, _: int) -> None:
         guest.send(NOWHERE)
@@ -62,16 +74,121 @@ def rings_broken_and_started_without_end(scene: Scene) -> None:
     flood(scene, break_it)
 
 
-@lasting_attack("one-for-all", "port-dies", ringless=True)
+# Messages in pieces
+
+
+@lasting_attack("half-message-blocks", ringless=True)
+def messages_a_byte_at_a_time(scene: Scene) -> None:
+    message = struct.pack("<III", Request.SET_VRING_NUM, VERSION, 8) + VRING_STATE.pack(0, 256)
+    frontend = negotiated(scene, acks=False)
+    rest = message
+
+    def dribble(n_bytes: int) -> None:
+        nonlocal frontend, rest
+        try:
+            frontend.send_raw(rest[:n_bytes])
+            rest = rest[n_bytes:] or message
+        except Closed:
+            frontend, rest = negotiated(scene, acks=False), message
+        scene.pause(0.01)
+
+    def whole() -> None:
+        """What was begun is ended, so that nothing waits for it."""
+        dribble(len(message) if rest is not message else 0)
+
+    scene.in_turns(lambda: dribble(1), whole, SECONDS)
+
+
+@lasting_attack("answers-block")
+def questions_whose_answers_are_not_read(scene: Scene) -> None:
+    """Until the socket is full of them; then a new connection does the same."""
+    message = struct.pack("<III", Request.GET_FEATURES, VERSION, 0) * 100
+
+    def pour(client: socket.socket) -> None:
+        client.settimeout(0.1)
+        with client, contextlib.suppress(OSError):
+            for _ in range(50):
+                client.sendall(message)
+
+    def elsewhere() -> None:
+        client, other = socket.socketpair()
+        with other:
+            pour(client)
+
+    scene.in_turns(lambda: pour(scene.connect().sock), elsewhere, SECONDS)
+
+
+# Connections
+
+
+class Elsewhere:
+    """A listening socket of our own, for as many connections that are nobody's affair."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._path = Path(scene.arena.backend.directory, "elsewhere.sock")
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._path.unlink(missing_ok=True)
+        self._listener.bind(str(self._path))
+        self._listener.listen(64)
+        scene.adopt(os.dup(self._listener.fileno()))
+
+    def visit(self) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.connect(str(self._path))
+            self._listener.accept()[0].close()
+
+    def close(self) -> None:
+        self._listener.close()
+        self._path.unlink()
+
+
+def connections(scene: Scene, bad: Callable[[], object]) -> None:
+    elsewhere = Elsewhere(scene)
+    try:
+        scene.in_turns(bad, elsewhere.visit, SECONDS)
+    finally:
+        elsewhere.close()
+
+
+@lasting_attack("one-for-all", "port-dies", ringless=True, paced=True)
 def connections_without_end(scene: Scene) -> None:
-    """Opened, used to say something wrong, and closed; in turns with good ones that ask a question."""
+    """Opened, used to say something wrong, and closed."""
 
     def bad() -> None:
         frontend = scene.connect()
         frontend.send(Request.SET_VRING_NUM, VRING_STATE.pack(77, 1))
         frontend.close()
 
-    scene.in_turns(bad, lambda: scene.connect().close(), SECONDS)
+    connections(scene, bad)
+
+
+@lasting_attack(beyond_mini="how soon it sees that nobody is there any more", rings=("packed",), ringless=True)
+def connections_that_say_nothing(scene: Scene) -> None:
+    """As fast as the kernel takes them, whether anybody answers or not."""
+
+    def bad() -> None:
+        if frontend := scene.try_to_connect():
+            frontend.close()
+        scene.pause(0.0002)
+
+    connections(scene, bad)
+
+
+@lasting_attack(beyond_mini="its control socket serves one client after the other, and knows one request")
+def local_users_who_ask_for_statistics_without_end(scene: Scene) -> None:
+    """Requests of every kind, and such as are none. No worker has a part in it."""
+    requests = ('{"command": "stats"}', '{"command": "show"}', '{"command": 7}', "[]")
+    lines = [request.encode() + b"\n" for request in requests]
+    numbers = itertools.count()
+
+    def ask() -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client, contextlib.suppress(OSError):
+            client.settimeout(scene.patience)
+            client.connect(str(scene.arena.backend.control))
+            client.sendall(lines[next(numbers) % len(lines)])
+            client.recv(1 << 16)
+
+    connections(scene, ask)
 
 
 # A thousand rounds
@@ -91,7 +208,7 @@ def one_round(scene: Scene, number: int) -> None:
     scene.let_go()
 
 
-@lasting_attack("mapping-leak", "memory-leak", "fd-leak")
+@lasting_attack("mapping-leak", "memory-leak", "fd-leak", rings=("packed",))
 def a_thousand_rounds(scene: Scene) -> None:
     """I5: mappings and resident memory are as they were, give or take what an allocator keeps."""
     backend = scene.arena.backend

@@ -11,15 +11,22 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.hostile.broken.mini import main
 from tests.hostile.forked import Forked
+from tests.hostile.invariant import Broken
 
-PORTS = "abcdef"
-"""a and b: the attacked guest and its peer. c and d: the honest stream. e and f: fresh connections during an attack."""
+PORTS = "abcdefghij"
+"""a and b: the attacked guest and its peer. c and d: the honest stream. e and f: fresh connections during an attack.
+
+g and h: the honest flood. i and j: an attacker that is both ends, with queue pairs as many as there may be.
+"""
+MANY_QUEUES = dict.fromkeys("ij", 128)
+END_SECONDS = 2.0
+"""From SIGTERM to its end, and from a new start to the first frame."""
 
 
 Starter = Callable[[list[str], Path], "subprocess.Popen[bytes] | Forked"]
@@ -28,7 +35,7 @@ Starter = Callable[[list[str], Path], "subprocess.Popen[bytes] | Forked"]
 def fastvhost(arguments: list[str], log_path: Path) -> subprocess.Popen[bytes]:
     """The product."""
     command = [sys.executable, "-m", "fastvhost", *arguments]
-    with log_path.open("w") as log:
+    with log_path.open("a") as log:
         return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 
 
@@ -39,16 +46,24 @@ def mini(*bugs: str) -> Starter:
 
 
 class Backend:
-    """A running `fwd` with six ports wired in pairs: a-b, c-d, e-f."""
+    """A running `fwd` with ten ports wired in pairs: a-b, c-d, e-f, g-h, i-j, and what else it is given."""
 
-    def __init__(self, start: Starter) -> None:
+    def __init__(self, start: Starter, more: Sequence[str] = ()) -> None:
+        """`more`: words behind its command line."""
         self.directory = Path(tempfile.mkdtemp(prefix="fv-", dir=tempfile.gettempdir()))
         self.log_path = self.directory / "log"
         self.control = self.directory / "control"
-        arguments = ["fwd", "--control", str(self.control)]
+        self._arguments = ["fwd", "--control", str(self.control)]
         for name in PORTS:
-            arguments += ["--port", str(self.path(name))]
-        self.process = start(arguments, self.log_path)
+            queues = f",queues={MANY_QUEUES[name]}" if name in MANY_QUEUES else ""
+            self._arguments += ["--port", f"{self.path(name)}{queues}"]
+        self._arguments += [word.replace("DIRECTORY", str(self.directory)) for word in more]
+        self._start = start
+        self.start()
+
+    def start(self) -> None:
+        """Again, on the same paths, when it has ended."""
+        self.process = self._start(self._arguments, self.log_path)
         self._proc = Path(f"/proc/{self.process.pid}")
 
     def path(self, name: str) -> Path:
@@ -60,6 +75,18 @@ class Backend:
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError(f"the back-end does not start: {self.log()}")
             time.sleep(0.01)
+
+    def end_by(self, number: int, seconds: float = END_SECONDS) -> None:
+        """It ends by this signal in time: what others kept it from a CPU for is not counted. Raises Broken."""
+        start = time.monotonic()
+        waited = last = self.seconds_without_cpu()
+        os.kill(self.process.pid, number)
+        while self.process.poll() is None:
+            last = max(last, self.seconds_without_cpu())
+            if time.monotonic() - start - (last - waited) > seconds:
+                states = ", ".join(sorted(self.thread_states().values()))
+                raise Broken("end", f"signal {number} did not end it within {seconds:g} s; its threads: {states}")
+            time.sleep(0.002)
 
     def stop(self) -> None:
         """End it as an operator would, or the hard way if that does not help."""
@@ -104,7 +131,7 @@ class Backend:
 
     def seconds_without_cpu(self) -> float:
         """How long its threads and ours, all together, were ready to run and did not."""
-        return sum(_schedstat(self._proc, 1).values()) + sum(_schedstat(Path("/proc/self"), 1).values())
+        return waited_seconds(self._proc) + waited_seconds(Path("/proc/self"))
 
     def thread_seconds(self) -> dict[str, float]:
         """How long each of its threads has run."""
@@ -114,16 +141,64 @@ class Backend:
         """How long this thread has run, or was ready to."""
         return sum(_schedstat(self._proc, field).get(task, 0.0) for field in (0, 1))
 
+    def all_waited_seconds(self) -> float:
+        """How long its threads were ready to run and did not, since it was started."""
+        return waited_seconds(self._proc)
+
+    def worker_waited_seconds(self) -> float:
+        """How long its workers were ready to run and did not."""
+        waited = _schedstat(self._proc, 1)
+        return sum(seconds for task, seconds in waited.items() if self._comm(task).startswith("fv-worker"))
+
+    def other_core(self) -> int | None:
+        """A CPU that none of its workers is pinned to, and that we may use; None where there is none."""
+        taken: set[int] = set()
+        for task in (self._proc / "task").iterdir():
+            if self._comm(task.name).startswith("fv-worker"):
+                taken |= os.sched_getaffinity(int(task.name))
+        return max(os.sched_getaffinity(0) - taken, default=None)
+
+    def _comm(self, task: str) -> str:
+        try:
+            return (self._proc / "task" / task / "comm").read_text().strip()
+        except OSError:  # it ended
+            return ""
+
+    def threads(self) -> int:
+        return len(list((self._proc / "task").iterdir()))
+
+    def thread_states(self) -> dict[str, str]:
+        """What each of its threads is called, and its state: R, S, D. proc(5)"""
+        found = {}
+        with contextlib.suppress(FileNotFoundError):
+            for task in (self._proc / "task").iterdir():
+                with contextlib.suppress(OSError):
+                    name, _, rest = (task / "stat").read_text().partition("(")[2].rpartition(")")
+                    found[task.name] = f"{name} {rest.split()[0]}"
+        return found
+
+    def helpers(self) -> list[int]:
+        """Processes that it started, and theirs."""
+        found, asked = [], [self.process.pid]
+        while asked:
+            for path in Path(f"/proc/{asked.pop()}/task").glob("*/children"):
+                with contextlib.suppress(OSError):
+                    children = [int(word) for word in path.read_text().split()]
+                    found += children
+                    asked += children
+        return found
+
+    def helpers_descriptors(self) -> int:
+        """What its helpers have open, all together."""
+        found = 0
+        for pid in self.helpers():
+            with contextlib.suppress(OSError):  # it ended
+                found += sum(_open(Path(f"/proc/{pid}")).values())
+        return found
+
     def descriptors(self) -> Counter[str]:
         """Open file descriptors by what they are: "socket", "anon_inode:[eventfd]", "/memfd:name", paths."""
-        found: Counter[str] = Counter()
-        for entry in (self._proc / "fd").iterdir():
-            try:
-                target = str(entry.readlink())
-            except FileNotFoundError:
-                continue  # closed since the directory was read
-            found[target.split(":[")[0] if target.startswith("socket") else target] += 1
-        return found
+        return _open(self._proc)
 
     def mapped(self, name: str) -> list[str]:
         """The mappings of memfds with this name."""
@@ -138,6 +213,23 @@ class Backend:
 
     def resident_bytes(self) -> int:
         return int((self._proc / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _open(process: Path) -> Counter[str]:
+    """Open file descriptors of a process by what they are."""
+    found: Counter[str] = Counter()
+    for entry in (process / "fd").iterdir():
+        try:
+            target = str(entry.readlink())
+        except FileNotFoundError:
+            continue  # closed since the directory was read
+        found[target.split(":[")[0] if target.startswith("socket") else target] += 1
+    return found
+
+
+def waited_seconds(process: Path) -> float:
+    """How long the threads of a process were ready to run and did not."""
+    return sum(_schedstat(process, 1).values())
 
 
 def _schedstat(process: Path, field: int) -> dict[str, float]:

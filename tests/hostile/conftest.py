@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.conftest import endurance
 from tests.hostile.arena import Arena
 
 
@@ -32,7 +33,7 @@ class Shared:
 
 
 @pytest.fixture(scope="module")
-def shared_product() -> Iterator[Shared]:
-    shared = Shared(lambda beside: Arena(beside=beside))
+def shared_product(pytestconfig: pytest.Config) -> Iterator[Shared]:
+    shared = Shared(lambda beside: Arena(beside=beside, endurance=endurance(pytestconfig)))
     yield shared
     shared.close()

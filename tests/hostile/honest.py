@@ -24,7 +24,7 @@ from tests.hostile.rings import EVERY, FORMATS
 from tests.hostile.watch import WatchedMemory
 
 SLOTS = struct.Struct("QQQQ")  # offered, delivered, lost, rounds
-STOP_AT, FAULT_AT, BOARD_BYTES = 256, 512, 4096
+STOP_AT, PAUSE_AT, FAULT_AT, BOARD_BYTES = 256, 257, 512, 4096
 
 QUEUE_SIZE = 64
 SIZES = (60, 1514, 64, 590, 128)
@@ -32,7 +32,7 @@ FRAME_HEADER = struct.Struct(">6s6sHBQ")  # addresses, EtherType, direction, num
 ADDRESSES = (b"\2\0\0\0\0\1", b"\2\0\0\0\0\2")
 ETHERTYPE = 0x88B5  # for local experiments
 GUARD = 64
-TICK = 0.001
+TICK, PAUSED_TICK = 0.001, 0.02
 MOST_DUE = 0.005
 """Seconds of frames that are made up for after a pause of this process; the rest was never offered."""
 
@@ -78,6 +78,10 @@ class HonestStream:
             if time.monotonic() > deadline or self.process.poll() is not None:
                 raise AssertionError(f"the honest stream does not run: {self.fault() or self.progress()}")
             time.sleep(0.01)
+
+    def pause(self, on: bool) -> None:
+        """Offer nothing, or offer again; what is on its way arrives, and what is wrong is still said."""
+        self._board[PAUSE_AT] = on
 
     def fault(self) -> str:
         """What went wrong, or nothing: a frame corrupt, duplicated or out of order, memory overwritten, a lost link."""
@@ -185,6 +189,7 @@ def main(arguments: Sequence[str]) -> None:
     parent, fault = os.getppid(), ""
     for rounds, due in enumerate(_due(args.pace // 2), 1):
         for side in sides:
+            due = 0 if board[PAUSE_AT] else due
             offered += due
             side.send(due)
             received, missing, wrong = side.check()
@@ -198,4 +203,4 @@ def main(arguments: Sequence[str]) -> None:
             board[FAULT_AT : FAULT_AT + len(fault.encode())] = fault.encode()
         if board[STOP_AT] or os.getppid() != parent:
             return
-        time.sleep(TICK)
+        time.sleep(PAUSED_TICK if board[PAUSE_AT] else TICK)

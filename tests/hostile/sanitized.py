@@ -54,7 +54,12 @@ def run(package: Path, *arguments: str, timeout: float = 60) -> subprocess.Compl
     """An interpreter with these arguments, to its end. It imports what `build` made, and nothing of the checkout."""
     return subprocess.run(
         [sys.executable, *arguments],
-        cwd=package, env=environment(), capture_output=True, text=True, timeout=timeout, check=False,
+        cwd=package,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
     )
 
 
@@ -64,7 +69,7 @@ def sanitized(package: Path) -> Starter:
     def start(arguments: list[str], log_path: Path) -> subprocess.Popen[bytes]:
         # -m takes what lies in the current directory before what is installed.
         command = [sys.executable, "-m", "fastvhost", *arguments]
-        with log_path.open("w") as log:
+        with log_path.open("a") as log:
             return subprocess.Popen(
                 command, cwd=package, env=environment(), stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import random
+import signal
 import socket
 import time
 from collections import Counter
@@ -24,6 +25,7 @@ from tests.frontend import (
     Request,
     wait_eventfd,
 )
+from tests.hostile.flood import FAIR_SHARE, LEAST_SHARE
 from tests.hostile.invariant import Broken
 from tests.hostile.rings import FORMATS, HostileSplit, Range
 from tests.hostile.watch import WatchedMemory
@@ -149,13 +151,14 @@ class Scene:
 
     # Connections to port a
 
-    def connect(self) -> Frontend:
-        """The only connection to port a, once the one before is forgotten."""
-        self.disconnect()
+    def connect(self, port: str = "a") -> Frontend:
+        """The only connection to port a, once the one before is forgotten; to another port, one beside it."""
+        if port == "a":
+            self.disconnect()
         self.connections += 1
         deadline = time.monotonic() + self.patience
         while True:
-            frontend = Frontend.connect(self.arena.backend.path("a"), self.patience)
+            frontend = Frontend.connect(self.arena.backend.path(port), self.patience)
             try:
                 frontend.ask(Request.GET_FEATURES)
             except Closed:
@@ -187,6 +190,17 @@ class Scene:
         self._fds.append(fd)
         return fd
 
+    def ends_and_starts_again(self, number: int = signal.SIGTERM) -> None:
+        """With whatever is in hand, the back-end ends by this signal, and a new one serves on the same paths."""
+        self.arena.start_again(number)
+        self.victim = self.arena.victim
+        self._drops = self.arena.drops()
+
+    def give_up(self, fd: int) -> None:
+        """Close what was adopted, so that another party's may be the last descriptor of it."""
+        self._fds.remove(fd)
+        os.close(fd)
+
     def own_region(self, guest_addr: int = GUEST_ADDR) -> Region:
         """Good memory, without a guest to it."""
         own = region(guest_addr=guest_addr)
@@ -205,10 +219,27 @@ class Scene:
             raise Broken("I9", f"threads were busy for {sum(others):.2f} s, the worker for {worker:.2f}")
 
     def in_turns(
-        self, act: Callable[[], object], quiet: Callable[[], object], seconds: float, *, attacks: int = 1
+        self,
+        act: Callable[[], object],
+        quiet: Callable[[], object],
+        seconds: float,
+        *,
+        attacks: int = 1,
+        least: float = LEAST_SHARE,
     ) -> None:
         """I2 over a longer time, see Arena.in_turns."""
-        self.arena.in_turns(act, quiet, seconds * self.arena.endurance, attacks=attacks)
+        self.arena.in_turns(act, quiet, seconds * self.arena.endurance, attacks=attacks, least=least)
+
+    def costs_its_share(self, act: Callable[[], object], quiet: Callable[[], object], seconds: float) -> None:
+        """A port that asks for all of the worker has what is its own. Where there is no flood to see that by, a round
+
+        of the poll loop stays short, in CPU time of its thread, and the honest stream keeps its pace.
+        """
+        if self.arena.beside_flood:
+            self.in_turns(act, quiet, seconds, least=FAIR_SHARE)
+        else:
+            self.rounds_stay_short(act, seconds)
+            self.arena.in_turns(act, quiet, seconds)
 
     def rounds_stay_short(self, act: Callable[[], object], seconds: float) -> None:
         """While this is done again and again, a round takes its worker no longer than this."""
@@ -285,11 +316,12 @@ class Scene:
         queue_size: int = 256,
         start: int | None = None,
         blank: bool = False,
+        port: str = "a",
     ) -> Attacker:
         """An attacker, set up as a good guest would be. `blank`: its secrets lie outside its regions only."""
         memory = WatchedMemory(regions or [region()], "attacker", blank=blank)
         try:
-            frontend = self.connect()
+            frontend = self.connect(port)
             queues: list[Any] = [self.format.queue(memory, queue_size, start) for _ in range(2)]
             features |= self.format.features
             attacker = Attacker(frontend, memory, *queues, features=features, protocol_features=protocol_features)

@@ -18,4 +18,7 @@ BY_RING = sorted(CASES, key=lambda case: EVERY.index(case[1]))
 @pytest.mark.parametrize("case", BY_RING, ids=name_of)
 def test_attack(case: Case, shared_product: Shared) -> None:
     name, ring = case
-    shared_product.get(ring).run(CATALOGUE[name], ring)
+    entry, arena = CATALOGUE[name], shared_product.get(ring)
+    arena.run(entry, ring)
+    if entry.ends and ring == entry.rings[0]:
+        arena.ends_after(entry, ring)

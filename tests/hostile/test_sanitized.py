@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile import attacks_costly, attacks_fds, attacks_message, attacks_sustained
+from tests.conftest import endurance
 from tests.hostile.arena import Arena
 from tests.hostile.catalogue import CASES, CATALOGUE, Case, name_of
 from tests.hostile.conftest import Shared
 from tests.hostile.sanitized import OPTIONS, ROOT, build, run, sanitized
 
-WITHOUT_RINGS = {module.__name__ for module in (attacks_message, attacks_fds, attacks_costly, attacks_sustained)}
+WITHOUT_RINGS = {
+    f"tests.hostile.attacks_{about}" for about in ("costly", "doors", "fds", "message", "shared", "shares", "sustained")
+}
 ON_RINGS = [
     (name, ring)
     for name, ring in CASES
@@ -30,8 +32,9 @@ def package() -> Path:
 
 
 @pytest.fixture(scope="module")
-def shared(package: Path) -> Iterator[Shared]:
-    shared = Shared(lambda beside: Arena(sanitized(package), beside=beside, pace=2000, rates=False))
+def shared(package: Path, pytestconfig: pytest.Config) -> Iterator[Shared]:
+    longer = endurance(pytestconfig)
+    shared = Shared(lambda beside: Arena(sanitized(package), beside=beside, pace=2000, rates=False, endurance=longer))
     yield shared
     shared.close()
 

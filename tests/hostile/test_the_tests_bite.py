@@ -17,6 +17,7 @@ from tests.hostile import (
     attacks_order,
     attacks_receive,
     attacks_ring,
+    attacks_twofold,
     catalogue,
 )
 from tests.hostile.arena import Arena
@@ -31,14 +32,15 @@ LIMITS: dict[str, Any] = {
     "pace": 1000,
     "endurance": 0.1,
     "longest_queue": 1024,
-    "longest_round": 0.1,
+    "longest_round": 0.05,
+    "flood": False,
 }
 """What a few hundred lines of Python can be asked for."""
 AT_ONCE = 3
 SPLIT_ONLY = {"twice-is-once", "stale-next", "nested-indirect", "indirect-only-first"}
 SPLIT_ONLY |= {"no-head-check", "no-avail-jump-check", "no-next-check", "no-table-bound"}
 DESCRIPTORS = {each.__name__ for each in (attacks_flipped, attacks_frame, attacks_legal, attacks_merge, attacks_order)}
-DESCRIPTORS |= {each.__name__ for each in (attacks_fuzzed, attacks_receive, attacks_ring)}
+DESCRIPTORS |= {each.__name__ for each in (attacks_fuzzed, attacks_receive, attacks_ring, attacks_twofold)}
 Case = tuple[str, str, str]
 """A bug, an attack that must notice it, and a ring format."""
 CASES = [(bug, entry.name, entry.rings[0]) for entry in CATALOGUE.values() for bug in entry.bugs]
@@ -63,7 +65,7 @@ CASES += [("burst-length", entry.name, "packed") for entry in CATALOGUE.values()
 CASES += [
     (entry.bugs[0], entry.name, "packed")
     for entry in CATALOGUE.values()
-    if entry.rings[0] == "split" and "packed" in entry.rings and entry.run.__module__ not in DESCRIPTORS
+    if entry.bugs and entry.rings[0] == "split" and "packed" in entry.rings and entry.run.__module__ not in DESCRIPTORS
 ]
 CASES = list(dict.fromkeys(CASES))
 """Every attack with every bug that it is there for; and every bug that a packed ring may have once more on one.

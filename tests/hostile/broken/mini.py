@@ -571,7 +571,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--control", required=True)
     args = parser.parse_args(arguments)
     bugs.chosen.update(args.bug)
-    PORTS.extend(Port(path) for path in args.port)
+    PORTS.extend(Port(port.partition(",")[0]) for port in args.port)
     for left, right in zip(PORTS[::2], PORTS[1::2], strict=True):
         left.peer, right.peer = right, left
     for port in PORTS:

@@ -1,0 +1,69 @@
+"""A fwd whose calls for resources fail when the test says so: failing.c, preloaded."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+SOURCE = Path(__file__).with_suffix(".c")
+ENTRY = struct.Struct("qqq")
+FUNCTIONS = (
+    "mmap", "memfd_create", "io_setup", "pthread_create", "accept4", "eventfd", "socket", "dup", "fork", "recvmsg",
+    "sendmsg",
+)  # fmt: skip
+"""As failing.c numbers them."""
+FOR_EVER = 1 << 40
+
+
+def build(directory: Path) -> Path:
+    """The library, compiled."""
+    library = directory / "failing.so"
+    command = ["gcc", "-O1", "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-ldl"]
+    subprocess.run(command, check=True, timeout=60)
+    return library
+
+
+class Failing:
+    """Starts a fwd, and says which of its calls fail from now on."""
+
+    def __init__(self, library: Path, board: Path, **more: str) -> None:
+        """`more`: for its environment. With FAILING_REPLACE a fresh socket `replaced` becomes a link to it."""
+        board.write_bytes(bytes(4096))
+        self._environment = {**os.environ, "LD_PRELOAD": str(library), "FAILING_BOARD": str(board), **more}
+        with board.open("r+b") as file:
+            self._board = mmap.mmap(file.fileno(), 4096)
+
+    def start(self, arguments: list[str], log_path: Path) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "fastvhost", *arguments]
+        with log_path.open("a") as log:
+            return subprocess.Popen(command, env=self._environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+
+    def fail(self, function: str, *, after: int = 0, times: int = FOR_EVER) -> None:
+        """`after` calls of it succeed, then so many fail, and then all succeed."""
+        at = FUNCTIONS.index(function) * ENTRY.size
+        self._board[at + 8 : at + 16] = bytes(8)  # none fails while the rest is written
+        self._board[at : at + 8] = struct.pack("q", after)
+        self._board[at + 8 : at + 16] = struct.pack("q", times)
+
+    def failed(self, function: str) -> int:
+        """How many of its calls failed so far."""
+        return int(ENTRY.unpack_from(self._board, FUNCTIONS.index(function) * ENTRY.size)[2])
+
+    def mend(self) -> None:
+        for function in FUNCTIONS:
+            self.fail(function, times=0)
+
+    @contextlib.contextmanager
+    def failing(self, function: str, *, after: int = 0, times: int = FOR_EVER) -> Iterator[None]:
+        """In the block these calls fail, and behind it none does."""
+        self.fail(function, after=after, times=times)
+        try:
+            yield
+        finally:
+            self.mend()

@@ -1,0 +1,205 @@
+"""The built-in guests as the honest pair: their flood, in turns with and without an attack. Invariant I2.
+
+A pair that sends 6000 frames a second does not notice a worker that lost nine tenths of its time. This one takes all
+that the worker has. Its rate is frames per second in which both its thread and the worker had a CPU: frames move only
+then. What the worker waits for but a CPU counts as the attack's doing.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.hostile.backend import Backend, waited_seconds
+from tests.hostile.invariant import Broken
+from tests.hostile.rings import FORMATS
+
+TURN, SETTLE = 0.5, 0.05
+"""Seconds; and for how many of them what the turn before left behind may still be worked off."""
+LEAST_SHARE = 0.9
+FAIR_SHARE = 0.45
+"""Beside a port that asks for as much of the worker as it can have, by legal means: half, but for what turns differ."""
+TURNS = 4
+"""With the attack, and as many without."""
+MOST_TURNS = 28
+"""Where the median is too low."""
+HOPELESS = 0.5
+"""Of what is asked for: a median below it after twice the turns is no doubt any more."""
+LEAST_CPU = 0.2, 0.3
+"""A turn in which the flood, or the worker, which has its CPU to itself, had less of one than this says nothing."""
+SIZE = 256
+
+
+class Look(NamedTuple):
+    """The flood's counters at one moment."""
+
+    seconds: float
+    frames: int
+    wrong: int
+    """Frames corrupt, repeated or reordered."""
+    waited: tuple[float, float]
+    """Seconds without a CPU, of its thread and of the worker's."""
+
+
+class Flood:
+    """The process with the built-in guests, seen from the test. It floods between start() and rest()."""
+
+    def __init__(self, backend: Backend, left: str, right: str, ring: str) -> None:
+        self._backend = backend
+        self.had: list[tuple[float, float]] = []
+        """Turn by turn, the part of the time in which its thread and the worker had a CPU."""
+        self.core = backend.other_core()
+        """Its own, and the attacker's: the worker has another one to itself."""
+        paths = [str(backend.path(name)) for name in (left, right)]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.hostile.flood",
+            *paths,
+            ring,
+            *([] if self.core is None else [str(self.core)]),
+        ]
+        self._log = backend.directory / "flood.log"
+        with self._log.open("w") as log:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, bufsize=1
+            )
+        self._answer()
+
+    def _say(self, word: str) -> list[int]:
+        assert self.process.stdin
+        try:
+            self.process.stdin.write(word + "\n")
+        except BrokenPipeError:
+            raise self._ended() from None
+        return self._answer()
+
+    def _answer(self) -> list[int]:
+        assert self.process.stdout
+        if not (line := self.process.stdout.readline()):
+            raise self._ended()
+        return [int(word) for word in line.split()]
+
+    def _ended(self) -> Broken:
+        return Broken("I2", f"the honest flood ended: {self._log.read_text()[-1000:]}")
+
+    def start(self) -> None:
+        self._say("start")
+
+    def rest(self) -> None:
+        """No frame of it is on its way any more."""
+        self._say("rest")
+
+    def look(self) -> Look:
+        nanoseconds, frames, wrong = self._say("look")
+        waited = waited_seconds(Path(f"/proc/{self.process.pid}")), self._backend.worker_waited_seconds()
+        return Look(nanoseconds / 1e9, frames, wrong, waited)
+
+    def stop(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def rate_while(self, work: Callable[[], object], seconds: float = TURN) -> float | None:
+        """Frames a second while this is done again and again; None where the machine left too little time to say."""
+        start = time.monotonic()
+        while time.monotonic() < start + SETTLE:
+            work()
+        before = self.look()
+        while time.monotonic() < start + seconds:
+            work()
+        after = self.look()
+        if after.wrong:
+            raise Broken("I2", f"{after.wrong} frames of the honest flood are corrupt, repeated or out of order")
+        wall = after.seconds - before.seconds
+        # What keeps one of them from its CPU knows nothing of the other: they run together for the product of both.
+        had = [max(0.0, 1 - (now - then) / wall) for now, then in zip(after.waited, before.waited, strict=True)]
+        self.had.append((had[0], had[1]))
+        if had[0] < LEAST_CPU[0] or had[1] < LEAST_CPU[1]:
+            return None
+        return (after.frames - before.frames) / (wall * had[0] * had[1])
+
+
+class Shares:
+    """Paired turns: the honest flood's rate with the attack, of its rate without."""
+
+    def __init__(self, flood: Flood, act: Callable[[], object], quiet: Callable[[], object]) -> None:
+        self._flood, self._act, self._quiet = flood, act, quiet
+        self.ratios: list[float] = []
+        self.rates: list[tuple[float, float]] = []
+        """Frames a second with and without, turn by turn."""
+
+    def pair(self) -> None:
+        """One turn of each; which of them comes first, alternates."""
+        if len(self.rates) % 2:
+            calm, attacked = self._flood.rate_while(self._quiet), self._flood.rate_while(self._act)
+        else:
+            attacked, calm = self._flood.rate_while(self._act), self._flood.rate_while(self._quiet)
+        if attacked is not None and calm:
+            self.rates.append((attacked, calm))
+            self.ratios.append(attacked / calm)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.ratios) if self.ratios else 0.0
+
+    def measure(self, least: float, turns: int = TURNS, most: int = MOST_TURNS) -> None:
+        """Raise Broken where the median of the ratios is clearly below `least`."""
+        self._flood.start()
+        try:
+            for _ in range(most):
+                if len(self.ratios) >= turns and self.median >= least:
+                    break
+                if len(self.ratios) >= 2 * turns and self.median < HOPELESS * least:
+                    break
+                self.pair()
+        finally:
+            self._flood.rest()
+        if self.median < least:
+            words = ", ".join(f"{a / 1e6:.2f} of {b / 1e6:.2f}" for a, b in self.rates)
+            if not words:
+                had = ", ".join(f"{thread:.0%} and {worker:.0%}" for thread, worker in self._flood.had[-8:])
+                words = f"no turn says anything: its thread and the worker had a CPU for {had} of the time"
+            raise Broken("I2", f"the honest flood kept {self.median:.0%}, not {least:.0%}; Mpps in turns: {words}")
+
+
+def main(arguments: list[str]) -> None:
+    """Answers a line to each line of its input: `start` and `rest` with nothing, `look` with its counters."""
+    from fastvhost.driver.guests import Guests
+
+    left, right, ring, *core = arguments
+    own = FORMATS[ring]
+    guests = Guests(
+        left, right, size=SIZE, packed=own.packed, in_order=own.in_order, core=int(core[0]) if core else None,
+        huge=False, timeout=20.0,
+    )  # fmt: skip
+    guests.connect()
+    print(flush=True)
+    for line in sys.stdin:
+        word = line.strip()
+        if word == "start":
+            guests.start()
+            print(flush=True)
+        elif word == "rest":
+            guests.stop_load()
+            print(flush=True)
+        else:
+            now, counted = time.monotonic_ns(), guests.counters()
+            wrong = counted.corrupt + counted.reordered + counted.duplicated
+            if not guests.connected:
+                raise SystemExit("the connection of a guest of the flood was closed")
+            print(now, counted.frames, wrong, flush=True)
+    guests.stop()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

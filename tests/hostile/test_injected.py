@@ -1,0 +1,184 @@
+"""Failures of fwd's own resources, one by one: no descriptor, no mapping, no thread, no AIO context, no process.
+
+Whatever call fails, and however many before it succeeded: fwd lives, the honest stream goes on, nothing stays behind,
+and the port serves again once there is what it lacked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.driver import Timeout
+from tests.frontend import U64, VRING_STATE, Closed, Refused, Request
+from tests.hostile.arena import Arena
+from tests.hostile.attacks_message import negotiated
+from tests.hostile.conftest import Shared
+from tests.hostile.failing import FUNCTIONS, Failing, build
+from tests.hostile.scene import Scene
+
+CALLED = ("mmap", "memfd_create", "pthread_create", "accept4", "recvmsg")
+"""What a running fwd calls, whatever its helpers do."""
+CALLS = 6
+"""So many calls of a function succeed at the most before one does not."""
+START_SECONDS = 10.0
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("failing"))
+
+
+@pytest.fixture(scope="module")
+def failing(library: Path) -> Failing:
+    return Failing(library, library.with_name("board"))
+
+
+@pytest.fixture(scope="module")
+def shared(failing: Failing) -> Iterator[Shared]:
+    shared = Shared(lambda beside: Arena(failing.start, flood=False, beside=beside))
+    yield shared
+    shared.close()
+
+
+@pytest.fixture
+def scene(shared: Shared) -> Iterator[Scene]:
+    """Of an arena that is used again only where all of the test went well."""
+    arena = shared.get()
+    scene = Scene(arena)
+    arena.spoiled = True
+    yield scene
+    scene.close()
+
+
+def everything(scene: Scene) -> None:
+    """What makes fwd ask for resources: a guest with its memory and rings, frames, surplus descriptors, memory gone."""
+    unreachable = (Closed, Refused, Timeout, TimeoutError, OSError, AssertionError)
+    scene.patience = 0.3
+    with contextlib.suppress(*unreachable):
+        guest = scene.boot()
+        for _ in range(3):
+            guest.send(guest.piece(guest.packet(scene.frame())))
+        guest.frontend.tell(Request.SET_VRING_CALL, U64.pack(1), [guest.calls[1]])
+        guest.frontend.get_vring_base(1)
+    with contextlib.suppress(*unreachable):
+        surplus = [os.open("/proc/self/status", os.O_RDONLY), *os.pipe(), os.memfd_create("attacker")]
+        for fd in surplus:
+            scene.adopt(fd)
+        negotiated(scene, acks=False).send(Request.SET_VRING_NUM, VRING_STATE.pack(0, 256), surplus)
+    with contextlib.suppress(*unreachable):
+        guest = scene.boot()
+        guest.memory.regions[0].truncate(0)
+        guest.frontend.wait_closed(scene.patience)
+    with contextlib.suppress(*unreachable):
+        scene.arena.backend.statistics(scene.patience)
+
+
+def healthy(scene: Scene) -> None:
+    """Nothing is left of it, and everybody is served."""
+    arena = scene.arena
+    scene.patience = arena.patience
+    arena.check_alive()
+    scene.disconnect()
+    scene.frames_may_have_arrived()
+    arena.exchange("a", arena.victim)
+    arena.exchange("e", arena.friend)
+    arena.wait_released()
+    goes_on(arena)
+    arena.check_alive()
+    arena.spoiled = False
+
+
+def goes_on(arena: Arena) -> None:
+    before = arena.honest.progress()
+    time.sleep(0.05)
+    assert arena.honest.progress().since(before).delivered, "the honest stream stands still"
+
+
+@pytest.mark.parametrize("function", CALLED)
+def test_every_call_fails_for_a_while(function: str, scene: Scene, failing: Failing) -> None:
+    before = failing.failed(function)
+    with failing.failing(function):
+        everything(scene)
+        goes_on(scene.arena)
+    assert failing.failed(function) > before, "it was not called: nothing was tried"
+    healthy(scene)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_one_call_fails_after_some_that_did_not(function: str, scene: Scene, failing: Failing) -> None:
+    for number in range(CALLS):
+        before = failing.failed(function)
+        with failing.failing(function, after=number, times=1):
+            everything(scene)
+        scene.arena.check_alive()
+        if failing.failed(function) == before:
+            break  # it is not called so often
+    healthy(scene)
+
+
+def answers(control: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client, contextlib.suppress(OSError):
+        client.settimeout(1.0)
+        client.connect(str(control))
+        client.sendall(b'{"command": "stats"}\n')
+        return bool(client.recv(1))
+    return False
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("after", [0, 3])
+def test_a_start_that_lacks_something_serves_or_says_so(
+    function: str, after: int, library: Path, tmp_path: Path
+) -> None:
+    """Exit code 1 and one line, and no socket left behind; or it serves."""
+    own = Failing(library, tmp_path / "board")
+    own.fail(function, after=after, times=1)
+    paths = [tmp_path / f"{name}.sock" for name in "ab"]
+    log = tmp_path / "log"
+    control = tmp_path / "control"
+    process = own.start(["fwd", *(f"--port={path}" for path in paths), "--control", str(control)], log)
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while process.poll() is None and not answers(control):
+            assert time.monotonic() < deadline, f"neither up nor ended: {log.read_text()}"
+            time.sleep(0.01)
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(5) == 0
+        else:
+            assert process.returncode == 1, log.read_text()
+        assert "Traceback" not in log.read_text()
+        assert not [path for path in (*paths, control) if path.exists()], log.read_text()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        process.wait(5)
+
+
+# The limit of descriptors, reached exactly
+
+
+def test_no_descriptor_is_left_for_anybody(scene: Scene) -> None:
+    """No new guest meanwhile, and no busy thread for that; everybody who is connected goes on, and then all is well."""
+    backend = scene.arena.backend
+    limits = resource.prlimit(backend.process.pid, resource.RLIMIT_NOFILE)
+    # The limit is one of numbers: what lies below the highest in use may be free.
+    numbers = [int(entry.name) for entry in Path(f"/proc/{backend.process.pid}/fd").iterdir()]
+    for most in (max(numbers) + 1, len(numbers), max(numbers) + 2):
+        resource.prlimit(backend.process.pid, resource.RLIMIT_NOFILE, (most, limits[1]))
+        try:
+            everything(scene)
+            scene.control_idles()
+            goes_on(scene.arena)
+        finally:
+            resource.prlimit(backend.process.pid, resource.RLIMIT_NOFILE, limits)
+    healthy(scene)
