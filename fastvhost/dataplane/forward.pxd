@@ -11,10 +11,12 @@ cdef struct Lane:
     PortFace *ingress
     PortFace *egress         # NULL: nobody
     uint32_t pair            # of the ingress
+    uint32_t sender          # its port's number on the roster
     bint hold                # leave frames with the ingress while the egress has no room
     uint64_t hold_ns         # for this long without progress
-    # the burst on its way: frames first..n_frames wait for room
+    # the burst on its way: frames first..n_frames wait for room, or for another visit
     uint32_t first
+    uint32_t due             # frames first..due are this visit's
     uint32_t epoch           # the ingress's, when the burst was received
     uint64_t stalled_since   # monotonic ns, 0 while the egress takes frames
     uint64_t progress        # frames that the egress's queue had taken by then

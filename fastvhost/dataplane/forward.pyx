@@ -1,5 +1,8 @@
 """One burst from an ingress to its egress: receive, deliver, release.
 
+A visit moves a burst, or as much of it as its budget of payload lets through (VISIT_BYTES); the rest waits for the next
+visit. Pieces are budgeted where they are found: when chains are taken from a ring.
+
 The forwarder never asks what kind a port is. A frame that the egress has no room for stays in the burst, and its chain
 with the ingress guest, who then finds its transmitq full: back-pressure instead of loss.
 No count of a port's is taken on trust. A port that says it dealt with more frames than it was given has dealt with
@@ -10,7 +13,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from fastvhost.dataplane.door cimport monotonic_ns
 from fastvhost.dataplane.drop_reason cimport NO_EGRESS, NO_RECEIVE_BUFFERS
-from fastvhost.dataplane.frame cimport BURST
+from fastvhost.dataplane.frame cimport BURST, VISIT_BYTES
 from fastvhost.dataplane.port cimport PortFace
 
 
@@ -20,24 +23,33 @@ cdef uint32_t forward_burst(Lane *lane) noexcept nogil:
     cdef PortFace *egress = lane.egress
     cdef uint32_t waiting = lane.burst.n_frames - lane.first, done
     cdef uint32_t egress_pair
+    cdef uint64_t bytes, spent
 
     if waiting and lane.epoch != ingress.epoch:
         forget_burst(lane)
         waiting = 0
     if waiting == 0:
         lane.burst.n_frames = lane.first = 0
+        bytes = ingress.rx[lane.pair].bytes
         waiting = ingress.receive_burst(ingress, lane.pair, &lane.burst)
         waiting = min(waiting, min(lane.burst.n_frames, <uint32_t>BURST))
         lane.burst.n_frames = waiting
         if waiting == 0:
             return 0
         lane.epoch = ingress.epoch
+        lane.due = waiting
+        if ingress.rx[lane.pair].bytes - bytes > VISIT_BYTES:
+            lane.due = end_of_visit(lane)
+    elif lane.first == lane.due:
+        lane.due = end_of_visit(lane)
+    waiting = lane.due - lane.first
 
     if egress == NULL:
         ingress.rx[lane.pair].dropped[<int>NO_EGRESS] += waiting
         done = waiting
     else:
         egress_pair = pair_of(lane)
+        spent = egress.tx[egress_pair].spent
         done = min(waiting, egress.deliver_burst(
             egress, egress_pair, &lane.burst.frames[lane.first], lane.burst.segments, waiting
         ))
@@ -46,13 +58,24 @@ cdef uint32_t forward_burst(Lane *lane) noexcept nogil:
         elif not may_wait(lane, egress.tx[egress_pair].frames):
             egress.tx[egress_pair].dropped[<int>NO_RECEIVE_BUFFERS] += waiting
             done = waiting
-        if done < waiting and not lane.hold:
+        if done < waiting and not lane.hold and spent == egress.tx[egress_pair].spent:
             egress.tx[egress_pair].dropped[<int>NO_RECEIVE_BUFFERS] += waiting - done
             done = waiting
     if done:
         ingress.release_burst(ingress, lane.pair, &lane.burst.done[lane.first], done)
         lane.first += done
     return done
+
+
+cdef uint32_t end_of_visit(const Lane *lane) noexcept nogil:
+    """Behind the last of the waiting frames that the budget of bytes lets through now: one at least."""
+    cdef uint32_t end = lane.first + 1, bytes = lane.burst.frames[lane.first].bytes
+    while end < lane.burst.n_frames:
+        bytes += lane.burst.frames[end].bytes
+        if bytes > VISIT_BYTES:
+            break
+        end += 1
+    return end
 
 
 cdef inline uint32_t pair_of(const Lane *lane) noexcept nogil:

@@ -13,6 +13,11 @@ cdef enum:
     BURST = 64
     # A frame of MAX_FRAME_BYTES and its header in pieces of one byte: no legal frame needs more.
     MAX_SEGMENTS = 65535
+    # What one visit of a lane may move at the most, but for its first frame: pieces, of those received and of those
+    # delivered into, and bytes of payload. So no visit takes much longer than a burst of usual frames does. The bytes
+    # are those of a burst of frames of 1536: 64 KiB would cut bursts of 1518 in two, for 17 instructions a frame.
+    VISIT_PIECES = 4 * BURST
+    VISIT_BYTES = 96 * 1024
 
 
 cdef struct Segment:

@@ -7,7 +7,6 @@ from fastvhost.abi.shared_memory cimport cpu_pause, full_fence, load_acquire_u32
 from fastvhost.dataplane.door cimport Gate, drain_eventfd, monotonic_ns
 from fastvhost.dataplane.forward cimport Lane
 from fastvhost.dataplane.port cimport LOOK_AGAIN, NOTHING_TO_WAIT_FOR
-from fastvhost.dataplane.roster cimport lane_at, n_lanes
 
 cdef extern from "<poll.h>" nogil:
     int ppoll(pollfd *fds, unsigned long n, const timespec *timeout, const void *signals)
@@ -67,8 +66,8 @@ cdef bint frames_wait(const Roster *roster) noexcept nogil:
     """Frames held back wait for receive buffers, not for a kick of the transmitq."""
     cdef uint32_t i
     cdef Lane *lane
-    for i in range(n_lanes(roster)):
-        lane = lane_at(roster, i)
+    for i in range(roster.n_lanes):
+        lane = roster.lanes[i]
         if lane.first < lane.burst.n_frames:
             return True
     return False
@@ -79,13 +78,13 @@ cdef void sleep_until_kicked(
 ) noexcept nogil:
     """Until a driver kicks or control comes. For as long as a nap where a driver does not kick."""
     cdef Lane *lane
-    cdef uint32_t i, n = n_lanes(roster)
+    cdef uint32_t i, n = roster.n_lanes
     cdef bint work = False
     cdef timespec timeout
     cdef int fd
     idle.fds[0] = pollfd(gate.wake_fd, POLLIN, 0)
     for i in range(n):
-        lane = lane_at(roster, i)
+        lane = roster.lanes[i]
         fd = lane.ingress.wait_fd(lane.ingress, lane.pair)
         idle.fds[i + 1] = pollfd(max(fd, -1), POLLIN, 0)  # -1: poll leaves it out
         if fd == NOTHING_TO_WAIT_FOR:
@@ -96,7 +95,7 @@ cdef void sleep_until_kicked(
     store_release_u32(&gate.asleep, 1)
     full_fence()  # kicks are asked for, and control knows that we sleep, before we look once more
     for i in range(n):
-        lane = lane_at(roster, i)
+        lane = roster.lanes[i]
         work = work or lane.ingress.has_work(lane.ingress, lane.pair)
     if not work and not load_acquire_u32(&gate.asked) & 1 and not load_acquire_u32(&gate.stopping):
         idle.sleeps += 1
@@ -106,7 +105,7 @@ cdef void sleep_until_kicked(
     store_release_u32(&gate.asleep, 0)
     drain_eventfd(gate.wake_fd)
     for i in range(n):
-        lane = lane_at(roster, i)
+        lane = roster.lanes[i]
         lane.ingress.want_kicks(lane.ingress, lane.pair, False)
 
 
@@ -117,8 +116,8 @@ cdef void learn(const Idle *idle, const Roster *roster) noexcept nogil:
     """
     cdef Lane *lane
     cdef uint32_t i
-    for i in range(n_lanes(roster)):
-        lane = lane_at(roster, i)
+    for i in range(roster.n_lanes):
+        lane = roster.lanes[i]
         if idle.fds[i + 1].revents:
             lane.missed_kicks = 0
         elif lane.ingress.has_work(lane.ingress, lane.pair):

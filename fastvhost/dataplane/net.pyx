@@ -18,7 +18,7 @@ from fastvhost.abi.virtio_net cimport (
     NET_HDR_NUM_BUFFERS_OFFSET,
 )
 from fastvhost.dataplane.drop_reason cimport BAD_DESCRIPTOR, GSO_UNSUPPORTED, N_DROP_REASONS, OVERSIZE, RUNT, DropReason
-from fastvhost.dataplane.frame cimport BURST, Burst, Chain, Done, Frame, Segment
+from fastvhost.dataplane.frame cimport BURST, VISIT_PIECES, Burst, Chain, Done, Frame, Segment
 from fastvhost.dataplane.ring cimport RING_OK, RING_RECEIVE_CHAIN_TOO_SHORT, Ring
 
 cdef extern from "fastvhost/dataplane/copy.h" nogil:
@@ -196,8 +196,8 @@ cdef uint32_t deliver(
 ) noexcept nogil:
     """Copy frames into the receiveq's chains and stage them as used. Returns how many frames are dealt with.
 
-    Fewer than n: the ring has no more chains now, or broke. A frame that fits in no buffer is dropped and counted, and
-    so is the one being delivered when the ring broke.
+    Fewer than n: the ring has no more chains now, or broke, or the budget of a visit is spent. A frame that fits in no
+    buffer is dropped and counted, and so is the one being delivered when the ring broke.
     """
     cdef frame_copy copies[MAX_COPIES]
     cdef Pile pile
@@ -237,7 +237,7 @@ cdef uint32_t deliver(
         scratch.done[i] = Done(room.ticket, length)
         total += frame.bytes
         i += 1
-    pile.used = i
+    pile.used = pile.pieces = i
     copy_frames(copies, n_copies)
     tally.frames += i
     tally.bytes += total
@@ -278,6 +278,8 @@ cdef struct Pile:
     uint32_t n_chains
     uint32_t n_segments
     uint32_t used
+    uint32_t pieces          # of those that are filled
+    bint dealt_with          # a frame at least
 
 
 cdef uint32_t deliver_one_by_one(
@@ -286,13 +288,18 @@ cdef uint32_t deliver_one_by_one(
 ) noexcept nogil:
     """The same for frames and buffers in any number of pieces. Returns how many frames are dealt with."""
     cdef uint32_t i, spread
+    pile.dealt_with = pile.used > 0
     for i in range(n):
-        spread = chains_for(ring, header_bytes, mergeable, scratch, pile, frames[i].bytes + header_bytes)
+        spread = chains_for(ring, header_bytes, mergeable, scratch, pile, frames[i].bytes + header_bytes, n - i)
         if spread == NO_ROOM:
+            return i
+        if spread == SPENT:
+            tally.spent += 1
             return i
         if spread == BROKE:
             tally.dropped[<int>BAD_DESCRIPTOR] += 1
             return i + 1
+        pile.dealt_with = True
         if spread == TOO_LONG:
             tally.dropped[<int>OVERSIZE] += 1
             continue
@@ -307,24 +314,30 @@ cdef enum Spread:
     NO_ROOM = 0
     TOO_LONG = 0xffffffff
     BROKE = 0xfffffffe       # the ring, while chains for this frame were looked for
+    SPENT = 0xfffffffd       # the budget of pieces is, and this is not the visit's first frame
 
 
 cdef uint32_t chains_for(
-    Ring *ring, uint32_t header_bytes, bint mergeable, NetScratch *scratch, Pile *pile, uint32_t length
+    Ring *ring, uint32_t header_bytes, bint mergeable, NetScratch *scratch, Pile *pile, uint32_t length, uint32_t n_left
 ) noexcept nogil:
-    """How many of the chains not filled yet hold a frame of this length with its header; or NO_ROOM, TOO_LONG, BROKE.
+    """How many of the chains not filled yet hold a frame of this length with its header; or a Spread.
 
-    The header stands in the first chain whole; further chains hold payload only (section 5.1.6.4).
+    n_left: frames to deliver, this one among them; no more chains are taken than those should need.
+    The header stands in the first chain whole; further chains hold payload only (section 5.1.6.4). Only a
+    visit's first frame may go beyond the budget of pieces.
     """
-    cdef uint32_t count = 0, more, chain = pile.used
+    cdef uint32_t count = 0, more, chain = pile.used, pieces = pile.pieces
     cdef uint64_t bytes = 0
     while bytes < length:
+        if pieces >= VISIT_PIECES and pile.dealt_with:
+            return SPENT
         if chain + count == pile.n_chains:
             if pile.n_chains == MAX_RECEIVE_CHAINS:
                 return TOO_LONG if chain == 0 else NO_ROOM
+            more = n_left * (length // max(scratch.chains[pile.n_chains - 1].bytes, 1) + 1)
+            more = min(more, min(<uint32_t>BURST, MAX_RECEIVE_CHAINS - pile.n_chains))
             more = ring.take(
-                ring, &scratch.chains[pile.n_chains], min(<uint32_t>BURST, MAX_RECEIVE_CHAINS - pile.n_chains),
-                scratch.segments, &pile.n_segments,
+                ring, &scratch.chains[pile.n_chains], more, scratch.segments, &pile.n_segments
             )
             if more == 0:
                 if ring.status != RING_OK:
@@ -336,9 +349,13 @@ cdef uint32_t chains_for(
             ring.status = RING_RECEIVE_CHAIN_TOO_SHORT
             return BROKE
         bytes += scratch.chains[chain + count].bytes
+        pieces += scratch.chains[chain + count].n_segments
         count += 1
         if not mergeable and bytes < length:
             return TOO_LONG
+    if pieces > VISIT_PIECES and pile.dealt_with:
+        return SPENT
+    pile.pieces = pieces
     return count
 
 

@@ -55,6 +55,7 @@ from fastvhost.dataplane.ring cimport (
     add_segments,
     check_indirect,
     finish_chain,
+    places_for,
     read_desc_anywhere,
     stop_taking,
 )
@@ -85,12 +86,13 @@ cdef uint32_t take(
     cdef uint16_t size = ring.size, at = ring.next_avail, slots
     cdef uint16_t left = size - ring.outstanding
     cdef bint wrap = ring.avail_wrap
-    cdef uint32_t n = 0
+    cdef uint32_t n = 0, limit
     cdef pvirtq_desc d
     cdef int status = RING_OK
 
     if ring.status != RING_OK or not left or not is_available(load_u16(&desc[at].flags), wrap):
         return 0
+    ring.taken_in_pieces, ring.segments_before = 0, n_segments[0]
     # Where one is available, a burst is. Not what comes behind it: the driver may be writing there.
     expect(&desc[at], min(most, <uint32_t>left))
     while n < most and left:
@@ -101,11 +103,15 @@ cdef uint32_t take(
             d = read_once_packed_desc(&desc[at])
             if not is_available(d.flags, wrap):
                 break
-            if not walk_hot(ring, at, left, d, &chains[n], segments, n_segments, &slots):
-                status = walk(ring, at, left, d, &chains[n], segments, n_segments, &slots)
+            limit = places_for(ring, n)
+            if not walk_hot(ring, at, left, d, &chains[n], segments, n_segments, limit, &slots):
+                status = walk(ring, at, left, d, &chains[n], segments, n_segments, limit, &slots)
                 if status != RING_OK:
                     break
+            ring.taken_in_pieces += chains[n].n_segments != 1
             n += 1
+            limit = places_for(ring, n)
+            most = min(most, n + limit - n_segments[0]) if n_segments[0] < limit else n
         left -= slots
         at += slots
         if at >= size:
@@ -151,7 +157,7 @@ cdef uint32_t take_plain(
 
 cdef bint walk_hot(
     Ring *ring, uint16_t at, uint16_t left, pvirtq_desc d, Chain *chain, Segment *segments, uint32_t *n_segments,
-    uint16_t *slots
+    uint32_t places, uint16_t *slots
 ) noexcept nogil:
     """Follow one chain, or its indirect table, all of it in one region and nothing odd in it.
 
@@ -174,11 +180,13 @@ cdef bint walk_hot(
         descriptors = d.len // VIRTQ_DESC_BYTES
         for i in range(descriptors):
             piece = read_once_packed_desc_anywhere(&table[i])
-            if not hot_piece(ring, hot, &piece, ring.direction, segments, n_segments, &total):
+            if not hot_piece(ring, hot, &piece, ring.direction, segments, n_segments, places, &total):
                 n_segments[0] = first
                 return False
     else:
-        while hot_piece(ring, hot, &piece, VIRTQ_DESC_F_WRITE | VIRTQ_DESC_F_INDIRECT, segments, n_segments, &total):
+        while hot_piece(
+            ring, hot, &piece, VIRTQ_DESC_F_WRITE | VIRTQ_DESC_F_INDIRECT, segments, n_segments, places, &total
+        ):
             if not piece.flags & VIRTQ_DESC_F_NEXT:
                 break
             if count == left:
@@ -199,12 +207,12 @@ cdef bint walk_hot(
 
 cdef inline bint hot_piece(
     Ring *ring, const Region *hot, const pvirtq_desc *piece, uint16_t flags, Segment *segments, uint32_t *n_segments,
-    uint64_t *total
+    uint32_t places, uint64_t *total
 ) noexcept nogil:
     """Add one piece. `flags`: those of its flags that must be the direction's."""
     if (
         piece.flags & flags != ring.direction
-        or not add_hot_segment(hot, piece.addr, piece.len, segments, n_segments)
+        or not add_hot_segment(hot, piece.addr, piece.len, segments, n_segments, places)
     ):
         return False
     prefetch_read(segments[n_segments[0] - 1].data)
@@ -214,7 +222,7 @@ cdef inline bint hot_piece(
 
 cdef int walk(
     Ring *ring, uint16_t at, uint16_t left, pvirtq_desc d, Chain *chain, Segment *segments, uint32_t *n_segments,
-    uint16_t *slots
+    uint32_t places, uint16_t *slots
 ) noexcept nogil:
     """Follow one chain: descriptors side by side, or an indirect table, read from its start to its end.
 
@@ -241,12 +249,12 @@ cdef int walk(
                 # The packed layout: flags stand where the split one has next. DPDK's driver (22.11) leaves WRITE on
                 # the header of what it sends; to read what we might also write harms nobody.
                 status = add_piece(
-                    ring, entry.addr, entry.len, entry.next & ring.direction, segments, n_segments, &total
+                    ring, entry.addr, entry.len, entry.next & ring.direction, segments, n_segments, places, &total
                 )
                 if status != RING_OK:
                     break
             break
-        status = add_piece(ring, d.addr, d.len, d.flags, segments, n_segments, &total)
+        status = add_piece(ring, d.addr, d.len, d.flags, segments, n_segments, places, &total)
         if status != RING_OK or not d.flags & VIRTQ_DESC_F_NEXT:
             break
         if count == left:
@@ -266,12 +274,12 @@ cdef int walk(
 
 cdef int add_piece(
     Ring *ring, uint64_t addr, uint32_t length, uint16_t flags, Segment *segments, uint32_t *n_segments,
-    uint64_t *total
+    uint32_t places, uint64_t *total
 ) noexcept nogil:
     if (flags & VIRTQ_DESC_F_WRITE) != ring.direction:
         return RING_READABLE_IN_RECEIVEQ if ring.direction else RING_WRITABLE_IN_TRANSMITQ
     total[0] += length
-    return add_segments(ring, addr, length, segments, n_segments)
+    return add_segments(ring, addr, length, segments, n_segments, places)
 
 
 cdef void untake(Ring *ring, const Chain *chains, uint32_t n) noexcept nogil:

@@ -1,7 +1,8 @@
 """What every kind of port gives the forwarder: three burst functions, counters, and an epoch.
 
 receive_burst   fills a burst with frames that arrived; they stay valid until they are released or the epoch changes
-deliver_burst   copies frames out; returns how many are dealt with (delivered, or dropped and counted): the rest waits
+deliver_burst   copies frames out; returns how many are dealt with (delivered, or dropped and counted): the rest waits,
+                for room, or, where tx.spent was counted up, only for the next visit
 release_burst   hands chains of received frames back to whoever sent them, in the order in which they came
 is_open         whether frames can arrive before control has come by again; a pair that is not open costs nothing
 may_receive     a cheap look whether receive_burst would find something; a kind without one says yes

@@ -2,7 +2,8 @@
 
 take       resolves available chains to host memory, in order; they are outstanding from then on. A bad chain breaks
            the ring if it is the first; behind good ones it ends what is taken, and will be the first in its turn.
-           A broken ring gives nothing
+           A broken ring gives nothing. So does the budget end it: what is taken has VISIT_PIECES pieces at the most,
+           or is one chain
 untake     the last ones taken go back as if never touched
 complete   stages outstanding chains as used, in the order in which they were taken
            Both refuse more than is outstanding, write nothing then, and break the ring (RING_MISCOUNTED): whatever
@@ -15,7 +16,7 @@ want_kicks asks the driver for available buffer notifications, or tells it that 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastvhost.abi.virtio_ring cimport virtq_desc
-from fastvhost.dataplane.frame cimport MAX_SEGMENTS, Chain, Done, Segment
+from fastvhost.dataplane.frame cimport MAX_SEGMENTS, VISIT_PIECES, Chain, Done, Segment
 from fastvhost.dataplane.guest_memory cimport Region, RegionTable, in_region
 
 
@@ -38,7 +39,7 @@ cdef enum RingStatus:
     N_RING_STATUS
 
 
-# A chain's segments do not fit into what is left of the burst's: no fault of the ring.
+# A chain's segments do not fit into what is left of the burst's, or of the budget: no fault of the ring.
 cdef enum:
     NO_SEGMENTS_LEFT = N_RING_STATUS
 
@@ -74,15 +75,27 @@ cdef struct Ring:
     bint avail_wrap            # wrap counters (packed)
     bint used_wrap
     uint32_t hot_region        # where the last address was found
+    uint32_t taken_in_pieces   # of the take under way: its chains of several segments
+    uint32_t segments_before   # and the segments in the pool before it
     RingStatus status          # sticky: a ring that broke its rules stays stopped until it is set up again
 
 
+cdef inline uint32_t places_for(const Ring *ring, uint32_t taken) noexcept nogil:
+    """How full the pool of segments may get with the next chain of a take that has so many.
+
+    That is as the budget of a visit says; with the first chain, as it needs. A chain in one piece has no place in the
+    pool, and counts all the same.
+    """
+    cdef uint32_t lone = taken - ring.taken_in_pieces
+    return min(<uint32_t>MAX_SEGMENTS, ring.segments_before + VISIT_PIECES - lone) if taken else <uint32_t>MAX_SEGMENTS
+
+
 cdef inline bint add_hot_segment(
-    const Region *hot, uint64_t guest_addr, uint32_t length, Segment *segments, uint32_t *n_segments
+    const Region *hot, uint64_t guest_addr, uint32_t length, Segment *segments, uint32_t *n_segments, uint32_t places
 ) noexcept nogil:
     """What add_segments does, without a call, for the usual buffer: not empty, and in the region of the one before."""
     cdef uint8_t *data = in_region(hot, guest_addr, length)
-    if data == NULL or length == 0 or n_segments[0] == MAX_SEGMENTS:
+    if data == NULL or length == 0 or n_segments[0] >= places:
         return False
     segments[n_segments[0]] = Segment(data, length)
     n_segments[0] += 1
@@ -90,7 +103,7 @@ cdef inline bint add_hot_segment(
 
 
 cdef int add_segments(
-    Ring *ring, uint64_t guest_addr, uint32_t length, Segment *segments, uint32_t *n_segments
+    Ring *ring, uint64_t guest_addr, uint32_t length, Segment *segments, uint32_t *n_segments, uint32_t places
 ) noexcept nogil
 cdef bint read_desc_anywhere(const RegionTable *table, uint64_t guest_addr, virtq_desc *d) noexcept nogil
 cdef int check_indirect(const Ring *ring, const virtq_desc *d, bint inside_table) noexcept nogil

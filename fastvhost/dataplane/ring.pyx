@@ -14,7 +14,7 @@ from fastvhost.abi.virtio_ring cimport (
     VIRTQ_MAX_SIZE,
     virtq_desc,
 )
-from fastvhost.dataplane.frame cimport MAX_SEGMENTS, Chain, Segment
+from fastvhost.dataplane.frame cimport Chain, Segment
 from fastvhost.dataplane.guest_memory cimport Region, RegionTable, find_region, in_region
 
 SENTENCES = (
@@ -39,7 +39,7 @@ if len(SENTENCES) != N_RING_STATUS:
 
 
 cdef int add_segments(
-    Ring *ring, uint64_t guest_addr, uint32_t length, Segment *segments, uint32_t *n_segments
+    Ring *ring, uint64_t guest_addr, uint32_t length, Segment *segments, uint32_t *n_segments, uint32_t places
 ) noexcept nogil:
     """One descriptor's buffer: one segment, or one for each adjacent region that it spans.
 
@@ -48,7 +48,7 @@ cdef int add_segments(
     cdef const Region *region
     cdef uint64_t room
     if length == 0:
-        if n_segments[0] == MAX_SEGMENTS:
+        if n_segments[0] >= places:
             return NO_SEGMENTS_LEFT
         segments[n_segments[0]] = Segment(ring.descriptor_area, 0)    # somewhere: nothing of it is ever touched
         n_segments[0] += 1
@@ -56,7 +56,7 @@ cdef int add_segments(
         region = find_region(ring.table, guest_addr)
         if region == NULL:
             return RING_ADDRESS_OUTSIDE_MEMORY
-        if n_segments[0] == MAX_SEGMENTS:
+        if n_segments[0] >= places:
             return NO_SEGMENTS_LEFT
         ring.hot_region = <uint32_t>(region - ring.table.regions)
         room = region.bytes - (guest_addr - region.guest_addr)

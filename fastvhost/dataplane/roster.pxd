@@ -1,11 +1,21 @@
-"""Which lanes a worker visits in a round: those with traffic each time, the quiet ones in turn.
+"""Which lanes a worker visits in a round: ports share the worker by time, lanes without traffic cost next to nothing.
 
-A device may have 128 queue pairs and traffic on one. A round that looked at all of them would spend as much on 127
-empty rings as on a burst of frames. So a lane that had nothing for QUIET_AFTER rounds becomes quiet, a round visits one
-in QUIET_SHARE of those, and the first frame makes it busy again. Where no lane is busy a round visits all.
+**Ports share by time.** A guest decides how much work a frame is: one piece or a thousand, 64 bytes or 64 KiB. So not
+frames are shared out, and not visits, but time. Each sending port has an account: what its lanes' visits took. A
+port whose account is more than LEAD ahead of the least account among the ports with traffic sits rounds out, until the
+others have caught up. In a port's turn its lanes take turns, so a port with 128 of them gets no more than one with one.
+
+Nobody saves up: a port that had nothing to send, or waited for room at its egress, goes on from the least account of
+those that had. Where the others have nothing, that least account is its own, and it is visited all the time. With one
+port busy nobody looks at the clock. One visit is charged 100 us at the most, because what took longer was most likely
+another program on this core; one of a single frame, which may be in 65535 pieces, eight times that.
+
+**Quiet lanes.** A device may have 128 queue pairs and traffic on one. A round that looked at all of them would spend
+as much on 127 empty rings as on a burst of frames. So a lane that had nothing for QUIET_AFTER visits becomes quiet, a round
+visits one in QUIET_SHARE of those, and the first frame makes it busy again. Where no lane is busy a round visits all.
 """
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from fastvhost.dataplane.forward cimport Lane
 
@@ -13,28 +23,44 @@ from fastvhost.dataplane.forward cimport Lane
 cdef enum:
     QUIET_AFTER = 64
     QUIET_SHARE = 32
+    LEAD_US = 5                # about what a visit within its budget takes
+    MOST_US = 100
+    LONE_FRAME_SHIFT = 3
+
+
+# A port that sends, as one worker has it.
+cdef struct Sender:
+    uint64_t used              # its account, in ticks
+    Lane **busy                # its lanes with traffic
+    uint32_t n_busy
+    uint32_t next              # busy[next] is visited next
 
 
 cdef struct Roster:
-    Lane **busy
-    Lane **quiet       # a ring; the one visited longest ago is at quiet[first]
-    uint32_t room      # for lanes in each
-    uint32_t n_busy
+    Lane **lanes               # all of them
+    Lane **busy                # room for the busy ones of all senders
+    Lane **quiet               # a ring; the one visited longest ago is at quiet[first]
+    Sender *senders
+    uint32_t *active           # the numbers of the senders that have busy lanes
+    uint32_t room              # for lanes
+    uint32_t n_lanes
     uint32_t n_quiet
     uint32_t first
+    uint32_t n_senders
+    uint32_t n_active
+    # accounts, in ticks
+    uint64_t least             # of those with traffic in the last round
+    uint64_t now               # when the visit before ended
+    uint64_t lead
+    uint64_t most              # that one visit is charged
+    bint charged               # the visits of this round are
+    uint64_t (*read_ticks)() noexcept nogil
 
 
-cdef inline uint32_t n_lanes(const Roster *roster) noexcept nogil:
-    return roster.n_busy + roster.n_quiet
-
-
-cdef inline Lane *lane_at(const Roster *roster, uint32_t i) noexcept nogil:
-    """Any of its lanes, by a number below n_lanes; which one changes from round to round."""
-    if i < roster.n_busy:
-        return roster.busy[i]
-    return roster.quiet[(roster.first + i - roster.n_busy) % roster.room]
-
-
+cdef void set_clock(Roster *roster) noexcept
 cdef int make_room(Roster *roster, uint32_t more) except -1
 cdef void discard(Roster *roster) noexcept
+cdef void clear(Roster *roster) noexcept nogil
+cdef void enlist(Roster *roster, uint32_t sender, Lane *lane) noexcept nogil
+cdef void start_afresh(Roster *roster) noexcept nogil
 cdef uint32_t visit(Roster *roster) noexcept nogil

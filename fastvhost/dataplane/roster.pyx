@@ -1,30 +1,106 @@
-"""Which lanes a worker visits in a round: those with traffic each time, the quiet ones in turn. See roster.pxd."""
+"""Which lanes a worker visits in a round: ports share the worker by time, quiet lanes cost little. See roster.pxd."""
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
+from libc.string cimport memset
 
+from fastvhost.dataplane.door cimport monotonic_ns
 from fastvhost.dataplane.forward cimport Lane, forward_burst
+
+cdef extern from "fastvhost/dataplane/ticks.h" nogil:
+    uint64_t read_ticks() noexcept
+
+cdef enum:
+    CALIBRATION_NS = 1000 * 1000
+
+cdef uint64_t NOBODY = <uint64_t>-1
+# Two clocks read together, for their ratio; it need not be exact.
+cdef uint64_t first_ticks = read_ticks(), first_ns = monotonic_ns()
+
+
+cdef uint64_t ticks_in(uint64_t microseconds) noexcept:
+    while monotonic_ns() - first_ns < CALIBRATION_NS:
+        pass
+    return <uint64_t>(<double>(read_ticks() - first_ticks) / <double>(monotonic_ns() - first_ns) * 1000 * microseconds)
+
+
+cdef void *resized(void *old, size_t n, size_t bytes) except NULL:
+    cdef void *new = realloc(old, n * bytes)
+    if new == NULL:
+        raise MemoryError
+    return new
+
+
+cdef void set_clock(Roster *roster) noexcept:
+    """What time is measured with, and how long a visit takes."""
+    roster.lead, roster.most = ticks_in(LEAD_US), ticks_in(MOST_US)
+    roster.read_ticks = read_ticks
 
 
 cdef int make_room(Roster *roster, uint32_t more) except -1:
-    """For so many more lanes. The roster is empty afterwards."""
-    cdef size_t bytes = (roster.room + more) * sizeof(Lane *)
-    roster.n_busy = roster.n_quiet = roster.first = 0
-    grown = <Lane **>realloc(roster.busy, bytes)
-    if grown == NULL:
-        raise MemoryError
-    roster.busy = grown
-    grown = <Lane **>realloc(roster.quiet, bytes)
-    if grown == NULL:
-        raise MemoryError
-    roster.quiet = grown
-    roster.room += more
+    """For one more sender, with so many lanes. The roster is empty afterwards."""
+    cdef uint32_t lanes = roster.room + more, senders = roster.n_senders + 1
+    clear(roster)
+    roster.lanes = <Lane **>resized(roster.lanes, lanes, sizeof(Lane *))
+    roster.busy = <Lane **>resized(roster.busy, lanes, sizeof(Lane *))
+    roster.quiet = <Lane **>resized(roster.quiet, lanes, sizeof(Lane *))
+    roster.active = <uint32_t *>resized(roster.active, senders, sizeof(uint32_t))
+    roster.senders = <Sender *>resized(roster.senders, senders, sizeof(Sender))
+    memset(roster.senders, 0, senders * sizeof(Sender))
+    roster.room, roster.n_senders = lanes, senders
     return 0
 
 
 cdef void discard(Roster *roster) noexcept:
+    free(roster.lanes)
     free(roster.busy)
     free(roster.quiet)
+    free(roster.active)
+    free(roster.senders)
+
+
+cdef void clear(Roster *roster) noexcept nogil:
+    """No lanes; accounts stay as they are."""
+    cdef uint32_t i
+    roster.n_lanes = roster.n_quiet = roster.first = roster.n_active = 0
+    for i in range(roster.n_senders):
+        roster.senders[i].busy = NULL
+        roster.senders[i].n_busy = roster.senders[i].next = 0
+
+
+cdef void enlist(Roster *roster, uint32_t sender, Lane *lane) noexcept nogil:
+    """One more lane: sender after sender, each with all of its lanes. One that was quiet is quiet."""
+    if roster.senders[sender].busy == NULL:
+        roster.senders[sender].busy = &roster.busy[roster.n_lanes]
+    lane.sender = sender
+    roster.lanes[roster.n_lanes] = lane
+    roster.n_lanes += 1
+    if lane.empty_rounds < QUIET_AFTER:
+        join(roster, lane)
+    else:
+        line_up(roster, lane)
+
+
+cdef void start_afresh(Roster *roster) noexcept nogil:
+    """All lanes are busy, no port is ahead of another."""
+    cdef uint32_t i
+    for i in range(roster.n_lanes):
+        roster.lanes[i].empty_rounds = 0
+    for i in range(roster.n_senders):
+        roster.senders[i].used = 0
+    roster.least = 0
+    while roster.n_quiet:
+        join(roster, call_up(roster))
+
+
+cdef void join(Roster *roster, Lane *lane) noexcept nogil:
+    """A lane has traffic."""
+    cdef Sender *sender = &roster.senders[lane.sender]
+    if sender.n_busy == 0:
+        roster.active[roster.n_active] = lane.sender
+        roster.n_active += 1
+    sender.busy[sender.n_busy] = lane
+    sender.n_busy += 1
 
 
 cdef void line_up(Roster *roster, Lane *lane) noexcept nogil:
@@ -44,31 +120,87 @@ cdef Lane *call_up(Roster *roster) noexcept nogil:
 
 cdef uint32_t visit(Roster *roster) noexcept nogil:
     """One round: a burst for each lane whose turn it is. Returns the frames moved."""
+    cdef uint64_t limit = NOBODY, least = NOBODY
     cdef uint32_t moved = 0, now, i = 0, _turn, turns = roster.n_quiet
+    cdef Sender *sender
     cdef Lane *lane
-    if roster.n_busy:
+    roster.charged = roster.n_active != 1
+    if roster.charged:
+        limit = roster.least + roster.lead
+        roster.now = roster.read_ticks()
+    if roster.n_active:
         turns = min(turns, 1 + turns // QUIET_SHARE)
-    while i < roster.n_busy:
-        lane = roster.busy[i]
-        now = forward_burst(lane)
+    while i < roster.n_active:
+        sender = &roster.senders[roster.active[i]]
+        moved += take_turns(roster, sender, limit, &least)
+        if sender.n_busy:
+            i += 1
+        else:
+            roster.n_active -= 1
+            roster.active[i] = roster.active[roster.n_active]
+    for _turn in range(turns):
+        lane = call_up(roster)
+        sender = &roster.senders[lane.sender]
+        sender.used = max(sender.used, roster.least)
+        # Its port's busy lanes had their turn just now, which must not keep the quiet ones from theirs.
+        now = serve(roster, lane) if may_move(lane) and (
+            not roster.charged or sender.used <= limit + roster.most
+        ) else 0
+        if now:
+            moved += now
+            least = min(least, sender.used)
+            lane.empty_rounds = 0
+            join(roster, lane)
+        else:
+            line_up(roster, lane)
+    if roster.charged:
+        roster.least = least if least != NOBODY else highest(roster)
+    return moved
+
+
+cdef uint64_t highest(const Roster *roster) noexcept nogil:
+    """Where nobody has traffic, all are level with the one that is ahead."""
+    cdef uint64_t used = roster.least
+    cdef uint32_t i
+    for i in range(roster.n_senders):
+        used = max(used, roster.senders[i].used)
+    return used
+
+
+cdef inline uint32_t take_turns(Roster *roster, Sender *sender, uint64_t limit, uint64_t *least) noexcept nogil:
+    """Visit a sender's busy lanes, one after the other, until each had a visit or the port had its share of time."""
+    cdef uint32_t moved = 0, now, left = sender.n_busy
+    cdef Lane *lane
+    # Nobody saves up.
+    sender.used = max(sender.used, roster.least)
+    while left and sender.used <= limit:
+        left -= 1
+        if sender.next >= sender.n_busy:
+            sender.next = 0
+        lane = sender.busy[sender.next]
+        now = serve(roster, lane)
         moved += now
         lane.empty_rounds = 0 if now else lane.empty_rounds + 1
         if lane.empty_rounds < QUIET_AFTER:
-            i += 1
+            sender.next += 1
         else:
-            roster.n_busy -= 1
-            roster.busy[i] = roster.busy[roster.n_busy]
+            sender.n_busy -= 1
+            sender.busy[sender.next] = sender.busy[sender.n_busy]
             line_up(roster, lane)
-    for _turn in range(turns):
-        lane = call_up(roster)
-        now = forward_burst(lane) if may_move(lane) else 0
-        moved += now
-        if now:
-            lane.empty_rounds = 0
-            roster.busy[roster.n_busy] = lane
-            roster.n_busy += 1
-        else:
-            line_up(roster, lane)
+    if moved or left:    # it has traffic, or nobody looked
+        least[0] = min(least[0], sender.used)
+    return moved
+
+
+cdef inline uint32_t serve(Roster *roster, Lane *lane) noexcept nogil:
+    """One visit, charged to the lane's port."""
+    cdef Sender *sender = &roster.senders[lane.sender]
+    cdef uint32_t moved = forward_burst(lane)
+    cdef uint64_t now
+    if roster.charged:
+        now = roster.read_ticks()
+        sender.used += min(now - roster.now, roster.most << LONE_FRAME_SHIFT if moved == 1 else roster.most)
+        roster.now = now
     return moved
 
 

@@ -41,6 +41,7 @@ from fastvhost.dataplane.ring cimport (
     add_segments,
     check_indirect,
     finish_chain,
+    places_for,
     read_desc_anywhere,
     stop_taking,
 )
@@ -52,7 +53,7 @@ cdef uint32_t take(
     cdef virtq_desc *desc = <virtq_desc *>ring.descriptor_area
     cdef virtq_avail *avail = <virtq_avail *>ring.driver_area
     cdef uint16_t size = ring.size, mask = size - 1, first = ring.next_avail, head
-    cdef uint32_t n = <uint16_t>(ring.known_avail - first), i
+    cdef uint32_t n = <uint16_t>(ring.known_avail - first), i, limit
     cdef virtq_desc d
     cdef int status = RING_OK
 
@@ -75,15 +76,20 @@ cdef uint32_t take(
         chains[i].ticket = head
         prefetch_read(&desc[head])
 
+    ring.taken_in_pieces, ring.segments_before = 0, n_segments[0]
     i = take_plain(ring, chains, n)
     while i < n:
         d = read_once_desc(&desc[chains[i].ticket])
-        if not walk_hot(ring, d, &chains[i], segments, n_segments):
-            status = walk(ring, d, &chains[i], segments, n_segments)
+        limit = places_for(ring, i)
+        if not walk_hot(ring, d, &chains[i], segments, n_segments, limit):
+            status = walk(ring, d, &chains[i], segments, n_segments, limit)
             if status != RING_OK:
                 n = i
                 break
+        ring.taken_in_pieces += chains[i].n_segments != 1
         i += 1
+        limit = places_for(ring, i)
+        n = min(n, i + limit - n_segments[0]) if n_segments[0] < limit else i
         i += take_plain(ring, &chains[i], n - i)
     if n == 0 and status != RING_OK:
         stop_taking(ring, status, n_segments[0])
@@ -118,7 +124,7 @@ cdef uint32_t take_plain(const Ring *ring, Chain *chains, uint32_t n) noexcept n
 
 
 cdef bint walk_hot(
-    Ring *ring, virtq_desc d, Chain *chain, Segment *segments, uint32_t *n_segments
+    Ring *ring, virtq_desc d, Chain *chain, Segment *segments, uint32_t *n_segments, uint32_t places
 ) noexcept nogil:
     """Follow one chain, or its indirect table, all of it in one region and nothing odd in it.
 
@@ -139,7 +145,7 @@ cdef bint walk_hot(
         seen += 1
         if (
             d.flags & (VIRTQ_DESC_F_INDIRECT | VIRTQ_DESC_F_WRITE) != ring.direction
-            or not add_hot_segment(hot, d.addr, d.len, segments, n_segments)
+            or not add_hot_segment(hot, d.addr, d.len, segments, n_segments, places)
         ):
             break
         prefetch_read(segments[n_segments[0] - 1].data)
@@ -154,7 +160,9 @@ cdef bint walk_hot(
     return False
 
 
-cdef int walk(Ring *ring, virtq_desc d, Chain *chain, Segment *segments, uint32_t *n_segments) noexcept nogil:
+cdef int walk(
+    Ring *ring, virtq_desc d, Chain *chain, Segment *segments, uint32_t *n_segments, uint32_t places
+) noexcept nogil:
     """Follow one chain, through an indirect table if it ends in one. Sections 2.7.5 and 2.7.5.3."""
     cdef virtq_desc *desc = <virtq_desc *>ring.descriptor_area
     cdef uint32_t first = n_segments[0], descriptors = ring.size, seen = 0
@@ -173,7 +181,7 @@ cdef int walk(Ring *ring, virtq_desc d, Chain *chain, Segment *segments, uint32_
                 status = RING_READABLE_IN_RECEIVEQ if ring.direction else RING_WRITABLE_IN_TRANSMITQ
                 break
             total += d.len
-            status = add_segments(ring, d.addr, d.len, segments, n_segments)
+            status = add_segments(ring, d.addr, d.len, segments, n_segments, places)
             if status != RING_OK or not d.flags & VIRTQ_DESC_F_NEXT:
                 break
             seen += 1

@@ -8,4 +8,5 @@ from fastvhost.dataplane.drop_reason cimport N_DROP_REASONS
 cdef struct Tally:
     uint64_t frames
     uint64_t bytes
+    uint64_t spent           # deliveries that the budget of a visit ended, not want of room
     uint64_t dropped[N_DROP_REASONS]

@@ -10,7 +10,7 @@ from posix.unistd cimport write
 from fastvhost.abi.shared_memory cimport load_acquire_u32, store_release_u32
 from fastvhost.dataplane.door cimport drain_eventfd, monotonic_ns
 from fastvhost.dataplane.drop_reason cimport BAD_DESCRIPTOR, LINK_DOWN, NO_RECEIVE_BUFFERS, RING_DISABLED
-from fastvhost.dataplane.frame cimport BURST, MAX_SEGMENTS, Burst, Done, Frame, Segment
+from fastvhost.dataplane.frame cimport BURST, MAX_SEGMENTS, VISIT_PIECES, Burst, Done, Frame, Segment
 from fastvhost.dataplane.net cimport NetScratch, deliver, strip_headers
 from fastvhost.dataplane.notify cimport (
     SLOW_NS,
@@ -124,7 +124,7 @@ cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcep
         return 0
     burst.n_frames = burst.n_segments = 0
     # Mostly once; again behind chains that were no frames.
-    while burst.n_frames == 0 and left:
+    while burst.n_frames == 0 and left and burst.n_segments < VISIT_PIECES:
         taken = ring.take(ring, burst.frames, left, burst.segments, &burst.n_segments)
         if taken == 0:
             if ring.status != RING_OK:

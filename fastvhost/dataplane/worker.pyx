@@ -12,7 +12,7 @@ from fastvhost.dataplane.forward cimport Lane
 from fastvhost.dataplane.idle cimport IDLE_ADAPTIVE, IDLE_INTERRUPT, IDLE_POLL, pollfd, rest
 from fastvhost.dataplane.notify cimport discard_signals, make_signals
 from fastvhost.dataplane.port cimport Port
-from fastvhost.dataplane.roster cimport discard, make_room, n_lanes, visit
+from fastvhost.dataplane.roster cimport clear, discard, enlist, make_room, set_clock, start_afresh, visit
 from fastvhost.dataplane.virtio_device cimport enter_thread, leave_thread
 from fastvhost.dataplane.wire cimport Wire
 
@@ -43,6 +43,7 @@ cdef class Worker:
             raise MemoryError
         self.idle.policy, self.idle.nap_ns = _POLICIES[idle], nap_us * 1000
         self.door, self.name, self.wires = door, name, []
+        set_clock(&self.roster)
         door.add(&self.gate, self)
 
     def __dealloc__(self) -> None:
@@ -89,7 +90,7 @@ cdef class Worker:
         cdef uint32_t i, pair, active
         cdef Part *part
         cdef Lane *lane
-        self.roster.n_busy = self.roster.n_quiet = self.roster.first = 0
+        clear(&self.roster)
         for i in range(self.n_parts):
             part = &self.parts[i]
             for pair in range(part.n_lanes):
@@ -99,9 +100,7 @@ cdef class Worker:
                     continue
                 # Frames that wait in a lane whose queue was stopped are still to be counted off.
                 if lane.ingress.is_open(lane.ingress, pair) or lane.first < lane.burst.n_frames:
-                    lane.empty_rounds = 0
-                    self.roster.busy[self.roster.n_busy] = lane
-                    self.roster.n_busy += 1
+                    enlist(&self.roster, i, lane)
 
     cdef uint32_t round(self) noexcept nogil:
         """One round over the roster. Returns the frames moved."""
@@ -142,6 +141,7 @@ cdef class Worker:
         if self.running:
             raise ValueError(f"{self.name} runs; step is for a worker that does not")
         self.gather()
+        start_afresh(&self.roster)
         return self.round()
 
     def stop(self) -> None:
@@ -167,7 +167,7 @@ cdef class Worker:
 
     @property
     def lanes(self) -> int:
-        return n_lanes(&self.roster)
+        return self.roster.n_lanes
 
     @property
     def sleeps(self) -> int:

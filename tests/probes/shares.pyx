@@ -1,0 +1,101 @@
+"""How ports share a worker: ports whose visits take what the test says, by a clock that only they move on."""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from fastvhost.dataplane.frame cimport Burst, Done, Frame, Segment
+from fastvhost.dataplane.port cimport Port, PortFace
+from fastvhost.dataplane.roster cimport LEAD_US, MOST_US, start_afresh
+from fastvhost.dataplane.worker cimport Worker
+
+TICKS_PER_US = 1000
+cdef uint64_t time = 0
+
+
+cdef uint64_t read_test_clock() noexcept nogil:
+    return time
+
+
+cdef struct Load:
+    uint8_t frame[60]
+    uint32_t frames          # that each visit finds; 0: it finds nothing
+    uint32_t cost            # of such a visit, in ticks
+    bint full                # takes no frame
+    bint bad                 # looks as if there were frames, always
+    uint32_t visits[128]     # by pair, those that found something
+    uint64_t spent
+
+
+cdef uint32_t receive_at_a_cost(PortFace *port, uint32_t pair, Burst *burst) noexcept nogil:
+    global time
+    cdef Load *load = <Load *>port.kind
+    cdef uint32_t i
+    for i in range(load.frames):
+        burst.frames[i].data, burst.frames[i].bytes, burst.frames[i].n_segments = load.frame, 60, 1
+        burst.done[i] = Done(i, 0)
+    burst.n_frames, burst.n_segments = load.frames, 0
+    time += load.cost
+    load.spent += load.cost
+    load.visits[pair] += load.frames != 0
+    return load.frames
+
+
+cdef bint may_receive(PortFace *port, uint32_t pair) noexcept nogil:
+    return (<Load *>port.kind).frames != 0 or (<Load *>port.kind).bad
+
+
+cdef uint32_t deliver_or_not(
+    PortFace *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
+) noexcept nogil:
+    return 0 if (<Load *>port.kind).full else n
+
+
+cdef class BusyPort(Port):
+    """Each visit of a pair finds so many frames and takes so many ticks."""
+
+    cdef Load load
+
+    def __init__(
+        self, name: str, *, uint32_t pairs=1, uint32_t frames=64, uint32_t cost=1000, bint bad=False
+    ) -> None:
+        self.name = name
+        self.allot(pairs)
+        self.load.frames, self.load.cost, self.load.bad = frames, cost, bad
+        self.face.kind = &self.load
+        self.face.receive_burst = receive_at_a_cost
+        self.face.may_receive = may_receive
+        self.face.deliver_burst = deliver_or_not
+
+    def set_load(self, uint32_t frames, uint32_t cost) -> None:
+        self.load.frames, self.load.cost = frames, cost
+
+    def set_full(self, bint full) -> None:
+        self.load.full = full
+
+    @property
+    def visits(self) -> list[int]:
+        return [self.load.visits[pair] for pair in range(self.face.n_pairs)]
+
+    @property
+    def spent(self) -> int:
+        return self.load.spent
+
+
+def start_rounds(Worker worker not None) -> None:
+    """Gather its lanes, and let it look at the test's clock from now on."""
+    worker.roster.read_ticks = read_test_clock
+    worker.roster.lead, worker.roster.most = LEAD_US * TICKS_PER_US, MOST_US * TICKS_PER_US
+    worker.gather()
+    start_afresh(&worker.roster)
+
+
+def rounds(Worker worker not None, uint32_t n) -> int:
+    """So many rounds, one behind the other, as a running worker makes them. Returns the frames moved."""
+    cdef uint32_t _round, moved = 0
+    for _round in range(n):
+        moved += worker.round()
+    return moved
+
+
+def regather(Worker worker not None) -> None:
+    """What a worker does after control was there."""
+    worker.gather()
