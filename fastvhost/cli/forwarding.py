@@ -26,6 +26,7 @@ from fastvhost.control.parts import Parts
 from fastvhost.control.stats import History, Snapshot, snapshot, with_rates
 from fastvhost.control.switch import STOP_SECONDS, Switch
 from fastvhost.control.units import format_cores
+from fastvhost.frontend import keeper
 
 log = logging.getLogger("fastvhost")
 T = TypeVar("T")
@@ -50,6 +51,11 @@ def forward(settings: FwdConfig, parts: Parts | None = None) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     for warning in open_files.check(settings, open_files.raise_limit()):
         log.warning("%s", warning)
+    with keeper.started() as helper:
+        return _forward(settings, parts, helper)
+
+
+def _forward(settings: FwdConfig, parts: Parts | None, helper: keeper.Keeper | None) -> int:
     preflight.check(settings)
     plan = host.plan_cores(settings.cores, host.observe(), settings.most_workers)
     workers = ", ".join("one not pinned" if core is None else f"core {core}" for core in plan.worker_cores)
@@ -67,6 +73,9 @@ def forward(settings: FwdConfig, parts: Parts | None = None) -> int:
             "port %s: no wire joins it to another, %s; give --wire %s:OTHER", name, settings.without_a_wire(name), name
         )
     os.sched_setaffinity(0, plan.control_cores)
+    if helper:
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(helper.pid, plan.control_cores)
     switch = Switch(settings, plan, parts)
     history = History(switch)
     control = _control_socket(settings, switch, history)
@@ -81,7 +90,7 @@ def forward(settings: FwdConfig, parts: Parts | None = None) -> int:
             control.stop(CONTROL_SECONDS)
         raise
     try:
-        code = _wait(settings, switch, history, out)
+        code = _wait(settings, switch, history, out, helper)
     except BaseException as error:
         defect = "" if isinstance(error, FastvhostError) else f"internal error {error!r}; {DEFECT}"
         _end(settings, switch, control, out, 1, defect or str(error))
@@ -115,7 +124,9 @@ def _control_socket(settings: FwdConfig, switch: Switch, history: History) -> Co
     return control
 
 
-def _wait(settings: FwdConfig, switch: Switch, history: History, out: Figures) -> int:
+def _wait(
+    settings: FwdConfig, switch: Switch, history: History, out: Figures, helper: keeper.Keeper | None
+) -> int:
     """Tick along until a signal; raises RuntimeFailure when the switch cannot go on."""
     watch = NeighbourWatch()
     now = time.monotonic()
@@ -138,6 +149,8 @@ def _wait(settings: FwdConfig, switch: Switch, history: History, out: Figures) -
             return 130 if received.si_signo == signal.SIGINT else 0
         now = time.monotonic()
         survive("the figures of the last second", history.tick)
+        if helper:
+            survive("the helper process", helper.look)
         if switch.failure:
             raise RuntimeFailure(f"{switch.failure}; {DEFECT}")
         if period and now >= next_stats:

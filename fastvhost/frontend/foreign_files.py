@@ -4,7 +4,10 @@ A file system of the front-end's own choice (FUSE) hears of fstat, fstatfs and c
 is, is decided by what asks nobody: the link in /proc/self/fd, and whether it can be sealed, which only memory files of
 the kernel can. fdinfo is not among that: an epoll's takes a lock that its owner may hold for ever.
 
-Every file descriptor that a front-end hands over is held as soon as it arrived, and closed here.
+Every file descriptor that a front-end hands over is held as soon as it arrived, and closed here: the helper process
+(keeper) has a duplicate, so that neither this close nor the exit of fwd is the last one, which may wait for whoever
+holds a lock under the file. Files with a path are not held: with those any close may wait (FUSE), so that they are
+closed in a thread aside. Without a helper process, what cannot wait is closed in place and the rest in a thread.
 """
 
 from __future__ import annotations
@@ -13,13 +16,14 @@ import contextlib
 import fcntl
 import functools
 import os
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeVar
 
 from fastvhost.dataplane.guest_memory import file_system, why_not
-from fastvhost.frontend import quota
+from fastvhost.frontend import keeper, quota
 from fastvhost.frontend.errors import ProtocolError
 from fastvhost.frontend.quota import NoPlaceError
 
@@ -30,6 +34,10 @@ ANSWER_WITHIN = 5.0
 UNANSWERED = "its file system does not answer; use memory-backend-memfd, or a file on tmpfs or hugetlbfs"
 EVENTFD = "anon_inode:[eventfd]"
 
+CROWDED = "too many files that its front-ends sent cannot be closed, something of theirs holds them"
+
+_keys: dict[int, int] = {}
+"""Of the helper process, by file descriptor."""
 _stop: ContextVar[Future[None] | None] = ContextVar("stop", default=None)
 
 
@@ -105,22 +113,96 @@ def within(call: Callable[[], T], late: Callable[[T], object] = lambda _: None, 
     raise ProtocolError(unanswered if stop is None or not stop.done() else "given up, because the port is to stop")
 
 
+def hold(fds: Sequence[int]) -> None:
+    """Descriptors that just arrived: from now on no close of one, nor the end of fwd, is the last of its file."""
+    helper = keeper.running()
+    if helper is None:
+        return
+    kept = [fd for fd in fds if _is_kept(fd)]
+    helper.let_go([_keys.pop(fd) for fd in kept if fd in _keys])  # of an earlier file
+    for at in range(0, len(kept), keeper.MOST):
+        part = kept[at : at + keeper.MOST]
+        _keys.update(zip(part, helper.hold(quota.current().number, part), strict=False))
+
+
+def check_room() -> None:
+    """Raises ProtocolError where the port's front-ends have sent too many files already that cannot be closed."""
+    helper = keeper.running()
+    if helper is not None and helper.crowded(quota.current().number):
+        raise ProtocolError(CROWDED)
+
+
+def duplicate(fd: int) -> int:
+    """Another descriptor of the same file, held like the first."""
+    copy = os.dup(fd)
+    hold([copy])
+    return copy
+
+
+class Pin:
+    """What keeps the end of a mapping from being the last use of its file, as hold() does for a descriptor."""
+
+    def __init__(self, fd: int) -> None:
+        helper = keeper.running()
+        port = quota.current().number
+        self._keys = helper.hold(port, [fd]) if helper is not None and _is_kept(fd) else []
+
+    def release(self) -> None:
+        """After the mapping is gone. Idempotent."""
+        keys, self._keys = self._keys, []
+        if helper := keeper.running():
+            helper.let_go(keys)
+
+
 def close(fd: int) -> None:
     """Close without waiting for anybody. What the file system thinks of it does not matter."""
     close_all([fd])
 
 
+def close_socket(sock: socket.socket) -> None:
+    """The same for a connection, or a listener: files that were sent and not received go with it. Idempotent."""
+    if keeper.running() is None:
+        sock.close()
+        return
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)  # the peer is told at once
+    if (fd := sock.detach()) >= 0:
+        close(fd)
+
+
 def close_all(fds: list[int]) -> None:
-    """The same for each, and leave none in the list."""
-    foreign, fds[:] = [fd for fd in fds if not _closes_at_once(fd)], []
+    """close() for each, and leave none in the list."""
+    mine, fds[:] = fds[:], []
+    hold([fd for fd in mine if fd not in _keys])
+    keys = []
+    foreign = []
+    for fd in mine:
+        if (key := _keys.pop(fd, None)) is not None:
+            keys.append(key)
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        elif not _closes_at_once(fd):
+            foreign.append(fd)
+    if helper := keeper.running():
+        helper.let_go(keys)
     if foreign:
         quota.current().close(foreign)
+
+
+def _is_kept(fd: int) -> bool:
+    """Whether only the last close of such a file may wait. Any path starts with a slash, the others' names do not."""
+    try:
+        return not link(fd).startswith("/") or is_kernel_memory(fd)
+    except OSError:
+        return False
 
 
 def _closes_at_once(fd: int) -> bool:
     """Whether that took no time, and is done."""
     with contextlib.suppress(OSError):
-        if link(fd) == EVENTFD or is_kernel_memory(fd):
+        # The last close of an eventfd waits for whoever holds an epoll that watches it. A helper that is only behind
+        # is no reason to risk that.
+        if is_kernel_memory(fd) or (keeper.running() is None and link(fd) == EVENTFD):
             os.close(fd)
             return True
     return False

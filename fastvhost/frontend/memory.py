@@ -45,6 +45,7 @@ class _Slot(NamedTuple):
     region: Region
     mapping: MappingFace
     file: GuestFile
+    pin: foreign_files.Pin
     times_added: int = 1
     """QEMU before 8.0 adds and removes each region once for each queue pair."""
 
@@ -126,10 +127,15 @@ class SharedMemory:
         done = False
         try:
             for region, fd, file in parts:
-                mapping = self._maker.mapping(
-                    fd, region.guest_addr, region.bytes, region.user_addr, region.mmap_offset, file.page
-                )
-                slots.append(_Slot(region, mapping, file))
+                pin = foreign_files.Pin(fd)
+                try:
+                    mapping = self._maker.mapping(
+                        fd, region.guest_addr, region.bytes, region.user_addr, region.mmap_offset, file.page
+                    )
+                except BaseException:
+                    pin.release()
+                    raise
+                slots.append(_Slot(region, mapping, file, pin))
         except (ValueError, OSError) as error:
             raise ProtocolError(str(error)) from error
         else:
@@ -159,3 +165,4 @@ def _mapped_bytes(region: Region, file: GuestFile) -> int:
 def _unmap(slots: Iterable[_Slot]) -> None:
     for slot in slots:
         slot.mapping.close()
+        slot.pin.release()

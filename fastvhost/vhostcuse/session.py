@@ -7,7 +7,6 @@ memory. A ring runs while it has a backend: the tap that a kernel would join it 
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -178,7 +177,7 @@ class Session(FrontEnd):
     def _start(self, index: int) -> None:
         kick = self._kicks.get(index, -1)
         self.rings.set_enabled(index, True)
-        self.rings.set_kick(index, os.dup(kick) if kick >= 0 else -1)
+        self.rings.set_kick(index, foreign_files.duplicate(kick) if kick >= 0 else -1)
 
     def _fetch(self, what: str, payload: VringFile) -> int:
         if payload.fd < 0:

@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable
 
+from fastvhost.frontend import foreign_files
 from fastvhost.frontend.errors import ServiceError
 from fastvhost.vhostuser import socket_file
 from fastvhost.vhostuser.socket_file import MAX_PATH_BYTES
@@ -57,6 +58,7 @@ class Listener:
         try:
             self._file = socket_file.bind(self._sock, path, mode, gid)
             self._sock.listen(BACKLOG)
+            foreign_files.hold([self._sock.fileno()])  # who connects may send files before anybody takes the connection
         except OSError as error:
             self.close()
             remedy = "; is this user a member of the group?" if gid is not None and error.errno == errno.EPERM else ""
@@ -87,7 +89,7 @@ class Listener:
     def close(self) -> None:
         """Idempotent."""
         self.withdraw()
-        self._sock.close()
+        foreign_files.close_socket(self._sock)
 
 
 class Dialer:

@@ -11,10 +11,10 @@ import time
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from fastvhost.frontend import advice
+from fastvhost.frontend import advice, foreign_files
 from fastvhost.frontend.control_thread import PAUSE, ControlThread
 from fastvhost.frontend.description import describe
-from fastvhost.frontend.errors import ServiceError
+from fastvhost.frontend.errors import ProtocolError, ServiceError
 from fastvhost.frontend.logbook import Line
 from fastvhost.frontend.memory import REAL_MEMORY, MemoryMaker
 from fastvhost.frontend.narrative import Narrative, View
@@ -111,9 +111,11 @@ class VhostUserService(ControlThread):
     def _accept(self, listener: Listener) -> None:
         for _ in range(ACCEPTS_PER_TURN):
             try:
+                foreign_files.check_room()
                 sock = listener.accept()
-            except OSError as error:
-                self._narrative.refused(f"cannot take a connection: {error.strerror}")
+            except (OSError, ProtocolError) as error:
+                reason = error.strerror if isinstance(error, OSError) else error
+                self._narrative.refused(f"cannot take a connection: {reason}")
                 self._paused_until = time.monotonic() + PAUSE
                 return
             if sock is None:
@@ -122,11 +124,11 @@ class VhostUserService(ControlThread):
                 # Its end came after we looked: whoever closes and comes back at once is not turned away.
                 self._drop("the front-end closed")
             if self._engaged:
-                sock.close()  # it comes again
+                foreign_files.close_socket(sock)  # it comes again
             elif self._connection is None:
                 self._connect(sock)
             else:
-                sock.close()
+                foreign_files.close_socket(sock)
                 pid = self._connection.peer_pid
                 self._narrative.refused(f"a second front-end was turned away, process {pid} is connected")
 
@@ -141,7 +143,7 @@ class VhostUserService(ControlThread):
         try:
             self._connection = Connection(sock, self._port, self._narrative, time.monotonic, self._memory)
         except BaseException:
-            sock.close()
+            foreign_files.close_socket(sock)
             raise
         self._connected_at = time.monotonic()
 

@@ -54,6 +54,7 @@ class Transport:
 
     def __init__(self, sock: socket.socket, clock: Callable[[], float] = time.monotonic) -> None:
         sock.setblocking(False)
+        foreign_files.hold([sock.fileno()])
         self._sock = sock
         self._clock = clock
         self._header: Header | None = None
@@ -119,9 +120,14 @@ class Transport:
                 return False
             except OSError as error:
                 raise PeerGoneError(f"the connection broke: {error.strerror}") from error
+            arrived = array.array("i")
             for level, kind, content in ancillary:
                 if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                    self._fds += array.array("i", content[: len(content) // _INT * _INT])
+                    arrived.frombytes(content[: len(content) // _INT * _INT])
+            if arrived:
+                self._fds += arrived
+                foreign_files.hold(arrived)
+                foreign_files.check_room()
             if flags & socket.MSG_CTRUNC:
                 raise ProtocolError("file descriptors were lost: there is no room here for so many (ulimit -n)")
             if len(self._fds) > MAX_FDS:
@@ -157,4 +163,4 @@ class Transport:
     def close(self) -> None:
         """Close the connection and every file descriptor nobody was handed. Idempotent."""
         foreign_files.close_all(self._fds)
-        self._sock.close()
+        foreign_files.close_socket(self._sock)

@@ -243,7 +243,7 @@ def test_a_front_end_cannot_take_the_places_of_another_port() -> None:
         for fd in fds:
             with contextlib.closing(Frontend.connect(path)) as frontend:
                 # Ours is closed while the message is half sent, so that the port has the last one.
-                frontend.send_raw(struct.pack("<III", Request.RESET_OWNER, 1, 8), [fd])
+                frontend.send_raw(struct.pack("<III", Request.SET_FEATURES, 1, 8), [fd])
                 os.close(fd)
                 frontend.send_raw(bytes(8))
                 assert frontend.wait_closed(2)

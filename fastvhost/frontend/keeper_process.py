@@ -1,0 +1,237 @@
+"""The process that closes the files of front-ends last, so that fwd never does. Forked by keeper.
+
+Closing the last descriptor of a file may wait for whoever holds a lock under it (an epoll that watches an eventfd,
+the other end of a pipe), as long as that one likes, and so may the exit of a process that has it open. So this process
+keeps a duplicate of each such file. Told to let go, it passes it on to a *closer*, a child that closes it and may be
+stuck with it; then there is another child, a few for each port at the same time.
+
+Every duplicate of ours is closed while the child has one, and the child closes after that: here, too, none is the last.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import os
+import select
+import signal
+import socket
+import struct
+import time
+from collections import deque
+
+HEAD = struct.Struct("<cI")
+"""What to do, and the port's number where it matters. Then keys."""
+KEY = struct.Struct("<Q")
+HOLD, LET_GO = b"H", b"L"
+CROWDED, ROOM = b"C", b"R"
+MOST_FDS = 253
+"""With one message: SCM_MAX_FD."""
+MOST_BYTES = HEAD.size + MOST_FDS * KEY.size
+
+STUCK_AFTER = 0.02
+"""Seconds after which a closer counts as stuck, and another one takes its place."""
+CLOSERS_OF_A_PORT = 4
+MOST_CLOSERS = 256
+BATCH = 16
+"""Files handed to a closer at once; what hangs keeps the rest of its batch, all of one port, waiting."""
+CROWD, LESS = 256, 64
+"""Files of one port that wait to be closed: its front-ends are to send no more, and may again."""
+
+_ANCILLARY = socket.CMSG_SPACE(MOST_FDS * array.array("i").itemsize)
+
+
+def main(front: socket.socket) -> None:
+    """In the child, from fork to exit. front: the socket to fwd, a SOCK_SEQPACKET."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)  # it ends when fwd has ended, and not before
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # closers that end leave nothing behind
+    with contextlib.suppress(OSError):
+        os.chdir("/")
+    front = _alone_with(front, 3)
+    with contextlib.suppress(OSError), open("/proc/self/comm", "w") as comm:  # noqa: PTH123
+        comm.write("fv-keeper")
+    _Keeper(front).run()
+
+
+def _alone_with(sock: socket.socket, number: int) -> socket.socket:
+    """Close everything else, also the standard streams: whoever reads those must see that fwd has ended."""
+    if sock.fileno() != number:
+        os.dup2(sock.fileno(), number)
+        sock.detach()
+    else:
+        sock.detach()
+    null = -1
+    with contextlib.suppress(OSError):
+        null = os.open("/dev/null", os.O_RDWR)
+    for stream in range(3):
+        with contextlib.suppress(OSError):
+            os.dup2(null, stream) if null >= 0 else os.close(stream)
+    os.closerange(number + 1, os.sysconf("SC_OPEN_MAX"))
+    return socket.socket(fileno=number)
+
+
+class _Closer:
+    """A child. Busy from the moment it is made: it closes what it inherited first, and even that may hang."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            if os.fork() == 0:
+                try:
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                    _close_what_comes(_alone_with(theirs, 3))
+                finally:
+                    os._exit(0)
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self.sock = ours
+        self.port = 0
+        self.busy_since: float | None = time.monotonic()
+
+    def give(self, port: int, fds: list[int]) -> None:
+        """It has a duplicate once this is sent; then ours are closed; then it is told to go on. Raises OSError."""
+        self.sock.sendmsg([b"c"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
+        for fd in fds:
+            os.close(fd)
+        fds.clear()
+        self.port, self.busy_since = port, time.monotonic()
+        self.sock.send(b"g")
+
+
+def _close_what_comes(sock: socket.socket) -> None:
+    sock.send(b"d")
+    while True:
+        _, fds = _receive(sock)
+        if not fds or not sock.recv(1):
+            return
+        for fd in fds:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        sock.send(b"d")
+
+
+def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
+    data, ancillary, _, _ = sock.recvmsg(MOST_BYTES, _ANCILLARY)
+    fds = array.array("i")
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(content[: len(content) // fds.itemsize * fds.itemsize])
+    return data, list(fds)
+
+
+class _Keeper:
+    def __init__(self, front: socket.socket) -> None:
+        self._front = front
+        self._held: dict[int, tuple[int, int]] = {}
+        """By key: port, file descriptor."""
+        self._queues: dict[int, deque[int]] = {}
+        self._closers: list[_Closer] = []
+        self._crowded: set[int] = set()
+        self._ended = False
+
+    def run(self) -> None:
+        while not (self._ended and not self._queues):
+            self._wait()
+            self._hand_out()
+            self._tell()
+
+    def _wait(self) -> None:
+        poller = select.poll()
+        if not self._ended:
+            poller.register(self._front, select.POLLIN)
+        for closer in self._closers:
+            if closer.busy_since is not None:
+                poller.register(closer.sock, select.POLLIN)
+        ready = dict(poller.poll(STUCK_AFTER * 1000 if self._queues else None))
+        for closer in list(self._closers):
+            if closer.sock.fileno() in ready:
+                self._done(closer)
+        if self._front.fileno() in ready:
+            self._take()
+
+    def _done(self, closer: _Closer) -> None:
+        with contextlib.suppress(OSError):
+            if closer.sock.recv(1):
+                closer.busy_since = None
+                if all(other.busy_since is not None for other in self._closers if other is not closer):
+                    return
+        self._drop(closer)  # it ended, or there is an idle one already
+
+    def _drop(self, closer: _Closer) -> None:
+        closer.sock.close()
+        self._closers.remove(closer)
+
+    def _take(self) -> None:
+        """One message of fwd, or its end: then all is let go of."""
+        try:
+            data, fds = _receive(self._front)
+        except OSError:
+            data, fds = b"", []
+        if len(data) < HEAD.size:
+            self._ended = True
+            keys = list(self._held)
+        else:
+            what, port = HEAD.unpack_from(data)
+            keys = [key for (key,) in KEY.iter_unpack(data[HEAD.size :])]
+            if what == HOLD:
+                self._held.update((key, (port, fd)) for key, fd in zip(keys, fds, strict=False))
+                return
+        for key in keys:
+            if key in self._held:
+                port, fd = self._held.pop(key)
+                self._queues.setdefault(port, deque()).append(fd)
+
+    def _hand_out(self) -> None:
+        for port, queue in list(self._queues.items()):
+            while queue and self._may_have_another(port):
+                closer = self._idle()
+                if closer is None:
+                    return
+                batch = [queue.popleft() for _ in range(min(len(queue), MOST_FDS if self._ended else BATCH))]
+                try:
+                    closer.give(port, batch)
+                except OSError:  # somebody killed it
+                    queue.extendleft(reversed(batch))
+                    self._drop(closer)
+            if not queue:
+                del self._queues[port]
+            else:  # the next time it is another port's turn first
+                self._queues[port] = self._queues.pop(port)
+
+    def _may_have_another(self, port: int) -> bool:
+        return self._ended or sum(one.port == port and one.busy_since is not None for one in self._closers) < (
+            CLOSERS_OF_A_PORT
+        )
+
+    def _idle(self) -> _Closer | None:
+        """A closer that has nothing to do. None: one will be done soon, or there is room for no more."""
+        now = time.monotonic()
+        for closer in self._closers:
+            if closer.busy_since is None:
+                return closer
+        if any(now - (closer.busy_since or now) < STUCK_AFTER for closer in self._closers):
+            return None
+        if len(self._closers) < MOST_CLOSERS or self._ended:
+            with contextlib.suppress(OSError):
+                self._closers.append(_Closer())
+        return None  # not before it has closed what it inherited
+
+    def _tell(self) -> None:
+        """Tell fwd of ports whose files pile up, and of those that are rid of them."""
+        for port, queue in self._queues.items():
+            if port not in self._crowded and len(queue) > CROWD and self._said(CROWDED, port):
+                self._crowded.add(port)
+        for port in list(self._crowded):
+            if len(self._queues.get(port, ())) < LESS and self._said(ROOM, port):
+                self._crowded.discard(port)
+
+    def _said(self, what: bytes, port: int) -> bool:
+        try:
+            self._front.send(HEAD.pack(what, port), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except OSError:
+            return False
+        return True

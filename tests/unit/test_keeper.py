@@ -1,0 +1,261 @@
+"""Files whose last close waits for somebody: neither a port nor the end of fwd does, as fwd's is never the last."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench.guests.short_dir import short_dir
+from fastvhost.frontend import foreign_files, keeper, quota
+from fastvhost.frontend.errors import ProtocolError
+from fastvhost.frontend.keeper_process import CLOSERS_OF_A_PORT, CROWD
+from tests.frontend import U64, Frontend, Request
+from tests.held_files import Held
+from tests.unit.service_rig import until
+
+ROOT = Path(__file__).parents[2]
+SOON = 1.0
+END = 2.0
+"""Seconds from SIGTERM, as promised."""
+
+
+def state(pid: int) -> str:
+    """Of a process, Z when only its number is left, or empty."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return ""
+
+
+def gone(pid: int) -> bool:
+    return state(pid) in ("", "Z")
+
+
+def links(pid: int) -> list[str]:
+    found = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.append(str(entry.readlink()))
+    return found
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+# The process by itself
+
+
+@pytest.fixture
+def helper() -> Iterator[keeper.Keeper]:
+    quota.use(quota.Quota())
+    with keeper.started() as started:
+        assert started is not None
+        yield started
+    os.waitpid(started.pid, 0)
+
+
+def kept(helper: keeper.Keeper, name: str) -> int:
+    return sum(name in link for link in links(helper.pid))
+
+
+def test_what_is_held_is_let_go_once_ours_is_closed(helper: keeper.Keeper) -> None:
+    fds = [os.eventfd(0), os.memfd_create("ours"), *os.pipe(), socket.socket().detach()]
+    foreign_files.hold(fds)
+    until(lambda: kept(helper, "eventfd") == 1 and kept(helper, "memfd:ours") == 1 and kept(helper, "pipe") == 2)
+    foreign_files.close_all(fds)
+    until(lambda: links(helper.pid).count("/dev/null") + kept(helper, "socket") == len(links(helper.pid)))
+    assert fds == []
+
+
+def test_it_has_nothing_of_ours_but_what_it_is_given(helper: keeper.Keeper) -> None:
+    until(lambda: state(helper.pid) == "S" and len(links(helper.pid)) == 4)
+    assert [link.split(":")[0] for link in sorted(links(helper.pid))] == ["/dev/null"] * 3 + ["socket"]
+    assert os.readlink(f"/proc/{helper.pid}/cwd") == "/"  # noqa: PTH115
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(helper.pid, number)
+    foreign_files.hold([fd := os.memfd_create("later")])
+    until(lambda: kept(helper, "later") == 1)
+    foreign_files.close(fd)
+
+
+def test_a_mapping_s_file_is_kept_until_the_mapping_is_gone(helper: keeper.Keeper) -> None:
+    fd = os.memfd_create("ram")
+    pin = foreign_files.Pin(fd)
+    foreign_files.close(fd)
+    until(lambda: kept(helper, "ram") == 1)
+    pin.release()
+    pin.release()
+    until(lambda: kept(helper, "ram") == 0)
+
+
+def test_a_file_with_a_path_is_none_of_its_business(helper: keeper.Keeper, tmp_path: Path) -> None:
+    """Any close of one on FUSE may wait, and so would each of its children, which close what they inherit."""
+    fd = os.open(tmp_path, os.O_RDONLY)
+    foreign_files.hold([fd, barrier := os.eventfd(0)])
+    until(lambda: kept(helper, "eventfd") == 1)
+    assert kept(helper, str(tmp_path)) == 0
+    foreign_files.close_all([fd, barrier])
+
+
+def test_what_cannot_be_let_go_takes_a_few_children_and_what_others_sent_is_let_go_all_the_same(
+    helper: keeper.Keeper,
+) -> None:
+    with Held(20) as held:
+        for fd in list(held):
+            foreign_files.close(fd)
+        quota.use(quota.Quota())  # another port
+        fd = os.memfd_create("honest")
+        foreign_files.hold([fd])
+        foreign_files.close(fd)
+        until(lambda: kept(helper, "honest") == 0)
+        until(lambda: all(kept_by(child, "honest") == 0 for child in children(helper.pid)))
+        until(lambda: stuck(helper.pid))
+        assert stuck(helper.pid) <= CLOSERS_OF_A_PORT
+    until(lambda: kept(helper, "eventfd") == 0)
+    until(lambda: not stuck(helper.pid))
+
+
+def stuck(pid: int) -> int:
+    """Its children that cannot even be killed."""
+    return sum(state(child) == "D" for child in children(pid))
+
+
+def kept_by(pid: int, name: str) -> int:
+    return sum(name in link for link in links(pid)) if not gone(pid) else 0
+
+
+def test_a_port_whose_files_pile_up_takes_no_more_until_they_are_gone(helper: keeper.Keeper) -> None:
+    with Held(CROWD + 80) as held:
+        for at in range(0, len(held), 16):
+            foreign_files.close_all(held[at : at + 16])
+        until(lambda: crowded(helper))
+        with pytest.raises(ProtocolError, match="cannot be closed"):
+            foreign_files.check_room()
+    until(lambda: not crowded(helper))
+    foreign_files.check_room()
+
+
+def crowded(helper: keeper.Keeper) -> bool:
+    helper.look()
+    return helper.crowded(quota.current().number)
+
+
+def test_without_it_closing_is_done_in_place_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    with keeper.started() as helper:
+        assert helper is not None
+        foreign_files.hold([held := os.eventfd(0)])
+        os.kill(helper.pid, signal.SIGKILL)
+        until(lambda: gone(helper.pid))
+        for fd in (held, os.eventfd(0), os.memfd_create("late")):
+            foreign_files.close(fd)
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(fd)
+        helper.look()
+    assert [record.message for record in caplog.records if "fv-keeper" in record.message][1:] == []
+    assert "closed in place" in caplog.text
+
+
+# fwd with it
+
+
+class Fwd:
+    def __init__(self, directory: Path) -> None:
+        self.log = directory / "log"
+        self.path = directory / "a.sock"
+        command = [sys.executable, "-m", "fastvhost", "fwd", "--control", str(directory / "control")]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [*command, "--port", str(self.path), "--port", str(directory / "b.sock")],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT,
+            )  # fmt: skip
+        until(lambda: (directory / "b.sock").exists() and "b.sock" in self.log.read_text(), 15)
+        (self.keeper,) = children(self.process.pid)
+
+    def serves(self) -> None:
+        with contextlib.closing(Frontend.connect(self.path, SOON)) as frontend:
+            frontend.ask_u64(Request.GET_FEATURES)
+
+    def send_kick(self, fd: int) -> Frontend:
+        frontend = Frontend.connect(self.path, SOON)
+        frontend.send(Request.SET_VRING_KICK, U64.pack(1), [fd])
+        os.close(fd)
+        frontend.ask_u64(Request.GET_FEATURES)
+        return frontend
+
+    def ends(self, number: signal.Signals, seconds: float) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(seconds)
+
+
+@pytest.fixture
+def fwd() -> Iterator[Fwd]:
+    with short_dir() as directory:
+        running = Fwd(directory)
+        try:
+            yield running
+        finally:
+            running.process.kill()
+            running.process.wait(10)
+            until(lambda: gone(running.keeper))
+
+
+def test_an_eventfd_that_cannot_be_let_go_holds_neither_its_port_nor_a_stop(fwd: Fwd) -> None:
+    with Held(2) as (first, second):
+        fwd.send_kick(first).close()
+        fwd.serves()
+        stays = fwd.send_kick(second)
+        assert fwd.ends(signal.SIGTERM, END) == 0
+        stays.close()
+
+
+@pytest.mark.parametrize("unread", [False, True], ids=["received", "still in the socket"])
+def test_nor_does_it_keep_fwd_from_being_killed(fwd: Fwd, unread: bool) -> None:
+    with Held(1) as (fd,):
+        if unread:
+            # The reply to what was asked before is not read: then nothing more is received.
+            frontend = Frontend.connect(fwd.path, SOON)
+            fwd.process.send_signal(signal.SIGSTOP)
+            frontend.send(Request.SET_VRING_KICK, U64.pack(1), [fd])
+            os.close(fd)
+        else:
+            frontend = fwd.send_kick(fd)
+        assert fwd.ends(signal.SIGKILL, 0.5) == -signal.SIGKILL
+        frontend.close()
+
+
+def test_an_epoll_and_a_pipe_that_somebody_holds_are_refused_without_a_look_that_waits(fwd: Fwd) -> None:
+    reader, writer = os.pipe()
+    threading.Thread(target=os.read, args=(reader, 1), daemon=True).start()  # holds the pipe's lock while it looks
+    held = Held(1)
+    with held:
+        for fd in (held.epoll(), os.dup(reader)):
+            frontend = Frontend.connect(fwd.path, SOON)
+            frontend.send(Request.SET_VRING_KICK, U64.pack(1), [fd])
+            os.close(fd)
+            assert frontend.wait_closed(SOON)
+            frontend.close()
+            fwd.serves()
+        assert fwd.ends(signal.SIGTERM, END) == 0
+    os.write(writer, b".")
+    os.close(writer)
+
+
+def test_a_helper_that_was_killed_is_missed_in_the_log_and_ports_go_on(fwd: Fwd) -> None:
+    before = len(links(fwd.process.pid))
+    os.kill(fwd.keeper, signal.SIGKILL)
+    until(lambda: "fv-keeper) is gone" in fwd.log.read_text(), 3)
+    fwd.send_kick(os.eventfd(0)).close()
+    fwd.serves()
+    until(lambda: len(links(fwd.process.pid)) <= before)
+    assert fwd.ends(signal.SIGTERM, END) == 0
+    assert fwd.log.read_text().count("fv-keeper") == 1
