@@ -5,7 +5,7 @@ sets the ring's bit in `Asked` and wakes the helper (notifier.pyx), which may wa
 that a front-end also holds.
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 from posix.unistd cimport write
 
 from fastvhost.abi.shared_memory cimport set_bits_u64
@@ -14,7 +14,7 @@ cdef extern from "fastvhost/dataplane/signal_foreign.h" nogil:
     struct signals:
         unsigned long context
         int nothing
-    int make_signals(signals *made)
+        uint32_t untimed
     void discard_signals(signals *made)
     bint signal_eventfd(const signals *by, int fd)
     bint signal_socket(int fd)
@@ -27,17 +27,25 @@ cdef enum:
 
     # How long signalling may take until it counts as slow. A wake-up is 1 to 5 us, with many waiters 20 ns each.
     SLOW_NS = 20 * 1000
-    UNTIMED = 63             # between two notifications that are timed, as long as they are quick
-    LAST_SAMPLES = 0xFF      # eight of them, a bit each
+    UNTIMED = 63             # notifications of a worker between two that are timed
+    LAST_SAMPLES = 0xFF      # eight of them, a bit each, 1 for a slow one
+
+# How the drivers of a port are notified.
+cdef enum:
+    AT_ONCE                  # the last eight that were timed were all quick
+    TIMED                    # not all of them: each one is timed
+    BY_HELPER                # their median was slow; until the front-end is gone
 
 
 # What a port's helper is to signal: a bit for each slot.
 cdef struct Asked:
     uint64_t words[ASKED_WORDS]  # set by whoever has something to say, cleared by the helper or with the ring's end
     int wake_fd                  # ours alone; it wakes the helper, or the control thread where none runs
-    uint32_t slow                # written by workers: the helper is to do all of it, until the front-end is gone
+    int32_t how                  # written by workers, and with a new front-end
+    uint32_t samples             # of notifications that were timed
 
 
+cdef int make_thread_signals(signals *made) noexcept
 cdef const signals *control_signals() noexcept nogil
 
 

@@ -12,6 +12,9 @@ _REMEDIES = {
                   "kernel with CONFIG_AIO",
 }
 
+cdef extern from "fastvhost/dataplane/signal_foreign.h":
+    int make_signals(signals *made)
+
 cdef extern from "<sys/socket.h>" nogil:
     const int AF_UNIX
 
@@ -20,9 +23,13 @@ cdef signals _shared
 cdef int32_t _shared_error = 0
 _made_in = 0
 
-discard_signals(&_shared)
 _shared_error = make_signals(&_shared)
 _made_in = os.getpid()
+
+
+cdef int make_thread_signals(signals *made) noexcept:
+    """0, or the error number."""
+    return make_signals(made)
 
 
 cdef const signals *control_signals() noexcept nogil:

@@ -26,13 +26,14 @@
 struct signals {
     aio_context_t context;      /* 0: there is none, because the kernel refused it */
     int nothing;                /* the empty memfd */
+    uint32_t untimed;           /* notifications until one is timed */
 };
 
 /* 0, or the error number. A context that was made costs 30 ms to destroy (a grace period of the kernel's). */
 static int make_signals(struct signals *made)
 {
     static int nothing = -1;
-    made->context = 0;
+    memset(made, 0, sizeof *made);
     if (nothing < 0)
         nothing = memfd_create("fastvhost nothing", MFD_CLOEXEC);
     made->nothing = nothing;

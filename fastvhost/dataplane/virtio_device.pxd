@@ -25,9 +25,6 @@ cdef struct Queue:
     uint32_t found_broken
     uint64_t calls
     uint64_t kicks           # taken from kick_fd before a sleep
-    uint32_t untimed_calls   # so many more until one is timed
-    uint32_t call_samples    # of the last eight that were timed, which were slow
-    uint32_t kick_samples    # the same of reading kick_fd
 
 
 cdef struct Device:
@@ -40,6 +37,7 @@ cdef struct Device:
     Asked *asked             # what its helper is asked to signal
     # written by the workers
     uint32_t found_first_frame
+    uint32_t kick_samples    # of reading kick eventfds that had something: which of the last eight were slow
     uint32_t found_slow      # drivers are notified by the helper from now on, because it takes long
     bint seen_frame
 

@@ -3,17 +3,20 @@
 Virtio 1.2, section 5.1; vhost-user, "Ring states". The control side of the same device is virtio_port.
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from posix.unistd cimport write
 
-from fastvhost.abi.shared_memory cimport load_acquire_u32, store_release_u32
+from fastvhost.abi.shared_memory cimport load_i32, replace_i32, store_release_u32
 from fastvhost.dataplane.door cimport drain_eventfd, monotonic_ns
 from fastvhost.dataplane.drop_reason cimport BAD_DESCRIPTOR, LINK_DOWN, NO_RECEIVE_BUFFERS, RING_DISABLED
 from fastvhost.dataplane.frame cimport BURST, MAX_SEGMENTS, VISIT_PIECES, Burst, Done, Frame, Segment
 from fastvhost.dataplane.net cimport NetScratch, deliver, strip_headers
 from fastvhost.dataplane.notify cimport (
+    AT_ONCE,
+    BY_HELPER,
     SLOW_NS,
+    TIMED,
     UNTIMED,
     ask_helper,
     control_signals,
@@ -83,8 +86,8 @@ cdef inline void notify(Device *device, Queue *queue) noexcept nogil:
     if queue.call_fd < 0:
         return
     queue.calls += 1
-    if queue.untimed_calls and not load_acquire_u32(&device.asked.slow) and signal_at_once(queue):
-        queue.untimed_calls -= 1
+    if thread_signals.untimed and device.asked.how == AT_ONCE and signal_at_once(queue):
+        thread_signals.untimed -= 1
     else:
         notify_timed(device, queue)
 
@@ -97,18 +100,21 @@ cdef inline bint signal_at_once(const Queue *queue) noexcept nogil:
 cdef void notify_timed(Device *device, Queue *queue) noexcept nogil:
     """One that is looked at closely: whether it takes long, as it does with 100 000 waiters; or the helper's."""
     global thread_signals
-    cdef uint64_t began, took
-    if not load_acquire_u32(&device.asked.slow):
+    cdef uint64_t began
+    cdef uint32_t samples
+    cdef int32_t how = load_i32(&device.asked.how)
+    if how != BY_HELPER:
         if thread_signals.context == 0:
             thread_signals = control_signals()[0]
         began = monotonic_ns()
         if signal_at_once(queue):
-            took = monotonic_ns() - began
-            queue.call_samples = with_sample(queue.call_samples, took)
-            # After a slow one the next is timed as well, so that few are slow until it is known.
-            queue.untimed_calls = 0 if took > <uint64_t>SLOW_NS else UNTIMED
-            if mostly_slow(queue.call_samples):
-                store_release_u32(&device.asked.slow, 1)
+            samples = with_sample(device.asked.samples, monotonic_ns() - began)
+            device.asked.samples = samples
+            thread_signals.untimed = UNTIMED
+            if not mostly_slow(samples):
+                # After a slow one each is timed, so that few are slow until it is known. Another worker may know it.
+                replace_i32(&device.asked.how, how, TIMED if samples else AT_ONCE)
+            elif replace_i32(&device.asked.how, how, BY_HELPER):
                 store_release_u32(&device.found_slow, 1)  # pairs with VirtioPort.events
                 wake_control(device)
             return
@@ -205,19 +211,20 @@ cdef inline bint is_polled(const Queue *queue) noexcept nogil:
 
 
 cdef int wait_fd(PortFace *port, uint32_t pair) noexcept nogil:
-    cdef Queue *queue = &(<Device *>port.kind).queues[2 * pair + 1]
+    cdef Device *device = <Device *>port.kind
+    cdef Queue *queue = &device.queues[2 * pair + 1]
     cdef uint64_t began, taken, took
     if not is_polled(queue):
         return NOTHING_TO_WAIT_FOR
     # Whoever reads a kick eventfd, or waits for it, pays for its waiters as well: one that is slow is left alone.
-    if not queue.kicked or queue.kick_fd < 0 or mostly_slow(queue.kick_samples):
+    if not queue.kicked or queue.kick_fd < 0 or mostly_slow(device.kick_samples):
         return LOOK_AGAIN
     began = monotonic_ns()
     taken = drain_eventfd(queue.kick_fd)
     took = monotonic_ns() - began
     queue.kicks += taken
     if taken or took > <uint64_t>SLOW_NS:  # to find nothing is quick, and proves nothing
-        queue.kick_samples = with_sample(queue.kick_samples, took)
+        device.kick_samples = with_sample(device.kick_samples, took)
     return queue.kick_fd
 
 

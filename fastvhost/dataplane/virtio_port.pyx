@@ -187,13 +187,11 @@ cdef class VirtioPort(Port):
         return sum(self.device.queues[i].calls for i in range(2 * self.queue_pairs))
 
     def set_link(self, bint up) -> None:
-        cdef uint32_t i
         self.door.close()
         self.device.link_up = up
         self.device.seen_frame = False
-        self.device.asked.slow = 0
-        for i in range(2 * self.queue_pairs):
-            self.device.queues[i].call_samples = self.device.queues[i].kick_samples = 0
+        self.device.kick_samples = 0
+        self.notifier.judge_anew()
         self.door.open()
         self.notifier.end()
 

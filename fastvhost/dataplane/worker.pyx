@@ -10,7 +10,7 @@ from fastvhost.abi.shared_memory cimport full_fence, load_acquire_u32, store_rel
 from fastvhost.dataplane.door cimport Door, pass_gate, wake
 from fastvhost.dataplane.forward cimport Lane
 from fastvhost.dataplane.idle cimport IDLE_ADAPTIVE, IDLE_INTERRUPT, IDLE_POLL, pollfd, rest
-from fastvhost.dataplane.notify cimport discard_signals, make_signals
+from fastvhost.dataplane.notify cimport discard_signals, make_thread_signals
 from fastvhost.dataplane.port cimport Port
 from fastvhost.dataplane.roster cimport clear, discard, enlist, make_room, set_clock, start_afresh, visit
 from fastvhost.dataplane.virtio_device cimport enter_thread, leave_thread
@@ -128,7 +128,7 @@ cdef class Worker:
     def prepare(self) -> str:
         if self.running or self.signals.context:
             return ""
-        return notify.why_not(make_signals(&self.signals)) or notify.prepare()
+        return notify.why_not(make_thread_signals(&self.signals)) or notify.prepare()
 
     def run(self) -> None:
         if self.running:

@@ -230,17 +230,14 @@ def test_a_descriptor_that_the_helper_is_stuck_in_outlives_its_replacement(r: Ri
     r.b.port.set_call_fd(0, fresh)
     assert len(open_fds()) == before + 1  # a duplicate of the new one, and the old one still there
     os.eventfd_read(r.b.call[0])
-    control = Control(r.b.port)
-    until(lambda: (control.turn(), len(open_fds()))[1] == before)
+    until(lambda: (r.b.port.tend(time.monotonic()), len(open_fds()))[1] == before)
     without(AIO, lambda: flood(r, 1, 1))
     until(lambda: other_was_written(fresh))
     r.b.port.set_call_fd(0, -1)
     os.close(fresh)
 
 
-def test_a_helper_that_cannot_be_started_costs_the_front_end_its_place(
-    r: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_helper_that_cannot_be_started_costs_the_front_end_its_place(r: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     without(AIO, lambda: flood(r))
     before = open_fds()
 
@@ -270,13 +267,13 @@ def test_a_worker_that_gets_no_context_says_why_and_what_helps() -> None:
 
 def test_a_queue_that_takes_long_to_signal_is_the_helpers_from_then_on(r: Rig) -> None:
     with waiters(r.b.call[0]):
-        flood(r, 64 + 8)
+        flood(r, 64 + 16)
         assert [what for what, _, _ in r.b.port.events()] == ["slow_calls"]
         r.b.calls(0)
         took = []
         for n in range(50):
             before = time.perf_counter()
-            flood(r, 1, 72 + n)
+            flood(r, 1, 80 + n)
             took.append(time.perf_counter() - before)
             r.b.port.tend(time.monotonic())
         assert r.b.port.helper == (True, 0)
@@ -284,15 +281,34 @@ def test_a_queue_that_takes_long_to_signal_is_the_helpers_from_then_on(r: Rig) -
         until(lambda: r.b.calls(0))
 
 
-def test_the_next_front_end_is_judged_anew(r: Rig) -> None:
+def test_a_front_end_that_comes_back_at_once_is_notified_as_before(r: Rig) -> None:
+    """Else it would cost the worker its first notifications again, each time."""
     with waiters(r.b.call[0]):
-        flood(r, 64 + 8)
+        flood(r, 8)
     r.b.port.set_link(False)
+    base = r.b.port.stop_queue(0)
     r.b.port.set_link(True)
+    r.b.start(0, base=base)
     r.b.calls(0)
-    flood(r, 1, 72)
-    assert r.b.calls(0) == 1
-    assert r.b.port.helper == (False, 0)
+    flood(r, 1, 8)
+    assert r.b.calls(0) == 0
+    r.b.port.tend(time.monotonic())
+    until(lambda: r.b.calls(0))
+
+
+def test_waiters_that_are_there_from_the_beginning_are_noticed_within_eight_notifications(r: Rig) -> None:
+    with waiters(r.b.call[0]):
+        flood(r, 8)
+        assert "slow_calls" in [what for what, _, _ in r.b.port.events()]
+
+
+def test_a_slow_notification_now_and_then_makes_nothing_slow(r: Rig) -> None:
+    """As where the worker's core was taken away meanwhile."""
+    for n in range(3):
+        with waiters(r.b.call[0]):
+            flood(r, 1, 20 * n)
+        flood(r, 19, 20 * n + 1)
+    assert "slow_calls" not in [what for what, _, _ in r.b.port.events()]
 
 
 def test_a_kick_fd_that_takes_long_to_read_is_left_alone(r: Rig) -> None:
@@ -358,23 +374,28 @@ def side_with_err(r: Rig) -> tuple[Side, int]:
     return r.b, err
 
 
+def tell(side: Side, err: int) -> None:
+    side.port.call(0)
+    side.port.signal_err(0, err)
+
+
 def test_control_never_waits_for_a_full_descriptor(r: Rig) -> None:
     side, err = side_with_err(r)
-    in_time(lambda: (side.port.call(0), side.port.signal_err(0, err)))
+    in_time(lambda: tell(side, err))
     assert side.port.helper == (False, 0)
     os.close(err)
 
 
 def test_control_never_waits_where_there_is_no_aio_either(r: Rig) -> None:
     side, err = side_with_err(r)
-    without(AIO, lambda: (side.port.call(0), side.port.signal_err(0, err)))
+    without(AIO, lambda: tell(side, err))
     assert side.port.helper == (True, 0)
     os.close(err)
 
 
 def test_the_helper_writes_what_control_asks_for(r: Rig) -> None:
     err = os.eventfd(0, os.EFD_NONBLOCK)
-    without(AIO, lambda: (r.b.port.call(0), r.b.port.signal_err(0, err)))
+    without(AIO, lambda: tell(r.b, err))
     until(lambda: other_was_written(err))
     until(lambda: r.b.calls(0))
     os.close(err)
