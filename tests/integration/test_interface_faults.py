@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+import psutil
 
 from bench.guests.fwd import Fwd
 from bench.guests.waits import wait_until
+from fastvhost.control import control_client
+from tests.frontend import Frontend, Request, ring_fd
 from tests.integration.namespace import Namespace
 
 PORTS = ["tap:t0", "tap:t1", "packet:v0", "null:,name=n1", "pcap:w0", "null:,name=n2", "tap:t2", "null:,name=n3"]
+CALL_AND_ERR = (Request.SET_VRING_CALL, Request.SET_VRING_ERR)
 # Numbered frames, one a millisecond, into t0, and what comes out of t1, until it is told to stop.
 STREAM = """
 import json, select, socket, sys, time
@@ -77,3 +84,31 @@ def test_faults_of_interfaces_are_told_mended_and_disturb_nobody(place: Path) ->
     assert (result["lost"], result["in_order"]) == (0, True), result
     assert result["sent"] > 500
     assert result["longest_gap"] < 1, result
+
+
+def test_a_front_end_that_takes_every_open_file_takes_no_interface_and_no_answer(place: Path) -> None:
+    limit = 128
+    with Namespace() as space:
+        prefix = [*space.prefix, "prlimit", f"--nofile={limit}:{limit}"]
+        ports = ["tap:t0", "null:", f"{place}/a.sock,queues=32", "null:,name=n2"]
+        with Fwd(place, ports, prefix=prefix) as fwd:
+            fwd.wait_log("these 4 ports need .* once guests use all queues; raise the hard limit: LimitNOFILE=", 20)
+            fwd.wait_log("port t0: made tap t0", 20)
+            space.run("ip address add 10.9.9.1/24 dev t0")
+            files = Path(f"/proc/{fwd.pid}/fd")
+            attacker, event = Frontend.connect(place / "a.sock"), os.eventfd(0)
+            attacker.negotiate()
+            rings = [(index, request) for index in range(64) for request in CALL_AND_ERR]
+            for index, request in rings:
+                if len(list(files.iterdir())) == limit:
+                    break
+                attacker.tell(request, *ring_fd(index, event))
+            before = sum(psutil.Process(fwd.pid).cpu_times()[:2])
+            time.sleep(2.2)  # the tap is looked at every second
+            assert len(list(files.iterdir())) == limit
+            assert sum(psutil.Process(fwd.pid).cpu_times()[:2]) - before < 0.3
+            (tap,) = control_client.ask(str(fwd.control), "show", port="t0")
+            assert (tap["state"], tap["up"]) == ("made tap t0, MTU 1500", True)
+            assert "10.9.9.1/24" in space.run("ip -brief address show dev t0")
+            attacker.close()
+            os.close(event)
