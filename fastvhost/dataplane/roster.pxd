@@ -6,13 +6,14 @@ port whose account is more than LEAD ahead of the least account among the ports 
 others have caught up. In a port's turn its lanes take turns, so a port with 128 of them gets no more than one with one.
 
 Nobody saves up: a port that had nothing to send, or waited for room at its egress, goes on from the least account of
-those that had. Where the others have nothing, that least account is its own, and it is visited all the time. With one
-port busy nobody looks at the clock. One visit is charged 100 us at the most, because what took longer was most likely
-another program on this core; one of a single frame, which may be in 65535 pieces, eight times that.
+those that had. Where the others have nothing, that least account is its own, and it is visited all the time; a round
+ends after LEAD all the same, so that the others are looked at. One visit is charged 100 us at the most, because what
+took longer was most likely another program on this core; one of a single frame, which may be in 65535 pieces, eight
+times that.
 
 **Quiet lanes.** A device may have 128 queue pairs and traffic on one. A round that looked at all of them would spend
-as much on 127 empty rings as on a burst of frames. So a lane that had nothing for QUIET_AFTER visits becomes quiet, a round
-visits one in QUIET_SHARE of those, and the first frame makes it busy again. Where no lane is busy a round visits all.
+as much on 127 empty rings as on a burst of frames. So a lane that had nothing for QUIET_AFTER visits becomes quiet, a
+round visits one in QUIET_SHARE of those, and the first frame makes it busy again. Where no lane is busy it visits all.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -53,7 +54,6 @@ cdef struct Roster:
     uint64_t now               # when the visit before ended
     uint64_t lead
     uint64_t most              # that one visit is charged
-    bint charged               # the visits of this round are
     uint64_t (*read_ticks)() noexcept nogil
 
 

@@ -120,14 +120,11 @@ cdef Lane *call_up(Roster *roster) noexcept nogil:
 
 cdef uint32_t visit(Roster *roster) noexcept nogil:
     """One round: a burst for each lane whose turn it is. Returns the frames moved."""
-    cdef uint64_t limit = NOBODY, least = NOBODY
+    cdef uint64_t limit = roster.least + roster.lead, least = NOBODY
     cdef uint32_t moved = 0, now, i = 0, _turn, turns = roster.n_quiet
     cdef Sender *sender
     cdef Lane *lane
-    roster.charged = roster.n_active != 1
-    if roster.charged:
-        limit = roster.least + roster.lead
-        roster.now = roster.read_ticks()
+    roster.now = roster.read_ticks()
     if roster.n_active:
         turns = min(turns, 1 + turns // QUIET_SHARE)
     while i < roster.n_active:
@@ -143,9 +140,7 @@ cdef uint32_t visit(Roster *roster) noexcept nogil:
         sender = &roster.senders[lane.sender]
         sender.used = max(sender.used, roster.least)
         # Its port's busy lanes had their turn just now, which must not keep the quiet ones from theirs.
-        now = serve(roster, lane) if may_move(lane) and (
-            not roster.charged or sender.used <= limit + roster.most
-        ) else 0
+        now = serve(roster, lane) if sender.used <= limit + roster.most and may_move(lane) else 0
         if now:
             moved += now
             least = min(least, sender.used)
@@ -153,8 +148,7 @@ cdef uint32_t visit(Roster *roster) noexcept nogil:
             join(roster, lane)
         else:
             line_up(roster, lane)
-    if roster.charged:
-        roster.least = least if least != NOBODY else highest(roster)
+    roster.least = least if least != NOBODY else highest(roster)
     return moved
 
 
@@ -196,11 +190,9 @@ cdef inline uint32_t serve(Roster *roster, Lane *lane) noexcept nogil:
     """One visit, charged to the lane's port."""
     cdef Sender *sender = &roster.senders[lane.sender]
     cdef uint32_t moved = forward_burst(lane)
-    cdef uint64_t now
-    if roster.charged:
-        now = roster.read_ticks()
-        sender.used += min(now - roster.now, roster.most << LONE_FRAME_SHIFT if moved == 1 else roster.most)
-        roster.now = now
+    cdef uint64_t now = roster.read_ticks()
+    sender.used += min(now - roster.now, roster.most << LONE_FRAME_SHIFT if moved == 1 else roster.most)
+    roster.now = now
     return moved
 
 
