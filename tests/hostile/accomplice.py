@@ -12,6 +12,7 @@ import fcntl
 import mmap
 import os
 import resource
+import struct
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ AIMED, READY = 0, 1
 LIBC = ctypes.CDLL(None, use_errno=True)
 LIBC.mmap.restype = ctypes.c_void_p
 LIBC.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
+SYS_USERFAULTFD, UFFDIO_API, UFFDIO_REGISTER, UFFD_API, UFFD_MISSING = 323, 0xC018AA3F, 0xC020AA00, 0xAA, 1
 FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE = 1, 2
 EFD_MAXIMUM = 2**64 - 2
 
@@ -71,27 +73,28 @@ def waits_many_times(board: mmap.mmap, fds: Sequence[int], entries: int) -> None
     LIBC.poll(table, entries, -1)
 
 
-def page_of(silent: int) -> ctypes.c_void_p:
-    """Of a file whose server does not answer: it may not even be asked how long the file is."""
-    page = LIBC.mmap(None, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, silent, 0)
-    assert page != ctypes.c_void_p(-1).value
+def page_that_does_not_come() -> ctypes.c_void_p:
+    """Whoever touches it waits: its faults are a userfaultfd's that nobody reads. As root; ioctl_userfaultfd(2)"""
+    uffd = LIBC.syscall(SYS_USERFAULTFD, os.O_CLOEXEC)
+    assert uffd >= 0, "no userfaultfd; it needs root, or sysctl vm.unprivileged_userfaultfd=1"
+    page = LIBC.mmap(None, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANON, -1, 0)
+    fcntl.ioctl(uffd, UFFDIO_API, struct.pack("QQQ", UFFD_API, 0, 0))
+    fcntl.ioctl(uffd, UFFDIO_REGISTER, struct.pack("QQQQ", page, mmap.PAGESIZE, UFFD_MISSING, 0))
     return ctypes.c_void_p(page)
 
 
 def sits_under_an_epoll(board: mmap.mmap, fds: Sequence[int]) -> None:
     """In epoll_wait(), which holds a mutex of the epoll while it waits for a page that does not come."""
-    epoll, silent = fds
-    page = page_of(silent)
+    page = page_that_does_not_come()
     board[READY] = 1
-    LIBC.epoll_wait(epoll, page, 1, -1)
+    LIBC.epoll_wait(fds[0], page, 1, -1)
 
 
 def sits_in_a_pipe(board: mmap.mmap, fds: Sequence[int]) -> None:
     """In read(), which holds the pipe's mutex while it waits for a page that does not come."""
-    pipe, silent = fds
-    page = page_of(silent)
+    page = page_that_does_not_come()
     board[READY] = 1
-    LIBC.read(pipe, page, 1)
+    LIBC.read(fds[0], page, 1)
 
 
 def toggles_blocking(board: mmap.mmap, fds: Sequence[int]) -> None:

@@ -52,7 +52,7 @@ class Costly:
         self.scene.costs_its_share(self.act, self.rest, SECONDS)
 
 
-@lasting_attack("no-time-for-others", paced=True)
+@lasting_attack("no-time-for-others")
 def a_full_ring_of_frames_in_as_many_pieces(scene: Scene) -> None:
     costly = Costly(scene)
     guest, addr = costly.guest, costly.guest.put(bytes(2 * costly.size))
@@ -64,7 +64,7 @@ def a_full_ring_of_frames_in_as_many_pieces(scene: Scene) -> None:
     scene.frames_may_have_arrived()
 
 
-@lasting_attack("no-time-for-others", rings=PACKED[:1], paced=True)
+@lasting_attack("no-time-for-others", rings=PACKED[:1])
 def a_full_ring_of_tables_as_long_as_the_ring(scene: Scene) -> None:
     """A packed ring's chains share no descriptors, but they may share an indirect table."""
     size = scene.arena.longest_queue

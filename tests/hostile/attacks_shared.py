@@ -1,0 +1,247 @@
+"""Attacks through kernel objects that both sides have: who waits for an eventfd, whose mutex a pipe's or an epoll's is,
+
+whether an open file blocks, how long a close() takes, who may take pages away. fwd must not wait for any of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import struct
+from collections.abc import Callable
+
+from tests.driver import Piece
+from tests.frontend import NO_FD, U64, VERSION, VRING_STATE, Closed, Refused, Request
+from tests.hostile.accomplice import EFD_MAXIMUM, Accomplice
+from tests.hostile.attack import attack, lasting_attack
+from tests.hostile.attacks_message import negotiated
+from tests.hostile.scene import Scene, region
+
+SECONDS = 4.0
+KERNELS = "what the kernel does for its callers, who are threads of one process there"
+WAITERS = 5_000
+SITTERS = 4
+FRAME_PAUSE = 0.0005
+
+
+# Who waits for an eventfd
+
+
+class Notified:
+    """A guest whose frames come back with a notification each, into one of two eventfds."""
+
+    def __init__(self, scene: Scene, request: Request) -> None:
+        self.scene, self.request = scene, request
+        self.guest = scene.boot()
+        self.fds = [scene.eventfd(), scene.eventfd()]
+        self.which = -1
+
+    def use(self, which: int) -> None:
+        if which != self.which:
+            self.guest.frontend.tell(self.request, U64.pack(1), [self.fds[which]])
+            self.which = which
+
+    def act(self, which: int) -> None:
+        """A frame on its way, and a kick that somebody may wait for."""
+        self.use(which)
+        self.guest.send(Piece(self.guest.memory.regions[0].guest_addr, 20))  # a runt: dropped and returned
+        if self.request == Request.SET_VRING_KICK:
+            os.eventfd_write(self.fds[which], 1)
+        self.guest.transmitq.wait_used(1, self.scene.patience)
+        self.scene.pause(FRAME_PAUSE)
+
+
+def with_waiters(scene: Scene, request: Request) -> None:
+    notified = Notified(scene, request)
+    sitters = [Accomplice("waits_many_times", notified.fds[:1], WAITERS) for _ in range(SITTERS)]
+    try:
+        scene.in_turns(lambda: notified.act(0), lambda: notified.act(1), SECONDS)
+    finally:
+        for sitter in sitters:
+            sitter.stop()
+
+
+@lasting_attack(beyond_mini=KERNELS)
+def a_call_eventfd_that_many_wait_for(scene: Scene) -> None:
+    """Each notification walks all of them, in whoever notifies."""
+    with_waiters(scene, Request.SET_VRING_CALL)
+
+
+@lasting_attack(beyond_mini=KERNELS, rings=("packed",))
+def a_kick_eventfd_that_many_wait_for(scene: Scene) -> None:
+    with_waiters(scene, Request.SET_VRING_KICK)
+
+
+# Whether an open file blocks
+
+
+@lasting_attack("blocking-call")
+def a_full_call_eventfd_that_blocks_now_and_then(scene: Scene) -> None:
+    """Whoever looks whether it blocks, and then writes, waits some time."""
+    notified = Notified(scene, Request.SET_VRING_CALL)
+    for fd in notified.fds:
+        os.eventfd_write(fd, EFD_MAXIMUM)
+    toggler = Accomplice("toggles_blocking", notified.fds[:1])
+
+    def act(*, aimed: bool) -> None:
+        toggler.aim(aimed)
+        notified.act(0 if aimed else 1)
+
+    try:
+        scene.in_turns(lambda: act(aimed=True), lambda: act(aimed=False), SECONDS)
+    finally:
+        toggler.stop()
+
+
+@attack(beyond_mini=KERNELS, rings=("split", "packed"))
+def eventfds_that_become_full_and_block_while_they_are_handed_over(scene: Scene) -> None:
+    """A control thread that signals a new call must not wait for its counter either; nor who comes after it."""
+    for _ in range(3):
+        guest = scene.boot()
+        for number in range(40):
+            fd = scene.eventfd()
+            guest.frontend.send(Request.SET_VRING_CALL, U64.pack(number % 2), [fd])
+            scene.pause(scene.random.random() * 0.0003)
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_write(fd, EFD_MAXIMUM)
+            os.set_blocking(fd, True)
+        scene.disconnect()
+        scene.arena.exchange("a", scene.victim)
+
+
+# Whose mutex it is
+
+
+Held = Callable[[Scene], tuple[int, int, str]]
+"""Makes what is handed over, what the accomplice sits under, and how."""
+
+
+def an_epoll(scene: Scene) -> tuple[int, int, str]:
+    """What it watches, its fdinfo tells, under its mutex."""
+    fd, inner = scene.eventfd(), select.epoll()
+    inner.register(fd, select.EPOLLIN)
+    os.eventfd_write(fd, 1)
+    epoll = scene.adopt(os.dup(inner.fileno()))
+    return epoll, epoll, "sits_under_an_epoll"
+
+
+HELD: dict[str, Held] = {"an_epoll_that_is_held": an_epoll}
+
+
+def enter_held(kinds: dict[str, Held]) -> None:
+    """Each as a kick and as a call."""
+    for words, make in kinds.items():
+        for request, use in ((Request.SET_VRING_KICK, "kick"), (Request.SET_VRING_CALL, "call")):
+
+            def held(scene: Scene, make: Held = make, request: int = request) -> None:
+                """Given, taken away, and given up with the connection; whoever comes afresh is served meanwhile."""
+                hand_over_and_end(scene, make, request)
+
+            attack(beyond_mini=KERNELS, name=f"{words}_as_{use}")(held)
+
+
+def hand_over_and_end(scene: Scene, make: Held, request: int) -> None:
+    guest = scene.boot()
+    fd, under, deed = make(scene)
+    sitter = Accomplice(deed, [under])
+    try:
+        scene.pause(0.02)
+        with contextlib.suppress(Refused, Closed):
+            guest.frontend.tell(request, U64.pack(1), [fd])
+            guest.frontend.tell(request, U64.pack(1 | NO_FD))
+        with contextlib.suppress(Closed):
+            guest.frontend.send_raw(struct.pack("<III", request, VERSION, 8), [fd])
+            for own in {fd, under}:
+                scene.give_up(own)  # what fwd got is the last of it, or the sitter's
+            guest.frontend.send_raw(U64.pack(1))
+            guest.frontend.ask(Request.GET_FEATURES)
+        scene.disconnect()
+        scene.arena.exchange("a", scene.victim)
+        scene.arena.exchange("e", scene.arena.friend)
+        scene.ends_and_starts_again(signal.SIGTERM if request == Request.SET_VRING_KICK else signal.SIGKILL)
+    finally:
+        sitter.stop()
+
+
+enter_held(HELD)
+
+
+# How long a close() takes
+
+
+def lingering_sockets(n: int) -> tuple[list[socket.socket], list[socket.socket]]:
+    """TCP sockets with data that nobody reads, whose close waits for that for an hour; and their other ends."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours, theirs = [], []
+        for _ in range(n):
+            ours.append(socket.create_connection(listener.getsockname()))
+            ours[-1].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
+            theirs.append(listener.accept()[0])
+            ours[-1].setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    ours[-1].send(bytes(65536))
+    return ours, theirs
+
+
+@attack(beyond_mini=KERNELS)
+def surplus_sockets_that_linger_for_an_hour(scene: Scene) -> None:
+    """Whatever they take on this port, other ports have what is theirs: a file that must be asked is asked."""
+    ours, theirs = lingering_sockets(70)
+    scene.patience = 0.5  # for this port, which has taken what it may
+    try:
+        with contextlib.suppress(Closed, OSError):
+            for each in ours:
+                frontend = negotiated(scene, acks=False)
+                header = struct.pack("<III", Request.SET_VRING_NUM, 1, 8)
+                frontend.send_raw(header, [each.fileno()])
+                each.setblocking(True)
+                each.close()
+                frontend.send_raw(VRING_STATE.pack(0, 256))
+        scene.disconnect()
+        scene.arena.exchange("e", scene.arena.friend)
+    finally:
+        for each in theirs:
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            each.close()  # resets them
+        for each in ours:
+            each.close()
+
+
+# Address space, and pages that nobody touched
+
+
+@attack(beyond_mini="mappings as large as their regions")
+def regions_of_all_the_address_space(scene: Scene) -> None:
+    """Of one sparse file. The others find room for theirs meanwhile, which is looked at after every attack."""
+    fd = scene.adopt(os.memfd_create("attacker", os.MFD_CLOEXEC))
+    os.ftruncate(fd, 1 << 62)
+    frontend = negotiated(scene, acks=True)
+    for number in range(20):
+        size = 1 << (46 - number // 4)
+        payload = U64.pack(0) + struct.pack("<QQQQ", number << 47, size, number << 47, 0)
+        if not scene.tolerated(frontend, Request.ADD_MEM_REG, payload, [fd]):
+            frontend = negotiated(scene, acks=True)
+    scene.arena.exchange("e", scene.arena.friend)
+
+
+UNTOUCHED = 256 << 20
+
+
+@attack(beyond_mini="mappings as large as their regions")
+def frames_out_of_pages_that_nobody_touched(scene: Scene) -> None:
+    """Whoever touches them first pays for them: while they are mapped. Afterwards nobody does."""
+    backend = scene.arena.backend
+    before = backend.resident_bytes()
+    guest = scene.boot(regions=[region(), region(4096, 1 << 40, file_bytes=UNTOUCHED, mmap_offset=0)], blank=True)
+    own = guest.memory.regions[1]
+    for at in range(0, 64):
+        guest.send(Piece(own.guest_addr + at * 16, 72))
+    scene.frames_may_have_arrived()
+    scene.disconnect()
+    scene.arena.wait_released()
+    if backend.resident_bytes() - before > 8 << 20:
+        raise AssertionError("pages of a guest that is gone are still fwd's")
