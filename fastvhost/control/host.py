@@ -187,8 +187,9 @@ def _may_pin(core: int) -> bool:
             answer.append(True)
 
     thread = threading.Thread(target=attempt, name="core-probe")
-    thread.start()
-    thread.join()
+    with contextlib.suppress(RuntimeError):  # no thread can be made: what follows says so
+        thread.start()
+        thread.join()
     return answer == [True]
 
 

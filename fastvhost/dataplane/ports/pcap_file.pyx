@@ -1,7 +1,7 @@
 """Capture files through libpcap, played into an endpoint and recorded from one. pcap-savefile(5).
 
 Files are read and written by threads of their own: a disk that is slow holds up those, never a worker. And never the
-rest of the process: a pipe or a file server may not answer for ever, so no call into libpcap that could wait has the GIL.
+rest of the process: a pipe or a file server may not answer for ever, so no call into libpcap that may wait has the GIL.
 """
 
 import os
