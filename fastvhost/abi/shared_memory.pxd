@@ -15,6 +15,7 @@ cdef extern from "fastvhost/abi/shared_memory.h" nogil:
 
     uint32_t load_acquire_u32(const uint32_t *p)
     void store_release_u32(uint32_t *p, uint32_t v)
+    void add_u32(uint32_t *p, uint32_t v)
     uint64_t load_u64(const uint64_t *p)
     uint64_t load_acquire_u64(const uint64_t *p)
 

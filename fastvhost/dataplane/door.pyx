@@ -4,7 +4,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport usleep, write
 
-from fastvhost.abi.shared_memory cimport cpu_pause, full_fence, load_acquire_u32, store_release_u32
+from fastvhost.abi.shared_memory cimport add_u32, cpu_pause, full_fence, load_acquire_u32, store_release_u32
 
 cdef extern from "<sys/uio.h>" nogil:
     struct iovec:
@@ -17,9 +17,8 @@ cdef extern from "<sys/uio.h>" nogil:
 cdef enum:
     SPINS = 2000
     NAP_MICROSECONDS = 20
-    MOST_SECONDS = 5
-    # Once that was in vain: whoever asks again, and holds the GIL meanwhile, looks only whether it is back.
-    LATE_NS = 200 * 1000 * 1000
+    # So long at most do workers that came stand still for one that did not.
+    TOGETHER_NS = 20 * 1000 * 1000
 
 
 class WorkerStuckError(RuntimeError):
@@ -27,18 +26,28 @@ class WorkerStuckError(RuntimeError):
 
 
 cdef class Door:
-    """Parks every worker between two bursts while a few fields are swapped."""
+    """What ports and workers of one forwarder share: which workers own lanes of which port."""
 
     def __cinit__(self) -> None:
         self.n_gates = 0
-        self.owners = []
+        self.owners, self.ports = [], []
 
     cdef int add(self, Gate *gate, object owner) except -1:
-        if self.n_gates == 64:
-            raise ValueError("door: 64 workers are the most")
+        if self.n_gates == MOST_WORKERS:
+            raise ValueError(f"door: {MOST_WORKERS} workers are the most")
         self.gates[self.n_gates] = gate
         self.n_gates += 1
         self.owners.append(owner)
+        self.ports.append(set())
+        return 0
+
+    cdef int owns(self, Gate *gate, const void *port) except -1:
+        """A worker that does not run gets lanes from or to this port: from now on the port waits for it."""
+        cdef int i
+        for i in range(self.n_gates):
+            if self.gates[i] == gate:
+                self.ports[i].add(<size_t>port)
+                add_u32(&self.roll.version, 1)
         return 0
 
     cdef int remove(self, Gate *gate, object owner) except -1:
@@ -47,30 +56,116 @@ cdef class Door:
             if self.gates[i] == gate:
                 self.n_gates -= 1
                 self.gates[i] = self.gates[self.n_gates]
-                self.owners = [kept for kept in self.owners if kept is not owner]
+                self.owners[i], self.ports[i] = self.owners[self.n_gates], self.ports[self.n_gates]
+                self.owners.pop()
+                self.ports.pop()
+                add_u32(&self.roll.version, 1)
                 break
         return 0
 
-    cdef int close(self) except -1:
-        """Returns once every running worker is parked. The GIL is held on purpose: nothing may come in between."""
+    cdef void wait_for_changes(self) noexcept nogil:
+        """Until every change that may not know of the calling worker has taken effect: some fields are copied."""
+        full_fence()  # pairs with the one in shut
+        while load_acquire_u32(&self.roll.changing):
+            cpu_pause()
+
+
+cdef class PortDoor:
+    """The door as one port uses it: the workers that own a lane of it stand still, and no others."""
+
+    def __cinit__(self, Door door not None) -> None:
+        self.door, self.owners = door, []
+        self.version = 0xFFFFFFFF
+
+    cdef int prepare(self) except -1:
+        """Find out who owns lanes now. Before shut(), which runs without the GIL."""
         cdef int i
-        for i in range(self.n_gates):
-            store_release_u32(&self.gates[i].asked, self.gates[i].asked + 1)
-        full_fence()  # pairs with the one before a worker sleeps
-        for i in range(self.n_gates):
-            wake(self.gates[i])
-        for i in range(self.n_gates):
-            if not wait_parked(self.gates[i]):
-                self.gates[i].late = True
-                self.open()
-                raise WorkerStuckError(f"a worker did not park within {MOST_SECONDS} s; its core may be overloaded")
-            self.gates[i].late = False
+        cdef uint32_t version = load_acquire_u32(&self.door.roll.version)
+        if version == self.version:
+            return 0
+        self.open()
+        self.n_gates, owners = 0, []
+        for i in range(self.door.n_gates):
+            if <size_t>self.port in self.door.ports[i]:
+                self.gates[self.n_gates] = self.door.gates[i]
+                self.n_gates += 1
+                owners.append(self.door.owners[i])
+        self.owners, self.version = owners, version
         return 0
 
-    cdef void open(self) noexcept:
-        cdef int i
+    cdef Passage shut(self, uint64_t wait_ns) noexcept nogil:
+        """Have every worker that owns a lane of this port stand still, and keep it so until open().
+
+        LATE: one did not within this time, so the others go on, and stand still no more than TOGETHER_NS for it. It
+        stays asked, so that it stops when it is back; whoever does not try again opens.
+        """
+        cdef uint32_t i
+        cdef uint64_t now = monotonic_ns(), end = now + wait_ns
+        cdef bint came = True
         for i in range(self.n_gates):
-            store_release_u32(&self.gates[i].asked, self.gates[i].asked + 1)
+            if self.asks[i] and not wait_parked(self.gates[i], end):
+                return LATE
+        for i in range(self.n_gates):
+            if not self.asks[i]:
+                self.asks[i] = True
+                add_u32(&self.gates[i].asked, 1)
+        full_fence()  # pairs with those in park, before a worker sleeps, and before it starts
+        for i in range(self.n_gates):
+            wake(self.gates[i])
+        end = max(now + min(wait_ns, <uint64_t>TOGETHER_NS), monotonic_ns() + <uint64_t>1000000)
+        for i in range(self.n_gates):
+            came = wait_parked(self.gates[i], end) and came
+        if not came:
+            for i in range(self.n_gates):
+                if stands(self.gates[i]):
+                    self.let_go(i)
+            return LATE
+        self.shuts = True
+        self.passages += 1
+        add_u32(&self.door.roll.changing, 1)
+        full_fence()  # pairs with the one in wait_for_changes
+        if load_acquire_u32(&self.door.roll.version) != self.version:
+            self.open()
+            return ROLL_CHANGED
+        return PASSED
+
+    cdef void let_go(self, uint32_t i) noexcept nogil:
+        if self.asks[i]:
+            self.asks[i] = False
+            add_u32(&self.gates[i].asked, <uint32_t>-1)  # a release: what was changed is seen by who goes on
+
+    cdef void open(self) noexcept nogil:
+        """Every worker goes on. Idempotent."""
+        cdef uint32_t i
+        if self.shuts:
+            self.shuts = False
+            add_u32(&self.door.roll.changing, <uint32_t>-1)
+        for i in range(self.n_gates):
+            self.let_go(i)
+
+    cdef int close(self, uint64_t wait_ns) except -1:
+        """Shut it, or raise WorkerStuckError with nothing shut. For changes that are made under the GIL."""
+        cdef uint64_t end = monotonic_ns() + wait_ns, now
+        cdef Passage passage = LATE
+        while passage != PASSED:
+            self.prepare()
+            with nogil:
+                now = monotonic_ns()
+                passage = self.shut(end - now if now < end else 0)
+            if passage == LATE and now >= end:
+                late = self.who_is_late()
+                self.open()
+                raise WorkerStuckError(late)
+        return 0
+
+    cdef object who_is_late(self):
+        """One sentence. After shut() said LATE, before open()."""
+        cdef uint32_t i
+        names = [
+            self.owners[i].name for i in range(self.n_gates) if self.asks[i] and not stands(self.gates[i])
+        ] or ["a worker"]
+        do = "does" if len(names) == 1 else "do"
+        return f"{' and '.join(names)} {do} not come to the door: blocked in the kernel, or without a core to run on"
 
 
 cdef void wake(Gate *gate) noexcept nogil:
@@ -89,19 +184,22 @@ cdef uint64_t drain_eventfd(int fd) noexcept nogil:
     return count
 
 
-cdef bint wait_parked(Gate *gate) noexcept:
+cdef inline bint stands(const Gate *gate) noexcept nogil:
+    """One that does not run stands, too: when it starts, it comes by the gate first."""
+    return load_acquire_u32(&gate.parked) or not load_acquire_u32(&gate.running)
+
+
+cdef bint wait_parked(const Gate *gate, uint64_t end) noexcept nogil:
+    """Whether it stands still before this time."""
     cdef int spins = 0
-    cdef uint64_t end = 0
-    while load_acquire_u32(&gate.running) and load_acquire_u32(&gate.parked) != gate.asked:
+    while not stands(gate):
         if spins < SPINS:
             spins += 1
             cpu_pause()
-        elif end == 0:
-            end = monotonic_ns() + (LATE_NS if gate.late else <uint64_t>MOST_SECONDS * 1000000000)
-        elif monotonic_ns() < end:
-            usleep(NAP_MICROSECONDS)
-        else:
+        elif monotonic_ns() >= end:
             return False
+        else:
+            usleep(NAP_MICROSECONDS)
     return True
 
 
@@ -111,13 +209,20 @@ cdef uint64_t monotonic_ns() noexcept nogil:
     return <uint64_t>clock.tv_sec * 1000000000 + <uint64_t>clock.tv_nsec
 
 
-cdef void park(Gate *gate, uint32_t ticket) noexcept nogil:
-    """Say that we stand still and wait for the door to open. pairs with wait_parked."""
+cdef void park(Gate *gate) noexcept nogil:
+    """Say that we stand still, until nobody asks for it any more, or we are to end."""
     cdef int spins = 0
-    store_release_u32(&gate.parked, ticket)
-    while load_acquire_u32(&gate.asked) == ticket:
-        if spins < SPINS:
-            spins += 1
-            cpu_pause()
-        else:
-            usleep(NAP_MICROSECONDS)
+    while True:
+        store_release_u32(&gate.parked, 1)  # pairs with stands
+        while load_acquire_u32(&gate.asked) and not load_acquire_u32(&gate.stopping):
+            if spins < SPINS:
+                spins += 1
+                cpu_pause()
+            else:
+                usleep(NAP_MICROSECONDS)
+        if load_acquire_u32(&gate.stopping):
+            return  # still parked: a worker that ends touches no lane any more
+        store_release_u32(&gate.parked, 0)
+        full_fence()  # pairs with the one in shut: it sees that we have gone, or we see that it asks again
+        if not load_acquire_u32(&gate.asked):
+            return

@@ -97,7 +97,7 @@ cdef void sleep_until_kicked(
     for i in range(n):
         lane = roster.lanes[i]
         work = work or lane.ingress.has_work(lane.ingress, lane.pair)
-    if not work and not load_acquire_u32(&gate.asked) & 1 and not load_acquire_u32(&gate.stopping):
+    if not work and not load_acquire_u32(&gate.asked) and not load_acquire_u32(&gate.stopping):
         idle.sleeps += 1
         timeout.tv_sec, timeout.tv_nsec = 0, <long>sleep_ns
         ppoll(idle.fds, n + 1, &timeout, NULL)

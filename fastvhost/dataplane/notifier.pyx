@@ -62,7 +62,7 @@ cdef class Notifier:
         # A number that stays while what stands behind it changes: workers may write to it at any time.
         self.asked.wake_fd = fcntl.fcntl(attention_fd, fcntl.F_DUPFD_CLOEXEC, 0)
 
-    cdef void judge_anew(self) noexcept:
+    cdef void judge_anew(self) noexcept nogil:
         """Another front-end, while no worker runs. One that comes soon after a slow one is notified as that was."""
         cdef uint64_t now = monotonic_ns()
         if self.asked.how == BY_HELPER:

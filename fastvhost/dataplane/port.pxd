@@ -15,6 +15,7 @@ has_work        whether receive_burst may find something
 
 from libc.stdint cimport uint32_t
 
+from fastvhost.dataplane.door cimport Door, PortDoor
 from fastvhost.dataplane.frame cimport Burst, Done, Frame, Segment
 from fastvhost.dataplane.tally cimport Tally
 
@@ -48,4 +49,7 @@ cdef class Port:
     cdef readonly str name
     cdef readonly str kind
     cdef PortFace face
+    cdef Door door               # None: nothing of it ever changes
+    cdef PortDoor entrance       # its own control thread's
+    cdef int join(self, Door door) except -1
     cdef int allot(self, uint32_t n_pairs) except -1

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc, free
 
+from fastvhost.dataplane.door cimport Door, PortDoor
 from fastvhost.dataplane.drop_reason cimport N_DROP_REASONS
 from fastvhost.dataplane.frame cimport Burst, Done, Frame, Segment
 from fastvhost.dataplane.tally cimport Tally
@@ -85,6 +86,12 @@ cdef class Port:
             raise MemoryError
         self.face.n_pairs = n_pairs
         self.face.active_pairs = 1
+        return 0
+
+    cdef int join(self, Door door) except -1:
+        """Workers of this port use this door. Called once, by the kind's constructor."""
+        self.door, self.entrance = door, PortDoor(door)
+        self.entrance.port = &self.face
         return 0
 
     def __dealloc__(self) -> None:

@@ -35,6 +35,10 @@ cdef struct Device:
     bint link_up
     int attention_fd
     Asked *asked             # what its helper is asked to signal
+    # of no concern to workers
+    uint64_t features
+    bint packed
+    uint32_t commits         # odd while a change is being committed
     # written by the workers
     uint32_t found_first_frame
     uint32_t kick_samples    # of reading kick eventfds that had something: which of the last eight were slow

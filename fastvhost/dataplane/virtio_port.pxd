@@ -2,26 +2,30 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.guest_memory cimport GuestMemory
 from fastvhost.dataplane.notifier cimport Notifier
 from fastvhost.dataplane.port cimport Port
+from fastvhost.dataplane.virtio_change cimport DeviceChange
 from fastvhost.dataplane.virtio_device cimport Device, Queue
 
 
 cdef class VirtioPort(Port):
+    # what workers see
     cdef Device *device
-    cdef Door door
     cdef GuestMemory memory
     cdef Notifier notifier
-    cdef uint64_t features
-    cdef bint packed
+    # what they are to see
+    cdef DeviceChange next
+    cdef GuestMemory next_memory
+    cdef bint changing           # between begin() and the end of that change
     cdef bint reported_fault
     cdef readonly uint32_t queue_pairs
     cdef readonly int attention_fd
     cdef Queue *queue(self, uint32_t index) except NULL
-    cdef bint place(self, Queue *queue) noexcept
-    cdef void rewind(self, Queue *queue) noexcept
-    cdef void take_back(self) noexcept
-    cdef void count_active(self) noexcept
+    cdef int tell_notifier(self) except -1
     cdef uint32_t err_slot(self, uint32_t index) noexcept
+    cdef DeviceChange *plan(self) noexcept
+    cdef const Queue *planned(self, uint32_t index) noexcept
+    cdef bint take_effect(self, uint64_t wait_ns) except -1
+    cdef int settle(self, double seconds) except -1
+    cdef Queue snapshot(self, uint32_t index, bint *packed) except *

@@ -1,7 +1,10 @@
 """A port with virtqueues: the device side of a virtio-net device. What vhostuser.session drives.
 
-Every method that changes something the workers read goes through the door by itself (Door, worker.pyx): it returns
-after no worker can still see the old state. None of them blocks for longer than a burst takes.
+A setter returns when no worker can see the old state any more. It raises WorkerStuckError (dataplane.door) when a
+worker that owns lanes of this port did not come to the door within 5 s; then nothing has changed. It waits without
+the GIL.
+Within `with port.change():` setters only write down what is to be; the end of the block puts all of it into effect
+in one step, and an exception in the block drops it. Where nothing changes no worker stands still.
 Queue index: vhost-user's vring index; even = receiveq, odd = transmitq, pair = index // 2 (virtio 1.2, section 5.1.2).
 """
 
@@ -38,6 +41,16 @@ class QueueState(NamedTuple):
     kicks: int
     """Kicks that a worker took from the kick fd before it slept; those not taken yet stand in the eventfd."""
 
+class PortChange:
+    """Several setters of a port as one change: put into effect at the end of the block, or not at all.
+
+    Made by VirtioPort.change(). The end of the block raises WorkerStuckError as a setter does.
+    """
+
+    def __init__(self, port: VirtioPort, seconds: float) -> None: ...
+    def __enter__(self) -> VirtioPort: ...
+    def __exit__(self, kind: object, error: object, traceback: object) -> None: ...
+
 class VirtioPort(Port):
     """A virtio-net device's rings, without a control plane. Virtio 1.2, sections 2.7 and 5.1."""
 
@@ -48,6 +61,22 @@ class VirtioPort(Port):
         self, name: str, door: Door, queue_pairs: int = 1, *, close_fd: Callable[[int], object] = os.close
     ) -> None:
         """close_fd: how a descriptor that a front-end also holds is closed."""
+    doors: int
+    """How often workers stood still for a change of this port."""
+    late: str
+    """After commit() said False: one sentence that names the workers that do not come."""
+    def change(self, seconds: float = 5.0) -> PortChange:
+        """seconds: how long the end of the block waits for a worker."""
+    def begin(self) -> None:
+        """Setters write down what is to be from now on, until commit() says True or discard()."""
+    def commit(self, seconds: float = 0.0) -> bool:
+        """Put it into effect. False: a worker did not come within this time; it is kept, to be tried again.
+
+        Workers that came do not stand still meanwhile; the one that did not stops when it is back, until the next
+        commit() or discard().
+        """
+    def discard(self) -> None:
+        """Forget what was written down. Idempotent."""
     def set_link(self, up: bool) -> None:
         """Peer connected or gone. Without a peer, frames towards this port drop as link_down."""
     def set_features(self, features: int) -> None:
@@ -65,13 +94,13 @@ class VirtioPort(Port):
         desc_user_addr: int,
         avail_user_addr: int,
         used_user_addr: int,
-        base: int,
+        base: int | None,
         call_fd: int,
         enabled: bool,
         kicked: bool,
         kick_fd: int = -1,
     ) -> None:
-        """Make a queue live. base: SET_VRING_BASE's value. call_fd, kick_fd: borrowed, -1 for none.
+        """Make a queue live. base: SET_VRING_BASE's value, None for where it stopped. Borrowed fds, -1 for none.
 
         kicked=False: it counts as started at kick_queue, or when a worker finds a buffer in it.
         Raises RingRefusedError: no memory, addresses outside it or misaligned, size not a power of two up to 32768,
@@ -80,7 +109,9 @@ class VirtioPort(Port):
     def kick_queue(self, index: int) -> None:
         """The kick eventfd was seen readable. Idempotent."""
     def stop_queue(self, index: int) -> int:
-        """Stop; used entries are published. Returns the next available index (GET_VRING_BASE). Idempotent."""
+        """Stop; used entries are published. Returns queue_base(). Idempotent."""
+    def queue_base(self, index: int) -> int:
+        """The next available index (GET_VRING_BASE) where the queue stopped last. Within a change: after its end."""
     def set_enabled(self, index: int, enabled: bool) -> None: ...
     def set_call_fd(self, index: int, call_fd: int) -> None:
         """Replace the borrowed call fd, -1 for none. Afterwards the old one may be closed."""

@@ -1,16 +1,16 @@
 """A port with virtqueues: the control side of a virtio-net device. Virtio 1.2, sections 2.7, 2.8 and 5.1.
 
-What the workers see of it (virtio_device) is changed only while the door is closed.
+What the workers see of it (virtio_device) changes in one step, while they stand at the door (virtio_change).
 """
 
 import os
 from typing import NamedTuple
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-from fastvhost.abi.shared_memory cimport load_acquire_u32, load_u16, store_release_u32
+from fastvhost.abi.shared_memory cimport cpu_pause, full_fence, load_acquire_u32, load_u16, store_release_u32
 from fastvhost.abi.virtio_net cimport (
     F_IN_ORDER,
     F_RING_PACKED,
@@ -30,14 +30,26 @@ from fastvhost.abi.virtio_ring cimport (
     virtq_avail,
     virtq_used,
 )
-from fastvhost.dataplane.door cimport Door
-from fastvhost.dataplane.guest_memory cimport GuestMemory, host_of_user
+from fastvhost.dataplane.door cimport LATE, PASSED, Door, Passage, monotonic_ns
+from fastvhost.dataplane.guest_memory cimport GuestMemory, RegionTable
 from fastvhost.dataplane.notifier cimport Notifier
 from fastvhost.dataplane.notify cimport socket_domain
-from fastvhost.dataplane.packed_ring cimport packed_ring_base, reset_packed_ring, rewind_packed_ring
+from fastvhost.dataplane.packed_ring cimport reset_packed_ring
 from fastvhost.dataplane.port cimport Port
-from fastvhost.dataplane.ring cimport RING_OUTSIDE_MEMORY, Ring
-from fastvhost.dataplane.split_ring cimport reset_split_ring, rewind_split_ring, split_ring_base
+from fastvhost.dataplane.ring cimport Ring
+from fastvhost.dataplane.split_ring cimport reset_split_ring
+from fastvhost.dataplane.virtio_change cimport (
+    MISALIGNED,
+    OUTSIDE_MEMORY,
+    PLACED,
+    DeviceChange,
+    Placement,
+    QueueChange,
+    begin_change,
+    commit_change,
+    place,
+    touch,
+)
 from fastvhost.dataplane.virtio_device cimport (
     Device,
     Queue,
@@ -50,7 +62,12 @@ from fastvhost.dataplane.virtio_device cimport (
     want_kicks,
 )
 
+from fastvhost.dataplane.door import WorkerStuckError
 from fastvhost.dataplane.ring import SENTENCES
+
+# Of a setter that stands alone. A front-end's message waits as long as it takes, see commit().
+cdef enum:
+    PATIENCE_S = 5
 
 
 class RingRefusedError(ValueError):
@@ -76,6 +93,23 @@ class QueueState(NamedTuple):
     kicks: int
 
 
+class PortChange:
+    """Several setters of a port as one change: put into effect at the end of the block, or not at all."""
+
+    def __init__(self, port: VirtioPort, seconds: float) -> None:
+        self._port, self._seconds = port, seconds
+
+    def __enter__(self) -> VirtioPort:
+        self._port.begin()
+        return self._port
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if kind is None:
+            (<VirtioPort>self._port).settle(self._seconds)
+        else:
+            self._port.discard()
+
+
 cdef class VirtioPort(Port):
     """A virtio-net device's rings, without a control plane. Virtio 1.2, sections 2.7 and 5.1."""
 
@@ -85,14 +119,17 @@ cdef class VirtioPort(Port):
             raise ValueError(f"port {name}: {queue_pairs} queue pairs; 1 to 128 are possible")
         if self.device != NULL:
             raise ValueError(f"port {name}: a port is made once")
-        self.name, self.kind, self.door, self.queue_pairs = name, "vhost-user", door, queue_pairs
+        self.name, self.kind, self.queue_pairs = name, "vhost-user", queue_pairs
+        self.join(door)
         self.allot(queue_pairs)
         self.device = <Device *>calloc(1, sizeof(Device))
         if self.device == NULL:
             raise MemoryError
         self.device.queues = <Queue *>calloc(2 * queue_pairs, sizeof(Queue))
-        if self.device.queues == NULL:
+        self.next.queues = <QueueChange *>calloc(2 * queue_pairs, sizeof(QueueChange))
+        if self.device.queues == NULL or self.next.queues == NULL:
             raise MemoryError
+        self.next.n_queues = 2 * queue_pairs
         for i in range(2 * queue_pairs):
             self.device.queues[i].call_fd = self.device.queues[i].kick_fd = -1
             self.device.queues[i].index = i
@@ -111,72 +148,113 @@ cdef class VirtioPort(Port):
         self.face.has_work = has_work
 
     def __dealloc__(self) -> None:
+        free(self.next.queues)
         if self.device != NULL:
             free(self.device.queues)
             free(self.device)
 
     def close(self) -> None:
         if self.attention_fd >= 0:
+            self.discard()
             self.set_memory(None)
             self.notifier.close()
             fd, self.attention_fd = self.attention_fd, -1
             self.device.attention_fd = -1
             os.close(fd)
 
+    # Changes: written to `next`, unseen until they take effect all at once
+
+    @property
+    def doors(self) -> int:
+        return self.entrance.passages
+
+    @property
+    def late(self) -> str:
+        return self.entrance.who_is_late()
+
+    def change(self, seconds: float = 5.0) -> PortChange:
+        return PortChange(self, seconds)
+
+    def begin(self) -> None:
+        self.changing = True
+
+    def commit(self, double seconds=0.0) -> bool:
+        return self.take_effect(<uint64_t>(max(seconds, 0.0) * 1e9))
+
+    def discard(self) -> None:
+        self.entrance.open()
+        if self.next.begun and self.next_memory is not None and self.next_memory is not self.memory:
+            self.next_memory.unwatch(self.memory)
+        self.next.begun = self.changing = False
+        self.next_memory = self.memory
+
+    cdef int settle(self, double seconds) except -1:
+        """The end of a change that is not tried again: it takes effect, or is undone with WorkerStuckError."""
+        if not self.commit(seconds):
+            late = self.late
+            self.discard()
+            raise WorkerStuckError(late)
+        return 0
+
+    cdef bint take_effect(self, uint64_t wait_ns) except -1:
+        """False: a worker did not come in this time, and nothing has changed yet. The next attempt may follow."""
+        cdef uint64_t end = monotonic_ns() + wait_ns, now = 0
+        cdef Passage passage = LATE
+        cdef GuestMemory previous = self.memory
+        if self.next.begun and self.next.touched:
+            while passage != PASSED:
+                self.entrance.prepare()
+                with nogil:
+                    now = monotonic_ns()
+                    passage = self.entrance.shut(end - now if now < end else 0)
+                    if passage == PASSED:
+                        commit_change(&self.face, self.device, &self.next)
+                        if self.next.link_changes:
+                            self.notifier.judge_anew()
+                        self.entrance.open()
+                if passage == LATE and now >= end:
+                    return False
+            if self.next_memory is not previous:
+                self.memory, self.reported_fault = self.next_memory, False
+                if previous is not None:
+                    previous.unwatch(self.memory)
+            self.tell_notifier()
+        self.next.begun = self.changing = False
+        return True
+
+    cdef int tell_notifier(self) except -1:
+        """Of the change that has just taken effect."""
+        cdef uint32_t i
+        cdef QueueChange *one
+        for i in range(2 * self.queue_pairs):
+            one = &self.next.queues[i]
+            if one.stops:
+                self.notifier.set_target(i, -1)
+                self.notifier.set_target(self.err_slot(i), -1)
+            if one.starts or one.calls:
+                self.notifier.set_target(i, self.device.queues[i].call_fd)
+        if self.next.link_changes:
+            self.notifier.end()
+        return 0
+
+    cdef DeviceChange *plan(self) noexcept:
+        if not self.next.begun:
+            begin_change(&self.next, self.device)
+            self.next_memory = self.memory
+        return &self.next
+
+    cdef const Queue *planned(self, uint32_t index) noexcept:
+        """A queue as it is to be."""
+        cdef DeviceChange *next = self.plan()
+        return &next.queues[index].queue if next.queues[index].touched else &self.device.queues[index]
+
     cdef Queue *queue(self, uint32_t index) except NULL:
+        """As workers see it."""
         if index >= 2 * self.queue_pairs:
             raise RingRefusedError(
                 f"ring {index}: this port has rings 0 to {2 * self.queue_pairs - 1}; raise queues= on the port"
             )
         return &self.device.queues[index]
-
-    cdef bint place(self, Queue *queue) noexcept:
-        """Translate a queue's remembered addresses in the memory of now. False: not all of it lies in a region."""
-        cdef Ring *ring = &queue.ring
-        cdef uint64_t size = ring.size, event_bytes = 2 if ring.event_idx else 0
-        cdef uint64_t driver_bytes = 4 if self.packed else 4 + 2 * size + event_bytes
-        cdef uint64_t device_bytes = 4 if self.packed else 4 + 8 * size + event_bytes
-        cdef uint8_t *descriptors
-        cdef uint8_t *driver
-        cdef uint8_t *device
-        if self.memory is None:
-            return False
-        descriptors = host_of_user(&self.memory.table, queue.descriptor_user_addr, 16 * size)
-        driver = host_of_user(&self.memory.table, queue.driver_user_addr, driver_bytes)
-        device = host_of_user(&self.memory.table, queue.device_user_addr, device_bytes)
-        if descriptors == NULL or driver == NULL or device == NULL:
-            return False
-        # Sections 2.7 and 2.8.10: what each part must be aligned to.
-        if <uint64_t>descriptors % 16 or <uint64_t>driver % (4 if self.packed else 2) or <uint64_t>device % 4:
-            return False
-        ring.descriptor_area, ring.driver_area, ring.device_area = descriptors, driver, device
-        ring.table, ring.hot_region = &self.memory.table, 0
-        return True
-
-    cdef void rewind(self, Queue *queue) noexcept:
-        if self.packed:
-            rewind_packed_ring(&queue.ring)
-        else:
-            rewind_split_ring(&queue.ring)
-
-    cdef void take_back(self) noexcept:
-        """Workers forget the frames of all pairs that wait with them; live queues hand them out again."""
-        cdef uint32_t i
-        self.face.epoch += 1
-        for i in range(2 * self.queue_pairs):
-            if self.device.queues[i].live:
-                self.rewind(&self.device.queues[i])
-
-    cdef void count_active(self) noexcept:
-        """Pairs from 0 on whose receiveq takes frames."""
-        cdef uint32_t active = 0
-        while (
-            active < self.queue_pairs
-            and self.device.queues[2 * active].live
-            and self.device.queues[2 * active].enabled
-        ):
-            active += 1
-        self.face.active_pairs = max(active, 1)
 
     @property
     def link_up(self) -> bool:
@@ -187,54 +265,53 @@ cdef class VirtioPort(Port):
         return sum(self.device.queues[i].calls for i in range(2 * self.queue_pairs))
 
     def set_link(self, bint up) -> None:
-        self.door.close()
-        self.device.link_up = up
-        self.device.seen_frame = False
-        self.device.kick_samples = 0
-        self.notifier.judge_anew()
-        self.door.open()
-        self.notifier.end()
+        cdef DeviceChange *next = self.plan()
+        if next.link_up != up:
+            next.link_up = up
+            next.link_changes = next.touched = True
+        if not self.changing:
+            self.settle(PATIENCE_S)
 
     def set_features(self, uint64_t features) -> None:
         cdef uint32_t i
-        if features == self.features:
-            return
-        for i in range(2 * self.queue_pairs):
-            if self.device.queues[i].live:
-                raise RingRefusedError(f"ring {i} is live: features change only while every ring is stopped")
-        modern = has_feature(features, F_VERSION_1) or has_feature(features, NET_F_MRG_RXBUF)
-        self.features = features
-        self.packed = has_feature(features, F_RING_PACKED)
-        self.door.close()
-        self.device.header_bytes = NET_HDR_BYTES if modern else NET_HDR_LEGACY_BYTES
-        self.device.mergeable = has_feature(features, NET_F_MRG_RXBUF)
-        self.door.open()
+        cdef DeviceChange *next = self.plan()
+        if features != next.features:
+            for i in range(2 * self.queue_pairs):
+                if self.planned(i).live:
+                    raise RingRefusedError(f"ring {i} is live: features change only while every ring is stopped")
+            modern = has_feature(features, F_VERSION_1) or has_feature(features, NET_F_MRG_RXBUF)
+            next.features, next.touched = features, True
+            next.packed = has_feature(features, F_RING_PACKED)
+            next.header_bytes = NET_HDR_BYTES if modern else NET_HDR_LEGACY_BYTES
+            next.mergeable = has_feature(features, NET_F_MRG_RXBUF)
+        if not self.changing:
+            self.settle(PATIENCE_S)
 
     def set_memory(self, GuestMemory memory) -> tuple[int, ...]:
         cdef uint32_t i
         cdef Queue *queue
-        cdef GuestMemory previous = self.memory
+        cdef DeviceChange *next = self.plan()
+        cdef const RegionTable *table = NULL if memory is None else &memory.table
         lost = []
-        if memory is not None:
-            memory.watch(self.attention_fd)
-        self.door.close()
-        self.memory = memory
-        self.take_back()
-        for i in range(2 * self.queue_pairs):
-            queue = &self.device.queues[i]
-            if queue.live and not self.place(queue):
-                queue.live = False
-                queue.ring.status = RING_OUTSIDE_MEMORY
-                lost.append(i)
-        self.count_active()
-        self.door.open()
-        if previous is not None and previous is not memory:
-            previous.unwatch(memory)
-        self.reported_fault = False
+        if memory is not self.next_memory:
+            if memory is not None:
+                memory.watch(self.attention_fd)
+            self.next_memory = memory
+            next.takes_back = next.touched = True
+            for i in range(2 * self.queue_pairs):
+                if not self.planned(i).live:
+                    continue
+                queue = touch(next, self.device, i)
+                if place(queue, table, next.packed) != PLACED:
+                    queue.live = next.queues[i].starts = False
+                    next.queues[i].lost = True
+                    lost.append(i)
+        if not self.changing:
+            self.settle(PATIENCE_S)
         return tuple(lost)
 
     def check_size_and_base(self, index: int, size: int, base: int) -> None:
-        if self.packed:
+        if self.plan().packed:
             if not 1 <= size <= VIRTQ_MAX_SIZE:
                 raise RingRefusedError(f"ring {index}: size {size}; a packed ring has 1 to {VIRTQ_MAX_SIZE} entries")
             if not 0 <= base < 2**32 or base & 0x7FFF >= size or base >> 16 & 0x7FFF >= size:
@@ -253,87 +330,131 @@ cdef class VirtioPort(Port):
         uint64_t desc_user_addr,
         uint64_t avail_user_addr,
         uint64_t used_user_addr,
-        base: int,
+        base: int | None,
         int call_fd,
         bint enabled,
         bint kicked,
         int kick_fd=-1,
     ) -> None:
-        cdef Queue *queue = self.queue(index)
+        cdef DeviceChange *next = self.plan()
         cdef Queue fresh
-        self.check_size_and_base(index, size, base)
-        if queue.live:
+        cdef Placement placement
+        cdef uint32_t start = 0
+        cdef bint resumes
+        self.queue(index)
+        resumes = base is None and next.queues[index].stops
+        if resumes and (self.device.queues[index].ring.size != size or self.device.packed != next.packed):
+            raise RingRefusedError(f"ring {index} cannot go on where it stopped with another size or format")
+        if base is None and not resumes:
+            base = next.queues[index].base
+        self.check_size_and_base(index, size, 0 if resumes else base)
+        if self.planned(index).live:
             raise RingRefusedError(f"ring {index} is live; stop it with GET_VRING_BASE before it starts again")
-        if self.memory is None:
+        if self.next_memory is None:
             raise RingRefusedError(f"ring {index}: there is no guest memory yet; send SET_MEM_TABLE before the kick fd")
-        fresh = queue[0]
+        fresh = self.planned(index)[0]
         memset(&fresh.ring, 0, sizeof(Ring))
         fresh.ring.size = size
         fresh.ring.direction = 0 if index & 1 else VIRTQ_DESC_F_WRITE
-        fresh.ring.indirect = has_feature(self.features, RING_F_INDIRECT_DESC)
-        fresh.ring.event_idx = has_feature(self.features, RING_F_EVENT_IDX)
-        fresh.ring.in_batches = has_feature(self.features, F_IN_ORDER) and fresh.ring.direction == 0
+        fresh.ring.indirect = has_feature(next.features, RING_F_INDIRECT_DESC)
+        fresh.ring.event_idx = has_feature(next.features, RING_F_EVENT_IDX)
+        fresh.ring.in_batches = has_feature(next.features, F_IN_ORDER) and fresh.ring.direction == 0
         fresh.descriptor_user_addr, fresh.driver_user_addr = desc_user_addr, avail_user_addr
         fresh.device_user_addr, fresh.call_fd = used_user_addr, call_fd
         fresh.call_is_socket = socket_domain(call_fd) >= 0
         fresh.enabled, fresh.started, fresh.kick_fd, fresh.kicked = enabled, kicked, kick_fd, kicked
-        fresh.found_started = fresh.found_broken = 0
-        if not self.place(&fresh):
+        placement = place(&fresh, &self.next_memory.table, next.packed)
+        if placement == OUTSIDE_MEMORY:
             raise RingRefusedError(
-                f"ring {index} lies in no shared memory region (or is misaligned); "
+                f"ring {index} lies in no shared memory region; "
                 "start QEMU with -object memory-backend-memfd,id=m0,size=1G,share=on -machine memory-backend=m0"
             )
-        if self.packed:
-            reset_packed_ring(&fresh.ring, base)
-        else:
-            reset_split_ring(&fresh.ring, base)
+        if placement == MISALIGNED:
+            rule = "16, 4 and 4 (virtio 1.2, 2.8.10)" if next.packed else "16, 2 and 4 (virtio 1.2, 2.7)"
+            raise RingRefusedError(
+                f"ring {index} is misaligned: descriptors, driver area and device area stand at multiples of {rule}; "
+                "correct its addresses in the guest's driver or in the front-end"
+            )
+        start = next.queues[index].base if resumes else base
+        with nogil:  # the first touch of the ring: its memory may be slow to come
+            if next.packed:
+                reset_packed_ring(&fresh.ring, start)
+            else:
+                reset_split_ring(&fresh.ring, start)
         fresh.live = True
-        self.door.close()
-        queue[0] = fresh
-        self.count_active()
-        self.door.open()
-        self.notifier.set_target(index, call_fd)
+        touch(next, self.device, index)[0] = fresh
+        next.queues[index].starts, next.queues[index].resumes = True, resumes
+        if not next.queues[index].stops:
+            next.queues[index].base = start
+        if not self.changing:
+            self.settle(PATIENCE_S)
 
     def kick_queue(self, uint32_t index) -> None:
         cdef Queue *queue = self.queue(index)
-        if queue.live and not queue.kicked:
-            self.door.close()
-            queue.started = queue.kicked = True
-            self.door.open()
+        if self.changing:
+            if self.planned(index).live and not self.planned(index).kicked:
+                queue = touch(&self.next, self.device, index)
+                queue.kicked = queue.started = self.next.queues[index].kicks = True
+        elif queue.live:
+            # Two words that only ever become true: no worker has to stand still for them.
+            store_release_u32(<uint32_t *>&queue.kicked, 1)
+            store_release_u32(<uint32_t *>&queue.started, 1)
 
     def stop_queue(self, uint32_t index) -> int:
-        cdef Queue *queue = self.queue(index)
-        if queue.live:
-            self.door.close()
-            self.take_back()
-            queue.live = False
+        cdef DeviceChange *next = self.plan()
+        cdef Queue *queue
+        self.queue(index)
+        if self.planned(index).live:
+            queue = touch(next, self.device, index)
+            queue.live = next.queues[index].starts = next.queues[index].resumes = False
             queue.call_fd = queue.kick_fd = -1
-            self.count_active()
-            self.door.open()
-            self.notifier.set_target(index, -1)
-            self.notifier.set_target(self.err_slot(index), -1)
-        return packed_ring_base(&queue.ring) if self.packed else split_ring_base(&queue.ring)
+            if self.device.queues[index].live:
+                next.queues[index].stops = next.takes_back = True
+        if not self.changing:
+            self.settle(PATIENCE_S)
+        return next.queues[index].base
+
+    def queue_base(self, uint32_t index) -> int:
+        self.queue(index)
+        return self.next.queues[index].base
 
     def set_enabled(self, uint32_t index, bint enabled) -> None:
-        cdef Queue *queue = self.queue(index)
-        self.door.close()
-        queue.enabled = enabled
-        self.count_active()
-        self.door.open()
+        self.queue(index)
+        if self.planned(index).enabled != enabled:
+            touch(&self.next, self.device, index).enabled = enabled
+        if not self.changing:
+            self.settle(PATIENCE_S)
 
     def set_call_fd(self, uint32_t index, int call_fd) -> None:
-        cdef Queue *queue = self.queue(index)
+        cdef Queue *queue
         cdef bint is_socket = socket_domain(call_fd) >= 0
-        self.door.close()
-        queue.call_fd, queue.call_is_socket = call_fd, is_socket
-        self.door.open()
-        self.notifier.set_target(index, call_fd)
+        self.queue(index)
+        if self.planned(index).call_fd != call_fd:
+            queue = touch(&self.next, self.device, index)
+            queue.call_fd, queue.call_is_socket = call_fd, is_socket
+            self.next.queues[index].calls = True
+        if not self.changing:
+            self.settle(PATIENCE_S)
 
     def set_kick_fd(self, uint32_t index, int kick_fd) -> None:
-        cdef Queue *queue = self.queue(index)
-        self.door.close()
-        queue.kick_fd = kick_fd
-        self.door.open()
+        self.queue(index)
+        if self.planned(index).kick_fd != kick_fd:
+            touch(&self.next, self.device, index).kick_fd = kick_fd
+        if not self.changing:
+            self.settle(PATIENCE_S)
+
+    cdef Queue snapshot(self, uint32_t index, bint *packed) except *:
+        """A queue as it stands between two changes."""
+        cdef Queue copy
+        cdef const Queue *queue = self.queue(index)
+        cdef uint32_t commits
+        while True:
+            commits = load_acquire_u32(&self.device.commits)
+            copy, packed[0] = queue[0], self.device.packed
+            full_fence()
+            if not commits & 1 and commits == load_acquire_u32(&self.device.commits):
+                return copy
+            cpu_pause()
 
     cdef uint32_t err_slot(self, uint32_t index) noexcept:
         return 2 * self.queue_pairs + index
@@ -355,11 +476,14 @@ cdef class VirtioPort(Port):
         return self.notifier.state
 
     def queue_state(self, uint32_t index) -> QueueState:
-        cdef Queue *queue = self.queue(index)
-        cdef Ring *ring = &queue.ring
+        # Asked from other threads as well. What a change replaces is let go of by a thread with the GIL, which we hold.
+        cdef bint packed = False
+        cdef Queue copy = self.snapshot(index, &packed)
+        cdef const Queue *queue = &copy
+        cdef Ring *ring = &copy.ring
         cdef bint suppressed = False, wanted = False
         cdef uint32_t avail_idx = 0, used_idx = 0
-        if queue.live and self.packed:
+        if queue.live and packed:
             # as far as we know it: a packed ring has no index, only marks
             avail_idx, used_idx = ring.next_avail + ring.has_work(ring), ring.next_used
             suppressed = load_u16(&(<pvirtq_event_suppress *>ring.device_area).flags) == RING_EVENT_FLAGS_DISABLE

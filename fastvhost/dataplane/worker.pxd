@@ -6,6 +6,7 @@ from fastvhost.dataplane.door cimport Door, Gate
 from fastvhost.dataplane.forward cimport Lane
 from fastvhost.dataplane.idle cimport Idle
 from fastvhost.dataplane.notify cimport signals
+from fastvhost.dataplane.port cimport Port
 from fastvhost.dataplane.roster cimport Roster
 
 
@@ -21,6 +22,7 @@ cdef class Worker:
     cdef readonly str name
     cdef Door door
     cdef Gate gate
+    cdef bint occupied           # a thread is in run or step
     cdef Idle idle
     cdef signals signals         # what prepare made
     cdef Part *parts
@@ -29,6 +31,8 @@ cdef class Worker:
     cdef list wires              # owners of the lanes
     cdef uint64_t n_rounds       # written by the worker's thread
     cdef uint64_t n_busy
+    cdef int check_door(self, Port port) except -1
     cdef void gather(self) noexcept nogil
+    cdef void come_in(self) noexcept nogil
     cdef uint32_t round(self) noexcept nogil
     cdef void loop(self) noexcept nogil

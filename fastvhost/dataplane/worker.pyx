@@ -4,7 +4,7 @@ import os
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
-from posix.unistd cimport close
+from posix.unistd cimport close, usleep
 
 from fastvhost.abi.shared_memory cimport full_fence, load_acquire_u32, store_release_u32
 from fastvhost.dataplane.door cimport Door, pass_gate, wake
@@ -68,6 +68,8 @@ cdef class Worker:
             raise ValueError(f"{self.name} runs; wires are added before it starts")
         if share >= wire.shares:
             raise ValueError(f"{self.name}: share {share} of {wire.shares} of a wire")
+        self.check_door(wire.ingress)
+        self.check_door(wire.egress)
         make_room(&self.roster, wire.n_lanes)
         fds = <pollfd *>realloc(self.idle.fds, (self.roster.room + 1) * sizeof(pollfd))
         if fds == NULL:
@@ -80,12 +82,20 @@ cdef class Worker:
         self.parts[self.n_parts] = Part(wire.lanes, wire.n_lanes, share, wire.shares)
         self.n_parts += 1
         self.wires.append(wire)
+        self.door.owns(&self.gate, &wire.ingress.face)
+        if wire.egress is not None:
+            self.door.owns(&self.gate, &wire.egress.face)
+
+    cdef int check_door(self, Port port) except -1:
+        if port is not None and port.door is not None and port.door is not self.door:
+            raise ValueError(f"{self.name} and port {port.name} have different doors; make both with the same Door")
+        return 0
 
     cdef void gather(self) noexcept nogil:
         """Fill the roster with the lanes to visit from now on: those that are open, and whose receiveq is ours.
 
-        Called where no other worker runs, or all others are past the same door and see the same state. So a receiveq is
-        never delivered to by two workers, whatever pairs come and go: which one has it depends on nothing else.
+        Which worker has a receiveq depends on the active pairs of its port alone, and while those change all workers
+        that own lanes towards this port stand still. So a receiveq is never delivered to by two.
         """
         cdef uint32_t i, pair, active
         cdef Part *part
@@ -112,10 +122,13 @@ cdef class Worker:
     cdef void loop(self) noexcept nogil:
         prctl(PR_SET_TIMERSLACK, 1)  # a nap is as long as it says; ns
         enter_thread(&self.signals)
+        self.door.wait_for_changes()  # with a full fence: whoever asks sees that we run, or we see that it asks
         pass_gate(&self.gate)
         self.gather()
         while not load_acquire_u32(&self.gate.stopping):
             if pass_gate(&self.gate):
+                if load_acquire_u32(&self.gate.stopping):
+                    break
                 self.gather()
             if self.round():
                 self.idle.empty_rounds = 0
@@ -123,7 +136,7 @@ cdef class Worker:
                 rest(&self.idle, &self.gate, &self.roster)
         leave_thread()
         discard_signals(&self.signals)
-        store_release_u32(&self.gate.running, 0)  # pairs with Door.close
+        store_release_u32(&self.gate.running, 0)  # pairs with stands
 
     def prepare(self) -> str:
         if self.running or self.signals.context:
@@ -133,16 +146,35 @@ cdef class Worker:
     def run(self) -> None:
         if self.running:
             raise ValueError(f"{self.name} runs already")
+        self.occupied, self.gate.parked = True, 0
         store_release_u32(&self.gate.running, 1)
         with nogil:
             self.loop()
+        self.occupied = False
 
     def step(self) -> int:
+        cdef uint32_t moved
         if self.running:
             raise ValueError(f"{self.name} runs; step is for a worker that does not")
-        self.gather()
-        start_afresh(&self.roster)
-        return self.round()
+        self.occupied, self.gate.parked = True, 0
+        with nogil:
+            self.come_in()
+            self.gather()
+            start_afresh(&self.roster)
+            moved = self.round()
+            store_release_u32(&self.gate.running, 0)  # pairs with stands
+        self.occupied = False
+        return moved
+
+    cdef void come_in(self) noexcept nogil:
+        """Run, once nobody asks us to stand still."""
+        while True:
+            store_release_u32(&self.gate.running, 1)
+            self.door.wait_for_changes()  # with a full fence: whoever asks sees that we run, or we see that it asks
+            if not load_acquire_u32(&self.gate.asked):
+                return
+            store_release_u32(&self.gate.running, 0)
+            usleep(20)
 
     def stop(self) -> None:
         store_release_u32(&self.gate.stopping, 1)
@@ -159,7 +191,7 @@ cdef class Worker:
 
     @property
     def running(self) -> bool:
-        return load_acquire_u32(&self.gate.running) != 0
+        return self.occupied
 
     @property
     def rounds(self) -> int:

@@ -14,21 +14,22 @@ import select
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import Any
 
 from fastvhost.dataplane.door import WorkerStuckError
 from fastvhost.dataplane.notifier import NotificationsStuckError
 from fastvhost.frontend import foreign_files, quota
+from fastvhost.frontend.changes import Changes
 from fastvhost.frontend.logbook import Line, Logbook
 from fastvhost.frontend.narrative import Narrative, View
 from fastvhost.frontend.port_face import PortFace
 
 PAUSE = 0.25
 """Seconds without accepting when there was no room for a connection, and of rest after a defect."""
-RETRY = 1.0
-"""Seconds until a front-end that could not be ended, because a worker does not come to the door, is ended again."""
+TELL_AFTER = 1.0
+"""Seconds that a worker may keep a port waiting before the log says so."""
 
 
 class ControlThread(ABC):
@@ -43,8 +44,8 @@ class ControlThread(ABC):
         """Has a result once the thread is to end: what it waits for then waits no longer."""
         self._thread: threading.Thread | None = None
         self._quota = quota.Quota()
-        self._unended: Callable[[], None] | None = None
-        self._end_again_at = 0.0
+        self._changes = Changes(port)
+        self._told_waiting = False
         self.defects = 0
         """Errors of ours that ended a connection. The thread outlives them."""
 
@@ -68,26 +69,24 @@ class ControlThread(ABC):
     def _drop(self, reason: str, level: int = logging.INFO) -> None:
         """End the front-end that is there, if any."""
 
-    def _end(self, close: Callable[[], None]) -> None:
-        """Close a front-end, again and again if need be: as long as a worker still sees it, no other is served."""
-        try:
-            close()
-        except WorkerStuckError as error:
-            if self._stopping:
-                raise
-            if self._unended is None:
-                sentence = f"{error}; no guest is served here until it is back"
-                self._logbook.write(Line(logging.ERROR, sentence, "defects"))
-            self._unended, self._end_again_at = close, time.monotonic() + RETRY
-        else:
-            if self._unended is not None:
-                self._logbook.write(Line(logging.WARNING, "the worker is back, guests are served again", "defects"))
-            self._unended = None
+    def _settle(self) -> None:
+        """Have changes take effect that a worker kept waiting."""
+        self._changes.settle()
+
+    def _tell_waiting(self, now: float) -> None:
+        """Say once which worker does not come, and that it is back."""
+        since = self._changes.waits_since
+        if since is None and self._told_waiting:
+            self._logbook.write(Line(logging.WARNING, "the worker is back, this port goes on", "defects"))
+            self._told_waiting = False
+        elif since is not None and not self._told_waiting and now >= since + TELL_AFTER:
+            self._logbook.write(Line(logging.ERROR, f"{self._changes.late}; this port waits for it", "defects"))
+            self._told_waiting = True
 
     @property
     def _engaged(self) -> bool:
-        """Whether a worker still sees the front-end before."""
-        return self._unended is not None
+        """Whether a worker may still see the front-end before."""
+        return not self._changes.settled
 
     @abstractmethod
     def _let_go(self) -> None:
@@ -158,14 +157,14 @@ class ControlThread(ABC):
     def _turn(self) -> None:
         """Wait for anything and deal with it once."""
         now = time.monotonic()
-        if self._unended is not None and now >= self._end_again_at:
-            self._end(self._unended)
+        if self._changes.is_due:
+            self._settle()
+        self._tell_waiting(now)
         tend_at = self._tend(now)
         poller = select.poll()
         poller.register(self._wake, select.POLLIN)
         poller.register(self._port.attention_fd, select.POLLIN)
-        deadlines = [*self._register(poller, now), self._narrative.deadline, tend_at]
-        deadlines.append(self._end_again_at if self._engaged else None)
+        deadlines = [*self._register(poller, now), self._narrative.deadline, self._changes.due, tend_at]
         first = min((when for when in deadlines if when is not None), default=None)
         # Rounded up: waking before the time would only mean to wait again.
         timeout = None if first is None else max(0, math.ceil((first - now) * 1000))
@@ -188,8 +187,8 @@ class ControlThread(ABC):
     def _shut(self) -> None:
         try:
             self._drop("stopping")
-            if self._unended is not None:
-                self._unended()
+            if not self._changes.settled and not self._changes.settle() and not self.defects:
+                raise WorkerStuckError(self._changes.late)
         except Exception as error:
             self.defects += 1
             self._logbook.write(

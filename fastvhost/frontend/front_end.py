@@ -7,6 +7,7 @@ FrontEnd, with a table of handlers.
 from __future__ import annotations
 
 from fastvhost.frontend import eventfd, features
+from fastvhost.frontend.changes import Changes
 from fastvhost.frontend.errors import ProtocolError, SessionEndError
 from fastvhost.frontend.memory import MemoryMaker, SharedMemory
 from fastvhost.frontend.narrative import Narrative, RingView, View
@@ -15,17 +16,23 @@ from fastvhost.frontend.rings import RingSet
 
 
 class FrontEnd:
-    """The state of one front-end, from its first request to its end. offered: the feature bits it may choose from."""
+    """The state of one front-end, from its first request to its end. offered: the feature bits it may choose from.
 
-    def __init__(self, port: PortFace, narrative: Narrative, offered: int, memory: MemoryMaker) -> None:
+    What it changes of the port takes effect with `changes`, which the caller begins before a request and settles after.
+    """
+
+    def __init__(
+        self, port: PortFace, changes: Changes, narrative: Narrative, offered: int, memory: MemoryMaker
+    ) -> None:
         self._port = port
+        self._changes = changes
         self._narrative = narrative
         self._offered = offered
         self.features: int | None = None
         self.mtu = 0
         self.status: int | None = None
-        self.memory = SharedMemory(port.set_memory, memory)
-        self.rings = RingSet(port, self._may_start, self._packed)
+        self.memory = SharedMemory(port.set_memory, changes, memory)
+        self.rings = RingSet(port, changes, self._may_start, self._packed)
 
     def _may_start(self) -> bool:
         return self.features is not None and bool(self.memory.regions)
@@ -62,9 +69,14 @@ class FrontEnd:
         return View(self.status, tuple(rings))
 
     def close(self) -> None:
-        """Stop the rings, take the memory from the port and release everything. Idempotent."""
-        self.rings.close()
-        self.memory.close()
+        """Stop the rings, take the memory from the port and release everything with the change. Idempotent."""
+        try:
+            self._port.set_link(False)
+        finally:
+            try:
+                self.rings.close()
+            finally:
+                self.memory.close()
 
     # What handlers do
 

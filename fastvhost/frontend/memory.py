@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from fastvhost.dataplane.guest_memory import GuestMemory, Mapping
 from fastvhost.frontend import foreign_files
+from fastvhost.frontend.changes import Changes
 from fastvhost.frontend.errors import ProtocolError
 from fastvhost.frontend.foreign_files import GuestFile
 from fastvhost.frontend.payload import Region
@@ -51,10 +52,14 @@ class _Slot(NamedTuple):
 
 
 class SharedMemory:
-    """Owns the mappings of one front-end. install is VirtioPort.set_memory; an empty table is None to it."""
+    """Owns the mappings of one front-end. install is VirtioPort.set_memory; an empty table is None to it.
 
-    def __init__(self, install: Callable[[Any], Iterable[int]], maker: MemoryMaker) -> None:
+    What is no longer used is unmapped when `changes` have taken effect.
+    """
+
+    def __init__(self, install: Callable[[Any], Iterable[int]], changes: Changes, maker: MemoryMaker) -> None:
         self._install = install
+        self._changes = changes
         self._maker = maker
         self._slots: tuple[_Slot, ...] = ()
 
@@ -153,7 +158,8 @@ class SharedMemory:
             _unmap(fresh)
             raise ProtocolError(str(error)) from error
         self._slots = slots
-        _unmap(stale)
+        if stale:
+            self._changes.then(lambda: _unmap(stale))
         return lost
 
 

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from fastvhost.frontend import foreign_files
+from fastvhost.frontend.changes import Changes
 from fastvhost.frontend.errors import ProtocolError
 from fastvhost.frontend.payload import VringAddr
 from fastvhost.frontend.port_face import PortFace
@@ -40,6 +40,8 @@ class Ring:
     armed: bool = False
     """SET_VRING_KICK came: it goes live as soon as everything else is known."""
     live: bool = False
+    stopping: bool = False
+    """Where it stands is known once the workers have let go of it."""
     kicked: bool = False
     broken: str = ""
     """Why the data plane gave it up. It recovers by GET_VRING_BASE or another SET_VRING_KICK.
@@ -56,14 +58,17 @@ class Ring:
 
 
 class RingSet:
-    """The rings of one front-end, and the port they run on.
+    """The rings of one front-end, and the port they run on. What it asks of that port takes effect with `changes`.
 
     may_start: whether features and memory are known, without which no ring can run. packed: whether RING_PACKED was
     negotiated, None before features are known.
     """
 
-    def __init__(self, port: PortFace, may_start: Callable[[], bool], packed: Callable[[], bool | None]) -> None:
+    def __init__(
+        self, port: PortFace, changes: Changes, may_start: Callable[[], bool], packed: Callable[[], bool | None]
+    ) -> None:
         self._port = port
+        self._changes = changes
         self._may_start = may_start
         self._packed = packed
         self._rings = tuple(Ring(index) for index in range(2 * port.queue_pairs))
@@ -112,24 +117,27 @@ class RingSet:
         index_bits = 0x7FFF if self._packed() else 0xFFFF
         return bool((self._port.queue_state(ring.index).avail_idx ^ self._base(ring)) & index_bits)
 
-    def stop(self, index: int) -> int:
-        """GET_VRING_BASE: the next available index. Call and err stay, not every front-end sends them again."""
+    def stop(self, index: int) -> None:
+        """GET_VRING_BASE, see base(). Call and err stay, not every front-end sends them again."""
         ring = self[index]
         self._park(ring)
         ring.armed = ring.kicked = ring.lost = False
         ring.broken = ""
-        ring.kick = _closed(ring.kick)
-        return self._base(ring)
+        ring.kick = self._closed(ring.kick)
+
+    def base(self, index: int) -> int:
+        """The next available index of a stopped ring, once that has taken effect."""
+        return self._base(self[index])
 
     def set_kick(self, index: int, fd: int) -> None:
         """Takes the file descriptor, -1 for "poll". Starts the ring, or changes what a live one is kicked by."""
         ring = self[index]
+        self._closed(ring.kick)
+        ring.kick = fd
         if ring.running:
             self._port.set_kick_fd(index, fd)
         else:
             self._park(ring)
-        _closed(ring.kick)
-        ring.kick = fd
         if ring.running:
             if fd < 0:
                 self.kicked(index)
@@ -148,17 +156,16 @@ class RingSet:
     def set_call(self, index: int, fd: int) -> None:
         """Takes the file descriptor, -1 for none."""
         ring = self[index]
-        if ring.live:
-            self._port.set_call_fd(index, fd)
-        _closed(ring.call)
+        self._closed(ring.call)
         ring.call = fd
         if ring.live:
+            self._port.set_call_fd(index, fd)
             self._nudge(ring)
 
     def set_err(self, index: int, fd: int) -> None:
         """Takes the file descriptor, -1 for none."""
         ring = self[index]
-        _closed(ring.err)
+        self._closed(ring.err)
         ring.err = fd
 
     def set_enabled(self, index: int, enabled: bool) -> None:
@@ -186,7 +193,8 @@ class RingSet:
         """Stop a ring as if its front-end had never said anything of it."""
         ring = self[index]
         self.stop(index)
-        ring.call, ring.err = _closed(ring.call), _closed(ring.err)
+        ring.call, ring.err = self._closed(ring.call), self._closed(ring.err)
+        ring.stopping = False
         ring.size, ring.addresses, ring.base, ring.enabled = 0, None, None, False
 
     def broke(self, index: int, sentence: str) -> None:
@@ -234,8 +242,8 @@ class RingSet:
         """Stop every ring and close every file descriptor. Idempotent."""
         for ring in self._rings:
             self.stop(ring.index)
-            ring.call = _closed(ring.call)
-            ring.err = _closed(ring.err)
+            ring.call = self._closed(ring.call)
+            ring.err = self._closed(ring.err)
 
     def _start_if_complete(self, ring: Ring) -> None:
         if not ring.armed or ring.live or not ring.size or ring.addresses is None or not self._may_start():
@@ -247,7 +255,7 @@ class RingSet:
                 desc_user_addr=ring.addresses.desc_user_addr,
                 avail_user_addr=ring.addresses.avail_user_addr,
                 used_user_addr=ring.addresses.used_user_addr,
-                base=self._base(ring),
+                base=None if ring.stopping else self._base(ring),
                 call_fd=ring.call,
                 enabled=ring.enabled,
                 kicked=ring.kicked,
@@ -267,20 +275,23 @@ class RingSet:
     def _park(self, ring: Ring) -> None:
         """Take it from the data plane, to start it again from where that was."""
         if ring.live:
-            ring.base = self._port.stop_queue(ring.index)
-            ring.live = False
+            self._port.stop_queue(ring.index)
+            ring.live, ring.stopping = False, True
+            self._changes.then(lambda: self._stopped(ring))
+
+    def _stopped(self, ring: Ring) -> None:
+        if ring.stopping:
+            ring.base, ring.stopping = self._port.queue_base(ring.index), False
 
     def _nudge(self, ring: Ring) -> None:
         """One call too many costs nothing; one lost while the back-end was away would leave the guest waiting."""
-        if ring.call >= 0:
-            self._port.call(ring.index)
+        self._changes.then(lambda: self._port.call(ring.index) if ring.call >= 0 else None)
+
+    def _closed(self, fd: int) -> int:
+        """Close it once no worker can use it. Returns what stands for none."""
+        self._changes.close_fd(fd)
+        return -1
 
 
 def _places(addresses: VringAddr) -> tuple[int, int, int]:
     return addresses.desc_user_addr, addresses.avail_user_addr, addresses.used_user_addr
-
-
-def _closed(fd: int) -> int:
-    if fd >= 0:
-        foreign_files.close(fd)
-    return -1

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+from fastvhost.frontend.changes import Changes
 from fastvhost.frontend.errors import ProtocolError, SessionEndError
 from fastvhost.frontend.memory import REAL_MEMORY, MemoryMaker
 from fastvhost.frontend.narrative import Narrative
@@ -68,25 +69,31 @@ class Desk:
         self._handles: set[int] = set()
         self._next_handle = 1
         self.session: Session | None = None
-        self.end: Callable[[Callable[[], None]], None] = lambda close: close()
-        """How a session is closed; ControlThread's does it again where a worker does not come to the door."""
-        self.engaged: Callable[[], bool] = lambda: False
-        """Whether one is still to be closed."""
+        self.changes = Changes(port)
+        """Of the port; its service brings its own."""
 
     @property
     def open_files(self) -> int:
         return len(self._handles)
 
-    def answer(self, data: bytes) -> bytes | None:
-        """One request, as it was read. Returns what to write, if anything. Raises MalformedError without a header."""
+    def answer(self, data: bytes, write: Callable[[bytes], None]) -> None:
+        """One request, as it was read. Written is the answer, if any, once what it changes has taken effect.
+
+        Raises MalformedError without a header.
+        """
         request = message.decode_request(data)
+        self.changes.begin()
         try:
-            return self._answer(request)
+            answer = self._answer(request)
         except message.MalformedError as error:
             self._narrative.refused(f"the kernel asked {error}")
-            return message.encode_error(request.unique, errno.EINVAL)
+            answer = message.encode_error(request.unique, errno.EINVAL)
+        if answer is not None:
+            late = answer if callable(answer) else (lambda: answer)
+            self.changes.then(lambda: write(late()))
+        self.changes.settle()
 
-    def _answer(self, request: Request) -> bytes | None:
+    def _answer(self, request: Request) -> bytes | Callable[[], bytes] | None:
         match request.opcode:
             case Opcode.IOCTL:
                 return self._ioctl(request)
@@ -112,7 +119,7 @@ class Desk:
         self._disown(handle, "the front-end closed")
         return message.encode_error(request.unique, 0)
 
-    def _ioctl(self, request: Request) -> bytes:
+    def _ioctl(self, request: Request) -> bytes | Callable[[], bytes]:
         ioctl = message.decode_ioctl(request.body)
         row = TABLE.get(ioctl.command)
         try:
@@ -135,6 +142,8 @@ class Desk:
             memory = ioctl.command == Command.SET_MEM_TABLE
             self._narrative.refused(f"{command_name(ioctl.command)} refused: {error}", memory=memory)
             return message.encode_error(request.unique, error.errno if isinstance(error, IoctlError) else errno.EINVAL)
+        if callable(result):
+            return lambda: message.encode_ioctl(request.unique, result().encode())
         return message.encode_ioctl(request.unique, result.encode() if result is not None else b"")
 
     @staticmethod
@@ -152,13 +161,13 @@ class Desk:
             raise ProtocolError(f"it says that it has {whole} bytes, and had {came} when it was asked before")
         return whole
 
-    def _handle(self, row: Row, request: Request, ioctl: Ioctl) -> Payload | None:
+    def _handle(self, row: Row, request: Request, ioctl: Ioctl) -> Payload | Callable[[], Payload] | None:
         payload = row.payload.decode(ioctl.data) if row.payload and row.reads else None
         if not row.door:
             return row.handler(self, request, ioctl)  # type: ignore[no-any-return]
         self.look()  # a ring that broke before it is set up anew has its word first
         session, pair = self._owner(request, ioctl)
-        result: Payload | None = row.handler(session, pair, payload)
+        result: Payload | Callable[[], Payload] | None = row.handler(session, pair, payload)
         self._narrative.rings(session.rings)
         return result
 
@@ -181,10 +190,8 @@ class Desk:
                 raise IoctlError(errno.EBUSY, f"a second front-end was turned away, process {owner.pid} is connected")
             self.session.claim(ioctl.handle)
             return
-        if self.engaged():
-            raise IoctlError(errno.EBUSY, "a worker does not come to the door, no guest is served until it is back")
         caller = self._identify(request.thread)
-        session = Session(caller, self._port, self._narrative, self._memory, self._host)
+        session = Session(caller, self._port, self.changes, self._narrative, self._memory, self._host)
         session.claim(ioctl.handle)
         self._port.set_link(True)
         self.session = session
@@ -221,14 +228,12 @@ class Desk:
         if session is None:
             return
 
-        def close() -> None:
-            try:
-                self._port.set_link(False)
-            finally:
-                session.close()
-
+        self.changes.begin()
         try:
-            self.end(close)
+            try:
+                session.close()
+            finally:
+                self.changes.settle()
         finally:
             if stopping:
                 self._narrative.stopped()

@@ -7,7 +7,7 @@ import errno
 import logging
 import select
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Protocol
 
@@ -77,7 +77,7 @@ class VhostCuseService(ControlThread):
         memory = REAL_MEMORY._replace(most_bytes=most_memory, any_file=any_memory_file)
         host = Surroundings(partial(GuestFiles, any_file=any_memory_file))
         self._desk = desk(port, self._narrative, memory=memory, host=host)
-        self._desk.end, self._desk.engaged = self._end, lambda: self._engaged
+        self._desk.changes = self._changes
         self._kicks: list[tuple[int, int]] = []
 
     def describe(self) -> dict[str, Any]:
@@ -99,15 +99,15 @@ class VhostCuseService(ControlThread):
         if self._again_at is not None and now >= self._again_at:
             self._take_again(now)
         if self._device is not None:
-            poller.register(self._device.fileno(), select.POLLIN)
+            poller.register(self._device.fileno(), select.POLLIN if self._may_read else 0)
         self._kicks = []
         session = self._desk.session
         if session is not None:
             poller.register(session.caller.fileno(), select.POLLIN)
-            self._kicks = session.rings.watched()
+            self._kicks = session.rings.watched() if self._changes.settled else []
             for fd, _ in self._kicks:
                 poller.register(fd, select.POLLIN)
-        return (self._again_at,)
+        return (self._again_at, None if self._may_read else self._changes.allowed_at)
 
     def _take_again(self, now: float) -> None:
         try:
@@ -135,25 +135,46 @@ class VhostCuseService(ControlThread):
 
     def _pump(self, device: DeviceFace) -> None:
         for _ in range(REQUESTS_PER_TURN):
-            try:
-                data = device.read()
-                answer = self._answer(device, data) if data is not None else None
-                if answer is not None:
-                    device.write(answer)
-            except OSError as error:
-                if error.errno != errno.ENODEV:
-                    raise
-                self._lose(device)
+            if not self._may_read:
                 return
+            data = None
+            with self._watching(device):
+                data = device.read()
+                if data is not None:
+                    self._changes.count_message()
+                    self._answer(device, data)
             if data is None:
                 return
 
-    def _answer(self, device: DeviceFace, data: bytes) -> bytes | None:
+    @property
+    def _may_read(self) -> bool:
+        """Not while a worker keeps a change waiting, nor beyond its share of requests and changes."""
+        return self._changes.settled and self._changes.allowed_at is None
+
+    @contextlib.contextmanager
+    def _watching(self, device: DeviceFace) -> Iterator[None]:
+        """Whether the device is still there."""
         try:
-            return self._desk.answer(data)
+            yield
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+            self._lose(device)
+
+    def _settle(self) -> None:
+        if self._device is None:
+            super()._settle()
+        else:
+            with self._watching(self._device):
+                super()._settle()
+
+    def _answer(self, device: DeviceFace, data: bytes) -> None:
+        try:
+            self._desk.answer(data, device.write)
         except MalformedError as error:
             self._narrative.refused(f"the kernel sent {error}")
-            return None
+        except OSError:
+            raise
         except Exception:
             # A defect of ours; whoever asked must not wait for ever.
             device.write(encode_error(decode_request(data).unique, errno.EIO))

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from fastvhost.frontend import eventfd, features, foreign_files
+from fastvhost.frontend.changes import Changes
 from fastvhost.frontend.front_end import FrontEnd
 from fastvhost.frontend.memory import MemoryMaker
 from fastvhost.frontend.narrative import Narrative
@@ -46,11 +47,16 @@ class Session(FrontEnd):
     """The front-end that owns the device. Owns its caller."""
 
     def __init__(
-        self, caller: Caller, port: PortFace, narrative: Narrative, memory: MemoryMaker, host: Surroundings
+        self,
+        caller: Caller,
+        port: PortFace,
+        changes: Changes,
+        narrative: Narrative,
+        memory: MemoryMaker,
+        host: Surroundings,
     ) -> None:
-        super().__init__(port, narrative, OFFERED, memory)
+        super().__init__(port, changes, narrative, OFFERED, memory)
         self.caller = caller
-        self._closed = False
         self._host = host
         self._pairs: dict[int, int] = {}
         self._kicks: dict[int, int] = {}
@@ -84,14 +90,12 @@ class Session(FrontEnd):
         return self._pairs.get(handle)
 
     def close(self) -> None:
-        """May be tried several times, until no worker holds it up."""
-        super().close()
-        if self._closed:
-            return
-        self._closed = True
-        for index in list(self._kicks):
-            self._set_kick(index, -1)
-        self.caller.close()
+        try:
+            super().close()
+        finally:
+            for index in list(self._kicks):
+                self._set_kick(index, -1)
+            self.caller.close()
 
     def _set_kick(self, index: int, fd: int) -> None:
         old = self._kicks.pop(index, -1)
@@ -141,14 +145,14 @@ class Session(FrontEnd):
     def set_vring_base(self, pair: int, payload: VringState) -> None:
         self.rings.set_base(self._ring(pair, payload.index), payload.num)
 
-    def get_vring_base(self, pair: int, payload: VringState) -> VringState:
+    def get_vring_base(self, pair: int, payload: VringState) -> Callable[[], VringState]:
         """Unlike vhost-user's, it stops nothing."""
         index = self._ring(pair, payload.index)
         runs = self.rings[index].live
-        base = self.rings.stop(index)
+        self.rings.stop(index)
         if runs:
             self._start(index)
-        return VringState(payload.index, base)
+        return lambda: VringState(payload.index, self.rings.base(index))
 
     def set_vring_kick(self, pair: int, payload: VringFile) -> None:
         index = self._ring(pair, payload.index)
@@ -191,4 +195,4 @@ class Session(FrontEnd):
         return fd
 
 
-Handler = Callable[[Session, int, Any], U64 | VringState | None]
+Handler = Callable[[Session, int, Any], U64 | VringState | Callable[[], VringState] | None]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import select
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+from fastvhost.frontend.changes import Changes
 from fastvhost.frontend.errors import ProtocolError, SessionEndError
 from fastvhost.frontend.memory import REAL_MEMORY, MemoryMaker
 from fastvhost.frontend.narrative import Narrative
@@ -26,6 +28,17 @@ class EndedError(Exception):
         self.level = level
 
 
+@contextlib.contextmanager
+def _ends() -> Iterator[None]:
+    """Whatever ends a connection, as EndedError."""
+    try:
+        yield
+    except PeerGoneError as error:
+        raise EndedError(str(error), logging.INFO) from error
+    except (ProtocolError, SessionEndError) as error:
+        raise EndedError(str(error), logging.WARNING) from error
+
+
 class Connection:
     """Driven by poll(): register() what to wait for, serve() what came. Both raise nothing but EndedError."""
 
@@ -33,25 +46,45 @@ class Connection:
         self,
         sock: socket.socket,
         port: PortFace,
+        changes: Changes,
         narrative: Narrative,
         clock: Callable[[], float],
         memory: MemoryMaker = REAL_MEMORY,
     ) -> None:
         self._port = port
+        self._changes = changes
         self._narrative = narrative
         self.transport = Transport(sock, clock)
-        self.session = Session(port, self.transport.send, narrative, memory)
+        self.session = Session(port, changes, self.transport.send, narrative, memory)
         self.peer_pid = self.transport.peer_pid
         self._kicks: list[tuple[int, int]] = []
-        port.set_link(True)
         narrative.connected(self.peer_pid)
 
     def register(self, poller: select.poll) -> None:
-        # A front-end that does not read its replies is not read either.
-        poller.register(self.transport, select.POLLOUT if self.transport.wants_write else select.POLLIN)
-        self._kicks = self.session.rings.watched()
+        poller.register(self.transport, self._awaited)
+        self._kicks = self.session.rings.watched() if self._changes.settled else []
         for fd, _ in self._kicks:
             poller.register(fd, select.POLLIN)
+
+    @property
+    def _awaited(self) -> int:
+        """What of its socket to wait for. That it hangs up is told in any case."""
+        if not self._changes.settled:
+            return 0
+        if self.transport.wants_write:
+            return select.POLLOUT  # a front-end that does not read its replies is not read either
+        return select.POLLIN if self._may_read else 0
+
+    @property
+    def _may_read(self) -> bool:
+        """Unless it has spent its share of messages and changes; what it has begun to send is still read."""
+        return self.transport.amid_message or self._changes.allowed_at is None
+
+    @property
+    def deadline(self) -> float | None:
+        """When to come by though nothing happened."""
+        times = (None if self._may_read else self._changes.allowed_at, self.transport.deadline)
+        return min((time for time in times if time is not None), default=None)
 
     @property
     def hung_up(self) -> bool:
@@ -62,39 +95,38 @@ class Connection:
 
     def serve(self, ready: dict[int, int]) -> None:
         """Handle what poll() found. ready: its answer, as a dict."""
-        try:
+        with _ends():
             if self._port.attention_fd in ready:
                 self.session.attend()
             for fd, index in self._kicks:
                 if fd in ready:
                     self.session.kicked(index)
-            events = ready.get(self.transport.fileno(), 0)
-            if events & select.POLLHUP:
+            if ready.get(self.transport.fileno(), 0) & select.POLLHUP:
                 raise PeerGoneError("the front-end closed")
-            if events:
+            if self._changes.settled:
                 self._pump()
-            self.transport.check_patience()
-        except PeerGoneError as error:
-            raise EndedError(str(error), logging.INFO) from error
-        except (ProtocolError, SessionEndError) as error:
-            raise EndedError(str(error), logging.WARNING) from error
+                self.transport.check_patience()
+
+    def settle(self) -> None:
+        """Try once more to have a message take effect that a worker keeps waiting. Raises EndedError."""
+        with _ends():
+            self._changes.settle()
 
     def _pump(self) -> None:
         self.transport.flush()
         for _ in range(MESSAGES_PER_TURN):
-            if self.transport.wants_write:
+            if self.transport.wants_write or not self._changes.settled or not self._may_read:
                 return
             message = self.transport.receive()
             if message is None:
                 return
+            self._changes.count_message()
             self.session.handle(message)
 
     def close(self) -> None:
-        """Stop the rings, give everything back, close. Whatever fails, the rest is still done."""
+        """Close it; stop the rings and give everything back with the change that the caller settles."""
         try:
             self.transport.close()
         finally:
-            try:
-                self._port.set_link(False)
-            finally:
-                self.session.close()
+            self._changes.begin()
+            self.session.close()

@@ -8,7 +8,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 from fastvhost.frontend import advice, foreign_files
@@ -92,21 +92,31 @@ class VhostUserService(ControlThread):
                 deadlines.append(self._paused_until)
         if self._connection is not None:
             self._connection.register(poller)
-            deadlines.append(self._connection.transport.deadline)
+            deadlines.append(self._connection.deadline)
         elif self._dialer is not None and not self._engaged:
             deadlines.append(self._dialer.due)
         return deadlines
 
     def _serve(self, ready: dict[int, int]) -> None:
         if self._connection is not None:
-            try:
+            with self._ending():
                 self._connection.serve(ready)
-            except EndedError as end:
-                self._drop(str(end), end.level)
         elif self._port.attention_fd in ready:
             self._port.events()  # of the connection before
         if self._listener is not None and self._listener.fileno() in ready:
             self._accept(self._listener)
+
+    def _settle(self) -> None:
+        with self._ending():
+            super()._settle() if self._connection is None else self._connection.settle()
+
+    @contextlib.contextmanager
+    def _ending(self) -> Iterator[None]:
+        """Drop the connection when it ends."""
+        try:
+            yield
+        except EndedError as end:
+            self._drop(str(end), end.level)
 
     def _accept(self, listener: Listener) -> None:
         for _ in range(ACCEPTS_PER_TURN):
@@ -141,7 +151,9 @@ class VhostUserService(ControlThread):
 
     def _connect(self, sock: socket.socket) -> None:
         try:
-            self._connection = Connection(sock, self._port, self._narrative, time.monotonic, self._memory)
+            self._connection = Connection(
+                sock, self._port, self._changes, self._narrative, time.monotonic, self._memory
+            )
         except BaseException:
             foreign_files.close_socket(sock)
             raise
@@ -157,7 +169,10 @@ class VhostUserService(ControlThread):
             # What the rings did last belongs before the end of the story; trouble with it does not matter any more.
             connection.session.attend()
         try:
-            self._end(connection.close)
+            try:
+                connection.close()
+            finally:
+                self._changes.settle()
         finally:
             if self._stopping:
                 self._narrative.stopped()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from fastvhost.frontend import eventfd, features
+from fastvhost.frontend.changes import Changes
 from fastvhost.frontend.errors import ProtocolError, SessionEndError
 from fastvhost.frontend.front_end import FrontEnd
 from fastvhost.frontend.memory import MAX_SLOTS, REAL_MEMORY, MemoryMaker
@@ -43,48 +44,69 @@ class Session(FrontEnd):
     def __init__(
         self,
         port: PortFace,
+        changes: Changes,
         send: Callable[[bytes], None],
         narrative: Narrative,
         memory: MemoryMaker = REAL_MEMORY,
     ) -> None:
-        super().__init__(port, narrative, protocol_features.offered_features(port.queue_pairs), memory)
+        super().__init__(port, changes, narrative, protocol_features.offered_features(port.queue_pairs), memory)
         self._send = send
+        self._closed = False
         self.protocol_features = 0
 
     def handle(self, message: Received) -> None:
-        """Answer one message and close what it brought. Raises SessionEndError."""
+        """Answer one message and close what it brought, once what it changes took effect. Raises SessionEndError."""
         request = message.header.request
         row = HANDLERS.get(request)
+        self._changes.begin()
+        self._changes.then(message.close)
+        self.attend()  # a ring that broke before it is set up anew has its word first
         try:
-            self.attend()  # a ring that broke before it is set up anew has its word first
             reply = self._dispatch(row, message)
         except ProtocolError as error:
-            sentence = f"{request_name(request)} refused: {error}"
-            if not self._wants_ack(message) or (row is not None and row.replies):
-                raise SessionEndError(sentence) from error
-            self._narrative.refused(sentence, memory=request in (Request.SET_MEM_TABLE, Request.ADD_MEM_REG))
-            self._send(encode_reply(request, U64(1)))
+            refusal = f"{request_name(request)} refused: {error}"
+            last = not self._wants_ack(message) or (row is not None and row.replies)
+            self._changes.then(lambda: self._refuse(request, refusal, last=last))
         else:
-            if reply is not None:
-                self._send(encode_reply(request, reply))
-            elif self._wants_ack(message):
-                self._send(encode_reply(request, U64(0)))
-        finally:
-            message.close()
+            acked = self._wants_ack(message)
+            self._changes.then(lambda: self._answer(request, reply, acked=acked))
+        self._changes.settle()
+
+    def _refuse(self, request: int, sentence: str, *, last: bool) -> None:
+        if self._closed:
+            return
+        if last:
+            raise SessionEndError(sentence)
+        self._narrative.refused(sentence, memory=request in (Request.SET_MEM_TABLE, Request.ADD_MEM_REG))
+        self._send(encode_reply(request, U64(1)))
+
+    def _answer(self, request: int, reply: AnyPayload | Callable[[], AnyPayload] | None, *, acked: bool) -> None:
+        if self._closed:
+            return
+        if reply is not None:
+            self._send(encode_reply(request, reply() if callable(reply) else reply))
+        elif acked:
+            self._send(encode_reply(request, U64(0)))
+
+    def close(self) -> None:
+        """Nothing is answered any more."""
+        self._closed = True
+        super().close()
 
     def _wants_ack(self, message: Received) -> bool:
         """Asked after the request took effect: SET_PROTOCOL_FEATURES may itself be the one that acks REPLY_ACK."""
         acks = features.has(self.protocol_features, protocol_features.PROTOCOL_F_REPLY_ACK)
         return message.header.need_reply and acks
 
-    def _dispatch(self, row: Row | None, message: Received) -> AnyPayload | None:
+    def _dispatch(self, row: Row | None, message: Received) -> AnyPayload | Callable[[], AnyPayload] | None:
         if row is None:
             raise ProtocolError("not a request of any feature offered here")
         payload = decode_payload(row.payload, message.payload)
         if len(message.fds) > row.most_fds:
             raise ProtocolError(f"{len(message.fds)} file descriptors with it, at most {row.most_fds} belong there")
         self._narrative.spoke()
-        reply: AnyPayload | None = row.handler(self, payload, message)
+        reply: AnyPayload | Callable[[], AnyPayload] | None = row.handler(self, payload, message)
+        self._port.set_link(True)  # a front-end is there, and not only somebody who opens the socket
         self._narrative.rings(self.rings)
         return reply
 
@@ -178,8 +200,9 @@ class Session(FrontEnd):
     def _set_vring_base(self, payload: VringState, _message: Received) -> None:
         self.rings.set_base(payload.index, payload.num)
 
-    def _get_vring_base(self, payload: VringState, _message: Received) -> VringState:
-        return VringState(payload.index, self.rings.stop(payload.index))
+    def _get_vring_base(self, payload: VringState, _message: Received) -> Callable[[], VringState]:
+        self.rings.stop(payload.index)
+        return lambda: VringState(payload.index, self.rings.base(payload.index))
 
     def _set_vring_kick(self, payload: VringFd, message: Received) -> None:
         self.rings.set_kick(payload.index, self._ring_fd("kick", payload, message))
@@ -211,9 +234,12 @@ class Session(FrontEnd):
 
 
 class Row(NamedTuple):
-    """How one request is handled. replies: it has an explicit reply, so it never gets an ack as well."""
+    """How one request is handled. replies: it has an explicit reply, so it never gets an ack as well.
 
-    handler: Callable[[Session, Any, Received], AnyPayload | None]
+    A reply that is known only after the change has taken effect is a function.
+    """
+
+    handler: Callable[[Session, Any, Received], AnyPayload | Callable[[], AnyPayload] | None]
     payload: type[AnyPayload]
     most_fds: int = 0
     replies: bool = False

@@ -82,6 +82,11 @@ class Transport:
         return bool(self._out)
 
     @property
+    def amid_message(self) -> bool:
+        """Whether a message has begun to arrive and is not here whole."""
+        return self._header is not None or bool(self._data)
+
+    @property
     def deadline(self) -> float | None:
         """When check_patience() will fail unless something moves, on the clock."""
         return None if self._stuck_since is None else self._stuck_since + PATIENCE

@@ -125,7 +125,7 @@ def forward_again(Worker worker not None, VirtioPort ingress not None, VirtioPor
             n = forward_burst(lane)
             transmitq[0] = before_transmitq
             receiveq[0] = before_receiveq
-            if ingress.packed:
+            if ingress.device.packed:
                 memcpy(transmitq.descriptor_area, transmit_descs, sizeof(transmit_descs))
                 memcpy(receiveq.descriptor_area, receive_descs, sizeof(receive_descs))
     return n

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastvhost.dataplane import notify
 from fastvhost.dataplane.notifier import NotificationsStuckError
 from fastvhost.dataplane.virtio_port import QueueState, RingRefusedError
+from fastvhost.frontend.changes import Changes
 from fastvhost.frontend.memory import MemoryMaker
 
 
@@ -30,6 +32,13 @@ class FakePort:
         """What the next calls that can be refused are refused with."""
         self.error: Exception | None = None
         """What any call raises, as no port should."""
+        self.worker_stuck = False
+        """Whether a worker does not come: no change takes effect."""
+        self.late = "worker7 does not come to the door"
+        self.doors = 0
+        """Changes that took effect, of those in which something was called."""
+        self.called_at_begin = 0
+        self.link = False
         self.news: list[tuple[str, int, str]] = []
         self.stuck = ""
         """Why its driver cannot be notified."""
@@ -57,8 +66,21 @@ class FakePort:
         if self.refusal and may_refuse:
             raise RingRefusedError(self.refusal)
 
+    def begin(self) -> None:
+        """A change of several calls begins; or goes on, where one could not be committed."""
+
+    def commit(self, seconds: float = 0.0) -> bool:
+        if self.worker_stuck:
+            time.sleep(seconds)
+            return False
+        self.doors += len(self.calls) > self.called_at_begin
+        self.called_at_begin = len(self.calls)
+        return True
+
     def set_link(self, up: bool) -> None:
-        self._called("set_link", up)
+        if up != self.link:
+            self._called("set_link", up)
+            self.link = up
 
     def set_features(self, features: int) -> None:
         self._called("set_features", features, may_refuse=True)
@@ -70,6 +92,8 @@ class FakePort:
 
     def start_queue(self, index: int, **settings: Any) -> None:
         self._called("start_queue", index, settings, may_refuse=True)
+        if settings["base"] is None:  # where it stopped
+            settings["base"] = self.queue_base(index)
         self.live[index] = settings
         self.next_avail[index] = settings["base"]
         self.news = [news for news in self.news if news[1] != index]  # of the queue before it
@@ -80,6 +104,9 @@ class FakePort:
     def stop_queue(self, index: int) -> int:
         self._called("stop_queue", index)
         self.live.pop(index, None)
+        return self.queue_base(index)
+
+    def queue_base(self, index: int) -> int:
         return self.next_avail.get(index, 0)
 
     def set_enabled(self, index: int, enabled: bool) -> None:
@@ -150,3 +177,15 @@ class FakeTable:
 
 
 FAKE_MEMORY = MemoryMaker(FakeMapping, FakeTable)
+
+
+class AtOnce(Changes):
+    """Changes of a port without workers: what is to follow them follows at once."""
+
+    def __init__(self) -> None:
+        port = FakePort()
+        super().__init__(port)
+        port.close()
+
+    def then(self, act: Callable[[], None]) -> None:
+        act()

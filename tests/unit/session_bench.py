@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastvhost.frontend import advice, features
+from fastvhost.frontend.changes import Changes
 from fastvhost.frontend.memory import MemoryMaker
 from fastvhost.frontend.narrative import Narrative
 from fastvhost.frontend.payload import U64, Region, VringAddr, VringState
@@ -50,10 +51,11 @@ class Bench:
     def __init__(self, queue_pairs: int = 1, memory: MemoryMaker = FAKE_MEMORY) -> None:
         self.port = FakePort(queue_pairs=queue_pairs)
         self.clock = Clock()
+        self.changes = Changes(self.port, self.clock)
         self.narrative = Narrative(advice.by_listening("/tmp/bench.sock", "mode 0660"), self.clock)
         self.peer, ours = socket.socketpair()
         self.peer.settimeout(2)
-        self.connection = Connection(ours, self.port, self.narrative, self.clock, memory)
+        self.connection = Connection(ours, self.port, self.changes, self.narrative, self.clock, memory)
         self.ended = ""
         self._fds: list[int] = []
 
@@ -63,6 +65,7 @@ class Bench:
 
     def close(self) -> None:
         self.connection.close()
+        self.changes.settle()
         self.peer.close()
         self.port.close()
         for fd in self._fds:

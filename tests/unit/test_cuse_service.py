@@ -16,8 +16,7 @@ from typing import Any
 
 import pytest
 
-from fastvhost.dataplane.door import WorkerStuckError
-from fastvhost.frontend import control_thread, foreign_files
+from fastvhost.frontend import foreign_files
 from fastvhost.frontend.errors import ServiceError
 from fastvhost.vhostcuse import device as device_module
 from fastvhost.vhostcuse.desk import Desk
@@ -162,18 +161,33 @@ def test_a_port_that_is_to_stop_waits_no_longer_for_what_it_asked_about_memory(s
 
 
 def test_a_front_end_that_ends_while_a_worker_is_stuck_leaves_a_port_that_serves_again_once_that_is_back(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
+    rig: Rig,
 ) -> None:
-    monkeypatch.setattr(control_thread, "RETRY", 0.05)
     handle = rig.kernel.open()
     rig.kernel.ioctl(handle, Command.SET_OWNER)
-    rig.port.error = WorkerStuckError("a worker did not park")
+    rig.port.worker_stuck = True
     rig.callers[0].end()
     until(lambda: rig.state() == "listening")
-    assert rig.kernel.ioctl(handle, Command.SET_OWNER) == (errno.EBUSY, b"")
-    rig.port.error = None
-    until(lambda: rig.kernel.ioctl(handle, Command.SET_OWNER) == (0, b""))
+    answers: list[tuple[int, bytes]] = []
+    asks = threading.Thread(target=lambda: answers.append(rig.kernel.ioctl(handle, Command.SET_OWNER)))
+    asks.start()
+    time.sleep(0.1)
+    assert answers == []
+    rig.port.worker_stuck = False
+    asks.join(5)
+    assert answers == [(0, b"")]
     assert rig.state() == "connected"
+
+
+def test_an_ioctl_waits_for_a_worker_and_is_answered_once_that_is_back(rig: Rig) -> None:
+    handle = rig.kernel.open()
+    rig.kernel.ioctl(handle, Command.SET_OWNER)
+    rig.port.worker_stuck = True
+    threading.Timer(0.1, lambda: setattr(rig.port, "worker_stuck", False)).start()
+    begun = time.monotonic()
+    assert rig.kernel.ioctl(handle, Command.SET_FEATURES, bytes(8)) == (0, b"")
+    assert time.monotonic() - begun >= 0.1
+    assert (rig.state(), rig.service.defects) == ("features", 0)
 
 
 def test_a_device_that_was_taken_away_is_made_anew(rig: Rig) -> None:

@@ -130,7 +130,8 @@ def test_frames_come_through_the_pairs_that_are_enabled_and_through_no_other(rin
 def test_pairs_enabled_and_disabled_under_a_flood_lose_no_frame_and_double_none(ring: str) -> None:
     with short_dir() as directory, flooded(directory, ring, range(MOST)) as (front_end, a, b):
         active = MOST
-        for wanted in (1, 128, 2, 64, 63, 7, 128, 5):
+        # About 640 changes and 256 rings that start: within what a port may ask for at once.
+        for wanted in (64, 63, 7, 100, 1, 5):
             for pair in range(min(active, wanted), max(active, wanted)):
                 enable(front_end, pair, wanted > active)
             active = wanted

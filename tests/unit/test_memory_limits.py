@@ -23,7 +23,7 @@ from fastvhost.frontend.memory import REAL_MEMORY, SharedMemory
 from fastvhost.frontend.payload import Region
 from fastvhost.vhostuser.service import VhostUserService
 from tests.frontend import Frontend, Request
-from tests.unit.fake_port import FAKE_MEMORY, FakePort
+from tests.unit.fake_port import FAKE_MEMORY, AtOnce, FakePort
 from tests.unit.service_rig import until
 
 GIB = 1 << 30
@@ -37,7 +37,7 @@ def sparse(size: int) -> int:
 
 
 def shared(most_bytes: int = 0, *, any_file: bool = False) -> SharedMemory:
-    return SharedMemory(lambda _: (), REAL_MEMORY._replace(most_bytes=most_bytes, any_file=any_file))
+    return SharedMemory(lambda _: (), AtOnce(), REAL_MEMORY._replace(most_bytes=most_bytes, any_file=any_file))
 
 
 def region(index: int, size: int, offset: int = 0) -> Region:
@@ -217,7 +217,7 @@ def test_a_mapping_that_cannot_be_made_loses_no_descriptor_and_keeps_the_table()
         made.append(Mapping(*words))
         return made[-1]
 
-    memory = SharedMemory(lambda _: (), REAL_MEMORY._replace(mapping=fails_at_the_third))
+    memory = SharedMemory(lambda _: (), AtOnce(), REAL_MEMORY._replace(mapping=fails_at_the_third))
     fd = sparse(MIB)
     with pytest.raises(MemoryError):
         memory.replace([region(index, MIB) for index in range(3)], [fd] * 3)

@@ -160,7 +160,7 @@ def test_whatever_the_sizes_of_blocks_every_frame_arrives_once_and_in_order(scen
 def test_a_ring_that_a_late_worker_kept_out_can_be_closed_and_another_one_attached() -> None:
     door, nothing, (end, other) = Door(), os.open("/dev/null", os.O_RDWR), os.pipe()
     port, tap, worker = PacketPort("x", door), TapPort("t", door), Worker(door)
-    worker.add_wire(tap, None, hold=False, hold_timeout_ms=1)
+    worker.add_wire(tap, port, hold=False, hold_timeout_ms=1)
     tap.attach([end])  # reading it blocks, as nothing that a worker is given ever should
     thread = threading.Thread(target=worker.run)
     thread.start()

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from fastvhost.dataplane.door import WorkerStuckError
 from fastvhost.frontend import control_thread
-from fastvhost.frontend.payload import U64
+from fastvhost.frontend.payload import U64, VringState
 from fastvhost.vhostuser import endpoint
-from fastvhost.vhostuser.message import Request
+from fastvhost.vhostuser.message import Request, VringFd
 from fastvhost.vhostuser.service import VhostUserService
 from tests.frontend import Frontend
 from tests.unit.fake_port import FAKE_MEMORY, FakePort
@@ -115,36 +114,80 @@ def test_the_peer_is_described_from_another_thread(rig: Rig) -> None:
 # A worker that does not come to the door
 
 
-def stuck() -> WorkerStuckError:
-    return WorkerStuckError("a worker did not park within 5 s; its core may be overloaded")
-
-
 def test_a_front_end_that_ends_while_a_worker_is_stuck_leaves_a_port_that_serves_again_once_that_is_back(
     rig: Rig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control_thread, "RETRY", 0.05)
+    monkeypatch.setattr(control_thread, "TELL_AFTER", 0.05)
     caplog.set_level(logging.INFO, "fastvhost")
     first = rig.frontend()
     run_a_ring(first)
     until(lambda: rig.state == "rings")
-    rig.port.error = stuck()
+    rig.port.worker_stuck = True
     first.close()
-    until(lambda: "no guest is served here until it is back" in caplog.text)
+    until(lambda: "worker7 does not come to the door; this port waits for it" in caplog.text)
     # The next one waits: what it set up would meet rings that a worker still sees.
     second = rig.frontend()
     second.send(Request.GET_FEATURES)
     with pytest.raises(TimeoutError):
         second.receive()
-    assert rig.port.live
-    assert caplog.text.count("did not park") == 1
-    rig.port.error = None
-    until(lambda: "guests are served again" in caplog.text)
+    assert caplog.text.count("does not come") == 1
+    rig.port.worker_stuck = False
+    until(lambda: "the worker is back, this port goes on" in caplog.text)
     assert rig.port.live == {}
     assert second.receive().request == Request.GET_FEATURES
     run_a_ring(second)
     until(lambda: rig.state == "rings")
     second.close()
     until(lambda: rig.state == "listening")
+
+
+def test_a_message_waits_for_a_worker_and_is_answered_once_that_is_back(rig: Rig) -> None:
+    frontend = rig.frontend()
+    run_a_ring(frontend)
+    rig.port.worker_stuck = True
+    frontend.send(Request.SET_VRING_ENABLE, VringState(0, 0).encode(), need_reply=True)
+    frontend.send(Request.GET_QUEUE_NUM)
+    with pytest.raises(TimeoutError):
+        frontend.receive()
+    rig.port.worker_stuck = False
+    assert [frontend.receive().request for _ in range(2)] == [Request.SET_VRING_ENABLE, Request.GET_QUEUE_NUM]
+    assert frontend.ask_u64(Request.GET_QUEUE_NUM) == 1
+    assert rig.service.defects == 0
+    frontend.close()
+
+
+def test_a_front_end_that_ends_with_a_message_that_waits_for_a_worker_loses_no_file_descriptor(rig: Rig) -> None:
+    before = len(open_fds())
+    frontend = rig.frontend()
+    run_a_ring(frontend)
+    rig.port.worker_stuck = True
+    kick = os.eventfd(0)
+    for request in (Request.SET_VRING_KICK, Request.SET_VRING_CALL):
+        frontend.send(request, VringFd(0, False).encode(), [kick])
+    os.close(kick)
+    frontend.close()
+    until(lambda: rig.state == "listening")
+    rig.port.worker_stuck = False
+    until(lambda: len(open_fds()) == before)
+    assert rig.service.defects == 0
+
+
+def test_stop_is_heard_while_a_message_waits_for_a_worker(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rig = Rig(directory / "a.sock")
+    frontend = rig.frontend()
+    run_a_ring(frontend)
+    rig.port.worker_stuck = True
+    frontend.send(Request.SET_VRING_ENABLE, VringState(0, 0).encode())
+    time.sleep(0.05)
+    begun = time.monotonic()
+    rig.service.stop(2.0)
+    assert time.monotonic() - begun < 1
+    assert frontend.wait_closed()
+    assert not rig.path.exists()
+    assert caplog.text.count("did not stop cleanly: WorkerStuckError: worker7 does not come to the door") == 1
+    rig.port.worker_stuck = False
+    rig.close()
+    frontend.close()
 
 
 # Starting and stopping

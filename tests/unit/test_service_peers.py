@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fastvhost.frontend.payload import U64, VringState
-from fastvhost.vhostuser.message import Request
+from fastvhost.vhostuser.message import HEADER, Request
 from tests.frontend import NEED_REPLY, Closed
 from tests.unit.service_rig import Rig, run_a_ring, until
 from tests.unit.session_bench import MODERN
@@ -117,6 +117,8 @@ def test_a_port_that_always_fails_does_not_make_the_thread_spin(
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.settimeout(0.1)
             sock.connect(str(rig.path))
+            sock.send(HEADER.pack(Request.SET_OWNER, 1, 0))
+            sock.recv(1)  # the end of the connection
         time.sleep(0.05)
     assert 1 <= rig.service.defects < 60
     assert len(turns) < 200

@@ -63,7 +63,7 @@ cdef inline void add_frame(Burst *burst, uint32_t n, uint8_t *data, uint32_t byt
 
 cdef class HostPort(Port):
     cdef HostSide *side
-    cdef Door door
     cdef bint lends              # frames received lie in memory that goes with the socket
     cdef readonly int attention_fd
+    cdef int shut(self) except -1
     cdef int make(self, str name, str kind, Door door, uint32_t n_pairs) except -1

@@ -12,6 +12,11 @@ from fastvhost.dataplane.frame cimport Frame, Segment, copy_frame
 from fastvhost.dataplane.port cimport NOTHING_TO_WAIT_FOR, Port, PortFace
 
 
+# A worker that is later keeps the port waiting: whoever changes it tries again.
+cdef enum:
+    PATIENCE_MS = 500
+
+
 cdef void wake_control(HostSide *side) noexcept nogil:
     cdef uint64_t one = 1
     write(side.attention_fd, &one, sizeof(one))  # full: it will be read anyway
@@ -62,7 +67,8 @@ cdef class HostPort(Port):
             raise ValueError(f"port {name}: a port is made once")
         if not 1 <= n_pairs <= 128:
             raise ValueError(f"port {name}: {n_pairs} queues; 1 to 128 are possible")
-        self.name, self.kind, self.door = name, kind, door
+        self.name, self.kind = name, kind
+        self.join(door)
         self.side = <HostSide *>calloc(1, sizeof(HostSide))
         if self.side == NULL:
             raise MemoryError
@@ -84,6 +90,10 @@ cdef class HostPort(Port):
         self.face.active_pairs = n_pairs
         return 0
 
+    cdef int shut(self) except -1:
+        """Workers of this port stand still from here to entrance.open(). Raises WorkerStuckError, then they do not."""
+        return self.entrance.close(<uint64_t>PATIENCE_MS * 1000000)
+
     def __dealloc__(self) -> None:
         cdef uint32_t i
         if self.side != NULL:
@@ -102,19 +112,19 @@ cdef class HostPort(Port):
 
     def set_link(self, bint up) -> None:
         if self.side.link_up != up:
-            self.door.close()
+            self.shut()
             self.side.link_up = up
-            self.door.open()
+            self.entrance.open()
 
     def detach(self) -> None:
         cdef uint32_t i
-        self.door.close()
+        self.shut()
         for i in range(self.face.n_pairs):
             self.side.queues[i].fd = -1
         self.side.link_up = False
         if self.lends:
             self.face.epoch += 1
-        self.door.open()
+        self.entrance.open()
 
     def events(self) -> list[tuple[str, int]]:
         found = []

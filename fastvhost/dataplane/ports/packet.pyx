@@ -314,7 +314,7 @@ cdef class PacketPort(HostPort):
         cdef Py_buffer buffer
         PyObject_GetBuffer(ring, &buffer, PyBUF_WRITABLE)
         PyBuffer_Release(&buffer)  # whoever lent it keeps it; and closes it, should the door not close
-        self.door.close()
+        self.shut()
         self.ring.ring, self.ring.block_bytes = <uint8_t *>buffer.buf, block_bytes
         self.ring.n_blocks = <uint32_t>(buffer.len // block_bytes)
         self.ring.send_fd, self.ring.block, self.ring.is_open = send_fd, 0, False
@@ -322,4 +322,4 @@ cdef class PacketPort(HostPort):
         self.ring.super.frame = NULL
         self.face.epoch += 1  # frames of an earlier ring are gone with it
         self.side.queues[0].fd = receive_fd
-        self.door.open()
+        self.entrance.open()

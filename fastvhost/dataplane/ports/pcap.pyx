@@ -210,7 +210,7 @@ cdef class PcapPort(HostPort):
     def attach(self, Capture capture not None) -> None:
         if capture.handle == NULL:
             raise ValueError(f"port {self.name}: the capture is closed")
-        self.door.close()
+        self.shut()
         self.side.queues[0].handle = capture.handle
         self.side.queues[0].fd = capture.fd
-        self.door.open()
+        self.entrance.open()

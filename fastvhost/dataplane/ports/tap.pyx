@@ -120,7 +120,7 @@ cdef class TapPort(HostPort):
         if len(fds) != self.face.n_pairs:
             raise ValueError(f"port {self.name}: {len(fds)} file descriptors for {self.face.n_pairs} queues")
         numbers = [int(fd) for fd in fds]
-        self.door.close()
+        self.shut()
         for i in range(self.face.n_pairs):
             self.side.queues[i].fd = numbers[i]
-        self.door.open()
+        self.entrance.open()

@@ -245,7 +245,7 @@ cdef class XdpPort(HostPort):
         for socket in sockets:
             if socket.fd < 0:
                 raise ValueError(f"port {self.name}: a socket is closed")
-        self.door.close()
+        self.shut()
         for i in range(self.face.n_pairs):
             socket = sockets[i]
             xdp = &self.queues[i]
@@ -259,14 +259,14 @@ cdef class XdpPort(HostPort):
                 xdp.free_chunks[k] = RECEIVE_CHUNKS + k
             self.side.queues[i].fd = socket.fd
         self.face.epoch += 1  # frames of earlier sockets are gone with these
-        self.door.open()
+        self.entrance.open()
 
     def set_longest(self, uint32_t frame_bytes) -> None:
         cdef uint32_t i
-        self.door.close()
+        self.shut()
         for i in range(self.face.n_pairs):
             self.queues[i].longest = min(frame_bytes, <uint32_t>CHUNK_BYTES)
-        self.door.open()
+        self.entrance.open()
 
 
 def finish(bytes frame) -> bytes:

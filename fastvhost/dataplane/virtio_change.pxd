@@ -1,0 +1,52 @@
+"""What a virtio-net device is to become: written by its control thread, unseen by workers until it is committed.
+
+A message of the front-end may ask for several things. Each is written here, and all take effect in one step, while the
+workers that own lanes of the port stand still. That step copies fields and touches no guest memory, which its owner
+could make slow.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from fastvhost.dataplane.guest_memory cimport RegionTable
+from fastvhost.dataplane.port cimport PortFace
+from fastvhost.dataplane.ring cimport Ring
+from fastvhost.dataplane.virtio_device cimport Device, Queue
+
+
+cdef enum Placement:
+    PLACED
+    OUTSIDE_MEMORY
+    MISALIGNED
+
+
+cdef struct QueueChange:
+    Queue queue              # as it is to be, where it is touched
+    bint touched
+    bint stops               # workers lose the queue that they see
+    bint starts              # they get another
+    bint resumes             # which goes on where that one stopped
+    bint kicks               # its first kick came
+    bint calls               # its call descriptor is another
+    bint lost                # it lies in no memory any more
+    uint32_t base            # where it stood when it was stopped, or lost, last
+
+
+cdef struct DeviceChange:
+    QueueChange *queues      # as many as the device has
+    uint32_t n_queues
+    bint begun               # what follows is filled in
+    bint touched
+    bint takes_back          # workers forget the frames that wait with them
+    bint link_changes
+    bint link_up
+    uint64_t features
+    uint32_t header_bytes
+    bint mergeable
+    bint packed
+
+
+cdef void begin_change(DeviceChange *change, const Device *device) noexcept nogil
+cdef Queue *touch(DeviceChange *change, const Device *device, uint32_t index) noexcept nogil
+cdef Placement place(Queue *queue, const RegionTable *table, bint packed) noexcept nogil
+cdef uint32_t ring_base(const Ring *ring, bint packed) noexcept nogil
+cdef void commit_change(PortFace *port, Device *device, DeviceChange *change) noexcept nogil

@@ -1,0 +1,130 @@
+"""The step in which a virtio-net device becomes what its control thread has prepared. See virtio_change.pxd."""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from fastvhost.abi.shared_memory cimport add_u32
+from fastvhost.dataplane.guest_memory cimport RegionTable, host_of_user
+from fastvhost.dataplane.packed_ring cimport packed_ring_base, rewind_packed_ring
+from fastvhost.dataplane.port cimport PortFace
+from fastvhost.dataplane.ring cimport RING_OUTSIDE_MEMORY, Ring
+from fastvhost.dataplane.split_ring cimport rewind_split_ring, split_ring_base
+from fastvhost.dataplane.virtio_device cimport Device, Queue
+
+
+cdef void begin_change(DeviceChange *change, const Device *device) noexcept nogil:
+    """From what workers see now."""
+    cdef uint32_t i
+    cdef QueueChange *one
+    change.touched = change.takes_back = change.link_changes = False
+    change.link_up, change.features, change.header_bytes = device.link_up, device.features, device.header_bytes
+    change.mergeable, change.packed = device.mergeable, device.packed
+    for i in range(change.n_queues):
+        one = &change.queues[i]
+        one.touched = one.stops = one.starts = one.resumes = one.kicks = one.calls = one.lost = False
+    change.begun = True
+
+
+cdef Queue *touch(DeviceChange *change, const Device *device, uint32_t index) noexcept nogil:
+    """A queue as it is to be, to be written to."""
+    cdef QueueChange *one = &change.queues[index]
+    if not one.touched:
+        one.queue = device.queues[index]  # of what its worker writes nothing goes back
+        one.touched = change.touched = True
+    return &one.queue
+
+
+cdef Placement place(Queue *queue, const RegionTable *table, bint packed) noexcept nogil:
+    """Translate a queue's remembered addresses in this memory, NULL for none. Unless PLACED, nothing is changed."""
+    cdef Ring *ring = &queue.ring
+    cdef uint64_t size = ring.size, event_bytes = 2 if ring.event_idx else 0
+    cdef uint64_t driver_bytes = 4 if packed else 4 + 2 * size + event_bytes
+    cdef uint64_t device_bytes = 4 if packed else 4 + 8 * size + event_bytes
+    cdef uint8_t *descriptors
+    cdef uint8_t *driver
+    cdef uint8_t *device
+    if table == NULL:
+        return OUTSIDE_MEMORY
+    descriptors = host_of_user(table, queue.descriptor_user_addr, 16 * size)
+    driver = host_of_user(table, queue.driver_user_addr, driver_bytes)
+    device = host_of_user(table, queue.device_user_addr, device_bytes)
+    if descriptors == NULL or driver == NULL or device == NULL:
+        return OUTSIDE_MEMORY
+    # Sections 2.7 and 2.8.10: what each part must be aligned to.
+    if <uint64_t>descriptors % 16 or <uint64_t>driver % (4 if packed else 2) or <uint64_t>device % 4:
+        return MISALIGNED
+    ring.descriptor_area, ring.driver_area, ring.device_area = descriptors, driver, device
+    ring.table, ring.hot_region = table, 0
+    return PLACED
+
+
+cdef uint32_t ring_base(const Ring *ring, bint packed) noexcept nogil:
+    """What GET_VRING_BASE returns."""
+    return packed_ring_base(ring) if packed else split_ring_base(ring)
+
+
+cdef void commit_change(PortFace *port, Device *device, DeviceChange *change) noexcept nogil:
+    """Workers see it from now on. While those that own lanes of this port stand still."""
+    cdef uint32_t i
+    add_u32(&device.commits, 1)  # odd: whoever reads at the same time reads again
+    if change.takes_back:
+        take_back(port, device, change.n_queues)
+    for i in range(change.n_queues):
+        if change.queues[i].touched:
+            commit_queue(&device.queues[i], &change.queues[i], device.packed)
+    if change.link_changes:
+        device.seen_frame, device.kick_samples = False, 0  # nothing is known of another front-end
+    device.link_up, device.features, device.header_bytes = change.link_up, change.features, change.header_bytes
+    device.mergeable, device.packed = change.mergeable, change.packed
+    port.active_pairs = active_pairs(device, change.n_queues // 2)
+    add_u32(&device.commits, 1)
+    change.begun = False
+
+
+cdef void take_back(PortFace *port, Device *device, uint32_t n_queues) noexcept nogil:
+    """Workers forget the frames of all pairs that wait with them; live queues hand them out again."""
+    cdef uint32_t i
+    port.epoch += 1
+    for i in range(n_queues):
+        if device.queues[i].live and device.packed:
+            rewind_packed_ring(&device.queues[i].ring)
+        elif device.queues[i].live:
+            rewind_split_ring(&device.queues[i].ring)
+
+
+cdef void commit_queue(Queue *queue, QueueChange *change, bint packed) noexcept nogil:
+    """packed: the format of the queue that workers saw."""
+    cdef Queue *new = &change.queue
+    if change.stops or change.lost:
+        change.base = ring_base(&queue.ring, packed)
+    if change.starts:
+        if change.resumes:
+            go_on(&new.ring, &queue.ring)
+        new.found_started = new.found_broken = 0
+        new.calls, new.kicks = queue.calls, queue.kicks
+        queue[0] = new[0]
+        return
+    queue.live, queue.enabled, queue.kicked = new.live, new.enabled, new.kicked
+    queue.call_fd, queue.call_is_socket, queue.kick_fd = new.call_fd, new.call_is_socket, new.kick_fd
+    queue.ring.descriptor_area, queue.ring.driver_area = new.ring.descriptor_area, new.ring.driver_area
+    queue.ring.device_area, queue.ring.table = new.ring.device_area, new.ring.table
+    queue.ring.hot_region = 0
+    if change.lost:
+        queue.ring.status = RING_OUTSIDE_MEMORY
+    if change.kicks:
+        queue.started = True
+
+
+cdef void go_on(Ring *ring, const Ring *stopped) noexcept nogil:
+    """Where another one of the same size and format stopped, with nothing outstanding."""
+    ring.next_avail, ring.avail_wrap = stopped.next_avail, stopped.avail_wrap
+    ring.known_avail = stopped.next_avail
+    ring.next_used, ring.used_wrap = stopped.next_used, stopped.used_wrap
+    ring.published = stopped.next_used
+
+
+cdef uint32_t active_pairs(const Device *device, uint32_t n_pairs) noexcept nogil:
+    """Pairs from 0 on whose receiveq takes frames; one at least."""
+    cdef uint32_t active = 0
+    while active < n_pairs and device.queues[2 * active].live and device.queues[2 * active].enabled:
+        active += 1
+    return max(active, 1)
