@@ -51,5 +51,5 @@ cdef class Port:
     cdef PortFace face
     cdef Door door               # None: nothing of it ever changes
     cdef PortDoor entrance       # its own control thread's
-    cdef int join(self, Door door) except -1
+    cdef int use_door(self, Door door) except -1
     cdef int allot(self, uint32_t n_pairs) except -1

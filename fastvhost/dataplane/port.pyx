@@ -88,7 +88,7 @@ cdef class Port:
         self.face.active_pairs = 1
         return 0
 
-    cdef int join(self, Door door) except -1:
+    cdef int use_door(self, Door door) except -1:
         """Workers of this port use this door. Called once, by the kind's constructor."""
         self.door, self.entrance = door, PortDoor(door)
         self.entrance.port = &self.face

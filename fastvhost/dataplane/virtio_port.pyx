@@ -120,7 +120,7 @@ cdef class VirtioPort(Port):
         if self.device != NULL:
             raise ValueError(f"port {name}: a port is made once")
         self.name, self.kind, self.queue_pairs = name, "vhost-user", queue_pairs
-        self.join(door)
+        self.use_door(door)
         self.allot(queue_pairs)
         self.device = <Device *>calloc(1, sizeof(Device))
         if self.device == NULL:

@@ -68,7 +68,7 @@ cdef class HostPort(Port):
         if not 1 <= n_pairs <= 128:
             raise ValueError(f"port {name}: {n_pairs} queues; 1 to 128 are possible")
         self.name, self.kind = name, kind
-        self.join(door)
+        self.use_door(door)
         self.side = <HostSide *>calloc(1, sizeof(HostSide))
         if self.side == NULL:
             raise MemoryError
