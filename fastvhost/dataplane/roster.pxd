@@ -5,8 +5,8 @@ frames are shared out, and not visits, but time. Each sending port has an accoun
 port whose account is more than LEAD ahead of the least account among the ports with traffic sits rounds out, until the
 others have caught up. In a port's turn its lanes take turns, so a port with 128 of them gets no more than one with one.
 
-Nobody saves up: a port that had nothing to send, or waited for room at its egress, goes on from the least account of
-those that had. Where the others have nothing, that least account is its own, and it is visited all the time; a round
+Nobody saves up: a port that had nothing to send, or waited for room at its egress, goes on from LEAD below the least
+account of those that had. Where the others have nothing, that least account is its own, and it is visited all the time; a round
 ends after LEAD all the same, so that the others are looked at. One visit is charged 100 us at the most, because what
 took longer was most likely another program on this core; one of a single frame, which may be in 65535 pieces, eight
 times that.
@@ -24,7 +24,7 @@ from fastvhost.dataplane.forward cimport Lane
 cdef enum:
     QUIET_AFTER = 64
     QUIET_SHARE = 32
-    LEAD_US = 5                # about what a visit within its budget takes
+    LEAD_US = 25               # a few visits within their budget; 5 made bursts of packed rings smaller
     MOST_US = 100
     LONE_FRAME_SHIFT = 3
 

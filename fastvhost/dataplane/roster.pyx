@@ -138,7 +138,7 @@ cdef uint32_t visit(Roster *roster) noexcept nogil:
     for _turn in range(turns):
         lane = call_up(roster)
         sender = &roster.senders[lane.sender]
-        sender.used = max(sender.used, roster.least)
+        catch_up(roster, sender)
         # Its port's busy lanes had their turn just now, which must not keep the quiet ones from theirs.
         now = serve(roster, lane) if sender.used <= limit + roster.most and may_move(lane) else 0
         if now:
@@ -161,12 +161,17 @@ cdef uint64_t highest(const Roster *roster) noexcept nogil:
     return used
 
 
+cdef inline void catch_up(const Roster *roster, Sender *sender) noexcept nogil:
+    """Nobody saves up more than LEAD: what a port without a frame for a moment may still be owed."""
+    if sender.used + roster.lead < roster.least:
+        sender.used = roster.least - roster.lead
+
+
 cdef inline uint32_t take_turns(Roster *roster, Sender *sender, uint64_t limit, uint64_t *least) noexcept nogil:
     """Visit a sender's busy lanes, one after the other, until each had a visit or the port had its share of time."""
     cdef uint32_t moved = 0, now, left = sender.n_busy
     cdef Lane *lane
-    # Nobody saves up.
-    sender.used = max(sender.used, roster.least)
+    catch_up(roster, sender)
     while left and sender.used <= limit:
         left -= 1
         if sender.next >= sender.n_busy:

@@ -59,12 +59,12 @@ def test_128_queue_pairs_of_a_port_get_as_much_as_the_one_of_another() -> None:
 def test_a_port_beside_those_that_have_nothing_is_visited_in_every_round() -> None:
     busy, idle = BusyPort("busy", pairs=4, cost=LONG), BusyPort("idle", frames=0, cost=0)
     with shared(busy, idle) as worker:
-        assert rounds(worker, 1000) == 1000 * 64
-        assert busy.visits == [250] * 4
+        assert rounds(worker, 1000) >= 1000 * 64
+        assert max(busy.visits) - min(busy.visits) <= 1
 
 
-def test_others_are_looked_at_again_after_one_visit_of_128_costly_pairs() -> None:
-    """Those who had nothing for a moment, and then have frames, wait for one visit and not for 128."""
+def test_others_are_looked_at_again_after_a_few_visits_of_128_costly_pairs() -> None:
+    """Those who had nothing for a moment, and then have frames, wait for 25 us and a visit, not for 128 visits."""
     many, late = BusyPort("many", pairs=128, cost=LONG), BusyPort("late", frames=0, cost=0)
     with shared(many, late) as worker:
         rounds(worker, 1000)
@@ -72,10 +72,10 @@ def test_others_are_looked_at_again_after_one_visit_of_128_costly_pairs() -> Non
         before = many.spent
         while not late.spent:
             rounds(worker, 1)
-        assert many.spent - before <= 2 * LONG
+        assert many.spent - before <= 25 * US + 2 * LONG
 
 
-def test_a_port_that_had_nothing_to_send_has_saved_nothing_up() -> None:
+def test_a_port_that_had_nothing_to_send_has_saved_up_25_us_at_the_most() -> None:
     heavy, late = BusyPort("heavy", cost=LONG), BusyPort("late", frames=0, cost=0)
     with shared(heavy, late) as worker:
         rounds(worker, 1000)
