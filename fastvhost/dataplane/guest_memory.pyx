@@ -144,11 +144,12 @@ cdef class Mapping:
         return self.base == NULL
 
     def close(self) -> None:
-        if self.guard != NULL:
-            unguard_mapping(<fault_guard *>self.guard)
-            self.guard = NULL
+        cdef fault_guard *guard = <fault_guard *>self.guard
         cdef uint8_t *base = self.base
-        self.base = NULL
+        self.guard, self.base = NULL, NULL
+        if guard != NULL:
+            with nogil:  # a handler of a SIGBUS elsewhere may be at work
+                unguard_mapping(guard)
         if base != NULL:
             with nogil:  # the kernel takes its time over a large one
                 unmap_region(base, self.map_bytes, self.page)
