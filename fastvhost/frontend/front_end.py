@@ -10,6 +10,7 @@ from fastvhost.frontend import eventfd, features
 from fastvhost.frontend.changes import Changes
 from fastvhost.frontend.errors import ProtocolError, SessionEndError
 from fastvhost.frontend.memory import MemoryMaker, SharedMemory
+from fastvhost.frontend.memory_limit import own_limit
 from fastvhost.frontend.narrative import Narrative, RingView, View
 from fastvhost.frontend.port_face import PortFace
 from fastvhost.frontend.rings import RingSet
@@ -94,6 +95,9 @@ class FrontEnd:
     def _memory_changed(self, lost: tuple[int, ...]) -> None:
         self._tell_troubles(self.rings.memory_changed(lost))
         self._narrative.memory(len(self.memory.regions), self.memory.bytes)
+        untouched = self.memory.untouched
+        if 2 * untouched > self.memory.bytes and (limit := own_limit()) is not None:
+            self._narrative.sparse(untouched, limit)
 
     def _tell_troubles(self, sentences: list[str]) -> None:
         for sentence in sentences:

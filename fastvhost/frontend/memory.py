@@ -71,6 +71,12 @@ class SharedMemory:
     def bytes(self) -> int:
         return sum(slot.region.bytes for slot in self._slots)
 
+    @property
+    def untouched(self) -> int:
+        """Bytes of the mapped files that have no page yet: whoever touches one first is charged for it."""
+        files = {slot.file.identity: slot.file for slot in self._slots}.values()
+        return max(0, min(self.bytes, sum(file.bytes - file.allocated for file in files)))
+
     def replace(self, regions: Sequence[Region], fds: Sequence[int]) -> tuple[int, ...]:
         """SET_MEM_TABLE: another table in one step. Returns the live rings that lie in no region of it."""
         files = [self._examine(fd) for fd in fds]

@@ -19,6 +19,8 @@ from fastvhost.frontend.rings import Ring
 from fastvhost.frontend.words import readable
 
 PATIENCE = 5.0
+MUCH = 8
+"""Untouched memory is worth a word from this part of the limit on."""
 SETTLE = 0.1
 """Seconds until a change of memory or rings is said: both come in several messages."""
 
@@ -59,6 +61,7 @@ class Narrative:
         self._running: tuple[int, ...] = ()
         self._running_said: tuple[int, ...] = ()
         self._sizes: set[int] = set()
+        self._sparse_said = False
         self._packet = False
         self._reason = ""
         self._settle: float | None = None
@@ -125,6 +128,18 @@ class Narrative:
         self._memory_refused = False
         self._moved()
         self._settle = self._settle or self._clock() + SETTLE
+
+    def sparse(self, untouched: int, limit: int) -> None:
+        """Most of the memory has no pages yet, and this process's own memory is limited. Once a connection."""
+        if not self._sparse_said and untouched > limit // MUCH:
+            self._sparse_said = True
+            self._say(
+                f"{readable(untouched)} of the guest's memory have no pages yet: those touched here first count "
+                f"as memory of fwd, which may have {readable(limit)}, and beyond that it is killed; give the guest's "
+                "memory backend prealloc=on, or fwd a MemoryMax= above the sum of its guests",
+                logging.WARNING,
+                "missing",
+            )
 
     def rings(self, rings: Iterable[Ring]) -> None:
         """The rings as they are now; most calls bring nothing new."""

@@ -17,14 +17,17 @@ from bench.guests.short_dir import short_dir
 from fastvhost.control import port_spec
 from fastvhost.control.errors import UsageError
 from fastvhost.dataplane.guest_memory import Mapping
-from fastvhost.frontend import foreign_files, quota
+from fastvhost.frontend import foreign_files, front_end, quota
 from fastvhost.frontend.errors import ProtocolError
 from fastvhost.frontend.memory import REAL_MEMORY, SharedMemory
+from fastvhost.frontend.memory_limit import own_limit
 from fastvhost.frontend.payload import Region
+from fastvhost.vhostuser.message import MemoryTable
 from fastvhost.vhostuser.service import VhostUserService
 from tests.frontend import Frontend, Request
 from tests.unit.fake_port import FAKE_MEMORY, AtOnce, FakePort
 from tests.unit.service_rig import until
+from tests.unit.session_bench import Bench
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -158,6 +161,52 @@ def test_what_a_file_is_is_decided_without_its_fdinfo(monkeypatch: pytest.Monkey
             foreign_files.examine(os.dup(fd), any_file=any_file)
         foreign_files.close(os.dup(fd))
     assert [path for path in opened if "fdinfo" in path] == []
+
+
+# Who is charged
+
+
+def cgroup(directory: Path, *, version: int, limits: dict[str, str]) -> tuple[Path, Path]:
+    root, groups = directory / "cgroup", directory / "groups"
+    top, file = (root, "memory.max") if version == 2 else (root / "memory", "memory.limit_in_bytes")
+    for group, limit in limits.items():
+        (top / group).mkdir(parents=True, exist_ok=True)
+        (top / group / file).write_text(f"{limit}\n")
+    groups.write_text("0::/system/fwd\n" if version == 2 else "4:memory:/system/fwd\n2:cpu:/\n")
+    return root, groups
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_least_limit_of_all_groups_counts(tmp_path: Path, version: int) -> None:
+    none = "max" if version == 2 else "9223372036854771712"
+    places = cgroup(tmp_path, version=version, limits={"system/fwd": none, "system": str(400 * MIB)})
+    assert own_limit(*places) == 400 * MIB
+    places = cgroup(tmp_path, version=version, limits={"system/fwd": none, "system": none})
+    assert own_limit(*places) is None
+
+
+@pytest.mark.parametrize(("limit", "said"), [(400 * MIB, 1), (None, 0), (1 << 40, 0)])
+def test_memory_without_pages_is_warned_of_once_where_fwd_has_a_limit(
+    monkeypatch: pytest.MonkeyPatch, limit: int | None, said: int
+) -> None:
+    monkeypatch.setattr(front_end, "own_limit", lambda: limit)
+    bench = Bench(memory=REAL_MEMORY)
+    for size in (GIB, 2 * GIB):
+        bench.send(Request.SET_MEM_TABLE, MemoryTable((region(0, size),)), [sparse(size)])
+    assert not bench.ended
+    lines = [line.text for line in bench.narrative.take() if "prealloc=on" in line.text]
+    assert len(lines) == said
+    bench.close()
+
+
+def test_memory_with_its_pages_is_no_reason_to_warn() -> None:
+    memory, fd = shared(), sparse(MIB)
+    memory.replace([region(0, MIB)], [fd])
+    assert memory.untouched == MIB
+    os.pwrite(fd, bytes(MIB), 0)
+    memory.replace([region(0, MIB)], [fd])
+    assert memory.untouched == 0
+    memory.close()
 
 
 # Our own resources
