@@ -26,7 +26,7 @@ ROUNDS = 50
 CPU_LEVEL = "avx2" if platform.machine() == "x86_64" else "plain"
 # Counting is on inside this method only; a part of the profile ends when GuestDevice.close was called.
 COUNTED = "*Worker_round*"
-PART_ENDS = "*GuestRam*close*"
+PART_ENDS = "*GuestRam*let_go*"
 
 
 @dataclass(frozen=True)

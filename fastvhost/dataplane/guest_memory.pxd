@@ -55,6 +55,9 @@ cdef class Mapping:
     cdef uint64_t map_bytes, page   # the file's page, of which map_bytes is a multiple
     cdef uint8_t *host              # the region's first byte
     cdef void *guard                # struct fault_guard
+    cdef uint32_t users             # ports whose memory it belongs to: workers may look into it
+    cdef bint closing               # once they let go of it
+    cdef int unmap(self) except -1
 
 
 cdef class GuestMemory:

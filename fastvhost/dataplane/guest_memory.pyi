@@ -38,7 +38,7 @@ class Mapping:
     @property
     def closed(self) -> bool: ...
     def close(self) -> None:
-        """Unmap. Idempotent. Only after no worker can hold a pointer: after Port.set_memory with a table without it."""
+        """Unmap. Idempotent. While a port has it in its memory (VirtioPort.set_memory), as soon as that lets go."""
 
 class GuestMemory:
     """An immutable table of mappings, found by guest address. Does not own its mappings.

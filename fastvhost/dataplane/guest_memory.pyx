@@ -81,7 +81,7 @@ cdef class Mapping:
     ) -> None:
         cdef uint64_t skew, length
         cdef void *base
-        if self.base != NULL:
+        if self.map_bytes or self.closing:
             raise MemoryRefusedError("memory region: a Mapping is made once")
         self.guest_addr, self.bytes, self.user_addr, self.mmap_offset = guest_addr, bytes, user_addr, mmap_offset
         if bytes == 0:
@@ -141,9 +141,14 @@ cdef class Mapping:
 
     @property
     def closed(self) -> bool:
-        return self.base == NULL
+        return self.base == NULL or self.closing
 
     def close(self) -> None:
+        self.closing = True
+        if self.users == 0:
+            self.unmap()
+
+    cdef int unmap(self) except -1:
         cdef fault_guard *guard = <fault_guard *>self.guard
         cdef uint8_t *base = self.base
         self.guard, self.base = NULL, NULL
@@ -153,6 +158,7 @@ cdef class Mapping:
         if base != NULL:
             with nogil:  # the kernel takes its time over a large one
                 unmap_region(base, self.map_bytes, self.page)
+        return 0
 
     def __dealloc__(self) -> None:
         if self.guard != NULL:
@@ -192,7 +198,7 @@ cdef class GuestMemory:
         if self.table.regions == NULL:
             raise MemoryError
         for mapping in ordered:
-            if mapping.base == NULL:
+            if mapping.closed:
                 raise MemoryRefusedError(f"{mapping._name()} is closed already")
             self.table.regions[i] = Region(mapping.guest_addr, mapping.bytes, mapping.host, mapping.user_addr)
             i += 1
@@ -202,19 +208,26 @@ cdef class GuestMemory:
         free(self.table.regions)
 
     cdef int watch(self, int attention_fd) except -1:
-        """Have SIGBUS in any of the mappings write this eventfd; -1 for none."""
+        """A port is about to use this memory: no mapping goes before unwatch. SIGBUS in any writes this eventfd."""
         cdef Mapping mapping
         for mapping in self.mappings:
+            if mapping.closing:
+                raise MemoryRefusedError(f"{mapping._name()} is closed already")
+        for mapping in self.mappings:
+            mapping.users += 1
             if mapping.guard != NULL:
                 guard_attention(<fault_guard *>mapping.guard, attention_fd)
         return 0
 
     cdef int unwatch(self, GuestMemory successor) except -1:
-        """Undo watch for the mappings that the successor (or None) does not have."""
+        """Undo watch; SIGBUS still writes for the mappings that the port's next memory (or None) has as well."""
         cdef Mapping mapping
         for mapping in self.mappings:
             if mapping.guard != NULL and (successor is None or mapping not in successor.mappings):
                 guard_attention(<fault_guard *>mapping.guard, -1)
+            mapping.users -= 1
+            if mapping.closing and mapping.users == 0:
+                mapping.unmap()
         return 0
 
     @property

@@ -334,7 +334,7 @@ cdef uint32_t chains_for(
         if chain + count == pile.n_chains:
             if pile.n_chains == MAX_RECEIVE_CHAINS:
                 return TOO_LONG if chain == 0 else NO_ROOM
-            more = n_left * (length // max(scratch.chains[pile.n_chains - 1].bytes, 1) + 1)
+            more = n_left * (length // max(scratch.chains[pile.n_chains - 1].bytes, <uint32_t>1) + 1)
             more = min(more, min(<uint32_t>BURST, MAX_RECEIVE_CHAINS - pile.n_chains))
             more = ring.take(
                 ring, &scratch.chains[pile.n_chains], more, scratch.segments, &pile.n_segments

@@ -5,6 +5,9 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 from fastvhost.dataplane.notify cimport MOST_SLOTS, Asked
 
 
+cdef object BY_PORT              # what makes the two: no program has it
+
+
 cdef class Notifier:
     cdef Asked asked             # workers hold its address as long as the port lives
     cdef str port

@@ -51,10 +51,15 @@ class NotificationsStuckError(RuntimeError):
     """The front-end of a port cannot be notified. The text says why and what helps."""
 
 
+BY_PORT = object()
+
+
 cdef class Notifier:
     """What a port notifies its driver by, as its control thread sees it. One thread at a time calls it."""
 
-    def __cinit__(self, str port not None, int attention_fd, close_fd) -> None:
+    def __cinit__(self, maker=None, str port="", int attention_fd=-1, close_fd=None) -> None:
+        if maker is not BY_PORT:
+            raise TypeError("a Notifier is a port's; make a VirtioPort")
         notify.prepare()
         self.port, self.attention_fd, self.close_fd = port, attention_fd, close_fd
         self.targets, self.retired, self.trouble = {}, [], ""
@@ -114,7 +119,7 @@ cdef class Notifier:
             )
             return False
         try:
-            helper = Helper(self)
+            helper = Helper(BY_PORT, self)
         except OSError as error:
             self.trouble = f"no thread can notify it: {error.strerror}; raise ulimit -n"
             return False
@@ -201,8 +206,10 @@ cdef class Notifier:
 cdef class Helper:
     """The thread, and what it and control share."""
 
-    def __cinit__(self, Notifier notifier not None) -> None:
+    def __cinit__(self, maker=None, Notifier notifier=None) -> None:
         cdef int i
+        if maker is not BY_PORT or notifier is None:
+            raise TypeError("a Helper is a port's; make a VirtioPort")
         self.notifier, self.asked = notifier, &notifier.asked
         self.lock, self.in_doubt, self.kept = threading.Lock(), [], []
         self.at = RESTING
@@ -214,6 +221,8 @@ cdef class Helper:
 
     def put(self, uint32_t slot, int fd) -> None:
         """Take a descriptor, -1 for none. The one before is closed as soon as the thread cannot be using it."""
+        if slot >= MOST_SLOTS:
+            raise IndexError(f"slot {slot} of {MOST_SLOTS}")
         cdef int old = exchange_i32(&self.fds[slot], fd)  # before the look at `at`; the thread has it the other way
         if old >= 0:
             if load_i32(&self.at) == <int32_t>slot:

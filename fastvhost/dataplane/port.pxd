@@ -1,6 +1,7 @@
 """What every kind of port gives the forwarder: three burst functions, counters, and an epoch.
 
 receive_burst   fills a burst with frames that arrived; they stay valid until they are released or the epoch changes
+                No more than BURST. What follows gets as many as that at the most: forward_burst sees to it
 deliver_burst   copies frames out; returns how many are dealt with (delivered, or dropped and counted): the rest waits,
                 for room, or, where tx.spent was counted up, only for the next visit
 release_burst   hands chains of received frames back to whoever sent them, in the order in which they came
@@ -48,6 +49,9 @@ cdef struct PortFace:
 cdef class Port:
     cdef readonly str name
     cdef readonly str kind
+    cdef bint polled             # it is a wire's ingress
+    cdef dict delivering         # by share: the worker that delivers to it, see wire.claim
+    cdef uint32_t shares         # of each wire that leads here
     cdef PortFace face
     cdef Door door               # None: nothing of it ever changes
     cdef PortDoor entrance       # its own control thread's

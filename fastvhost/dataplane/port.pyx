@@ -70,6 +70,7 @@ cdef class Port:
 
     def __cinit__(self, *args, **kwargs) -> None:
         self.kind = "null"
+        self.delivering = {}
         self.face.receive_burst = receive_nothing
         self.face.deliver_burst = deliver_to_nobody
         self.face.release_burst = release_nothing
@@ -80,6 +81,8 @@ cdef class Port:
 
     cdef int allot(self, uint32_t n_pairs) except -1:
         """Make room for the counters of this many pairs. Called once, by the kind's constructor."""
+        if self.face.rx != NULL:
+            raise ValueError(f"port {self.name}: a port is made once")
         self.face.rx = <Tally *>calloc(n_pairs, sizeof(Tally))
         self.face.tx = <Tally *>calloc(n_pairs, sizeof(Tally))
         if self.face.rx == NULL or self.face.tx == NULL:

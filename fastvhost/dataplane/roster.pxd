@@ -6,10 +6,10 @@ port whose account is more than LEAD ahead of the least account among the ports 
 others have caught up. In a port's turn its lanes take turns, so a port with 128 of them gets no more than one with one.
 
 Nobody saves up: a port that had nothing to send, or waited for room at its egress, goes on from LEAD below the least
-account of those that had. Where the others have nothing, that least account is its own, and it is visited all the time; a round
-ends after LEAD all the same, so that the others are looked at. One visit is charged 100 us at the most, because what
-took longer was most likely another program on this core; one of a single frame, which may be in 65535 pieces, eight
-times that.
+account of those that had. Where the others have nothing, that least account is its own, and it is visited all the
+time; a round ends after LEAD all the same, so that the others are looked at. One visit is charged 100 us at the most,
+because what took longer was most likely another program on this core; one of a single frame, which may be in 65535
+pieces, eight times that.
 
 **Quiet lanes.** A device may have 128 queue pairs and traffic on one. A round that looked at all of them would spend
 as much on 127 empty rings as on a burst of frames. So a lane that had nothing for QUIET_AFTER visits becomes quiet, a

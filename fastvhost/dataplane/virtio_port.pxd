@@ -23,6 +23,7 @@ cdef class VirtioPort(Port):
     cdef readonly int attention_fd
     cdef Queue *queue(self, uint32_t index) except NULL
     cdef int tell_notifier(self) except -1
+    cdef int need_made(self) except -1
     cdef uint32_t err_slot(self, uint32_t index) noexcept
     cdef DeviceChange *plan(self) noexcept
     cdef const Queue *planned(self, uint32_t index) noexcept

@@ -6,9 +6,10 @@ What the workers see of it (virtio_device) changes in one step, while they stand
 import os
 from typing import NamedTuple
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
+from posix.unistd cimport close
 
 from fastvhost.abi.shared_memory cimport cpu_pause, full_fence, load_acquire_u32, load_u16, store_release_u32
 from fastvhost.abi.virtio_net cimport (
@@ -32,7 +33,7 @@ from fastvhost.abi.virtio_ring cimport (
 )
 from fastvhost.dataplane.door cimport LATE, PASSED, Door, Passage, monotonic_ns
 from fastvhost.dataplane.guest_memory cimport GuestMemory, RegionTable
-from fastvhost.dataplane.notifier cimport Notifier
+from fastvhost.dataplane.notifier cimport BY_PORT, Notifier
 from fastvhost.dataplane.notify cimport socket_domain
 from fastvhost.dataplane.packed_ring cimport reset_packed_ring
 from fastvhost.dataplane.port cimport Port
@@ -113,18 +114,21 @@ class PortChange:
 cdef class VirtioPort(Port):
     """A virtio-net device's rings, without a control plane. Virtio 1.2, sections 2.7 and 5.1."""
 
-    def __init__(self, name: str, Door door not None, uint32_t queue_pairs=1, *, close_fd=os.close) -> None:
-        cdef uint32_t i
-        if not 1 <= queue_pairs <= 128:
-            raise ValueError(f"port {name}: {queue_pairs} queue pairs; 1 to 128 are possible")
-        if self.device != NULL:
-            raise ValueError(f"port {name}: a port is made once")
-        self.name, self.kind, self.queue_pairs = name, "vhost-user", queue_pairs
-        self.use_door(door)
-        self.allot(queue_pairs)
+    def __cinit__(self, *args, **kwargs) -> None:
+        self.attention_fd = -1
+        self.use_door(Door())  # nobody's, until __init__
         self.device = <Device *>calloc(1, sizeof(Device))
         if self.device == NULL:
             raise MemoryError
+        self.device.attention_fd = -1
+
+    def __init__(self, str name, Door door not None, uint32_t queue_pairs=1, *, close_fd=os.close) -> None:
+        cdef uint32_t i
+        if not 1 <= queue_pairs <= 128:
+            raise ValueError(f"port {name}: {queue_pairs} queue pairs; 1 to 128 are possible")
+        self.allot(queue_pairs)
+        self.name, self.kind = name, "vhost-user"
+        self.use_door(door)
         self.device.queues = <Queue *>calloc(2 * queue_pairs, sizeof(Queue))
         self.next.queues = <QueueChange *>calloc(2 * queue_pairs, sizeof(QueueChange))
         if self.device.queues == NULL or self.next.queues == NULL:
@@ -133,9 +137,10 @@ cdef class VirtioPort(Port):
         for i in range(2 * queue_pairs):
             self.device.queues[i].call_fd = self.device.queues[i].kick_fd = -1
             self.device.queues[i].index = i
+        self.queue_pairs = queue_pairs
         self.device.header_bytes = NET_HDR_LEGACY_BYTES
         self.attention_fd = self.device.attention_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self.notifier = Notifier(name, self.attention_fd, close_fd)
+        self.notifier = Notifier(BY_PORT, name, self.attention_fd, close_fd)
         self.device.asked = &self.notifier.asked
         self.face.kind = self.device
         self.face.receive_burst = receive_burst
@@ -149,6 +154,10 @@ cdef class VirtioPort(Port):
 
     def __dealloc__(self) -> None:
         free(self.next.queues)
+        if self.memory is not None:
+            self.memory.unwatch(None)
+        if self.attention_fd >= 0:
+            close(self.attention_fd)
         if self.device != NULL:
             free(self.device.queues)
             free(self.device)
@@ -266,6 +275,7 @@ cdef class VirtioPort(Port):
 
     def set_link(self, bint up) -> None:
         cdef DeviceChange *next = self.plan()
+        self.need_made()
         if next.link_up != up:
             next.link_up = up
             next.link_changes = next.touched = True
@@ -294,8 +304,10 @@ cdef class VirtioPort(Port):
         cdef const RegionTable *table = NULL if memory is None else &memory.table
         lost = []
         if memory is not self.next_memory:
-            if memory is not None:
+            if memory is not None and memory is not self.memory:
                 memory.watch(self.attention_fd)
+            if self.next_memory is not None and self.next_memory is not self.memory:
+                self.next_memory.unwatch(memory)  # another one of the same change
             self.next_memory = memory
             next.takes_back = next.touched = True
             for i in range(2 * self.queue_pairs):
@@ -326,7 +338,7 @@ cdef class VirtioPort(Port):
         self,
         uint32_t index,
         *,
-        size: int,
+        int64_t size,
         uint64_t desc_user_addr,
         uint64_t avail_user_addr,
         uint64_t used_user_addr,
@@ -354,7 +366,7 @@ cdef class VirtioPort(Port):
             raise RingRefusedError(f"ring {index}: there is no guest memory yet; send SET_MEM_TABLE before the kick fd")
         fresh = self.planned(index)[0]
         memset(&fresh.ring, 0, sizeof(Ring))
-        fresh.ring.size = size
+        fresh.ring.size = <uint16_t>size
         fresh.ring.direction = 0 if index & 1 else VIRTQ_DESC_F_WRITE
         fresh.ring.indirect = has_feature(next.features, RING_F_INDIRECT_DESC)
         fresh.ring.event_idx = has_feature(next.features, RING_F_EVENT_IDX)
@@ -468,11 +480,18 @@ cdef class VirtioPort(Port):
         self.queue(index)
         self.notifier.tell(self.err_slot(index), err_fd)
 
+    cdef int need_made(self) except -1:
+        if self.notifier is None:
+            raise ValueError("a port is used once it is made: call its __init__")
+        return 0
+
     def tend(self, double now) -> float | None:
+        self.need_made()
         return self.notifier.tend(now)
 
     @property
     def helper(self) -> tuple[bool, int]:
+        self.need_made()
         return self.notifier.state
 
     def queue_state(self, uint32_t index) -> QueueState:

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint32_t
 
+from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.forward cimport Lane
 from fastvhost.dataplane.port cimport Port
 
@@ -12,3 +13,6 @@ cdef class Wire:
     cdef readonly uint32_t shares
     cdef Lane *lanes
     cdef uint32_t n_lanes
+    cdef set claimed             # shares that have a worker
+    cdef int claim(self, uint32_t share, object worker, Door door) except -1
+    cdef int unclaim(self, uint32_t share, object worker) except -1

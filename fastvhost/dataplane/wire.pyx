@@ -3,6 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
+from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.forward cimport Lane
 from fastvhost.dataplane.frame cimport MAX_SEGMENTS, Segment
 from fastvhost.dataplane.port cimport Port
@@ -19,11 +20,17 @@ cdef class Wire:
             raise ValueError("a wire is made once")
         if shares < 1:
             raise ValueError("a wire has one share at least")
-        self.ingress, self.egress, self.shares = ingress, egress, shares
+        for port in (ingress, egress):
+            if port is not None and not (<Port>port).face.n_pairs:
+                raise ValueError("a wire joins ports that were made: call __init__ of a port first")
+        if ingress.polled:
+            raise ValueError(f"port {ingress.name} is the ingress of another wire already; frames leave it by one wire")
         self.lanes = <Lane *>calloc(ingress.face.n_pairs, sizeof(Lane))
         if self.lanes == NULL:
             raise MemoryError
+        self.ingress, self.egress, self.shares = ingress, egress, shares
         self.n_lanes = ingress.face.n_pairs
+        ingress.polled = True
         for pair in range(self.n_lanes):
             lane = &self.lanes[pair]
             # A megabyte of addresses, of which only frames in pieces touch the first pages.
@@ -34,8 +41,39 @@ cdef class Wire:
             lane.egress = NULL if egress is None else &egress.face
             lane.hold, lane.hold_ns = hold, hold_timeout_ms * 1000000
 
+    cdef int claim(self, uint32_t share, object worker, Door door) except -1:
+        """A share is one worker's, and so is each share of what leads to the egress: no queue ever has two workers."""
+        cdef Port egress = self.egress
+        if share >= self.shares:
+            raise ValueError(f"{worker.name}: share {share} of {self.shares} of a wire")
+        if share in self.claimed:
+            raise ValueError(f"{worker.name}: share {share} of the wire from port {self.ingress.name} has its worker")
+        for port in (self.ingress, egress):
+            if port is not None and (<Port>port).door is not None and (<Port>port).door is not door:
+                raise ValueError(f"{worker.name} and port {port.name} have different doors; make both with one Door")
+        if egress is not None and egress.door is not None:
+            if egress.delivering and egress.shares != self.shares:
+                raise ValueError(f"port {egress.name}: wires that lead to it have {egress.shares} shares each")
+            if egress.delivering.get(share, worker) is not worker:
+                raise ValueError(f"port {egress.name}: {egress.delivering[share].name} delivers to share {share} of it")
+            egress.delivering[share], egress.shares = worker, self.shares
+        self.claimed.add(share)
+        return 0
+
+    cdef int unclaim(self, uint32_t share, object worker) except -1:
+        """The worker has ended for good."""
+        self.claimed.discard(share)
+        if self.egress is not None and self.egress.delivering.get(share) is worker:
+            del self.egress.delivering[share]
+        return 0
+
+    def __cinit__(self, *args, **kwargs) -> None:
+        self.claimed = set()
+
     def __dealloc__(self) -> None:
         cdef uint32_t pair
+        if self.lanes != NULL and self.ingress is not None:
+            self.ingress.polled = False
         for pair in range(self.n_lanes):
             free(self.lanes[pair].burst.segments)
         free(self.lanes)

@@ -31,7 +31,7 @@ cdef class Worker:
     cdef list wires              # owners of the lanes
     cdef uint64_t n_rounds       # written by the worker's thread
     cdef uint64_t n_busy
-    cdef int check_door(self, Port port) except -1
+    cdef int require_idle(self, str what) except -1
     cdef void gather(self) noexcept nogil
     cdef void come_in(self) noexcept nogil
     cdef uint32_t round(self) noexcept nogil

@@ -21,7 +21,11 @@ class Worker:
         hold_timeout_ms; False: drop at once. shares: how many workers share its queue pairs; this one has share 0.
         """
     def share_wire(self, wire: Wire, share: int) -> None:
-        """Take another share of a wire that add_wire of another worker made. Before any of them runs."""
+        """Take another share of a wire that add_wire of another worker made. Before any of them runs.
+
+        Raises ValueError where that share has a worker, where another worker delivers to that share of the egress, or
+        where one of the ports was made with another door than this worker.
+        """
     def prepare(self) -> str:
         """Before guests can come: make what drivers are notified by without waiting, 64 of fs.aio-max-nr.
 

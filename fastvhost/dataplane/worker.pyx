@@ -29,6 +29,11 @@ cdef class Worker:
     """Polls lanes, one burst each in turn, until stopped."""
 
     def __cinit__(self, *args, **kwargs) -> None:
+        self.gate.wake_fd = -1
+        self.wires = []
+        self.idle.fds = <pollfd *>malloc(sizeof(pollfd))  # the gate's; share_wire makes room for the lanes'
+        if self.idle.fds == NULL:
+            raise MemoryError
         self.gate.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def __init__(
@@ -38,13 +43,18 @@ cdef class Worker:
             raise ValueError(f"{self.name}: a worker is made once")
         if idle not in _POLICIES:
             raise ValueError(f"{name}: idle {idle!r} is none of {', '.join(_POLICIES)}")
-        self.idle.fds = <pollfd *>malloc(sizeof(pollfd))  # the gate's; share_wire makes room for the lanes'
-        if self.idle.fds == NULL:
-            raise MemoryError
         self.idle.policy, self.idle.nap_ns = _POLICIES[idle], nap_us * 1000
-        self.door, self.name, self.wires = door, name, []
         set_clock(&self.roster)
         door.add(&self.gate, self)
+        self.door, self.name = door, name
+
+    cdef int require_idle(self, str what) except -1:
+        """What only a worker may do that is made, does not run and is not closed."""
+        if self.running:
+            raise ValueError(f"{self.name} runs; {what}")
+        if self.door is None or self.gate.wake_fd < 0:
+            raise ValueError(f"worker {self.name} was never made, or is closed; make another one")
+        return 0
 
     def __dealloc__(self) -> None:
         discard(&self.roster)
@@ -64,12 +74,7 @@ cdef class Worker:
     def share_wire(self, Wire wire not None, uint32_t share) -> None:
         cdef Part *parts
         cdef pollfd *fds
-        if self.running:
-            raise ValueError(f"{self.name} runs; wires are added before it starts")
-        if share >= wire.shares:
-            raise ValueError(f"{self.name}: share {share} of {wire.shares} of a wire")
-        self.check_door(wire.ingress)
-        self.check_door(wire.egress)
+        self.require_idle("wires are added before it starts")
         make_room(&self.roster, wire.n_lanes)
         fds = <pollfd *>realloc(self.idle.fds, (self.roster.room + 1) * sizeof(pollfd))
         if fds == NULL:
@@ -79,17 +84,13 @@ cdef class Worker:
         if parts == NULL:
             raise MemoryError
         self.parts = parts
+        wire.claim(share, self, self.door)
+        self.wires.append(wire)
         self.parts[self.n_parts] = Part(wire.lanes, wire.n_lanes, share, wire.shares)
         self.n_parts += 1
-        self.wires.append(wire)
         self.door.owns(&self.gate, &wire.ingress.face)
         if wire.egress is not None:
             self.door.owns(&self.gate, &wire.egress.face)
-
-    cdef int check_door(self, Port port) except -1:
-        if port is not None and port.door is not None and port.door is not self.door:
-            raise ValueError(f"{self.name} and port {port.name} have different doors; make both with the same Door")
-        return 0
 
     cdef void gather(self) noexcept nogil:
         """Fill the roster with the lanes to visit from now on: those that are open, and whose receiveq is ours.
@@ -144,8 +145,7 @@ cdef class Worker:
         return notify.why_not(make_thread_signals(&self.signals)) or notify.prepare()
 
     def run(self) -> None:
-        if self.running:
-            raise ValueError(f"{self.name} runs already")
+        self.require_idle("it runs once at a time")
         self.occupied, self.gate.parked = True, 0
         store_release_u32(&self.gate.running, 1)
         with nogil:
@@ -154,8 +154,7 @@ cdef class Worker:
 
     def step(self) -> int:
         cdef uint32_t moved
-        if self.running:
-            raise ValueError(f"{self.name} runs; step is for a worker that does not")
+        self.require_idle("step is for a worker that does not")
         self.occupied, self.gate.parked = True, 0
         with nogil:
             self.come_in()
@@ -182,9 +181,16 @@ cdef class Worker:
         wake(&self.gate)
 
     def close(self) -> None:
+        cdef uint32_t i
         if self.running:
             raise ValueError(f"{self.name} runs; stop it and wait for its thread first")
-        self.door.remove(&self.gate, self)
+        if self.door is not None:
+            self.door.remove(&self.gate, self)
+        for i in range(self.n_parts):
+            (<Wire>self.wires[i]).unclaim(self.parts[i].share, self)
+        self.n_parts = 0
+        clear(&self.roster)
+        self.wires = []
         if self.gate.wake_fd >= 0:
             close(self.gate.wake_fd)
             self.gate.wake_fd = -1

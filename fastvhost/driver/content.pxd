@@ -14,6 +14,7 @@ cdef enum:
     CHECK_OFFSET = 22
     BODY_OFFSET = 30
     MIN_FRAME_BYTES = 60       # Ethernet's least, without the frame check sequence
+    MOST_FRAME_BYTES = 65549   # without a header, and as many bytes as bodies have noise for
     TAG_SHIFT = 56
     QUEUE_SHIFT = 48
     MAX_GAPS = 64

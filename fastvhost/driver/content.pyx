@@ -7,7 +7,7 @@ from libc.string cimport memcmp, memcpy, memset
 # frames a power of two apart differ, and so do the bytes of one frame at such a distance.
 cdef enum:
     NOISE_STARTS = 4093
-    NOISE_BYTES = NOISE_STARTS + 65549
+    NOISE_BYTES = NOISE_STARTS + MOST_FRAME_BYTES
 cdef uint8_t noise[NOISE_BYTES]
 
 

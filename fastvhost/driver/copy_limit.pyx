@@ -51,16 +51,41 @@ cdef class CopyLimit:
             store_u16(&(<virtq_used *>self.lanes[i].source.device_area).flags, VIRTQ_USED_F_NO_NOTIFY)
             store_u16(&(<virtq_used *>self.lanes[i].target.device_area).flags, VIRTQ_USED_F_NO_NOTIFY)
 
+    cdef int begin(self) except -1:
+        """Raises ValueError where the guests' rings may hold anything but what their drivers wrote."""
+        cdef GuestDevice a, b
+        a, b = self.devices
+        if a.ram.written or b.ram.written:
+            raise ValueError("the copy limit trusts its guests' memory: give guests whose memory nobody wrote by hand")
+        a.begin(&a.wired)
+        try:
+            b.begin(&b.wired)
+        except BaseException:
+            a.wired = False
+            raise
+        return 0
+
+    cdef int end(self) except -1:
+        cdef GuestDevice a, b
+        a, b = self.devices
+        a.wired = b.wired = False
+        return 0
+
     def step(self) -> int:
         """One burst each way. Returns the frames moved. Not while run() runs."""
-        return move(&self.lanes[0]) + move(&self.lanes[1])
+        self.begin()
+        moved = move(&self.lanes[0]) + move(&self.lanes[1])
+        self.end()
+        return moved
 
     def run(self):
         """Until stop(). The GIL is free meanwhile."""
+        self.begin()
         with nogil:
             while not load_acquire_u32(&self.stopped):
                 move(&self.lanes[0])
                 move(&self.lanes[1])
+        self.end()
 
     def stop(self):
         """run() returns."""

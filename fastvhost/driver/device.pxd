@@ -82,7 +82,11 @@ cdef class GuestDevice:
     cdef Side *sides           # one per queue pair
     cdef Stream *streams       # one per queue pair of the peer
     cdef unsigned int n_streams
+    cdef bint loaded           # a Load works on it at this moment
+    cdef bint wired            # a CopyLimit does
+    cdef bint closed
 
+    cdef int begin(self, bint *mark) except -1
     cdef int _shape(self, Side *side, unsigned int longest, unsigned int pieces) except -1
     cdef int _lay_side(
         self, Side *side, unsigned int queue_size, tuple sizes, bytes ethernet, unsigned int pieces, bint table

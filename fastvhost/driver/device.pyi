@@ -65,4 +65,4 @@ class GuestDevice:
     def broken(self) -> bool:
         """The device returned something it did not hold; that queue rests since."""
     def close(self) -> None:
-        """Give the memory and the eventfds back. Idempotent. Only when no load runs on it any more."""
+        """Give the memory and the eventfds back. Idempotent. ValueError while a load runs on it."""

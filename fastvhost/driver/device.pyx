@@ -59,6 +59,11 @@ cdef class GuestDevice:
         bint kick=True, bint huge=True, unsigned int queues=1, unsigned int peer_queues=0,
     ):
         cdef Side *side
+        sizes = tuple([int(size) for size in sizes])
+        if not sizes:
+            raise ValueError("no frame sizes: give one at least")
+        if min(sizes) < MIN_FRAME_BYTES or max(sizes) > MAX_FRAME_BYTES:
+            raise ValueError(f"frame sizes {min(sizes)}..{max(sizes)}: give {MIN_FRAME_BYTES}..{MAX_FRAME_BYTES} bytes")
         cdef uint32_t longest = max(sizes)
         cdef bint table = indirect and has_feature(features, <FeatureBit>RING_F_INDIRECT_DESC)
         cdef uint32_t i
@@ -66,8 +71,6 @@ cdef class GuestDevice:
         if not 2 <= queue_size <= VIRTQ_MAX_SIZE or (not self.packed and queue_size & (queue_size - 1)):
             kind = "number" if self.packed else "power of two"
             raise ValueError(f"queue size {queue_size}: give a {kind} from 2 to {VIRTQ_MAX_SIZE}")
-        if min(sizes) < MIN_FRAME_BYTES or longest > MAX_FRAME_BYTES:
-            raise ValueError(f"frame sizes {min(sizes)}..{longest}: give {MIN_FRAME_BYTES}..{MAX_FRAME_BYTES} bytes")
         if not 1 <= pieces <= 16 or (pieces > queue_size and not table):
             raise ValueError(f"{pieces} pieces per frame: give 1..16, and no more than the ring has descriptors")
         if has_feature(features, F_IN_ORDER) and not (self.packed or table) and pieces & (pieces - 1):
@@ -98,10 +101,11 @@ cdef class GuestDevice:
             ),
             huge=huge,
         )
+        self.ram.lent = True
         ethernet = bytes([0x52, 0x54, 0, 0, 0, peer_tag, 0x52, 0x54, 0, 0, 0, tag])
         ethernet += LOCAL_EXPERIMENT_TYPE.to_bytes(2, "big")
         for i in range(queues):
-            self._lay_side(&self.sides[i], queue_size, tuple(sizes), ethernet, pieces, table)
+            self._lay_side(&self.sides[i], queue_size, sizes, ethernet, pieces, table)
         self.kick_fds = tuple(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(2 * queues))
         self.call_fds = tuple(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(2 * queues))
         if kick:
@@ -280,11 +284,23 @@ cdef class GuestDevice:
         return any([self._queue(i).broken for i in range(2 * self.queues)])
 
     def close(self):
-        """Give the memory and the eventfds back. Idempotent. Only when no load runs on it any more."""
+        """Give the memory and the eventfds back. Idempotent. ValueError while a load runs on it."""
+        if self.loaded or self.wired:
+            raise ValueError("guest device: a load runs on it; stop that first")
+        self.closed = True
         for fd in self.kick_fds + self.call_fds:
             os.close(fd)
         self.kick_fds = self.call_fds = ()
-        self.ram.close()
+        self.ram.let_go()
+
+    cdef int begin(self, bint *mark) except -1:
+        """Somebody starts to work on its rings, alone in that: the mark is one of this device's, and is set."""
+        if self.closed:
+            raise ValueError("guest device: it is closed; make another one")
+        if mark[0]:
+            raise ValueError("guest device: somebody works on it already; stop that first")
+        mark[0] = True
+        return 0
 
     def __dealloc__(self):
         cdef unsigned int i

@@ -63,6 +63,8 @@ cdef class Load:
         for device in devices:
             if device is None:
                 raise TypeError("a load of no guest: give GuestDevice objects")
+        if len(set(map(id, devices))) != len(devices):
+            raise ValueError("a guest is in this load twice: give each once")
         self.devices = devices
         n_sides = sum([device.queues for device in devices])
         self.sides = <Side **>calloc(n_sides, sizeof(Side *))
@@ -82,14 +84,37 @@ cdef class Load:
         free(self.sides)
         free(self.calls)
 
+    cdef list begin(self):
+        """The devices are this call's alone until end()."""
+        cdef GuestDevice device
+        begun = []
+        try:
+            for device in self.devices:
+                device.begin(&device.loaded)
+                begun.append(device)
+        except BaseException:
+            self.end(begun)
+            raise
+        return begun
+
+    cdef int end(self, list begun) except -1:
+        cdef GuestDevice device
+        for device in begun:
+            device.loaded = False
+        return 0
+
     def run(self):
         """Until stop(). Call it in a thread of its own; the GIL is free meanwhile."""
         cdef bint moved
-        with nogil:
-            while load_acquire_u32(&self.phase) != STOP:
-                step(self.sides, self.n_sides, load_acquire_u32(&self.phase) == FLOOD, &moved)
-                if self.sleeps and not moved:
-                    self.nap()
+        begun = self.begin()
+        try:
+            with nogil:
+                while load_acquire_u32(&self.phase) != STOP:
+                    step(self.sides, self.n_sides, load_acquire_u32(&self.phase) == FLOOD, &moved)
+                    if self.sleeps and not moved:
+                        self.nap()
+        finally:
+            self.end(begun)
 
     cdef void nap(self) noexcept nogil:
         """Until a device notifies, or a second has passed: then it looks whether that was for want of one."""
@@ -135,8 +160,10 @@ cdef class Load:
     def step(self) -> int:
         """One burst each way at every queue pair. Returns frames received. Not while run() runs."""
         cdef bint moved
+        begun = self.begin()
         with nogil:
             n = step(self.sides, self.n_sides, self.phase == FLOOD, &moved)
+        self.end(begun)
         return n
 
     def flood(self):
@@ -150,8 +177,9 @@ cdef class Load:
     def stop(self):
         """run() returns."""
         store_release_u32(&self.phase, STOP)
-        if self.sleeps:
-            os.eventfd_write(self.devices[0].call_fds[0], 1)
+        call_fds = self.devices[0].call_fds
+        if self.sleeps and call_fds:
+            os.eventfd_write(call_fds[0], 1)
 
     def latency(self, double seconds, double gap_us, int limit=1_000_000) -> tuple[list[int], int]:
         """One frame in flight from the first guest to the second. Nanoseconds of each, and how many were lost."""
@@ -165,14 +193,18 @@ cdef class Load:
         if len(self.devices) < 2:
             raise ValueError("latency needs two guests")
         samples = []
-        store_release_u32(&self.phase, DRAIN)    # until stop()
-        while now() < end and len(samples) < limit and lost < 3 and load_acquire_u32(&self.phase) != STOP:
-            with nogil:
-                took = fly_one(sender, receiver, gap)
-            if took >= 0:
-                samples.append(took)
-            else:
-                lost += 1
+        begun = self.begin()
+        try:
+            store_release_u32(&self.phase, DRAIN)    # until stop()
+            while now() < end and len(samples) < limit and lost < 3 and load_acquire_u32(&self.phase) != STOP:
+                with nogil:
+                    took = fly_one(sender, receiver, gap)
+                if took >= 0:
+                    samples.append(took)
+                else:
+                    lost += 1
+        finally:
+            self.end(begun)
         return samples, lost
 
     def latency_under_load(
@@ -190,13 +222,16 @@ cdef class Load:
             free(samples)
             free(sent_before)
             raise ValueError("latency needs two guests, and memory for its samples")
+        begun = []
         try:
+            begun = self.begin()
             with nogil:
                 took = now()
                 n = self.pick(&receiving.streams[0], seconds, frames_per_second, samples, limit, sent_before, &received)
                 took = now() - took
             return [samples[i] for i in range(n)], received * 1e9 / took
         finally:
+            self.end(begun)
             free(samples)
             free(sent_before)
 

@@ -10,6 +10,9 @@ cdef class GuestRam:
     cdef readonly bint huge
     cdef uint8_t *data
     cdef uint64_t taken
+    cdef bint lent             # a device runs on it, and closes it
+    cdef bint written          # by hand: what its rings say is no driver's word any more
+    cdef int let_go(self) except -1
 
     cdef bint _map(self, unsigned int flags) except -1
     cdef uint8_t *allot(self, uint64_t n_bytes, uint64_t alignment) except NULL

@@ -21,4 +21,4 @@ class GuestRam:
     def write(self, offset: int, content: builtins.bytes) -> None:
         """Put bytes into the memory, for tests."""
     def close(self) -> None:
-        """Unmap and close. Idempotent. Only when no driver runs on it any more."""
+        """Unmap and close. Idempotent. A device's memory: ValueError, GuestDevice.close does it."""

@@ -27,8 +27,10 @@ cdef class GuestRam:
         self.data = NULL
         self.guest_addr = <uint64_t>GUEST_BASE
         self.bytes = (n_bytes + HUGE_PAGE - 1) // HUGE_PAGE * HUGE_PAGE
-        if self.bytes < n_bytes or not n_bytes:
-            raise ValueError(f"guest memory of {n_bytes} bytes: give it a size above 0 and below 2^64")
+        # All of it is populated: more than the machine has would end the process, or another one.
+        most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if self.bytes < n_bytes or not n_bytes or self.bytes > most:
+            raise ValueError(f"guest memory of {n_bytes} bytes: give it a size above 0, and up to the {most} there are")
         if not (huge and self._map(os.MFD_HUGETLB)) and not self._map(0):
             raise MemoryError(f"guest memory: {self.bytes} bytes of shared memory are not to be had")
 
@@ -75,16 +77,24 @@ cdef class GuestRam:
         cdef uint64_t n_bytes = len(content)
         if self.data == NULL or offset > self.bytes or n_bytes > self.bytes - offset:
             raise ValueError(f"{n_bytes} bytes at {offset} lie outside this guest's memory")
+        self.written = True
         memcpy(self.data + offset, <const char *>content, n_bytes)
 
     def close(self):
-        """Unmap and close. Idempotent. Only when no driver runs on it any more."""
+        """Unmap and close. Idempotent. A device's memory: ValueError, GuestDevice.close does it."""
+        if self.lent:
+            raise ValueError("guest memory: a device runs on it; close that")
+        self.let_go()
+
+    cdef int let_go(self) except -1:
+        self.lent = False
         if self.data != NULL:
             munmap(self.data, self.bytes)
             self.data = NULL
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+        return 0
 
     def __dealloc__(self):
         if self.data != NULL:

@@ -9,7 +9,8 @@ from libc.string cimport memcpy
 from fastvhost.abi.shared_memory cimport prefetch_read
 from fastvhost.abi.virtio_net cimport NET_HDR_NUM_BUFFERS_OFFSET
 from fastvhost.driver.content cimport (
-    BODY_OFFSET, CONTENT_NONE, CONTENT_WHOLE, Stream, body_is_right, has_number, number_is_not_next, stream_of,
+    BODY_OFFSET, CONTENT_NONE, CONTENT_WHOLE, MOST_FRAME_BYTES, Stream, body_is_right, has_number, number_is_not_next,
+    stream_of,
 )
 from fastvhost.driver.device cimport Side
 from fastvhost.driver.queue cimport DRIVER_BURST, Completion
@@ -47,13 +48,16 @@ cdef uint32_t look_at_single(Side *side, const Completion *done, uint32_t n) noe
     cdef uint64_t expected = stream.expected
     cdef uint32_t header_bytes = side.header_bytes
     cdef uint64_t n_bytes = 0
-    cdef uint32_t frame_bytes, i
+    cdef uint32_t frame_bytes, i, most = side.receive_bytes - header_bytes
     cdef bint whole = side.content == CONTENT_WHOLE
     for i in range(n):
         header = data + done[i].slot * stride
         frame_bytes = done[i].bytes - header_bytes
         n_bytes += frame_bytes
-        if header_is_right(side, header, 1) and has_number(header + header_bytes, expected, frame_bytes):
+        if (
+            frame_bytes <= most and header_is_right(side, header, 1)
+            and has_number(header + header_bytes, expected, frame_bytes)
+        ):
             expected += 1
             if whole:
                 check_body(stream, header + header_bytes, frame_bytes, expected - 1)
@@ -70,7 +74,9 @@ cdef uint32_t look_at_single(Side *side, const Completion *done, uint32_t n) noe
 
 
 cdef void check_body(Stream *stream, const uint8_t *frame, uint32_t frame_bytes, uint64_t number) noexcept nogil:
-    if not body_is_right(frame + BODY_OFFSET, number, BODY_OFFSET, frame_bytes - BODY_OFFSET):
+    if frame_bytes < BODY_OFFSET or not body_is_right(
+        frame + BODY_OFFSET, number, BODY_OFFSET, frame_bytes - BODY_OFFSET
+    ):
         stream.corrupt += 1
 
 
@@ -139,6 +145,9 @@ cdef void look_at_buffers(Side *side, const Completion *done, uint32_t n_buffers
         side.stream.corrupt += 1
         return
     total -= side.header_bytes
+    if total > MOST_FRAME_BYTES:
+        side.stream.corrupt += 1
+        return
     side.received_bytes += total
     if side.content == CONTENT_NONE:
         return

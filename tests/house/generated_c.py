@@ -31,9 +31,9 @@ def directives() -> dict[str, object]:
     raise AssertionError("setup.py has no DIRECTIVES")
 
 
-def translate(tree: Path, modules: list[Path]) -> str:
-    """Run Cython over modules below tree, with the project's directives. Returns its log."""
-    options = [word for key, value in directives().items() for word in ("-X", f"{key}={value}")]
+def translate(tree: Path, modules: list[Path], **other: object) -> str:
+    """Run Cython over modules below tree, with the project's directives and others. Returns its log."""
+    options = [word for key, value in (directives() | other).items() for word in ("-X", f"{key}={value}")]
     done = subprocess.run(
         [sys.executable, "-m", "cython", "-3", "-Wextra", *options, *(str(path) for path in modules)],
         cwd=tree,

@@ -16,11 +16,13 @@ from fastvhost.dataplane.worker import Worker
 class StuckWorker:
     """It runs, and reads a pipe in each round, which waits when the pipe is made to block.
 
-    ports: it owns a lane from each of them.
+    ports: it owns a lane from each of them. to: and one that leads there. worker: one that has its lanes already.
     """
 
-    def __init__(self, door: Door, name: str, *ports: Port) -> None:
-        self.worker = Worker(door, name)
+    def __init__(
+        self, door: Door, name: str, *ports: Port, to: Port | None = None, worker: Worker | None = None
+    ) -> None:
+        self.worker = worker or Worker(door, name)
         self._end, self._other = os.pipe()
         os.set_blocking(self._end, False)
         tap = TapPort(f"pipe of {name}", door)
@@ -28,6 +30,8 @@ class StuckWorker:
         self.worker.add_wire(tap, NullPort("nobody"), hold=False, hold_timeout_ms=1)
         for port in ports:
             self.worker.add_wire(port, None, hold=False, hold_timeout_ms=1)
+        if to is not None:
+            self.worker.add_wire(NullPort("its sender"), to, hold=False, hold_timeout_ms=1)
         self.thread = threading.Thread(target=self.worker.run)
         self.thread.start()
         self._until(lambda: self.worker.rounds > 0)

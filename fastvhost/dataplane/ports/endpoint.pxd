@@ -49,3 +49,4 @@ cdef class Burst:
     cdef readonly uint32_t n
     cdef bint lent
     cdef bint gone
+    cdef Parcel *at(self, Py_ssize_t index) except NULL

@@ -143,20 +143,31 @@ cdef bint has_work(PortFace *port, uint32_t pair) noexcept nogil:
 
 # The program's side
 
+cdef object BY_ENDPOINT = object()  # what makes a burst: no program has it
+
+
 cdef class Burst:
     """Frames in the endpoint's memory: a sequence of writable memoryviews, the program's until release() or send()."""
+
+    def __cinit__(self, maker=None) -> None:
+        if maker is not BY_ENDPOINT:
+            raise TypeError("a Burst is not made by itself; Endpoint.recv and Endpoint.lend return one")
 
     def __len__(self) -> int:
         return self.n
 
-    def __getitem__(self, Py_ssize_t index) -> memoryview:
-        cdef Py_ssize_t start
+    cdef Parcel *at(self, Py_ssize_t index) except NULL:
+        """The one place that turns a number, from the end where it is negative, into a frame of the burst."""
         if index < 0:
             index += self.n
         if self.gone or not 0 <= index < self.n:
             raise IndexError("the burst was given back" if self.gone else "no frame of that number in the burst")
-        start = <Py_ssize_t>self.parcels[index].slot * self.endpoint.slot_bytes
-        return self.endpoint.view[start:start + self.parcels[index].bytes]
+        return &self.parcels[index]
+
+    def __getitem__(self, Py_ssize_t index) -> memoryview:
+        cdef Parcel *parcel = self.at(index)
+        cdef Py_ssize_t start = <Py_ssize_t>parcel.slot * self.endpoint.slot_bytes
+        return self.endpoint.view[start:start + parcel.bytes]
 
     def __iter__(self):
         cdef uint32_t i
@@ -164,10 +175,10 @@ cdef class Burst:
             yield self[i]
 
     def resize(self, Py_ssize_t index, Py_ssize_t bytes) -> memoryview:
-        self[index]
+        cdef Parcel *parcel = self.at(index)
         if not ETHER_HEADER_BYTES <= bytes <= self.endpoint.slot_bytes:
             raise ValueError(f"a frame of {bytes} bytes; 14 to {self.endpoint.slot_bytes} are possible")
-        self.parcels[index % self.n].bytes = <uint32_t>bytes
+        parcel.bytes = <uint32_t>bytes
         return self[index]
 
     def fill(self, frame) -> None:
@@ -253,12 +264,20 @@ cdef uint32_t load_big_endian(const uint8_t *at) noexcept nogil:
 
 
 cdef Burst new_burst(Endpoint endpoint, uint32_t most, bint lent):
-    cdef Burst burst = Burst.__new__(Burst)
+    cdef Burst burst = Burst.__new__(Burst, BY_ENDPOINT)
     burst.endpoint, burst.lent = endpoint, lent
     burst.parcels = <Parcel *>malloc((most or 1) * sizeof(Parcel))
     if burst.parcels == NULL:
         raise MemoryError
     return burst
+
+
+cdef double seconds_of(object timeout) except -2:
+    """A timeout as wait_for takes it: -1 for None, which is for ever."""
+    cdef double seconds = -1 if timeout is None else timeout
+    if timeout is not None and not seconds >= 0:
+        raise ValueError(f"a timeout of {seconds} seconds; give 0 or more, or None to wait for ever")
+    return seconds
 
 
 cdef class Endpoint(Port):
@@ -270,12 +289,11 @@ cdef class Endpoint(Port):
     def __init__(self, str name, Door door not None, *, uint32_t slots=1024, uint32_t slot_bytes=9216) -> None:
         cdef uint32_t i
         cdef Py_buffer buffer
-        if self.spare != NULL:
-            raise ValueError(f"port {name}: a port is made once")
         if not 4 <= slots <= 65536 or slots & (slots - 1):
             raise ValueError(f"port {name}: {slots} slots; a power of two from 4 to 65536 is wanted")
         if not 64 <= slot_bytes <= 65600:
             raise ValueError(f"port {name}: slots of {slot_bytes} bytes; 64 to 65600 are possible")
+        self.allot(1)
         self.name, self.kind = name, "endpoint"
         self.use_door(door)
         self.slots, self.slot_bytes, self.share = slots, (slot_bytes + 63) & ~63, slots // 2
@@ -287,7 +305,7 @@ cdef class Endpoint(Port):
             and make_parcels(&self.side.leaving, slots) and make_parcels(&self.side.vacant, slots)
         ):
             raise MemoryError
-        self.memory = mmap.mmap(-1, slots * self.slot_bytes)
+        self.memory = mmap.mmap(-1, <uint64_t>slots * self.slot_bytes)
         self.view = memoryview(self.memory)
         PyObject_GetBuffer(self.memory, &buffer, PyBUF_SIMPLE)
         self.side.memory, self.side.slot_bytes = <uint8_t *>buffer.buf, self.slot_bytes
@@ -301,7 +319,6 @@ cdef class Endpoint(Port):
             else:
                 put_parcel(&self.side.vacant, i, 0)
         show_parcels(&self.side.vacant)
-        self.allot(1)
         self.face.kind = &self.side
         self.face.receive_burst, self.face.deliver_burst = receive_burst, deliver_burst
         self.face.release_burst = release_burst
@@ -382,14 +399,14 @@ cdef class Endpoint(Port):
             if timeout >= 0:
                 ms = <int>max(0.0, min(<double>WAKE_UP_MS, (deadline - <double>time.monotonic()) * 1e3 + 0.999))
             one = pollfd(self.side.program_fd, POLLIN, 0)
-            # With the GIL: another thread of the program may be sending, and both take from the buffers that came home.
             if not load_acquire_u32(&self.side.program_waits):
                 drain_eventfd(self.side.program_fd)
                 store_release_u32(&self.side.program_waits, 1)
             full_fence()  # pairs with wake_program
-            self.rebalance()  # the worker may wait for the very buffers that came home
-            if not parcels_there(ring) and not self.closed and ms:
-                with nogil:
+            # The worker may wait for the very buffers that came home. With the GIL: no two threads move slots.
+            self.rebalance()
+            with nogil:
+                if not parcels_there(ring) and not self.closed and ms:
                     poll(&one, 1, ms)
             PyErr_CheckSignals()
             if ms == 0 and not parcels_there(ring):
@@ -399,7 +416,7 @@ cdef class Endpoint(Port):
     def recv(self, uint32_t most=64, timeout=None) -> Burst:
         cdef Burst burst
         most = min(most, self.slots)
-        cdef double seconds = -1 if timeout is None else timeout
+        cdef double seconds = seconds_of(timeout)
         if not parcels_there(&self.side.arrived):
             self.wait_for(&self.side.arrived, seconds)
         most = min(most, parcels_there(&self.side.arrived))
@@ -407,13 +424,14 @@ cdef class Endpoint(Port):
         burst.n = self.take(burst.parcels, most)
         return burst
 
-    def wait(self, double timeout) -> bool:
-        return self.wait_for(&self.side.arrived, timeout)
+    def wait(self, timeout) -> bool:
+        cdef double seconds = seconds_of(timeout)
+        return self.wait_for(&self.side.arrived, seconds)
 
     def lend(self, uint32_t n, Py_ssize_t bytes=64, timeout=None) -> Burst:
         cdef Burst burst
         cdef uint32_t i
-        cdef double seconds = -1 if timeout is None else timeout
+        cdef double seconds = seconds_of(timeout)
         n = min(n, self.slots)
         if not ETHER_HEADER_BYTES <= bytes <= self.slot_bytes:
             raise ValueError(f"a frame of {bytes} bytes; 14 to {self.slot_bytes} are possible")

@@ -67,3 +67,4 @@ cdef class HostPort(Port):
     cdef readonly int attention_fd
     cdef int shut(self) except -1
     cdef int make(self, str name, str kind, Door door, uint32_t n_pairs) except -1
+    cdef int let_go(self) except -1

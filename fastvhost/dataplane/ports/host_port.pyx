@@ -58,24 +58,28 @@ cdef class HostPort(Port):
 
     def __cinit__(self, *args, **kwargs) -> None:
         self.attention_fd = -1
+        self.use_door(Door())  # nobody's, until make()
+        self.side = <HostSide *>calloc(1, sizeof(HostSide))
+        if self.side == NULL:
+            raise MemoryError
+        self.side.attention_fd = -1
+
+    cdef int let_go(self) except -1:
+        """No worker uses what attach() was given any more. A kind that keeps hold of it meanwhile lets go here."""
+        return 0
 
     cdef int make(self, str name, str kind, Door door, uint32_t n_pairs) except -1:
         """What every kind's constructor begins with."""
         cdef uint32_t i
         cdef HostQueue *queue
-        if self.side != NULL:
-            raise ValueError(f"port {name}: a port is made once")
         if not 1 <= n_pairs <= 128:
             raise ValueError(f"port {name}: {n_pairs} queues; 1 to 128 are possible")
+        self.allot(n_pairs)
         self.name, self.kind = name, kind
         self.use_door(door)
-        self.side = <HostSide *>calloc(1, sizeof(HostSide))
-        if self.side == NULL:
-            raise MemoryError
         self.side.queues = <HostQueue *>calloc(n_pairs, sizeof(HostQueue))
         if self.side.queues == NULL:
             raise MemoryError
-        self.allot(n_pairs)
         for i in range(n_pairs):
             queue = &self.side.queues[i]
             queue.fd = -1
@@ -119,12 +123,13 @@ cdef class HostPort(Port):
     def detach(self) -> None:
         cdef uint32_t i
         self.shut()
-        for i in range(self.face.n_pairs):
+        for i in range(self.face.n_pairs if self.side.queues != NULL else 0):
             self.side.queues[i].fd = -1
         self.side.link_up = False
         if self.lends:
             self.face.epoch += 1
         self.entrance.open()
+        self.let_go()
 
     def events(self) -> list[tuple[str, int]]:
         found = []

@@ -13,10 +13,10 @@ from libc.string cimport memcpy, memmove, memset
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 
-from fastvhost.abi.shared_memory cimport load_acquire_u32, store_release_u32
+from fastvhost.abi.shared_memory cimport load_acquire_u16, load_acquire_u32, store_release_u32
 from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES, NET_HDR_F_NEEDS_CSUM, NET_HDR_LEGACY_BYTES
 from fastvhost.dataplane.door cimport Door
-from fastvhost.dataplane.drop_reason cimport GSO_UNSUPPORTED, LINK_DOWN, OVERSIZE, RUNT
+from fastvhost.dataplane.drop_reason cimport BAD_DESCRIPTOR, GSO_UNSUPPORTED, LINK_DOWN, OVERSIZE, RUNT
 from fastvhost.dataplane.frame cimport BURST, Burst, Frame, Segment, copy_frame
 from fastvhost.dataplane.port cimport PortFace
 from fastvhost.dataplane.ports.host_port cimport (
@@ -145,6 +145,7 @@ cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcep
     cdef Tally *tally = &port.rx[pair]
     cdef uint32_t n = 0, i
     cdef tpacket3_hdr *packet
+    cdef Found found
     if queue.fd < 0:
         return 0
     if ring.n_held:
@@ -158,9 +159,14 @@ cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcep
                 break
             continue
         packet = <tpacket3_hdr *>ring.next
+        if not lies_in_block(ring, packet, &found):
+            # Not from a kernel: the ring is memory of this program as well. The rest of the block is lost.
+            tally.dropped[<int>BAD_DESCRIPTOR] += ring.left
+            ring.left = 0
+            continue
         ring.left -= 1
-        ring.next += packet.tp_next_offset
-        n += take_packet(ring, packet, burst, n, tally)
+        ring.next += found.next_offset
+        n += take_packet(ring, packet, &found, burst, n, tally)
     for i in range(n):
         tally.bytes += burst.frames[i].bytes
     tally.frames += n
@@ -170,12 +176,34 @@ cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcep
     return n
 
 
+# Where a frame of the ring lies, each word read once.
+cdef struct Found:
+    uint32_t next_offset
+    uint32_t bytes
+    uint32_t mac
+
+
+cdef inline bint lies_in_block(const PacketRing *ring, const tpacket3_hdr *packet, Found *found) noexcept nogil:
+    """Whether a frame and what stands in front of it lie in the block being read, and the next one behind it."""
+    cdef size_t at = <size_t>(<const uint8_t *>packet - <const uint8_t *>block_at(ring, ring.block))
+    if at > ring.block_bytes - sizeof(tpacket3_hdr):
+        return False
+    found.next_offset = load_acquire_u32(&packet.tp_next_offset)
+    found.bytes = load_acquire_u32(&packet.tp_snaplen)
+    found.mac = load_acquire_u16(&packet.tp_mac)
+    return (
+        found.mac >= sizeof(tpacket3_hdr) and at + found.mac <= ring.block_bytes
+        and found.bytes <= ring.block_bytes - (at + found.mac)
+        and (found.next_offset >= sizeof(tpacket3_hdr) or ring.left == 1)
+    )
+
+
 cdef uint32_t take_packet(
-    PacketRing *ring, tpacket3_hdr *packet, Burst *burst, uint32_t n, Tally *tally
+    PacketRing *ring, tpacket3_hdr *packet, const Found *found, Burst *burst, uint32_t n, Tally *tally
 ) noexcept nogil:
     """One frame of the ring as the n-th of the burst. 0: it is none, or a super-frame that is to be cut now."""
-    cdef uint8_t *frame = <uint8_t *>packet + packet.tp_mac
-    cdef uint32_t bytes = packet.tp_snaplen
+    cdef uint8_t *frame = <uint8_t *>packet + found.mac
+    cdef uint32_t bytes = found.bytes
     cdef HostHeader header
     memcpy(&header, frame - NET_HDR_LEGACY_BYTES, sizeof(header))
     if bytes != packet.tp_len:
@@ -296,27 +324,50 @@ cdef class PacketPort(HostPort):
     """Reads a TPACKET_V3 ring, sends with sendmmsg straight from where frames lie."""
 
     cdef PacketRing *ring
+    cdef Py_buffer lent          # of the ring
+    cdef bint holds              # it: the memory stays where it is
+
+    def __cinit__(self, *args, **kwargs) -> None:
+        self.ring = <PacketRing *>calloc(1, sizeof(PacketRing))
+        if self.ring == NULL:
+            raise MemoryError
 
     def __init__(self, str name, Door door not None) -> None:
         self.make(name, "packet", door, 1)
         self.lends = True
-        self.ring = <PacketRing *>calloc(1, sizeof(PacketRing))
-        if self.ring == NULL:
-            raise MemoryError
         self.side.queues[0].handle = self.ring
         self.face.receive_burst, self.face.deliver_burst = receive_burst, deliver_burst
         self.face.may_receive = may_receive
 
     def __dealloc__(self) -> None:
+        if self.holds:
+            PyBuffer_Release(&self.lent)
         free(self.ring)
+
+    cdef int let_go(self) except -1:
+        if self.holds:
+            self.holds = False
+            PyBuffer_Release(&self.lent)
+        return 0
 
     def attach(self, ring, uint32_t block_bytes, int receive_fd, int send_fd) -> None:
         cdef Py_buffer buffer
+        if not self.face.n_pairs:
+            raise ValueError("a packet port takes a ring once it is made: call its __init__")
+        if block_bytes < 4096:
+            raise ValueError(f"port {self.name}: blocks of {block_bytes} bytes; a page is the least")
         PyObject_GetBuffer(ring, &buffer, PyBUF_WRITABLE)
-        PyBuffer_Release(&buffer)  # whoever lent it keeps it; and closes it, should the door not close
-        self.shut()
+        try:
+            if buffer.len < <Py_ssize_t>block_bytes or <size_t>buffer.len // block_bytes > 0xffffffffU:
+                raise ValueError(f"port {self.name}: a ring of {buffer.len} bytes for blocks of {block_bytes}")
+            self.shut()
+        except BaseException:
+            PyBuffer_Release(&buffer)
+            raise
+        self.let_go()
+        self.lent, self.holds = buffer, True
         self.ring.ring, self.ring.block_bytes = <uint8_t *>buffer.buf, block_bytes
-        self.ring.n_blocks = <uint32_t>(buffer.len // block_bytes)
+        self.ring.n_blocks = <uint32_t>(<size_t>buffer.len // block_bytes)
         self.ring.send_fd, self.ring.block, self.ring.is_open = send_fd, 0, False
         self.ring.n_held = self.ring.left = 0
         self.ring.super.frame = NULL

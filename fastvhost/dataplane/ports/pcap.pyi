@@ -22,11 +22,14 @@ class Capture:
     def dropped(self) -> int:
         """Frames that the kernel had no room for, so far."""
     def close(self) -> None:
-        """Idempotent. Only after the port has let go of it."""
+        """Idempotent. As long as a port has it, no sooner than that lets go (detach)."""
 
 class PcapPort(HostPort):
     """Reads and injects with libpcap: 64 frames a dispatch, one inject a frame."""
 
     def __init__(self, name: str, door: Door) -> None: ...
     def attach(self, capture: Capture) -> None:
-        """Through the door. The capture stays the caller's, open until detach() has returned."""
+        """Through the door. The capture stays the caller's, open until detach() has returned.
+
+        Raises ValueError where it is closed, or a port has it already.
+        """

@@ -69,6 +69,8 @@ cdef class Capture:
 
     cdef pcap_t *handle
     cdef int fd
+    cdef uint32_t users          # ports that read and write through it
+    cdef bint closing            # once they let go of it
 
     def __init__(self, str interface, int buffer_bytes=32 << 20) -> None:
         cdef char errbuf[PCAP_ERRBUF_SIZE]
@@ -76,7 +78,7 @@ cdef class Capture:
         cdef int status
         if problem != NULL:
             raise PcapError(problem.decode(), "library")
-        if self.handle != NULL:
+        if self.handle != NULL or self.closing:
             raise ValueError(f"{interface}: a capture is opened once")
         errbuf[0] = 0
         name = interface.encode()
@@ -111,7 +113,11 @@ cdef class Capture:
         return figures.ps_drop
 
     def close(self) -> None:
-        if self.handle != NULL:
+        self.closing = True
+        self.shut()
+
+    cdef void shut(self) noexcept:
+        if self.closing and self.users == 0 and self.handle != NULL:
             pcap_library.close(self.handle)
             self.handle = NULL
 
@@ -202,15 +208,36 @@ cdef uint32_t deliver_burst(
 cdef class PcapPort(HostPort):
     """Reads and injects with libpcap: 64 frames a dispatch, one inject a frame."""
 
+    cdef Capture capture
+
     def __init__(self, str name, Door door not None) -> None:
         self.make(name, "pcap", door, 1)
         self.face.receive_burst = receive_burst
         self.face.deliver_burst = deliver_burst
 
     def attach(self, Capture capture not None) -> None:
-        if capture.handle == NULL:
+        if not self.face.n_pairs:
+            raise ValueError("a pcap port takes a capture once it is made: call its __init__")
+        if capture.handle == NULL or capture.closing:
             raise ValueError(f"port {self.name}: the capture is closed")
+        if capture.users:
+            raise ValueError(f"port {self.name}: a port has that capture already; detach it there first")
         self.shut()
         self.side.queues[0].handle = capture.handle
         self.side.queues[0].fd = capture.fd
         self.entrance.open()
+        self.let_go()
+        self.capture, capture.users = capture, 1
+
+    cdef int let_go(self) except -1:
+        cdef Capture capture = self.capture
+        self.capture = None
+        if capture is not None:
+            capture.users = 0
+            capture.shut()
+        return 0
+
+    def __dealloc__(self) -> None:
+        if self.capture is not None:
+            self.capture.users = 0
+            self.capture.shut()

@@ -2,7 +2,15 @@
 
 from fastvhost.dataplane.ports.endpoint import Endpoint
 
-class Player:
+class CaptureFile:
+    """What both kinds have. A call may wait for the file without the GIL; another thread's call is refused meanwhile
+    with ValueError, as is any after close().
+    """
+
+    def close(self) -> None:
+        """Idempotent. As soon as a call that waits for the file has returned."""
+
+class Player(CaptureFile):
     """A capture file, open for reading. Raises PcapError where it is none, or no Ethernet."""
 
     skipped: int
@@ -22,10 +30,8 @@ class Player:
         """
     def next_us(self) -> int:
         """When the next frame was recorded, after the first; -1 where the file has ended."""
-    def close(self) -> None:
-        """Idempotent."""
 
-class Recorder:
+class Recorder(CaptureFile):
     """A capture file, open for writing: microseconds, Ethernet. Raises PcapError."""
 
     def __init__(self, path: str) -> None: ...
@@ -33,5 +39,3 @@ class Recorder:
         """Write up to so many frames that have arrived. Waits, without the GIL, for the file only. Returns how many."""
     def flush(self) -> bool:
         """Everything recorded is in the file. False where the file cannot take it."""
-    def close(self) -> None:
-        """Idempotent."""

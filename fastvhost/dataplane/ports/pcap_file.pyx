@@ -36,10 +36,40 @@ cdef int need_library() except -1:
     return 0
 
 
-cdef class Player:
-    """A capture file, open for reading. Raises PcapError where it is none, or no Ethernet."""
+cdef class CaptureFile:
+    """What both kinds have: one thread at a time works on the file, and closing it waits for that one.
+
+    A call may wait for the file without the GIL, and other threads may call meanwhile.
+    """
 
     cdef pcap_t *handle
+    cdef bint busy             # a call works on it
+    cdef bint closing          # as soon as that ends
+
+    cdef int begin(self) except -1:
+        if self.busy or self.closing:
+            raise ValueError(f"a capture file {'is closed' if self.closing else 'is used by one thread at a time'}")
+        self.busy = True
+        return 0
+
+    cdef int finish(self) except -1:
+        self.busy = False
+        if self.closing:
+            self.let_go()
+        return 0
+
+    cdef void let_go(self) noexcept:
+        pass
+
+    def close(self) -> None:
+        self.closing = True
+        if not self.busy:
+            self.let_go()
+
+
+cdef class Player(CaptureFile):
+    """A capture file, open for reading. Raises PcapError where it is none, or no Ethernet."""
+
     cdef pcap_pkthdr *header   # the frame looked at, and not sent yet
     cdef const unsigned char *data
     cdef int64_t first_us
@@ -47,6 +77,9 @@ cdef class Player:
     cdef readonly uint64_t played
     cdef readonly bint ended
     cdef public bint given_up  # whoever waits for the file must not touch the endpoint after that
+
+    def __cinit__(self, *args, **kwargs) -> None:
+        self.ended = True  # until a file is open
 
     def __init__(self, str path) -> None:
         cdef char errbuf[PCAP_ERRBUF_SIZE]
@@ -56,31 +89,49 @@ cdef class Player:
         if self.handle != NULL:
             raise ValueError(f"{path}: a file is opened once")
         errbuf[0] = 0
-        with nogil:
-            self.handle = pcap_library.open_offline(file, errbuf)
-        if self.handle == NULL:
-            raise PcapError((<bytes>errbuf).decode(errors="replace"), "missing")
-        if pcap_library.datalink(self.handle) != DLT_EN10MB:
-            self.close()
-            raise PcapError(f"{path}: its frames are not Ethernet frames; give another file", "other")
-        self.first_us = -1
-        with nogil:
-            self.look()
+        self.begin()
+        try:
+            with nogil:
+                self.handle = pcap_library.open_offline(file, errbuf)
+            if self.handle == NULL:
+                raise PcapError((<bytes>errbuf).decode(errors="replace"), "missing")
+            if pcap_library.datalink(self.handle) != DLT_EN10MB:
+                self.close()
+                raise PcapError(f"{path}: its frames are not Ethernet frames; give another file", "other")
+            self.first_us = -1
+            self.ended = False
+            with nogil:
+                self.look()
+        finally:
+            self.finish()
 
     cdef void look(self) noexcept nogil:
         """The next frame that can be sent, or the end. Waits for the file."""
         while pcap_library.next_ex(self.handle, &self.header, &self.data) == 1:
             if self.first_us < 0:
-                self.first_us = self.header.ts.tv_sec * 1000000 + self.header.ts.tv_usec
+                self.first_us = self.recorded_us()
             if self.header.caplen == self.header.len and self.header.caplen >= ETHER_HEADER_BYTES:
                 return
             self.skipped += 1
         self.ended = True
 
     cdef int64_t due(self) noexcept nogil:
-        return self.header.ts.tv_sec * 1000000 + self.header.ts.tv_usec - self.first_us
+        return <int64_t>(<uint64_t>self.recorded_us() - <uint64_t>self.first_us)
+
+    cdef int64_t recorded_us(self) noexcept nogil:
+        """The frame's time. Whatever stands in the file: nonsense wraps."""
+        return <int64_t>(<uint64_t>self.header.ts.tv_sec * 1000000 + <uint64_t>self.header.ts.tv_usec)
 
     def play(self, Endpoint endpoint not None, uint32_t most, int64_t until_us) -> int:
+        if self.ended:
+            return 0
+        self.begin()
+        try:
+            return self.play_on(endpoint, most, until_us)
+        finally:
+            self.finish()
+
+    cdef uint32_t play_on(self, Endpoint endpoint, uint32_t most, int64_t until_us) except? 0xffffffff:
         cdef Parcel parcel
         cdef uint32_t sent = 0
         while sent < most and not self.ended and not self.given_up and (until_us < 0 or self.due() <= until_us):
@@ -101,7 +152,7 @@ cdef class Player:
         return sent
 
     def next_us(self) -> int:
-        return -1 if self.ended else self.due()
+        return -1 if self.ended or self.busy else self.due()
 
     cdef void let_go(self) noexcept:
         cdef pcap_t *handle = self.handle
@@ -111,17 +162,13 @@ cdef class Player:
             with nogil:
                 pcap_library.close(handle)
 
-    def close(self) -> None:
-        self.let_go()
-
     def __dealloc__(self) -> None:
         self.let_go()
 
 
-cdef class Recorder:
+cdef class Recorder(CaptureFile):
     """A capture file, open for writing: microseconds, Ethernet. Raises PcapError."""
 
-    cdef pcap_t *handle
     cdef pcap_dumper_t *dumper
 
     def __init__(self, str path) -> None:
@@ -130,17 +177,28 @@ cdef class Recorder:
         need_library()
         if self.handle != NULL:
             raise ValueError(f"{path}: a file is opened once")
-        self.handle = pcap_library.open_dead(DLT_EN10MB, SNAPSHOT_BYTES)
-        if self.handle == NULL:
-            raise MemoryError
-        with nogil:
-            self.dumper = pcap_library.dump_open(self.handle, file)
-        if self.dumper == NULL:
-            text = (<bytes>pcap_library.geterr(self.handle)).decode(errors="replace")
-            self.close()
-            raise PcapError(text, "other")
+        self.begin()
+        try:
+            self.handle = pcap_library.open_dead(DLT_EN10MB, SNAPSHOT_BYTES)
+            if self.handle == NULL:
+                raise MemoryError
+            with nogil:
+                self.dumper = pcap_library.dump_open(self.handle, file)
+            if self.dumper == NULL:
+                text = (<bytes>pcap_library.geterr(self.handle)).decode(errors="replace")
+                self.close()
+                raise PcapError(text, "other")
+        finally:
+            self.finish()
 
     def record(self, Endpoint endpoint not None, uint32_t most) -> int:
+        self.need_file()
+        try:
+            return self.record_on(endpoint, most)
+        finally:
+            self.finish()
+
+    cdef uint32_t record_on(self, Endpoint endpoint, uint32_t most) except? 0xffffffff:
         cdef Parcel parcels[64]
         cdef uint32_t i, n = endpoint.take(parcels, min(most, <uint32_t>64))
         cdef pcap_pkthdr header
@@ -157,10 +215,17 @@ cdef class Recorder:
         endpoint.put_back(parcels, n, False)
         return n
 
+    cdef int need_file(self) except -1:
+        if self.dumper == NULL:
+            raise ValueError("a recorder writes to an open file; this one was never opened, or is closed")
+        return self.begin()
+
     def flush(self) -> bool:
         cdef int status
+        self.need_file()
         with nogil:
             status = pcap_library.dump_flush(self.dumper)
+        self.finish()
         return status == 0
 
     cdef void let_go(self) noexcept:
@@ -172,9 +237,6 @@ cdef class Recorder:
                 pcap_library.dump_close(dumper)
             if handle != NULL:
                 pcap_library.close(handle)
-
-    def close(self) -> None:
-        self.let_go()
 
     def __dealloc__(self) -> None:
         self.let_go()

@@ -40,7 +40,7 @@ cdef inline void put_sum(uint8_t *at, uint16_t checksum) noexcept nogil:
 cdef bint complete_checksum(uint8_t *frame, uint32_t bytes, uint32_t start, uint32_t offset) noexcept nogil:
     """The sum of what lies from start on, where the field holds that of the pseudo-header. False: not in the frame."""
     cdef uint16_t checksum
-    if start >= bytes or offset + 2 > bytes - start:
+    if start >= bytes or bytes - start < 2 or offset > bytes - start - 2:
         return False
     checksum = fold(add_bytes(frame + start, bytes - start, 0))
     # RFC 768: 0 means none. For TCP it makes no difference.

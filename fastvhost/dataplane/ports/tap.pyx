@@ -48,8 +48,8 @@ cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcep
         return 0
     while n < BURST and at <= ARENA_BYTES - FRAME_ROOM:
         got = read_frame(queue.fd, queue.arena + at, FRAME_ROOM)
-        if got < 0:
-            if errno != EAGAIN:
+        if got <= 0:    # 0: the end of a file, which no tap has
+            if got < 0 and errno != EAGAIN:
                 report_error(side, errno)
             break
         if got < ETHER_HEADER_BYTES:
@@ -117,9 +117,12 @@ cdef class TapPort(HostPort):
 
     def attach(self, fds) -> None:
         cdef uint32_t i
-        if len(fds) != self.face.n_pairs:
-            raise ValueError(f"port {self.name}: {len(fds)} file descriptors for {self.face.n_pairs} queues")
-        numbers = [int(fd) for fd in fds]
+        cdef int number
+        numbers = []
+        for number in fds:
+            numbers.append(number)
+        if len(numbers) != self.face.n_pairs or not numbers:
+            raise ValueError(f"port {self.name}: {len(numbers)} file descriptors for {self.face.n_pairs} queues")
         self.shut()
         for i in range(self.face.n_pairs):
             self.side.queues[i].fd = numbers[i]

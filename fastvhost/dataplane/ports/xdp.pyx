@@ -220,6 +220,16 @@ cdef class XdpPort(HostPort):
     """Frames stay in memory shared with the kernel until the egress has copied them: one socket a queue pair."""
 
     cdef XdpQueue *queues
+    cdef tuple sockets           # what workers use
+
+    cdef int let_go(self) except -1:
+        cdef XdpSocket socket
+        sockets, self.sockets = self.sockets, ()
+        for socket in sockets or ():
+            socket.in_use = False
+            if socket.closing:
+                socket.let_go()
+        return 0
 
     def __init__(self, str name, Door door not None, uint32_t queue_pairs=1) -> None:
         cdef uint32_t i
@@ -228,26 +238,34 @@ cdef class XdpPort(HostPort):
         self.queues = <XdpQueue *>calloc(queue_pairs, sizeof(XdpQueue))
         if self.queues == NULL:
             raise MemoryError
+        self.sockets = ()
         for i in range(queue_pairs):
             self.side.queues[i].handle = &self.queues[i]
         self.face.receive_burst, self.face.deliver_burst = receive_burst, deliver_burst
         self.face.release_burst, self.face.may_receive, self.face.has_work = release_burst, may_receive, has_work
 
     def __dealloc__(self) -> None:
+        if self.sockets is not None:
+            self.let_go()
         free(self.queues)
 
     def attach(self, sockets, uint32_t longest) -> None:
         cdef XdpSocket socket
         cdef XdpQueue *xdp
         cdef uint32_t i, k
-        if len(sockets) != self.face.n_pairs:
-            raise ValueError(f"port {self.name}: {len(sockets)} sockets for {self.face.n_pairs} queues")
-        for socket in sockets:
-            if socket.fd < 0:
-                raise ValueError(f"port {self.name}: a socket is closed")
+        cdef tuple given = tuple(sockets)
+        own = len(set(map(id, given)))
+        if len(given) != self.face.n_pairs or self.queues == NULL or own < len(given):
+            raise ValueError(f"port {self.name}: {len(given)} sockets for {self.face.n_pairs} queues; one for each")
+        for socket in given:
+            if socket is None:
+                raise TypeError(f"port {self.name}: None is no AF_XDP socket")
+            if socket.fd < 0 or socket.closing or socket.used:
+                raise ValueError(f"port {self.name}: a socket is closed, or was used before; open a new one")
         self.shut()
         for i in range(self.face.n_pairs):
-            socket = sockets[i]
+            socket = given[i]
+            socket.used = socket.in_use = True
             xdp = &self.queues[i]
             xdp.memory, xdp.longest = socket.memory, min(longest, <uint32_t>CHUNK_BYTES)
             xdp.fill, xdp.completion, xdp.received = socket.fill, socket.completion, socket.received
@@ -260,11 +278,13 @@ cdef class XdpPort(HostPort):
             self.side.queues[i].fd = socket.fd
         self.face.epoch += 1  # frames of earlier sockets are gone with these
         self.entrance.open()
+        self.let_go()
+        self.sockets = given
 
     def set_longest(self, uint32_t frame_bytes) -> None:
         cdef uint32_t i
         self.shut()
-        for i in range(self.face.n_pairs):
+        for i in range(self.face.n_pairs if self.queues != NULL else 0):
             self.queues[i].longest = min(frame_bytes, <uint32_t>CHUNK_BYTES)
         self.entrance.open()
 

@@ -26,6 +26,9 @@ cdef struct KernelRing:
 cdef class XdpSocket:
     cdef readonly int fd
     cdef readonly bint zero_copy
+    cdef bint used               # a port has it, or had it: its rings are not where they start any more
+    cdef bint in_use             # a port has it
+    cdef bint closing            # once that lets go of it
     cdef uint8_t *memory
     cdef KernelRing fill         # we produce: chunks for what arrives, uint64_t
     cdef KernelRing completion   # the kernel produces: chunks that were sent, uint64_t

@@ -25,7 +25,7 @@ class XdpSocket:
     def dropped(self) -> int:
         """Frames that the kernel had no room for, so far."""
     def close(self) -> None:
-        """Idempotent. Only after the port has let go of it."""
+        """Idempotent. As long as a port has it, no sooner than that lets go (detach)."""
 
 class Redirect:
     """The XDP program on an interface that hands frames of a queue to the socket for it; others pass to the host."""

@@ -92,7 +92,7 @@ cdef class XdpSocket:
         cdef xdp_options options
         cdef socklen_t bytes = sizeof(options)
         cdef int status
-        if self.fd >= 0:
+        if self.fd >= 0 or self.closing:
             raise ValueError("an AF_XDP socket is opened once")
         self.fd = socket(AF_XDP, SOCK_RAW | SOCK_CLOEXEC, 0)
         if self.fd < 0:
@@ -179,7 +179,9 @@ cdef class XdpSocket:
         return figures.rx_dropped + figures.rx_ring_full
 
     def close(self) -> None:
-        self.let_go()
+        self.closing = True
+        if not self.in_use:
+            self.let_go()
 
     cdef void let_go(self) noexcept:
         cdef KernelRing *rings[4]
@@ -212,8 +214,8 @@ cdef class Redirect:
         self.map = self.program = self.link = -1
 
     def __init__(self, int interface_index, uint32_t queues) -> None:
-        if self.map >= 0:
-            raise ValueError("a program is attached once")
+        if self.map >= 0 or queues == 0:
+            raise ValueError("a program is attached once, for one queue at least")
         try:
             self.map = redirect_make_map(queues)
             if self.map < 0:

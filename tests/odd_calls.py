@@ -1,0 +1,379 @@
+"""Calls all that a program can reach of the compiled modules, with odd arguments and in odd orders.
+
+A script of its own: it ends with a signal where a call crashes, and the file named on its command line holds the call
+then. Run by tests/unit/test_public_api.py, and under AddressSanitizer by tests/hostile/test_sanitized.py. It imports
+nothing but fastvhost, so that it runs on whatever build lies in the current directory.
+
+Each call may raise whatever it likes. Objects: made as they should be, made by __new__ alone, made by an __init__ that
+failed, and closed; what calls return joins them. Arguments: half of them fit the parameter's name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import gc
+import importlib
+import inspect
+import math
+import mmap
+import os
+import pkgutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib.machinery import ExtensionFileLoader
+from pathlib import Path
+from random import Random
+from types import ModuleType
+from typing import Any
+
+import fastvhost
+from fastvhost.dataplane.door import Door
+from fastvhost.dataplane.guest_memory import GuestMemory, Mapping
+from fastvhost.dataplane.port import NullPort, Port
+from fastvhost.dataplane.ports.endpoint import Burst, Endpoint
+from fastvhost.dataplane.ports.packet import PacketPort
+from fastvhost.dataplane.ports.pcap import Capture, PcapPort
+from fastvhost.dataplane.ports.pcap_file import Player, Recorder
+from fastvhost.dataplane.ports.tap import TapPort
+from fastvhost.dataplane.ports.xdp import XdpPort
+from fastvhost.dataplane.ports.xdp_socket import Redirect, XdpSocket
+from fastvhost.dataplane.virtio_port import VirtioPort
+from fastvhost.dataplane.wire import Wire
+from fastvhost.dataplane.worker import Worker
+from fastvhost.driver.copy_limit import CopyLimit
+from fastvhost.driver.device import GuestDevice
+from fastvhost.driver.load import Load
+from fastvhost.driver.ram import GuestRam
+
+MIB = 1 << 20
+POOL = 400
+"""Objects that take part at a time."""
+TOO_LONG = 20
+"""Seconds for one call, after which the script says where it is, and ends."""
+NUMBERS: tuple[Any, ...] = (
+    0, 1, -1, 2, 3, 14, 63, 64, 65, 255, 4096, 2**15, 2**16, 2**31 - 1, 2**31, -(2**31), 2**32 - 1, 2**32, 2**63 - 1,
+    2**63, -(2**63), 2**64 - 1, 2**64, 10**30, True, 0.5, -1.5, 1e300, math.nan, math.inf, -math.inf,
+)  # fmt: skip
+LEFT_ALONE = {"__class__", "__init_subclass__", "__subclasshook__", "__getattribute__", "__dir__", "__doc__", "__new__"}
+"""Python's own, with nothing of ours in them."""
+HOLDERS = ("Worker.run", "Load.run", "CopyLimit.run")
+"""They return when stop() was called, and are called after it only."""
+CUSTOM_BUILDS = {"GuestRam", "GuestDevice", "Load.latency", "Load.latency_under_load", "Recorder", "Player"}
+
+
+class Script:
+    """One run: a seed, a pool of objects, and where the call being made is written down."""
+
+    calling = False
+    """A call of ours is being made."""
+
+    def __init__(self, seed: int, calls: int, note: Path, directory: Path) -> None:
+        self.random = Random(seed)
+        self.calls = calls
+        self.made = 0
+        self.note = os.open(note, os.O_WRONLY | os.O_CREAT)
+        self.directory = directory
+        self.file = os.memfd_create("odd-calls")
+        os.ftruncate(self.file, 8 * MIB)
+        os.pwrite(self.file, self.random.randbytes(MIB), 0)
+        self.door = Door()
+        self.capture_file = directory / "a.pcap"
+        Recorder(str(self.capture_file)).close()
+        self.classes = [one for module in compiled() for one in own(module, type)]
+        self.functions = [one for module in compiled() for one in own(module, object) if not isinstance(one, type)]
+        self.pool: list[Any] = []
+
+    # What there is to call with
+
+    def odd(self) -> Any:
+        random = self.random
+        return random.choice(
+            (
+                lambda: random.choice(NUMBERS),
+                lambda: random.choice(NUMBERS),
+                lambda: None,
+                lambda: random.choice(("", "x", "a\0b", "\u00e9" * 300, "lo", "poll")),
+                lambda: random.choice((b"", b"x", b"y" * 13, bytes(60), bytes(70000))),
+                lambda: bytearray(random.choice((0, 1, 60, 4096))),
+                lambda: memoryview(bytes(120))[::2],
+                lambda: [random.choice(NUMBERS) for _ in range(random.randrange(4))],
+                lambda: random.choice((object(), {}, (), [None], Ellipsis, int, lambda *_: 7)),
+                lambda: random.choice(self.pool) if self.pool else None,
+                lambda: random.choice(self.pool) if self.pool else None,
+                lambda: half_made(random.choice(self.classes)),
+            )
+        )()
+
+    def one_of(self, kind: type) -> Any:
+        there = [one for one in self.pool if isinstance(one, kind)]
+        return self.random.choice(there) if there else self.odd()
+
+    def fitting(self, name: str) -> Any:
+        """What a parameter of this name is likely to be."""
+        random = self.random
+        kinds: dict[str, type] = {
+            "endpoint": Endpoint, "ingress": Port, "egress": Port, "wire": Wire, "memory": GuestMemory,
+            "capture": Capture, "socket": XdpSocket, "a": GuestDevice, "b": GuestDevice, "devices": GuestDevice,
+            "burst": Burst,
+        }  # fmt: skip
+        if name in kinds:
+            return self.one_of(kinds[name])
+        values: dict[str, Callable[[], Any]] = {
+            "door": lambda: self.door,
+            "name": lambda: "x",
+            "mappings": lambda: [one for one in self.pool if isinstance(one, Mapping)][-random.randrange(1, 4) :],
+            "sockets": lambda: [self.one_of(XdpSocket)],
+            "fds": lambda: [self.file],
+            "fd": lambda: self.file,
+            "timeout": lambda: random.choice((0, 0.001)),
+            "index": lambda: random.choice((0, 1, 2, 3, -1)),
+            "frame": lambda: bytes(60),
+            "bytes": lambda: random.choice((14, 60, 64, 4096)),
+            "n": lambda: random.randrange(5),
+            "most": lambda: random.randrange(5),
+            "hold": lambda: True,
+            "hold_timeout_ms": lambda: 0,
+            "shares": lambda: random.choice((1, 1, 2)),
+            "share": lambda: random.choice((0, 0, 1)),
+            "size": lambda: random.choice((1, 4, 64, 3)),
+            "base": lambda: random.choice((0, 1, 0x8000, 0x80008000)),
+            "desc_user_addr": lambda: random.choice((0, 0x1000)),
+            "avail_user_addr": lambda: 0x2000,
+            "used_user_addr": lambda: 0x3000,
+            "features": lambda: random.choice((0, 1 << 32, 1 << 32 | 1 << 34, 1 << 15 | 1 << 28 | 1 << 29)),
+            "queue_pairs": lambda: random.choice((1, 2)),
+            "queues": lambda: random.choice((1, 2)),
+            "slots": lambda: random.choice((4, 64)),
+            "slot_bytes": lambda: random.choice((64, 65, 2048)),
+            "ring": lambda: self.ring(),
+            "block_bytes": lambda: random.choice((4096, 8192, 5000)),
+            "path": lambda: str(self.capture_file),
+            "guest_addr": lambda: random.choice((0, MIB, 2**63)),
+            "user_addr": lambda: random.choice((0, MIB)),
+            "mmap_offset": lambda: random.choice((0, 4096, 100, MIB)),
+            "page": lambda: random.choice((0, 4096, 3, 2**21)),
+            "until_us": lambda: -1,
+        }  # fmt: skip
+        return values.get(name, self.odd)()
+
+    def ring(self) -> mmap.mmap:
+        """Memory as a kernel's ring of packets would be, and no kernel behind it."""
+        memory = mmap.mmap(-1, 4 * 4096)
+        words = [self.random.choice((b"\0", b"\1", b"\xff", self.random.randbytes(1))) for _ in range(16)]
+        memory[:] = b"".join(words) * 1024
+        return memory
+
+    def own_arguments(self, what: str) -> tuple[list[Any], dict[str, Any]] | None:
+        """Calls that would take all memory or seconds with any argument that is odd enough."""
+        random = self.random
+        if what == "GuestRam":
+            return [random.choice((0, 1, -1, 4096, MIB, 2**63, 2**64 - 1, 2**64, None, "x"))], {"huge": False}
+        if what == "GuestDevice":
+            return [], {
+                "features": random.choice((0, 1 << 32, 1 << 32 | 1 << 34, 1 << 32 | 1 << 35, 1 << 15, 2**64)),
+                "queue_size": random.choice((-1, 0, 1, 2, 3, 4, 64, 40000)),
+                "sizes": random.choice(([60], [60, 1514], [], [59], [65549], [65550], [None], iter([60, 64]), None)),
+                "tag": random.choice((1, 255, 256)), "peer_tag": 2, "pieces": random.choice((0, 1, 2, 16, 17)),
+                "indirect": random.random() < 0.5, "content": random.choice(("none", "numbers", "whole", "x")),
+                "huge": False, "queues": random.choice((0, 1, 1, 2, 129)), "peer_queues": random.choice((0, 1, 129)),
+            }  # fmt: skip
+        if what in ("Load.latency", "Load.latency_under_load"):
+            seconds = random.choice((0, -1, math.nan, 1e-6))
+            return [seconds, random.choice((0, -1, math.nan, 1e300)), random.choice((0, -1))], {}
+        if what in ("Recorder", "Player"):
+            return [random.choice((str(self.directory / "b.pcap"), str(self.capture_file), "", "a\0b", None, 7))], {}
+        return None
+
+    # Objects as they should be
+
+    def add_good(self) -> None:
+        """One of each kind, as far as this machine has what it needs, and wired to each other in some way."""
+        random, door = self.random, self.door
+        kinds: list[Callable[[], Any]] = [
+            Door, lambda: NullPort("x"), lambda: Endpoint("x", door, slots=64, slot_bytes=256), lambda: Worker(door),
+            lambda: TapPort("x", door), lambda: PacketPort("x", door), lambda: PcapPort("x", door), self.guest_port,
+            lambda: XdpPort("x", door), lambda: GuestRam(MIB, huge=False), self.device, lambda: Capture("lo"),
+            lambda: Load(self.device()), lambda: CopyLimit(self.device(), self.device()),
+            lambda: Mapping(self.file, 0, MIB, 0, 0), lambda: Player(str(self.capture_file)),
+            lambda: Recorder(str(self.directory / "b.pcap")), lambda: XdpSocket(1, 0, True), lambda: Redirect(1, 1),
+            lambda: GuestMemory([Mapping(self.file, 0, MIB, 0, 0)]),
+            lambda: Wire(self.one_of(Port), self.one_of(Port), hold=True, hold_timeout_ms=0),
+            lambda: self.one_of(Endpoint).lend(random.randrange(4), 60, 0), lambda: Port(), lambda: self.sent(),
+        ]  # fmt: skip
+        for kind in kinds:
+            with contextlib.suppress(Exception):
+                self.pool.append(kind())
+
+    def sent(self) -> Any:
+        """Frames on their way from an endpoint to whatever it is wired to."""
+        endpoint, worker = self.one_of(Endpoint), self.one_of(Worker)
+        worker.add_wire(endpoint, self.one_of(Port), hold=True, hold_timeout_ms=0)
+        endpoint.send([bytes(60)] * 3, 0)
+        worker.step()
+        return worker
+
+    def device(self) -> GuestDevice:
+        return GuestDevice(
+            features=1 << 32, queue_size=4, sizes=[60], tag=1, peer_tag=2, huge=False, content="whole", kick=False
+        )
+
+    def guest_port(self) -> VirtioPort:
+        port = VirtioPort("x", self.door)
+        port.set_link(True)
+        port.set_memory(GuestMemory([Mapping(self.file, 0, MIB, 0, 0)]))
+        for index in range(2):
+            port.start_queue(
+                index, size=64, desc_user_addr=0x1000, avail_user_addr=0x2000, used_user_addr=0x3000, base=0,
+                call_fd=-1, enabled=True, kicked=True,
+            )  # fmt: skip
+        return port
+
+    # Calls
+
+    def arguments(self, call: Any, what: str) -> tuple[list[Any], dict[str, Any]]:
+        if (found := self.own_arguments(what)) is not None:
+            return found
+        random = self.random
+        given: list[Any] = []
+        named: dict[str, Any] = {}
+        for parameter in parameters(call):
+            odd = random.random() < 0.3
+            if parameter.default is not parameter.empty and random.random() < 0.5:
+                continue
+            value = self.odd() if odd else self.fitting(parameter.name)
+            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL) or not (
+                named or parameter.kind is parameter.KEYWORD_ONLY
+            ):
+                given.append(value)
+            else:
+                named[parameter.name] = value
+        if random.random() < 0.1:
+            given.append(self.odd())
+        if random.random() < 0.05:
+            given = given[:-1]
+        return given, named
+
+    def call(self, call: Any, what: str) -> None:
+        """One call; what it returns is used, and joins the pool."""
+        given, named = self.arguments(call, what)
+        text = f"{what}(*{short(given)}, **{short(named)})"
+        os.pwrite(self.note, text.encode(errors="replace")[:1000].ljust(1000), 0)
+        self.made += 1
+        try:
+            Script.calling = True
+            result = call(*given, **named)
+            Script.calling = False
+            if inspect.isawaitable(result):
+                result.close()
+                return
+            if isinstance(result, Iterator):
+                result = next(result)
+        except Exception:  # anything but a crash is fine
+            return
+        finally:
+            Script.calling = False
+        if isinstance(result, memoryview) and len(result) and not result.readonly:
+            result[0], result[-1] = 1, 2
+        if type(result) in self.classes or isinstance(result, memoryview):
+            self.pool.append(result)
+
+    def use(self, one: Any) -> None:
+        """A member of an object, whichever."""
+        kind = type(one)
+        name = self.random.choice([name for name in dir(kind) if name not in LEFT_ALONE])
+        what = f"{kind.__name__}.{name}"
+        os.pwrite(self.note, what.encode().ljust(1000), 0)
+        try:
+            member = getattr(one, name)
+        except Exception:
+            return
+        if what in HOLDERS:
+            one.stop()
+        if callable(member):
+            self.call(member, what)
+        elif self.random.random() < 0.2:
+            with contextlib.suppress(AttributeError, TypeError):
+                setattr(one, name, self.odd())
+
+    def run(self) -> None:
+        for function in self.functions:
+            for _ in range(30):
+                self.call(function, function.__name__)
+        for kind in self.classes:
+            for _ in range(10):
+                self.call(kind, kind.__name__)
+            for name in dir(kind):
+                if name not in LEFT_ALONE and f"{kind.__name__}.{name}" not in HOLDERS:
+                    with contextlib.suppress(Exception):
+                        self.call(getattr(half_made(kind), name), f"half made {kind.__name__}.{name}")
+        while self.made < self.calls:
+            if len(self.pool) < 60 or self.random.random() < 0.002:
+                self.add_good()
+            if self.random.random() < 0.02:
+                self.call(self.random.choice(self.classes), "a class")
+            if self.random.random() < 0.005:
+                self.pool.append(half_made(self.random.choice(self.classes)))
+            self.use(self.random.choice(self.pool))
+            if len(self.pool) > POOL or self.random.random() < 0.01:
+                self.random.shuffle(self.pool)
+                del self.pool[self.random.randrange(len(self.pool)) :]
+                gc.collect()
+
+
+def half_made(kind: type) -> Any:
+    """By __new__ alone; or, for the few that refuse it, nothing."""
+    with contextlib.suppress(Exception):
+        return kind.__new__(kind)
+    return None
+
+
+def short(value: object) -> str:
+    return repr(value)[:300]
+
+
+def parameters(call: Any) -> list[inspect.Parameter]:
+    with contextlib.suppress(ValueError, TypeError):
+        return [one for one in inspect.signature(call).parameters.values() if one.name != "self"]
+    return [inspect.Parameter(f"p{n}", inspect.Parameter.POSITIONAL_ONLY) for n in range(2)]
+
+
+def compiled() -> list[ModuleType]:
+    """Every compiled module of the package."""
+    names = [one.name for one in pkgutil.walk_packages(fastvhost.__path__, "fastvhost.") if "__main__" not in one.name]
+    modules = [importlib.import_module(name) for name in names]
+    return [one for one in modules if one.__spec__ and isinstance(one.__spec__.loader, ExtensionFileLoader)]
+
+
+def own(module: ModuleType, kind: type) -> list[Any]:
+    """What a module defines itself and can be called."""
+    found = [one for name, one in vars(module).items() if not (name.startswith("__") and name.endswith("__"))]
+    return [
+        one for one in found
+        if isinstance(one, kind) and callable(one) and getattr(one, "__module__", None) == module.__name__
+    ]  # fmt: skip
+
+
+def interrupted(number: int, _frame: object) -> None:
+    if Script.calling:
+        raise InterruptedError(number)
+
+
+def main(seed: str, calls: str, note: str) -> None:
+    faulthandler.enable()
+    faulthandler.dump_traceback_later(TOO_LONG * 4, exit=True)
+    # What waits for frames is interrupted. (Not while an object is being let go of: that is only a line on stderr.)
+    signal.signal(signal.SIGALRM, interrupted)
+    with tempfile.TemporaryDirectory() as directory:
+        os.chdir(directory)
+        script = Script(int(seed), int(calls), Path(note), Path(directory))
+        signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+        script.run()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        print(f"{len(script.classes)} classes, {len(script.functions)} functions, {script.made} calls")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:4])
