@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from bench import conservation
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.guest_memory import GuestMemory, Mapping
 from fastvhost.dataplane.virtio_port import VirtioPort
@@ -67,6 +68,7 @@ def rig(
         for ingress, egress in (ports, ports[::-1]):
             worker.add_wire(ingress, egress, hold=hold, hold_timeout_ms=1000)
         yield Rig((devices[0], devices[1]), (ports[0], ports[1]), worker, Load(*devices))
+        conservation.check(worker, *ports)
         for port in ports:
             for index in RINGS:
                 port.stop_queue(index)

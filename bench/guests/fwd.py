@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import fastvhost
+from bench import conservation
 from bench.guests.cores import FWD_CORE
 from bench.guests.process import Process
 from fastvhost.control import control_client
@@ -49,6 +50,11 @@ class Fwd(Process):
         super().__init__("fwd", [*prefix, *command], directory, env=ENVIRONMENT)
         for name in filter(None, map(awaited, ports)):
             self.wait_log(rf"port {name}: (listening|connecting)", 60)
+
+    def __exit__(self, *error: object) -> None:
+        if error[0] is None and self.popen.poll() is None:
+            conservation.check_stats(self.stats)
+        super().__exit__(*error)
 
     def ask(self, *words: str) -> str:
         """What a verb of fastvhost prints about this process."""

@@ -37,8 +37,8 @@ OPTIONS = (
 )
 PORTS = """\
 ports:
-  vhost-user:PATH[,mode=server|client][,queues=N][,memory=BYTES][,memory-files=any]
-  cuse:NAME[,queues=N][,memory=BYTES][,memory-files=any]
+  vhost-user:PATH[,mode=server|client][,queues=N][,memory=N][,memory-files=any]
+  cuse:NAME[,queues=N][,memory=N][,memory-files=any]
   tap:NAME[,queues=N][,mtu=N][,persist=yes][,owner=USER]
   packet:IFACE
   xdp:IFACE[,queues=N]

@@ -55,6 +55,7 @@ def _worker(thread: WorkerThread) -> dict[str, Any]:
         "rounds": thread.worker.rounds,
         "busy_rounds": thread.worker.busy_rounds,
         "sleeps": thread.worker.sleeps,
+        "waiting": thread.worker.waiting,
     }
 
 

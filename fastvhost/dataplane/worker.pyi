@@ -53,3 +53,9 @@ class Worker:
     @property
     def busy_rounds(self) -> int:
         """Rounds that found at least one frame."""
+    @property
+    def waiting(self) -> int:
+        """Frames that were received and neither delivered nor dropped yet: they wait for room at their egress.
+
+        Of the wires of which this worker has the first share, all of them. Exact while the worker stands still.
+        """

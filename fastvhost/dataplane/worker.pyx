@@ -9,6 +9,7 @@ from posix.unistd cimport close, usleep
 from fastvhost.abi.shared_memory cimport full_fence, load_acquire_u32, store_release_u32
 from fastvhost.dataplane.door cimport Door, pass_gate, wake
 from fastvhost.dataplane.forward cimport Lane
+from fastvhost.dataplane.frame cimport BURST
 from fastvhost.dataplane.idle cimport IDLE_ADAPTIVE, IDLE_INTERRUPT, IDLE_POLL, pollfd, rest
 from fastvhost.dataplane.notify cimport discard_signals, make_thread_signals
 from fastvhost.dataplane.port cimport Port
@@ -214,3 +215,16 @@ cdef class Worker:
     @property
     def busy_rounds(self) -> int:
         return self.n_busy
+
+    @property
+    def waiting(self) -> int:
+        cdef uint32_t i, pair, n
+        cdef const Lane *lane
+        cdef uint64_t frames = 0
+        for i in range(self.n_parts):
+            # A wire that is shared out counts once: at the worker that has its first share.
+            for pair in range(self.parts[i].n_lanes if self.parts[i].share == 0 else 0):
+                lane = &self.parts[i].lanes[pair]
+                n = lane.burst.n_frames - lane.first
+                frames += n if n <= <uint32_t>BURST else 0  # read while the worker writes both
+        return frames

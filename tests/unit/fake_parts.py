@@ -37,7 +37,7 @@ class FakeWorker:
         self.wires: list[tuple[str, str | None, bool, int]] = []
         self.shares: list[tuple[int, int]] = []
         """Share of each wire; and of how many, where this worker made the wire."""
-        self.rounds = self.busy_rounds = self.sleeps = 0
+        self.rounds = self.busy_rounds = self.sleeps = self.waiting = 0
         self.released = threading.Event()
 
     def add_wire(

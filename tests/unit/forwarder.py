@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from bench import conservation
 from bench.guests.short_dir import short_dir
 from fastvhost.control import control_client
 from tests.house.sources import ROOT
@@ -58,8 +60,11 @@ class Forwarder:
 
     def rounds(self) -> int:
         """How often its workers have gone round."""
-        workers = control_client.ask(str(self.directory / "control.sock"), "stats")["workers"]
-        return sum(int(worker["rounds"]) for worker in workers.values())
+        return sum(int(worker["rounds"]) for worker in self.stats()["workers"].values())
+
+    def stats(self) -> dict[str, Any]:
+        """Every counter."""
+        return dict(control_client.ask(str(self.directory / "control.sock"), "stats"))
 
     def wait_log(self, text: str, seconds: float = 5.0) -> None:
         self.wait_for(f"'{text}' in the log", lambda: text in self.log, seconds)
@@ -92,6 +97,8 @@ def forwarder(
         try:
             running.wait_log(f"port {Path(ports[-1].partition(',')[0]).stem}: ", seconds)
             yield running
+            if process.poll() is None and not defect:
+                conservation.check_stats(running.stats)
         finally:
             process.kill()
             process.wait()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Generic, NamedTuple, TypeVar
 
+from bench import conservation
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.port import Port
 from fastvhost.dataplane.worker import Worker
@@ -150,5 +151,6 @@ def guest_and_port(
     try:
         yield made
         assert made.dropped() == {}
+        conservation.check(made.worker, made.guest.port, made.port)
     finally:
         made.close()

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from bench import conservation
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.guest_memory import GuestMemory, Mapping
 from fastvhost.dataplane.virtio_port import VirtioPort
@@ -126,6 +127,8 @@ class Rig:
         raise AssertionError(f"still moving frames after {rounds} rounds")
 
     def close(self) -> None:
+        if not self.worker.running:
+            conservation.check(self.worker, self.a.port, self.b.port)
         self.worker.close()
         self.a.close()
         self.b.close()

@@ -38,6 +38,7 @@ def test_a_snapshot_is_plain_json_with_every_reason_even_at_nought(fakes: Fakes,
         "rounds": 0,
         "busy_rounds": 0,
         "sleeps": 0,
+        "waiting": 0,
     }
 
 
