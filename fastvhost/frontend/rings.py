@@ -72,6 +72,8 @@ class RingSet:
         self._may_start = may_start
         self._packed = packed
         self._rings = tuple(Ring(index) for index in range(2 * port.queue_pairs))
+        self.ran = False
+        """Whether a ring of this front-end was ever live."""
 
     def __iter__(self) -> Iterator[Ring]:
         return iter(self._rings)
@@ -264,7 +266,7 @@ class RingSet:
         except ValueError as error:
             ring.armed = False
             raise ProtocolError(str(error)) from error
-        ring.live = True
+        ring.live = self.ran = True
         self._nudge(ring)
 
     def _base(self, ring: Ring) -> int:

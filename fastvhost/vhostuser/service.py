@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 from fastvhost.frontend import advice, foreign_files
+from fastvhost.frontend.budget import Bucket
 from fastvhost.frontend.control_thread import PAUSE, ControlThread
 from fastvhost.frontend.description import describe
 from fastvhost.frontend.errors import ProtocolError, ServiceError
@@ -28,6 +29,9 @@ __all__ = ["ServiceError", "VhostUserService"]
 ACCEPTS_PER_TURN = 8
 SERVED_FOR = 1.0
 """A connection that lasted so long was one: the next attempt comes at once."""
+IDLE_VISITS_AT_ONCE, IDLE_VISITS_A_SECOND = 1024, 100
+"""Connections that ended before their first ring, or came while another was there. A guest that boots makes two or
+three. Who comes beyond that waits in the socket's queue."""
 
 
 class VhostUserService(ControlThread):
@@ -63,6 +67,7 @@ class VhostUserService(ControlThread):
         self._connection: Connection | None = None
         self._connected_at = 0.0
         self._paused_until = 0.0
+        self._idle_visits = Bucket(IDLE_VISITS_AT_ONCE, IDLE_VISITS_A_SECOND)
 
     def describe(self) -> dict[str, Any]:
         """What `fastvhost show` tells. From any thread."""
@@ -86,10 +91,11 @@ class VhostUserService(ControlThread):
             self._dial(self._dialer)
         deadlines: list[float | None] = []
         if self._listener is not None and not self._listener.withdrawn and not self._engaged:
-            if now >= self._paused_until:
+            accepts_at = max(self._paused_until, self._idle_visits.ready_at or 0.0)
+            if now >= accepts_at:
                 poller.register(self._listener, select.POLLIN)
             else:
-                deadlines.append(self._paused_until)
+                deadlines.append(accepts_at)
         if self._connection is not None:
             self._connection.register(poller)
             deadlines.append(self._connection.deadline)
@@ -139,6 +145,7 @@ class VhostUserService(ControlThread):
                 self._connect(sock)
             else:
                 foreign_files.close_socket(sock)
+                self._idle_visits.take()
                 pid = self._connection.peer_pid
                 self._narrative.refused(f"a second front-end was turned away, process {pid} is connected")
 
@@ -165,6 +172,8 @@ class VhostUserService(ControlThread):
             if not self._stopping:
                 self._logbook.write(Line(level, reason, "defects"))
             return
+        if not connection.session.rings.ran:
+            self._idle_visits.take()
         with contextlib.suppress(Exception):
             # What the rings did last belongs before the end of the story; trouble with it does not matter any more.
             connection.session.attend()

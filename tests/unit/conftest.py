@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import fastvhost.dataplane.notify  # noqa: F401 - has file descriptors of its own, which are to be there before we count
 from bench.guests.short_dir import short_dir
 from tests.unit.fake_port import FakeMapping
 from tests.unit.service_rig import Rig

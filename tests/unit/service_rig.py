@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from fastvhost.frontend.payload import U64, VringState
 from fastvhost.vhostuser.message import MemoryTable, Request, VringFd
 from fastvhost.vhostuser.service import VhostUserService
@@ -46,6 +48,14 @@ class Rig:
     def close(self) -> None:
         self.service.stop(2.0)
         self.port.close()
+
+
+def count_turns(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """One more for each turn of the service's thread."""
+    turns: list[None] = []
+    turn = rig.service._turn
+    monkeypatch.setattr(rig.service, "_turn", lambda: (turns.append(None), turn())[1])
+    return turns
 
 
 def run_a_ring(frontend: Frontend) -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from fastvhost.frontend.payload import U64, VringState
+from fastvhost.vhostuser import service
 from fastvhost.vhostuser.message import HEADER, Request
 from tests.frontend import NEED_REPLY, Closed
-from tests.unit.service_rig import Rig, run_a_ring, until
+from tests.unit.service_rig import Rig, count_turns, run_a_ring, until
 from tests.unit.session_bench import MODERN
 
 
@@ -98,14 +99,6 @@ def test_an_error_of_ours_costs_one_connection_and_not_the_thread(
     rig.close()
 
 
-def count_turns(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> list[None]:
-    """One more for each turn of the service's thread."""
-    turns: list[None] = []
-    turn = rig.service._turn
-    monkeypatch.setattr(rig.service, "_turn", lambda: (turns.append(None), turn())[1])
-    return turns
-
-
 def test_a_port_that_always_fails_does_not_make_the_thread_spin(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,8 +127,8 @@ def test_guest_memory_that_vanished_ends_the_connection_with_its_reason(
     with caplog.at_level(logging.INFO, "fastvhost"):
         rig.port.happen("faulted", -1, "guest memory vanished")
         assert frontend.wait_closed()
-        until(lambda: rig.state == "listening")
-    assert "port a: disconnected: guest memory vanished; listening again" in caplog.messages
+        # Logged at the end of the thread's turn, when the state has long changed.
+        until(lambda: "port a: disconnected: guest memory vanished; listening again" in caplog.messages)
     frontend.close()
 
 
@@ -170,3 +163,56 @@ def test_a_front_end_that_cannot_be_notified_is_refused_in_words_and_the_next_on
     honest = rig.frontend()
     run_a_ring(honest)
     honest.close()
+
+
+def few_idle_visits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four at once, then twenty a second."""
+    monkeypatch.setattr(service, "IDLE_VISITS_AT_ONCE", 4)
+    monkeypatch.setattr(service, "IDLE_VISITS_A_SECOND", 20)
+
+
+def test_connections_that_end_before_their_first_ring_are_taken_so_many_a_second(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_idle_visits(monkeypatch)
+    rig = Rig(directory / "a.sock")
+    started = time.monotonic()
+    for _ in range(24):
+        rig.frontend().close()  # waits while the socket's queue is full
+    frontend = rig.frontend()
+    run_a_ring(frontend)  # an honest one waits for its turn behind them, no longer
+    assert 0.9 < time.monotonic() - started < 3.0
+    frontend.close()
+    rig.close()
+
+
+def test_a_second_front_end_counts_like_one_that_left_at_once(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_idle_visits(monkeypatch)
+    rig = Rig(directory / "a.sock")
+    first = rig.frontend()
+    run_a_ring(first)
+    started = time.monotonic()
+    for _ in range(24):
+        rig.frontend().close()
+    last = rig.frontend()
+    assert last.wait_closed(3.0)
+    assert time.monotonic() - started > 0.9
+    last.close()
+    first.close()
+    rig.close()
+
+
+def test_connections_that_had_a_ring_are_taken_at_once_however_many(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_idle_visits(monkeypatch)
+    monkeypatch.setattr(service, "IDLE_VISITS_A_SECOND", 0.1)
+    rig = Rig(directory / "a.sock")
+    for _ in range(30):
+        frontend = rig.frontend()
+        run_a_ring(frontend)
+        frontend.close()
+        until(lambda: rig.state == "listening")
+    rig.close()
