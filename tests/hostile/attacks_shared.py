@@ -11,9 +11,10 @@ import select
 import signal
 import socket
 import struct
+import time
 from collections.abc import Callable
 
-from tests.driver import Piece
+from tests.driver import Piece, Timeout
 from tests.frontend import NO_FD, U64, VERSION, VRING_STATE, Closed, Refused, Request
 from tests.hostile.accomplice import EFD_MAXIMUM, Accomplice
 from tests.hostile.attack import attack, lasting_attack
@@ -45,12 +46,17 @@ class Notified:
             self.which = which
 
     def act(self, which: int) -> None:
-        """A frame on its way, and a kick that somebody may wait for."""
+        """A frame on its way, and a kick that somebody may wait for. Raises Closed when the front-end is refused."""
         self.use(which)
         self.guest.send(Piece(self.guest.memory.regions[0].guest_addr, 20))  # a runt: dropped and returned
         if self.request == Request.SET_VRING_KICK:
             os.eventfd_write(self.fds[which], 1)
-        self.guest.transmitq.wait_used(1, self.scene.patience)
+        deadline = time.monotonic() + self.scene.patience
+        while not self.guest.transmitq.take_used():
+            if self.guest.frontend.wait_closed(0.0001):
+                raise Closed("with a frame on its way")
+            if time.monotonic() > deadline:
+                raise Timeout("the frame did not come back")
         self.scene.pause(FRAME_PAUSE)
 
 
