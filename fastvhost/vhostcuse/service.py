@@ -98,8 +98,11 @@ class VhostCuseService(ControlThread):
     def _register(self, poller: select.poll, now: float) -> Iterable[float | None]:
         if self._again_at is not None and now >= self._again_at:
             self._take_again(now)
+        # Looked at once: at a second look its share might be there, and nobody would come by for what waits.
+        allowed_at = self._changes.allowed_at
         if self._device is not None:
-            poller.register(self._device.fileno(), select.POLLIN if self._may_read else 0)
+            reads = self._changes.settled and allowed_at is None
+            poller.register(self._device.fileno(), select.POLLIN if reads else 0)
         self._kicks = []
         session = self._desk.session
         if session is not None:
@@ -107,7 +110,7 @@ class VhostCuseService(ControlThread):
             self._kicks = session.rings.watched() if self._changes.settled else []
             for fd, _ in self._kicks:
                 poller.register(fd, select.POLLIN)
-        return (self._again_at, None if self._may_read else self._changes.allowed_at)
+        return (self._again_at, allowed_at)
 
     def _take_again(self, now: float) -> None:
         try:

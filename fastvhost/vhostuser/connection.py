@@ -58,9 +58,12 @@ class Connection:
         self.session = Session(port, changes, self.transport.send, narrative, memory)
         self.peer_pid = self.transport.peer_pid
         self._kicks: list[tuple[int, int]] = []
+        self._reads_at: float | None = None
         narrative.connected(self.peer_pid)
 
     def register(self, poller: select.poll) -> None:
+        # Looked at once: were `deadline` to look again, its share might be there by then, and nobody would come by.
+        self._reads_at = self._may_read_at
         poller.register(self.transport, self._awaited)
         self._kicks = self.session.rings.watched() if self._changes.settled else []
         for fd, _ in self._kicks:
@@ -73,17 +76,17 @@ class Connection:
             return 0
         if self.transport.wants_write:
             return select.POLLOUT  # a front-end that does not read its replies is not read either
-        return select.POLLIN if self._may_read else 0
+        return select.POLLIN if self._reads_at is None else 0
 
     @property
-    def _may_read(self) -> bool:
-        """Unless it has spent its share of messages and changes; what it has begun to send is still read."""
-        return self.transport.amid_message or self._changes.allowed_at is None
+    def _may_read_at(self) -> float | None:
+        """None: now. Else it has spent its share of messages and changes; what it has begun to send is still read."""
+        return None if self.transport.amid_message else self._changes.allowed_at
 
     @property
     def deadline(self) -> float | None:
-        """When to come by though nothing happened."""
-        times = (None if self._may_read else self._changes.allowed_at, self.transport.deadline)
+        """When to come by though nothing happened, as of the last register()."""
+        times = (self._reads_at, self.transport.deadline)
         return min((time for time in times if time is not None), default=None)
 
     @property
@@ -115,7 +118,7 @@ class Connection:
     def _pump(self) -> None:
         self.transport.flush()
         for _ in range(MESSAGES_PER_TURN):
-            if self.transport.wants_write or not self._changes.settled or not self._may_read:
+            if self.transport.wants_write or not self._changes.settled or self._may_read_at is not None:
                 return
             message = self.transport.receive()
             if message is None:

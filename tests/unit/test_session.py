@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 from collections.abc import Callable
@@ -435,3 +436,13 @@ def test_the_payload_and_the_file_descriptors_must_agree(bench: Bench, what: Req
     assert bench.ack(what, VringFd(0, True), [bench.eventfd()]) == 1
     assert bench.ack(what, VringFd(0, False)) == 1
     assert bench.ack(what, VringFd(0, True)) == 0
+
+
+def test_a_share_that_is_there_again_while_poll_is_prepared_is_not_slept_over(bench: Bench) -> None:
+    """It was not there when the socket was registered, so nothing but the deadline tells of a message that waits."""
+    bench.changes._messages.take(8192)
+    bench.connection.register(select.poll())
+    bench.clock.now += 10
+    assert bench.connection.deadline is not None
+    bench.connection.register(select.poll())
+    assert bench.connection.deadline is None
