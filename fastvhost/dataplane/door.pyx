@@ -16,6 +16,9 @@ cdef extern from "<sys/uio.h>" nogil:
 # A worker comes by between two bursts, which is microseconds; a core it shares with others may hold it for a while.
 cdef enum:
     SPINS = 2000
+    # Control spins longer than a round takes: if it napped, and another thread had its CPU by then, the workers that
+    # came would stand still for a time slice of that thread.
+    CONTROL_SPINS = 20000
     NAP_MICROSECONDS = 20
     # So long at most do workers that came stand still for one that did not.
     TOGETHER_NS = 20 * 1000 * 1000
@@ -193,7 +196,7 @@ cdef bint wait_parked(const Gate *gate, uint64_t end) noexcept nogil:
     """Whether it stands still before this time."""
     cdef int spins = 0
     while not stands(gate):
-        if spins < SPINS:
+        if spins < CONTROL_SPINS:
             spins += 1
             cpu_pause()
         elif monotonic_ns() >= end:

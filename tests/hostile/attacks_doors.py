@@ -18,7 +18,7 @@ def rings_given_a_kick_without_end(scene: Scene) -> None:
     flood(scene, lambda guest, _: guest.frontend.tell(Request.SET_VRING_KICK, U64.pack(1), [kick]))
 
 
-@lasting_attack(beyond_mini="regions that are many: it has eight slots")
+@lasting_attack(beyond_mini="regions that are many: it has eight slots", paced=True)
 def regions_added_and_removed_without_end(scene: Scene) -> None:
     """Behind four hundred others, each of which every change looks at."""
     own = scene.own_region(1 << 40)
