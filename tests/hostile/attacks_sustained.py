@@ -162,7 +162,9 @@ def connections_without_end(scene: Scene) -> None:
     connections(scene, bad)
 
 
-@lasting_attack(beyond_mini="how soon it sees that nobody is there any more", rings=("packed",), ringless=True)
+@lasting_attack(
+    beyond_mini="how soon it sees that nobody is there any more", rings=("packed",), ringless=True, paced=True
+)
 def connections_that_say_nothing(scene: Scene) -> None:
     """As fast as the kernel takes them, whether anybody answers or not."""
 
