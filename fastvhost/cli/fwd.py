@@ -50,7 +50,7 @@ The order of --port is the port number."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of CLI.md."""
+    """The options of fwd."""
     parser.epilog = PORTS
     add = parser.add_argument
     add("--port", action="append", metavar="SPEC", help="a port, two of them at least; the kinds are listed below")

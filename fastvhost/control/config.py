@@ -1,4 +1,4 @@
-"""What `fastvhost fwd` runs, frozen and validated: the one thing the rest of the control plane reads. CLI.md.
+"""What `fastvhost fwd` runs, frozen and validated: the one thing the rest of the control plane reads.
 
 Options reach this file as they were written, from the command line and from a TOML file alike, under the long option's
 name; what the command line says wins.

@@ -1,4 +1,4 @@
-"""The control socket of a running fwd: one JSON request per line, one JSON answer per line. CLI.md.
+"""The control socket of a running fwd: one JSON request per line, one JSON answer per line.
 
 Request: {"command": "stats"} or {"command": "show", "port": "a"}. Answer: {"ok": true, "result": ...} or
 {"ok": false, "error": "..."}. One small thread serves all clients without ever blocking on one of them; how many they

@@ -1,4 +1,4 @@
-"""What the command line turns into one line on stderr and an exit code. CLI.md: exit 1 and exit 2."""
+"""What the command line turns into one line on stderr and an exit code. Exit 1 and exit 2."""
 
 from __future__ import annotations
 

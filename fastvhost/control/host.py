@@ -1,4 +1,4 @@
-"""The host: which cores there are, who may use them, who is busy on them, and what follows for the workers. CLI.md.
+"""The host: which cores there are, who may use them, who is busy on them, and what follows for the workers.
 
 And what this user may do here.
 """

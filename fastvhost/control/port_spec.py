@@ -1,4 +1,4 @@
-"""What --port says: KIND:VALUE[,key=value...], or a bare path that ends in .sock. CLI.md."""
+"""What --port says: KIND:VALUE[,key=value...], or a bare path that ends in .sock."""
 
 from __future__ import annotations
 

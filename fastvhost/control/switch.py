@@ -27,8 +27,8 @@ from fastvhost.control.port_spec import PortSpec
 log = logging.getLogger("fastvhost")
 
 STOP_SECONDS = 1.5
-"""How long workers and services have to stop, all together: two seconds are promised from a signal to the exit of fwd
-(CLI.md), and what is left of them is for the last figures and Python's own end."""
+"""How long workers and services have to stop, all together: two seconds are promised from a signal to the exit of fwd.
+What is left of them is for the last figures and Python's own end."""
 SERVICES_SECONDS = 0.4
 """How much of it a worker that does not end leaves to the services, all together."""
 

@@ -1,4 +1,4 @@
-"""Text of options to values: durations with units, sizes of memory, lists of cores. CLI.md."""
+"""Text of options to values: durations with units, sizes of memory, lists of cores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Log lines of one port, bounded: whatever a peer does, it cannot fill a disk (threats.md, I10)."""
+"""Log lines of one port, bounded: whatever a peer does, it cannot fill a disk."""
 
 from __future__ import annotations
 

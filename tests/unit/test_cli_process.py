@@ -1,4 +1,4 @@
-"""A real fwd: how it starts, what it says, how it ends, and what the other verbs learn from it. CLI.md."""
+"""A real fwd: how it starts, what it says, how it ends, and what the other verbs learn from it."""
 
 from __future__ import annotations
 

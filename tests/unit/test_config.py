@@ -1,4 +1,4 @@
-"""What `fwd` accepts and refuses, from the command line and from a file. CLI.md."""
+"""What `fwd` accepts and refuses, from the command line and from a file."""
 
 from __future__ import annotations
 
