@@ -6,6 +6,7 @@ Python survives hostile guests.
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import struct
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from tests.hostile.broken.bugs import bug, die
+from tests.hostile.broken.resfd import Signaller
 
 INDIRECT_DESC, PACKED, IN_ORDER = 1 << 28, 1 << 34, 1 << 35
 NEXT, WRITE, INDIRECT = 1, 2, 4
@@ -21,6 +23,12 @@ TOP = 2**64
 DESC = struct.Struct("<QIHH")
 MEANWHILE, SELDOM = 0.0005, 0.004
 """Seconds that a second hand is given between two looks at a descriptor, and between two such gifts."""
+
+
+@functools.cache
+def signaller() -> Signaller:
+    """Made when it is first needed: a context belongs to one process, and this one is forked from a prepared one."""
+    return Signaller()
 
 
 class Bad(Exception):
@@ -293,6 +301,8 @@ class Queue:
     def notify(self, kind: str) -> None:
         """Write the call or err eventfd, whatever it really is, without waiting."""
         try:
+            if not bug("blocking-call") and signaller().signal(self.fds[kind]):
+                return
             os.set_blocking(self.fds[kind], bug("blocking-call"))
             os.write(self.fds[kind], struct.pack("<Q", 1))
         except OSError as error:
