@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-pytest_plugins = ["tests.times"]
+pytest_plugins = ["tests.times", "tests.together"]
 
 LONG_ENDURANCE = 4.0
 """Times as long as usual, with --long: a minute of concurrent rewriting of each ring format, and so on."""

@@ -12,6 +12,8 @@ from tests.hostile.catalogue import CASES, CATALOGUE, Case, name_of
 from tests.hostile.conftest import Shared
 from tests.hostile.rings import EVERY
 
+pytestmark = pytest.mark.alone
+
 BY_RING = sorted(CASES, key=lambda case: EVERY.index(case[1]))
 
 

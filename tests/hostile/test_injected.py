@@ -25,6 +25,8 @@ from tests.hostile.conftest import Shared
 from tests.hostile.failing import FUNCTIONS, Failing, build
 from tests.hostile.scene import Scene
 
+pytestmark = pytest.mark.alone
+
 CALLED = ("mmap", "memfd_create", "pthread_create", "accept4", "recvmsg")
 """What a running fwd calls, whatever its helpers do."""
 CALLS = 6

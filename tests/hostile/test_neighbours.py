@@ -21,6 +21,8 @@ from tests.hostile.arena import Arena
 from tests.hostile.catalogue import CATALOGUE
 from tests.integration.namespace import Namespace
 
+pytestmark = pytest.mark.alone
+
 ETHERTYPE = 0x88B5  # for local experiments
 OURS, PLAYED = b"\2\0\0\0\1\1", b"\2\0\0\0\1\2"
 PCAP_HEADER, PCAP_RECORD = struct.Struct("<IHHiIII"), struct.Struct("<IIII")

@@ -56,6 +56,8 @@ OVERRUN = """
 import ctypes, os, re, sys
 from fastvhost import Mapping
 
+pytestmark = pytest.mark.alone
+
 fd = os.memfd_create("two-regions")
 os.ftruncate(fd, 2 << 20)
 mappings = [Mapping(fd, at, 1 << 20, at, at) for at in (0, 1 << 20)]

@@ -28,6 +28,8 @@ from tests.hostile.conftest import Shared
 from tests.hostile.invariant import Broken
 from tests.hostile.rings import FORMATS, PACKED
 
+pytestmark = pytest.mark.alone
+
 LIMITS: dict[str, Any] = {
     "pace": 1000,
     "endurance": 0.1,

@@ -13,6 +13,8 @@ from tests.hostile.attacks_shared import Notified
 from tests.hostile.failing import Failing, build
 from tests.hostile.scene import Scene
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def failing(tmp_path_factory: pytest.TempPathFactory) -> Failing:

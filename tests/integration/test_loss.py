@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.alone
+
 SECONDS = 10
 NOTHING = "0 lost, 0 corrupt, 0 reordered, 0 duplicated"
 

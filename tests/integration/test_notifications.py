@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import pytest
+
 from bench.guests.cores import FWD_CORE
 from bench.guests.fwd import Fwd
 from bench.guests.process import Process
@@ -19,6 +21,8 @@ from bench.guests.waits import wait_until
 from tests.driver import Timeout
 from tests.frontend import U64, Closed, Guest, Refused, Request, wait_eventfd
 from tests.waiters import waiters
+
+pytestmark = pytest.mark.alone
 
 WITHOUT_AIO = [sys.executable, "-m", "tests.refused_calls", "io_setup", "--"]
 FULL = 2**64 - 2

@@ -8,6 +8,8 @@ import pytest
 
 from tests.integration.flood import SHAPES, by_sockets, flood
 
+pytestmark = pytest.mark.alone
+
 FLOOD_SECONDS = 10.0
 
 
