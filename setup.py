@@ -4,6 +4,8 @@ What the environment may ask for:
 FASTVHOST_PROBES=1           also the def wrappers over nogil functions that tests and benches use (tests/probes)
 FASTVHOST_SANITIZE=address   a build that reports memory errors, a list as -fsanitize takes it. It wants a directory of
                              its own, build --build-base DIR, and the sanitizer's library in LD_PRELOAD to be loaded
+FASTVHOST_DEBUG=1            a build that checks its own promises as it works (dataplane/debug.h) and the bounds of
+                             arrays, and ends where one is broken. It wants a directory of its own as well
 FASTVHOST_CFLAGS, _LDFLAGS   more options for compiler and linker
 FASTVHOST_ANNOTATE=1         Cython's annotated sources beside the C
 """
@@ -24,6 +26,10 @@ SANITIZE = os.environ.get("FASTVHOST_SANITIZE", "")
 SANITIZED = [f"-fsanitize={SANITIZE}"] if SANITIZE else []
 # Less optimised, a report names the line.
 CFLAGS += [*SANITIZED, "-O1", "-fno-omit-frame-pointer"] if SANITIZE else []
+if os.environ.get("FASTVHOST_DEBUG"):
+    CFLAGS += ["-DFASTVHOST_DEBUG=1", "-O1"]
+    # Without a sanitizer to report it: a trap.
+    CFLAGS += [] if SANITIZE else ["-fsanitize=bounds", "-fsanitize-undefined-trap-on-error", "-D_FORTIFY_SOURCE=2"]
 CFLAGS += os.environ.get("FASTVHOST_CFLAGS", "").split()
 LDFLAGS = ["-pthread", *SANITIZED, *os.environ.get("FASTVHOST_LDFLAGS", "").split()]
 

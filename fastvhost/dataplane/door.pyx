@@ -5,6 +5,7 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport usleep, write
 
 from fastvhost.abi.shared_memory cimport add_u32, cpu_pause, full_fence, load_acquire_u32, store_release_u32
+from fastvhost.dataplane.debug cimport DEBUG, check
 
 cdef extern from "<sys/uio.h>" nogil:
     struct iovec:
@@ -135,6 +136,8 @@ cdef class PortDoor:
     cdef void let_go(self, uint32_t i) noexcept nogil:
         if self.asks[i]:
             self.asks[i] = False
+            if DEBUG:
+                check(load_acquire_u32(&self.gates[i].asked) > 0, "door: who lets go has asked")
             add_u32(&self.gates[i].asked, <uint32_t>-1)  # a release: what was changed is seen by who goes on
 
     cdef void open(self) noexcept nogil:

@@ -11,9 +11,10 @@ those; no more chains than were received are ever released.
 
 from libc.stdint cimport uint32_t, uint64_t
 
+from fastvhost.dataplane.debug cimport check, poison
 from fastvhost.dataplane.door cimport monotonic_ns
 from fastvhost.dataplane.drop_reason cimport NO_EGRESS, NO_RECEIVE_BUFFERS
-from fastvhost.dataplane.frame cimport BURST, VISIT_BYTES
+from fastvhost.dataplane.frame cimport BURST, VISIT_BYTES, Frame
 from fastvhost.dataplane.port cimport PortFace
 
 
@@ -30,6 +31,8 @@ cdef uint32_t forward_burst(Lane *lane) noexcept nogil:
         waiting = 0
     if waiting == 0:
         lane.burst.n_frames = lane.first = 0
+        poison(lane.burst.frames, sizeof(lane.burst.frames))
+        poison(lane.burst.done, sizeof(lane.burst.done))
         bytes = ingress.rx[lane.pair].bytes
         waiting = ingress.receive_burst(ingress, lane.pair, &lane.burst)
         waiting = min(waiting, min(lane.burst.n_frames, <uint32_t>BURST))
@@ -43,6 +46,9 @@ cdef uint32_t forward_burst(Lane *lane) noexcept nogil:
     elif lane.first == lane.due:
         lane.due = end_of_visit(lane)
     waiting = lane.due - lane.first
+    check(lane.first < lane.due, "forward: a visit has a frame")
+    check(lane.due <= lane.burst.n_frames, "forward: a visit ends with its burst")
+    check(lane.burst.n_frames <= BURST, "forward: a burst has room for its frames")
 
     if egress == NULL:
         ingress.rx[lane.pair].dropped[<int>NO_EGRESS] += waiting
@@ -63,6 +69,7 @@ cdef uint32_t forward_burst(Lane *lane) noexcept nogil:
             done = waiting
     if done:
         ingress.release_burst(ingress, lane.pair, &lane.burst.done[lane.first], done)
+        poison(&lane.burst.frames[lane.first], done * sizeof(Frame))
         lane.first += done
     return done
 

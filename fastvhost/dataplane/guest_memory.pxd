@@ -46,6 +46,17 @@ cdef inline const Region *find_region(const RegionTable *table, uint64_t guest_a
     return NULL
 
 
+cdef inline bint holds_host(const RegionTable *table, const uint8_t *host, uint64_t bytes) noexcept nogil:
+    """Whether host memory lies in one region whole. For checks of a debug build."""
+    cdef uint32_t i
+    cdef uint64_t offset
+    for i in range(table.n_regions):
+        offset = <uint64_t>(host - table.regions[i].host)
+        if offset < table.regions[i].bytes and bytes <= table.regions[i].bytes - offset:
+            return True
+    return False
+
+
 cdef uint8_t *host_of_user(const RegionTable *table, uint64_t user_addr, uint64_t bytes) noexcept nogil
 
 

@@ -17,8 +17,10 @@ from fastvhost.abi.virtio_net cimport (
     NET_HDR_GSO_TYPE_OFFSET,
     NET_HDR_NUM_BUFFERS_OFFSET,
 )
+from fastvhost.dataplane.debug cimport DEBUG, check, poison
 from fastvhost.dataplane.drop_reason cimport BAD_DESCRIPTOR, GSO_UNSUPPORTED, N_DROP_REASONS, OVERSIZE, RUNT, DropReason
 from fastvhost.dataplane.frame cimport BURST, VISIT_PIECES, Burst, Chain, Done, Frame, Segment
+from fastvhost.dataplane.guest_memory cimport holds_host
 from fastvhost.dataplane.ring cimport RING_OK, RING_RECEIVE_CHAIN_TOO_SHORT, Ring
 
 cdef extern from "fastvhost/dataplane/copy.h" nogil:
@@ -206,6 +208,8 @@ cdef uint32_t deliver(
     cdef const Frame *frame
     cdef const Chain *room
 
+    poison(copies, sizeof(copies))
+    poison_scratch(scratch)
     pile.n_segments = pile.used = 0
     pile.n_chains = ring.take(ring, scratch.chains, n, scratch.segments, &pile.n_segments)
     if pile.n_chains == 0:
@@ -238,6 +242,8 @@ cdef uint32_t deliver(
         total += frame.bytes
         i += 1
     pile.used = pile.pieces = i
+    if DEBUG:
+        check_copies(ring, copies, n_copies)
     copy_frames(copies, n_copies)
     tally.frames += i
     tally.bytes += total
@@ -245,6 +251,8 @@ cdef uint32_t deliver(
         i += deliver_one_by_one(
             ring, header_bytes, mergeable, scratch, &pile, &frames[i], segments, n - i, tally
         )
+    if DEBUG:
+        check_pile(scratch, &pile)
     ring.complete(ring, scratch.done, pile.used)
     if pile.used < pile.n_chains:
         ring.untake(ring, &scratch.chains[pile.used], pile.n_chains - pile.used)
@@ -280,6 +288,38 @@ cdef struct Pile:
     uint32_t used
     uint32_t pieces          # of those that are filled
     bint dealt_with          # a frame at least
+
+
+cdef inline void poison_scratch(NetScratch *scratch) noexcept nogil:
+    """As many segments as a visit has, that of a first frame in more pieces left out."""
+    poison(scratch.chains, sizeof(scratch.chains))
+    poison(scratch.done, sizeof(scratch.done))
+    poison(scratch.segments, 2 * VISIT_PIECES * sizeof(Segment))
+
+
+cdef void check_copies(const Ring *ring, const frame_copy *copies, uint32_t n) noexcept nogil:
+    """That each is written into the memory of the guest that receives it."""
+    cdef uint32_t i
+    if not DEBUG:
+        return
+    check(n <= MAX_COPIES, "net: the copies of a burst have room")
+    for i in range(n):
+        check(
+            holds_host(ring.table, copies[i].to, <uint64_t>copies[i].header_bytes + copies[i].bytes),
+            "net: a copy goes to guest memory",
+        )
+
+
+cdef void check_pile(const NetScratch *scratch, const Pile *pile) noexcept nogil:
+    """That what is given back to the driver was taken, and that nothing was written behind the end of a buffer."""
+    cdef uint32_t i
+    if not DEBUG:
+        return
+    check(pile.n_chains <= MAX_RECEIVE_CHAINS, "net: receive chains have room")
+    check(pile.used <= pile.n_chains, "net: no more receive chains are filled than were taken")
+    for i in range(pile.used):
+        check(scratch.done[i].ticket == scratch.chains[i].ticket, "net: receive chains are completed as taken")
+        check(scratch.done[i].bytes <= scratch.chains[i].bytes, "net: no more is written to a chain than it holds")
 
 
 cdef uint32_t deliver_one_by_one(
@@ -380,3 +420,4 @@ cdef void scatter(
         copy_at(&to, &source, room)
         left -= room
         scratch.done[chain + i] = Done(target.ticket, written + room)
+    check(left == 0, "net: a frame is copied whole")

@@ -41,6 +41,7 @@ from fastvhost.abi.virtio_ring cimport (
     VIRTQ_DESC_F_WRITE,
     virtq_desc,
 )
+from fastvhost.dataplane.debug cimport DEBUG, check
 from fastvhost.dataplane.frame cimport Chain, Done, Segment
 from fastvhost.dataplane.guest_memory cimport Region, holds, in_region
 from fastvhost.dataplane.ring cimport (
@@ -53,6 +54,7 @@ from fastvhost.dataplane.ring cimport (
     Ring,
     add_hot_segment,
     add_segments,
+    check_chains,
     check_indirect,
     finish_chain,
     places_for,
@@ -122,7 +124,20 @@ cdef uint32_t take(
     ring.outstanding = size - left
     ring.next_avail = at
     ring.avail_wrap = wrap
+    if DEBUG:
+        check_chains(ring, chains, n, segments, n_segments[0])
+    check_counts(ring)
     return n
+
+
+cdef inline void check_counts(const Ring *ring) noexcept nogil:
+    check(ring.next_avail < ring.size, "packed ring: the next available descriptor is in it")
+    check(ring.next_used < ring.size, "packed ring: the next used descriptor is in it")
+    check(ring.published < ring.size, "packed ring: the first staged descriptor is in it")
+    check(
+        ring.outstanding + ring.staged <= ring.size,
+        "packed ring: no more is outstanding and staged than it has descriptors",
+    )
 
 
 cdef uint32_t take_plain(
@@ -299,6 +314,7 @@ cdef void go_back(Ring *ring, uint32_t slots) noexcept nogil:
         ring.next_avail = <uint16_t>(ring.next_avail + ring.size - slots)
         ring.avail_wrap = not ring.avail_wrap
     ring.outstanding -= slots
+    check_counts(ring)
 
 
 cdef void complete(Ring *ring, const Done *done, uint32_t n) noexcept nogil:
@@ -360,6 +376,7 @@ cdef inline void step_on(Ring *ring, uint32_t slots) noexcept nogil:
     ring.next_used = at
     ring.staged += slots
     ring.outstanding -= slots
+    check_counts(ring)
 
 
 cdef bint publish(Ring *ring) noexcept nogil:

@@ -111,3 +111,6 @@ cdef void finish_chain(
     Chain *chain, const Segment *segments, uint32_t first, uint32_t *n_segments, uint64_t bytes
 ) noexcept nogil
 cdef void stop_taking(Ring *ring, int status, uint32_t n_segments) noexcept nogil
+cdef void check_chains(
+    const Ring *ring, const Chain *chains, uint32_t n, const Segment *segments, uint32_t n_segments
+) noexcept nogil

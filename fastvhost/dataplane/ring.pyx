@@ -14,8 +14,9 @@ from fastvhost.abi.virtio_ring cimport (
     VIRTQ_MAX_SIZE,
     virtq_desc,
 )
+from fastvhost.dataplane.debug cimport DEBUG, check
 from fastvhost.dataplane.frame cimport Chain, Segment
-from fastvhost.dataplane.guest_memory cimport Region, RegionTable, find_region, in_region
+from fastvhost.dataplane.guest_memory cimport Region, RegionTable, find_region, holds_host, in_region
 
 SENTENCES = (
     "",
@@ -121,3 +122,35 @@ cdef void stop_taking(Ring *ring, int status, uint32_t n_segments) noexcept nogi
         ring.status = <RingStatus>status
     elif n_segments == 0:
         ring.status = RING_CHAIN_PIECES
+
+
+cdef void check_chains(
+    const Ring *ring, const Chain *chains, uint32_t n, const Segment *segments, uint32_t n_segments
+) noexcept nogil:
+    """That chains, or the frames in them, are whole: in their memory, their pieces in the pool, as long as these."""
+    cdef uint32_t i, k
+    cdef uint64_t total
+    cdef const Segment *piece
+    if not DEBUG:
+        return
+    for i in range(n):
+        total = chains[i].bytes
+        check(chains[i].n_segments > 0, "ring: a chain has a piece")
+        if chains[i].n_segments > 1:
+            check(
+                <uint64_t>chains[i].first_segment + chains[i].n_segments <= n_segments,
+                "ring: a chain's pieces are in the pool",
+            )
+            total = 0
+        for k in range(chains[i].n_segments):
+            piece = &segments[chains[i].first_segment + k]
+            if chains[i].n_segments > 1:
+                total += piece.bytes
+                check(
+                    piece.bytes == 0 or holds_host(ring.table, piece.data, piece.bytes), "ring: a piece is in memory"
+                )
+            else:
+                check(
+                    total == 0 or holds_host(ring.table, chains[i].data, total), "ring: a lone piece is in memory"
+                )
+        check(min(total, 0xffffffffU) == chains[i].bytes, "ring: a chain is as long as its pieces together")

@@ -4,6 +4,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
+from fastvhost.dataplane.debug cimport DEBUG, check
 from fastvhost.dataplane.door cimport monotonic_ns
 from fastvhost.dataplane.forward cimport Lane, forward_burst
 
@@ -101,10 +102,15 @@ cdef void join(Roster *roster, Lane *lane) noexcept nogil:
         roster.n_active += 1
     sender.busy[sender.n_busy] = lane
     sender.n_busy += 1
+    if DEBUG:
+        check(roster.n_active <= roster.n_senders, "roster: no more senders have traffic than there are")
+        check(sender.busy + sender.n_busy <= roster.busy + roster.n_lanes, "roster: a busy lane has a place")
 
 
 cdef void line_up(Roster *roster, Lane *lane) noexcept nogil:
     """Behind all quiet lanes."""
+    if DEBUG:
+        check(roster.n_quiet < roster.room, "roster: a lane that becomes quiet has a place")
     cdef uint32_t at = roster.first + roster.n_quiet
     roster.quiet[at if at < roster.room else at - roster.room] = lane
     roster.n_quiet += 1
@@ -113,6 +119,8 @@ cdef void line_up(Roster *roster, Lane *lane) noexcept nogil:
 cdef Lane *call_up(Roster *roster) noexcept nogil:
     """The quiet lane that waited longest."""
     cdef Lane *lane = roster.quiet[roster.first]
+    if DEBUG:
+        check(roster.n_quiet > 0, "roster: a quiet lane is there to be called up")
     roster.first = roster.first + 1 if roster.first + 1 < roster.room else 0
     roster.n_quiet -= 1
     return lane

@@ -24,6 +24,7 @@ from fastvhost.abi.virtio_ring cimport (
     virtq_used,
     virtq_used_elem,
 )
+from fastvhost.dataplane.debug cimport DEBUG, check
 from fastvhost.dataplane.frame cimport Chain, Done, Segment
 from fastvhost.dataplane.guest_memory cimport Region, in_region
 from fastvhost.dataplane.ring cimport (
@@ -39,6 +40,7 @@ from fastvhost.dataplane.ring cimport (
     Ring,
     add_hot_segment,
     add_segments,
+    check_chains,
     check_indirect,
     finish_chain,
     places_for,
@@ -95,7 +97,19 @@ cdef uint32_t take(
         stop_taking(ring, status, n_segments[0])
     ring.next_avail += n
     ring.outstanding += n
+    if DEBUG:
+        check_chains(ring, chains, n, segments, n_segments[0])
+    check_counts(ring)
     return n
+
+
+cdef inline void check_counts(const Ring *ring) noexcept nogil:
+    check(ring.outstanding <= ring.size, "split ring: no more is outstanding than it has entries")
+    check(<uint16_t>(ring.next_used - ring.published) <= ring.size, "split ring: no more is staged than it has entries")
+    check(
+        (<uint16_t>(ring.known_avail - ring.next_avail) + ring.outstanding <= ring.size) | (ring.status != RING_OK),
+        "split ring: no more is available and outstanding than it has entries",
+    )
 
 
 cdef uint32_t take_plain(const Ring *ring, Chain *chains, uint32_t n) noexcept nogil:
@@ -210,6 +224,7 @@ cdef void untake(Ring *ring, const Chain *chains, uint32_t n) noexcept nogil:
         return
     ring.next_avail -= n
     ring.outstanding -= n
+    check_counts(ring)
 
 
 cdef void complete(Ring *ring, const Done *done, uint32_t n) noexcept nogil:
@@ -231,6 +246,7 @@ cdef void complete(Ring *ring, const Done *done, uint32_t n) noexcept nogil:
         put(&used.ring[0], done + to_end, n - to_end)
     ring.next_used += n
     ring.outstanding -= n
+    check_counts(ring)
 
 
 cdef inline void put(virtq_used_elem *at, const Done *done, uint32_t n) noexcept nogil:

@@ -8,6 +8,7 @@ from libc.stdlib cimport free, malloc
 from posix.unistd cimport write
 
 from fastvhost.abi.shared_memory cimport load_i32, replace_i32, store_release_u32
+from fastvhost.dataplane.debug cimport DEBUG, check, poison
 from fastvhost.dataplane.door cimport drain_eventfd, monotonic_ns
 from fastvhost.dataplane.drop_reason cimport BAD_DESCRIPTOR, LINK_DOWN, NO_RECEIVE_BUFFERS, RING_DISABLED
 from fastvhost.dataplane.frame cimport BURST, MAX_SEGMENTS, VISIT_PIECES, Burst, Done, Frame, Segment
@@ -27,7 +28,7 @@ from fastvhost.dataplane.notify cimport (
     with_sample,
 )
 from fastvhost.dataplane.port cimport LOOK_AGAIN, NOTHING_TO_WAIT_FOR, PortFace
-from fastvhost.dataplane.ring cimport RING_OK, Ring
+from fastvhost.dataplane.ring cimport RING_OK, Ring, check_chains
 from fastvhost.dataplane.tally cimport Tally
 
 cdef extern from "fastvhost/dataplane/thread_scratch.h" nogil:
@@ -57,6 +58,7 @@ cdef NetScratch *scratch_of_this_thread() noexcept nogil:
         # The segments stand behind it: a megabyte of addresses, of which only buffers in pieces touch the first pages.
         scratch = <NetScratch *>malloc(sizeof(NetScratch) + MAX_SEGMENTS * sizeof(Segment))
         if scratch != NULL:
+            poison(scratch, sizeof(NetScratch) + MAX_SEGMENTS * sizeof(Segment))
             scratch.segments = <Segment *>(scratch + 1)
             thread_scratch = scratch
     return scratch
@@ -138,11 +140,14 @@ cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcep
                 report_broken(device, queue)
             return 0
         dealt_with = unpack(queue, burst, taken, device.header_bytes, &port.rx[pair])
+        check(dealt_with <= taken, "virtio: no more chains are dealt with than were taken")
         if dealt_with < taken:
             ring.untake(ring, &burst.frames[dealt_with], taken - dealt_with)
         if burst.n_frames == 0:
             release_burst(port, pair, burst.done, dealt_with)
             left -= dealt_with
+    if DEBUG:
+        check_chains(ring, burst.frames, burst.n_frames, burst.segments, burst.n_segments)
     if burst.n_frames and not device.seen_frame:
         device.seen_frame = True
         store_release_u32(&device.found_first_frame, 1)  # pairs with VirtioPort.events
@@ -183,6 +188,7 @@ cdef uint32_t deliver_burst(
     done = deliver(
         &queue.ring, device.header_bytes, device.mergeable, scratch, frames, segments, n, &port.tx[pair]
     )
+    check(done <= n, "virtio: no more frames are dealt with than were to be delivered")
     if queue.ring.publish(&queue.ring):
         notify(device, queue)
     if queue.ring.status != RING_OK:
@@ -194,6 +200,7 @@ cdef void release_burst(PortFace *port, uint32_t pair, const Done *done, uint32_
     cdef Device *device = <Device *>port.kind
     cdef Queue *queue = &device.queues[2 * pair + 1]
     cdef bint sound = queue.ring.status == RING_OK
+    check(n <= queue.ring.outstanding, "virtio: no more chains are released than are outstanding")
     queue.ring.complete(&queue.ring, done, n)
     if queue.ring.publish(&queue.ring):
         notify(device, queue)

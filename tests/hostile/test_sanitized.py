@@ -1,6 +1,7 @@
-"""The attacks on rings once more against a build with AddressSanitizer and UndefinedBehaviorSanitizer.
+"""The attacks on rings once more against a debug build with AddressSanitizer and UndefinedBehaviorSanitizer.
 
-Any report of theirs is found in the log, and ends the process: I1. How fast such a build is, is no question.
+Any report of theirs is found in the log, and ends the process: I1. So does a check of the debug build that fails. How
+fast such a build is, is no question. The unit tests that drive rings run on it, too.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from tests.hostile.arena import Arena
 from tests.hostile.catalogue import CASES, CATALOGUE, Case, name_of
 from tests.hostile.conftest import Shared
 from tests.hostile.sanitized import OPTIONS, ROOT, build, run, sanitized
+
+pytestmark = pytest.mark.alone
 
 WITHOUT_RINGS = {
     f"tests.hostile.attacks_{about}" for about in ("costly", "doors", "fds", "message", "shared", "shares", "sustained")
@@ -56,8 +59,6 @@ OVERRUN = """
 import ctypes, os, re, sys
 from fastvhost import Mapping
 
-pytestmark = pytest.mark.alone
-
 fd = os.memfd_create("two-regions")
 os.ftruncate(fd, 2 << 20)
 mappings = [Mapping(fd, at, 1 << 20, at, at) for at in (0, 1 << 20)]
@@ -85,3 +86,44 @@ def test_odd_calls_of_everything_compiled_touch_no_memory_but_their_own(package:
     done = run(package, "-c", (ROOT / "tests" / "odd_calls.py").read_text(), seed, "2000", str(note), timeout=120)
     assert done.returncode == 0, f"seed {seed}: {note.read_text().strip()}\n{done.stderr[-4000:]}"
     assert "Sanitizer" not in done.stderr
+
+
+UNIT_TESTS = (
+    "already_there", "bad_behind_good", "broken_rings", "conservation", "counts", "endpoint", "forwarding",
+    "guest_memory", "in_order_batches", "packed_ring", "pieces", "visit_budget",
+)  # fmt: skip
+"""Those that drive rings and forwarding in a process of their own, and measure nothing."""
+LONG = "test_seventy_thousand_frames_each_way_arrive_in_order_over_an_index_wrap"
+PYTEST = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import fastvhost, pytest
+assert fastvhost.__file__.startswith(sys.argv[1]), fastvhost.__file__
+assert "-DFASTVHOST_DEBUG=1" in fastvhost.build_info()["flags"]
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *sys.argv[2:]]))
+"""
+
+
+def test_no_check_fails_and_no_report_comes_in_the_unit_tests_of_rings_and_forwarding(package: Path) -> None:
+    files = [f"tests/unit/test_{name}.py" for name in UNIT_TESTS]
+    done = run(ROOT, "-c", PYTEST, str(package), "-k", f"not {LONG}", *files, timeout=200)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+
+
+MISCOUNT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import fastvhost
+sys.path.insert(0, sys.argv[2])
+from tests.probes.bench_dataplane import complete_and_publish
+from tests.unit.rig import rig
+
+with rig(size=32) as r:
+    complete_and_publish(r.a.port, 1, 1)  # as if 64 chains were outstanding
+"""
+
+
+def test_a_check_that_fails_ends_the_process_with_its_name(package: Path) -> None:
+    done = run(ROOT, "-c", MISCOUNT, str(package), str(ROOT))
+    assert "check failed: split ring: no more is staged than it has entries" in done.stderr
+    assert done.returncode != 0

@@ -4,6 +4,7 @@ from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc, free
 
 from fastvhost.abi.shared_memory cimport load_acquire_u32, store_release_u32
+from fastvhost.dataplane.debug cimport DEBUG, check
 
 
 # A slot of an endpoint's memory, and how many bytes of it are a frame.
@@ -42,12 +43,15 @@ cdef inline uint32_t parcels_there(const Parcels *ring) noexcept nogil:
 cdef inline Parcel take_parcel(Parcels *ring) noexcept nogil:
     """The next one. Only after parcels_there said that there is one."""
     cdef Parcel parcel = ring.room[ring.taken_at & ring.mask]
+    if DEBUG:
+        check(parcels_there(ring) > 0, "parcels: what is taken out was put in")
     ring.taken_at += 1
     return parcel
 
 
 cdef inline void put_parcel(Parcels *ring, uint32_t slot, uint32_t bytes) noexcept nogil:
     """Put one in; show_parcels afterwards. There is always room: a slot is in one place only."""
+    check(ring.put_at + ring.staged - ring.taken_at <= ring.mask, "parcels: a ring of them is never full")
     ring.room[(ring.put_at + ring.staged) & ring.mask] = Parcel(slot, bytes)
     ring.staged += 1
 
