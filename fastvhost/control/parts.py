@@ -118,6 +118,7 @@ def real_parts() -> Parts:
             socket_group=socket_group,
             most_memory=spec.memory,
             any_memory_file=spec.any_memory_file,
+            without=spec.without,
         )
 
     def worker(door: Door, name: str, settings: FwdConfig) -> AnyWorker:

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 from fastvhost.control import host_kinds, units
 from fastvhost.control.errors import UsageError
+from fastvhost.frontend import features
 from fastvhost.vhostuser.socket_file import MAX_PATH_BYTES
 
 MAX_QUEUE_PAIRS = 128
@@ -22,7 +23,7 @@ MEMORY_FILES = ("kernel", "any")
 GUEST_KEYS = frozenset({"queues", "memory", "memory-files"})
 """Of every kind whose other end is a guest."""
 KIND_KEYS: Mapping[str, frozenset[str]] = {
-    "vhost-user": GUEST_KEYS | {"mode"},
+    "vhost-user": GUEST_KEYS | {"mode", "without"},
     "cuse": GUEST_KEYS,
     "tap": frozenset({"queues", "persist", "mtu", "owner"}),
     "packet": frozenset(),
@@ -52,11 +53,14 @@ class PortSpec:
     """Bytes of guest memory that may be mapped at once; 0 for the default, as many as this machine has."""
     any_memory_file: bool = False
     """Whether guest memory may lie on a disk's file system, beside memfd, tmpfs and hugetlbfs."""
+    without: int = 0
+    """Feature bits that are not offered."""
 
     def __str__(self) -> str:
         if self.kind == "vhost-user":
             memory = "".join(f",{key}={value}" for key, value in self._memory)
-            return f"{self.kind}:{self.path},mode={self.mode},queues={self.queues}{memory},name={self.name}"
+            without = f",without={'+'.join(features.names(self.without))}" if self.without else ""
+            return f"{self.kind}:{self.path},mode={self.mode},queues={self.queues}{memory}{without},name={self.name}"
         queues = (("queues", str(self.queues)),) if "queues" in KIND_KEYS.get(self.kind, ()) else ()
         words = (*queues, *self._memory, *self.options, ("name", self.name))
         pairs = "".join(f",{key}={value}" for key, value in words)
@@ -141,6 +145,7 @@ def _build(where: str, kind: str, value: str, options: dict[str, str]) -> PortSp
         _queues(where, options.get("queues", "1")),
         memory=memory,
         any_memory_file=any_file,
+        without=_without(where, options.get("without")),
     )
 
 
@@ -166,6 +171,17 @@ def _memory(where: str, options: Mapping[str, str]) -> tuple[int, bool]:
     if files not in MEMORY_FILES:
         raise UsageError(f"{where}: there is no memory-files={files}; use {' or '.join(MEMORY_FILES)}")
     return most, files == "any"
+
+
+def _without(where: str, names: str | None) -> int:
+    bits = 0
+    offered = features.OFFERED_FEATURES
+    known = {name: 1 << bit for bit, name in features.FEATURE_NAMES.items() if features.has(offered, bit)}
+    for name in [] if names is None else names.split("+"):
+        if name not in known:
+            raise UsageError(f"{where}: without={names}: no feature '{name}' is offered; there are {', '.join(known)}")
+        bits |= known[name]
+    return bits
 
 
 def _queues(where: str, text: str) -> int:

@@ -68,6 +68,7 @@ cdef enum:
     CHAIN_FLAGS = VIRTQ_DESC_F_NEXT | VIRTQ_DESC_F_WRITE | VIRTQ_DESC_F_INDIRECT
     SLOTS_SHIFT = 16
     ONE_SLOT = 1 << SLOTS_SHIFT     # in the ticket of a chain of one descriptor
+    FRESH = 1 << 15 | 1 << 31       # as a base: both indices 0, both wrap counters 1
 
 
 cdef inline bint is_available(uint16_t flags, bint wrap) noexcept nogil:
@@ -412,6 +413,23 @@ cdef void want_kicks(Ring *ring, bint wanted) noexcept nogil:
         &(<pvirtq_event_suppress *>ring.device_area).flags,
         RING_EVENT_FLAGS_ENABLE if wanted else RING_EVENT_FLAGS_DISABLE,
     )
+
+
+cdef uint32_t packed_ring_start(const Ring *ring, uint32_t base) noexcept nogil:
+    """The base of a ring whose front-end says 0, which two kinds of ring have.
+
+    After an odd number of laps both indices are 0 and so are both wrap counters. And user-mode Linux says 0 of a fresh
+    ring, whose wrap counters are 1 (section 2.8.1). A lap leaves at least one descriptor with its USED flag set, by the
+    device or, in the next lap, by the driver (section 2.8.6); a fresh ring has none.
+    """
+    cdef const pvirtq_desc *desc = <const pvirtq_desc *>ring.descriptor_area
+    cdef uint32_t i
+    if base == 0:
+        for i in range(ring.size):
+            if load_u16(&desc[i].flags) & VIRTQ_DESC_F_USED:
+                return base
+        return FRESH
+    return base
 
 
 cdef void reset_packed_ring(Ring *ring, uint32_t base) noexcept nogil:

@@ -35,7 +35,7 @@ from fastvhost.dataplane.door cimport LATE, PASSED, Door, Passage, monotonic_ns
 from fastvhost.dataplane.guest_memory cimport GuestMemory, RegionTable
 from fastvhost.dataplane.notifier cimport BY_PORT, Notifier
 from fastvhost.dataplane.notify cimport socket_domain
-from fastvhost.dataplane.packed_ring cimport reset_packed_ring
+from fastvhost.dataplane.packed_ring cimport packed_ring_start, reset_packed_ring
 from fastvhost.dataplane.port cimport Port
 from fastvhost.dataplane.ring cimport Ring
 from fastvhost.dataplane.split_ring cimport reset_split_ring
@@ -390,6 +390,7 @@ cdef class VirtioPort(Port):
         start = next.queues[index].base if resumes else base
         with nogil:  # the first touch of the ring: its memory may be slow to come
             if next.packed:
+                start = packed_ring_start(&fresh.ring, start)
                 reset_packed_ring(&fresh.ring, start)
             else:
                 reset_split_ring(&fresh.ring, start)

@@ -50,12 +50,13 @@ class Connection:
         narrative: Narrative,
         clock: Callable[[], float],
         memory: MemoryMaker = REAL_MEMORY,
+        without: int = 0,
     ) -> None:
         self._port = port
         self._changes = changes
         self._narrative = narrative
         self.transport = Transport(sock, clock)
-        self.session = Session(port, changes, self.transport.send, narrative, memory)
+        self.session = Session(port, changes, self.transport.send, narrative, memory, without)
         self.peer_pid = self.transport.peer_pid
         self._kicks: list[tuple[int, int]] = []
         self._reads_at: float | None = None

@@ -38,8 +38,7 @@ PROTOCOL_FEATURE_NAMES: Mapping[int, str] = {
     19: "DEVICE_STATE",
 }
 
-OFFERED_PROTOCOL_FEATURES = mask(
-    PROTOCOL_F_MQ,
+ALWAYS_OFFERED = mask(
     PROTOCOL_F_REPLY_ACK,
     PROTOCOL_F_MTU,
     PROTOCOL_F_RESET_DEVICE,
@@ -51,6 +50,16 @@ OFFERED_PROTOCOL_FEATURES = mask(
 def offered_features(queue_pairs: int) -> int:
     """What GET_FEATURES answers for a port with so many queue pairs."""
     return OFFERED_FEATURES | mask(F_PROTOCOL_FEATURES) | (mask(NET_F_MQ) if queue_pairs > 1 else 0)
+
+
+def offered_protocol_features(queue_pairs: int) -> int:
+    """What GET_PROTOCOL_FEATURES answers for a port with so many queue pairs.
+
+    MQ only where there are several: front-ends that take GET_QUEUE_NUM for a number of virtqueues, as the word in the
+    specification is (user-mode Linux, Cloud Hypervisor), refuse a device of one pair that answers 1. Without MQ all
+    of them assume one pair.
+    """
+    return ALWAYS_OFFERED | (mask(PROTOCOL_F_MQ) if queue_pairs > 1 else 0)
 
 
 def protocol_names(bits: int) -> list[str]:

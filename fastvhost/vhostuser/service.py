@@ -47,16 +47,19 @@ class VhostUserService(ControlThread):
         socket_group: str | None = None,
         most_memory: int = 0,
         any_memory_file: bool = False,
+        without: int = 0,
         memory: MemoryMaker = REAL_MEMORY,
     ) -> None:
         """most_memory: bytes of a guest that may be mapped, 0 for as many as this machine has.
 
         any_memory_file: guest memory may lie on a disk's file system, beside memfd, tmpfs and hugetlbfs.
+        without: feature bits (virtio 1.2, sections 5.1.3 and 6) that are not offered to its front-ends.
         """
         self._path = path
         self._mode = mode
         self._socket_mode = socket_mode
         self._socket_group = socket_group
+        self._without = without
         self._memory = memory._replace(most_bytes=most_memory, any_file=any_memory_file)
         whole = os.path.abspath(path)  # noqa: PTH100 - a link to the socket stays as it is
         group = f", group {socket_group}" if socket_group else ""
@@ -159,7 +162,7 @@ class VhostUserService(ControlThread):
     def _connect(self, sock: socket.socket) -> None:
         try:
             self._connection = Connection(
-                sock, self._port, self._changes, self._narrative, time.monotonic, self._memory
+                sock, self._port, self._changes, self._narrative, time.monotonic, self._memory, self._without
             )
         except BaseException:
             foreign_files.close_socket(sock)

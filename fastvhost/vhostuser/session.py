@@ -39,7 +39,7 @@ MOST_STATUS = 0xFF
 
 
 class Session(FrontEnd):
-    """A front-end on a socket. `send` takes an encoded reply."""
+    """A front-end on a socket. `send` takes an encoded reply. without: feature bits that are not offered."""
 
     def __init__(
         self,
@@ -48,8 +48,11 @@ class Session(FrontEnd):
         send: Callable[[bytes], None],
         narrative: Narrative,
         memory: MemoryMaker = REAL_MEMORY,
+        without: int = 0,
     ) -> None:
-        super().__init__(port, changes, narrative, protocol_features.offered_features(port.queue_pairs), memory)
+        offered = protocol_features.offered_features(port.queue_pairs) & ~without
+        super().__init__(port, changes, narrative, offered, memory)
+        self._offered_protocol_features = protocol_features.offered_protocol_features(port.queue_pairs)
         self._send = send
         self._closed = False
         self.protocol_features = 0
@@ -123,10 +126,10 @@ class Session(FrontEnd):
         self._tell_troubles(self.rings.start_pending())
 
     def _get_protocol_features(self, _payload: Nothing, _message: Received) -> U64:
-        return U64(protocol_features.OFFERED_PROTOCOL_FEATURES)
+        return U64(self._offered_protocol_features)
 
     def _set_protocol_features(self, payload: U64, _message: Received) -> None:
-        if unknown := payload.value & ~protocol_features.OFFERED_PROTOCOL_FEATURES:
+        if unknown := payload.value & ~self._offered_protocol_features:
             raise ProtocolError(f"{' '.join(protocol_features.protocol_names(unknown))} not offered")
         self.protocol_features = payload.value
 

@@ -43,7 +43,7 @@ def test_the_qemu_lines_are_those_that_example_prints() -> None:
 
 def test_the_architecture_names_the_features_that_are_offered() -> None:
     supported = ARCHITECTURE.split("## Supported")[1].split("\n## ")[0]
-    for name in protocol_features.protocol_names(protocol_features.OFFERED_PROTOCOL_FEATURES):
+    for name in protocol_features.protocol_names(protocol_features.offered_protocol_features(queue_pairs=2)):
         assert name in supported
     for name in features.names(protocol_features.offered_features(queue_pairs=2)):
         assert name in supported or name == "PROTOCOL_FEATURES"

@@ -14,7 +14,7 @@ ALLOWED = {
     "cli": "control driver.guests driver.limit frontend.foreign_text frontend.keeper",
     "control": "vhostuser.service vhostuser.socket_file vhostcuse.service hostside dataplane.ports dataplane.door"
     " dataplane.drop_reason dataplane.port dataplane.virtio_port dataplane.worker frontend.foreign_text"
-    " frontend.foreign_files",
+    " frontend.foreign_files frontend.features",
     "driver": "vhostuser.message frontend.payload abi",
     # Two wires, and neither knows of the other: what they have in common is the room below.
     "vhostuser": "frontend",

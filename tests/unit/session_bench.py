@@ -48,14 +48,14 @@ class Clock:
 class Bench:
     """ended: why the session ended the connection, empty as long as it did not."""
 
-    def __init__(self, queue_pairs: int = 1, memory: MemoryMaker = FAKE_MEMORY) -> None:
+    def __init__(self, queue_pairs: int = 1, memory: MemoryMaker = FAKE_MEMORY, without: int = 0) -> None:
         self.port = FakePort(queue_pairs=queue_pairs)
         self.clock = Clock()
         self.changes = Changes(self.port, self.clock)
         self.narrative = Narrative(advice.by_listening("/tmp/bench.sock", "mode 0660"), self.clock)
         self.peer, ours = socket.socketpair()
         self.peer.settimeout(2)
-        self.connection = Connection(ours, self.port, self.changes, self.narrative, self.clock, memory)
+        self.connection = Connection(ours, self.port, self.changes, self.narrative, self.clock, memory, without)
         self.ended = ""
         self._fds: list[int] = []
 

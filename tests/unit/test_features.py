@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
+from fastvhost.control import port_spec
+from fastvhost.control.errors import UsageError
 from fastvhost.frontend import features
 from fastvhost.vhostuser import protocol_features
 
@@ -19,7 +23,7 @@ def test_exactly_what_is_implemented_is_offered() -> None:
         "IN_ORDER",
         "RING_RESET",
     }
-    assert protocol_features.protocol_names(protocol_features.OFFERED_PROTOCOL_FEATURES) == [
+    assert protocol_features.protocol_names(protocol_features.offered_protocol_features(2)) == [
         "MQ",
         "REPLY_ACK",
         "MTU",
@@ -32,6 +36,8 @@ def test_exactly_what_is_implemented_is_offered() -> None:
 def test_mq_is_offered_only_where_there_is_more_than_one_queue_pair() -> None:
     assert "MQ" not in features.names(protocol_features.offered_features(1))
     assert "MQ" in features.names(protocol_features.offered_features(2))
+    # A front-end that takes GET_QUEUE_NUM for virtqueues would find one too few.
+    assert "MQ" not in protocol_features.protocol_names(protocol_features.offered_protocol_features(1))
 
 
 def test_names_go_from_the_lowest_bit_up_and_unknown_bits_have_a_number() -> None:
@@ -39,3 +45,18 @@ def test_names_go_from_the_lowest_bit_up_and_unknown_bits_have_a_number() -> Non
     assert features.names(1 << 47 | 1) == ["CSUM", "bit 47"]
     assert protocol_features.protocol_names(1 << 63) == ["bit 63"]
     assert features.names(0) == []
+
+
+@pytest.mark.parametrize("names", ["RING_PACKED", "MRG_RXBUF+IN_ORDER"])
+def test_a_port_takes_the_names_of_features_that_it_is_not_to_offer(names: str) -> None:
+    spec = port_spec.parse(f"/tmp/a.sock,without={names}")
+    assert features.names(spec.without) == names.split("+")
+    assert port_spec.parse(str(spec)) == spec
+
+
+@pytest.mark.parametrize("names", ["", "PACKED", "ring_packed", "RING_PACKED+", "MQ", "CSUM"])
+def test_only_features_that_would_be_offered_can_be_withheld(names: str) -> None:
+    with pytest.raises(UsageError, match=r"no feature .* is offered; there are MTU, MRG_RXBUF, .*RING_PACKED"):
+        port_spec.parse(f"/tmp/a.sock,without={names}")
+    with pytest.raises(UsageError, match="no key 'without'"):
+        port_spec.parse("cuse:fv0,without=RING_PACKED")

@@ -137,6 +137,45 @@ def test_a_base_that_tells_only_the_available_half_means_that_nothing_is_in_flig
         assert len(r.a.queues[1].take_used()) == 1
 
 
+@pytest.mark.parametrize("posted", [0, 3])
+def test_base_0_of_a_ring_that_was_never_used_is_its_start(posted: int) -> None:
+    """User-mode Linux says 0, whatever the format."""
+    with rig(size=8, features=PACKED) as r:
+        r.b.driver.post(posted)
+        for index in range(2):
+            r.b.port.stop_queue(index)
+            r.b.start(index, base=0)
+            assert r.b.port.queue_base(index) == 1 << 15 | 1 << 31
+        r.b.driver.post(4 - posted)
+        for n in range(20):
+            r.a.driver.send(frame(n))
+            r.settle()
+            assert r.b.driver.receive(0) == frame(n)
+            r.a.driver.reclaim()
+
+
+@pytest.mark.parametrize("laps", [1, 3])
+@pytest.mark.parametrize("at_once", [1, 4, 8])
+@pytest.mark.parametrize("sent", [0, 2])
+def test_base_0_after_an_odd_number_of_laps_goes_on_there(laps: int, at_once: int, sent: int) -> None:
+    with rig(size=8, features=PACKED) as r:
+        r.b.driver.post(8)
+        for n in range(0, 8 * laps, at_once):
+            for i in range(n, n + at_once):
+                r.a.driver.send(frame(i))
+            r.settle()
+            assert r.b.driver.receive_all() == [frame(i) for i in range(n, n + at_once)]
+            r.a.driver.reclaim()
+        assert r.a.port.stop_queue(1) == 0
+        for n in range(sent):
+            r.a.driver.send(frame(100 + n))
+        r.a.start(1, base=0)
+        assert r.settle() == sent
+        r.a.driver.send(frame(102))
+        r.settle()
+        assert r.b.driver.receive_all() == [frame(100 + n) for n in range(sent)] + [frame(102)]
+
+
 @pytest.mark.parametrize("base", [8, 8 << 16, 0x7FFF, 2**32, -1])
 def test_a_base_beyond_the_ring_is_refused(base: int) -> None:
     with rig(size=8, features=PACKED) as r:

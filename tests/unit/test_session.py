@@ -27,12 +27,13 @@ def test_every_request_has_a_row_and_every_row_a_request() -> None:
 
 def test_offered_features_are_told(bench: Bench) -> None:
     assert bench.ask_u64(Request.GET_FEATURES) == protocol_features.offered_features(1)
-    assert bench.ask_u64(Request.GET_PROTOCOL_FEATURES) == protocol_features.OFFERED_PROTOCOL_FEATURES
+    assert bench.ask_u64(Request.GET_PROTOCOL_FEATURES) == protocol_features.offered_protocol_features(1)
 
 
 def test_protocol_features_can_be_set_before_features(bench: Bench) -> None:
-    bench.send(Request.SET_PROTOCOL_FEATURES, U64(protocol_features.OFFERED_PROTOCOL_FEATURES))
-    assert bench.session.protocol_features == protocol_features.OFFERED_PROTOCOL_FEATURES
+    offered = protocol_features.offered_protocol_features(1)
+    bench.send(Request.SET_PROTOCOL_FEATURES, U64(offered))
+    assert bench.session.protocol_features == offered
     assert "set_features" not in bench.port.names()
 
 
@@ -48,10 +49,18 @@ def test_a_feature_not_offered_cannot_be_acked(bench: Bench, bit: int) -> None:
     assert "set_features" not in bench.port.names()
 
 
-@pytest.mark.parametrize("bit", [1, 2, 5, 8, 12, 14, 21, 63])
+@pytest.mark.parametrize("bit", [0, 1, 2, 5, 8, 12, 14, 21, 63])
 def test_a_protocol_feature_not_offered_cannot_be_acked(bench: Bench, bit: int) -> None:
     bench.send(Request.SET_PROTOCOL_FEATURES, U64(1 << bit))
     assert "not offered" in bench.ended
+
+
+def test_a_feature_that_the_port_withholds_is_neither_offered_nor_acked() -> None:
+    bench = Bench(without=1 << features.F_RING_PACKED)
+    assert bench.ask_u64(Request.GET_FEATURES) == protocol_features.offered_features(1) & ~(1 << features.F_RING_PACKED)
+    bench.send(Request.SET_FEATURES, U64(MODERN | 1 << features.F_RING_PACKED))
+    assert "RING_PACKED not offered" in bench.ended
+    bench.close()
 
 
 def test_features_the_port_refuses_are_refused(bench: Bench) -> None:
