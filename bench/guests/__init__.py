@@ -1,1 +1,1 @@
-"""Guests under QEMU and the programs beside them, for whoever needs some: benchmarks, scripts and tests alike."""
+"""Guests, under QEMU or user-mode Linux, and the programs beside them: for benchmarks, scripts and tests alike."""

@@ -1,4 +1,4 @@
-"""A QEMU guest that obeys: commands go in over its second serial port and answers come back (scripts/guest/agent)."""
+"""A guest that obeys: commands go in over a serial port of its own and answers come back (scripts/guest/agent)."""
 
 from __future__ import annotations
 
@@ -23,21 +23,30 @@ class ObedientGuest(Process):
     """A running guest. `run` a command in it; the output comes back, or CommandFailed."""
 
     def __init__(
-        self, name: str, command: Sequence[str | Path], directory: Path, *, pass_fds: Sequence[int] = ()
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        directory: Path,
+        *,
+        pass_fds: Sequence[int] = (),
+        channel: socket.socket | None = None,
     ) -> None:
-        """The command line says what serial_options() gave."""
+        """channel: this end of the guest's serial port. None: QEMU's command line says what serial_options() gave."""
         self._agent_path, self._console_path = _agent_path(directory, name), _console_path(directory, name)
         self._agent_path.unlink(missing_ok=True)
-        self._agent = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._agent = channel or socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._received = b""
         self._commands = 0
         super().__init__(name, command, directory, pass_fds=pass_fds)
-        # At once: QEMU throws away what the guest says while nobody is connected.
-        wait_until(f"{self.name} opens its serial port", 30, self._connect)
+        if channel is None:
+            # At once: QEMU throws away what the guest says while nobody is connected.
+            wait_until(f"{self.name} opens its serial port", 30, self._connect)
 
     def report(self) -> dict[str, str]:
-        console = self._console_path.read_text(errors="replace") if self._console_path.exists() else ""
-        return {**super().report(), f"{self.name}'s console": last_lines(console)}
+        report = super().report()
+        if self._console_path.exists():
+            report[f"{self.name}'s console"] = last_lines(self._console_path.read_text(errors="replace"))
+        return report
 
     def wait_ready(self, seconds: float = 120) -> Self:
         """Wait until the guest has started, or started again, and its shell answers."""

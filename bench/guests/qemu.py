@@ -5,18 +5,16 @@ from __future__ import annotations
 import functools
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypedDict
 
-from bench.guests.agent import ObedientGuest, serial_options
+from bench.guests.agent import serial_options
 from bench.guests.cores import on_guest_cores
-from bench.guests.waits import wait_until
+from bench.guests.networked import NetworkedGuest
 from fastvhost.cli.example import open_files, tap_options
 from fastvhost.control.open_taps import open_taps
 
@@ -147,7 +145,7 @@ class Machine:
         return shell + [sys.executable, "-c", open_taps(taps)] * (self.queue_pairs > 1)
 
 
-class Guest(ObedientGuest):
+class Guest(NetworkedGuest):
     """A running guest with a vhost-user port."""
 
     def __init__(self, machine: Machine, directory: Path) -> None:
@@ -181,34 +179,3 @@ class Guest(ObedientGuest):
                         pass
                     assert "return" in answer, f"{self.name}: {execute}: {answer}"
             return answer["return"]
-
-    def boot_id(self) -> str:
-        """Differs between any two starts of a guest."""
-        return self.run("cat /proc/sys/kernel/random/boot_id").strip()
-
-    def ping(self, other: Guest, count: int, *, bytes: int = 56, patience: int = 2) -> int:
-        """How many of so many pings the other guest answered. Each is sent when the one before was answered.
-
-        patience: seconds for the last one, and a fifteenth of what all may take.
-        """
-        command = f"ping -A -q -c {count} -s {bytes} -W {patience} {other.address}; true"
-        answers = re.search(r"(\d+) packets received", self.run(command, 15 * patience))
-        assert answers is not None
-        return int(answers[1])
-
-    def copy_to(self, other: Guest, mib: int, *, patience: float = 60) -> tuple[str, str]:
-        """Copy random data by TCP. Returns its checksum where it came from, and where it arrived."""
-        self.run(f"dd if=/dev/urandom of=/tmp/sent bs=1M count={mib} 2>&1", patience)
-        other.run("nc -l -p 5000 -e sha256sum > /dev/null 2>&1 & sleep 0.5")
-        # The receiver's answer to the end of the data is their checksum.
-        received = self.run(f"nc {other.address} 5000 < /tmp/sent", patience)
-        return self.run("sha256sum < /tmp/sent; rm /tmp/sent", patience), received
-
-    def wait_answer(self, other: Guest, seconds: float) -> float:
-        """Ping until the other guest answers once. Returns after how many seconds it did."""
-        start = time.monotonic()
-        wait_until(f"{other.name} answers {self.name}'s ping", seconds, lambda: self._answers(other))
-        return time.monotonic() - start
-
-    def _answers(self, other: Guest) -> bool:
-        return " 1 packets received" in self.run(f"ping -q -c 1 -W 1 {other.address}; true", 5)

@@ -1,0 +1,50 @@
+"""What guests with a network interface do with each other, whatever runs them: busybox's commands over their agent."""
+
+from __future__ import annotations
+
+import re
+import time
+from abc import abstractmethod
+
+from bench.guests.agent import ObedientGuest
+from bench.guests.waits import wait_until
+
+
+class NetworkedGuest(ObedientGuest):
+    """A running guest with an interface eth0."""
+
+    @property
+    @abstractmethod
+    def address(self) -> str:
+        """Its IP address."""
+
+    def boot_id(self) -> str:
+        """Differs between any two starts of a guest."""
+        return self.run("cat /proc/sys/kernel/random/boot_id").strip()
+
+    def ping(self, other: NetworkedGuest, count: int, *, bytes: int = 56, patience: int = 2) -> int:
+        """How many of so many pings the other guest answered. Each is sent when the one before was answered.
+
+        patience: seconds for the last one, and a fifteenth of what all may take.
+        """
+        command = f"ping -A -q -c {count} -s {bytes} -W {patience} {other.address}; true"
+        answers = re.search(r"(\d+) packets received", self.run(command, 15 * patience))
+        assert answers is not None
+        return int(answers[1])
+
+    def copy_to(self, other: NetworkedGuest, mib: int, *, patience: float = 60) -> tuple[str, str]:
+        """Copy random data by TCP. Returns its checksum where it came from, and where it arrived."""
+        self.run(f"dd if=/dev/urandom of=/tmp/sent bs=1M count={mib} 2>&1", patience)
+        other.run("nc -l -p 5000 -e sha256sum > /dev/null 2>&1 & sleep 0.5")
+        # The receiver's answer to the end of the data is their checksum.
+        received = self.run(f"nc {other.address} 5000 < /tmp/sent", patience)
+        return self.run("sha256sum < /tmp/sent; rm /tmp/sent", patience), received
+
+    def wait_answer(self, other: NetworkedGuest, seconds: float) -> float:
+        """Ping until the other guest answers once. Returns after how many seconds it did."""
+        start = time.monotonic()
+        wait_until(f"{other.name} answers {self.name}'s ping", seconds, lambda: self._answers(other))
+        return time.monotonic() - start
+
+    def _answers(self, other: NetworkedGuest) -> bool:
+        return " 1 packets received" in self.run(f"ping -q -c 1 -W 1 {other.address}; true", 5)

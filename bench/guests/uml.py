@@ -1,0 +1,93 @@
+"""A guest under user-mode Linux: a Linux kernel as a process, with its own virtio-net driver, at native speed.
+
+It is a vhost-user front-end itself, and starts in about half a second. Its files are this machine's, read only.
+"""
+
+from __future__ import annotations
+
+import functools
+import socket
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.guests.cores import on_guest_cores
+from bench.guests.networked import NetworkedGuest
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+LIBRARIES = "usr/lib/x86_64-linux-gnu"
+MEMORY_SIZE = "128M"
+
+
+@functools.cache
+def user_mode_linux() -> Path:
+    """The folder with user-mode Linux, its loader, C library and modules; fetched when it is not in the cache."""
+    command = [str(SCRIPTS / "newest-peers"), "uml"]
+    answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=280)
+    return Path(answer.stdout.split()[2])
+
+
+@dataclass(frozen=True)
+class UmlMachine:
+    """What a guest is made of; the same one can be started again after its end."""
+
+    name: str
+    socket: Path
+    number: int
+    """The last byte of its IP address."""
+    queue_pairs: int = 1
+    without: str = ""
+    """Features that its port withholds: its driver takes whatever is offered."""
+
+    @property
+    def port(self) -> str:
+        """The port that the guest needs, as --port says it."""
+        without = f",without={self.without}" if self.without else ""
+        return f"vhost-user:{self.socket},queues={self.queue_pairs}{without}"
+
+    @property
+    def address(self) -> str:
+        return f"10.0.0.{self.number}"
+
+    def command(self, directory: Path, serial_fd: int) -> list[str]:
+        """serial_fd: the guest's end of its serial port."""
+        root = user_mode_linux()
+        # Its memory is a file, which others can map where that is on tmpfs.
+        return on_guest_cores(
+            "env", f"LD_LIBRARY_PATH={root / LIBRARIES}", "TMPDIR=/dev/shm",
+            str(root / "usr/bin/linux.uml"), f"mem={MEMORY_SIZE}", f"uml_dir={directory}", f"umid={self.name}.uml",
+            "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"init={SCRIPTS / 'uml' / 'init'}",
+            f"virtio_uml.device={self.socket}:1",
+            "con=null", "con0=null,fd:1", "ssl=null", f"ssl0=fd:{serial_fd}", "quiet",
+            f"guest_address={self.address}/24", "guest_mtu=9000",
+            f"guest_modules={root / 'usr/lib/uml/modules'}", f"guest_agent={SCRIPTS / 'guest' / 'agent'}",
+        )  # fmt: skip
+
+
+class UmlGuest(NetworkedGuest):
+    """A running guest. Its console is its log."""
+
+    def __init__(self, machine: UmlMachine, directory: Path) -> None:
+        self.machine = machine
+        ours, its = socket.socketpair()
+        with its:
+            command = machine.command(directory, its.fileno())
+            super().__init__(machine.name, command, directory, pass_fds=[its.fileno()], channel=ours)
+
+    @property
+    def address(self) -> str:
+        return self.machine.address
+
+    def power_off(self, seconds: float = 10) -> int:
+        """Have it end by itself. Returns its exit status."""
+        self._send("poweroff -f", 5)
+        return self.popen.wait(seconds)
+
+    def stop(self, seconds: float = 5.0) -> int:
+        """Power off, then SIGKILL: at SIGTERM this kernel stops wherever it is, with a panic as often as not."""
+        if self.popen.poll() is None:
+            try:
+                return self.power_off(seconds)
+            except (OSError, subprocess.TimeoutExpired):
+                self.kill()
+        return self.popen.returncode
