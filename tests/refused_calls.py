@@ -1,6 +1,6 @@
 """System calls that fail as if the machine had run out of what they want, for one thread or one command only.
 
-usage: python -m tests.refused_calls NAME... -- COMMAND...
+usage: python -m tests.refused_calls [ERROR] NAME... -- COMMAND...    (ERROR: EPERM or the like, else EAGAIN)
 """
 
 from __future__ import annotations
@@ -17,9 +17,15 @@ from typing import TypeVar
 
 T = TypeVar("T")
 NUMBERS = {
-    "x86_64": {"io_setup": 206, "io_submit": 209, "write": 1},
-    "aarch64": {"io_setup": 0, "io_submit": 2, "write": 64},
-}
+    "x86_64": {
+        "io_setup": 206, "io_submit": 209, "write": 1, "sched_setaffinity": 203, "prctl": 157, "memfd_create": 319,
+        "sched_setscheduler": 144, "mlock": 149, "mlock2": 325, "mlockall": 151, "pidfd_open": 434,
+    },
+    "aarch64": {
+        "io_setup": 0, "io_submit": 2, "write": 64, "sched_setaffinity": 122, "prctl": 167, "memfd_create": 279,
+        "sched_setscheduler": 119, "mlock": 228, "mlock2": 284, "mlockall": 230, "pidfd_open": 434,
+    },
+}  # fmt: skip
 PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 22, 38, 2
 LOAD_NUMBER, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
 ALLOW, ERRNO = 0x7FFF0000, 0x00050000
@@ -59,5 +65,7 @@ def without(names: Sequence[str], call: Callable[[], T], seconds: float = 20.0) 
 
 if __name__ == "__main__":
     end = sys.argv.index("--")
-    refuse(sys.argv[1:end])
+    names = sys.argv[1:end]
+    error = getattr(errno, names[0]) if names[0].isupper() else errno.EAGAIN
+    refuse([name for name in names if not name.isupper()], error)
     os.execvp(sys.argv[end + 1], sys.argv[end + 1 :])

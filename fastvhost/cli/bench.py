@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastvhost.cli.output import say
-from fastvhost.cli.own_fwd import cores, forwarder
+from fastvhost.cli.own_fwd import cores, forwarder, temporary_directory
 from fastvhost.cli.text import table
 from fastvhost.control import units
 from fastvhost.control.errors import RuntimeFailure, UsageError
@@ -58,8 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
     bench = _Bench(seconds, arguments.content)
     records: list[Record] = []
     try:
-        with tempfile.TemporaryDirectory(prefix="fastvhost-bench-") as name:
-            bench.directory = Path(name)
+        with temporary_directory("fastvhost-bench-") as directory:
+            bench.directory = directory
             with forwarder(bench.directory, bench.fwd_core, bench.directory / "log"):
                 for kind, part in _parts(bench, sizes, rings, not arguments.no_latency):
                     done = list(_spoken(part, arguments.json))

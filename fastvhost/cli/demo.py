@@ -5,12 +5,11 @@ goes through, second by second. Needs no VM, no root and no hugepages.
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastvhost.cli.own_fwd import cores, forwarder
+from fastvhost.cli.own_fwd import cores, forwarder, temporary_directory
 from fastvhost.cli.text import si
 from fastvhost.control import control_client, units
 from fastvhost.control.errors import RuntimeFailure, UsageError
@@ -38,8 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     from fastvhost.driver.guests import Guests, GuestsError
 
     fwd_core, guests_core = cores()
-    with tempfile.TemporaryDirectory(prefix="fastvhost-demo-") as name:
-        directory = Path(name)
+    with temporary_directory("fastvhost-demo-") as directory:
         a, b = str(directory / "a.sock"), str(directory / "b.sock")
         try:
             with forwarder(directory, fwd_core), Guests(a, b, size=int(arguments.size), core=guests_core) as guests:

@@ -17,7 +17,7 @@ from typing import Any, TextIO, TypeVar
 from fastvhost import __version__
 from fastvhost.cli import render
 from fastvhost.cli.output import Figures
-from fastvhost.control import host, open_files, preflight, runtime_dir
+from fastvhost.control import affinity, host, open_files, preflight, runtime_dir
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.control_socket import ControlSocket
 from fastvhost.control.errors import FastvhostError, RuntimeFailure
@@ -48,16 +48,23 @@ def forward(settings: FwdConfig, parts: Parts | None = None) -> int:
     """Run until a signal ends it. 0 after SIGTERM, 130 after ^C."""
     # Blocked here and so in every thread made from now on: the main thread takes signals out of sigtimedwait() below,
     # and no Python code is ever interrupted half-way.
-    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ending())
     for warning in open_files.check(settings, open_files.raise_limit()):
         log.warning("%s", warning)
     with keeper.started() as helper:
         return _forward(settings, parts, helper)
 
 
+def _ending() -> tuple[signal.Signals, ...]:
+    """The signals that end it. One that was ignored at the start (by nohup, or a shell's `&`) stays ignored."""
+    # To be asked before they are blocked: the kernel keeps one that is blocked, ignored or not, for who waits for it.
+    return tuple(number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN)
+
+
 def _forward(settings: FwdConfig, parts: Parts | None, helper: keeper.Keeper | None) -> int:
     preflight.check(settings)
-    plan = host.plan_cores(settings.cores, host.observe(), settings.most_workers)
+    seen = host.observe()
+    plan = host.plan_cores(settings.cores, seen, settings.most_workers)
     workers = ", ".join("one not pinned" if core is None else f"core {core}" for core in plan.worker_cores)
     log.info(
         "fastvhost %s, pid %d: workers on %s, control on %s",
@@ -66,16 +73,18 @@ def _forward(settings: FwdConfig, parts: Parts | None, helper: keeper.Keeper | N
         workers,
         format_cores(plan.control_cores),
     )
+    if not seen.busy:
+        log.info("how busy the cores are is not known here; fastvhost doctor says why")
     for warning in plan.warnings:
         log.warning("%s", warning)
     for name in settings.unwired:
         log.warning(
             "port %s: no wire joins it to another, %s; give --wire %s:OTHER", name, settings.without_a_wire(name), name
         )
-    os.sched_setaffinity(0, plan.control_cores)
+    if reason := affinity.pin(0, plan.control_cores):
+        log.warning("the control plane cannot be kept off the workers' cores, it runs where it may: %s", reason)
     if helper:
-        with contextlib.suppress(OSError):
-            os.sched_setaffinity(helper.pid, plan.control_cores)
+        affinity.pin(helper.pid, plan.control_cores)
     switch = Switch(settings, plan, parts)
     history = History(switch)
     control = _control_socket(settings, switch, history)
@@ -107,9 +116,12 @@ def _control_socket(settings: FwdConfig, switch: Switch, history: History) -> Co
             names = ", ".join(unit.spec.name for unit in switch.ports)
             raise LookupError(f"there is no port '{name}'; the ports are {names}") from None
 
-    runtime_dir.remove_stale()
     try:
-        path = Path(settings.control) if settings.control else runtime_dir.own_socket()
+        if settings.control:  # nothing but the places it was told
+            path = Path(settings.control)
+        else:
+            runtime_dir.remove_stale()
+            path = runtime_dir.own_socket()
         control = ControlSocket(
             path, {"stats": lambda _: history.current(), "show": show}, preflight.group_id(settings.socket_group)
         )
@@ -135,14 +147,16 @@ def _wait(
     next_watch = now + 1.0
     printed = snapshot(switch)
     survive = _Survivor()
+    ending = _ending()
     while True:
         pause = max(0.0, min(TICK_SECONDS, next_stats - time.monotonic()))
-        received = signal.sigtimedwait(ENDING, pause)
+        received = signal.sigtimedwait(ending, pause)
         # Stopped and continued after the pause was over, CPython returns a siginfo that nobody filled in.
-        if received and received.si_signo in ENDING:
-            # A second ^C ends at once, as it would any program.
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
+        if received and received.si_signo in ending:
+            if signal.SIGINT in ending:
+                # A second ^C ends at once, as it would any program.
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
             name = signal.Signals(received.si_signo).name
             _end_by(END_SECONDS)
             log.info("%s: stopping", name)

@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from fastvhost.control import affinity
 from fastvhost.control.children import dying_with_us
 from fastvhost.control.errors import RuntimeFailure
 
@@ -21,8 +23,21 @@ SOCKETS = ("a.sock", "b.sock", "control.sock")
 
 def cores() -> tuple[int | None, int | None]:
     """A core for the worker and one for both guests, where there are two; else the kernel shares what there is."""
-    allowed = sorted(os.sched_getaffinity(0))
+    allowed = sorted(affinity.allowed())
     return (allowed[-1], allowed[-2]) if len(allowed) > 1 else (None, None)
+
+
+@contextmanager
+def temporary_directory(prefix: str) -> Iterator[Path]:
+    """A new directory, gone afterwards with all that is in it. Raises RuntimeFailure where none can be made."""
+    try:
+        made = tempfile.TemporaryDirectory(prefix=prefix)
+    except OSError as error:
+        raise RuntimeFailure(
+            f"no temporary directory can be made: {error.strerror}; name one that can be written with TMPDIR=DIR"
+        ) from error
+    with made as name:
+        yield Path(name)
 
 
 @contextmanager
@@ -51,12 +66,16 @@ def forwarder(directory: Path, core: int | None, log: Path | None = None) -> Ite
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """As ^C does it: whoever is told to end ends its fwd, too, which would have its core for ever."""
+    """As ^C does it: whoever is told to end ends its fwd, too, which would have its core for ever.
+
+    A signal that is ignored (SIGHUP under nohup) stays ignored.
+    """
 
     def end(number: int, _frame: object) -> None:
         raise RuntimeFailure(f"ended by {signal.Signals(number).name} before it was done")
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    heeded = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, end) for number in heeded}
     try:
         yield
     finally:

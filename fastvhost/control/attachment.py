@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
-from fastvhost.control import port_spec, preflight
+from fastvhost.control import affinity, port_spec, preflight
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.host import CorePlan
 from fastvhost.control.parts import AnyPort, real_parts
@@ -47,7 +46,7 @@ class Attachment:
         program = PortSpec(PROGRAM if self.spec.name != PROGRAM else f"{PROGRAM}-2", "endpoint")
         config = FwdConfig((self.spec, program), ((self.spec.name, program.name),), idle=idle)
         preflight.check(config)
-        allowed = frozenset(os.sched_getaffinity(0))
+        allowed = affinity.allowed()
         real = real_parts()
         made: list[Endpoint] = []
 

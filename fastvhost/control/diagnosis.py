@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from fastvhost.control import host, host_findings, runtime_dir
+from fastvhost.control import affinity, host, host_findings, runtime_dir
 from fastvhost.control.finding import Finding
 from fastvhost.control.units import format_cores
 from fastvhost.vhostuser import socket_file
@@ -25,6 +25,7 @@ def examine(directory: str) -> list[Finding]:
         data_plane,
         shared_memory,
         cores,
+        pinning,
         lambda: sockets(Path(directory)),
         control,
         open_files,
@@ -71,7 +72,9 @@ def shared_memory() -> Finding:
             os.close(fd)
     except OSError as error:
         return Finding(
-            "bad", f"memfd does not work here: {error.strerror}", "run outside of the sandbox that forbids memfd_create"
+            "note",
+            f"memfd does not work here: {error.strerror}; fwd does without, guests that are started here cannot use it",
+            "run outside of the sandbox that forbids memfd_create, or give guests memory-backend-file on tmpfs",
         )
     return Finding("ok", "memfd works: guests can share their memory, hugepages are not needed")
 
@@ -80,6 +83,15 @@ def cores() -> Finding:
     """Where the worker would go."""
     state = host.observe()
     plan = host.plan_cores((), state)
+    if not state.busy:
+        worker = plan.worker_cores[0]
+        where = "is not pinned" if worker is None else f"would poll on core {worker}"
+        return Finding(
+            "note",
+            f"/proc/stat cannot be read: it is not known which of the cores {format_cores(plan.allowed)} are busy; "
+            f"a worker {where}",
+            "ProcSubset=all in the unit    # or choose a quiet core with fwd --cores N",
+        )
     if plan.warnings:
         return Finding("note", plan.warnings[0], "taskset -pc 0-1 $$    # or choose a quiet core with fwd --cores N")
     allowed = format_cores(plan.allowed)
@@ -128,7 +140,7 @@ def hugepages() -> Finding:
     try:
         free = int(Path("/proc/sys/vm/nr_hugepages").read_text())
     except (OSError, ValueError):
-        free = 0
+        return Finding("ok", "hugepages: not seen from here, and none needed")
     return Finding("ok", f"{free} hugepages reserved" + ("" if free else " (none needed; DPDK guests like them)"))
 
 
@@ -151,12 +163,35 @@ def kvm() -> Finding:
     return Finding("ok", "/dev/kvm is there")
 
 
+def _pidfds() -> str:
+    """Why files of another process cannot be fetched here at all, or nothing."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError as error:
+        return f"pidfd_open: {error.strerror}"
+    return ""
+
+
+def pinning() -> Finding:
+    """Whether threads can be kept on cores of their own."""
+    if reason := affinity.pin(0, affinity.allowed()):
+        why, _, remedy = reason.partition("; ")
+        return Finding("note", f"no thread can be pinned to a core: {why}; fwd runs all the same", remedy)
+    return Finding("ok", "threads can be pinned to cores")
+
+
 def cuse() -> Finding:
     """What cuse: ports need. Nothing else does."""
     if not Path("/dev/cuse").exists():
         return Finding("note", "no /dev/cuse: cuse: ports do not work, others do", "sudo modprobe cuse")
     if not os.access("/dev/cuse", os.R_OK | os.W_OK):
         return Finding("note", "/dev/cuse is not open to this user: no cuse: ports", "run fwd as root")
+    if reason := _pidfds():
+        return Finding(
+            "note",
+            f"{reason}: cuse: ports cannot fetch their guests' files",
+            "allow the system calls pidfd_open and pidfd_getfd in the seccomp filter, or take Linux 5.6",
+        )
     if not host.has_capability(host.CAP_SYS_PTRACE):
         return Finding(
             "note",

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from fastvhost.control import affinity
 from fastvhost.control.errors import UsageError
 from fastvhost.control.units import format_cores
 from fastvhost.frontend.foreign_text import printable
@@ -45,8 +46,8 @@ class HostState:
     present: frozenset[int]
     allowed: frozenset[int]
     busy: Mapping[int, float]
-    """Percent, by core number."""
-    current_core: int
+    """Percent, by core number. Empty where /proc/stat cannot be read."""
+    current_core: int | None
     users: Mapping[int, str] = field(default_factory=dict)
     """The program that keeps a busy core busy, where one stands out."""
 
@@ -68,21 +69,25 @@ def observe() -> HostState:
     """Look at this host for a tenth of a second, and once more where that saw a busy core: a blink is no neighbour."""
     busy = _sample()
     users: dict[int, str] = {}
-    if max(busy.values()) >= BUSY_PERCENT:
+    if max(busy.values(), default=0.0) >= BUSY_PERCENT:
         before = _cpu_seconds()
         busy = {core: min(percent, busy.get(core, 0.0)) for core, percent in _sample().items()}
         users = _users(before)
     return HostState(
-        present=frozenset(busy),
-        allowed=frozenset(os.sched_getaffinity(0)),
+        present=frozenset(busy) or _present_cores(os.cpu_count() or 1),
+        allowed=affinity.allowed(),
         busy=busy,
-        current_core=psutil.Process().cpu_num(),
+        current_core=affinity.last_core(),
         users=users,
     )
 
 
 def _sample() -> dict[int, float]:
-    percents = psutil.cpu_percent(interval=SAMPLE_SECONDS, percpu=True)
+    """Nothing where this process may not see what the machine does (ProcSubset=pid of a unit)."""
+    try:
+        percents = psutil.cpu_percent(interval=SAMPLE_SECONDS, percpu=True)
+    except (OSError, psutil.Error):
+        return {}
     return dict(zip(sorted(_present_cores(len(percents))), percents, strict=False))
 
 
@@ -127,7 +132,7 @@ def plan_cores(asked: Sequence[int], host: HostState, most: int | None = None) -
         asked = asked[:most]
     workers: list[int | None] = []
     for core in asked:
-        if core in host.allowed or _may_pin(core):
+        if core in host.allowed or may_pin(core):
             workers.append(core)
         else:
             workers.append(None)
@@ -174,17 +179,12 @@ def _present_cores(count: int) -> frozenset[int]:
     return frozenset(cores)
 
 
-def _may_pin(core: int) -> bool:
+def may_pin(core: int) -> bool:
     """Whether the kernel lets a thread go there: a cpuset may be wider than the affinity we were started with."""
     answer: list[bool] = []
 
     def attempt() -> None:
-        try:
-            os.sched_setaffinity(0, {core})
-        except OSError:
-            answer.append(False)
-        else:
-            answer.append(True)
+        answer.append(not affinity.pin(0, {core}))
 
     thread = threading.Thread(target=attempt, name="core-probe")
     with contextlib.suppress(RuntimeError):  # no thread can be made: what follows says so

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from fastvhost.vhostuser.socket_file import MAX_PATH_BYTES, PathTakenError, expo
 from fastvhost.vhostuser.socket_file import remove_stale as remove_stale_socket
 
 PREFIX = "fwd-"
+MACHINES_OWN = 0xEFFFFFFC
+"""The number of the pid namespace that a machine starts with. linux/proc_ns.h, PROC_PID_INIT_INO"""
 
 
 def candidates() -> Iterator[Path]:
@@ -20,7 +22,10 @@ def candidates() -> Iterator[Path]:
     if session := os.environ.get("XDG_RUNTIME_DIR"):
         yield Path(session) / "fastvhost"
     yield Path("/run/fastvhost")
-    yield Path(tempfile.gettempdir()) / f"fastvhost-{os.getuid()}"
+    # Not tempfile.gettempdir(): it makes a file in each of its places, the current directory among them, to see whether
+    # it can. A place that does not exist or cannot be written is passed over by whoever tries these.
+    for place in filter(None, (os.environ.get("TMPDIR"), "/tmp")):
+        yield Path(place).absolute() / f"fastvhost-{os.getuid()}"
 
 
 def choose() -> Path:
@@ -35,7 +40,7 @@ def choose() -> Path:
 
 
 def _own(directory: Path) -> Path:
-    longest = len(os.fsencode(directory)) + len(f"/{PREFIX}{2**22}.sock")
+    longest = len(os.fsencode(directory)) + len(f"/{_own_name()}")
     if longest > MAX_PATH_BYTES:
         raise OSError("the path is too long for a socket")
     # 0755 in /run: the sockets themselves say who may connect (0660). Elsewhere nobody else has any business.
@@ -69,7 +74,17 @@ def _believe(directory: Path) -> os.stat_result:
 
 def own_socket() -> Path:
     """The path for this process's control socket."""
-    return choose() / f"{PREFIX}{os.getpid()}.sock"
+    return choose() / _own_name()
+
+
+def _own_name() -> str:
+    """With more than the pid in a pid namespace: containers may share the directory, and fwd is pid 1 in each."""
+    pid = os.getpid()
+    try:
+        namespace = os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116
+    except OSError:
+        return f"{PREFIX}{pid}-{secrets.token_hex(4)}.sock"
+    return f"{PREFIX}{pid}.sock" if namespace == MACHINES_OWN else f"{PREFIX}{pid}-{namespace}.sock"
 
 
 def sockets() -> list[Path]:
@@ -88,10 +103,9 @@ def sockets() -> list[Path]:
 def remove_stale() -> None:
     """Remove the sockets of processes that are gone and could not clean up, from directories of ours.
 
-    A process that is not seen here may live in another container that shares the directory: its socket answers.
+    Each socket is asked whether a process has it. A pid says nothing: that of a process in another container, which may
+    share the directory, is not seen here, or is somebody else's.
     """
     for path in sockets():
-        pid = path.stem.removeprefix(PREFIX)
-        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
-            with contextlib.suppress(PathTakenError):
-                remove_stale_socket(os.fspath(path))
+        with contextlib.suppress(PathTakenError):
+            remove_stale_socket(os.fspath(path))

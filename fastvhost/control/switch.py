@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastvhost.control import open_files
+from fastvhost.control import affinity, open_files
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.errors import RuntimeFailure, UsageError
 from fastvhost.control.host import CorePlan
@@ -60,13 +59,11 @@ class WorkerThread(threading.Thread):
         """Poll until stop()."""
         with contextlib.suppress(OSError):
             # The name that top -H and ps -L show.
-            Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text(f"fv-{self.name}")
-        try:
-            os.sched_setaffinity(0, self._allowed if self.core is None else {self.core})
-        except OSError as error:
-            log.warning(
-                "%s: cannot be pinned to core %s (%s), it runs where it may", self.name, self.core, error.strerror
-            )
+            Path("/proc/thread-self/comm").write_text(f"fv-{self.name}")
+        reason = affinity.pin(0, self._allowed if self.core is None else {self.core})
+        if reason and self.core is not None:
+            log.warning("%s: cannot be pinned to core %d, it runs where it may: %s", self.name, self.core, reason)
+            self.core = None
         try:
             self.worker.run()
         except Exception as error:

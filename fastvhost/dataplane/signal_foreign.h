@@ -3,8 +3,8 @@
  * O_NONBLOCK belongs to the open file, so a hostile front-end can clear it behind our back, fill the counter of an
  * eventfd, and have the next write(2) wait for ever; to look first and then to write leaves it the time in between.
  * Linux AIO can signal an eventfd when an operation completes (io_submit(2), IOCB_FLAG_RESFD), and that only ever adds:
- * a full counter stays full. The operation is a read of nothing from an empty memfd, complete at once. A socket is told
- * with each send(2) not to wait.
+ * a full counter stays full. The operation is a read of nothing from an empty memfd, complete at once; where a sandbox
+ * forbids memfd_create, from /dev/null. A socket is told with each send(2) not to wait.
  *
  * One context a worker, so that no two share the lock of one; another for all control threads.
  */
@@ -12,12 +12,15 @@
 #define FASTVHOST_SIGNAL_FOREIGN_H
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/aio_abi.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -25,9 +28,21 @@
 
 struct signals {
     aio_context_t context;      /* 0: there is none, because the kernel refused it */
-    int nothing;                /* the empty memfd */
+    int nothing;                /* a file that every read of is empty and at once */
     uint32_t untimed;           /* notifications until one is timed */
 };
+
+/* The machine's own /dev/null, or -1: another file in its place might make a read wait. null(4) */
+static int open_null(void)
+{
+    struct stat found;
+    int fd = open("/dev/null", O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd >= 0 && (fstat(fd, &found) || !S_ISCHR(found.st_mode) || found.st_rdev != makedev(1, 3))) {
+        close(fd);
+        fd = -1;
+    }
+    return fd;
+}
 
 /* 0, or the error number. A context that was made costs 30 ms to destroy (a grace period of the kernel's). */
 static int make_signals(struct signals *made)
@@ -36,9 +51,12 @@ static int make_signals(struct signals *made)
     memset(made, 0, sizeof *made);
     if (nothing < 0)
         nothing = memfd_create("fastvhost nothing", MFD_CLOEXEC);
+    int refused = errno;
+    if (nothing < 0)
+        nothing = open_null();
     made->nothing = nothing;
     if (nothing < 0)
-        return errno;
+        return refused;
     return syscall(SYS_io_setup, (long)SIGNAL_EVENTS, &made->context) == 0 ? 0 : errno;
 }
 

@@ -23,6 +23,7 @@ PERMIT = (
     "run fwd as root, or with CAP_SYS_PTRACE (setcap cap_sys_ptrace+ep); as the same user it takes "
     "sysctl kernel.yama.ptrace_scope=0 and a QEMU that did not change its user"
 )
+ALLOW = "allow the system call pidfd_open in the seccomp filter of fwd, or take Linux 5.3"
 
 
 class IoctlError(ProtocolError):
@@ -66,7 +67,10 @@ class Process:
         try:
             self._pidfd = os.pidfd_open(self.pid)
         except OSError as error:
-            raise IoctlError(errno.ESRCH, f"process {self.pid} cannot be held: {error.strerror}") from error
+            remedy = f"; {ALLOW}" if error.errno in (errno.EPERM, errno.ENOSYS) else ""
+            raise IoctlError(
+                errno.ESRCH, f"process {self.pid} cannot be held: {error.strerror}{remedy}"
+            ) from error
         if not self.is_caller(thread):  # the number was used again in between
             self.close()
             raise IoctlError(errno.ESRCH, f"process {self.pid} is gone")

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,11 +78,16 @@ class Forwarder:
 
 @contextmanager
 def forwarder(
-    *options: str, ports: tuple[str, ...] = ("a.sock", "b.sock"), defect: str = "", seconds: float = 5.0
+    *options: str,
+    ports: tuple[str, ...] = ("a.sock", "b.sock"),
+    defect: str = "",
+    seconds: float = 5.0,
+    prefix: Sequence[str] = (),
 ) -> Iterator[Forwarder]:
     """A fwd that listens on its sockets, within so many seconds. Killed at the end where the test has not ended it.
 
     defect: Python code that it runs first, to put a defect of its own into it.
+    prefix: a command that becomes fwd, such as one that enters a namespace.
     """
     with short_dir() as directory:
         words = [word for port in ports for word in ("--port", port)]
@@ -91,7 +96,7 @@ def forwarder(
             if defect:
                 main = "import sys\nfrom fastvhost.cli.main import main\nsys.exit(main())"
                 program = [sys.executable, "-c", f"{defect}\n{main}"]
-            command = [*program, "fwd", *words, "--control", "control.sock", *options]
+            command = [*prefix, *program, "fwd", *words, "--control", "control.sock", *options]
             process = subprocess.Popen(command, cwd=directory, env=ENVIRONMENT, stdout=out, stderr=log)
         running = Forwarder(process, directory)
         try:

@@ -67,3 +67,12 @@ def test_whoever_starts_a_program_and_goes_on_has_it_die_with_him(folder: str) -
         text = path.read_text()
         if path != ROOT / "bench" / "ending.py":  # a script that starts others, which would live on
             assert text.count("subprocess.Popen(") == len(re.findall(r"(?<!def )\bdying_with_us\(", text)), path
+
+
+def test_where_nothing_can_be_told_to_the_kernel_a_program_runs_with_a_warning(tmp_path: Path) -> None:
+    refused = [sys.executable, "-m", "tests.refused_calls", "EPERM", "prctl", "--"]
+    words = [*refused, *children.dying_with_us(["touch", tmp_path / "ran"])]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "prctl is not allowed here" in done.stderr
+    assert (tmp_path / "ran").exists()

@@ -53,7 +53,7 @@ def test_a_core_this_host_lacks_is_an_error_with_the_cores_it_has() -> None:
 
 
 def test_a_core_that_is_not_allowed_is_a_warning_and_its_worker_runs_unpinned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "_may_pin", lambda _core: False)
+    monkeypatch.setattr(host, "may_pin", lambda _core: False)
     plan = plan_cores((2,), state({0, 1}))
     assert plan.worker_cores == (None,)
     assert "core 2 is not allowed" in plan.warnings[0]
@@ -85,8 +85,8 @@ def test_this_host_is_observed_in_a_blink() -> None:
     assert seen.allowed == os.sched_getaffinity(0)
     assert seen.allowed <= seen.present
     assert set(seen.busy) == seen.present
-    assert host._may_pin(min(seen.allowed))
-    assert not host._may_pin(8000)
+    assert host.may_pin(min(seen.allowed))
+    assert not host.may_pin(8000)
 
 
 def test_a_busy_neighbour_is_found_and_named() -> None:

@@ -351,12 +351,14 @@ def test_a_control_socket_in_a_directory_that_others_may_write_is_refused(direct
         ControlSocket(directory / "c.sock", {}).open()
 
 
-def test_sockets_of_dead_processes_are_swept_and_those_of_live_ones_stay(own_runtime_dir: Path) -> None:
+def test_sockets_that_no_process_has_are_swept_whatever_their_pid_means_here(own_runtime_dir: Path) -> None:
     runtime_dir.choose()
-    dead, alive = own_runtime_dir / f"fwd-{2**22 + 1}.sock", own_runtime_dir / f"fwd-{os.getpid()}.sock"
-    for path in (dead, alive):
+    # One pid is nobody's here, one is ours; of two containers, both have a process of that number.
+    names = (f"fwd-{2**22 + 1}.sock", f"fwd-{os.getpid()}.sock", "fwd-1-4026532001.sock", "fwd-1-9f86d081.sock")
+    for name in names:
         with socket.socket(socket.AF_UNIX) as left_behind:
-            left_behind.bind(os.fspath(path))
-    runtime_dir.remove_stale()
-    assert not dead.exists()
-    assert alive.exists()
+            left_behind.bind(os.fspath(own_runtime_dir / name))
+    with socket.socket(socket.AF_UNIX) as alive:
+        alive.bind(os.fspath(own_runtime_dir / "fwd-1-4026532002.sock"))
+        runtime_dir.remove_stale()
+    assert [path.name for path in own_runtime_dir.iterdir()] == ["fwd-1-4026532002.sock"]

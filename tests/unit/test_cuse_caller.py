@@ -278,3 +278,15 @@ def test_a_mapping_that_is_another_file_by_now_is_refused() -> None:
             GuestFiles(caller, [region(address)], stale)
     area.close()
     os.close(fd)
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS])
+def test_where_no_process_can_be_held_the_refusal_names_the_call_that_is_forbidden(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(_pid: int) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    with pytest.raises(IoctlError, match="allow the system call pidfd_open in the seccomp filter"):
+        Process(threading.get_native_id())

@@ -1,0 +1,199 @@
+"""Hosts as they are: read-only roots, containers that share a directory, sandboxes, cleaners, nohup, cpusets.
+
+Each test starts a real fwd in such a place, has a frame forwarded, and asks the other verbs about it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from bench.guests.short_dir import short_dir
+from tests.driver import Memory, SplitQueue
+from tests.frontend import Frontend, Guest
+from tests.unit.forwarder import ENVIRONMENT, FASTVHOST, Forwarder, forwarder
+
+REFUSED = ["sched_setaffinity", "prctl", "memfd_create", "io_setup", "sched_setscheduler", "mlock", "pidfd_open"]
+
+
+def guest(path: Path) -> Guest:
+    memory = Memory.of(1 << 20)
+    return Guest(Frontend.connect(path), memory, *(SplitQueue(memory, 4) for _ in range(2)))
+
+
+def exchange(*sockets: str | Path) -> None:
+    """Two guests come, and one frame goes from the first one to the second."""
+    with contextlib.ExitStack() as closing:
+        left, right = (guest(Path(path)) for path in sockets)
+        closing.callback(left.close)
+        closing.callback(right.close)
+        right.net.post(1)
+        right.kick()
+        left.net.send(bytes(range(60)))
+        left.kick()
+        assert right.net.receive() == bytes(range(60))
+
+
+def ask(*words: str | Path, at: Path, prefix: Sequence[str] = (), code: int = 0) -> str:
+    """What a verb prints, in such a place."""
+    command = [*prefix, *FASTVHOST, *map(str, words)]
+    done = subprocess.run(command, cwd=at, env=ENVIRONMENT, capture_output=True, text=True, timeout=30)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+def ask_all(fwd: Forwarder, prefix: Sequence[str] = ()) -> str:
+    """stats and show answer. Returns what doctor prints."""
+    assert "worker0: " in ask("stats", "--control", "control.sock", at=fwd.directory, prefix=prefix)
+    assert "port 0 a" in ask("show", "--control", "control.sock", at=fwd.directory, prefix=prefix)
+    return ask("doctor", at=fwd.directory, prefix=prefix)
+
+
+def mounts(commands: str) -> list[str]:
+    """The words before a command that is to run with mounts of its own."""
+    return ["unshare", "--mount", "sh", "-ec", f'mount --make-rprivate /; {commands}; exec "$@"', "sh"]
+
+
+NOTHING_WRITABLE = (
+    "for at in /tmp /var/tmp /run /dev/shm; do mount --bind $at $at; mount -o remount,bind,ro $at; done; "
+    "mount -o remount,bind,ro /"
+)
+READ_ONLY = mounts(f'{NOTHING_WRITABLE}; mount --bind "$PWD" "$PWD"; mount -o remount,bind,rw "$PWD"; cd "$PWD"')
+"""Nothing can be written but the current directory."""
+
+
+def test_with_a_read_only_root_it_needs_the_places_only_that_it_was_told() -> None:
+    with forwarder(prefix=READ_ONLY) as fwd:
+        exchange(*fwd.sockets)
+        doctor = ask_all(fwd, READ_ONLY)
+        assert "note  no directory for control sockets: " in doctor
+        assert "Read-only file system" in doctor or "not writable" in doctor
+        assert fwd.end()[0] == 0
+        assert fwd.warnings == []
+        assert "no running fwd found" in ask("stats", at=fwd.directory, prefix=READ_ONLY, code=1)
+        nowhere = mounts(f"{NOTHING_WRITABLE}; cd /")
+        assert "with TMPDIR=DIR" in ask("demo", at=fwd.directory, prefix=nowhere, code=1)
+
+
+def test_without_a_place_for_the_control_socket_it_says_so_and_runs() -> None:
+    with short_dir() as directory:
+        log = directory / "log"
+        command = [*READ_ONLY, *FASTVHOST, "fwd", "--port", "a.sock", "--port", "b.sock"]
+        with log.open("wb") as file:
+            process = subprocess.Popen(command, cwd=directory, env=ENVIRONMENT, stdout=file, stderr=file)
+        fwd = Forwarder(process, directory)
+        try:
+            fwd.wait_log("port b: listening")
+            exchange(*fwd.sockets)
+            assert fwd.end()[0] == 0
+            assert "stats and show cannot ask this process: " in fwd.log
+            assert len(fwd.warnings) == 1
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_two_in_pid_namespaces_of_their_own_share_a_runtime_directory() -> None:
+    with short_dir() as directory, contextlib.ExitStack() as closing:
+        (directory / "run").mkdir()
+        environment = ENVIRONMENT | {"XDG_RUNTIME_DIR": str(directory / "run")}
+        place = directory / "run" / "fastvhost"
+        inside = ["unshare", "--pid", "--mount-proc", "--fork", "--kill-child", "--"]
+        running: list[Forwarder] = []
+        for prefix in ([], inside, inside, [*inside[:2], *inside[3:]]):  # the last one sees the /proc of the first
+            own = directory / f"{len(running)}"
+            own.mkdir()
+            command = [*prefix, *FASTVHOST, "fwd", "--port", "a.sock", "--port", "b.sock"]
+            with (own / "log").open("wb") as log:
+                process = subprocess.Popen(command, cwd=own, env=environment, stdout=log, stderr=log)
+            closing.callback(process.wait)
+            closing.callback(process.kill)
+            running.append(Forwarder(process, own))
+            running[-1].wait_log("port b: listening")
+        assert len(list(place.iterdir())) == len(running)
+        for fwd in running:
+            (control,) = re.findall(r"control socket (.*)", fwd.log)
+            assert str(fwd.directory / "a.sock") in ask("show", "a", "--control", control, at=directory)
+            exchange(*fwd.sockets)
+            assert fwd.warnings == []
+        # One that was killed leaves a file: the next start takes it away, and no other.
+        first = running[0]
+        first.process.kill()
+        first.process.wait()
+        command = [*inside, *FASTVHOST, "fwd", "--port", "c.sock", "--port", "d.sock"]
+        with (first.directory / "log").open("wb") as log:
+            process = subprocess.Popen(command, cwd=first.directory, env=environment, stdout=log, stderr=log)
+        closing.callback(process.wait)
+        closing.callback(process.kill)
+        Forwarder(process, first.directory).wait_log("port d: listening")
+        assert len(list(place.iterdir())) == len(running)
+        assert not (place / f"fwd-{first.process.pid}.sock").exists()
+
+
+WARNED = {
+    "sched_setaffinity": (
+        "the control plane cannot be kept off the workers' cores, it runs where it may: Operation not permitted; allow",
+        "worker0: cannot be pinned to core ",
+    ),
+    "io_setup": ("guests are notified by threads of their ports, which is slower: ",),
+}
+"""What of it is told; the rest is missed by nobody."""
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_system_call_that_only_improves_things_may_be_refused(name: str) -> None:
+    core = min(os.sched_getaffinity(0))
+    refused = [sys.executable, "-m", "tests.refused_calls", "EPERM", name, "--"]
+    with forwarder("--cores", str(core), prefix=refused) as fwd:
+        exchange(*fwd.sockets)
+        assert fwd.end()[0] == 0
+        expected = WARNED.get(name, ())
+        assert len(fwd.warnings) == len(expected), fwd.log
+        for warning, words in zip(fwd.warnings, expected, strict=True):
+            assert words in warning
+
+
+def test_all_of_them_may_be_missing_from_a_kernel() -> None:
+    missing = [sys.executable, "-m", "tests.refused_calls", "ENOSYS", *REFUSED, "--"]
+    with forwarder(prefix=missing) as fwd:
+        exchange(*fwd.sockets)
+        doctor = ask_all(fwd, missing)
+        assert "note  no thread can be pinned to a core: Function not implemented; fwd runs all the same" in doctor
+        assert "note  memfd does not work here: Function not implemented; fwd does without" in doctor
+        assert fwd.end()[0] == 0
+        assert "Traceback" not in fwd.log
+
+
+def test_where_proc_shows_processes_only_it_runs_and_doctor_says_what_is_missing() -> None:
+    processes_only = mounts("mount -t proc -o subset=pid proc /proc")
+    with forwarder(prefix=processes_only) as fwd:
+        exchange(*fwd.sockets)
+        doctor = ask_all(fwd, processes_only)
+        assert "note  /proc/stat cannot be read: it is not known which of the cores " in doctor
+        assert "ProcSubset=all in the unit" in doctor
+        assert "hugepages: not seen from here" in doctor
+        assert "how busy the cores are is not known here" in fwd.log
+        assert fwd.end()[0] == 0
+        assert fwd.warnings == []
+
+
+@pytest.mark.parametrize("ignored", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_was_ignored_at_its_start_stays_ignored(ignored: signal.Signals) -> None:
+    ignore = ["env", f"--ignore-signal={ignored.name.removeprefix('SIG')}"]
+    with forwarder(prefix=ignore) as fwd:
+        for _ in range(2):  # a second ^C would end at once
+            fwd.process.send_signal(ignored)
+        exchange(*fwd.sockets)
+        assert fwd.process.poll() is None
+        code, _ = fwd.end(signal.SIGTERM if ignored == signal.SIGHUP else signal.SIGHUP)
+        assert code == 0
+        assert f"{ignored.name}: stopping" not in fwd.log
