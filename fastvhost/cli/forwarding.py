@@ -123,7 +123,10 @@ def _control_socket(settings: FwdConfig, switch: Switch, history: History) -> Co
             runtime_dir.remove_stale()
             path = runtime_dir.own_socket()
         control = ControlSocket(
-            path, {"stats": lambda _: history.current(), "show": show}, preflight.group_id(settings.socket_group)
+            path,
+            {"stats": lambda _: history.current(), "show": show},
+            preflight.group_id(settings.socket_group),
+            (lambda: None) if settings.control else runtime_dir.choose,
         )
         control.open()
     except (OSError, RuntimeFailure) as error:

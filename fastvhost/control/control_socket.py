@@ -24,7 +24,8 @@ from typing import Any
 
 from fastvhost.control.errors import RuntimeFailure
 from fastvhost.control.open_files import RAISE, ran_out
-from fastvhost.vhostuser import socket_file
+from fastvhost.vhostuser.listening import ListeningSocket
+from fastvhost.vhostuser.socket_file import PathTakenError
 
 MODE = 0o660
 ELSEWHERE = "name another place with --control PATH"
@@ -56,15 +57,31 @@ class _Client:
         self.last_active = time.monotonic()
 
 
+class _Listener(ListeningSocket):
+    def __init__(self, path: str, group: int | None, make_directory: Callable[[], object]) -> None:
+        self._make_directory = make_directory
+        super().__init__(path, MODE, group, MAX_CLIENTS, elsewhere=ELSEWHERE)
+
+    def _prepare(self) -> None:
+        self._make_directory()
+
+
 class ControlSocket:
     """Listens from open() on, answers between start() and stop()."""
 
-    def __init__(self, path: Path, handlers: Mapping[str, Handler], group: int = -1) -> None:
+    def __init__(
+        self,
+        path: Path,
+        handlers: Mapping[str, Handler],
+        group: int = -1,
+        make_directory: Callable[[], object] = lambda: None,
+    ) -> None:
+        """make_directory: makes the path's directory where it was removed later. May raise OSError."""
         self.path = path
+        self._make_directory = make_directory
         self._handlers = handlers
         self._group = group
-        self._listener: socket.socket | None = None
-        self._file: socket_file.OwnFile | None = None
+        self._listener: _Listener | None = None
         self._clients: dict[socket.socket, _Client] = {}
         self._wake, self._woken = socket.socketpair()
         self._thread = threading.Thread(target=self._serve, name="control", daemon=True)
@@ -77,19 +94,12 @@ class ControlSocket:
     def open(self) -> None:
         """Bind and listen. A stale socket is removed, anything else in the way is an error."""
         try:
-            socket_file.check_directory(os.fspath(self.path), ELSEWHERE)
-            socket_file.remove_stale(os.fspath(self.path), ELSEWHERE)
-        except socket_file.PathTakenError as error:
-            raise RuntimeFailure(str(error)) from error
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-        try:
             group = self._group if self._group >= 0 else None
-            self._file = socket_file.bind(listener, os.fspath(self.path), MODE, group)
-            listener.listen(MAX_CLIENTS)
+            self._listener = _Listener(os.fspath(self.path), group, self._make_directory)
+        except PathTakenError as error:
+            raise RuntimeFailure(str(error)) from error
         except OSError as error:
-            self._close(listener)
             raise RuntimeFailure(f"{self.path}: no control socket: {error.strerror}; {ELSEWHERE}") from error
-        self._listener = listener
         self._keep_reserve()
 
     def start(self) -> None:
@@ -102,9 +112,8 @@ class ControlSocket:
     def withdraw(self) -> None:
         """Free the path, answer nobody any more, ask the thread to end. Waits for nothing. Idempotent."""
         self._stopping.set()
-        file, self._file = self._file, None
-        if file is not None:
-            file.remove()
+        if self._listener is not None:
+            self._listener.withdraw()
         with contextlib.suppress(OSError):
             self._wake.send(b"x")
 
@@ -116,7 +125,7 @@ class ControlSocket:
             if self._thread.is_alive():
                 return False  # what it works on stays open
         if self._listener is not None:
-            self._close(self._listener)
+            self._listener.close()
             self._listener = None
         for client in list(self._clients.values()):
             client.connection.close()
@@ -128,12 +137,6 @@ class ControlSocket:
         self._woken.close()
         return True
 
-    def _close(self, listener: socket.socket) -> None:
-        if self._file is not None:
-            self._file.remove()
-            self._file = None
-        listener.close()
-
     def _serve(self) -> None:
         while not self._stopping.is_set():
             try:
@@ -143,6 +146,8 @@ class ControlSocket:
                 self._stopping.wait(PAUSE)  # what failed at once may fail at once again
 
     def _turn(self) -> None:
+        if self._listener is not None and (said := self._listener.look(time.monotonic())):
+            log.warning("control socket: %s", said)
         # Made anew each turn: what failed half-way in the last one leaves nothing registered.
         poller = select.poll()
         poller.register(self._woken, select.POLLIN)
@@ -166,7 +171,7 @@ class ControlSocket:
             self._accept(self._listener)
         self._drop_idle()
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, listener: _Listener) -> None:
         connection = None
         try:
             connection = self._next(listener)
@@ -183,12 +188,10 @@ class ControlSocket:
                 connection.close()
             self._paused_until = time.monotonic() + PAUSE
 
-    def _next(self, listener: socket.socket) -> socket.socket | None:
+    def _next(self, listener: _Listener) -> socket.socket | None:
         """The next connection, or None. Raises OSError where there is no room for it."""
         try:
-            return listener.accept()[0]
-        except (BlockingIOError, ConnectionAbortedError, InterruptedError):
-            return None
+            return listener.accept()
         except OSError as error:
             if not ran_out(error):
                 raise
@@ -197,7 +200,7 @@ class ControlSocket:
             self._reserve = -1
         elif self._clients:
             self._drop(min(self._clients.values(), key=lambda client: client.last_active))
-        return listener.accept()[0]
+        return listener.accept()
 
     def _make_room(self, user: int) -> None:
         """For a client of a user: those who have most give a place, the one that was idle longest."""

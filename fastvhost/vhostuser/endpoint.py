@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import grp
 import os
@@ -13,7 +12,7 @@ from collections.abc import Callable
 
 from fastvhost.frontend import foreign_files
 from fastvhost.frontend.errors import ServiceError
-from fastvhost.vhostuser import socket_file
+from fastvhost.vhostuser.listening import ListeningSocket
 from fastvhost.vhostuser.socket_file import MAX_PATH_BYTES
 
 BACKLOG = 8
@@ -41,8 +40,8 @@ def _connect(path: str) -> socket.socket:
     return sock
 
 
-class Listener:
-    """A listening socket and its file, which is removed when it is still ours."""
+class Listener(ListeningSocket):
+    """A port's: who connects may send files before anybody takes the connection, and none of them may hold us up."""
 
     def __init__(self, path: str, mode: int, group: str | None) -> None:
         check_path(path)
@@ -50,46 +49,17 @@ class Listener:
         directory = os.path.dirname(path) or "."  # noqa: PTH120
         if not os.path.isdir(directory):  # noqa: PTH112
             raise ServiceError(f"{path}: no such directory; mkdir -p {directory}")
-        socket_file.check_directory(path)
-        socket_file.remove_stale(path)
-        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-        self._file: socket_file.OwnFile | None = None
-        self.withdrawn = False
         try:
-            self._file = socket_file.bind(self._sock, path, mode, gid)
-            self._sock.listen(BACKLOG)
-            foreign_files.hold([self._sock.fileno()])  # who connects may send files before anybody takes the connection
+            super().__init__(path, mode, gid, BACKLOG)
         except OSError as error:
-            self.close()
             remedy = "; is this user a member of the group?" if gid is not None and error.errno == errno.EPERM else ""
             raise ServiceError(f"{path}: cannot listen: {error.strerror}{remedy}", "os") from error
 
-    def fileno(self) -> int:
-        return self._sock.fileno()
+    def _hold(self, sock: socket.socket) -> None:
+        foreign_files.hold([sock.fileno()])
 
-    def accept(self) -> socket.socket | None:
-        """The next connection, or None. Raises OSError when the process or the system has no room for one."""
-        if self.withdrawn:
-            return None
-        try:
-            return self._sock.accept()[0]
-        except (BlockingIOError, ConnectionAbortedError, InterruptedError):
-            return None
-
-    def withdraw(self) -> None:
-        """Free the path and take no connection any more. From any thread: the descriptor stays open until close()."""
-        self.withdrawn = True
-        file, self._file = self._file, None
-        if file is not None:
-            file.remove()
-        with contextlib.suppress(OSError):
-            # Whoever connects from now on is refused, as by a listener that is closed. unix(7)
-            self._sock.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        """Idempotent."""
-        self.withdraw()
-        foreign_files.close_socket(self._sock)
+    def _discard(self, sock: socket.socket) -> None:
+        foreign_files.close_socket(sock)
 
 
 class Dialer:

@@ -75,6 +75,8 @@ class VhostUserService(ControlThread):
     def describe(self) -> dict[str, Any]:
         """What `fastvhost show` tells. From any thread."""
         about: dict[str, Any] = {"socket": self._path, "mode": self._mode, "state": self._narrative.state}
+        if self._listener is not None and self._listener.lost:
+            about["socket_file"] = "another file has its path, nobody reaches this port"
         connection = self._connection
         if connection is None:
             return about | {"peer_pid": None}
@@ -93,6 +95,11 @@ class VhostUserService(ControlThread):
         if self._connection is None and self._dialer is not None and now >= self._dialer.due and not self._engaged:
             self._dial(self._dialer)
         deadlines: list[float | None] = []
+        if self._listener is not None:
+            if said := self._listener.look(now):
+                self._narrative.trouble(said)
+                self._log()  # poll() comes first, and there may be nothing to wait for
+            deadlines.append(self._listener.look_at)
         if self._listener is not None and not self._listener.withdrawn and not self._engaged:
             accepts_at = max(self._paused_until, self._idle_visits.ready_at or 0.0)
             if now >= accepts_at:

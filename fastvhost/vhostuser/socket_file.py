@@ -168,10 +168,14 @@ class OwnFile:
         self._path = path
         self._inode = inode
 
+    def is_there(self) -> bool:
+        """False where another file has its path by now. Raises OSError, FileNotFoundError where none has."""
+        return _inode(self._path) == self._inode
+
     def remove(self) -> None:
         """Unless another file has its path by now."""
         with contextlib.suppress(OSError):
-            if _inode(self._path) == self._inode:
+            if self.is_there():
                 os.unlink(self._path)  # noqa: PTH108
 
 

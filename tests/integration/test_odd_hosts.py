@@ -9,8 +9,10 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +23,8 @@ from tests.driver import Memory, SplitQueue
 from tests.frontend import Frontend, Guest
 from tests.unit.forwarder import ENVIRONMENT, FASTVHOST, Forwarder, forwarder
 
+QUICK = "from fastvhost.vhostuser import listening\nlistening.LOOK_SECONDS = 0.1"
+"""Has fwd look at its sockets' files more often."""
 REFUSED = ["sched_setaffinity", "prctl", "memfd_create", "io_setup", "sched_setscheduler", "mlock", "pidfd_open"]
 
 
@@ -197,3 +201,38 @@ def test_a_signal_that_was_ignored_at_its_start_stays_ignored(ignored: signal.Si
         code, _ = fwd.end(signal.SIGTERM if ignored == signal.SIGHUP else signal.SIGHUP)
         assert code == 0
         assert f"{ignored.name}: stopping" not in fwd.log
+
+
+def test_a_socket_whose_file_is_removed_is_said_and_made_again() -> None:
+    with forwarder(defect=QUICK) as fwd:
+        with contextlib.closing(guest(fwd.directory / "a.sock")) as left:
+            for name in ("a.sock", "b.sock", "control.sock"):
+                (fwd.directory / name).unlink()
+            for name in ("port a: ", "port b: ", "control socket: "):
+                fwd.wait_log(f"{name}the socket's file ")
+            with contextlib.closing(guest(fwd.directory / "b.sock")) as right:
+                right.net.post(1)
+                right.kick()
+                left.net.send(bytes(60))
+                left.kick()
+                assert right.net.receive() == bytes(60)
+        exchange(*fwd.sockets)
+        assert "worker0: " in ask("stats", "--control", "control.sock", at=fwd.directory)
+        assert len(fwd.warnings) == 3
+        assert fwd.warnings[0].endswith("and is made again; a RuntimeDirectory= in /run is safe from those")
+        assert fwd.end()[0] == 0
+        assert list(fwd.directory.glob("*.sock")) == []
+
+
+def test_a_path_that_another_one_took_is_left_to_it() -> None:
+    with forwarder(defect=QUICK) as fwd, socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(fwd.directory / "other.sock"))
+        (fwd.directory / "other.sock").rename(fwd.directory / "a.sock")
+        fwd.wait_log("port a: somebody removed the socket's file a.sock and made another one there")
+        shown = ask("show", "a", "--control", "control.sock", at=fwd.directory)
+        assert "another file has its path, nobody reaches this port" in shown
+        (fwd.directory / "a.sock").unlink()  # what was another's is not taken back
+        time.sleep(0.3)
+        assert not (fwd.directory / "a.sock").exists()
+        assert fwd.end()[0] == 0
+        assert len(fwd.warnings) == 1
