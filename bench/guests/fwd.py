@@ -25,7 +25,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(fastvhost.__file__).parents[
 # The time, then the severity where it is none of the ordinary ones; or a defect.
 WARNING = re.compile(r"^[-\d]+ [:.\d]+ (warning|error|critical): |^Traceback")
 # What else the machine does meanwhile is true, and no fault of fwd or its guests.
-BUSY_MACHINE = re.compile(r"busy with other work|waited \d+ % of the time")
+BUSY_MACHINE = re.compile(r"busy with other work|waited [\d.]+ (s|% of the time) for")
 
 
 def awaited(port: str) -> str | None:

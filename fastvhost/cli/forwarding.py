@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ from fastvhost.control.control_socket import ControlSocket
 from fastvhost.control.errors import FastvhostError, RuntimeFailure
 from fastvhost.control.neighbours import NeighbourWatch
 from fastvhost.control.parts import Parts
+from fastvhost.control.placement import Place, PlacementWatch
 from fastvhost.control.stats import History, Snapshot, snapshot, with_rates
 from fastvhost.control.switch import STOP_SECONDS, Switch
 from fastvhost.control.units import format_cores
@@ -99,7 +101,7 @@ def _forward(settings: FwdConfig, parts: Parts | None, helper: keeper.Keeper | N
             control.stop(CONTROL_SECONDS)
         raise
     try:
-        code = _wait(settings, switch, history, out, helper)
+        code = _wait(settings, switch, history, out, helper, _Watches(switch, plan.control_cores))
     except BaseException as error:
         defect = "" if isinstance(error, FastvhostError) else f"internal error {error!r}; {DEFECT}"
         _end(settings, switch, control, out, 1, defect or str(error))
@@ -140,10 +142,14 @@ def _control_socket(settings: FwdConfig, switch: Switch, history: History) -> Co
 
 
 def _wait(
-    settings: FwdConfig, switch: Switch, history: History, out: Figures, helper: keeper.Keeper | None
+    settings: FwdConfig,
+    switch: Switch,
+    history: History,
+    out: Figures,
+    helper: keeper.Keeper | None,
+    watches: _Watches,
 ) -> int:
     """Tick along until a signal; raises RuntimeFailure when the switch cannot go on."""
-    watch = NeighbourWatch()
     now = time.monotonic()
     period = settings.stats_period
     next_stats = now + period if period else float("inf")
@@ -175,13 +181,31 @@ def _wait(
             # Late ticks (a stopped process, say) are skipped, not made up for.
             next_stats += period * max(1, int((now - next_stats) / period) + 1)
         if now >= next_watch:
-            survive("the watch over the cores", _warn_of_neighbours, watch, switch, now)
+            survive("the watch over the cores", watches.look, now)
             next_watch = now + NEIGHBOUR_SECONDS
 
 
-def _warn_of_neighbours(watch: NeighbourWatch, switch: Switch, now: float) -> None:
-    for warning in watch.check(((t.name, t.native_id or 0, t.core) for t in switch.workers), now):
-        log.warning("%s", warning)
+class _Watches:
+    """Whether threads are on their cores, and workers have theirs to themselves."""
+
+    def __init__(self, switch: Switch, control_cores: frozenset[int]) -> None:
+        self._switch = switch
+        self._control_cores = control_cores
+        self._neighbours = NeighbourWatch()
+        self._placement = PlacementWatch()
+
+    def look(self, now: float) -> None:
+        """To be called by the main thread, which is on the control plane's cores."""
+        workers = self._switch.workers
+        places = [Place(one.name, (one.native_id,), frozenset({one.core})) for one in workers
+                  if one.native_id and one.core is not None]  # fmt: skip
+        others = {thread.native_id for thread in threading.enumerate()} - {one.native_id for one in workers}
+        control = tuple(thread for thread in (threading.get_native_id(), *others) if thread)
+        for warning in (
+            *self._placement.check([*places, Place("the control plane", control, self._control_cores)]),
+            *self._neighbours.check(((one.name, one.native_id or 0, one.core_in_use) for one in workers), now),
+        ):
+            log.warning("%s", warning)
 
 
 class _Survivor:

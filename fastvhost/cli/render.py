@@ -50,7 +50,10 @@ def _drops(name: str, port: dict[str, Any]) -> list[str]:
 
 
 def _worker(name: str, worker: dict[str, Any], rate: dict[str, float] | None) -> str:
-    where = "not pinned" if worker["core"] is None else f"core {worker['core']}"
+    where = f"core {worker['core']}"
+    if worker["core"] is None:
+        last = worker.get("last_core")
+        where = "not pinned" if last is None else f"not pinned, last on core {last}"
     busy = f", {si(rate['busy_rounds'])} of {si(rate['rounds'])} rounds/s found frames" if rate else ""
     wires = " ".join(f"{ingress}>{egress or '(nothing)'}" for ingress, egress in worker["wires"])
     return f"{name}: {where}{busy}, {wires or 'no wires'}"

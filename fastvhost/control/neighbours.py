@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 WAITING_PERCENT = 20.0
+REMEDY = "other work runs there; move that away or choose another core with --cores"
 
 
 @dataclass(slots=True)
@@ -34,14 +35,14 @@ class NeighbourWatch:
             if before is None:
                 self._seen[thread] = _Seen(now, waited)
                 continue
-            percent = (waited - before.waited) / 1e7 / max(now - before.time, 1e-3)
+            seconds, elapsed = (waited - before.waited) / 1e9, max(now - before.time, 1e-3)
+            percent = 100 * seconds / elapsed
             before.time, before.waited = now, waited
             if percent >= WAITING_PERCENT and not before.warned:
                 where = "a core" if core is None else f"core {core}"
-                warnings.append(
-                    f"{name} waited {percent:.0f} % of the time for {where}: other work runs there; "
-                    "move that away or choose another core with --cores"
-                )
+                # The kernel counts a wait when it ends: one that began before the last call is no share of this time.
+                share = f"{percent:.0f} % of the time" if seconds <= elapsed else f"{seconds:.1f} s"
+                warnings.append(f"{name} waited {share} for {where}: {REMEDY}")
             before.warned = percent >= (WAITING_PERCENT / 2 if before.warned else WAITING_PERCENT)
         return warnings
 

@@ -50,7 +50,8 @@ def _port(unit: PortUnit, reasons: tuple[str, ...]) -> dict[str, Any]:
 
 def _worker(thread: WorkerThread) -> dict[str, Any]:
     return {
-        "core": thread.core,
+        "core": thread.core_in_use,
+        "last_core": thread.last_core,
         "wires": [list(wire) for wire in thread.wires],
         "rounds": thread.worker.rounds,
         "busy_rounds": thread.worker.busy_rounds,

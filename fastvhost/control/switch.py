@@ -71,6 +71,17 @@ class WorkerThread(threading.Thread):
         if not self._stopping and not self.failure:
             self.failure = f"{self.name} ended by itself"
 
+    @property
+    def core_in_use(self) -> int | None:
+        """The core that it is pinned to now: a cpuset may have moved it off its own. None: it is not pinned."""
+        cores = affinity.of(self.native_id) if self.core is not None and self.native_id and self.is_alive() else ()
+        return self.core if not cores else next(iter(cores)) if len(cores) == 1 else None
+
+    @property
+    def last_core(self) -> int | None:
+        """The core that it ran on last, None where that is not known."""
+        return affinity.last_core(self.native_id) if self.native_id and self.is_alive() else None
+
     def stop(self) -> None:
         """Ask it to end after the burst in hand."""
         self._stopping = True

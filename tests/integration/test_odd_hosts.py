@@ -236,3 +236,58 @@ def test_a_path_that_another_one_took_is_left_to_it() -> None:
         assert not (fwd.directory / "a.sock").exists()
         assert fwd.end()[0] == 0
         assert len(fwd.warnings) == 1
+
+
+class Cpuset:
+    """A control group of its own, by either interface. cpuset(7); Control Group v2, "Cpuset"."""
+
+    def __init__(self) -> None:
+        first = Path("/sys/fs/cgroup/cpuset")
+        second = not first.is_dir()
+        root = Path("/sys/fs/cgroup") if second else first
+        if second:
+            (root / "cgroup.subtree_control").write_text("+cpuset")
+        self._parent, self._place = root, root / f"fv-{os.getpid()}"
+        self._place.mkdir()
+        if not second:
+            (self._place / "cpuset.mems").write_text((root / "cpuset.mems").read_text())
+
+    def take(self, pid: int) -> None:
+        (self._place / "cgroup.procs").write_text(str(pid))
+
+    def allow(self, *cores: int) -> None:
+        (self._place / "cpuset.cpus").write_text(",".join(map(str, cores)))
+
+    def close(self) -> None:
+        for pid in (self._place / "cgroup.procs").read_text().split():
+            (self._parent / "cgroup.procs").write_text(pid)
+        self._place.rmdir()
+
+
+def test_a_cpuset_that_shrinks_and_grows_is_told_and_stats_names_the_core_in_use() -> None:
+    quick = "from fastvhost.cli import forwarding\nforwarding.NEIGHBOUR_SECONDS = forwarding.TICK_SECONDS = 0.1"
+    first, *_, last = sorted(os.sched_getaffinity(0))
+    with contextlib.closing(Cpuset()) as cpuset:
+        cpuset.allow(first, last)
+        with forwarder("--cores", str(last), defect=quick) as fwd:
+
+            def core() -> tuple[int | None, str]:
+                worker = fwd.stats()["workers"]["worker0"]
+                assert worker["last_core"] == worker["core"]
+                return worker["core"], ask("stats", "--control", "control.sock", at=fwd.directory).splitlines()[-1]
+
+            cpuset.take(fwd.process.pid)
+            fwd.wait_for("it runs on its own core", lambda: fwd.stats()["workers"]["worker0"]["core"] == last)
+            cpuset.allow(first)
+            fwd.wait_log(f"worker0 was moved from core {last} to {first}: the cpuset of this process has become")
+            number, line = core()
+            assert (number, f"worker0: core {first}" in line) == (first, True)
+            exchange(*fwd.sockets)
+            cpuset.allow(first, last)
+            fwd.wait_log(f"worker0 is back on core {last}")
+            number, line = core()
+            assert (number, f"worker0: core {last}" in line) == (last, True)
+            cpuset.allow(last)
+            fwd.wait_log(f"the control plane was moved from core {first} to {last}")
+            exchange(*fwd.sockets)
+            assert fwd.end()[0] == 0

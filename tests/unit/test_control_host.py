@@ -13,6 +13,7 @@ from fastvhost.control import host
 from fastvhost.control.errors import UsageError
 from fastvhost.control.host import HostState, plan_cores
 from fastvhost.control.neighbours import NeighbourWatch, run_delay
+from fastvhost.control.placement import Affinity, Place, PlacementWatch
 
 
 def state(allowed: set[int], busy: dict[int, float] | None = None) -> HostState:
@@ -116,6 +117,72 @@ def test_a_worker_that_waits_for_its_core_is_mentioned_once_until_it_recovers() 
     assert watch.check(workers, 3.0) == []
     waited += 300_000_000
     assert len(watch.check(workers, 4.0)) == 1
+
+
+def test_a_wait_that_lasted_longer_than_the_time_between_two_looks_is_told_in_seconds() -> None:
+    """The kernel books a wait when it ends, so all of a long one falls into one interval: 336 % of it were told."""
+    waited = 0
+    watch = NeighbourWatch(lambda _thread: waited)
+    watch.check([("worker0", 1, 0)], 0.0)
+    waited += 16_800_000_000
+    (warning,) = watch.check([("worker0", 1, 0)], 5.0)
+    assert warning.startswith("worker0 waited 16.8 s for core 0: ")
+    assert "%" not in warning
+
+
+class Cpuset:
+    """Threads 1 to 9 and the cores that they may use; a kernel that brings none of them back by itself."""
+
+    def __init__(self) -> None:
+        self.cores = frozenset({0, 1, 2, 3})
+        self.threads = dict.fromkeys(range(1, 10), frozenset({3}))
+
+    def shrink(self, *cores: int) -> None:
+        self.cores = frozenset(cores)
+        self.threads = {thread: mask & self.cores or self.cores for thread, mask in self.threads.items()}
+
+    def pin(self, thread: int, cores: frozenset[int]) -> str:
+        self.threads[thread] = cores & self.cores
+        return ""
+
+    def watch(self) -> PlacementWatch:
+        return PlacementWatch(Affinity(lambda thread: self.threads[thread], lambda core: core in self.cores, self.pin))
+
+
+def test_a_worker_that_a_cpuset_takes_off_its_core_is_told_and_brought_back_when_that_grows() -> None:
+    cpuset = Cpuset()
+    watch = cpuset.watch()
+    place = Place("worker0", (1, 2), frozenset({3}))
+    assert watch.check([place]) == []
+    cpuset.shrink(0, 1)
+    (said,) = watch.check([place])
+    assert said.startswith("worker0 was moved from core 3 to 0-1: the cpuset of this process has become narrower")
+    assert "AllowedCPUs=" in said
+    assert watch.check([place]) == []
+    cpuset.cores = frozenset({0, 1, 2, 3})
+    assert watch.check([place]) == []
+    assert watch.check([place]) == ["worker0 is back on core 3"]
+    assert cpuset.threads[2] == {3}
+    assert watch.check([place]) == []
+
+
+def test_a_worker_that_somebody_moved_by_hand_is_told_and_left_where_it_is() -> None:
+    cpuset = Cpuset()
+    watch = cpuset.watch()
+    place = Place("worker0", (1,), frozenset({3}))
+    cpuset.threads[1] = frozenset({2})
+    assert watch.check([place]) == ["worker0 was moved from core 3 to 2 by somebody who may; it stays there"]
+    assert watch.check([place]) == watch.check([place]) == []
+    assert cpuset.threads[1] == {2}
+    cpuset.threads[1] = frozenset({3})
+    assert watch.check([place]) == ["worker0 is back on core 3"]
+
+
+def test_threads_that_are_gone_and_places_that_lost_only_some_of_their_cores_are_no_news() -> None:
+    cpuset = Cpuset()
+    cpuset.threads = {1: frozenset(), 2: frozenset({0})}
+    places = [Place("worker0", (1,), frozenset({3})), Place("control", (2,), frozenset({0, 1}))]
+    assert cpuset.watch().check([*places, Place("none", (), frozenset())]) == []
 
 
 def test_a_stopped_process_does_not_count_as_waiting() -> None:

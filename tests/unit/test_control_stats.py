@@ -34,6 +34,7 @@ def test_a_snapshot_is_plain_json_with_every_reason_even_at_nought(fakes: Fakes,
     assert tuple(seen["ports"]["b"]["tx_dropped"]) == REASONS
     assert seen["workers"]["worker0"] == {
         "core": 3,
+        "last_core": None,
         "wires": [["a", "b"], ["b", "a"]],
         "rounds": 0,
         "busy_rounds": 0,
