@@ -198,8 +198,8 @@ cdef uint32_t deliver(
 ) noexcept nogil:
     """Copy frames into the receiveq's chains and stage them as used. Returns how many frames are dealt with.
 
-    Fewer than n: the ring has no more chains now, or broke, or the budget of a visit is spent. A frame that fits in no
-    buffer is dropped and counted, and so is the one being delivered when the ring broke.
+    Fewer than n: the ring has no more chains now, or broke, or the budget of a visit is spent; or n is more than a
+    burst. A frame that fits in no buffer is dropped and counted, and so is the one being delivered when the ring broke.
     """
     cdef frame_copy copies[MAX_COPIES]
     cdef Pile pile
@@ -210,6 +210,7 @@ cdef uint32_t deliver(
 
     poison(copies, sizeof(copies))
     poison_scratch(scratch)
+    n = min(n, <uint32_t>BURST)  # what there is room for in copies and in scratch.chains
     pile.n_segments = pile.used = 0
     pile.n_chains = ring.take(ring, scratch.chains, n, scratch.segments, &pile.n_segments)
     if pile.n_chains == 0:

@@ -5,6 +5,7 @@ A port that said "61 of 60 frames" once made the forwarder hand 2^32 chains back
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastvhost.dataplane.door import Door
+from fastvhost.dataplane.ports.packet import PacketPort
 from fastvhost.dataplane.worker import Worker
 from tests.driver import DESC_F_WRITE, Memory, SplitQueue
 from tests.probes import counts
@@ -75,6 +77,26 @@ def test_an_egress_without_active_pairs_is_one_with_a_pair() -> None:
     worker.step()
     assert ingress.released == 10
     worker.close()
+
+
+@pytest.mark.parametrize("n", [65, 257, 1025, 5000])
+@pytest.mark.parametrize("features", [F_VERSION_1, F_VERSION_1 | NET_F_MRG_RXBUF, F_VERSION_1 | F_RING_PACKED])
+def test_an_egress_that_is_given_more_frames_than_a_burst_has_room_for_deals_with_a_burst(
+    features: int, n: int
+) -> None:
+    with rig(features=features, size=2048, b_size=2048) as r:
+        r.b.driver.post(300)
+        assert counts.deliver(r.b.port, n, 60) == 64
+        assert (r.b.port.counters().tx_frames, dropped(r)) == (64, {})
+
+
+def test_so_does_one_that_lays_out_what_it_sends_at_once() -> None:
+    port, (ours, theirs) = PacketPort("p", Door()), socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        port.attach(bytearray(4096), 4096, ours.fileno(), ours.fileno())
+        port.set_link(True)
+        assert [counts.deliver(port, n, 60) for n in (65, 257)] == [64, 64]
+        port.detach()
 
 
 # A ring and whoever uses it

@@ -261,6 +261,7 @@ cdef uint32_t deliver_burst(
     if queue.fd < 0 or not side.link_up:
         tally.dropped[<int>LINK_DOWN] += n
         return n
+    n = min(n, <uint32_t>BURST)  # what there is room for in messages
     for i in range(n):
         address(ring, i, &frames[i], segments)
     while done < n:
