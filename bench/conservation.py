@@ -8,7 +8,8 @@ those of what never became a frame.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Protocol
 
 from bench.guests.waits import WaitedTooLong, wait_until
@@ -50,10 +51,10 @@ def check(worker: AnyWorker, *ports: AnyPort) -> None:
     _compare(came, [(one.tx_frames, one.tx_dropped, one.rx_dropped) for one in counted], worker.waiting)
 
 
-def check_stats(ask: Callable[[], Mapping[str, Any]], seconds: float = 0.5) -> None:
+def check_stats(ask: Callable[[], Mapping[str, Any]], seconds: float = 0.5) -> bool:
     """The same of a forwarder that runs, as soon as two of its answers are alike: while frames move, nothing is exact.
 
-    Where that does not happen within so many seconds its guests are not done, or it does not answer: no time to count.
+    False where that does not happen within so many seconds: its guests are not done, or it does not answer.
     """
     before: Any = None
 
@@ -67,17 +68,38 @@ def check_stats(ask: Callable[[], Mapping[str, Any]], seconds: float = 0.5) -> N
     try:
         ports, waiting = wait_until("two answers that are alike", seconds, at_rest)
     except (WaitedTooLong, RuntimeFailure):
-        return
-    came = sum(port["rx_frames"] for port in ports.values())
-    gone = [(port["tx_frames"], port["tx_dropped"], port["rx_dropped"]) for port in ports.values()]
-    _compare(came, gone, sum(waiting))
+        return False
+    _compare_answers(ports.values(), sum(waiting))
+    return True
+
+
+def check_pair(ask: Callable[[], Mapping[str, Any]], *names: str, seconds: float = 1.0) -> None:
+    """The same of two ports wired to each other, whose guests are done, while others of that forwarder go on.
+
+    None of their frames waits: all chains that were sent came back. So what came in was delivered or dropped. Counters
+    may be read a moment too early. Raises AssertionError where they do not add up within so many seconds.
+    """
+    start = time.monotonic()
+    while True:
+        answer = ask()["ports"]
+        try:
+            return _compare_answers([answer[name] for name in names], 0)
+        except AssertionError:
+            if time.monotonic() > start + seconds:
+                raise
+        time.sleep(0.005)
+
+
+def _compare_answers(ports: Collection[Mapping[str, Any]], waiting: int) -> None:
+    came = sum(port["rx_frames"] for port in ports)
+    _compare(came, ((port["tx_frames"], port["tx_dropped"], port["rx_dropped"]) for port in ports), waiting)
 
 
 def _compare(came: int, gone: Iterable[tuple[int, Mapping[str, int], Mapping[str, int]]], waiting: int) -> None:
     delivered = dropped = 0
     for frames, tx_dropped, rx_dropped in gone:
         delivered += frames
-        dropped += sum(tx_dropped.values()) + rx_dropped[NEVER_A_FRAME_BUT]
+        dropped += sum(tx_dropped.values()) + rx_dropped.get(NEVER_A_FRAME_BUT, 0)
     assert came == delivered + dropped + waiting, (
         f"{came} frames came in; {delivered} were delivered, {dropped} dropped, {waiting} wait"
     )

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench import conservation
 from tests.driver import Memory, Region, Timeout
 from tests.frontend import FEATURES, Closed, Frontend, Guest, Refused
 from tests.hostile.attack import Attack
@@ -87,6 +88,7 @@ class Arena:
         try:
             self._populate()
         except BaseException:
+            self.spoiled = True
             self.close()
             raise
 
@@ -130,7 +132,13 @@ class Arena:
         return guest
 
     def close(self) -> None:
-        self._close_all_but(0)
+        """Raises Broken where the frames of its whole life do not add up."""
+        try:
+            self._close_all_but(self._always)
+            if not self.spoiled and self.backend.alive():
+                self.check_all_frames()
+        finally:
+            self._close_all_but(0)
 
     def _close_all_but(self, n: int) -> None:
         while len(self._closers) > n:
@@ -313,6 +321,7 @@ class Arena:
         scene.verify_memory()
         self.exchange("a", self.victim)
         self.check_quiet()
+        self.check_frames()
         grown = self.backend.log_bytes() - log_before
         seconds = time.monotonic() - scene.started
         if grown > LOG_BYTES_PER_CONNECTION * (2 + scene.connections) + LOG_BYTES_PER_SECOND * seconds:
@@ -403,6 +412,23 @@ class Arena:
             rings: list[Any] = [*guest.queues]
             if changed := guest.memory.changed([*(place for ring in rings for place in ring.writable()), *buffers]):
                 raise Broken("I8", "; ".join(changed))
+
+    def check_frames(self) -> None:
+        """Each frame that the attacked pair, or the one beside it, received was delivered or dropped, and counted."""
+        for pair in ("ab", "ef"):
+            try:
+                conservation.check_pair(lambda: self.backend.statistics(self.patience), *pair)
+            except AssertionError as error:
+                raise Broken("C", f"ports {pair[0]} and {pair[1]}: {error}") from error
+
+    def check_all_frames(self) -> None:
+        """The same of all ports, with what waits, when all guests are gone."""
+        try:
+            counted = conservation.check_stats(lambda: self.backend.statistics(self.patience), self.patience)
+        except AssertionError as error:
+            raise Broken("C", str(error)) from error
+        if not counted:
+            raise Broken("C", "frames still move, and all guests are gone")
 
     def drops(self) -> Counter[str]:
         """Drop reasons of the attacked pair, both sides added up."""

@@ -51,7 +51,7 @@ def a_header_full_of_what_its_flags_and_gso_type_do_not_use(scene: Scene) -> Non
     delivered(scene, guest, frame, guest.piece(guest.net.header(0xF0, 0, 0xFFFF, 0xFFFF, 0xFFFF, 0xFFFF) + frame))
 
 
-@ring_attack("header-passed-on")
+@ring_attack("header-passed-on", "delivered-uncounted")
 def a_header_whose_unused_fields_are_not_for_the_peer(scene: Scene) -> None:
     guest = scene.boot()
     frame = scene.frame()

@@ -48,6 +48,10 @@ class Drop(Exception):
     """This frame goes no further, for a counted reason: reaction C."""
 
 
+class Refused(Drop):
+    """The same for a frame that was one, at the port that it goes to."""
+
+
 class Hold(Exception):
     """This frame waits for a receive buffer."""
 
@@ -109,11 +113,9 @@ class Port:
             if not chain:
                 break
             try:
-                frame = self.frame(chain.pieces)
-                self.frames["rx"] += 1
-                self.peer.deliver(frame)
+                self.peer.deliver(self.frame(chain.pieces))
             except Drop as drop:
-                self.count(str(drop))
+                self.count(drop)
                 if bug("drop-keeps-chain"):
                     queue.skip(chain)
                     continue
@@ -122,8 +124,9 @@ class Port:
                 self.hold_since = self.hold_since or now
                 if now - self.hold_since < HOLD_SECONDS or bug("dead-peer-holds"):
                     return worked
-                self.count("no_receive_buffers")
+                self.count(Refused("no_receive_buffers"))
             else:
+                self.frames["rx"] += 1
                 self.hold_since = 0.0
             queue.skip(chain)
             queue.done(chain)
@@ -151,9 +154,9 @@ class Port:
     def deliver(self, data: bytes) -> None:
         queue = self.queues[0]
         if not self.conn:
-            raise Hold if bug("dead-peer-holds") else Drop("link_down")
+            raise Hold if bug("dead-peer-holds") else Refused("link_down")
         if not queue.live or queue.broken or not queue.enabled:
-            raise Drop("ring_disabled")
+            raise Refused("ring_disabled")
         try:
             chains = self.room_for(data, queue)
             if bug("receive-room-trusted"):
@@ -167,11 +170,12 @@ class Port:
             queue.filled(*filled)
         except Bad as bad:
             self.broken(queue, str(bad))
-            raise Drop("ring_disabled") from None
+            raise Refused("bad_descriptor") from None
         except Fault:
             self.faulted = True
-            raise Drop("link_down") from None
-        self.frames["tx"] += 1
+            raise Refused("link_down") from None
+        if not bug("delivered-uncounted"):
+            self.frames["tx"] += 1
 
     def room_for(self, data: bytes, queue: Queue) -> list[Chain]:
         """Receive chains that hold this frame, checked whole before any is written."""
@@ -181,7 +185,7 @@ class Port:
             chain = queue.peek(chains)
             if not chain:
                 if sum(chain.slots if queue.packed else 1 for chain in chains) == queue.size:
-                    raise Drop("oversize")
+                    raise Refused("oversize")
                 if chains and bug("merge-in-part"):
                     break
                 raise Hold
@@ -190,11 +194,11 @@ class Port:
             if bug("receive-room-trusted"):
                 break
             if Queue.descriptors > too_many:
-                raise Drop("oversize")
+                raise Refused("oversize")
             if room < HEADER_BYTES and not (bug("merge-short-header") and self.features & MRG_RXBUF):
                 raise Bad("a receive chain is shorter than the net header")
             if room < len(data) + bug("room-to-spare") and not self.features & MRG_RXBUF:
-                raise Drop("oversize")
+                raise Refused("oversize")
         return chains
 
     def fill(self, pieces: list[tuple[int, int]], data: bytes, number: int) -> int:
@@ -207,15 +211,20 @@ class Port:
         self.filled[number:] = [at - start]
         return at - start
 
-    def count(self, reason: str) -> None:
-        self.drops[reason] += 1
+    def count(self, drop: Drop) -> None:
+        """What never became a frame here, what did at the port that it went to."""
+        if isinstance(drop, Refused):
+            self.frames["rx"] += 1
+            self.peer.refused[str(drop)] += 1
+        else:
+            self.drops[str(drop)] += 1
         if bug("log-every-frame"):
-            self.log(f"dropped a frame: {reason}")
+            self.log(f"dropped a frame: {drop}")
 
     def broken(self, queue: Queue, why: str) -> None:
         if bug("crash-on-bad-ring"):
             die(why)
-        (self.drops if queue.index else self.refused)["bad_descriptor"] += 1
+        self.drops["bad_descriptor"] += queue.index  # for a receiveq, the frame counts
         self.log(f"ring {queue.index} is broken: {why}")
         queue.broken, queue.ever_broken = not bug("bad-ring-goes-on"), True
         if queue.fds["err"] >= 0 and not bug("no-err-event"):
@@ -559,7 +568,7 @@ def answer_statistics(path: str) -> None:
                 }
                 for port in PORTS
             }
-            result = {"ports": ports, "workers": {"worker0": {"rounds": rounds}}}
+            result = {"ports": ports, "workers": {"worker0": {"rounds": rounds, "waiting": 0}}}
             client.sendall(json.dumps({"ok": True, "result": result}).encode() + b"\n")
 
 
