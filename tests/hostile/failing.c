@@ -19,7 +19,9 @@ FAILING_BOARD names the file. A process without one is left alone. */
 
 struct entry { int64_t skip, fail, failed; };
 
-enum { MMAP, MEMFD_CREATE, IO_SETUP, PTHREAD_CREATE, ACCEPT4, EVENTFD, SOCKET, DUP, FORK, RECVMSG, SENDMSG, ENTRIES };
+enum {
+    MMAP, MMAP_OVER, MEMFD_CREATE, IO_SETUP, PTHREAD_CREATE, ACCEPT4, EVENTFD, SOCKET, DUP, FORK, RECVMSG, SENDMSG, ENTRIES
+};
 
 static struct entry *board;
 
@@ -72,8 +74,8 @@ static int fails(int which)
 
 void *mmap(void *addr, size_t length, int prot, int flags, int fd, off_t offset)
 {
-    /* Of files: what the interpreter's own allocator asks for, and what replaces a mapping, is another matter. */
-    if (fd >= 0 && !(flags & MAP_FIXED) && fails(MMAP)) {
+    /* Of files, and what replaces a mapping: what the interpreter's own allocator asks for is another matter. */
+    if (flags & MAP_FIXED ? fails(MMAP_OVER) : fd >= 0 && fails(MMAP)) {
         errno = ENOMEM;
         return MAP_FAILED;
     }

@@ -14,8 +14,8 @@ from pathlib import Path
 SOURCE = Path(__file__).with_suffix(".c")
 ENTRY = struct.Struct("qqq")
 FUNCTIONS = (
-    "mmap", "memfd_create", "io_setup", "pthread_create", "accept4", "eventfd", "socket", "dup", "fork", "recvmsg",
-    "sendmsg",
+    "mmap", "mmap_over", "memfd_create", "io_setup", "pthread_create", "accept4", "eventfd", "socket", "dup", "fork",
+    "recvmsg", "sendmsg",
 )  # fmt: skip
 """As failing.c numbers them."""
 FOR_EVER = 1 << 40

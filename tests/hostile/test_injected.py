@@ -127,6 +127,30 @@ def test_one_call_fails_after_some_that_did_not(function: str, scene: Scene, fai
     healthy(scene)
 
 
+@pytest.mark.parametrize("times", [1, 7])
+def test_memory_that_vanishes_is_replaced_although_the_kernel_has_no_room_for_that_at_once(
+    times: int, scene: Scene, failing: Failing
+) -> None:
+    """In the handler of SIGBUS, on a worker's thread: fwd and all other ports go on, this port's connection ends."""
+    guest, before = scene.boot(), failing.failed("mmap_over")
+    with failing.failing("mmap_over", times=times):
+        guest.memory.regions[0].truncate(0)
+        scene.closed(guest.frontend)
+    assert failing.failed("mmap_over") == before + times
+    assert "guest memory vanished" in scene.arena.backend.log()
+    healthy(scene)
+
+
+def test_memory_that_vanishes_is_replaced_without_opening_anything(scene: Scene, failing: Failing) -> None:
+    """There may be no descriptor left by then."""
+    guest, before = scene.boot(), failing.failed("memfd_create")
+    with failing.failing("memfd_create"):
+        guest.memory.regions[0].truncate(0)
+        scene.closed(guest.frontend)
+    assert failing.failed("memfd_create") == before
+    healthy(scene)
+
+
 def answers(control: Path) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client, contextlib.suppress(OSError):
         client.settimeout(1.0)

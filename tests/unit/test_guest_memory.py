@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -153,6 +155,52 @@ def test_a_file_cut_short_under_traffic_faults_that_memory_and_the_other_guest_g
         r.a.driver.send(frame(3))
         r.settle()
         assert r.b.driver.receive_all()[-1] == frame(3)
+
+
+def place_of(name: str) -> int:
+    """Where a memfd of this name is mapped."""
+    line = next(line for line in Path("/proc/self/maps").read_text().splitlines() if f"/memfd:{name}" in line)
+    return int(line.partition("-")[0], 16)
+
+
+def inode_of(fd: int) -> int | None:
+    with contextlib.suppress(OSError):
+        return os.fstat(fd).st_ino
+    return None
+
+
+def cut_short(name: str) -> tuple[Mapping, int]:
+    """A mapping whose file has nothing any more, and its address."""
+    fd = os.memfd_create(name)
+    os.ftruncate(fd, MIB)
+    mapping = Mapping(fd, 0, MIB, 0, 0)
+    os.ftruncate(fd, 0)
+    address = place_of(name)
+    os.close(fd)
+    return mapping, address
+
+
+def test_what_is_written_to_memory_that_vanished_is_seen_by_no_other_mapping_then_or_later() -> None:
+    (first, at), (second, beside) = cut_short("first"), cut_short("second")
+    ctypes.memset(at, 7, MIB)
+    assert (ctypes.string_at(at, MIB), first.faulted) == (b"\7" * MIB, True)
+    assert (ctypes.string_at(beside, MIB), second.faulted) == (bytes(MIB), True)
+    first.close()
+    later, at = cut_short("later")  # with the guard of the first
+    assert (ctypes.string_at(at, MIB), later.faulted) == (bytes(MIB), True)
+    for mapping in (second, later):
+        mapping.close()
+
+
+def test_pages_of_memory_that_vanished_are_let_go_of_with_the_mapping() -> None:
+    mapping, at = cut_short("large")
+    ctypes.memset(at, 7, MIB)
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    (spare,) = {line.split()[4] for line in maps if "fastvhost-lost" in line}
+    own = next(fd for fd in range(3, 1000) if inode_of(fd) == int(spare))
+    before = os.fstat(own).st_blocks * 512
+    mapping.close()
+    assert before - os.fstat(own).st_blocks * 512 >= MIB
 
 
 def test_sigbus_elsewhere_still_ends_the_process() -> None:
