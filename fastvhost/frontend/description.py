@@ -18,6 +18,7 @@ def describe(session: FrontEnd, peer_pid: int, port: PortFace, **negotiated: obj
         **negotiated,
         "mtu": session.mtu or None,
         "status": session.status,
+        "notified_by": _notified_by(*port.helper),
         "regions": [
             {
                 "guest_addr": hex(region.guest_addr),
@@ -29,6 +30,12 @@ def describe(session: FrontEnd, peer_pid: int, port: PortFace, **negotiated: obj
         ],
         "rings": [_ring(ring, port) for ring in session.rings],
     }
+
+
+def _notified_by(helper_runs: bool, held: int) -> str:
+    """Who tells the driver that buffers were used: workers, or, where that takes long, a thread of its port."""
+    by = "a thread of this port" if helper_runs else "workers"
+    return f"{by}; {held} more threads held in write(2) by its front-end" if held else by
 
 
 def _ring(ring: Ring, port: PortFace) -> dict[str, Any]:

@@ -35,6 +35,8 @@ class FakePort:
         self.worker_stuck = False
         """Whether a worker does not come: no change takes effect."""
         self.late = "worker7 does not come to the door"
+        self.helper = False, 0
+        """Whether a thread of this port notifies its driver, and how many more are held."""
         self.doors = 0
         """Changes that took effect, of those in which something was called."""
         self.called_at_begin = 0

@@ -96,6 +96,7 @@ def test_the_peer_is_described_from_another_thread(rig: Rig) -> None:
     assert about["features"] == ["PROTOCOL_FEATURES", "VERSION_1"]
     assert about["protocol_features"] == ["REPLY_ACK"]
     assert about["mtu"] == 9000
+    assert about["notified_by"] == "workers"
     assert about["regions"] == [
         {
             "guest_addr": hex(REGION.guest_addr),
@@ -108,6 +109,22 @@ def test_the_peer_is_described_from_another_thread(rig: Rig) -> None:
     assert (ring["index"], ring["size"], ring["kick"], ring["call"]) == (0, 256, True, False)
     assert (ring["live"], ring["enabled"], ring["desc"]) == (True, True, hex(REGION.user_addr))
     assert (other["index"], other["live"], other["desc"]) == (1, False, None)
+    frontend.close()
+
+
+@pytest.mark.parametrize(
+    ("helper", "words"),
+    [
+        ((True, 0), "a thread of this port"),
+        ((True, 2), "a thread of this port; 2 more threads held in write(2) by its front-end"),
+        ((False, 4), "workers; 4 more threads held in write(2) by its front-end"),
+    ],
+)
+def test_who_notifies_the_driver_is_described(rig: Rig, helper: tuple[bool, int], words: str) -> None:
+    frontend = rig.frontend()
+    run_a_ring(frontend)
+    rig.port.helper = helper
+    assert rig.service.describe()["notified_by"] == words
     frontend.close()
 
 
