@@ -18,6 +18,7 @@ cdef extern from "fastvhost/abi/shared_memory.h" nogil:
     void add_u32(uint32_t *p, uint32_t v)
     uint64_t load_u64(const uint64_t *p)
     uint64_t load_acquire_u64(const uint64_t *p)
+    void store_release_u64(uint64_t *p, uint64_t v)
 
     uint64_t set_bits_u64(uint64_t *p, uint64_t bits)
     uint64_t clear_bits_u64(uint64_t *p, uint64_t bits)

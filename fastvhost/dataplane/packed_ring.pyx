@@ -44,6 +44,7 @@ from fastvhost.abi.virtio_ring cimport (
 from fastvhost.dataplane.debug cimport DEBUG, check
 from fastvhost.dataplane.frame cimport Chain, Done, Segment
 from fastvhost.dataplane.guest_memory cimport Region, holds, in_region
+from fastvhost.dataplane.journal cimport JOURNALED, note_batch
 from fastvhost.dataplane.ring cimport (
     RING_ADDRESS_OUTSIDE_MEMORY,
     RING_LOOP,
@@ -333,6 +334,8 @@ cdef void complete(Ring *ring, const Done *done, uint32_t n) noexcept nogil:
     if n > ring.outstanding:
         ring.status = RING_MISCOUNTED
         return
+    if ring.journal != NULL:
+        note(ring, done, n)
     if ring.staged == 0:
         ring.first_flags = flags >> TAIL_FLAGS_SHIFT
         flags = load_u64(<const uint64_t *>&desc[at].len) & tail_of(0, 0, 0xffff)
@@ -358,6 +361,22 @@ cdef void complete(Ring *ring, const Done *done, uint32_t n) noexcept nogil:
         ring.status = RING_MISCOUNTED
     else:
         step_on(ring, at - first)
+
+
+cdef void note(Ring *ring, const Done *done, uint32_t n) noexcept nogil:
+    """What is about to be written. More than one batch before a publish, or a large one, there is no room for."""
+    cdef uint32_t i, behind = ring.next_used
+    cdef bint wrap = ring.used_wrap
+    if ring.staged or n > JOURNALED:
+        ring.journal.size = 0
+        ring.journal = NULL
+        return
+    for i in range(n):
+        behind += done[i].ticket >> SLOTS_SHIFT
+    if behind >= ring.size:
+        behind -= ring.size
+        wrap = not wrap
+    note_batch(ring.journal, place_of(ring.next_used, ring.used_wrap), place_of(behind, wrap), done, n)
 
 
 cdef inline void write_used(pvirtq_desc *desc, const Done *done, uint64_t flags) noexcept nogil:

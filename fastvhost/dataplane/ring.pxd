@@ -18,6 +18,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from fastvhost.abi.virtio_ring cimport virtq_desc
 from fastvhost.dataplane.frame cimport MAX_SEGMENTS, VISIT_PIECES, Chain, Done, Segment
 from fastvhost.dataplane.guest_memory cimport Region, RegionTable, in_region
+from fastvhost.dataplane.journal cimport Journal
 
 
 cdef enum RingStatus:
@@ -63,6 +64,7 @@ cdef struct Ring:
     uint16_t direction         # VIRTQ_DESC_F_WRITE for a receiveq, 0 for a transmitq: what each descriptor must say
     bint indirect
     bint event_idx
+    Journal *journal           # where each batch is noted before it is written (packed); NULL: nowhere
     bint in_batches            # one used entry may stand for all that a complete stages: IN_ORDER, nothing written
     # written by its worker
     uint16_t next_avail        # where to look for the next available chain

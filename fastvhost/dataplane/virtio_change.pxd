@@ -8,6 +8,8 @@ could make slow.
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastvhost.dataplane.guest_memory cimport RegionTable
+from fastvhost.dataplane.journal cimport Journal
+from fastvhost.dataplane.packed_journal cimport Found
 from fastvhost.dataplane.port cimport PortFace
 from fastvhost.dataplane.ring cimport Ring
 from fastvhost.dataplane.virtio_device cimport Device, Queue
@@ -28,6 +30,9 @@ cdef struct QueueChange:
     bint kicks               # its first kick came
     bint calls               # its call descriptor is another
     bint lost                # it lies in no memory any more
+    Journal *forgets         # what was noted of it is of no use any more; NULL: nothing
+    uint32_t said            # the base that its front-end named for the start
+    Found start              # the place where it starts (packed)
     uint32_t base            # where it stood when it was stopped, or lost, last
 
 
@@ -45,8 +50,18 @@ cdef struct DeviceChange:
     bint packed
 
 
+# How a ring starts.
+cdef enum Start:
+    AS_TOLD
+    WENT_ON                  # from where the journal says that another process left it
+    LEFT_STANDING            # it was in use, and nothing tells where it stood
+
+
 cdef void begin_change(DeviceChange *change, const Device *device) noexcept nogil
 cdef Queue *touch(DeviceChange *change, const Device *device, uint32_t index) noexcept nogil
 cdef Placement place(Queue *queue, const RegionTable *table, bint packed) noexcept nogil
+cdef Start start_ring(
+    DeviceChange *change, const Device *device, Queue *fresh, uint32_t base, bint resumes, Journal *journal
+) noexcept nogil
 cdef uint32_t ring_base(const Ring *ring, bint packed) noexcept nogil
 cdef void commit_change(PortFace *port, Device *device, DeviceChange *change) noexcept nogil

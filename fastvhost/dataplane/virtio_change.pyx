@@ -2,13 +2,25 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from fastvhost.abi.shared_memory cimport add_u32
+from fastvhost.abi.shared_memory cimport add_u32, load_acquire_u32, store_release_u32
 from fastvhost.dataplane.guest_memory cimport RegionTable, host_of_user
-from fastvhost.dataplane.packed_ring cimport packed_ring_base, rewind_packed_ring
+from fastvhost.dataplane.journal cimport Journal
+from fastvhost.dataplane.packed_journal cimport Found, begin_journal, find_place, was_in_use
+from fastvhost.dataplane.packed_ring cimport (
+    packed_ring_base,
+    packed_ring_start,
+    place_of,
+    reset_packed_ring,
+    rewind_packed_ring,
+)
 from fastvhost.dataplane.port cimport PortFace
 from fastvhost.dataplane.ring cimport RING_OUTSIDE_MEMORY, Ring
-from fastvhost.dataplane.split_ring cimport rewind_split_ring, split_ring_base
+from fastvhost.dataplane.split_ring cimport reset_split_ring, rewind_split_ring, split_ring_base
 from fastvhost.dataplane.virtio_device cimport Device, Queue
+
+# Where a packed ring starts that was never used: both halves of its base, or the lower one alone.
+cdef enum:
+    FRESH_PLACE = 1 << 15
 
 
 cdef void begin_change(DeviceChange *change, const Device *device) noexcept nogil:
@@ -20,6 +32,7 @@ cdef void begin_change(DeviceChange *change, const Device *device) noexcept nogi
     change.mergeable, change.packed = device.mergeable, device.packed
     for i in range(change.n_queues):
         one = &change.queues[i]
+        one.forgets = NULL
         one.touched = one.stops = one.starts = one.resumes = one.kicks = one.calls = one.lost = False
     change.begun = True
 
@@ -55,6 +68,43 @@ cdef Placement place(Queue *queue, const RegionTable *table, bint packed) noexce
     ring.descriptor_area, ring.driver_area, ring.device_area = descriptors, driver, device
     ring.table, ring.hot_region = table, 0
     return PLACED
+
+
+cdef Start start_ring(
+    DeviceChange *change, const Device *device, Queue *fresh, uint32_t base, bint resumes, Journal *journal
+) noexcept nogil:
+    """Set a ring that was placed to where it goes on: this base, unless a process before us is known to have served it.
+
+    journal: of this ring, or NULL. resumes: the base is where this very process stopped it.
+    """
+    cdef QueueChange *one = &change.queues[fresh.index]
+    cdef Ring *ring = &fresh.ring
+    cdef bint unknowing = base == FRESH_PLACE or base == (FRESH_PLACE | <uint32_t>FRESH_PLACE << 16)
+    cdef Found found
+    if not change.packed:
+        reset_split_ring(ring, base)
+        return AS_TOLD
+    reset_packed_ring(ring, packed_ring_start(ring, base))
+    ring.journal = journal
+    one.said, one.start = base, Found(True, place_of(ring.next_used, ring.used_wrap), 0, False)
+    if resumes or device.queues[fresh.index].live:
+        return AS_TOLD
+    if journal != NULL and is_about(journal, fresh) and (unknowing or base == 0 or base == journal.base):
+        found = find_place(ring, journal)
+        if found.believed:
+            one.start = found
+            reset_packed_ring(ring, found.place | <uint32_t>found.place << 16)
+            return WENT_ON
+    return LEFT_STANDING if unknowing and was_in_use(ring) else AS_TOLD
+
+
+cdef inline bint is_about(const Journal *journal, const Queue *queue) noexcept nogil:
+    return (
+        load_acquire_u32(&journal.size) == queue.ring.size
+        and journal.descriptor_user_addr == queue.descriptor_user_addr
+        and journal.driver_user_addr == queue.driver_user_addr
+        and journal.device_user_addr == queue.device_user_addr
+    )
 
 
 cdef uint32_t ring_base(const Ring *ring, bint packed) noexcept nogil:
@@ -96,9 +146,17 @@ cdef void commit_queue(Queue *queue, QueueChange *change, bint packed) noexcept 
     cdef Queue *new = &change.queue
     if change.stops or change.lost:
         change.base = ring_base(&queue.ring, packed)
+    if change.forgets != NULL:
+        store_release_u32(&change.forgets.size, 0)
+        queue.ring.journal = NULL
     if change.starts:
         if change.resumes:
             go_on(&new.ring, &queue.ring)
+        elif new.ring.journal != NULL:
+            begin_journal(
+                new.ring.journal, new.descriptor_user_addr, new.driver_user_addr, new.device_user_addr, new.ring.size,
+                change.said, &change.start,
+            )
         new.found_started = new.found_broken = 0
         new.calls, new.kicks = queue.calls, queue.kicks
         queue[0] = new[0]

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastvhost.dataplane.guest_memory cimport GuestMemory
+from fastvhost.dataplane.journal cimport Journal
 from fastvhost.dataplane.notifier cimport Notifier
 from fastvhost.dataplane.port cimport Port
 from fastvhost.dataplane.virtio_change cimport DeviceChange
@@ -14,6 +15,8 @@ cdef class VirtioPort(Port):
     cdef Device *device
     cdef GuestMemory memory
     cdef Notifier notifier
+    cdef Journal *journals       # one for each ring, or NULL; in what `kept` holds
+    cdef object kept
     # what they are to see
     cdef DeviceChange next
     cdef GuestMemory next_memory

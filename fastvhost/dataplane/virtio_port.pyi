@@ -8,6 +8,7 @@ in one step, and an exception in the block drops it. Where nothing changes no wo
 Queue index: vhost-user's vring index; even = receiveq, odd = transmitq, pair = index // 2 (virtio 1.2, section 5.1.2).
 """
 
+import mmap
 import os
 from collections.abc import Callable
 from typing import NamedTuple
@@ -86,6 +87,15 @@ class VirtioPort(Port):
 
         Returns the indices of live rings that lie in no region of it: they are broken now.
         """
+    def keep_journals(self, buffer: bytearray | memoryview | mmap.mmap) -> None:
+        """Where workers note each batch of a packed ring before they write it, so that another process can go on.
+
+        buffer: packed_journal.JOURNAL_BYTES for each of the 2 * queue_pairs rings, writable, aligned to 8, in memory
+        that outlives this process, as a mapped file. What stands there from before is used by start_queue(). Raises
+        ValueError for one that is too small, or while a queue is live.
+        """
+    def forget_queue(self, index: int) -> None:
+        """What was noted of this ring is of no use any more: its front-end knows where it stands, or lays it out."""
     def start_queue(
         self,
         index: int,
@@ -99,8 +109,12 @@ class VirtioPort(Port):
         enabled: bool,
         kicked: bool,
         kick_fd: int = -1,
-    ) -> None:
-        """Make a queue live. base: SET_VRING_BASE's value, None for where it stopped. Borrowed fds, -1 for none.
+    ) -> str:
+        """Make a queue live. How it starts: "as told", that is from `base`; "went on" from where another process noted
+
+        that it left this ring, which a front-end that names a fresh base, or the one of that start, does not know; or
+        "left standing", where the base is a fresh one, but the ring (packed) was in use and nothing tells where.
+        base: SET_VRING_BASE's value, None for where it stopped. Borrowed fds, -1 for none.
 
         kicked=False: it counts as started at kick_queue, or when a worker finds a buffer in it.
         Raises RingRefusedError: no memory, addresses outside it or misaligned, size not a power of two up to 32768,

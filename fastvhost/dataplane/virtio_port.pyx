@@ -6,7 +6,7 @@ What the workers see of it (virtio_device) changes in one step, while they stand
 import os
 from typing import NamedTuple
 
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from posix.unistd cimport close
@@ -33,12 +33,11 @@ from fastvhost.abi.virtio_ring cimport (
 )
 from fastvhost.dataplane.door cimport LATE, PASSED, Door, Passage, monotonic_ns
 from fastvhost.dataplane.guest_memory cimport GuestMemory, RegionTable
+from fastvhost.dataplane.journal cimport Journal
 from fastvhost.dataplane.notifier cimport BY_PORT, Notifier
 from fastvhost.dataplane.notify cimport socket_domain
-from fastvhost.dataplane.packed_ring cimport packed_ring_start, reset_packed_ring
 from fastvhost.dataplane.port cimport Port
 from fastvhost.dataplane.ring cimport Ring
-from fastvhost.dataplane.split_ring cimport reset_split_ring
 from fastvhost.dataplane.virtio_change cimport (
     MISALIGNED,
     OUTSIDE_MEMORY,
@@ -46,9 +45,12 @@ from fastvhost.dataplane.virtio_change cimport (
     DeviceChange,
     Placement,
     QueueChange,
+    Start,
     begin_change,
     commit_change,
     place,
+    ring_base,
+    start_ring,
     touch,
 )
 from fastvhost.dataplane.virtio_device cimport (
@@ -64,7 +66,10 @@ from fastvhost.dataplane.virtio_device cimport (
 )
 
 from fastvhost.dataplane.door import WorkerStuckError
+from fastvhost.dataplane.packed_journal import JOURNAL_BYTES
 from fastvhost.dataplane.ring import SENTENCES
+
+STARTS = ("as told", "went on", "left standing")
 
 # Of a setter that stands alone. A front-end's message waits as long as it takes, see commit().
 cdef enum:
@@ -322,6 +327,27 @@ cdef class VirtioPort(Port):
             self.settle(PATIENCE_S)
         return tuple(lost)
 
+    def keep_journals(self, buffer) -> None:
+        cdef uint8_t[::1] view = buffer
+        cdef uint32_t i
+        if <size_t>view.shape[0] < 2 * self.queue_pairs * sizeof(Journal) or <size_t>&view[0] % 8:
+            raise ValueError(
+                f"port {self.name}: {view.shape[0]} bytes for the journals of {2 * self.queue_pairs} rings; "
+                f"{JOURNAL_BYTES} for each, aligned to 8, are needed"
+            )
+        for i in range(2 * self.queue_pairs):
+            if self.planned(i).live or self.device.queues[i].live:
+                raise ValueError(f"ring {i} of port {self.name} is live; journals are given to a port before that")
+        self.kept, self.journals = view, <Journal *>&view[0]
+
+    def forget_queue(self, uint32_t index) -> None:
+        self.queue(index)
+        if self.journals != NULL and self.journals[index].size:
+            touch(self.plan(), self.device, index)
+            self.next.queues[index].forgets = &self.journals[index]
+        if not self.changing:
+            self.settle(PATIENCE_S)
+
     def check_size_and_base(self, index: int, size: int, base: int) -> None:
         if self.plan().packed:
             if not 1 <= size <= VIRTQ_MAX_SIZE:
@@ -347,10 +373,11 @@ cdef class VirtioPort(Port):
         bint enabled,
         bint kicked,
         int kick_fd=-1,
-    ) -> None:
+    ) -> str:
         cdef DeviceChange *next = self.plan()
         cdef Queue fresh
         cdef Placement placement
+        cdef Start how
         cdef uint32_t start = 0
         cdef bint resumes
         self.queue(index)
@@ -389,18 +416,17 @@ cdef class VirtioPort(Port):
             )
         start = next.queues[index].base if resumes else base
         with nogil:  # the first touch of the ring: its memory may be slow to come
-            if next.packed:
-                start = packed_ring_start(&fresh.ring, start)
-                reset_packed_ring(&fresh.ring, start)
-            else:
-                reset_split_ring(&fresh.ring, start)
+            how = start_ring(
+                next, self.device, &fresh, start, resumes, NULL if self.journals == NULL else &self.journals[index]
+            )
         fresh.live = True
         touch(next, self.device, index)[0] = fresh
         next.queues[index].starts, next.queues[index].resumes = True, resumes
         if not next.queues[index].stops:
-            next.queues[index].base = start
+            next.queues[index].base = ring_base(&fresh.ring, next.packed)
         if not self.changing:
             self.settle(PATIENCE_S)
+        return STARTS[<int>how]
 
     def kick_queue(self, uint32_t index) -> None:
         cdef Queue *queue = self.queue(index)

@@ -92,13 +92,20 @@ class FakePort:
         lost, self.lost = self.lost, ()
         return lost
 
-    def start_queue(self, index: int, **settings: Any) -> None:
+    def keep_journals(self, buffer: Any) -> None:
+        self._called("keep_journals", len(buffer))
+
+    def forget_queue(self, index: int) -> None:
+        """Nothing was noted."""
+
+    def start_queue(self, index: int, **settings: Any) -> str:
         self._called("start_queue", index, settings, may_refuse=True)
         if settings["base"] is None:  # where it stopped
             settings["base"] = self.queue_base(index)
         self.live[index] = settings
         self.next_avail[index] = settings["base"]
         self.news = [news for news in self.news if news[1] != index]  # of the queue before it
+        return "as told"
 
     def kick_queue(self, index: int) -> None:
         self._called("kick_queue", index)

@@ -1,0 +1,64 @@
+"""Where a packed ring stands, noted outside of the process, for whoever serves its driver after a crash or a restart.
+
+A split ring's position can be read from its used index. A packed ring has marks only (virtio 1.2, section 2.8.1), so
+its worker notes each batch *before* it writes it: where it begins, where the ring stands behind it, and its used
+entries. Whoever comes next reads the mark at the batch's beginning: it is used, so the ring stands behind the batch;
+or it is not, so the batch is written once more, whole (packed_journal). So no frame that was delivered is taken again
+from this ring, and none is lost.
+
+A *place* is an index and, in bit 15, the wrap counter that belongs to it.
+"""
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from fastvhost.abi.shared_memory cimport store_release_u64
+from fastvhost.dataplane.frame cimport Done
+
+cdef enum:
+    JOURNALED = 1024         # used entries of a batch: as many as net.pxd's MAX_RECEIVE_CHAINS
+
+
+cdef struct Journal:
+    # written when the ring starts
+    uint64_t descriptor_user_addr, driver_user_addr, device_user_addr
+    uint32_t size            # of the ring; 0: nothing is noted here
+    uint32_t base            # what the front-end said that it starts from
+    # written by its worker
+    uint64_t batch           # see Batch
+    uint64_t spare[3]
+    Done done[JOURNALED]     # the batch's used entries
+
+
+# What `batch` says, taken apart.
+cdef struct Batch:
+    uint16_t before          # where a batch before it began, which the driver has seen used
+    uint16_t first           # where it begins
+    uint16_t behind          # where the ring stands behind it
+    uint16_t n               # its used entries; 0: none was made yet since the ring started at `behind`
+    bint has_before
+
+
+cdef inline uint64_t batch_word(Batch batch) noexcept nogil:
+    return (
+        batch.before | <uint64_t>batch.first << 16 | <uint64_t>batch.behind << 32 | <uint64_t>batch.n << 48
+        | <uint64_t>batch.has_before << 63
+    )
+
+
+cdef inline Batch batch_of(uint64_t word) noexcept nogil:
+    return Batch(
+        <uint16_t>word, <uint16_t>(word >> 16), <uint16_t>(word >> 32), <uint16_t>(word >> 48) & 0x7fff, word >> 63
+    )
+
+
+cdef inline void note_batch(
+    Journal *journal, uint16_t first, uint16_t behind, const Done *done, uint32_t n
+) noexcept nogil:
+    """One store makes it the journal's; the batch that was, whose entries are written over, was shown to the driver."""
+    cdef Batch batch = batch_of(journal.batch)
+    if batch.n:
+        batch.before, batch.has_before = batch.first, True
+    batch.first, batch.behind, batch.n = first, behind, <uint16_t>n
+    memcpy(journal.done, done, n * sizeof(Done))
+    store_release_u64(&journal.batch, batch_word(batch))

@@ -1,0 +1,22 @@
+"""Going on with a packed ring that another process served before, from what that one noted (journal)."""
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+
+from fastvhost.dataplane.journal cimport Journal
+from fastvhost.dataplane.ring cimport Ring
+
+
+# Where a ring was found to stand.
+cdef struct Found:
+    bint believed
+    uint16_t place
+    uint16_t used            # a place that the driver has seen used
+    bint has_used
+
+
+cdef bint was_in_use(const Ring *ring) noexcept nogil
+cdef Found find_place(const Ring *ring, const Journal *journal) noexcept nogil
+cdef void begin_journal(
+    Journal *journal, uint64_t descriptor_user_addr, uint64_t driver_user_addr, uint64_t device_user_addr,
+    uint32_t size, uint32_t base, const Found *start
+) noexcept nogil

@@ -1,0 +1,119 @@
+"""Going on with a packed ring that another process served before. Virtio 1.2, sections 2.8.1 and 2.8.6 to 2.8.8.
+
+The driver may be another one by now: the guest was booted anew while nobody served it, and its ring lies where the old
+one lay. So what was noted is believed only where the ring's marks do not speak against it. A ring that its driver has
+just laid out has zeros, and marks of the first lap; one that was in use has, where a batch began, the mark of having
+been used, until the driver uses that place again in the next lap.
+"""
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+
+from fastvhost.abi.shared_memory cimport load_acquire_u16, store_release_u32
+from fastvhost.abi.virtio_packed cimport VIRTQ_DESC_F_AVAIL, VIRTQ_DESC_F_USED, pvirtq_desc
+from fastvhost.dataplane.frame cimport Done
+from fastvhost.dataplane.journal cimport JOURNALED, Batch, Journal, batch_of, batch_word
+from fastvhost.dataplane.packed_ring cimport packed_ring_base, reset_packed_ring
+from fastvhost.dataplane.ring cimport RING_OK, Ring
+
+JOURNAL_BYTES = sizeof(Journal)
+
+cdef enum:
+    INDEX = 0x7fff
+    WRAP_SHIFT = 15
+    SLOTS_SHIFT = 16         # as packed_ring has it in a ticket
+
+
+cdef inline uint16_t marks(const Ring *ring, uint32_t index) noexcept nogil:
+    return load_acquire_u16(&(<pvirtq_desc *>ring.descriptor_area)[index].flags)
+
+
+cdef inline bint used_since(const Ring *ring, uint16_t place) noexcept nogil:
+    """Whether it is used in its lap; or available again in the next, which has the same USED."""
+    return (marks(ring, place & INDEX) & VIRTQ_DESC_F_USED != 0) == (place >> WRAP_SHIFT != 0)
+
+
+cdef inline bint is_used(const Ring *ring, uint16_t place) noexcept nogil:
+    cdef uint16_t wanted = VIRTQ_DESC_F_AVAIL | VIRTQ_DESC_F_USED if place >> WRAP_SHIFT else 0
+    return marks(ring, place & INDEX) & (VIRTQ_DESC_F_AVAIL | VIRTQ_DESC_F_USED) == wanted
+
+
+cdef inline bint is_available(const Ring *ring, uint16_t place) noexcept nogil:
+    cdef uint16_t wanted = VIRTQ_DESC_F_AVAIL if place >> WRAP_SHIFT else VIRTQ_DESC_F_USED
+    return marks(ring, place & INDEX) & (VIRTQ_DESC_F_AVAIL | VIRTQ_DESC_F_USED) == wanted
+
+
+cdef bint was_in_use(const Ring *ring) noexcept nogil:
+    """Whether any place of it was used up, or is available in a later lap than the first."""
+    cdef uint32_t i
+    for i in range(ring.size):
+        if marks(ring, i) & VIRTQ_DESC_F_USED:
+            return True
+    return False
+
+
+cdef Found find_place(const Ring *ring, const Journal *journal) noexcept nogil:
+    """Where a ring stands that lies where the journal says; not believed, where its marks speak against it.
+
+    A batch that was begun and not shown to the driver is written. ring: placed, of this size, not live.
+    """
+    cdef Batch batch = batch_of(journal.batch)
+    cdef Found found = Found(False, batch.behind, batch.before, batch.has_before)
+    cdef bint unfinished = False
+    if batch.first & INDEX >= ring.size or batch.behind & INDEX >= ring.size or batch.before & INDEX >= ring.size:
+        return found
+    if batch.n:
+        unfinished = not used_since(ring, batch.first)
+        if not unfinished:
+            found.used, found.has_used = batch.first, True
+        elif not is_available(ring, batch.first):
+            return found
+        elif not batch.has_before:
+            # The very first batch: a ring that was just laid out looks the same.
+            found.place = batch.first
+            unfinished = False
+    if found.has_used and not used_since(ring, found.used):
+        return found
+    if not unfinished and is_used(ring, found.place):
+        return found
+    # In the laps without the wrap bit "used" is what zeros say, but every place was used in the lap before.
+    if not found.place >> WRAP_SHIFT and not was_in_use(ring):
+        return found
+    if unfinished:
+        if not finish(ring, journal, &batch):
+            return found
+        found.used, found.has_used = batch.first, True
+    found.believed = True
+    return found
+
+
+cdef bint finish(const Ring *ring, const Journal *journal, const Batch *batch) noexcept nogil:
+    """Write a batch that was noted, from its start, and show it to the driver. False: it is none that fits there."""
+    cdef Ring again = ring[0]
+    cdef uint32_t i, slots = 0
+    cdef const Done *done = &journal.done[0]
+    if batch.n > JOURNALED:
+        return False
+    for i in range(batch.n):
+        slots += done[i].ticket >> SLOTS_SHIFT
+    if slots > ring.size:
+        return False
+    reset_packed_ring(&again, batch.first | <uint32_t>batch.first << 16)
+    again.journal, again.outstanding, again.staged = NULL, <uint16_t>slots, 0
+    again.status = RING_OK
+    again.complete(&again, done, batch.n)
+    if again.status != RING_OK or packed_ring_base(&again) >> 16 != batch.behind:
+        return False
+    again.publish(&again)
+    return True
+
+
+cdef void begin_journal(
+    Journal *journal, uint64_t descriptor_user_addr, uint64_t driver_user_addr, uint64_t device_user_addr,
+    uint32_t size, uint32_t base, const Found *start
+) noexcept nogil:
+    """From now on it is about this ring, which starts at this place."""
+    store_release_u32(&journal.size, 0)
+    journal.descriptor_user_addr, journal.driver_user_addr = descriptor_user_addr, driver_user_addr
+    journal.device_user_addr, journal.base = device_user_addr, base
+    journal.batch = batch_word(Batch(start.used, start.place, start.place, 0, start.has_used))
+    store_release_u32(&journal.size, size)
