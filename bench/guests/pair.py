@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.guests.fwd import Fwd
@@ -12,8 +13,10 @@ from bench.guests.qemu import Guest, Machine, Options
 class Pair:
     """fwd with ports a and b, and a guest on each. Any of the three can be replaced while it runs."""
 
-    def __init__(self, directory: Path, a: Options | None = None, b: Options | None = None) -> None:
-        """a, b: what is unusual about the guests."""
+    def __init__(
+        self, directory: Path, a: Options | None = None, b: Options | None = None, prefix: Sequence[str] = ()
+    ) -> None:
+        """a, b: what is unusual about the guests. prefix: a command that runs the first fwd."""
         self.directory = directory
         self.machines = (
             Machine("a", directory / "a.sock", 1, **(a or {})),
@@ -21,7 +24,7 @@ class Pair:
         )
         self._ports = [machine.port for machine in self.machines]
         with contextlib.ExitStack() as stack:
-            self.fwd = stack.enter_context(Fwd(directory, self._ports))
+            self.fwd = stack.enter_context(Fwd(directory, self._ports, prefix=prefix))
             self.a, self.b = (stack.enter_context(Guest(machine, directory)) for machine in self.machines)
             self.a.wait_ready()
             self.b.wait_ready()

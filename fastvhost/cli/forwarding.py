@@ -18,7 +18,7 @@ from typing import Any, TextIO, TypeVar
 from fastvhost import __version__
 from fastvhost.cli import render
 from fastvhost.cli.output import Figures
-from fastvhost.control import affinity, host, open_files, preflight, runtime_dir
+from fastvhost.control import affinity, host, open_files, preflight, records, runtime_dir
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.control_socket import ControlSocket
 from fastvhost.control.errors import FastvhostError, RuntimeFailure
@@ -118,6 +118,7 @@ def _control_socket(settings: FwdConfig, switch: Switch, history: History) -> Co
             names = ", ".join(unit.spec.name for unit in switch.ports)
             raise LookupError(f"there is no port '{name}'; the ports are {names}") from None
 
+    records.remove_abandoned()
     try:
         if settings.control:  # nothing but the places it was told
             path = Path(settings.control)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from fastvhost.control import host_kinds
+from fastvhost.control import host_kinds, records
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.port_spec import PortSpec
 
@@ -119,6 +120,7 @@ def real_parts() -> Parts:
             most_memory=spec.memory,
             any_memory_file=spec.any_memory_file,
             without=spec.without,
+            keep_record=functools.partial(records.keep, beside=spec.mode == "server"),
         )
 
     def worker(door: Door, name: str, settings: FwdConfig) -> AnyWorker:

@@ -33,13 +33,14 @@ def choose() -> Path:
     reasons = []
     for directory in candidates():
         try:
-            return _own(directory)
+            return own(directory)
         except OSError as error:
             reasons.append(f"{directory}: {error.strerror or error}")
     raise OSError("; ".join(reasons))
 
 
-def _own(directory: Path) -> Path:
+def own(directory: Path) -> Path:
+    """Make it where it is missing. Raises OSError, saying why, where it cannot be this user's alone."""
     longest = len(os.fsencode(directory)) + len(f"/{_own_name()}")
     if longest > MAX_PATH_BYTES:
         raise OSError("the path is too long for a socket")

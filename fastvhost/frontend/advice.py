@@ -73,3 +73,12 @@ PRIVATE_MEMORY = f"the guest kicks but its rings look empty: its memory is proba
 NO_BUFFERS = "no buffer in any ring yet: the interface is probably down (in the guest: ip link set eth0 up)"
 
 NO_PACKET = "no packet from the guest yet; it has posted receive buffers, so it just has nothing to send"
+
+
+def left_standing(rings: list[int]) -> str:
+    """Packed rings that were in use, with nothing that tells where."""
+    which = f"ring{'s' * (len(rings) > 1)} {' '.join(map(str, rings))}"
+    return (
+        f"{which}: packed, and in use before this connection, but nothing tells where it stood (its fwd kept no "
+        "record, or it is another guest's): no frame will pass; in the guest load its driver anew, or reboot it"
+    )

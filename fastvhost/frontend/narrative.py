@@ -15,7 +15,7 @@ from typing import NamedTuple
 from fastvhost.frontend import advice
 from fastvhost.frontend.features import STATUS_DRIVER_OK
 from fastvhost.frontend.logbook import Line
-from fastvhost.frontend.rings import Ring
+from fastvhost.frontend.rings import LEFT_STANDING, WENT_ON, Ring
 from fastvhost.frontend.words import readable
 
 PATIENCE = 5.0
@@ -61,6 +61,8 @@ class Narrative:
         self._running: tuple[int, ...] = ()
         self._running_said: tuple[int, ...] = ()
         self._sizes: set[int] = set()
+        self._standing: list[int] = []
+        self._went_on = False
         self._sparse_said = False
         self._packet = False
         self._reason = ""
@@ -93,6 +95,20 @@ class Narrative:
     def waiting(self) -> None:
         self._reset()
         self._say(self._approach.opening)
+
+    def unrecorded(self, reason: str) -> None:
+        """Nothing is kept of this port that outlives fwd."""
+        self._say(
+            f"nothing is kept of this port beyond the end of fwd ({reason}); a guest with packed rings that runs "
+            "meanwhile must load its driver anew afterwards",
+        )
+
+    def turned_down(self, bits: list[str]) -> None:
+        """A front-end asked what is offered, and left."""
+        self._say(
+            f"the front-end left when it knew the features; the next one is offered {' '.join(bits)} as well, which a "
+            "guest may have from an earlier fwd"
+        )
 
     def cannot_connect(self, reason: str) -> None:
         self._reason = reason
@@ -146,6 +162,11 @@ class Narrative:
         running = tuple(ring for ring in rings if ring.running and ring.enabled)
         indices = tuple(ring.index for ring in running)
         if indices != self._running:
+            standing = [ring.index for ring in running if ring.begins == LEFT_STANDING]
+            if standing and standing != self._standing:
+                self.trouble(advice.left_standing(standing))
+            self._standing = standing
+            self._went_on = bool(running) and all(ring.begins == WENT_ON for ring in running)
             self._running, self._sizes = indices, {ring.size for ring in running}
             self._moved()
             self._settle = self._settle or self._clock() + SETTLE
@@ -231,7 +252,8 @@ class Narrative:
             self._running_said = self._running
             if self._running:
                 sizes = "/".join(map(str, sorted(self._sizes)))
-                self._say(f"rings {' '.join(map(str, self._running))} running, size {sizes}")
+                from_where = ", from where the fwd before left them" if self._went_on else ""
+                self._say(f"rings {' '.join(map(str, self._running))} running, size {sizes}{from_where}")
             else:
                 self._say("rings stopped")
 

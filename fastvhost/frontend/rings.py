@@ -20,6 +20,7 @@ MAX_SIZE = 32768
 """Virtio 1.2, section 2.7."""
 MAX_BASE = 0xFFFF
 """A split ring's base is one 16-bit available index; a packed ring's, two of 15 bits with their wrap counters."""
+WENT_ON, LEFT_STANDING = "went on", "left standing"
 PACKED_START = 1 << 15 | 1 << 31
 """Where a packed ring that was never used stands: its wrap counters start at 1 (virtio 1.2, section 2.8.1)."""
 
@@ -49,6 +50,8 @@ class Ring:
     Until then it stays live, with its size, addresses and base: to its front-end it was never stopped, only
     GET_VRING_BASE does that, and QEMU and DPDK's virtio-user send it before they give a ring other ones.
     """
+    begins: str = ""
+    """How it started last, see VirtioPort.start_queue()."""
     lost: bool = False
     """The memory it lies in was taken away. It recovers when that comes back."""
 
@@ -121,7 +124,10 @@ class RingSet:
 
     def stop(self, index: int) -> None:
         """GET_VRING_BASE, see base(). Call and err stay, not every front-end sends them again."""
-        ring = self[index]
+        self._halt(self[index])
+        self._port.forget_queue(index)
+
+    def _halt(self, ring: Ring) -> None:
         self._park(ring)
         ring.armed = ring.kicked = ring.lost = False
         ring.broken = ""
@@ -243,7 +249,7 @@ class RingSet:
     def close(self) -> None:
         """Stop every ring and close every file descriptor. Idempotent."""
         for ring in self._rings:
-            self.stop(ring.index)
+            self._halt(ring)
             ring.call = self._closed(ring.call)
             ring.err = self._closed(ring.err)
 
@@ -251,7 +257,7 @@ class RingSet:
         if not ring.armed or ring.live or not ring.size or ring.addresses is None or not self._may_start():
             return
         try:
-            self._port.start_queue(
+            ring.begins = self._port.start_queue(
                 ring.index,
                 size=ring.size,
                 desc_user_addr=ring.addresses.desc_user_addr,
@@ -267,6 +273,8 @@ class RingSet:
             ring.armed = False
             raise ProtocolError(str(error)) from error
         ring.live = self.ran = True
+        if ring.begins == WENT_ON:
+            ring.base = self._port.queue_base(ring.index)
         self._nudge(ring)
 
     def _base(self, ring: Ring) -> int:

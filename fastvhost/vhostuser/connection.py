@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import select
 import socket
@@ -13,6 +14,7 @@ from fastvhost.frontend.errors import ProtocolError, SessionEndError
 from fastvhost.frontend.memory import REAL_MEMORY, MemoryMaker
 from fastvhost.frontend.narrative import Narrative
 from fastvhost.frontend.port_face import PortFace
+from fastvhost.vhostuser.offer import Offer
 from fastvhost.vhostuser.session import Session
 from fastvhost.vhostuser.transport import PeerGoneError, Transport
 
@@ -50,14 +52,18 @@ class Connection:
         narrative: Narrative,
         clock: Callable[[], float],
         memory: MemoryMaker = REAL_MEMORY,
-        without: int = 0,
+        offer: Offer | None = None,
     ) -> None:
         self._port = port
         self._changes = changes
         self._narrative = narrative
         self.transport = Transport(sock, clock)
-        self.session = Session(port, changes, self.transport.send, narrative, memory, without)
         self.peer_pid = self.transport.peer_pid
+        offer = offer or Offer(port.queue_pairs)
+        chosen = functools.partial(offer.chosen, pid=self.peer_pid)
+        self.session = Session(
+            port, changes, self.transport.send, narrative, memory, offer.to(self.peer_pid), chosen
+        )
         self._kicks: list[tuple[int, int]] = []
         self._reads_at: float | None = None
         narrative.connected(self.peer_pid)

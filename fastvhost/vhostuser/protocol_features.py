@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from fastvhost.frontend.features import NET_F_MQ, OFFERED_FEATURES, mask, names
+from fastvhost.frontend.features import F_RING_RESET, NET_F_MQ, OFFERED_FEATURES, mask, names
 
 F_PROTOCOL_FEATURES = 30
 """Of the virtio feature bits: the front-end knows the requests for those here."""
@@ -48,8 +48,9 @@ ALWAYS_OFFERED = mask(
 
 
 def offered_features(queue_pairs: int) -> int:
-    """What GET_FEATURES answers for a port with so many queue pairs."""
-    return OFFERED_FEATURES | mask(F_PROTOCOL_FEATURES) | (mask(NET_F_MQ) if queue_pairs > 1 else 0)
+    """What a port with so many queue pairs offers. Not RING_RESET: QEMU does not tell us of it over this wire."""
+    own = mask(F_PROTOCOL_FEATURES) | (mask(NET_F_MQ) if queue_pairs > 1 else 0)
+    return OFFERED_FEATURES & ~mask(F_RING_RESET) | own
 
 
 def offered_protocol_features(queue_pairs: int) -> int:

@@ -8,7 +8,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 from fastvhost.frontend import advice, foreign_files
@@ -16,12 +16,15 @@ from fastvhost.frontend.budget import Bucket
 from fastvhost.frontend.control_thread import PAUSE, ControlThread
 from fastvhost.frontend.description import describe
 from fastvhost.frontend.errors import ProtocolError, ServiceError
+from fastvhost.frontend.features import names
 from fastvhost.frontend.logbook import Line
 from fastvhost.frontend.memory import REAL_MEMORY, MemoryMaker
 from fastvhost.frontend.narrative import Narrative, View
 from fastvhost.frontend.port_face import PortFace
+from fastvhost.frontend.record import Record, RecordError
 from fastvhost.vhostuser.connection import Connection, EndedError
 from fastvhost.vhostuser.endpoint import Dialer, Listener
+from fastvhost.vhostuser.offer import WITHDRAWN, Offer
 from fastvhost.vhostuser.protocol_features import protocol_names
 
 __all__ = ["ServiceError", "VhostUserService"]
@@ -49,17 +52,18 @@ class VhostUserService(ControlThread):
         any_memory_file: bool = False,
         without: int = 0,
         memory: MemoryMaker = REAL_MEMORY,
+        keep_record: Callable[[str, int], Record] | None = None,
     ) -> None:
         """most_memory: bytes of a guest that may be mapped, 0 for as many as this machine has.
 
         any_memory_file: guest memory may lie on a disk's file system, beside memfd, tmpfs and hugetlbfs.
         without: feature bits (virtio 1.2, sections 5.1.3 and 6) that are not offered to its front-ends.
+        keep_record: from the path and the number of rings to the record that outlives this process.
         """
         self._path = path
         self._mode = mode
         self._socket_mode = socket_mode
         self._socket_group = socket_group
-        self._without = without
         self._memory = memory._replace(most_bytes=most_memory, any_file=any_memory_file)
         whole = os.path.abspath(path)  # noqa: PTH100 - a link to the socket stays as it is
         group = f", group {socket_group}" if socket_group else ""
@@ -67,6 +71,10 @@ class VhostUserService(ControlThread):
         super().__init__(port, Narrative(listens if mode == "server" else advice.by_connecting(whole)))
         self._listener: Listener | None = None
         self._dialer: Dialer | None = None
+        self._keep_record = keep_record
+        self._record: Record | None = None
+        self._without = without
+        self._offer = Offer(port.queue_pairs, without)
         self._connection: Connection | None = None
         self._connected_at = 0.0
         self._paused_until = 0.0
@@ -90,6 +98,14 @@ class VhostUserService(ControlThread):
             self._listener = Listener(self._path, self._socket_mode, self._socket_group)
         else:
             self._dialer = Dialer(self._path)
+        if self._keep_record is not None:
+            try:
+                self._record = self._keep_record(self._path, 2 * self._port.queue_pairs)
+            except RecordError as error:
+                self._narrative.unrecorded(str(error))
+            else:
+                self._port.keep_journals(self._record.journals)
+                self._offer = Offer(self._port.queue_pairs, self._without, self._record)
 
     def _register(self, poller: select.poll, now: float) -> Iterable[float | None]:
         if self._connection is None and self._dialer is not None and now >= self._dialer.due and not self._engaged:
@@ -169,7 +185,7 @@ class VhostUserService(ControlThread):
     def _connect(self, sock: socket.socket) -> None:
         try:
             self._connection = Connection(
-                sock, self._port, self._changes, self._narrative, time.monotonic, self._memory, self._without
+                sock, self._port, self._changes, self._narrative, time.monotonic, self._memory, self._offer
             )
         except BaseException:
             foreign_files.close_socket(sock)
@@ -184,6 +200,9 @@ class VhostUserService(ControlThread):
             return
         if not connection.session.rings.ran:
             self._idle_visits.take()
+        if connection.session.asked and connection.session.features is None:
+            self._offer.turned_down()
+            self._narrative.turned_down(names(WITHDRAWN))
         with contextlib.suppress(Exception):
             # What the rings did last belongs before the end of the story; trouble with it does not matter any more.
             connection.session.attend()
@@ -213,3 +232,5 @@ class VhostUserService(ControlThread):
     def _let_go(self) -> None:
         if self._listener is not None:
             self._listener.close()
+        if self._record is not None:
+            self._record.close()

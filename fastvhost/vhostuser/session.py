@@ -39,7 +39,7 @@ MOST_STATUS = 0xFF
 
 
 class Session(FrontEnd):
-    """A front-end on a socket. `send` takes an encoded reply. without: feature bits that are not offered."""
+    """A front-end on a socket. `send` takes an encoded reply; `chosen`, the features that were acknowledged."""
 
     def __init__(
         self,
@@ -48,11 +48,15 @@ class Session(FrontEnd):
         send: Callable[[bytes], None],
         narrative: Narrative,
         memory: MemoryMaker = REAL_MEMORY,
-        without: int = 0,
+        offered: int | None = None,
+        chosen: Callable[[int], None] = lambda _: None,
     ) -> None:
-        offered = protocol_features.offered_features(port.queue_pairs) & ~without
-        super().__init__(port, changes, narrative, offered, memory)
+        usual = protocol_features.offered_features(port.queue_pairs)
+        super().__init__(port, changes, narrative, usual if offered is None else offered, memory)
         self._offered_protocol_features = protocol_features.offered_protocol_features(port.queue_pairs)
+        self._chosen = chosen
+        self.asked = False
+        """What is offered."""
         self._send = send
         self._closed = False
         self.protocol_features = 0
@@ -116,10 +120,12 @@ class Session(FrontEnd):
     # Negotiation
 
     def _get_features(self, _payload: Nothing, _message: Received) -> U64:
+        self.asked = True
         return U64(self._offered)
 
     def _set_features(self, payload: U64, _message: Received) -> None:
         self._choose_features(payload.value)
+        self._chosen(payload.value)
         if not features.has(payload.value, protocol_features.F_PROTOCOL_FEATURES):
             # Such a front-end has no SET_VRING_ENABLE. With the bit, rings that are enabled already stay so.
             self.rings.set_all_enabled(True)

@@ -11,16 +11,46 @@ from pathlib import Path
 
 import pytest
 
+from bench.guests.fwd import ENVIRONMENT
 from bench.guests.pair import Pair
 from bench.guests.waits import wait_until
 
 BACK_WITHIN = 5.0
 
 
+AS_BEFORE = """
+from fastvhost.control import records
+from fastvhost.frontend.record import RecordError
+from fastvhost.vhostuser import offer
+
+def keep(*_, **__):
+    raise RecordError("it is of before")
+
+records.keep = keep
+usual = offer.offered_features
+offer.offered_features = lambda pairs: usual(pairs) | offer.WITHDRAWN
+"""
+"""Makes a fwd what one of before was; read by Python when it starts."""
+
+
 @pytest.fixture(scope="module")
 def pair(place: Path) -> Iterator[Pair]:
-    with Pair(place) as pair:
+    """Guests that booted under a fwd of before, which offered them RING_RESET and kept no record."""
+    before = place / "before"
+    before.mkdir()
+    (before / "sitecustomize.py").write_text(AS_BEFORE)
+    with Pair(place, prefix=["env", f"PYTHONPATH={before}:{ENVIRONMENT['PYTHONPATH']}"]) as pair:
+        assert "RING_RESET" in pair.fwd.wait_log("port a: features .*", 5)[0]
+        pair.fwd.stop()
+        pair.start_fwd()
+        pair.b.wait_answer(pair.a, BACK_WITHIN)
         yield pair
+
+
+def test_guests_that_have_a_bit_of_before_are_served_by_a_fwd_that_no_longer_offers_it(pair: Pair) -> None:
+    assert "RING_RESET" in pair.fwd.wait_log("port a: features .*", 5)[0]
+    pair.fwd.wait_log("port a: the front-end left when it knew the features", 5)
+    assert pair.fwd.warnings() == []
 
 
 @pytest.fixture(autouse=True)

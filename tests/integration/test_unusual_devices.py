@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from bench.guests.pair import Pair
+from tests.conftest import endurance
 from tests.idle_cost import MOST_WAKE_UPS, cost
 
 PLUGGED = 256 << 20
+BACK_WITHIN = 5.0
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,23 @@ def test_guests_that_say_nothing_cost_a_look_every_20_ms(pair: Pair) -> None:
     least = min(turns)
     assert least.wake_ups < MOST_WAKE_UPS, turns
     assert least.rounds < 20_000, turns
+
+
+def test_packed_rings_go_on_when_fwd_is_killed_or_ended_and_started_again(
+    pair: Pair, pytestconfig: pytest.Config
+) -> None:
+    """Twenty times with --long. Their position stands nowhere in guest memory."""
+    for guest, other in ((pair.a, pair.b), (pair.b, pair.a)):
+        guest.run(f"ping -A -q {other.address} > /dev/null 2>&1 &")
+    for n in range(round(5 * endurance(pytestconfig))):
+        pair.fwd.kill() if n % 2 else pair.fwd.stop()
+        pair.start_fwd()
+        pair.b.wait_answer(pair.a, BACK_WITHIN)
+        pair.fwd.wait_log(r"port a: rings [\d ]+ running, size 1024, from where the fwd before left them", 5)
+        assert pair.fwd.warnings() == []
+    for guest in (pair.a, pair.b):
+        guest.run("killall -q ping; true")
+    assert pair.a.ping(pair.b, 100) == 100
 
 
 @pytest.mark.parametrize("sender_is_a", [True, False], ids=["a", "b"])

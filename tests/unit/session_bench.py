@@ -19,6 +19,7 @@ from fastvhost.frontend.payload import U64, Region, VringAddr, VringState
 from fastvhost.vhostuser import protocol_features
 from fastvhost.vhostuser.connection import Connection, EndedError
 from fastvhost.vhostuser.message import HEADER, MemoryTable, Payload, Request, SingleRegion, VringFd, encode_request
+from fastvhost.vhostuser.offer import Offer
 from tests.unit.fake_port import FAKE_MEMORY, FakePort
 
 REGION = Region(0x1000_0000, 1 << 20, 0x7000_0000_0000, 0)
@@ -55,7 +56,8 @@ class Bench:
         self.narrative = Narrative(advice.by_listening("/tmp/bench.sock", "mode 0660"), self.clock)
         self.peer, ours = socket.socketpair()
         self.peer.settimeout(2)
-        self.connection = Connection(ours, self.port, self.changes, self.narrative, self.clock, memory, without)
+        offer = Offer(queue_pairs, without)
+        self.connection = Connection(ours, self.port, self.changes, self.narrative, self.clock, memory, offer)
         self.ended = ""
         self._fds: list[int] = []
 

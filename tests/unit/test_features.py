@@ -21,7 +21,6 @@ def test_exactly_what_is_implemented_is_offered() -> None:
         "VERSION_1",
         "RING_PACKED",
         "IN_ORDER",
-        "RING_RESET",
     }
     assert protocol_features.protocol_names(protocol_features.offered_protocol_features(2)) == [
         "MQ",

@@ -17,7 +17,7 @@ from fastvhost.frontend.payload import U64, VringState
 from fastvhost.vhostuser import endpoint
 from fastvhost.vhostuser.message import Request, VringFd
 from fastvhost.vhostuser.service import VhostUserService
-from tests.frontend import Frontend
+from tests.frontend import F_RING_RESET, Frontend
 from tests.unit.fake_port import FAKE_MEMORY, FakePort
 from tests.unit.service_rig import Rig, run_a_ring, until
 from tests.unit.session_bench import MODERN, REGION, open_fds
@@ -79,6 +79,24 @@ def test_a_front_end_that_closes_and_comes_back_at_once_is_always_taken(rig: Rig
         frontend = rig.frontend()
         assert frontend.ask_u64(Request.GET_FEATURES)
         frontend.close()
+
+
+def test_who_needs_a_bit_that_was_withdrawn_leaves_at_once_comes_again_and_has_it(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As QEMU does, whose guest acknowledged it under a fwd of before."""
+    caplog.set_level(logging.INFO, "fastvhost")
+    before = rig.frontend()
+    assert not before.ask_u64(Request.GET_FEATURES) & F_RING_RESET
+    before.close()
+    again = rig.frontend()
+    assert again.ask_u64(Request.GET_FEATURES) & F_RING_RESET
+    assert "offered RING_RESET as well" in caplog.text
+    run_a_ring(again)
+    again.close()
+    other = rig.frontend()
+    assert not other.ask_u64(Request.GET_FEATURES) & F_RING_RESET
+    other.close()
 
 
 def test_the_peer_is_described_from_another_thread(rig: Rig) -> None:

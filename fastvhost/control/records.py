@@ -1,0 +1,48 @@
+"""Where the records of ports are kept: beside the socket, or in a directory of this user's in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from fastvhost.control import runtime_dir
+from fastvhost.frontend.record import Record, RecordError, abandoned
+
+SUFFIX = ".state"
+SHARED_MEMORY = Path("/dev/shm")
+
+
+def keep(path: str, rings: int, *, beside: bool) -> Record:
+    """The record of the port at this socket. beside: it may lie beside the socket, whose directory is fwd's own.
+
+    Raises RecordError with the reasons where none can be kept.
+    """
+    reasons = []
+    for place in _places(path, beside=beside):
+        try:
+            return Record(os.fspath(place), rings)
+        except RecordError as error:
+            reasons.append(f"{place}: {error}")
+    raise RecordError("; ".join(reasons) or "no directory of its own in memory")
+
+
+def _places(path: str, *, beside: bool) -> Iterator[Path]:
+    whole = os.path.abspath(path)  # noqa: PTH100 - a link to the socket stays as it is
+    if beside:
+        yield Path(whole + SUFFIX)
+    name = hashlib.sha256(os.fsencode(whole)).hexdigest()[:24] + SUFFIX
+    private = SHARED_MEMORY / f"fastvhost-{os.geteuid()}"
+    with contextlib.suppress(OSError):
+        runtime_dir.own(private)
+        yield private / name
+
+
+def remove_abandoned() -> None:
+    """Remove records about front-ends that are gone. Those beside sockets go with the port."""
+    with contextlib.suppress(OSError):
+        for path in (SHARED_MEMORY / f"fastvhost-{os.geteuid()}").glob(f"*{SUFFIX}"):
+            if abandoned(path):
+                path.unlink(missing_ok=True)

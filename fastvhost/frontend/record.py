@@ -1,0 +1,137 @@
+"""What outlives fwd of a port: what its front-end acknowledged, and where its packed rings stand.
+
+A file of this user's on a memory file system, mapped as long as the port is there: the next fwd finds it where this one
+ended, killed or not. On a disk's file system the kernel writes such a page back now and then, and the worker that notes
+something in it then waits for the disk; so there none is kept.
+
+It is believed only about the front-end process that it was written about, of this boot of this machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import stat
+import struct
+from pathlib import Path
+
+from fastvhost.dataplane.packed_journal import JOURNAL_BYTES
+from fastvhost.frontend import foreign_files
+
+MAGIC, VERSION = b"fvrecord", 1
+HEADER = struct.Struct("<8sI4x16sQQQ")
+"""Magic, version, boot id, acknowledged feature bits, the front-end's process id and when that started."""
+HEADER_BYTES = 64
+NOBODY = 0, 0
+
+
+class RecordError(Exception):
+    """No record can be kept there. One clause, without the path."""
+
+
+class Record:
+    """One port's record. Raises RecordError where none can be kept at this path."""
+
+    def __init__(self, path: str, rings: int) -> None:
+        self.path = path
+        n_bytes = HEADER_BYTES + rings * JOURNAL_BYTES
+        fd = _open(path)
+        fresh = os.fstat(fd).st_size == 0
+        try:
+            if not foreign_files.is_kernel_memory(fd):
+                raise RecordError("it lies on no memory file system")
+            if os.fstat(fd).st_size < n_bytes:
+                os.posix_fallocate(fd, 0, n_bytes)  # a page that cannot be had is missed now, not by a worker
+            self._map = mmap.mmap(fd, n_bytes)
+        except (OSError, RecordError) as error:
+            if fresh:
+                self._remove()
+            raise RecordError(getattr(error, "strerror", None) or str(error)) from error
+        finally:
+            os.close(fd)
+        if self._header()[:3] != (MAGIC, VERSION, _boot_id()):
+            self._about(0, NOBODY)
+            self._forget_rings()
+
+    @property
+    def journals(self) -> memoryview:
+        """For VirtioPort.keep_journals()."""
+        return memoryview(self._map)[HEADER_BYTES:]
+
+    def acknowledged(self, pid: int) -> int:
+        """The feature bits that this process acknowledged before, to fwd or to one before it; 0 for another process.
+
+        Where the rings of another one stand is forgotten. pid: 0 where it cannot be known; then it is believed.
+        """
+        _, _, _, features, *process = self._header()
+        if pid and tuple(process) not in (NOBODY, _process(pid)):
+            self._about(0, NOBODY)
+            self._forget_rings()
+            return 0
+        return features
+
+    def acknowledge(self, features: int, pid: int) -> None:
+        self._about(features, _process(pid))
+
+    def close(self) -> None:
+        """Remove it, unless the front-end lives on and comes to the next fwd."""
+        _, _, _, features, *process = self._header()
+        pid = process[0]
+        if not features or (pid and _process(pid) != tuple(process)):
+            self._remove()
+
+    def _remove(self) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(self.path)  # noqa: PTH108
+
+    def _header(self) -> tuple[bytes, int, bytes, int, int, int]:
+        return HEADER.unpack_from(self._map)
+
+    def _about(self, features: int, process: tuple[int, int]) -> None:
+        HEADER.pack_into(self._map, 0, MAGIC, VERSION, _boot_id(), features, *process)
+
+    def _forget_rings(self) -> None:
+        self._map[HEADER_BYTES:] = bytes(len(self._map) - HEADER_BYTES)
+
+
+def _open(path: str) -> int:
+    """Ours, whatever was there. Links are never followed."""
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            fd = os.open(path, flags)
+            found = os.fstat(fd)
+            if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077:
+                return fd
+            os.close(fd)
+            raise RecordError("something else is there that is not fwd's")
+        return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise RecordError(error.strerror or str(error)) from error
+
+
+def _boot_id() -> bytes:
+    try:
+        return bytes.fromhex(Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", ""))
+    except (OSError, ValueError):
+        return bytes(16)
+
+
+def _process(pid: int) -> tuple[int, int]:
+    """A process and when it started, in clock ticks since boot (proc(5)); NOBODY for none that can be seen."""
+    try:
+        return pid, int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return NOBODY
+
+
+def abandoned(path: Path) -> bool:
+    """Whether the file at this path is a record about a front-end that is gone, or of another boot."""
+    try:
+        magic, _, boot, features, *process = HEADER.unpack(path.read_bytes()[: HEADER.size])
+    except (OSError, struct.error):
+        return False
+    if magic != MAGIC:
+        return False
+    return boot != _boot_id() or not features or (process[0] and _process(process[0]) != tuple(process))

@@ -1,0 +1,208 @@
+"""What outlives fwd of a port: kept in memory, believed about one process only, removed when it is of no use."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fastvhost.control import records
+from fastvhost.frontend.features import F_RING_RESET, F_VERSION_1, mask
+from fastvhost.frontend.record import HEADER, HEADER_BYTES, Record, RecordError, abandoned
+from fastvhost.vhostuser.offer import Offer
+from fastvhost.vhostuser.protocol_features import offered_features
+
+RING_RESET = mask(F_RING_RESET)
+BEFORE = mask(F_VERSION_1, F_RING_RESET)
+ME = os.getpid()
+
+
+@pytest.fixture
+def path() -> Iterator[Path]:
+    directory = Path("/dev/shm") / f"fv-test-{ME}"
+    directory.mkdir(mode=0o700)
+    yield directory / "a.state"
+    for file in directory.iterdir():
+        file.unlink()
+    directory.rmdir()
+
+
+@pytest.fixture
+def somebody() -> Iterator[int]:
+    with subprocess.Popen(["sleep", "60"]) as other:
+        yield other.pid
+        other.kill()
+
+
+def test_what_a_process_acknowledged_is_there_after_a_restart_and_its_rings_places_too(path: Path) -> None:
+    first = Record(str(path), 2)
+    assert first.acknowledged(ME) == 0
+    first.acknowledge(BEFORE, ME)
+    first.journals[100] = 7
+    second = Record(str(path), 2)
+    assert second.acknowledged(ME) == BEFORE
+    assert second.journals[100] == 7
+
+
+def test_another_process_begins_anew(path: Path, somebody: int) -> None:
+    record = Record(str(path), 2)
+    record.acknowledge(BEFORE, somebody)
+    record.journals[100] = 7
+    assert record.acknowledged(ME) == 0
+    assert record.journals[100] == 0
+
+
+def test_a_process_id_that_was_given_again_is_another_process(path: Path) -> None:
+    record = Record(str(path), 2)
+    record.acknowledge(BEFORE, ME)
+    data = bytearray(path.read_bytes())
+    *fields, started = HEADER.unpack_from(data)
+    HEADER.pack_into(data, 0, *fields, started - 1)
+    path.write_bytes(data)
+    assert Record(str(path), 2).acknowledged(ME) == 0
+
+
+def test_a_front_end_whose_process_cannot_be_known_is_taken_for_the_same(path: Path) -> None:
+    Record(str(path), 2).acknowledge(BEFORE, 0)
+    assert Record(str(path), 2).acknowledged(ME) == BEFORE
+    Record(str(path), 2).acknowledge(BEFORE, ME)
+    assert Record(str(path), 2).acknowledged(0) == BEFORE
+
+
+@pytest.mark.parametrize("at", [0, 8, 16], ids=["magic", "version", "boot"])
+def test_a_record_of_another_kind_or_boot_is_emptied(path: Path, at: int) -> None:
+    record = Record(str(path), 2)
+    record.acknowledge(BEFORE, ME)
+    record.journals[100] = 7
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+    again = Record(str(path), 2)
+    assert again.acknowledged(ME) == 0
+    assert again.journals[100] == 0
+
+
+def test_it_grows_with_the_queues_and_stays_what_it_was(path: Path) -> None:
+    Record(str(path), 2).acknowledge(BEFORE, ME)
+    more = Record(str(path), 8)
+    assert more.acknowledged(ME) == BEFORE
+    assert len(more.journals) == 4 * len(Record(str(path), 2).journals)
+
+
+def test_it_goes_with_its_port_unless_the_front_end_lives_on(path: Path, somebody: int) -> None:
+    record = Record(str(path), 2)
+    record.close()
+    assert not path.exists()
+    record = Record(str(path), 2)
+    record.acknowledge(BEFORE, ME)
+    record.close()
+    assert path.exists()
+    record.acknowledge(BEFORE, somebody)
+    assert not abandoned(path)
+    os.kill(somebody, 9)
+    os.waitpid(somebody, 0)
+    assert abandoned(path)
+    record.close()
+    assert not path.exists()
+
+
+def test_only_this_users_own_file_is_taken_and_nothing_is_left_where_it_cannot_be(path: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.write_bytes(b"x")
+    path.symlink_to(target)
+    with pytest.raises(RecordError):
+        Record(str(path), 2)
+    path.unlink()
+    path.write_bytes(b"")
+    path.chmod(0o660)
+    with pytest.raises(RecordError, match="not fwd's"):
+        Record(str(path), 2)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(RecordError):
+        Record(str(path), 2)
+    path.rmdir()
+    os.mkfifo(path, 0o600)
+    with pytest.raises(RecordError, match="not fwd's"):
+        Record(str(path), 2)
+    assert target.read_bytes() == b"x"
+
+
+def test_none_is_kept_on_a_disk_and_no_file_is_left_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastvhost.frontend.foreign_files.is_kernel_memory", lambda _: False)
+    with pytest.raises(RecordError, match="no memory file system"):
+        Record(str(path), 2)
+    assert not path.exists()
+
+
+def test_a_full_memory_is_said(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(RecordError, match="No space left"):
+        Record(str(path), 2)
+    assert not path.exists()
+
+
+def test_it_lies_beside_the_socket_or_in_a_directory_of_this_user(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "SHARED_MEMORY", path.parent)
+    socket = str(path.with_suffix(".sock"))
+    assert records.keep(socket, 2, beside=True).path == socket + ".state"
+    private = path.parent / f"fastvhost-{os.geteuid()}"
+    monkeypatch.setattr(records, "SHARED_MEMORY", tmp_path)  # a disk, or memory: where the tests run
+    monkeypatch.setattr("fastvhost.frontend.foreign_files.is_kernel_memory", lambda _: True)
+    kept = records.keep(socket, 2, beside=False)
+    assert Path(kept.path).parent == tmp_path / private.name
+    assert Path(kept.path).parent.stat().st_mode & 0o777 == 0o700
+    kept.acknowledge(BEFORE, ME)
+    records.remove_abandoned()
+    assert Path(kept.path).exists()
+    kept.acknowledge(0, ME)
+    records.remove_abandoned()
+    assert not Path(kept.path).exists()
+
+
+def test_no_record_where_others_could_put_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "SHARED_MEMORY", path.parent)
+    private = path.parent / f"fastvhost-{os.geteuid()}"
+    private.mkdir()
+    private.chmod(0o777)
+    with pytest.raises(RecordError):
+        records.keep("/nowhere/a.sock", 2, beside=False)
+    private.rmdir()
+
+
+# What is offered
+
+
+def test_a_bit_that_was_withdrawn_is_offered_to_who_has_it_and_to_nobody_else(path: Path, somebody: int) -> None:
+    Record(str(path), 2).acknowledge(BEFORE, ME)
+    offer = Offer(1, record=Record(str(path), 2))
+    assert offer.to(ME) == offered_features(1) | RING_RESET
+    assert offer.to(somebody) == offered_features(1)
+
+
+def test_who_leaves_as_soon_as_it_knows_the_features_is_offered_more_the_next_time(somebody: int) -> None:
+    offer = Offer(1)
+    assert offer.to(ME) == offered_features(1)
+    offer.turned_down()
+    assert offer.to(ME) == offered_features(1) | RING_RESET
+    offer.chosen(BEFORE, ME)
+    assert offer.to(ME) == offered_features(1) | RING_RESET
+    assert offer.to(somebody) == offered_features(1)
+
+
+def test_no_bit_but_a_withdrawn_one_comes_back(path: Path) -> None:
+    Record(str(path), 2).acknowledge(~0 & (1 << 64) - 1, ME)
+    assert Offer(1, record=Record(str(path), 2)).to(ME) == offered_features(1) | RING_RESET
+
+
+def test_the_header_has_room() -> None:
+    assert HEADER.size <= HEADER_BYTES
+    assert HEADER_BYTES % 64 == 0
