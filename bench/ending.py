@@ -24,7 +24,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def end_on_signals(name: str) -> None:
-    """From now on the first of the signals raises SystemExit, with a shell's status; those after it find us deaf."""
+    """From now on the first of the signals raises SystemExit, with a shell's status; those after it find us deaf.
+
+    One that is ignored (SIGHUP under nohup) stays ignored.
+    """
 
     def end(number: int, _: FrameType | None) -> None:
         be_deaf()
@@ -32,7 +35,8 @@ def end_on_signals(name: str) -> None:
         raise SystemExit(128 + number)
 
     for number in SIGNALS:
-        signal.signal(number, end)
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, end)
 
 
 def be_deaf() -> None:

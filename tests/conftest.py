@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 pytest_plugins = ["tests.times", "tests.together"]
@@ -9,6 +11,16 @@ pytest_plugins = ["tests.times", "tests.together"]
 LONG_ENDURANCE = 4.0
 """Times as long as usual, with --long: a minute of concurrent rewriting of each ring format, and so on."""
 NOT_RUN = ("skipped", "xfailed", "xpassed")
+
+
+def pytest_configure() -> None:
+    """Under nohup, or behind a script's `&`: what is ignored here is ignored by all we start, and tests send signals.
+
+    A signal that is handled, by doing nothing, is none of those (execve(2)).
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
