@@ -85,6 +85,8 @@ def _forward(settings: FwdConfig, parts: Parts | None, helper: keeper.Keeper | N
         )
     if reason := affinity.pin(0, plan.control_cores):
         log.warning("the control plane cannot be kept off the workers' cores, it runs where it may: %s", reason)
+    if settings.idle == "adaptive" and (reason := host.naps_fault()):
+        log.warning("%s", reason)
     if helper:
         affinity.pin(helper.pid, plan.control_cores)
     switch = Switch(settings, plan, parts)

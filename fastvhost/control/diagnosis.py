@@ -26,6 +26,7 @@ def examine(directory: str) -> list[Finding]:
         shared_memory,
         cores,
         pinning,
+        proc,
         lambda: sockets(Path(directory)),
         control,
         open_files,
@@ -108,7 +109,11 @@ def sockets(directory: Path) -> Finding:
             host.READ_ONLY: f"sudo install -d -o {os.getuid()} -m 0755 {directory}",
         }.get(fault, "choose a directory that this user may enter")
         return Finding("bad", f"{directory}: {fault}", remedy)
-    if place := socket_file.exposed(str(directory)):
+    try:
+        place = socket_file.exposed(str(directory))
+    except OSError as error:
+        return Finding("bad", f"{directory}: {error.strerror}", "choose a directory that is there")
+    if place:
         return Finding("bad", f"{directory}: other users may replace files in {place}", f"chmod +t {place}")
     return Finding("ok", f"{directory.resolve()}: sockets can be made here")
 
@@ -170,6 +175,14 @@ def _pidfds() -> str:
     except OSError as error:
         return f"pidfd_open: {error.strerror}"
     return ""
+
+
+def proc() -> Finding:
+    """What is looked at for every guest."""
+    if fault := host.proc_fault():
+        what, _, remedy = fault.partition("; ")
+        return Finding("bad", what, remedy)
+    return Finding("ok", "/proc is mounted")
 
 
 def pinning() -> Finding:

@@ -6,6 +6,7 @@ And what this user may do here.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +24,7 @@ from fastvhost.frontend.foreign_text import printable
 BUSY_PERCENT = 20.0
 # Long enough for a tick-based figure to mean something (10 ms ticks), short enough for a start below one second.
 SAMPLE_SECONDS = 0.1
+PR_GET_TIMERSLACK = 30
 # What a directory may lack that sockets are to be made in.
 MISSING = "no such directory"
 READ_ONLY = "not writable for this user"
@@ -204,6 +206,23 @@ def has_capability(number: int) -> bool:
     except OSError:
         return False
     return any(line.startswith("CapEff:") and int(line.split()[1], 16) >> number & 1 for line in lines)
+
+
+def proc_fault() -> str:
+    """Why no port can serve a guest here at all, with the remedy, or nothing."""
+    if Path("/proc/self/fd").is_dir():
+        return ""
+    return "/proc is not mounted: what guests hand over cannot be looked at; mount -t proc proc /proc"
+
+
+def naps_fault() -> str:
+    """Why naps are longer than asked for, or nothing. prctl(2), PR_GET_TIMERSLACK"""
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_GET_TIMERSLACK) >= 0:
+        return ""
+    return (
+        f"naps take up to 50 us longer, prctl: {os.strerror(ctypes.get_errno())}; allow that system call here, or give "
+        "--idle poll"
+    )
 
 
 def directory_fault(directory: Path) -> str:

@@ -30,6 +30,8 @@ def check(settings: FwdConfig) -> None:
 
 def check_for_later(settings: FwdConfig) -> tuple[str, ...]:
     """The same beside whatever runs now: returns the paths that another process has, which may be gone by then."""
+    if fault := host.proc_fault():
+        raise RuntimeFailure(fault)
     _check_group(settings.socket_group, group_id(settings.socket_group))
     for port in settings.ports:
         for check_file, path in ((_check_played, port.option("in")), (_check_recorded, port.option("out"))):

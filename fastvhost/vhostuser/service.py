@@ -172,8 +172,9 @@ class VhostUserService(ControlThread):
             else:
                 foreign_files.close_socket(sock)
                 self._idle_visits.take()
-                pid = self._connection.peer_pid
-                self._narrative.refused(f"a second front-end was turned away, process {pid} is connected")
+                # 0: a process of another pid namespace.
+                other = f"process {self._connection.peer_pid}" if self._connection.peer_pid else "another one"
+                self._narrative.refused(f"a second front-end was turned away, {other} is connected")
 
     def _dial(self, dialer: Dialer) -> None:
         sock = dialer.dial()

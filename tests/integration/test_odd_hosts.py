@@ -148,6 +148,7 @@ WARNED = {
         "the control plane cannot be kept off the workers' cores, it runs where it may: Operation not permitted; allow",
         "worker0: cannot be pinned to core ",
     ),
+    "prctl": ("naps take up to 50 us longer, prctl: Operation not permitted; allow that system call",),
     "io_setup": ("guests are notified by threads of their ports, which is slower: ",),
 }
 """What of it is told; the rest is missed by nobody."""
@@ -167,7 +168,7 @@ def test_a_system_call_that_only_improves_things_may_be_refused(name: str) -> No
 
 
 def test_all_of_them_may_be_missing_from_a_kernel() -> None:
-    missing = [sys.executable, "-m", "tests.refused_calls", "ENOSYS", *REFUSED, "--"]
+    missing = [sys.executable, "-m", "tests.refused_calls", "ENOSYS", *REFUSED, "sched_getaffinity", "--"]
     with forwarder(prefix=missing) as fwd:
         exchange(*fwd.sockets)
         doctor = ask_all(fwd, missing)
@@ -188,6 +189,17 @@ def test_where_proc_shows_processes_only_it_runs_and_doctor_says_what_is_missing
         assert "how busy the cores are is not known here" in fwd.log
         assert fwd.end()[0] == 0
         assert fwd.warnings == []
+
+
+def test_without_proc_it_says_what_is_missing_and_starts_nothing() -> None:
+    without = mounts("umount -l /proc")
+    with short_dir() as directory:
+        said = ask("fwd", "--port", "a.sock", "--port", "b.sock", at=directory, prefix=without, code=1)
+        assert said.splitlines()[-1].startswith("fastvhost: /proc is not mounted: ")
+        assert list(directory.iterdir()) == []
+        doctor = ask("doctor", at=directory, prefix=without, code=1)
+        assert "bad   /proc is not mounted" in doctor
+        assert "mount -t proc proc /proc" in doctor
 
 
 @pytest.mark.parametrize("ignored", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
