@@ -3,7 +3,9 @@
 Request: {"command": "stats"} or {"command": "show", "port": "a"}. Answer: {"ok": true, "result": ...} or
 {"ok": false, "error": "..."}. One small thread serves all clients without ever blocking on one of them; how many they
 are, how long a request may be and how much may wait to be sent are bounded. Idle clients make room for new ones, and no
-error ends the thread: one with a client costs that client its connection.
+error ends the thread: one with a client costs that client its connection. Nobody sends file descriptors here: where the
+kernel knows how to refuse them (Linux 6.16) the sender hears so, else they are closed as a front-end's are, and so is
+the connection.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from typing import Any
 
 from fastvhost.control.errors import RuntimeFailure
 from fastvhost.control.open_files import RAISE, ran_out
+from fastvhost.frontend import foreign_files
 from fastvhost.vhostuser.listening import ListeningSocket
 from fastvhost.vhostuser.socket_file import PathTakenError
 
@@ -42,6 +45,8 @@ MAX_UNSENT_BYTES = 4 << 20
 # A client that says nothing gives its place to another one after this long.
 IDLE_SECONDS = 30.0
 
+SO_PASSRIGHTS = 83
+"""Whether a socket takes file descriptors. Linux, include/uapi/asm-generic/socket.h"""
 _PEER = struct.Struct("=iII")
 """Process, user and group of who connected: struct ucred. unix(7)"""
 log = logging.getLogger("fastvhost")
@@ -64,6 +69,14 @@ class _Listener(ListeningSocket):
 
     def _prepare(self) -> None:
         self._make_directory()
+
+    def _hold(self, sock: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # an older kernel
+            sock.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)  # all connections to it have that, too
+        foreign_files.hold([sock.fileno()])
+
+    def _discard(self, sock: socket.socket) -> None:
+        foreign_files.close_socket(sock)
 
 
 class ControlSocket:
@@ -128,7 +141,7 @@ class ControlSocket:
             self._listener.close()
             self._listener = None
         for client in list(self._clients.values()):
-            client.connection.close()
+            foreign_files.close_socket(client.connection)
         self._clients.clear()
         if self._reserve >= 0:
             os.close(self._reserve)
@@ -178,6 +191,7 @@ class ControlSocket:
             if connection is None:
                 return
             connection.setblocking(False)
+            foreign_files.hold([connection.fileno()])
             client = _Client(connection)
             self._make_room(client.user)
             self._clients[connection] = client
@@ -185,7 +199,7 @@ class ControlSocket:
             # There is no room for it: those who are there are served on, and it may come again.
             self._tell("cannot take a client", error)
             if connection is not None:
-                connection.close()
+                foreign_files.close_socket(connection)
             self._paused_until = time.monotonic() + PAUSE
 
     def _next(self, listener: _Listener) -> socket.socket | None:
@@ -228,8 +242,10 @@ class ControlSocket:
     def _attend(self, client: _Client, events: int) -> None:
         try:
             if events & ~select.POLLOUT:
-                data = client.connection.recv(MAX_REQUEST_BYTES)
-                if not data:
+                data, fds, lost = foreign_files.receive(client.connection, MAX_REQUEST_BYTES)
+                unasked = bool(fds) or lost
+                foreign_files.close_all(fds)
+                if unasked or not data:
                     return self._drop(client)
                 client.received += data
                 client.last_active = time.monotonic()
@@ -275,5 +291,5 @@ class ControlSocket:
     def _drop(self, client: _Client) -> None:
         """Idempotent."""
         self._clients.pop(client.connection, None)
-        client.connection.close()
+        foreign_files.close_socket(client.connection)
         self._keep_reserve()

@@ -7,6 +7,7 @@ import resource
 from typing import TYPE_CHECKING
 
 from fastvhost.control.errors import RuntimeFailure
+from fastvhost.frontend.foreign_files import MOST_CARRIED
 
 if TYPE_CHECKING:
     from fastvhost.control.config import FwdConfig
@@ -15,8 +16,13 @@ PER_RING = 3
 """Kick, call and err."""
 PER_PORT = 16
 """The listener, what wakes its thread, a connection, messages on their way, and the regions of a guest's memory."""
-RESERVE = 64
-"""What workers, log, control socket and its clients have beside the ports, and room for what comes and goes."""
+RESERVE = 64 + MOST_CARRIED
+"""What workers, log, control socket and its clients have beside the ports, and room for what comes and goes.
+
+And for as many as anybody may send with one message: those that find no room are closed by the kernel in the thread
+that receives, and their owner may make that wait. (Several ports at the same moment take theirs out of what is wanted
+for rings that do not run.)
+"""
 LEAST_RESERVE = 32
 RAISE = "raise the hard limit: LimitNOFILE= in the unit, or ulimit -Hn as root"
 

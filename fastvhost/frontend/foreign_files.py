@@ -12,6 +12,7 @@ closed in a thread aside. Without a helper process, what cannot wait is closed i
 
 from __future__ import annotations
 
+import array
 import contextlib
 import fcntl
 import functools
@@ -33,6 +34,10 @@ ANSWER_WITHIN = 5.0
 """Seconds. A kernel answers in microseconds, but on an overloaded machine only once it comes to it."""
 UNANSWERED = "its file system does not answer; use memory-backend-memfd, or a file on tmpfs or hugetlbfs"
 EVENTFD = "anon_inode:[eventfd]"
+MOST_CARRIED = 253
+"""Descriptors with one message of a socket: SCM_MAX_FD, which is the kernel's. unix(7)"""
+_ANCILLARY_BYTES = socket.CMSG_SPACE(MOST_CARRIED * array.array("i").itemsize)
+_RECEIVE = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
 
 CROWDED = "too many files that its front-ends sent cannot be closed, something of theirs holds them"
 
@@ -111,6 +116,23 @@ def within(call: Callable[[], T], late: Callable[[T], object] = lambda _: None, 
         return future.result()
     future.add_done_callback(lambda done: None if done.exception() else late(done.result()))
     raise ProtocolError(unanswered if stop is None or not stop.done() else "given up, because the port is to stop")
+
+
+def receive(sock: socket.socket, n_bytes: int) -> tuple[bytes, list[int], bool]:
+    """Data, descriptors that came with it (held from now on), and whether some were lost. Does not wait.
+
+    sock: a stream socket of AF_UNIX. There is room for as many descriptors as one message carries. What finds none here
+    is closed by the kernel in this thread, which may wait; so it is where no more files may be open, and therefore as
+    many are kept in reserve (control/open_files). Raises OSError.
+    """
+    data, ancillary, flags, _ = sock.recvmsg(n_bytes, _ANCILLARY_BYTES, _RECEIVE)
+    fds = array.array("i")
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(content[: len(content) // fds.itemsize * fds.itemsize])
+    if fds:
+        hold(fds)
+    return data, list(fds), bool(flags & socket.MSG_CTRUNC)
 
 
 def hold(fds: Sequence[int]) -> None:

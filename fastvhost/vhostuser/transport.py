@@ -7,7 +7,6 @@ message it belongs to is handed out; the message owns it until a handler takes i
 
 from __future__ import annotations
 
-import array
 import socket
 import struct
 import time
@@ -20,11 +19,6 @@ from fastvhost.vhostuser.message import HEADER, MAX_FDS, Header, decode_header, 
 PATIENCE = 1.0
 """Seconds a message may stay half-sent, or a reply unread, before the front-end counts as gone."""
 
-_INT = array.array("i").itemsize
-_MOST_CARRIED = 253
-"""SCM_MAX_FD: the most that a kernel carries. What finds no room here would be closed by whoever receives, in place."""
-_ANCILLARY_BYTES = socket.CMSG_SPACE(_MOST_CARRIED * _INT)
-_RECEIVE = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
 _CREDENTIALS = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 
 
@@ -120,20 +114,15 @@ class Transport:
         """Read up to `wanted` bytes; whether they are all here. Never past the message, what follows is the next."""
         while len(self._data) < wanted:
             try:
-                data, ancillary, flags, _ = self._sock.recvmsg(wanted - len(self._data), _ANCILLARY_BYTES, _RECEIVE)
+                data, arrived, lost = foreign_files.receive(self._sock, wanted - len(self._data))
             except (BlockingIOError, InterruptedError):
                 return False
             except OSError as error:
                 raise PeerGoneError(f"the connection broke: {error.strerror}") from error
-            arrived = array.array("i")
-            for level, kind, content in ancillary:
-                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                    arrived.frombytes(content[: len(content) // _INT * _INT])
             if arrived:
                 self._fds += arrived
-                foreign_files.hold(arrived)
                 foreign_files.check_room()
-            if flags & socket.MSG_CTRUNC:
+            if lost:
                 raise ProtocolError("file descriptors were lost: there is no room here for so many (ulimit -n)")
             if len(self._fds) > MAX_FDS:
                 raise ProtocolError(f"file descriptors were lost: more than {MAX_FDS} with one message are not taken")

@@ -9,7 +9,6 @@ import contextlib
 import os
 import select
 import signal
-import socket
 import struct
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from tests.hostile.accomplice import EFD_MAXIMUM, Accomplice
 from tests.hostile.attack import attack, lasting_attack
 from tests.hostile.attacks_message import negotiated
 from tests.hostile.scene import Scene, region
+from tests.lingering import lingering
 
 SECONDS = 4.0
 KERNELS = "what the kernel does for its callers, who are threads of one process there"
@@ -178,43 +178,20 @@ enter_held(HELD)
 # How long a close() takes
 
 
-def lingering_sockets(n: int) -> tuple[list[socket.socket], list[socket.socket]]:
-    """TCP sockets with data that nobody reads, whose close waits for that for an hour; and their other ends."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        ours, theirs = [], []
-        for _ in range(n):
-            ours.append(socket.create_connection(listener.getsockname()))
-            ours[-1].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
-            theirs.append(listener.accept()[0])
-            ours[-1].setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    ours[-1].send(bytes(65536))
-    return ours, theirs
-
-
 @attack(beyond_mini=KERNELS)
 def surplus_sockets_that_linger_for_an_hour(scene: Scene) -> None:
     """Whatever they take on this port, other ports have what is theirs: a file that must be asked is asked."""
-    ours, theirs = lingering_sockets(70)
     scene.patience = 0.5  # for this port, which has taken what it may
-    try:
+    with lingering(70) as socks:
         with contextlib.suppress(Closed, OSError):
-            for each in ours:
+            for sock in socks:
                 frontend = negotiated(scene, acks=False)
                 header = struct.pack("<III", Request.SET_VRING_NUM, 1, 8)
-                frontend.send_raw(header, [each.fileno()])
-                each.setblocking(True)
-                each.close()
+                frontend.send_raw(header, [sock.fileno()])
+                sock.close()
                 frontend.send_raw(VRING_STATE.pack(0, 256))
         scene.disconnect()
         scene.arena.exchange("e", scene.arena.friend)
-    finally:
-        for each in theirs:
-            each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            each.close()  # resets them
-        for each in ours:
-            each.close()
 
 
 # Address space, and pages that nobody touched

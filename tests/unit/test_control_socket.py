@@ -22,6 +22,8 @@ import pytest
 from fastvhost.control import control_client, control_socket, runtime_dir
 from fastvhost.control.control_socket import ControlSocket
 from fastvhost.control.errors import RuntimeFailure
+from fastvhost.frontend import foreign_files
+from tests.lingering import lingering
 
 
 def echo(request: Any) -> Any:
@@ -209,6 +211,58 @@ def test_without_a_file_left_an_operator_is_answered_and_nothing_spins(
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     for connection in (waiting, third, fourth):
         connection.close()
+
+
+@contextlib.contextmanager
+def without_refusing_descriptors(monkeypatch: pytest.MonkeyPatch, directory: Path) -> Iterator[Path]:
+    """A control socket as it is on kernels before 6.16."""
+    monkeypatch.setattr(control_socket, "SO_PASSRIGHTS", -1)
+    server = ControlSocket(directory / "old.sock", {"echo": echo})
+    server.open()
+    server.start()
+    yield server.path
+    server.stop()
+
+
+def test_a_client_that_sends_files_is_dropped_and_none_of_them_holds_up_the_others(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sockets whose last close waits for an hour."""
+    with without_refusing_descriptors(monkeypatch, directory) as path, lingering(2) as socks:
+        for sock in socks:
+            with connect(path) as client:
+                socket.send_fds(client, [b'{"command": '], [sock.fileno()])
+                sock.close()  # the server has the last one
+                assert client.recv(1) == b""
+        with connect(path) as other:
+            assert answer(other, b'{"command": "echo"}\n')["ok"]
+
+
+def test_more_files_than_a_process_may_open_cost_a_client_its_connection(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with without_refusing_descriptors(monkeypatch, directory) as path, connect(path) as client:
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + 3, limits[1]))
+        try:
+            socket.send_fds(client, [b'{"command": "echo"}\n'], [0] * foreign_files.MOST_CARRIED)
+            assert client.recv(1) == b""
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        with connect(path) as other:
+            assert answer(other, b'{"command": "echo"}\n')["ok"]
+
+
+def test_a_client_hears_that_files_are_not_taken_where_the_kernel_can_tell(path: Path) -> None:
+    with connect(path) as client:
+        try:
+            socket.send_fds(client, [b'{"command": "echo"}\n'], [0])
+        except PermissionError:
+            assert answer(client, b'{"command": "echo"}\n')["ok"]
+        else:
+            assert client.recv(1) == b""
 
 
 def test_a_client_that_says_nothing_loses_its_place(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

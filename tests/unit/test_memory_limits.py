@@ -25,6 +25,7 @@ from fastvhost.frontend.payload import Region
 from fastvhost.vhostuser.message import MemoryTable
 from fastvhost.vhostuser.service import VhostUserService
 from tests.frontend import Frontend, Request
+from tests.lingering import lingering
 from tests.unit.fake_port import FAKE_MEMORY, AtOnce, FakePort
 from tests.unit.service_rig import until
 from tests.unit.session_bench import Bench
@@ -220,26 +221,6 @@ def no_thread(_self: threading.Thread) -> None:
     raise RuntimeError("can't start new thread")
 
 
-@contextlib.contextmanager
-def lingering(n: int) -> Iterator[list[int]]:
-    """TCP sockets whose close waits for an hour: there is data to send that nobody reads."""
-    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
-        fds = []
-        for _ in range(n):
-            sock = socket.create_connection(listener.getsockname())
-            peer = stack.enter_context(listener.accept()[0])
-            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            sock.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    sock.send(bytes(1 << 20))
-            sock.setblocking(True)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
-            fds.append(sock.detach())
-        yield fds
-        # Their peers reset the connections now.
-
-
 def test_a_thread_that_cannot_be_started_loses_no_descriptor_and_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
     mine = quota.Quota()
     quota.use(mine)
@@ -288,12 +269,12 @@ def service() -> Iterator[Path]:
 
 def test_a_front_end_cannot_take_the_places_of_another_port() -> None:
     """64 sockets whose close lingers, one a message: a file of another port's front-end is still asked about."""
-    with service() as path, lingering(64) as fds:
-        for fd in fds:
+    with service() as path, lingering(64) as socks:
+        for sock in socks:
             with contextlib.closing(Frontend.connect(path)) as frontend:
                 # Ours is closed while the message is half sent, so that the port has the last one.
-                frontend.send_raw(struct.pack("<III", Request.SET_FEATURES, 1, 8), [fd])
-                os.close(fd)
+                frontend.send_raw(struct.pack("<III", Request.SET_FEATURES, 1, 8), [sock.fileno()])
+                sock.close()
                 frontend.send_raw(bytes(8))
                 assert frontend.wait_closed(2)
         asked: list[int] = []

@@ -24,8 +24,8 @@ def settings(*ports: str) -> config.FwdConfig:
 
 def test_all_rings_of_all_ports_are_counted() -> None:
     small, large = settings("a.sock", "b.sock"), settings("a.sock,queues=32", "b.sock")
-    assert open_files.wanted(small) == 64 + 2 * (16 + 6)
-    assert open_files.wanted(large) == 64 + 16 + 64 * 3 + 16 + 6
+    assert open_files.wanted(small) == 64 + 253 + 2 * (16 + 6)
+    assert open_files.wanted(large) == 64 + 253 + 16 + 64 * 3 + 16 + 6
     assert open_files.check(small, open_files.wanted(small)) == ()
     (warning,) = open_files.check(large, open_files.wanted(large) - 1)
     assert warning.startswith(f"{open_files.wanted(large) - 1} open files are allowed, these 2 ports need ")
