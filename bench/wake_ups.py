@@ -2,7 +2,7 @@
 
 usage: python -m bench.wake_ups [--rounds 10000000] [--ring split|packed|both] [--seed N] [--no-record]
 Needs the probes: FASTVHOST_PROBES=1 python setup.py build_ext --inplace. Leaves with 1 where a side slept for a second
-with something to do. tests/unit/test_wake_ups.py runs as many over all formats together.
+with something to do. tests/unit/test_wake_ups.py runs as many over all formats together with --long, else a tenth.
 """
 
 from __future__ import annotations

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
 
-pytest_plugins = ["tests.times", "tests.together"]
+from bench.guests.cores import ANYWHERE
+
+pytest_plugins = ["tests.times", "tests.together", "tests.quick"]
 
 LONG_ENDURANCE = 4.0
 """Times as long as usual, with --long: a minute of concurrent rewriting of each ring format, and so on."""
 NOT_RUN = ("skipped", "xfailed", "xpassed")
+
+os.environ[ANYWHERE] = "1"
 
 
 def pytest_configure() -> None:
@@ -24,7 +29,7 @@ def pytest_configure() -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="hostile tests that only repeat go on for four times as long")
+    parser.addoption("--long", action="store_true", help="what only repeats goes on for four times as long")
 
 
 def endurance(config: pytest.Config) -> float:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import ast
+import fcntl
+import hashlib
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import Cython
+
 from tests.house import sources
+
+KEPT = sources.ROOT / "build" / "translated"
+"""The C that tests look at, made again where anything that it comes from has changed."""
 
 # A function or method without the GIL: its name, whatever its parameters and however many lines they take.
 NOGIL = re.compile(r"^\s*(?:cdef|cpdef)\s[^\n(=]*?(\w+)\((?:[^()]|\([^()]*\))*\)\s*noexcept nogil", re.MULTILINE)
@@ -53,6 +60,32 @@ def copy_of_the_package(directory: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
     return directory
+
+
+def _key(variant: str) -> str:
+    """Of what the C comes from: another one is other C."""
+    text = hashlib.sha256(repr((variant, directives(), Cython.__version__)).encode())
+    for path in [Path(__file__), *sources.files(".pyx", ".pxd", ".h")]:
+        text.update(repr((str(path.relative_to(sources.ROOT)), path.read_bytes())).encode())
+    return text.hexdigest()
+
+
+def translated(modules: list[Path], **other: object) -> tuple[Path, str]:
+    """A copy of the package with the C of these modules, and what Cython said. To be read only: tests share it."""
+    modules = [path.relative_to(sources.ROOT) for path in modules]
+    variant = repr((list(map(str, modules)), other))
+    kept = KEPT / hashlib.sha256(variant.encode()).hexdigest()[:12]
+    kept.mkdir(parents=True, exist_ok=True)
+    tree, log, key = kept / "tree", kept / "log", kept / "key"
+    with (kept / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not key.exists() or key.read_text() != _key(variant):
+            key.unlink(missing_ok=True)
+            shutil.rmtree(tree, ignore_errors=True)
+            copy_of_the_package(tree)
+            log.write_text(translate(tree, modules, **other))
+            key.write_text(_key(variant))
+        return tree, log.read_text()
 
 
 def nogil_names(text: str) -> set[str]:

@@ -11,18 +11,17 @@ from pathlib import Path
 import pytest
 
 from tests.house import sources
-from tests.house.generated_c import copy_of_the_package, translate
+from tests.house.generated_c import translated
 
 pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
-def c_files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def c_files() -> list[Path]:
     """The C of every module, below a copy of the package."""
-    tree = copy_of_the_package(tmp_path_factory.mktemp("c"))
-    modules = [path.relative_to(sources.ROOT) for path in sources.files(".pyx")]
-    translate(tree, modules)
-    return [tree / path.with_suffix(".c") for path in modules]
+    modules = sources.files(".pyx")
+    tree, _ = translated(modules)
+    return [tree / path.relative_to(sources.ROOT).with_suffix(".c") for path in modules]
 
 
 def warnings_asked_for() -> list[str]:
@@ -51,7 +50,7 @@ def compile_for_aarch64(c_file: Path, root: Path) -> str:
 def test_every_module_compiles_for_aarch64_without_a_warning(c_files: list[Path]) -> None:
     assert len(c_files) >= 20
     assert "-Wextra" in warnings_asked_for()
-    root = next(parent for parent in c_files[0].parents if parent.name == "fastvhost").parent
+    root, _ = translated(sources.files(".pyx"))
     with ThreadPoolExecutor(2) as pool:
         said = list(pool.map(lambda c_file: compile_for_aarch64(c_file, root), c_files))
     assert "\n".join(filter(None, said)) == ""

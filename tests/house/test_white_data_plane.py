@@ -6,18 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.house import sources
-from tests.house.generated_c import C_FUNCTION, copy_of_the_package, gil_users, nogil_names, translate
+from tests.house import generated_c, sources
+from tests.house.generated_c import C_FUNCTION, gil_users, nogil_names, translate
 
 ROOMS = ("dataplane", "dataplane/ports", "driver")
 
 
 @pytest.fixture(scope="module")
-def translated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    tree = copy_of_the_package(tmp_path_factory.mktemp("c"))
-    compiled = [path.relative_to(sources.ROOT) for path in sources.files(".pyx")]
-    modules = [path for path in compiled if str(path.parent.relative_to("fastvhost")) in ROOMS]
-    return tree, translate(tree, modules)
+def translated() -> tuple[Path, str]:
+    return generated_c.translated(sources.files(".pyx"))
 
 
 def test_cython_has_no_advice_about_speed(translated: tuple[Path, str]) -> None:

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,33 +17,35 @@ from bench.guests.short_dir import short_dir
 from bench.guests.snapshot import snapshot
 
 
-def named(name: str, check: Callable[..., None]) -> list[str]:
+def named(name: str, check: Callable[..., None]) -> list[Any]:
     """As pytest calls it: once, or once for each of its parameters, whose names a check there gives itself."""
     marks = [mark for mark in getattr(check, "pytestmark", []) if mark.name == "parametrize"]
-    return [f"{name}[{which}]" for mark in marks for which in mark.kwargs["ids"]] or [name]
+    cases = [case for mark in marks for case in zip(mark.kwargs["ids"], mark.args[1], strict=True)]
+    return [pytest.param(f"{name}[{which}]", marks=getattr(value, "marks", ())) for which, value in cases] or [name]
 
 
 NESTED = Path(__file__).parents[1] / "nested"
 CHECKS = [
-    f"{path.name}::{name}"
+    each
     for path in sorted(NESTED.glob("checks_*.py"))
     for name, check in vars(importlib.import_module(f"tests.nested.{path.stem}")).items()
     if name.startswith("test_")
-    for name in named(name, check)
+    for each in named(f"{path.name}::{name}", check)
 ]
 SECONDS = 1300
 PYTEST = ["-p", "no:cacheprovider", "-o", "python_files=checks_*.py", "-v", "--color=no", "--tb=short"]
 
 
 @pytest.fixture(scope="module")
-def report() -> Iterator[str]:
+def report(pytestconfig: pytest.Config) -> Iterator[str]:
     """What pytest said in the outer guest."""
     # Like those that every outer guest finds in the cache; but this one takes the right to make a tap.
     snapshot(Machine("kept", Path("none"), 1, queue_pairs=2))
     with short_dir() as directory, OuterGuest(directory) as outer:
         outer.wait_ready()
         said: list[bytes] = []
-        outer.follow(here([sys.executable, "-m", "pytest", *PYTEST, str(NESTED)]), SECONDS, said.append)
+        words = [*PYTEST, *["--long"] * pytestconfig.getoption("long"), str(NESTED)]
+        outer.follow(here([sys.executable, "-m", "pytest", *words]), SECONDS, said.append)
         yield b"".join(said).decode(errors="replace")
 
 
