@@ -111,8 +111,11 @@ def forwarder(
             process.wait()
 
 
-def fastvhost(*words: str, cwd: Path | None = None, seconds: float = 30) -> subprocess.CompletedProcess[str]:
-    """Another verb, to its end."""
+def fastvhost(
+    *words: str, cwd: Path | None = None, seconds: float = 30, **settings: str
+) -> subprocess.CompletedProcess[str]:
+    """Another verb, to its end. settings: for its environment."""
     return subprocess.run(
-        [*FASTVHOST, *words], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=seconds, check=False
-    )
+        [*FASTVHOST, *words], cwd=cwd, env=ENVIRONMENT | settings,
+        capture_output=True, text=True, timeout=seconds, check=False,
+    )  # fmt: skip

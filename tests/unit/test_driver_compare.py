@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from bench import guest_load
 from bench.backends import BackEndError, Fastvhost, kind_of
 from bench.compare import KINDS, compared
+from bench.guests.short_dir import short_dir
 from bench.setups import SETUPS
 from bench.turns import paired_ratios, summary
 
@@ -22,11 +25,17 @@ COMPARE = ["-m", "bench.compare"]
 
 def test_two_back_ends_take_turns_under_the_same_load_and_nothing_stays_behind() -> None:
     options = ["--sizes", "imix", "--rounds", "2", "--turn", "0.3", "--json", "--no-record"]
-    done = subprocess.run(
-        [sys.executable, *COMPARE, "--backends", f"fastvhost@poll,fastvhost:{ROOT}@packed+in-order", *options],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    with short_dir() as place:
+        done = subprocess.run(
+            [sys.executable, *COMPARE, "--backends", f"fastvhost@poll,fastvhost:{ROOT}@packed+in-order", *options],
+            cwd=ROOT, env=os.environ | {"TMPDIR": str(place)},
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert list(place.iterdir()) == []
+        for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):  # it has just ended
+                assert str(place).encode() not in cmdline.read_bytes()
     result = json.loads(done.stdout)
     names = ["fastvhost@poll", f"fastvhost:{ROOT}@packed+in-order"]
     assert list(result["figures"]) == names
@@ -34,8 +43,6 @@ def test_two_back_ends_take_turns_under_the_same_load_and_nothing_stays_behind()
     for name in names:
         assert result["figures"][name]["median"] > 0
         assert result["faults"][name]["corrupt"] == result["faults"][name]["duplicated"] == 0
-    for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
-        assert b"fv-cmp-" not in cmdline.read_bytes()
 
 
 def test_another_tree_is_what_runs_wherever_the_comparison_is_started(
