@@ -34,7 +34,7 @@ class UmlMachine:
     name: str
     socket: Path
     number: int
-    """The last byte of its IP address."""
+    """The last byte of its IP and MAC addresses."""
     queue_pairs: int = 1
     without: str = ""
     """Features that its port withholds: its driver takes whatever is offered."""
@@ -59,8 +59,9 @@ class UmlMachine:
             "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"init={SCRIPTS / 'uml' / 'init'}",
             f"virtio_uml.device={self.socket}:1",
             "con=null", "con0=null,fd:1", "ssl=null", f"ssl0=fd:{serial_fd}", "quiet",
-            f"guest_address={self.address}/24", "guest_mtu=9000",
+            f"guest_address={self.address}/24", f"guest_mac=52:54:00:00:00:{self.number:02x}", "guest_mtu=9000",
             f"guest_modules={root / 'usr/lib/uml/modules'}", f"guest_agent={SCRIPTS / 'guest' / 'agent'}",
+            f"guest_shared={directory}",
         )  # fmt: skip
 
 

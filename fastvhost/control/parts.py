@@ -90,14 +90,15 @@ def real_parts() -> Parts:
     from fastvhost.dataplane.worker import Worker
     from fastvhost.frontend import foreign_files
     from fastvhost.vhostcuse.service import VhostCuseService
-    from fastvhost.vhostuser.service import VhostUserService
+    from fastvhost.vhostuser.service import VhostUserService, promised_pairs
 
     def port(spec: PortSpec, door: Door) -> AnyPort:
         if spec.kind == "null":
             return NullPort(spec.name)
         if spec.kind in host_kinds.CHECKS:
             return host_kinds.make_port(spec, door)
-        return VirtioPort(spec.name, door, spec.queues, close_fd=foreign_files.close)
+        pairs = spec.queues if spec.kind == "cuse" else promised_pairs(spec.queues)
+        return VirtioPort(spec.name, door, pairs, close_fd=foreign_files.close)
 
     def service(spec: PortSpec, port: Any, socket_group: str | None) -> Service | None:
         if spec.kind == "null":
@@ -120,6 +121,7 @@ def real_parts() -> Parts:
             most_memory=spec.memory,
             any_memory_file=spec.any_memory_file,
             without=spec.without,
+            queue_pairs=spec.queues,
             keep_record=functools.partial(records.keep, beside=spec.mode == "server"),
         )
 

@@ -69,6 +69,7 @@ cdef class Mapping:
     cdef uint32_t users             # ports whose memory it belongs to: workers may look into it
     cdef bint closing               # once they let go of it
     cdef int unmap(self) except -1
+    cdef int left(self) except -1
 
 
 cdef class GuestMemory:
@@ -76,3 +77,4 @@ cdef class GuestMemory:
     cdef RegionTable table
     cdef int watch(self, int attention_fd) except -1
     cdef int unwatch(self, GuestMemory successor) except -1
+    cdef Mapping mapping_of(self, uint64_t guest_addr, uint64_t bytes)

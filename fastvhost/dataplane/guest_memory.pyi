@@ -56,3 +56,13 @@ class GuestMemory:
         """Whether a range of front-end virtual addresses lies in one region whole (a ring must)."""
     def holds_guest(self, guest_addr: int, bytes: int) -> bool:
         """Whether a range of guest addresses is covered, by several adjacent regions if need be."""
+    def guest_of_user(self, user_addr: int, bytes: int) -> int:
+        """The guest address of a range of front-end virtual addresses. Raises LookupError outside of all regions."""
+    def read(self, guest_addr: int, bytes: int) -> bytes:
+        """A copy of up to 4096 bytes in one region. Raises LookupError outside of all regions."""
+    def write(self, guest_addr: int, data: bytes) -> None:
+        """Into one region. Raises LookupError outside of all regions."""
+    def load_u16(self, guest_addr: int) -> int:
+        """Two bytes at an even address, with acquire order. Raises LookupError, ValueError."""
+    def store_u16(self, guest_addr: int, value: int) -> None:
+        """Two bytes at an even address, with release order, and a fence behind. Raises LookupError, ValueError."""

@@ -7,11 +7,17 @@ a file that shrinks later is fault_guard.h's business.
 import os
 
 from libc.errno cimport errno
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
 from posix.mman cimport MAP_FAILED, MAP_NORESERVE, MAP_SHARED
 
+from fastvhost.abi.shared_memory cimport full_fence, load_acquire_u16, store_release_u16
+
 MAX_REGIONS = 509
+
+cdef enum:
+    MOST_AT_ONCE = 4096
 
 cdef extern from "fastvhost/dataplane/fault_guard.h" nogil:
     struct fault_guard:
@@ -160,6 +166,13 @@ cdef class Mapping:
                 unmap_region(base, self.map_bytes, self.page)
         return 0
 
+    cdef int left(self) except -1:
+        """One of its users is done."""
+        self.users -= 1
+        if self.closing and self.users == 0:
+            self.unmap()
+        return 0
+
     def __dealloc__(self) -> None:
         if self.guard != NULL:
             unguard_mapping(<fault_guard *>self.guard)
@@ -225,9 +238,7 @@ cdef class GuestMemory:
         for mapping in self.mappings:
             if mapping.guard != NULL and (successor is None or mapping not in successor.mappings):
                 guard_attention(<fault_guard *>mapping.guard, -1)
-            mapping.users -= 1
-            if mapping.closing and mapping.users == 0:
-                mapping.unmap()
+            mapping.left()
         return 0
 
     @property
@@ -249,6 +260,85 @@ cdef class GuestMemory:
                 return True
             guest_addr += room
             bytes -= room
+
+    # For the control thread, a few bytes at a time. Pages may be slow to come: touched without the GIL.
+
+    def guest_of_user(self, uint64_t user_addr, uint64_t bytes) -> int:
+        cdef uint32_t i
+        cdef const Region *region
+        for i in range(self.table.n_regions):
+            region = &self.table.regions[i]
+            if user_addr - region.user_addr < region.bytes:
+                if bytes <= region.bytes - (user_addr - region.user_addr):
+                    return region.guest_addr + (user_addr - region.user_addr)
+        raise LookupError(f"{bytes} bytes at {user_addr:#x} lie in no region")
+
+    cdef Mapping mapping_of(self, uint64_t guest_addr, uint64_t bytes):
+        """The one that holds a range whole, as one more of its users: its memory stays until they are done."""
+        cdef Mapping mapping
+        cdef const Region *region = find_region(&self.table, guest_addr)
+        if region == NULL or not holds(region, guest_addr, bytes):
+            raise LookupError(f"{bytes} bytes at {guest_addr:#x} lie in no region")
+        mapping = self.mappings[region - self.table.regions]
+        if mapping.base == NULL or mapping.closing:
+            raise LookupError(f"{mapping._name()} is closed already")
+        mapping.users += 1
+        return mapping
+
+    def read(self, uint64_t guest_addr, uint32_t bytes) -> bytes:
+        cdef uint8_t copy[MOST_AT_ONCE]
+        cdef const uint8_t *data
+        cdef Mapping mapping
+        if bytes > MOST_AT_ONCE:
+            raise ValueError(f"{bytes} bytes; {MOST_AT_ONCE} are the most at once")
+        mapping = self.mapping_of(guest_addr, bytes)
+        data = mapping.host + (guest_addr - mapping.guest_addr)
+        with nogil:
+            memcpy(copy, data, bytes)
+        mapping.left()
+        return copy[:bytes]
+
+    def write(self, uint64_t guest_addr, bytes data not None) -> None:
+        cdef Mapping mapping
+        cdef uint8_t *place
+        cdef const uint8_t *source = data
+        cdef uint64_t n = len(data)
+        mapping = self.mapping_of(guest_addr, n)
+        place = mapping.host + (guest_addr - mapping.guest_addr)
+        with nogil:
+            memcpy(place, source, n)
+        mapping.left()
+
+    def load_u16(self, uint64_t guest_addr) -> int:
+        cdef uint16_t value
+        cdef const uint16_t *place
+        cdef Mapping mapping = self.mapping_of(guest_addr, 2)
+        place = <const uint16_t *>(mapping.host + (guest_addr - mapping.guest_addr))
+        try:
+            _check_aligned(<size_t>place)
+            with nogil:
+                value = load_acquire_u16(place)  # pairs with the driver's store
+        finally:
+            mapping.left()
+        return value
+
+    def store_u16(self, uint64_t guest_addr, uint16_t value) -> None:
+        cdef uint16_t *place
+        cdef Mapping mapping = self.mapping_of(guest_addr, 2)
+        place = <uint16_t *>(mapping.host + (guest_addr - mapping.guest_addr))
+        try:
+            _check_aligned(<size_t>place)
+            with nogil:
+                store_release_u16(place, value)  # pairs with the driver's load
+                full_fence()  # and before we look at what the driver wrote
+        finally:
+            mapping.left()
+
+
+cdef int _check_aligned(size_t place) except -1:
+    if place & 1:
+        raise ValueError("two bytes at an odd address")
+    return 0
 
 
 def _refuse_overlap(ordered, key: str) -> None:

@@ -10,8 +10,13 @@ from fastvhost.frontend.port_face import PortFace
 from fastvhost.frontend.rings import Ring
 
 
-def describe(session: FrontEnd, peer_pid: int, port: PortFace, **negotiated: object) -> dict[str, Any]:
-    """The front-end that is connected: its process, features, what else its wire negotiated, memory and rings."""
+def describe(
+    session: FrontEnd, peer_pid: int, port: PortFace, rings: int, **negotiated: object
+) -> dict[str, Any]:
+    """The front-end that is connected: its process, features, what else its wire negotiated, memory and rings.
+
+    rings: so many are shown in any case, others only where the front-end has set them up.
+    """
     return {
         "peer_pid": peer_pid,
         "features": features.names(session.features or 0),
@@ -28,7 +33,7 @@ def describe(session: FrontEnd, peer_pid: int, port: PortFace, **negotiated: obj
             }
             for region in session.memory.regions
         ],
-        "rings": [_ring(ring, port) for ring in session.rings],
+        "rings": [_ring(ring, port) for ring in session.rings if ring.index < rings or ring.size],
     }
 
 

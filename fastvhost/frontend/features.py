@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 NET_F_MTU = 3
 NET_F_MRG_RXBUF = 15
+NET_F_CTRL_VQ = 17
 NET_F_MQ = 22
 F_LOG_ALL = 26
 F_ANY_LAYOUT = 27
@@ -37,7 +38,7 @@ FEATURE_NAMES: Mapping[int, str] = {
     14: "HOST_UFO",
     NET_F_MRG_RXBUF: "MRG_RXBUF",
     16: "STATUS",
-    17: "CTRL_VQ",
+    NET_F_CTRL_VQ: "CTRL_VQ",
     18: "CTRL_RX",
     19: "CTRL_VLAN",
     20: "CTRL_RX_EXTRA",

@@ -90,7 +90,7 @@ class VhostCuseService(ControlThread):
         session = self._desk.session
         if session is None:
             return about | {"peer_pid": None}
-        return about | describe(session, session.caller.pid, self._port)
+        return about | describe(session, session.caller.pid, self._port, 2 * self._port.queue_pairs)
 
     def _take(self) -> None:
         self._device = self._make_device(self._name, *self._permissions)

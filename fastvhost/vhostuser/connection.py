@@ -53,6 +53,7 @@ class Connection:
         clock: Callable[[], float],
         memory: MemoryMaker = REAL_MEMORY,
         offer: Offer | None = None,
+        pairs: int = 0,
     ) -> None:
         self._port = port
         self._changes = changes
@@ -62,9 +63,10 @@ class Connection:
         offer = offer or Offer(port.queue_pairs)
         chosen = functools.partial(offer.chosen, pid=self.peer_pid)
         self.session = Session(
-            port, changes, self.transport.send, narrative, memory, offer.to(self.peer_pid), chosen
+            port, changes, self.transport.send, narrative, memory, offer.to(self.peer_pid), chosen, pairs
         )
         self._kicks: list[tuple[int, int]] = []
+        self._control_fd = -1
         self._reads_at: float | None = None
         narrative.connected(self.peer_pid)
 
@@ -75,6 +77,14 @@ class Connection:
         self._kicks = self.session.rings.watched() if self._changes.settled else []
         for fd, _ in self._kicks:
             poller.register(fd, select.POLLIN)
+        self._control_fd = self.session.control.kicks_fd if self._may_serve_control else -1
+        if self._control_fd >= 0:
+            poller.register(self._control_fd, select.POLLIN)
+
+    @property
+    def _may_serve_control(self) -> bool:
+        """Commands of the control queue are messages, too."""
+        return self._changes.settled and self._changes.allowed_at is None
 
     @property
     def _awaited(self) -> int:
@@ -93,7 +103,11 @@ class Connection:
     @property
     def deadline(self) -> float | None:
         """When to come by though nothing happened, as of the last register()."""
-        times = (self._reads_at, self.transport.deadline)
+        control = self.session.control
+        served_at = self._changes.allowed_at if control.kicks_fd >= 0 else None
+        if control.more and self._may_serve_control:
+            served_at = 0.0
+        times = (self._reads_at, self.transport.deadline, served_at)
         return min((time for time in times if time is not None), default=None)
 
     @property
@@ -111,6 +125,8 @@ class Connection:
             for fd, index in self._kicks:
                 if fd in ready:
                     self.session.kicked(index)
+            if (self._control_fd in ready or self.session.control.more) and self._may_serve_control:
+                self.session.serve_control()
             if ready.get(self.transport.fileno(), 0) & select.POLLHUP:
                 raise PeerGoneError("the front-end closed")
             if self._changes.settled:

@@ -53,6 +53,8 @@ class Request(IntEnum):
     GET_QUEUE_NUM = 17
     SET_VRING_ENABLE = 18
     NET_SET_MTU = 20
+    GET_CONFIG = 24
+    SET_CONFIG = 25
     RESET_DEVICE = 34
     GET_MAX_MEM_SLOTS = 36
     ADD_MEM_REG = 37
@@ -198,7 +200,29 @@ class LogBase:
         return self.data
 
 
-AnyPayload = Nothing | U64 | VringFd | VringState | VringAddr | SingleRegion | MemoryTable | LogBase
+@dataclass(frozen=True, slots=True)
+class DeviceConfig:
+    """The specification's "Virtio device config space": where, how many bytes, flags, and those bytes."""
+
+    offset: int
+    flags: int
+    data: bytes
+    FORMAT: ClassVar[struct.Struct] = struct.Struct("=III")
+    LEAST: ClassVar[int] = 12
+    MOST: ClassVar[int] = 12 + 256
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        offset, size, flags = cls.FORMAT.unpack_from(data)
+        if size != len(data) - cls.FORMAT.size:
+            raise MalformedError(f"{size} bytes of device configuration announced, {len(data) - cls.FORMAT.size} came")
+        return cls(offset, flags, data[cls.FORMAT.size :])
+
+    def encode(self) -> bytes:
+        return self.FORMAT.pack(self.offset, len(self.data), self.flags) + self.data
+
+
+AnyPayload = DeviceConfig | Nothing | U64 | VringFd | VringState | VringAddr | SingleRegion | MemoryTable | LogBase
 
 
 def decode_payload(kind: type[AnyPayload], data: bytes) -> AnyPayload:

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 
-from fastvhost.frontend.features import F_RING_RESET, NET_F_MQ, OFFERED_FEATURES, mask, names
+from fastvhost.frontend.features import F_RING_RESET, NET_F_CTRL_VQ, NET_F_MQ, OFFERED_FEATURES, mask, names
 
+MOST_PAIRS = 128
+"""As many as vring indices of one byte allow."""
 F_PROTOCOL_FEATURES = 30
 """Of the virtio feature bits: the front-end knows the requests for those here."""
 
@@ -11,6 +13,7 @@ PROTOCOL_F_MQ = 0
 PROTOCOL_F_LOG_SHMFD = 1
 PROTOCOL_F_REPLY_ACK = 3
 PROTOCOL_F_MTU = 4
+PROTOCOL_F_CONFIG = 9
 PROTOCOL_F_RESET_DEVICE = 13
 PROTOCOL_F_CONFIGURE_MEM_SLOTS = 15
 PROTOCOL_F_STATUS = 16
@@ -25,7 +28,7 @@ PROTOCOL_FEATURE_NAMES: Mapping[int, str] = {
     6: "CROSS_ENDIAN",
     7: "CRYPTO_SESSION",
     8: "PAGEFAULT",
-    9: "CONFIG",
+    PROTOCOL_F_CONFIG: "CONFIG",
     10: "BACKEND_SEND_FD",
     11: "HOST_NOTIFIER",
     12: "INFLIGHT_SHMFD",
@@ -48,8 +51,11 @@ ALWAYS_OFFERED = mask(
 
 
 def offered_features(queue_pairs: int) -> int:
-    """What a port with so many queue pairs offers. Not RING_RESET: QEMU does not tell us of it over this wire."""
-    own = mask(F_PROTOCOL_FEATURES) | (mask(NET_F_MQ) if queue_pairs > 1 else 0)
+    """What a port with so many queue pairs offers. Not RING_RESET: QEMU does not tell us of it over this wire.
+
+    MQ wants CTRL_VQ (virtio 1.2, section 5.1.3.1).
+    """
+    own = mask(F_PROTOCOL_FEATURES) | (mask(NET_F_MQ, NET_F_CTRL_VQ) if queue_pairs > 1 else 0)
     return OFFERED_FEATURES & ~mask(F_RING_RESET) | own
 
 
@@ -58,9 +64,17 @@ def offered_protocol_features(queue_pairs: int) -> int:
 
     MQ only where there are several: front-ends that take GET_QUEUE_NUM for a number of virtqueues, as the word in the
     specification is (user-mode Linux, Cloud Hypervisor), refuse a device of one pair that answers 1. Without MQ all
-    of them assume one pair.
+    of them assume one pair. CONFIG tells how many pairs there are, and nothing else.
     """
-    return ALWAYS_OFFERED | (mask(PROTOCOL_F_MQ) if queue_pairs > 1 else 0)
+    return ALWAYS_OFFERED | (mask(PROTOCOL_F_MQ, PROTOCOL_F_CONFIG) if queue_pairs > 1 else 0)
+
+
+def promised_pairs(queue_pairs: int) -> int:
+    """What GET_QUEUE_NUM answers for a port with so many queue pairs; so many have to be there.
+
+    Of several, a number that is enough for who reads it as virtqueues, the control queue among them.
+    """
+    return 1 if queue_pairs == 1 else min(2 * queue_pairs + 1, MOST_PAIRS)
 
 
 def protocol_names(bits: int) -> list[str]:

@@ -9,7 +9,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from fastvhost.frontend import advice, foreign_files
 from fastvhost.frontend.budget import Bucket
@@ -25,13 +25,15 @@ from fastvhost.frontend.record import Record, RecordError
 from fastvhost.vhostuser.connection import Connection, EndedError
 from fastvhost.vhostuser.endpoint import Dialer, Listener
 from fastvhost.vhostuser.offer import WITHDRAWN, Offer
-from fastvhost.vhostuser.protocol_features import protocol_names
+from fastvhost.vhostuser.protocol_features import promised_pairs, protocol_names
 
-__all__ = ["ServiceError", "VhostUserService"]
+__all__ = ["ServiceError", "VhostUserService", "promised_pairs"]
 
 ACCEPTS_PER_TURN = 8
 SERVED_FOR = 1.0
 """A connection that lasted so long was one: the next attempt comes at once."""
+LEAVING = 3
+"""So many front-ends, one after the other, that left at once before they shared memory: there is a reason."""
 IDLE_VISITS_AT_ONCE, IDLE_VISITS_A_SECOND = 1024, 100
 """Connections that ended before their first ring, or came while another was there. A guest that boots makes two or
 three. Who comes beyond that waits in the socket's queue."""
@@ -51,6 +53,7 @@ class VhostUserService(ControlThread):
         most_memory: int = 0,
         any_memory_file: bool = False,
         without: int = 0,
+        queue_pairs: int = 0,
         memory: MemoryMaker = REAL_MEMORY,
         keep_record: Callable[[str, int], Record] | None = None,
     ) -> None:
@@ -58,12 +61,15 @@ class VhostUserService(ControlThread):
 
         any_memory_file: guest memory may lie on a disk's file system, beside memfd, tmpfs and hugetlbfs.
         without: feature bits (virtio 1.2, sections 5.1.3 and 6) that are not offered to its front-ends.
+        queue_pairs: how many a driver is told of, 0 for all that the port has. Of several, the port needs
+        promised_pairs(queue_pairs), for front-ends that count differently.
         keep_record: from the path and the number of rings to the record that outlives this process.
         """
         self._path = path
         self._mode = mode
         self._socket_mode = socket_mode
         self._socket_group = socket_group
+        self._queue_pairs = queue_pairs or port.queue_pairs
         self._memory = memory._replace(most_bytes=most_memory, any_file=any_memory_file)
         whole = os.path.abspath(path)  # noqa: PTH100 - a link to the socket stays as it is
         group = f", group {socket_group}" if socket_group else ""
@@ -77,6 +83,7 @@ class VhostUserService(ControlThread):
         self._offer = Offer(port.queue_pairs, without)
         self._connection: Connection | None = None
         self._connected_at = 0.0
+        self._leaving = 0
         self._paused_until = 0.0
         self._idle_visits = Bucket(IDLE_VISITS_AT_ONCE, IDLE_VISITS_A_SECOND)
 
@@ -90,7 +97,8 @@ class VhostUserService(ControlThread):
             return about | {"peer_pid": None}
         session = connection.session
         wire = protocol_names(session.protocol_features)
-        return about | describe(session, connection.peer_pid, self._port, protocol_features=wire)
+        face = cast(PortFace, session.control)
+        return about | describe(session, connection.peer_pid, face, 2 * self._queue_pairs, protocol_features=wire)
 
     def _take(self) -> None:
         """Take the path: listen, or check that it can be connected to."""
@@ -186,7 +194,14 @@ class VhostUserService(ControlThread):
     def _connect(self, sock: socket.socket) -> None:
         try:
             self._connection = Connection(
-                sock, self._port, self._changes, self._narrative, time.monotonic, self._memory, self._offer
+                sock,
+                self._port,
+                self._changes,
+                self._narrative,
+                time.monotonic,
+                self._memory,
+                self._offer,
+                self._queue_pairs,
             )
         except BaseException:
             foreign_files.close_socket(sock)
@@ -217,9 +232,25 @@ class VhostUserService(ControlThread):
                 self._narrative.stopped()
             else:
                 self._narrative.disconnected(reason, level)
+                self._tell_leaving(connection)
             if self._dialer is not None:
                 served = time.monotonic() - self._connected_at >= SERVED_FOR
                 self._dialer.settled() if served else self._dialer.lost()
+
+    def _tell_leaving(self, connection: Connection) -> None:
+        """Front-ends that want more queues than there are say so on their own stderr only, and come again and again."""
+        session = connection.session
+        brief = time.monotonic() - self._connected_at < SERVED_FOR
+        if session.shared:
+            self._leaving = 0
+        elif session.owned and brief:
+            self._leaving += 1
+            if self._leaving == LEAVING:
+                n = self._queue_pairs
+                self._narrative.refused(
+                    f"front-ends leave as soon as they know that there {'are' if n > 1 else 'is'} {n} queue "
+                    f"pair{'s' * (n > 1)} here; one that wants more (QEMU's queues=) needs queues= at this port"
+                )
 
     def _view(self) -> View:
         assert self._connection is not None

@@ -7,7 +7,7 @@ for an acknowledgement, and ends the connection where it did not, since it could
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from fastvhost.frontend import eventfd, features
 from fastvhost.frontend.changes import Changes
@@ -18,9 +18,11 @@ from fastvhost.frontend.narrative import Narrative
 from fastvhost.frontend.payload import U64, VringAddr, VringState
 from fastvhost.frontend.port_face import PortFace
 from fastvhost.frontend.rings import Ring
-from fastvhost.vhostuser import protocol_features
+from fastvhost.vhostuser import net_config, protocol_features
+from fastvhost.vhostuser.controlled_port import ControlledPort
 from fastvhost.vhostuser.message import (
     AnyPayload,
+    DeviceConfig,
     LogBase,
     MemoryTable,
     Nothing,
@@ -39,7 +41,10 @@ MOST_STATUS = 0xFF
 
 
 class Session(FrontEnd):
-    """A front-end on a socket. `send` takes an encoded reply; `chosen`, the features that were acknowledged."""
+    """A front-end on a socket. `send` takes an encoded reply; `chosen`, the features that were acknowledged.
+
+    pairs: how many queue pairs its driver is told of, where the port has more of them. 0: all.
+    """
 
     def __init__(
         self,
@@ -50,9 +55,12 @@ class Session(FrontEnd):
         memory: MemoryMaker = REAL_MEMORY,
         offered: int | None = None,
         chosen: Callable[[int], None] = lambda _: None,
+        pairs: int = 0,
     ) -> None:
         usual = protocol_features.offered_features(port.queue_pairs)
-        super().__init__(port, changes, narrative, usual if offered is None else offered, memory)
+        self.control = ControlledPort(port, pairs or port.queue_pairs)
+        face = cast(PortFace, self.control)
+        super().__init__(face, changes, narrative, usual if offered is None else offered, memory)
         self._offered_protocol_features = protocol_features.offered_protocol_features(port.queue_pairs)
         self._chosen = chosen
         self.asked = False
@@ -60,6 +68,9 @@ class Session(FrontEnd):
         self._send = send
         self._closed = False
         self.protocol_features = 0
+        self.owned = False
+        self.shared = False
+        """Whether it sent memory, taken or not."""
 
     def handle(self, message: Received) -> None:
         """Answer one message and close what it brought, once what it changes took effect. Raises SessionEndError."""
@@ -98,7 +109,20 @@ class Session(FrontEnd):
     def close(self) -> None:
         """Nothing is answered any more."""
         self._closed = True
-        super().close()
+        try:
+            super().close()
+        finally:
+            self.control.close()
+
+    def serve_control(self) -> None:
+        """Do what the driver commands by its control queue. Raises SessionEndError when guest memory is gone."""
+        self._changes.begin()
+        done = self.control.serve()
+        for _ in range(1 + len(done)):  # a kick for nothing is one, too
+            self._changes.count_message()
+        self._changes.then(lambda: self.control.answer(done))
+        self._changes.settle()
+        self.attend()
 
     def _wants_ack(self, message: Received) -> bool:
         """Asked after the request took effect: SET_PROTOCOL_FEATURES may itself be the one that acks REPLY_ACK."""
@@ -141,6 +165,7 @@ class Session(FrontEnd):
 
     def _set_owner(self, _payload: Nothing, _message: Received) -> None:
         """The connection owns the port already."""
+        self.owned = True
 
     def _reset_owner(self, _payload: Nothing, _message: Received) -> None:
         self.rings.set_all_enabled(False)
@@ -152,6 +177,13 @@ class Session(FrontEnd):
         if not LEAST_MTU <= payload.value <= MOST_MTU:
             raise ProtocolError(f"MTU {payload.value} is not within {LEAST_MTU} to {MOST_MTU}")
         self.mtu = payload.value
+
+    def _get_config(self, payload: DeviceConfig, _message: Received) -> AnyPayload:
+        data = net_config.read(self.control.pairs, payload.offset, len(payload.data))
+        return Nothing() if data is None else DeviceConfig(payload.offset, payload.flags, data)
+
+    def _set_config(self, _payload: DeviceConfig, _message: Received) -> None:
+        raise ProtocolError("nothing of this device's configuration can be written")
 
     def _set_status(self, payload: U64, _message: Received) -> None:
         if payload.value > MOST_STATUS:
@@ -179,6 +211,7 @@ class Session(FrontEnd):
     def _set_mem_table(self, payload: MemoryTable, message: Received) -> None:
         if len(message.fds) != len(payload.regions):
             raise ProtocolError(f"{len(payload.regions)} regions with {len(message.fds)} file descriptors")
+        self.shared = True
         self._memory_changed(self.memory.replace(payload.regions, message.fds))
 
     def _get_max_mem_slots(self, _payload: Nothing, _message: Received) -> U64:
@@ -187,6 +220,7 @@ class Session(FrontEnd):
     def _add_mem_reg(self, payload: SingleRegion, message: Received) -> None:
         if not message.fds:
             raise ProtocolError("no file descriptor for the region")
+        self.shared = True
         self._memory_changed(self.memory.add(payload.region, message.fds[0]))
 
     def _rem_mem_reg(self, payload: SingleRegion, _message: Received) -> None:
@@ -274,6 +308,8 @@ HANDLERS: dict[int, Row] = {
     Request.GET_QUEUE_NUM: Row(Session._get_queue_num, Nothing, replies=True),
     Request.SET_VRING_ENABLE: Row(Session._set_vring_enable, VringState),
     Request.NET_SET_MTU: Row(Session._net_set_mtu, U64),
+    Request.GET_CONFIG: Row(Session._get_config, DeviceConfig, replies=True),
+    Request.SET_CONFIG: Row(Session._set_config, DeviceConfig),
     Request.RESET_DEVICE: Row(Session._reset_device, Nothing),
     Request.GET_MAX_MEM_SLOTS: Row(Session._get_max_mem_slots, Nothing, replies=True),
     Request.ADD_MEM_REG: Row(Session._add_mem_reg, SingleRegion, most_fds=1),

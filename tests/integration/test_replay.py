@@ -1,4 +1,4 @@
-"""A capture file played to a QEMU guest, and the guest's answers recorded in another."""
+"""A capture file played to a guest, of any kernel, and the guest's answers recorded in another."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import struct
 from pathlib import Path
 
 from bench.guests.fwd import Fwd
-from bench.guests.qemu import Guest, Machine
+from bench.guests.uml import UmlGuest, UmlMachine
 from bench.guests.waits import wait_until
 
 GUEST_MAC, OUR_MAC = bytes.fromhex("525400000001"), bytes.fromhex("5254000000fe")
@@ -41,11 +41,11 @@ def test_a_guest_answers_the_pings_of_a_capture_file_and_its_answers_are_recorde
     for number, frame in enumerate(frames):
         data += struct.pack("<IIII", 5, 50_000 * number, len(frame), len(frame)) + frame
     (place / "in.pcap").write_bytes(data)
-    machine = Machine("a", place / "a.sock", 1)
+    machine = UmlMachine("a", place / "a.sock", 1)
     # Again and again, in recorded time: the guest has to start first.
     file_port = f"pcap-file:in={place}/in.pcap,out={place}/out.pcap,loop=yes,timed=yes"
     answers = [number.to_bytes(2, "big") + bytes([number]) * 40 for number in range(10)]
-    with Fwd(place, [machine.port, file_port]) as fwd, Guest(machine, place) as guest:
+    with Fwd(place, [machine.port, file_port]) as fwd, UmlGuest(machine, place) as guest:
         guest.wait_ready()
         wait_until(
             "all answers are recorded", 30, lambda: all(one in (place / "out.pcap").read_bytes() for one in answers)

@@ -1,4 +1,4 @@
-"""A QEMU guest and this host's network stack, with fwd and a tap interface between them."""
+"""A guest, of any kernel, and this host's network stack, with fwd and a tap interface between them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.guests.fwd import Fwd
-from bench.guests.qemu import Guest, Machine
+from bench.guests.uml import UmlGuest, UmlMachine
 from bench.guests.waits import wait_until
 from tests.integration.namespace import Namespace
 
@@ -23,7 +23,7 @@ class Scene:
 
     space: Namespace
     fwd: Fwd
-    guest: Guest
+    guest: UmlGuest
 
     def ping(self, count: int = 20, bytes: int = 56) -> int:
         """How many pings of the host the guest answered."""
@@ -39,11 +39,11 @@ class Scene:
 
 @pytest.fixture(scope="module")
 def scene(place: Path) -> Iterator[Scene]:
-    machine = Machine("a", place / "a.sock", 1)
+    machine = UmlMachine("a", place / "a.sock", 1)
     with Namespace() as space, Fwd(place, [machine.port, "tap:t0,mtu=9000"], prefix=space.prefix) as fwd:
         fwd.wait_log("port t0: made tap t0, MTU 9000", 20)
         space.run(f"ip address add {HOST}/24 dev t0")
-        with Guest(machine, place) as guest:
+        with UmlGuest(machine, place) as guest:
             guest.wait_ready()
             yield Scene(space, fwd, guest)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,16 +16,15 @@ from bench.guests.waits import wait_until
 
 MIB = 1 << 20
 COPIED = 8 * MIB
-SLOW_CALLS = "its call descriptors take more than 20 us to signal"
-"""A call is a signal to the process that is the guest: on a busy machine fwd may say this of it."""
+PAIRS = 4
 
 
 class UmlPair:
-    """fwd and two guests whose ports withhold the same features. machines: what each guest is made of."""
+    """fwd and two guests on ports of one kind. machines: what each guest is made of."""
 
-    def __init__(self, directory: Path, without: str) -> None:
+    def __init__(self, directory: Path, without: str, queue_pairs: int = 1) -> None:
         self.machines = [
-            UmlMachine(name, directory / f"{name}.sock", number, without=without)
+            UmlMachine(name, directory / f"{name}.sock", number, queue_pairs, without)
             for number, name in enumerate("ab", start=1)
         ]
         with contextlib.ExitStack() as stack:
@@ -36,9 +36,6 @@ class UmlPair:
 
     def rx_frames(self, port: str) -> int:
         return int(self.fwd.stats()["ports"][port]["rx_frames"])
-
-    def warnings(self) -> list[str]:
-        return [line for line in self.fwd.warnings() if SLOW_CALLS not in line]
 
     def __enter__(self) -> UmlPair:
         return self
@@ -81,7 +78,7 @@ def test_the_rings_are_in_order_and_as_the_port_offers_them(pair: UmlPair) -> No
         assert {"IN_ORDER", "MRG_RXBUF", "EVENT_IDX", "INDIRECT_DESC", "VERSION_1"} <= set(shown["features"])
         assert ("RING_PACKED" in shown["features"]) == (withheld != "RING_PACKED")
         assert not any(ring["broken"] for ring in shown["rings"])
-    assert pair.warnings() == []
+    assert pair.fwd.warnings() == []
 
 
 def test_a_guest_that_powers_off_ends_well_and_comes_again(pair: UmlPair) -> None:
@@ -90,4 +87,47 @@ def test_a_guest_that_powers_off_ends_well_and_comes_again(pair: UmlPair) -> Non
     with UmlGuest(pair.machines[0], pair.fwd.directory) as again:
         again.wait_ready(60)
         assert again.ping(pair.b, 20) == 20
-    assert pair.warnings() == []
+    assert pair.fwd.warnings() == []
+
+
+@pytest.fixture(scope="module", params=["RING_PACKED", ""], ids=["split", "packed"])
+def wide_pair(request: pytest.FixtureRequest) -> Iterator[UmlPair]:
+    """Four queue pairs each, and what sets how many are in use."""
+    with short_dir() as directory:
+        source = Path(__file__).parents[2] / "scripts" / "guest" / "channels.c"
+        subprocess.run(["gcc", "-Os", "-static", "-o", directory / "channels", source], check=True, timeout=60)
+        with UmlPair(directory, request.param, PAIRS) as pair:
+            yield pair
+
+
+def frames(pair: UmlPair, port: str) -> list[int]:
+    """Frames of each ring so far."""
+    return [ring["frames"] for ring in pair.fwd.show(port)["rings"][: 2 * PAIRS]]
+
+
+def test_a_driver_uses_as_many_pairs_as_its_control_queue_was_told(wide_pair: UmlPair) -> None:
+    pair = wide_pair
+    for guest in (pair.a, pair.b):
+        # One processor, so one pair to begin with.
+        assert guest.run("/run/shared/channels eth0") == f"1 of {PAIRS}\n"
+    assert pair.a.ping(pair.b, 20) == 20
+    assert not any(frames(pair, "a")[2:] + frames(pair, "b")[2:])
+
+    for guest in (pair.a, pair.b):
+        assert guest.run(f"/run/shared/channels eth0 {PAIRS}") == f"{PAIRS} of {PAIRS}\n"
+    before = frames(pair, "a"), frames(pair, "b")
+    # The driver spreads flows over its queues: enough of them, each a SYN that is refused, come by every one.
+    flows = "for port in $(seq 6000 6060); do nc -w 1 {} $port < /dev/null 2> /dev/null; done; true"
+    pair.a.run(flows.format(pair.b.address), 60)
+    pair.b.run(flows.format(pair.a.address), 60)
+    after = frames(pair, "a"), frames(pair, "b")
+    for port in range(2):
+        assert all(now > then for then, now in zip(before[port], after[port], strict=True)), (before, after)
+    assert pair.a.ping(pair.b, 20) == 20
+
+    assert pair.b.run("/run/shared/channels eth0 2") == f"2 of {PAIRS}\n"
+    assert pair.a.ping(pair.b, 20) == 20
+    shown = pair.fwd.show("b")
+    assert {"MQ", "CTRL_VQ"} <= set(shown["features"])
+    assert not any(ring["broken"] for ring in shown["rings"])
+    assert pair.fwd.warnings() == []

@@ -26,6 +26,7 @@ def test_exactly_what_is_implemented_is_offered() -> None:
         "MQ",
         "REPLY_ACK",
         "MTU",
+        "CONFIG",
         "RESET_DEVICE",
         "CONFIGURE_MEM_SLOTS",
         "STATUS",

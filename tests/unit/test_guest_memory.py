@@ -218,3 +218,36 @@ ctypes.string_at(ctypes.addressof(ctypes.c_char.from_buffer(ours)), 1)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60, check=False)
     assert done.returncode == -signal.SIGBUS, done.stderr.decode()
+
+
+def test_a_few_bytes_are_read_and_written_in_one_region_only(fd: int) -> None:
+    first, second = Mapping(fd, 0x10000, 4096, 0x7000, 0), Mapping(fd, 0x11000, 4096, 0x9000_0000, 4096)
+    memory = GuestMemory([first, second])
+    memory.write(0x10FFC, b"abcd")
+    memory.write(0x11000, b"ef")
+    assert memory.read(0x10FFC, 4) == b"abcd"
+    assert os.pread(fd, 6, 4092) == b"abcdef"
+    memory.store_u16(0x11002, 0x1234)
+    assert memory.load_u16(0x11002) == 0x1234
+    assert memory.read(0x11002, 2) == b"\x34\x12"
+    assert memory.guest_of_user(0x9000_0002, 4094) == 0x11002
+    for outside in (
+        lambda: memory.read(0x10FFD, 4),
+        lambda: memory.write(0x11FFF, b"ab"),
+        lambda: memory.read(0xFFFF, 1),
+        lambda: memory.load_u16(2**64 - 2),
+        lambda: memory.store_u16(0x12000, 1),
+        lambda: memory.guest_of_user(0x9000_0002, 4095),
+        lambda: memory.guest_of_user(0x6FFF, 1),
+    ):
+        with pytest.raises(LookupError, match="lie in no region"):
+            outside()
+    with pytest.raises(ValueError, match="odd address"):
+        memory.load_u16(0x10001)
+    with pytest.raises(ValueError, match="4096 are the most"):
+        memory.read(0x10000, 4097)
+    first.close()
+    with pytest.raises(LookupError, match="closed already"):
+        memory.read(0x10000, 1)
+    assert memory.load_u16(0x11002) == 0x1234
+    second.close()

@@ -62,6 +62,34 @@ def test_a_second_front_end_is_turned_away_and_the_first_one_undisturbed(rig: Ri
     first.close()
 
 
+def test_front_ends_that_leave_when_they_know_the_number_of_pairs_are_told_of_queues(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """QEMU with queues=2 comes again, many times a second, and says why on its own stderr only."""
+
+    def said() -> int:
+        return sum("1 queue pair here; one that wants more" in line for line in caplog.messages)
+
+    for times in range(5):
+        assert said() == (times >= 3)
+        frontend = rig.frontend()
+        frontend.ask_u64(Request.GET_FEATURES)
+        frontend.tell(Request.SET_OWNER)
+        frontend.ask_u64(Request.GET_FEATURES)
+        frontend.close()
+        until(lambda times=times: rig.state == "listening" and said() == (times >= 2))
+    assert said() == 1
+
+
+def test_a_front_end_that_only_looks_is_not_told_of_queues(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(5):
+        frontend = rig.frontend()
+        frontend.ask_u64(Request.GET_FEATURES)
+        frontend.close()
+    until(lambda: rig.state == "listening")
+    assert not any("queue pair" in line for line in caplog.messages)
+
+
 def test_a_new_front_end_is_taken_though_the_dead_one_left_messages_behind(rig: Rig) -> None:
     first = rig.frontend()
     first.tell(Request.SET_OWNER)

@@ -70,10 +70,12 @@ def test_features_the_port_refuses_are_refused(bench: Bench) -> None:
     assert bench.session.features == MODERN
 
 
-def test_queue_pairs_are_told_and_mq_offered() -> None:
+def test_queue_pairs_are_told_and_mq_offered_with_the_control_queue_that_it_wants() -> None:
     bench = Bench(queue_pairs=4)
     assert bench.ask_u64(Request.GET_QUEUE_NUM) == 4
-    assert features.has(bench.ask_u64(Request.GET_FEATURES), features.NET_F_MQ)
+    offered = bench.ask_u64(Request.GET_FEATURES)
+    assert features.has(offered, features.NET_F_MQ)
+    assert features.has(offered, features.NET_F_CTRL_VQ)
     bench.close()
 
 
@@ -121,7 +123,7 @@ def test_a_refused_request_with_a_reply_of_its_own_ends_the_connection(bench: Be
     assert bench.reply() is None
 
 
-@pytest.mark.parametrize("request_number", [0, 19, 21, 22, 23, 24, 35, 41, 44, 0xFFFFFFFF])
+@pytest.mark.parametrize("request_number", [0, 19, 21, 22, 23, 26, 35, 41, 44, 0xFFFFFFFF])
 def test_a_request_nobody_offered_is_refused(bench: Bench, request_number: int) -> None:
     bench.negotiate()
     assert bench.ack(request_number, bytes(40)) == 1
@@ -185,6 +187,7 @@ def test_another_table_takes_effect_before_the_old_mappings_close(bench: Bench) 
 
     bench.port.set_memory = watching  # type: ignore[method-assign, assignment]
     bench.share(OTHER_REGION)
+    bench.port.set_memory = set_memory  # type: ignore[method-assign]
     assert old.mappings[0].closed
     assert bench.session.memory.regions == (OTHER_REGION,)
 
