@@ -12,7 +12,7 @@ from bench.guests.cores import ANYWHERE
 pytest_plugins = ["tests.times", "tests.together", "tests.quick"]
 
 LONG_ENDURANCE = 4.0
-"""Times as long as usual, with --long: a minute of concurrent rewriting of each ring format, and so on."""
+"""Times as long as usual, with --long. For hostile tests see tests/hostile/conftest.py."""
 NOT_RUN = ("skipped", "xfailed", "xpassed")
 
 os.environ[ANYWHERE] = "1"
@@ -29,7 +29,7 @@ def pytest_configure() -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="what only repeats goes on for four times as long")
+    parser.addoption("--long", action="store_true", help="what only repeats goes on for longer")
 
 
 def endurance(config: pytest.Config) -> float:

@@ -23,7 +23,7 @@ from tests.frontend import FEATURES, Closed, Frontend, Guest, Refused
 from tests.hostile.attack import Attack
 from tests.hostile.backend import END_SECONDS, Backend, Starter, fastvhost, waited_seconds
 from tests.hostile.flood import LEAST_SHARE, Flood, Shares
-from tests.hostile.honest import HonestStream
+from tests.hostile.honest import HonestStream, Progress
 from tests.hostile.invariant import Broken
 from tests.hostile.rings import FORMATS
 from tests.hostile.scene import Scene
@@ -32,8 +32,8 @@ from tests.hostile.watch import WatchedMemory, leaks
 FRESH_SECONDS = 2.0
 ANSWER_SECONDS = 1.0
 TURN = 0.5
-WINDOW = 0.05
-"""Seconds over which the honest pair's share of frames is measured first; where it is low, longer and in turns."""
+LEAST_OFFERED = 50
+"""Frames of the honest pair of which its share is measured first; where it is low, in turns that last longer."""
 DYING = 0.2
 LONGEST_DOUBT = 120.0
 """Seconds for which turns go on at the most while the honest pair's share is too small."""
@@ -71,6 +71,9 @@ class Arena:
         self.pace = pace
         self.flood: Flood | None = None
         self._with_flood = flood and rates
+        self.in_hand: frozenset[str] = frozenset()
+        """What the back-end had of the attack that ran last, by kind, but for its connection."""
+        self.runs = 0
         self.patience = patience
         self.endurance = endurance
         self.longest_queue = longest_queue
@@ -103,10 +106,12 @@ class Arena:
         self.honest = HonestStream(left, right, self.backend.directory, self.pace, self.beside)
         self._closers.append(self.honest.stop)
         self.friend = self.bystander("f")
-        if self._with_flood:
-            self.flood = Flood(self.backend, "g", "h", self.beside)
-            self._closers.append(self.flood.stop)
+        self.flood = None
         self.honest.wait_running()
+        self._look_around()
+
+    def _look_around(self) -> None:
+        """What is open and runs without the attacker."""
         self._baseline = self.backend.descriptors()
         self._threads = self.backend.threads()
         self._helpers = self.backend.helpers_descriptors()
@@ -151,12 +156,29 @@ class Arena:
 
     def run(self, attack: Attack, ring: str = "split") -> None:
         """Raises Broken when an invariant or the attack's own expectation does not hold."""
+        self.runs += 1
         try:
-            if self._once(attack, ring, WINDOW) < LEAST_SHARE and not attack.lasts and self.rates:
+            if self._once(attack, ring) < LEAST_SHARE and not attack.lasts and self.rates:
                 self._compare(attack, ring)
         except BaseException:
             self.spoiled = True
             raise
+
+    def run_briefly(self, attack: Attack, ring: str) -> None:
+        """What it expects, that frames add up, and of the invariants I1 and I4 to I8: on its own port."""
+        self.runs += 1
+        scene = Scene(self, ring)
+        try:
+            self._act(attack, scene)
+            self.check_alive()
+            self._let_go_of(scene)
+            self.check_quiet()
+            self.check_frames()
+        except BaseException:
+            self.spoiled = True
+            raise
+        finally:
+            scene.close()
 
     def ends_after(self, attack: Attack, ring: str) -> None:
         """Once more, and then it is ended with all that it was handed still in hand."""
@@ -177,7 +199,7 @@ class Arena:
             self.exchange("a", self.victim)
             self.wait_released()
 
-        self.in_turns(lambda: self._once(attack, ring, TURN), quiet, TURN)
+        self.in_turns(lambda: self._once(attack, ring), quiet, TURN)
 
     def in_turns(
         self,
@@ -244,28 +266,52 @@ class Arena:
             self.check_alive()
         return min(self.honest.progress().since(before).share, 1.0)
 
-    def _once(self, attack: Attack, ring: str, window: float) -> float:
+    def _once(self, attack: Attack, ring: str) -> float:
         self.check_alive()
-        self.beside_flood = self.flood is not None and attack.lasts and not attack.paced
-        start = time.monotonic()
+        self.beside_flood = self._with_flood and attack.lasts and not attack.paced
+        if self.beside_flood and self.flood is None:
+            self.flood = Flood(self.backend, "g", "h", self.beside)
+            self._closers.append(self.flood.stop)
+            self._look_around()
         before, log_before, rounds = self.honest.progress(), self.backend.log_bytes(), self.rounds()
         scene = Scene(self, ring)
         try:
-            try:
-                with self._off_the_workers_core():
-                    attack.run(scene)
-            except (Timeout, TimeoutError, Closed, Refused, OSError) as error:
-                time.sleep(DYING)  # a process that dies hangs up first, and is gone a little later
-                self.check_alive()
-                raise Broken("reaction", f"not as it must be: {error!r}") from error
+            self._act(attack, scene)
             self.check_during(rounds)
-            time.sleep(max(0.0, start + window - time.monotonic()))
-            self.check_alive()
-            share = self.honest.progress().since(before).share
+            share = self._share_since(before) if self.rates else 1.0
+            self.in_hand = self._held()
             self.check_after(scene, log_before)
         finally:
             scene.close()
         return share
+
+    def _act(self, attack: Attack, scene: Scene) -> None:
+        try:
+            with self._off_the_workers_core():
+                attack.run(scene)
+        except (Timeout, TimeoutError, Closed, Refused, OSError) as error:
+            deadline = time.monotonic() + DYING  # a process that dies hangs up first, and is gone a little later
+            while self.backend.alive() and time.monotonic() < deadline:
+                time.sleep(0.002)
+            self.check_alive()
+            raise Broken("reaction", f"not as it must be: {error!r}") from error
+
+    def _share_since(self, before: Progress) -> float:
+        """The honest pair's share, once it offered enough frames for that."""
+        deadline = time.monotonic() + self.patience
+        while (since := self.honest.progress().since(before)).offered < LEAST_OFFERED:
+            self.check_alive()
+            if time.monotonic() > deadline:
+                raise Broken("I2", f"the honest pair offers nothing: {since}")
+            time.sleep(0.001)
+        return since.share
+
+    def _held(self) -> frozenset[str]:
+        """Kinds of what it has of the attacker: descriptors, but for a connection, mappings, something in a helper."""
+        more = self.backend.descriptors() - self._baseline - Counter(["socket"])
+        mapped = ["a mapping"] if self.backend.mapped("attacker") else []
+        helpers = ["a helper's"] if self.backend.helpers_descriptors() > self._helpers else []
+        return frozenset([*more, *mapped, *helpers])
 
     @contextlib.contextmanager
     def _off_the_workers_core(self) -> Iterator[None]:
@@ -316,9 +362,7 @@ class Arena:
 
     def check_after(self, scene: Scene, log_before: int) -> None:
         """After the attacker disconnected."""
-        scene.disconnect()
-        self.wait_released()
-        scene.verify_memory()
+        self._let_go_of(scene)
         self.exchange("a", self.victim)
         self.check_quiet()
         self.check_frames()
@@ -327,6 +371,11 @@ class Arena:
         if grown > LOG_BYTES_PER_CONNECTION * (2 + scene.connections) + LOG_BYTES_PER_SECOND * seconds:
             raise Broken("I10", f"{grown} bytes of log, the last: {self.backend.log()[-300:]}")
         self.check_alive()
+
+    def _let_go_of(self, scene: Scene) -> None:
+        scene.disconnect()
+        self.wait_released()
+        scene.verify_memory()
 
     def wait_released(self) -> None:
         """I4 and I5: nothing of the attacker stays open or mapped."""

@@ -26,7 +26,7 @@ from tests.packed_driver import DESC_F_AVAIL, DESC_F_USED, PACKED_DESCRIPTOR
 SPAN = 2 << 20
 END = GUEST_ADDR + SPAN
 QUEUE = 64
-SECONDS, LEAST_SECONDS = 15.0, 6.0
+SECONDS, LEAST_SECONDS = 5.0, 2.0
 """For which the second hand rewrites, quiet turns not counted; each format has this time for itself.
 
 Two formats side by side, on two CPUs, are each rewritten a third to a half as often as alone, and four an eighth.
@@ -35,8 +35,8 @@ LEAST_REWRITES = 10_000
 """A second. Two to four million are usual, where nobody else wants the CPU."""
 TURNS = 5
 """Turns of rewriting for each quiet one."""
-ENOUGH = 4000
-"""Broken queues, and frames that arrived all the same: until then it goes on, for LONGER at the most."""
+ENOUGH = 250
+"""Broken queues, and frames that arrived all the same, for each second: until then it goes on, for LONGER at most."""
 LONGER = 27.0
 MOMENT = 0.05
 """Seconds after which a ring that has taken nothing is set up again."""
@@ -290,8 +290,8 @@ class FlippedGuest:
             if marker("attacker") in frame:
                 raise Broken("I7", "a frame brings bytes that lie in no memory region")
 
-    def enough(self) -> bool:
-        return bool(self.breaks and self.frames) and self.breaks + self.frames >= ENOUGH
+    def enough(self, seconds: float) -> bool:
+        return bool(self.breaks and self.frames) and self.breaks + self.frames >= ENOUGH * seconds
 
     def end(self) -> None:
         self.flipper.stop()
@@ -305,7 +305,7 @@ def a_second_hand_that_rewrites_descriptors_headers_and_tables(scene: Scene) -> 
         scene.in_turns(flipped.flip, flipped.rest, seconds / scene.arena.endurance * (TURNS + 1) / TURNS, attacks=TURNS)
         flipped.breaks_add_up()
         deadline = time.monotonic() + LONGER
-        while flipped.rewritten < seconds or not flipped.enough():
+        while flipped.rewritten < seconds or not flipped.enough(seconds):
             if time.monotonic() > deadline:
                 break
             flipped.flip()

@@ -20,7 +20,7 @@ from tests.hostile.invariant import Broken
 from tests.hostile.rings import EVERY
 from tests.hostile.scene import Scene
 
-SECONDS, SECONDS_SANITIZED = 15.0, 6.0
+SECONDS, SECONDS_SANITIZED = 5.0, 3.0
 """Quiet turns included, in which the same is done without a spoiled field."""
 TURNS = 5
 INPUTS = 24

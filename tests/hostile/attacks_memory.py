@@ -97,9 +97,9 @@ def a_region_removed_that_was_never_added(scene: Scene) -> None:
 
 
 @ring_attack("fd-leak", "mapping-leak")
-def the_same_table_five_hundred_times(scene: Scene) -> None:
+def the_same_table_over_and_over(scene: Scene) -> None:
     guest = scene.boot()
-    for number in range(500):
+    for number in range(200):
         guest.frontend.set_mem_table(guest.memory.regions)
         if number % 50 == 0:
             scene.works(guest)

@@ -21,7 +21,7 @@ from tests.hostile.attacks_message import negotiated
 from tests.hostile.scene import Scene, region
 from tests.lingering import lingering
 
-SECONDS = 4.0
+SECONDS = 2.0
 KERNELS = "what the kernel does for its callers, who are threads of one process there"
 WAITERS = 5_000
 SITTERS = 4

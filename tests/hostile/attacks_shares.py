@@ -13,7 +13,7 @@ from tests.hostile.invariant import Broken
 from tests.hostile.mill import Fill, Mill, in_one, in_pieces
 from tests.hostile.scene import Scene
 
-SECONDS = 4.0
+SECONDS = 2.0
 BEYOND = "a share of the worker's time: it counts descriptors"
 
 

@@ -1,4 +1,4 @@
-"""Attacks that last: floods of messages and connections, a thousand rounds.
+"""Attacks that last: floods of messages and connections, and one connection after the other.
 
 The honest flood's rate is measured in turns: half of the time as much work is done that harms nobody (I2).
 """
@@ -27,7 +27,9 @@ from tests.hostile.attacks_message import negotiated
 from tests.hostile.invariant import Broken
 from tests.hostile.scene import Attacker, Scene, region
 
-SECONDS = 4.0
+SECONDS = 2.0
+ROUNDS = 100
+"""So many times at once a port may set up its rings. A thousand connections: integration/test_connection_rounds."""
 NOWHERE = Piece(0, 72)
 
 
@@ -193,7 +195,7 @@ def local_users_who_ask_for_statistics_without_end(scene: Scene) -> None:
     connections(scene, ask)
 
 
-# A thousand rounds
+# Round after round
 
 
 def one_round(scene: Scene, number: int) -> None:
@@ -211,10 +213,10 @@ def one_round(scene: Scene, number: int) -> None:
 
 
 @lasting_attack("mapping-leak", "memory-leak", "fd-leak", rings=("packed",))
-def a_thousand_rounds(scene: Scene) -> None:
+def connections_round_after_round(scene: Scene) -> None:
     """I5: mappings and resident memory are as they were, give or take what an allocator keeps."""
     backend = scene.arena.backend
-    rounds = round(1000 * scene.arena.endurance)
+    rounds = max(ROUNDS, round(ROUNDS * scene.arena.endurance))
     for number in range(30):
         one_round(scene, number)
     scene.arena.wait_released()

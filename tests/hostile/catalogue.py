@@ -7,7 +7,6 @@ from importlib import import_module
 from pathlib import Path
 
 from tests.hostile.attack import CATALOGUE
-from tests.hostile.rings import FORMATS
 
 for found in pkgutil.iter_modules([str(Path(__file__).parent)]):
     if found.name.startswith("attacks_"):
@@ -18,17 +17,15 @@ Case = tuple[str, str]
 CASES = [(entry.name, ring) for entry in CATALOGUE.values() for ring in entry.rings]
 
 
-def once_per_layout(case: Case) -> bool:
-    name, ring = case
-    rings = CATALOGUE[name].rings
-    promised = FORMATS[ring].in_order and not FORMATS[rings[0]].in_order
-    beside_another = promised and ring.removesuffix("_in_order") in rings
-    return ring == rings[0] or (ring == "packed" if CATALOGUE[name].lasts else not beside_another)
-
-
-LAYOUTS = [case for case in CASES if once_per_layout(case) and not CATALOGUE[case[0]].beyond_mini]
-"""For a back-end that is slow: IN_ORDER beside another format only where it is what the attack is about, and what lasts
-not on every format."""
+WHOLE = [
+    (entry.name, ring)
+    for number, entry in enumerate(CATALOGUE.values())
+    for at, ring in enumerate(entry.rings)
+    if entry.lasts or at == number % len(entry.rings)
+]
+"""What is run with every invariant: what lasts on all its formats, any other attack on one of them, in turn."""
+BRIEF = [case for case in CASES if case not in set(WHOLE)]
+"""The rest: the attack's own expectation, and the invariants that are about its own port."""
 
 
 def beside(case: Case) -> str:
@@ -46,4 +43,4 @@ def name_of(case: Case) -> str:
     return name if ring == "split" else f"{name}-{ring}"
 
 
-__all__ = ["CASES", "CATALOGUE", "LAYOUTS", "Case", "beside", "name_of"]
+__all__ = ["BRIEF", "CASES", "CATALOGUE", "WHOLE", "Case", "beside", "name_of"]

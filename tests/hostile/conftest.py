@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.conftest import endurance
 from tests.hostile.arena import Arena
+
+BRIEF_ONES = 80
+"""Brief attacks that an arena is for: each sets rings up about ten times, and a port may do so 1024 times at once."""
+LONG_ENDURANCE = 12.0
+"""With --long: a minute of concurrent rewriting of each ring format, and so on."""
+
+
+def endurance(config: pytest.Config) -> float:
+    """How long what repeats goes on, of what it usually does."""
+    return LONG_ENDURANCE if config.getoption("--long") else 1.0
 
 
 class Shared:
     """An arena that lasts until an attack spoils it."""
 
-    def __init__(self, make: Callable[[str], Arena]) -> None:
-        self._make = make
+    def __init__(self, make: Callable[[str], Arena], most: float = math.inf) -> None:
+        """`most`: attacks that one of them is for."""
+        self._make, self._most = make, most
         self._arena: Arena | None = None
 
     def get(self, beside: str = "split") -> Arena:
-        """With rings of this format beside the attacker."""
-        fit = self._arena and self._arena.beside == beside and not self._arena.spoiled
+        """With rings of this format beside the attacker. A new one, too, where it made all changes that it may."""
+        fit = self._arena and self._arena.beside == beside and not self._arena.spoiled and self._arena.runs < self._most
         if self._arena and not (fit and self._arena.backend.alive()):
             self.close()
         if not self._arena:

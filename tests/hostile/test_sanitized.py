@@ -1,7 +1,8 @@
 """The attacks on rings once more against a debug build with AddressSanitizer and UndefinedBehaviorSanitizer.
 
 Any report of theirs is found in the log, and ends the process: I1. So does a check of the debug build that fails. How
-fast such a build is, is no question. The unit tests that drive rings run on it, too.
+fast such a build is, is no question, and what others notice of an attack, no more: test_attacks asks that. The unit
+tests that drive rings run on it, too.
 """
 
 from __future__ import annotations
@@ -12,13 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import endurance
 from tests.hostile.arena import Arena
 from tests.hostile.catalogue import CASES, CATALOGUE, Case, name_of
-from tests.hostile.conftest import Shared
+from tests.hostile.conftest import BRIEF_ONES, Shared, endurance
 from tests.hostile.sanitized import OPTIONS, ROOT, build, run, sanitized
-
-pytestmark = pytest.mark.alone
 
 WITHOUT_RINGS = {
     f"tests.hostile.attacks_{about}" for about in ("costly", "doors", "fds", "message", "shared", "shares", "sustained")
@@ -38,7 +36,11 @@ def package() -> Path:
 @pytest.fixture(scope="module")
 def shared(package: Path, pytestconfig: pytest.Config) -> Iterator[Shared]:
     longer = endurance(pytestconfig)
-    shared = Shared(lambda beside: Arena(sanitized(package), beside=beside, pace=2000, rates=False, endurance=longer))
+
+    def make(beside: str) -> Arena:
+        return Arena(sanitized(package), beside=beside, pace=500, rates=False, endurance=longer)
+
+    shared = Shared(make, BRIEF_ONES)
     yield shared
     shared.close()
 
@@ -52,7 +54,7 @@ def test_it_is_the_sanitized_build_that_runs(shared: Shared, package: Path) -> N
 @pytest.mark.parametrize("case", ON_RINGS, ids=name_of)
 def test_no_report(case: Case, shared: Shared) -> None:
     name, ring = case
-    shared.get().run(CATALOGUE[name], ring)
+    shared.get().run_briefly(CATALOGUE[name], ring)
 
 
 OVERRUN = """

@@ -65,7 +65,8 @@ class WatchedMemory(Memory):
         return found
 
     def _difference(self, region: Region, start: int, stop: int) -> list[str]:
-        copy = memoryview(self._copies[region.inode])
+        copy = self._copies[region.inode]
+        # Slices, not memoryviews, which are compared byte by byte.
         if start >= stop or (now := region.file[start:stop]) == copy[start:stop]:
             return []
         first = next(at for at in range(start, stop) if now[at - start] != copy[at])
