@@ -10,6 +10,7 @@ It is believed only about the front-end process that it was written about, of th
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import mmap
 import os
 import stat
@@ -20,10 +21,12 @@ from fastvhost.dataplane.packed_journal import JOURNAL_BYTES
 from fastvhost.frontend import foreign_files
 
 MAGIC, VERSION = b"fvrecord", 1
-HEADER = struct.Struct("<8sI4x16sQQQ")
-"""Magic, version, boot id, acknowledged feature bits, the front-end's process id and when that started."""
+HEADER = struct.Struct("<8sII16sQQQ")
+"""Magic, version, pid namespace, boot id, acknowledged feature bits, the front-end's process id and when that started.
+"""
 HEADER_BYTES = 64
 NOBODY = 0, 0
+UNKNOWN_BOOT = bytes(16)
 
 
 class RecordError(Exception):
@@ -43,6 +46,8 @@ class Record:
                 raise RecordError("it lies on no memory file system")
             if os.fstat(fd).st_size < n_bytes:
                 os.posix_fallocate(fd, 0, n_bytes)  # a page that cannot be had is missed now, not by a worker
+            with contextlib.suppress(OSError):  # whoever looks whether it is abandoned has it for a moment
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # as long as it is mapped: mmap duplicates the descriptor
             self._map = mmap.mmap(fd, n_bytes)
         except (OSError, RecordError) as error:
             if fresh:
@@ -50,7 +55,8 @@ class Record:
             raise RecordError(getattr(error, "strerror", None) or str(error)) from error
         finally:
             os.close(fd)
-        if self._header()[:3] != (MAGIC, VERSION, _boot_id()):
+        magic, version, _, boot, *_ = self._header()
+        if (magic, version, boot) != (MAGIC, VERSION, _boot_id()):
             self._about(0, NOBODY)
             self._forget_rings()
 
@@ -64,7 +70,7 @@ class Record:
 
         Where the rings of another one stand is forgotten. pid: 0 where it cannot be known; then it is believed.
         """
-        _, _, _, features, *process = self._header()
+        _, _, _, _, features, *process = self._header()
         if pid and tuple(process) not in (NOBODY, _process(pid)):
             self._about(0, NOBODY)
             self._forget_rings()
@@ -76,7 +82,7 @@ class Record:
 
     def close(self) -> None:
         """Remove it, unless the front-end lives on and comes to the next fwd."""
-        _, _, _, features, *process = self._header()
+        _, _, _, _, features, *process = self._header()
         pid = process[0]
         if not features or (pid and _process(pid) != tuple(process)):
             self._remove()
@@ -85,11 +91,11 @@ class Record:
         with contextlib.suppress(OSError):
             os.unlink(self.path)  # noqa: PTH108
 
-    def _header(self) -> tuple[bytes, int, bytes, int, int, int]:
+    def _header(self) -> tuple[bytes, int, int, bytes, int, int, int]:
         return HEADER.unpack_from(self._map)
 
     def _about(self, features: int, process: tuple[int, int]) -> None:
-        HEADER.pack_into(self._map, 0, MAGIC, VERSION, _boot_id(), features, *process)
+        HEADER.pack_into(self._map, 0, MAGIC, VERSION, _pid_namespace(), _boot_id(), features, *process)
 
     def _forget_rings(self) -> None:
         self._map[HEADER_BYTES:] = bytes(len(self._map) - HEADER_BYTES)
@@ -115,7 +121,15 @@ def _boot_id() -> bytes:
     try:
         return bytes.fromhex(Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", ""))
     except (OSError, ValueError):
-        return bytes(16)
+        return UNKNOWN_BOOT  # ProcSubset=pid of a unit
+
+
+def _pid_namespace() -> int:
+    """The number of ours; 0 where it cannot be known."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino & 0xFFFFFFFF  # noqa: PTH116
+    except OSError:
+        return 0
 
 
 def _process(pid: int) -> tuple[int, int]:
@@ -127,11 +141,16 @@ def _process(pid: int) -> tuple[int, int]:
 
 
 def abandoned(path: Path) -> bool:
-    """Whether the file at this path is a record about a front-end that is gone, or of another boot."""
+    """Whether the file at this path is a record that no fwd has, about a front-end that is gone, or of another boot.
+
+    A process of another pid namespace is not seen here: only who shares that namespace can say that it is gone.
+    """
     try:
-        magic, _, boot, features, *process = HEADER.unpack(path.read_bytes()[: HEADER.size])
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            magic, _, namespace, boot, features, *process = HEADER.unpack(file.read(HEADER.size))
     except (OSError, struct.error):
         return False
-    if magic != MAGIC:
+    if magic != MAGIC or namespace != (_pid_namespace() or None) or _boot_id() == UNKNOWN_BOOT:
         return False
     return boot != _boot_id() or not features or (process[0] and _process(process[0]) != tuple(process))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fastvhost.control import records
+from fastvhost.frontend import record
 from fastvhost.frontend.features import F_RING_RESET, F_VERSION_1, mask
 from fastvhost.frontend.record import HEADER, HEADER_BYTES, Record, RecordError, abandoned
 from fastvhost.vhostuser.offer import Offer
@@ -104,8 +105,10 @@ def test_it_goes_with_its_port_unless_the_front_end_lives_on(path: Path, somebod
     assert not abandoned(path)
     os.kill(somebody, 9)
     os.waitpid(somebody, 0)
+    assert not abandoned(path)  # a fwd has it, this one
+    del record
     assert abandoned(path)
-    record.close()
+    Record(str(path), 2).close()
     assert not path.exists()
 
 
@@ -164,8 +167,12 @@ def test_it_lies_beside_the_socket_or_in_a_directory_of_this_user(
     records.remove_abandoned()
     assert Path(kept.path).exists()
     kept.acknowledge(0, ME)
+    where = Path(kept.path)
     records.remove_abandoned()
-    assert not Path(kept.path).exists()
+    assert where.exists()  # its port lives, and waits for a front-end
+    del kept
+    records.remove_abandoned()
+    assert not where.exists()
 
 
 def test_no_record_where_others_could_put_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,6 +208,24 @@ def test_who_leaves_as_soon_as_it_knows_the_features_is_offered_more_the_next_ti
 def test_no_bit_but_a_withdrawn_one_comes_back(path: Path) -> None:
     Record(str(path), 2).acknowledge(~0 & (1 << 64) - 1, ME)
     assert Offer(1, record=Record(str(path), 2)).to(ME) == offered_features(1) | RING_RESET
+
+
+@pytest.mark.parametrize("unknown", ["the pid namespace", "the boot"])
+def test_what_cannot_be_known_from_here_is_not_taken_for_abandoned(
+    path: Path, somebody: int, monkeypatch: pytest.MonkeyPatch, unknown: str
+) -> None:
+    """Containers may share the directory: a process of one of them is nobody's in the others, and lives."""
+    Record(str(path), 2).acknowledge(BEFORE, somebody)
+    data = bytearray(path.read_bytes())
+    *fields, started = HEADER.unpack_from(data)
+    HEADER.pack_into(data, 0, *fields, started - 1)  # not the process that has this number here
+    path.write_bytes(data)
+    assert abandoned(path)
+    if unknown == "the boot":
+        monkeypatch.setattr(record, "_boot_id", lambda: record.UNKNOWN_BOOT)
+    else:
+        monkeypatch.setattr(record, "_pid_namespace", lambda: 4026532001)
+    assert not abandoned(path)
 
 
 def test_the_header_has_room() -> None:
