@@ -47,7 +47,7 @@ class Record:
             if os.fstat(fd).st_size < n_bytes:
                 os.posix_fallocate(fd, 0, n_bytes)  # a page that cannot be had is missed now, not by a worker
             with contextlib.suppress(OSError):  # whoever looks whether it is abandoned has it for a moment
-                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # as long as it is mapped: mmap duplicates the descriptor
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # as long as it is mapped: mmap has a duplicate
             self._map = mmap.mmap(fd, n_bytes)
         except (OSError, RecordError) as error:
             if fresh:
