@@ -21,7 +21,9 @@ from tests.frontend import (
     F_VERSION_1,
     FEATURES,
     PROTOCOL_F_CONFIG,
+    PROTOCOL_F_CONFIGURE_MEM_SLOTS,
     PROTOCOL_F_MQ,
+    PROTOCOL_F_REPLY_ACK,
     PROTOCOL_FEATURES,
     RING_F_EVENT_IDX,
     VRING_STATE,
@@ -30,6 +32,8 @@ from tests.frontend import (
     Request,
     mem_table,
     readable,
+    ring_fd,
+    vring_addr,
 )
 from tests.packed_driver import PackedQueue
 from tests.unit.service_rig import until
@@ -189,6 +193,47 @@ def test_all_pairs_are_active_where_nobody_starts_the_control_queue() -> None:
     """Cloud Hypervisor acknowledges CTRL_VQ, serves it itself, and says nothing of what its driver asks."""
     with made(MULTI, rings=CONTROL) as bench:
         assert bench.active() == [True] * 4
+
+
+@pytest.mark.parametrize("pairs", [1, 2])
+def test_cloud_hypervisor_finds_its_queues_and_can_set_them_up_twice(pairs: int) -> None:
+    """The requests of its vhost_user/net.rs and vu_common_ctrl.rs in their order: at its start, and at its driver's."""
+    known = PROTOCOL_F_MQ | PROTOCOL_F_REPLY_ACK | PROTOCOL_F_CONFIGURE_MEM_SLOTS
+    with short_dir() as directory, contextlib.ExitStack() as stack:
+        path, memory = directory / "a.sock", stack.enter_context(contextlib.closing(Memory.of(MIB)))
+        port = stack.enter_context(contextlib.closing(VirtioPort("a", Door(), promised_pairs(pairs))))
+        service = VhostUserService(str(path), port, queue_pairs=pairs)
+        service.open()
+        service.start()
+        stack.callback(service.stop, 2.0)
+        front = stack.enter_context(contextlib.closing(Frontend.connect(path)))
+        front.send(Request.SET_OWNER)
+        acked = front.ask_u64(Request.GET_FEATURES) & (MULTI | RING_F_EVENT_IDX)
+        agreed = front.ask_u64(Request.GET_PROTOCOL_FEATURES) & known
+        front.send(Request.SET_PROTOCOL_FEATURES, struct.pack("=Q", agreed))
+        front.reply_ack = True
+        # It counts virtqueues, and has two where nothing is said.
+        assert (front.ask_u64(Request.GET_QUEUE_NUM) if agreed & PROTOCOL_F_MQ else 2) >= 2 * pairs
+        for _ in range(2):  # its driver is loaded anew
+            queues = [SplitQueue(memory, SIZE, start=0) for _ in range(2 * pairs)]
+            fds = [[os.eventfd(0, os.EFD_NONBLOCK) for _ in range(2)] for _ in queues]
+            stack.callback(lambda fds=fds: [os.close(fd) for pair in fds for fd in pair])
+            front.tell(Request.SET_FEATURES, struct.pack("=Q", acked))
+            front.set_mem_table(memory.regions)
+            for index in range(2 * pairs):
+                front.tell(Request.SET_VRING_NUM, VRING_STATE.pack(index, SIZE))
+            for index, (queue, (kick, call)) in enumerate(zip(queues, fds, strict=True)):
+                front.tell(Request.SET_VRING_ADDR, vring_addr(index, queue))
+                front.tell(Request.SET_VRING_BASE, VRING_STATE.pack(index, 0))
+                front.tell(Request.SET_VRING_CALL, *ring_fd(index, call))
+                front.tell(Request.SET_VRING_KICK, *ring_fd(index, kick))
+            for index in range(2 * pairs):
+                front.tell(Request.SET_VRING_ENABLE, VRING_STATE.pack(index, 1))
+            states = [port.queue_state(index) for index in range(2 * pairs)]
+            assert all(state.live and state.enabled for state in states)
+            for index in range(2 * pairs):
+                front.tell(Request.SET_VRING_ENABLE, VRING_STATE.pack(index, 0))
+                front.get_vring_base(index)
 
 
 def test_without_mq_the_control_queue_is_ring_2() -> None:
