@@ -39,6 +39,10 @@ class Offer:
         if self._record is not None:
             self._record.acknowledge(features, pid)
 
-    def turned_down(self) -> None:
-        """A front-end asked for the features and left without a word. Perhaps its guest runs and has more of them."""
-        self._turned_down = True
+    def turned_down(self) -> bool:
+        """A front-end asked for the features and left without a word. Perhaps its guest runs and has more of them.
+
+        Whether the next one is offered more than this one was.
+        """
+        before, self._turned_down = self._turned_down, True
+        return not before

@@ -216,8 +216,8 @@ class VhostUserService(ControlThread):
             return
         if not connection.session.rings.ran:
             self._idle_visits.take()
-        if connection.session.asked and connection.session.features is None:
-            self._offer.turned_down()
+        left = connection.session.asked and connection.session.features is None
+        if left and self._offer.turned_down():
             self._narrative.turned_down(names(WITHDRAWN))
         with contextlib.suppress(Exception):
             # What the rings did last belongs before the end of the story; trouble with it does not matter any more.
