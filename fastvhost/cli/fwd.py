@@ -37,7 +37,8 @@ OPTIONS = (
 )
 PORTS = """\
 ports:
-  vhost-user:PATH[,mode=server|client][,queues=N][,memory=N][,memory-files=any][,without=FEATURE+...]
+  vhost-user:PATH[,mode=server|client][,queues=N][,memory=N][,memory-files=any]
+                 [,without=FEATURE+...]
   cuse:NAME[,queues=N][,memory=N][,memory-files=any]
   tap:NAME[,queues=N][,mtu=N][,persist=yes][,owner=USER]
   packet:IFACE

@@ -16,6 +16,7 @@ import pytest
 
 from bench.guests.short_dir import short_dir
 from fastvhost.driver.guests import Guests
+from tests.hostile.backend import waited_seconds
 from tests.idle_cost import cost
 from tests.unit.forwarder import ENVIRONMENT, FASTVHOST, Forwarder, fastvhost, forwarder
 
@@ -32,10 +33,10 @@ def kib(pid: int, key: str) -> int:
 
 def test_it_listens_within_a_second_and_stays_small() -> None:
     took = []
-    for _ in range(3):  # the machine may be busy; the best of three says what fwd needs
+    for _ in range(3):  # the machine may be busy; the best of three says what fwd needs, without its waits for a CPU
         start = time.monotonic()
         with forwarder() as fwd:
-            took.append(time.monotonic() - start)
+            took.append(time.monotonic() - start - waited_seconds(Path(f"/proc/{fwd.process.pid}")))
             assert kib(fwd.process.pid, "VmHWM") < RESIDENT_KIB
     assert min(took) < START_SECONDS
 
