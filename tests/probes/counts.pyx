@@ -149,7 +149,7 @@ def outstanding(VirtioPort port not None, uint32_t index) -> int:
     return port.queue(index).ring.outstanding
 
 
-def complete_unasked(VirtioPort port not None, uint32_t index, uint32_t n, uint32_t slots=1) -> None:
+def complete_unasked(VirtioPort port not None, uint32_t index, uint32_t n, uint32_t slots=1, bint publish=True) -> None:
     """Complete chains that nobody took, of so many descriptors each."""
     cdef Ring *ring = &port.queue(index).ring
     cdef Done done[1024]
@@ -157,7 +157,8 @@ def complete_unasked(VirtioPort port not None, uint32_t index, uint32_t n, uint3
     for i in range(1024):
         done[i] = Done(i % ring.size | slots << 16, 0xffff)
     ring.complete(ring, done, n)
-    ring.publish(ring)
+    if publish:
+        ring.publish(ring)
 
 
 def untake_unasked(VirtioPort port not None, uint32_t index, uint32_t n, uint32_t slots=1) -> None:

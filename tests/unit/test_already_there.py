@@ -79,3 +79,14 @@ def test_used_elements_are_those_of_this_lap(lengths: tuple[int, ...]) -> None:
             for head, each in zip(order, sent, strict=True):
                 assert r.b.memory.read(addresses[head], 12 + len(each)) == PLAIN + each
             r.a.driver.reclaim()
+
+
+@pytest.mark.parametrize("before", range(8))
+def test_used_elements_of_a_burst_go_on_at_the_start_of_the_ring(before: int) -> None:
+    with rig(size=8) as r:
+        r.b.driver.post(8)
+        for n in (before, 5, 6, 8):
+            heads = [r.a.driver.send(frame(number)) for number in range(n)]
+            r.settle()
+            assert [used.head for used in r.a.queues[1].take_used()] == heads
+            assert r.b.driver.receive_all() == [frame(number) for number in range(n)]

@@ -154,6 +154,29 @@ def test_a_broken_ring_gives_nothing(features: int) -> None:
         assert counts.outstanding(r.a.port, 1) == 0
 
 
+@pytest.mark.parametrize("name", ["split", "packed"])
+def test_what_is_completed_is_shown_all_at_once_when_it_is_published(name: str) -> None:
+    with rig(features=FORMATS[name]) as r:
+        for number in range(8):
+            r.a.driver.send(frame(number))
+        assert counts.take_some(r.a.port, 1, 3) == 3
+        counts.complete_unasked(r.a.port, 1, 3, publish=False)
+        assert r.a.queues[1].take_used() == []
+        counts.complete_unasked(r.a.port, 1, 0)
+        assert len(r.a.queues[1].take_used()) == 3
+
+
+def test_an_index_that_jumps_by_more_than_what_is_outstanding_leaves_room_for_breaks_the_ring() -> None:
+    with rig(size=8) as r:
+        r.a.driver.send_at_once(*[frame(number) for number in range(4)])
+        assert counts.take_some(r.a.port, 1, 4) == 4
+        q = r.a.queues[1]
+        q.set_avail_index(q.avail_index + 5)
+        assert counts.take_some(r.a.port, 1, 64) == 0
+        assert "ran ahead" in r.a.port.queue_state(1).broken
+        assert counts.outstanding(r.a.port, 1) == 4
+
+
 # A frame that is too long for all chains of a ring, while that ring breaks
 
 

@@ -54,7 +54,7 @@ def test_frames_arrive_as_they_were_sent_and_in_order(two: Two) -> None:
     got = two.b.recv(64, timeout=0)
     assert [bytes(view) for view in got] == sent
     assert two.b.counters().tx_frames == two.a.counters().rx_frames == 8
-    assert two.b.counters().tx_bytes == sum(map(len, sent))
+    assert two.b.counters().tx_bytes == two.a.counters().rx_bytes == sum(map(len, sent))
 
 
 def test_a_burst_is_numbered_and_numbers_are_read_only_from_frames_that_are_otherwise_the_same(two: Two) -> None:

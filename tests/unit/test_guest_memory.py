@@ -83,6 +83,14 @@ def test_the_mmap_offset_need_not_be_a_multiple_of_the_page_size(fd: int) -> Non
     assert with_offset.closed
 
 
+def test_a_region_begins_at_its_offset_in_the_file_to_the_byte() -> None:
+    with rig(memory=Memory([Region(0x10000, 8 * MIB, mmap_offset=0x1230)])) as r:
+        r.b.driver.post()
+        r.a.driver.send(frame(1))
+        r.settle()
+        assert r.b.driver.receive_all() == [frame(1)]
+
+
 def test_overlapping_regions_are_refused_by_guest_and_by_user_address(fd: int) -> None:
     low, touching = Mapping(fd, 0, 8192, 0, 0), Mapping(fd, 8192, 4096, 8192, 0)
     assert GuestMemory([touching, low]).mappings == (low, touching)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -28,8 +29,8 @@ def descriptors(queue: Any) -> list[tuple[int, ...]]:
     return [queue.memory.unpack(PACKED_DESCRIPTOR, queue.at(n)) for n in range(queue.size)]
 
 
-def send(r: Rig, n: int) -> list[int]:
-    """Have n frames forwarded in one burst. Returns what the driver calls their buffers."""
+def send(r: Rig, n: int, pieces: int = 1) -> list[int]:
+    """Have n frames of so many pieces forwarded in one burst. Returns what the driver calls their buffers."""
     r.b.driver.post(n)
     heads = []
     for k in range(n):
@@ -37,7 +38,8 @@ def send(r: Rig, n: int) -> list[int]:
         data = bytes(12) + frame(k)
         addr = r.a.memory.take(len(data))
         r.a.memory.write(addr, data)
-        heads.append(r.a.queues[1].chain([Piece(addr, len(data))]))
+        cut = [len(data) * i // pieces for i in range(pieces + 1)]
+        heads.append(r.a.queues[1].chain([Piece(addr + i, j - i) for i, j in pairwise(cut)]))
     r.a.queues[1].make_available(*heads)
     r.worker.step()
     for k in range(n):
@@ -67,20 +69,22 @@ def test_a_packed_ring_says_only_the_last_id_of_a_burst_at_the_place_of_its_firs
         assert ring[0][2] == ids[-1]
 
 
-@pytest.mark.parametrize("sizes", [(3, 4, 5), (7, 7), (1, 6, 3, 4)])
-def test_the_place_of_the_next_batch_is_behind_the_one_before_over_the_end_of_the_ring(sizes: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("sizes", "pieces"), [((3, 4, 5), 1), ((7, 7), 1), ((1, 6, 3, 4), 1), ((2, 3, 1, 3), 2)])
+def test_the_place_of_the_next_batch_is_behind_the_one_before_over_the_end_of_the_ring(
+    sizes: tuple[int, ...], pieces: int
+) -> None:
     with rig(size=7, features=PACKED) as r:
         queue = r.a.queues[1]
         at, wrap = 0, True
         for n in sizes:
-            ids = send(r, n)
+            ids = send(r, n, pieces)
             _, _, buffer, flags = descriptors(queue)[at]
             assert (buffer, flags & USED) == (ids[-1], USED if wrap else 0)
             # What the driver of this test does not do by itself: skip forward by the size of the batch.
             for ident in ids:
                 queue._slots.pop(ident)
                 queue._ids.append(ident)
-            at += n
+            at += n * pieces
             if at >= 7:
                 at, wrap = at - 7, not wrap
 

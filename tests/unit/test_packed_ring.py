@@ -6,6 +6,7 @@ import pytest
 
 from tests.driver import DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Piece
 from tests.packed_driver import DESC_F_AVAIL, DESC_F_USED, EVENT_DISABLE, PACKED_DESCRIPTOR
+from tests.probes import counts
 from tests.unit.rig import (
     F_RING_PACKED,
     F_VERSION_1,
@@ -86,18 +87,20 @@ def test_a_frame_over_several_mergeable_buffers_is_shown_all_at_once() -> None:
             assert r.b.driver.receive(0) == frame(n, bytes)
 
 
-def test_the_base_carries_both_indices_and_wrap_counters_and_starts_anew_from_them() -> None:
+@pytest.mark.parametrize(("sent", "wrap"), [(13, 0), (23, 1)])
+def test_the_base_carries_both_indices_and_wrap_counters_and_starts_anew_from_them(sent: int, wrap: int) -> None:
+    at = 3 | wrap << 15 | 3 << 16 | wrap << 31  # both counters wrapped once, or twice
     with rig(size=10, features=PACKED) as r:
         r.b.driver.post(10)
-        for n in range(13):
+        for n in range(sent):
             r.a.driver.send(frame(n))
             r.settle()
             assert r.b.driver.receive(0) == frame(n)
         r.a.driver.reclaim()
-        assert r.a.port.stop_queue(1) == 3 | 3 << 16  # both counters wrapped once
+        assert r.a.port.stop_queue(1) == at
         base = r.b.port.stop_queue(0)
-        assert base == 3 | 3 << 16
-        r.a.start(1, base=3 | 3 << 16)
+        assert base == at
+        r.a.start(1, base=at)
         r.b.start(0, base=base)
         r.a.driver.send(frame(99))
         r.settle()
@@ -277,13 +280,27 @@ def test_a_readable_entry_in_a_receive_table_breaks_the_queue() -> None:
         assert "device-readable" in r.b.port.queue_state(0).broken
 
 
-def test_a_wrong_wrap_counter_is_simply_not_available() -> None:
+@pytest.mark.parametrize("flags", [0, DESC_F_USED, DESC_F_AVAIL | DESC_F_USED])
+def test_a_wrong_wrap_counter_is_simply_not_available(flags: int) -> None:
     with rig(size=8, features=PACKED) as r:
         q = r.a.queues[1]
-        r.a.memory.pack(PACKED_DESCRIPTOR, q.at(0), 0x10000, 50, 0, DESC_F_USED)
-        r.a.memory.pack(PACKED_DESCRIPTOR, q.at(1), 0x10000, 50, 0, DESC_F_AVAIL | DESC_F_USED)
+        r.a.memory.pack(PACKED_DESCRIPTOR, q.at(0), 0x10000, 50, 0, flags)
+        r.a.memory.pack(PACKED_DESCRIPTOR, q.at(1), 0x10000, 50, 0, DESC_F_AVAIL)
         assert r.worker.step() == 0
+        assert counts.outstanding(r.a.port, 1) == 0
         assert r.a.port.queue_state(1).broken == ""
+
+
+def test_the_id_of_a_chain_is_that_of_its_last_descriptor() -> None:
+    with rig(size=8, features=PACKED) as r:
+        r.b.driver.post(1)
+        q, at = r.a.queues[1], r.a.memory.take(200)
+        r.a.memory.write(at, bytes(12) + frame(1))
+        r.a.memory.pack(PACKED_DESCRIPTOR, q.at(1), at + 40, 32, 7, DESC_F_AVAIL)
+        r.a.memory.pack(PACKED_DESCRIPTOR, q.at(0), at, 40, 5, DESC_F_AVAIL | DESC_F_NEXT)
+        r.settle()
+        assert r.b.driver.receive_all() == [frame(1)]
+        assert r.a.memory.unpack(PACKED_DESCRIPTOR, q.at(0))[2] == 7
 
 
 def test_duplicate_and_out_of_range_ids_come_back_as_they_were_given() -> None:

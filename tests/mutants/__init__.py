@@ -1,0 +1,1 @@
+"""Bugs that engineers make, each seeded into the real sources on its own, and the one test that finds it."""

@@ -1,0 +1,12 @@
+"""All seeded bugs, room by room."""
+
+from tests.mutants import bugs_memory, bugs_net, bugs_ports, bugs_protocol, bugs_rings, bugs_workers
+
+MUTANTS = (
+    *bugs_rings.MUTANTS,
+    *bugs_memory.MUTANTS,
+    *bugs_net.MUTANTS,
+    *bugs_workers.MUTANTS,
+    *bugs_ports.MUTANTS,
+    *bugs_protocol.MUTANTS,
+)

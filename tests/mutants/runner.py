@@ -1,0 +1,144 @@
+"""Runs single tests against the tree of bugs: one process imports all that is needed, and forks for each test.
+
+usage: python -m tests.mutants.runner TREE < jobs > outcomes
+
+A job is a line of JSON, [name of a bug or "", node id]; so is its outcome, which comes as soon as it is known. Two
+run at once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+AT_ONCE = 2
+LIMIT = 40.0
+"""Seconds. A test that hangs with its bug has found it, but is the wrong one to name."""
+OUTPUT_BYTES = 6000
+PR_SET_PDEATHSIG = 1
+
+
+def take_up(tree: Path) -> None:
+    """The package is that of the tree from here on. Its modules that are not loaded yet come from there as well."""
+    sys.path.insert(0, str(tree))
+    import fastvhost
+
+    assert fastvhost.__file__ == str(tree / "fastvhost" / "__init__.py"), fastvhost.__file__
+
+
+def load(tests: list[str]) -> None:
+    """All modules of these tests. What is said of it goes to stderr."""
+    import pytest
+
+    files = sorted({test.partition("::")[0] for test in tests})
+    before = os.dup(1)
+    os.dup2(2, 1)
+    code = pytest.main(["--collect-only", "-qq", "-p", "no:cacheprovider", *files])
+    sys.stdout.flush()
+    os.dup2(before, 1)
+    os.close(before)
+    assert code == 0, f"collecting {' '.join(files)} ended with {code}"
+
+
+def switch_on(name: str) -> None:
+    """A bug, in this process."""
+    from tests.mutants.bugs import MUTANTS
+    from tests.mutants.in_python import put_in
+
+    names = [mutant.name for mutant in MUTANTS]
+    number = names.index(name) + 1
+    mutant = MUTANTS[number - 1]
+    if not mutant.compiled:
+        put_in(mutant)
+        return
+    os.environ["FASTVHOST_MUTANT"] = str(number)
+    for module in list(sys.modules.values()):
+        path = getattr(module, "__file__", None) or ""
+        if module.__name__.startswith("fastvhost.") and path.endswith(".so"):
+            library = ctypes.CDLL(path)
+            if hasattr(library, "fv_mutant"):
+                ctypes.c_int.in_dll(library, "fv_mutant").value = number
+
+
+@dataclass
+class Run:
+    """A test that runs in a process of its own."""
+
+    name: str
+    test: str
+    pid: int
+    output: IO[bytes]
+    began: float = field(default_factory=time.monotonic)
+    late: bool = False
+
+    def outcome(self, status: int) -> dict[str, object]:
+        self.output.seek(0)
+        text = self.output.read()[-OUTPUT_BYTES:].decode(errors="replace")
+        self.output.close()
+        code = os.waitstatus_to_exitcode(status)
+        return {
+            "name": self.name, "test": self.test, "code": code, "late": self.late, "output": text,
+            "seconds": round(time.monotonic() - self.began, 2),
+        }  # fmt: skip
+
+
+def begin(name: str, test: str) -> Run:
+    output = tempfile.TemporaryFile()  # noqa: SIM115 - until its outcome is known
+    pid = os.fork()
+    if pid == 0:
+        code = 70
+        try:
+            os.setpgid(0, 0)
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
+            if name:
+                switch_on(name)
+            import pytest
+
+            from fastvhost.dataplane import notify
+
+            notify.prepare()  # a child of fork() has none of what its parent signals by
+
+            code = int(pytest.main(["-q", "-p", "no:cacheprovider", "--no-header", "--tb=short", test]))
+            sys.stdout.flush()
+        finally:
+            os._exit(code)
+    return Run(name, test, pid, output)
+
+
+def run(jobs: list[tuple[str, str]]) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    running: list[Run] = []
+    while jobs or running:
+        while jobs and len(running) < AT_ONCE:
+            running.append(begin(*jobs.pop(0)))
+        signal.sigtimedwait({signal.SIGCHLD}, 1.0)
+        for one in list(running):
+            pid, status = os.waitpid(one.pid, os.WNOHANG)
+            if pid:
+                running.remove(one)
+                print(json.dumps(one.outcome(status)), flush=True)
+            elif not one.late and time.monotonic() - one.began > LIMIT:
+                one.late = True
+                os.killpg(one.pid, signal.SIGKILL)
+
+
+def main() -> None:
+    take_up(Path(sys.argv[1]))
+    jobs = [(name, test) for name, test in map(json.loads, sys.stdin)]
+    load([test for _, test in jobs])
+    run(jobs)
+
+
+if __name__ == "__main__":
+    main()
