@@ -35,6 +35,8 @@ TURN = 0.5
 LEAST_OFFERED = 50
 """Frames of the honest pair of which its share is measured first; where it is low, in turns that last longer."""
 DYING = 0.2
+BRIEFLY = 0.02
+"""The part of its time that an attack is given which only hands over what its end is about."""
 LONGEST_DOUBT = 120.0
 """Seconds for which turns go on at the most while the honest pair's share is too small."""
 LOG_BYTES_PER_CONNECTION = 3000
@@ -181,8 +183,9 @@ class Arena:
             scene.close()
 
     def ends_after(self, attack: Attack, ring: str) -> None:
-        """Once more, and then it is ended with all that it was handed still in hand."""
-        scene = Scene(self, ring)
+        """Once more, but briefly, and then it is ended with all that it was handed still in hand."""
+        scene, rates, endurance = Scene(self, ring), self.rates, self.endurance
+        self.beside_flood, self.rates, self.endurance = False, False, BRIEFLY
         try:
             attack.run(scene)
             scene.ends_and_starts_again()
@@ -190,6 +193,7 @@ class Arena:
             self.spoiled = True
             raise
         finally:
+            self.rates, self.endurance = rates, endurance
             scene.close()
 
     def _compare(self, attack: Attack, ring: str) -> None:

@@ -46,12 +46,13 @@ def attack(
     ringless: bool = False,
     beyond_mini: str = "",
     paced: bool = False,
+    ends: bool = False,
 ) -> Callable[[Act], Act]:
     """Enter a function into the catalogue. `bugs`: switches of the broken back-end that it must show up."""
 
     def enter(act: Act) -> Act:
-        ends = act.__module__.rpartition(".")[2] in HANDING_OVER
-        entry = Attack(name or act.__name__, act, bugs, lasts, rings, ringless, beyond_mini, paced, ends)
+        hands_over = ends or act.__module__.rpartition(".")[2] in HANDING_OVER
+        entry = Attack(name or act.__name__, act, bugs, lasts, rings, ringless, beyond_mini, paced, hands_over)
         assert entry.name not in CATALOGUE, entry.name
         assert bool(bugs) != bool(beyond_mini), f"{entry.name}: name the bugs it finds, or what no such bug can show"
         CATALOGUE[entry.name] = entry

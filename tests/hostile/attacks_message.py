@@ -317,7 +317,7 @@ def five_bytes_of_a_header_and_silence(scene: Scene) -> None:
     silent(scene, struct.pack("<III", Request.SET_VRING_NUM, VERSION, 8)[:5])
 
 
-@ring_attack("fd-leak")
+@ring_attack("fd-leak", ends=True)
 def a_half_message_with_file_descriptors_and_silence(scene: Scene) -> None:
     guest = running(scene, acks=True)
     guest.frontend.send_raw(struct.pack("<III", Request.SET_MEM_TABLE, VERSION, 8) + bytes(4), [scene.eventfd()] * 8)

@@ -76,7 +76,7 @@ def a_call_eventfd_that_many_wait_for(scene: Scene) -> None:
     with_waiters(scene, Request.SET_VRING_CALL)
 
 
-@lasting_attack(beyond_mini=KERNELS, rings=("packed",))
+@lasting_attack(beyond_mini=KERNELS, rings=("packed",), ends=True)
 def a_kick_eventfd_that_many_wait_for(scene: Scene) -> None:
     with_waiters(scene, Request.SET_VRING_KICK)
 
@@ -84,7 +84,7 @@ def a_kick_eventfd_that_many_wait_for(scene: Scene) -> None:
 # Whether an open file blocks
 
 
-@lasting_attack("blocking-call")
+@lasting_attack("blocking-call", ends=True)
 def a_full_call_eventfd_that_blocks_now_and_then(scene: Scene) -> None:
     """Whoever looks whether it blocks, and then writes, waits some time."""
     notified = Notified(scene, Request.SET_VRING_CALL)
@@ -102,7 +102,7 @@ def a_full_call_eventfd_that_blocks_now_and_then(scene: Scene) -> None:
         toggler.stop()
 
 
-@attack(beyond_mini=KERNELS, rings=("split", "packed"))
+@attack(beyond_mini=KERNELS, rings=("split", "packed"), ends=True)
 def eventfds_that_become_full_and_block_while_they_are_handed_over(scene: Scene) -> None:
     """A control thread that signals a new call must not wait for its counter either; nor who comes after it."""
     for _ in range(3):
@@ -178,7 +178,7 @@ enter_held(HELD)
 # How long a close() takes
 
 
-@attack(beyond_mini=KERNELS)
+@attack(beyond_mini=KERNELS, ends=True)
 def surplus_sockets_that_linger_for_an_hour(scene: Scene) -> None:
     """Whatever they take on this port, other ports have what is theirs: a file that must be asked is asked."""
     scene.patience = 0.5  # for this port, which has taken what it may
@@ -197,7 +197,7 @@ def surplus_sockets_that_linger_for_an_hour(scene: Scene) -> None:
 # Address space, and pages that nobody touched
 
 
-@attack(beyond_mini="mappings as large as their regions")
+@attack(beyond_mini="mappings as large as their regions", ends=True)
 def regions_of_all_the_address_space(scene: Scene) -> None:
     """Of one sparse file. The others find room for theirs meanwhile, which is looked at after every attack."""
     fd = scene.adopt(os.memfd_create("attacker", os.MFD_CLOEXEC))
@@ -214,7 +214,7 @@ def regions_of_all_the_address_space(scene: Scene) -> None:
 UNTOUCHED = 256 << 20
 
 
-@attack(beyond_mini="mappings as large as their regions")
+@attack(beyond_mini="mappings as large as their regions", ends=True)
 def frames_out_of_pages_that_nobody_touched(scene: Scene) -> None:
     """Whoever touches them first pays for them: while they are mapped. Afterwards nobody does."""
     backend = scene.arena.backend

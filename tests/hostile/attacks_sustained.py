@@ -46,7 +46,7 @@ def flood(scene: Scene, message: Callable[[Attacker, int], object]) -> None:
     scene.works(guest)
 
 
-@lasting_attack("slow-door", paced=True)
+@lasting_attack("slow-door", paced=True, ends=True)
 def memory_tables_without_end(scene: Scene) -> None:
     flood(scene, lambda guest, _: guest.frontend.set_mem_table(guest.memory.regions))
 
@@ -56,7 +56,7 @@ def rings_enabled_and_disabled_without_end(scene: Scene) -> None:
     flood(scene, lambda guest, i: guest.frontend.tell(Request.SET_VRING_ENABLE, VRING_STATE.pack(1, i % 2)))
 
 
-@lasting_attack("slow-door", paced=True)
+@lasting_attack("slow-door", paced=True, ends=True)
 def call_file_descriptors_without_end(scene: Scene) -> None:
     flood(scene, lambda guest, _: guest.frontend.tell(Request.SET_VRING_CALL, U64.pack(1), [guest.calls[1]]))
 
