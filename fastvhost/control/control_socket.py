@@ -26,6 +26,7 @@ from typing import Any
 
 from fastvhost.control.errors import RuntimeFailure
 from fastvhost.control.open_files import RAISE, ran_out
+from fastvhost.dataplane.threads import Thread
 from fastvhost.frontend import foreign_files
 from fastvhost.vhostuser.listening import ListeningSocket
 from fastvhost.vhostuser.socket_file import PathTakenError
@@ -97,7 +98,7 @@ class ControlSocket:
         self._listener: _Listener | None = None
         self._clients: dict[socket.socket, _Client] = {}
         self._wake, self._woken = socket.socketpair()
-        self._thread = threading.Thread(target=self._serve, name="control", daemon=True)
+        self._thread = Thread(target=self._serve, name="control", daemon=True)
         self._stopping = threading.Event()
         self._paused_until = 0.0
         self._reserve = -1

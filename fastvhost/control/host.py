@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ import psutil
 from fastvhost.control import affinity
 from fastvhost.control.errors import UsageError
 from fastvhost.control.units import format_cores
+from fastvhost.dataplane.threads import Thread
 from fastvhost.frontend.foreign_text import printable
 
 # A core that other work keeps busier than this loses a fifth of a worker's rounds, and its guests notice.
@@ -188,7 +188,7 @@ def may_pin(core: int) -> bool:
     def attempt() -> None:
         answer.append(not affinity.pin(0, {core}))
 
-    thread = threading.Thread(target=attempt, name="core-probe")
+    thread = Thread(target=attempt, name="core-probe")
     with contextlib.suppress(RuntimeError):  # no thread can be made: what follows says so
         thread.start()
         thread.join()

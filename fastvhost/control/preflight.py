@@ -5,7 +5,6 @@ from __future__ import annotations
 import grp
 import os
 import stat
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -14,6 +13,7 @@ from fastvhost.control import host
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.control_socket import ELSEWHERE
 from fastvhost.control.errors import RuntimeFailure, UsageError
+from fastvhost.dataplane.threads import Thread
 from fastvhost.vhostuser import socket_file
 
 ANSWER_SECONDS = 2.0
@@ -78,7 +78,7 @@ def _in_time(path: str, check_file: Callable[[str], None]) -> None:
         except BaseException as error:
             answer.set_exception(error)
 
-    threading.Thread(target=ask, name="preflight", daemon=True).start()
+    Thread(target=ask, name="preflight", daemon=True).start()
     try:
         answer.result(ANSWER_SECONDS)
     except TimeoutError:

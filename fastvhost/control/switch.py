@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from fastvhost.control.errors import RuntimeFailure, UsageError
 from fastvhost.control.host import CorePlan
 from fastvhost.control.parts import AnyPort, AnyWorker, Parts, Service, real_parts
 from fastvhost.control.port_spec import PortSpec
+from fastvhost.dataplane.threads import Thread
 
 log = logging.getLogger("fastvhost")
 
@@ -42,12 +42,12 @@ class PortUnit:
     service: Service | None
 
 
-class WorkerThread(threading.Thread):
+class WorkerThread(Thread):
     """A worker in its thread, on its core."""
 
     def __init__(self, name: str, worker: AnyWorker, core: int | None, allowed: frozenset[int]) -> None:
         # A daemon: a worker that would not stop must not keep the process from ending.
-        super().__init__(name=name, daemon=True)
+        super().__init__(target=self._work, name=name, daemon=True)
         self.worker = worker
         self.core = core
         self.wires: list[tuple[str, str | None]] = []
@@ -55,7 +55,7 @@ class WorkerThread(threading.Thread):
         self._allowed = allowed
         self._stopping = False
 
-    def run(self) -> None:
+    def _work(self) -> None:
         """Poll until stop()."""
         with contextlib.suppress(OSError):
             # The name that top -H and ps -L show.

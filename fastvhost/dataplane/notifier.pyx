@@ -30,6 +30,7 @@ from fastvhost.dataplane.notify cimport (
 )
 
 from fastvhost.dataplane import notify
+from fastvhost.dataplane.threads import Thread
 
 MOST_RETIRED = 4
 LOOK_SECONDS = 0.5
@@ -129,7 +130,7 @@ cdef class Notifier:
         os.dup2(helper.wake_fd, self.asked.wake_fd, inheritable=False)  # from here on it is woken
         try:
             in_this_context = contextvars.copy_context().run  # the port's own quota for what it closes
-            threading.Thread(
+            Thread(
                 target=in_this_context, args=(helper.run,), name=f"notify {self.port}", daemon=True
             ).start()
         except RuntimeError as error:

@@ -20,6 +20,7 @@ from typing import Any
 
 from fastvhost.dataplane.door import WorkerStuckError
 from fastvhost.dataplane.notifier import NotificationsStuckError
+from fastvhost.dataplane.threads import Thread
 from fastvhost.frontend import foreign_files, quota
 from fastvhost.frontend.changes import Changes
 from fastvhost.frontend.logbook import Line, Logbook
@@ -105,8 +106,9 @@ class ControlThread(ABC):
 
     def start(self) -> None:
         """Answer, in a thread of its own, until stop()."""
-        self._thread = threading.Thread(target=self._run, name=f"control {self._port.name}", daemon=True)
-        self._thread.start()
+        thread = Thread(target=self._run, name=f"control {self._port.name}", daemon=True)
+        thread.start()
+        self._thread = thread
 
     def withdraw(self) -> None:  # noqa: B027 - a kind without a path of its own has nothing to free
         """The first step of a stop: take no front-end any more, free the path. From any thread, waits for nothing."""

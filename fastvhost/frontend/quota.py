@@ -16,6 +16,8 @@ from concurrent.futures import Future
 from contextvars import ContextVar
 from typing import TypeVar
 
+from fastvhost.dataplane.threads import Thread
+
 T = TypeVar("T")
 
 PLACES = 4
@@ -106,7 +108,7 @@ class Quota:
                 self._close_one()
 
         try:
-            threading.Thread(target=run, name="aside", daemon=True).start()
+            Thread(target=run, name="aside", daemon=True).start()
         except BaseException as error:  # RuntimeError, MemoryError: the system has no room for one
             self._left(only_when_done=False)
             raise NoPlaceError(f"no thread can be made to ask a file: {error}") from error

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from fastvhost.dataplane.ports.endpoint import Endpoint, EndpointClosedError
 from fastvhost.dataplane.ports.pcap import PcapError
 from fastvhost.dataplane.ports.pcap_file import Player, Recorder
+from fastvhost.dataplane.threads import Thread
 from fastvhost.frontend.logbook import Line, Logbook
 from fastvhost.hostside.errors import HostPortError
 
@@ -63,7 +64,7 @@ class PcapFileService:
         waited: list[tuple[str, Future[None]]] = []
         for name, (run, path) in jobs.items():
             opened: Future[None] = Future()
-            thread = threading.Thread(target=run, args=(opened,), name=f"{name} {self._port.name}", daemon=True)
+            thread = Thread(target=run, args=(opened,), name=f"{name} {self._port.name}", daemon=True)
             thread.start()
             self._threads[name] = thread
             waited.append((path, opened))

@@ -16,6 +16,7 @@ import time
 from typing import Any
 
 from fastvhost.dataplane.door import WorkerStuckError
+from fastvhost.dataplane.threads import Thread
 from fastvhost.frontend.logbook import Line, Logbook
 from fastvhost.hostside import interfaces
 from fastvhost.hostside.errors import HostPortError
@@ -83,8 +84,9 @@ class InterfaceService:
 
     def start(self) -> None:
         """Watch, in a thread of its own, until stop()."""
-        self._thread = threading.Thread(target=self._run, name=f"control {self._port.name}", daemon=True)
-        self._thread.start()
+        thread = Thread(target=self._run, name=f"control {self._port.name}", daemon=True)
+        thread.start()
+        self._thread = thread
 
     def withdraw(self) -> None:
         """The first step of a stop. There is no path here that another process could want."""
@@ -145,11 +147,13 @@ class InterfaceService:
             self._trouble = trouble
             self._write(level, trouble)
 
-    def _rest(self) -> None:
-        """Until the next attempt, or a stop."""
+    def _rest(self, seconds: float | None = None) -> bool:
+        """Until the next attempt, or a stop: whether it is that."""
         poller = select.poll()
-        poller.register(self._wake, select.POLLIN)
-        poller.poll(RETRY * 1000)
+        if self._wake >= 0:
+            poller.register(self._wake, select.POLLIN)
+        poller.poll((RETRY if seconds is None else seconds) * 1000)
+        return self._stopping
 
     def _wait(self) -> None:
         assert self._watch is not None

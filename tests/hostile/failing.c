@@ -20,7 +20,8 @@ FAILING_BOARD names the file. A process without one is left alone. */
 struct entry { int64_t skip, fail, failed; };
 
 enum {
-    MMAP, MMAP_OVER, MEMFD_CREATE, IO_SETUP, PTHREAD_CREATE, ACCEPT4, EVENTFD, SOCKET, DUP, FORK, RECVMSG, SENDMSG, ENTRIES
+    MMAP, MMAP_OVER, MEMFD_CREATE, IO_SETUP, PTHREAD_CREATE, ACCEPT4, EVENTFD, SOCKET, DUP, FORK, RECVMSG, SENDMSG,
+    FIRST_FRAME, ENTRIES
 };
 
 static struct entry *board;
@@ -76,6 +77,11 @@ void *mmap(void *addr, size_t length, int prot, int flags, int fd, off_t offset)
 {
     /* Of files, and what replaces a mapping: what the interpreter's own allocator asks for is another matter. */
     if (flags & MAP_FIXED ? fails(MMAP_OVER) : fd >= 0 && fails(MMAP)) {
+        errno = ENOMEM;
+        return MAP_FAILED;
+    }
+    /* What CPython maps for the first frame of a thread (DATA_STACK_CHUNK_SIZE). */
+    if (fd < 0 && length == 16384 && !(flags & MAP_FIXED) && fails(FIRST_FRAME)) {
         errno = ENOMEM;
         return MAP_FAILED;
     }

@@ -17,7 +17,8 @@ FUNCTIONS = (
     "mmap", "mmap_over", "memfd_create", "io_setup", "pthread_create", "accept4", "eventfd", "socket", "dup", "fork",
     "recvmsg", "sendmsg",
 )  # fmt: skip
-"""As failing.c numbers them."""
+BOARD = (*FUNCTIONS, "first_frame")
+"""As failing.c numbers them. The last is no call of ours: what CPython maps for a thread."""
 FOR_EVER = 1 << 40
 
 
@@ -44,19 +45,25 @@ class Failing:
         with log_path.open("a") as log:
             return subprocess.Popen(command, env=self._environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 
+    def run(self, command: list[str], timeout: float) -> subprocess.CompletedProcess[str]:
+        """Another program with the same library, to its end."""
+        return subprocess.run(
+            command, env=self._environment, capture_output=True, text=True, timeout=timeout, check=False
+        )
+
     def fail(self, function: str, *, after: int = 0, times: int = FOR_EVER) -> None:
         """`after` calls of it succeed, then so many fail, and then all succeed."""
-        at = FUNCTIONS.index(function) * ENTRY.size
+        at = BOARD.index(function) * ENTRY.size
         self._board[at + 8 : at + 16] = bytes(8)  # none fails while the rest is written
         self._board[at : at + 8] = struct.pack("q", after)
         self._board[at + 8 : at + 16] = struct.pack("q", times)
 
     def failed(self, function: str) -> int:
         """How many of its calls failed so far."""
-        return int(ENTRY.unpack_from(self._board, FUNCTIONS.index(function) * ENTRY.size)[2])
+        return int(ENTRY.unpack_from(self._board, BOARD.index(function) * ENTRY.size)[2])
 
     def mend(self) -> None:
-        for function in FUNCTIONS:
+        for function in BOARD:
             self.fail(function, times=0)
 
     @contextlib.contextmanager

@@ -11,6 +11,8 @@ import os
 import resource
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +24,7 @@ from tests.frontend import U64, VRING_STATE, Closed, Refused, Request
 from tests.hostile.arena import Arena
 from tests.hostile.attacks_message import negotiated
 from tests.hostile.conftest import Shared
-from tests.hostile.failing import FUNCTIONS, Failing, build
+from tests.hostile.failing import BOARD, ENTRY, FUNCTIONS, Failing, build
 from tests.hostile.scene import Scene
 
 pytestmark = pytest.mark.alone
@@ -137,8 +139,8 @@ def test_memory_that_vanishes_is_replaced_although_the_kernel_has_no_room_for_th
         guest.memory.regions[0].truncate(0)
         scene.closed(guest.frontend)
     assert failing.failed("mmap_over") == before + times
-    assert "guest memory vanished" in scene.arena.backend.log()
     healthy(scene)
+    assert "guest memory vanished" in scene.arena.backend.log()  # a little after the connection was closed
 
 
 def test_memory_that_vanishes_is_replaced_without_opening_anything(scene: Scene, failing: Failing) -> None:
@@ -149,6 +151,39 @@ def test_memory_that_vanishes_is_replaced_without_opening_anything(scene: Scene,
         scene.closed(guest.frontend)
     assert failing.failed("memfd_create") == before
     healthy(scene)
+
+
+STARTS = """
+import faulthandler, mmap, os, struct, sys, threading
+from fastvhost.dataplane import threads
+faulthandler.dump_traceback_later(20, exit=True)
+threads.START_SECONDS = 0.5
+with open(os.environ["FAILING_BOARD"], "r+b") as file:
+    board = mmap.mmap(file.fileno(), 4096)
+at, ran = int(sys.argv[1]), []
+thread = threads.Thread(target=ran.append, args=(1,))
+board[at : at + 16] = struct.pack("qq", 0, 1)
+try:
+    thread.start()
+except RuntimeError as error:
+    print(error)
+board[at : at + 16] = struct.pack("qq", 0, 0)
+again = threads.Thread(target=ran.append, args=(2,))
+again.start()
+again.join()
+print(ran, thread.is_alive())
+"""
+
+
+def test_a_thread_without_memory_for_its_first_frame_is_one_that_cannot_be_started(
+    library: Path, tmp_path: Path
+) -> None:
+    """CPython's own start() waits for it for ever."""
+    own = Failing(library, tmp_path / "board")
+    at = BOARD.index("first_frame") * ENTRY.size
+    done = own.run([sys.executable, "-c", STARTS, str(at)], timeout=30)
+    said = "can't start new thread: it found no memory, or did not get to run\n[2] False\n"
+    assert (done.returncode, done.stdout) == (0, said), done.stderr
 
 
 def answers(control: Path) -> bool:
@@ -208,3 +243,45 @@ def test_no_descriptor_is_left_for_anybody(scene: Scene) -> None:
         finally:
             resource.prlimit(backend.process.pid, resource.RLIMIT_NOFILE, limits)
     healthy(scene)
+
+
+# The limit of threads and processes of a user, reached
+
+
+SOMEBODY = 3_000_000_000
+"""A user whose threads and processes are fwd's alone. Root has no such limit."""
+FREE = "+dac_override"
+"""A capability that has nothing to do with it: the checkout may be root's alone."""
+AS_SOMEBODY = ["setpriv", f"--reuid={SOMEBODY}", "--clear-groups", f"--inh-caps={FREE}", f"--ambient-caps={FREE}"]
+
+
+def as_somebody(arguments: list[str], log_path: Path) -> subprocess.Popen[bytes]:
+    command = [*AS_SOMEBODY, sys.executable, "-m", "fastvhost", *arguments]
+    with log_path.open("a") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+
+
+def test_no_thread_and_no_process_is_left_for_anybody() -> None:
+    """As under pids.max. Files are closed in place, nothing is lost, and with threads all is well."""
+    arena = Arena(as_somebody, flood=False)
+    scene = Scene(arena)
+    processes = (arena.backend.process.pid, *arena.backend.helpers())
+    before, most = (resource.getrlimit(resource.RLIMIT_NPROC)[0], 1)
+    for limit in (most, before):
+        for pid in processes:
+            words = ["prlimit", f"--pid={pid}", f"--nproc={'unlimited' if limit < 0 else limit}:"]
+            subprocess.run([*AS_SOMEBODY, *words], check=True, timeout=20)
+        if limit == most:
+            everything(scene)
+            goes_on(arena)
+            assert "BlockingIOError" in refused_process()
+    healthy(scene)
+    scene.close()
+    arena.close()
+
+
+def refused_process() -> str:
+    """What a process of that user hears that makes another one, under the same limit."""
+    tried = "import os, resource; resource.setrlimit(resource.RLIMIT_NPROC, (1, 1)); os.fork()"
+    words = [*AS_SOMEBODY, sys.executable, "-S", "-E", "-c", tried]
+    return subprocess.run(words, capture_output=True, text=True, timeout=20, check=False).stderr
