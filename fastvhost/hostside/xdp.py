@@ -92,9 +92,8 @@ class XdpService(InterfaceService):
                 return
             except XdpError as error:
                 self._release()
-                if error.number != errno.EBUSY or time.monotonic() > deadline:
+                if error.number != errno.EBUSY or time.monotonic() > deadline or self._rest(0.05):
                     raise
-                time.sleep(0.05)
 
     def _bind(self, seen: Interface) -> None:
         # While the program steers nothing, every frame passes to the host as before.

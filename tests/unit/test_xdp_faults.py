@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -13,6 +15,7 @@ from fastvhost.dataplane.ports.xdp_socket import LONGEST, Redirect, XdpError, Xd
 from fastvhost.hostside import xdp
 from fastvhost.hostside.errors import HostPortError
 from fastvhost.hostside.xdp import XdpService, advice, longest
+from tests.unit.service_rig import until
 
 
 @pytest.mark.parametrize(
@@ -70,6 +73,33 @@ def test_a_queue_that_stays_taken_is_asked_for_again_for_a_second_and_then_said(
     with pytest.raises(HostPortError, match="xdp lo: another XDP program is attached"):
         XdpService(Port(), "lo")._attach()
     assert tries > 1
+
+
+def test_a_stop_does_not_wait_for_a_queue_that_stays_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[float] = []
+
+    def refuse(*_: object) -> Redirect:
+        tries.append(time.monotonic())
+        raise XdpError("attach", errno.EBUSY)
+
+    monkeypatch.setattr(xdp, "Redirect", refuse)
+    monkeypatch.setattr(xdp, "LET_GO_SECONDS", 60.0)
+    state = ["down", "up"]
+    monkeypatch.setattr(
+        xdp.interfaces, "look", lambda name, *_: xdp.Interface(name, 7, state[-1] == "up", True, 1500, "", True)
+    )
+    port = Port()
+    port.attention_fd = os.eventfd(0, os.EFD_NONBLOCK)
+    service = XdpService(port, "lo")
+    state.append("down")
+    service.open()
+    service.start()
+    state.append("up")
+    until(lambda: len(tries) > 1)
+    started = time.monotonic()
+    service.stop(5.0)
+    assert time.monotonic() - started < 1.0
+    os.close(port.attention_fd)
 
 
 def test_an_interface_with_fewer_queues_than_asked_for_is_refused_with_both_numbers(
