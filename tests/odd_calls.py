@@ -1,4 +1,4 @@
-"""Calls all that a program can reach of the compiled modules, with odd arguments and in odd orders.
+"""Calls all that a program can reach of the package, with odd arguments and in odd orders.
 
 A script of its own: it ends with a signal where a call crashes, and the file named on its command line holds the call
 then. Run by tests/unit/test_public_api.py, and under AddressSanitizer by tests/hostile/test_sanitized.py. It imports
@@ -47,6 +47,7 @@ from fastvhost.driver.copy_limit import CopyLimit
 from fastvhost.driver.device import GuestDevice
 from fastvhost.driver.load import Load
 from fastvhost.driver.ram import GuestRam
+from fastvhost.frontend import foreign_files
 
 MIB = 1 << 20
 POOL = 400
@@ -61,6 +62,40 @@ LEFT_ALONE = {"__class__", "__init_subclass__", "__subclasshook__", "__getattrib
 """Python's own, with nothing of ours in them."""
 HOLDERS = ("Worker.run", "Load.run", "CopyLimit.run")
 """They return when stop() was called, and are called after it only."""
+NOT_CALLED = {
+    "fastvhost.__main__": "is the command line",
+    "fastvhost.cli": "prints, ends the process, starts others; its parts are under control",
+    "fastvhost.control.affinity": "moves any thread of this host to other cores",
+    "fastvhost.control.attachment": "starts workers, which poll until the process ends where nobody closes them",
+    "fastvhost.control.children": "starts processes",
+    "fastvhost.control.control_client": "asks any fwd that runs on this host",
+    "fastvhost.control.control_socket": "listens, and starts threads that serve until they are stopped",
+    "fastvhost.control.host.may_pin": "says what is wrong with its argument in a thread of its own",
+    "fastvhost.control.open_files.raise_limit": "changes the limits of the process",
+    "fastvhost.control.open_taps": "is a script for another process, which puts a tap where a descriptor was",
+    "fastvhost.control.records": "removes files",
+    "fastvhost.control.runtime_dir": "makes directories in /run, and removes sockets there",
+    "fastvhost.control.switch": "starts workers",
+    "fastvhost.dataplane.threads": "starts threads that the interpreter waits for at its end",
+    "fastvhost.driver.frontend": "connects to any socket it is given",
+    "fastvhost.driver.guests": "starts workers",
+    "fastvhost.driver.limit": "measures for seconds",
+    "fastvhost.frontend.foreign_files": "closes descriptors by their numbers, also those of others",
+    "fastvhost.frontend.keeper": "forks",
+    "fastvhost.frontend.keeper_process": "ends the process",
+    "fastvhost.frontend.quota": "closes descriptors by their numbers",
+    "fastvhost.frontend.record": "makes and removes files",
+    "fastvhost.hostside": "makes and changes interfaces of this host",
+    "fastvhost.vhostcuse.caller": "fetches descriptors of any process of this host",
+    "fastvhost.vhostcuse.device": "makes a device of this host",
+    "fastvhost.vhostcuse.guest_files": "fetches descriptors of any process of this host",
+    "fastvhost.vhostcuse.service": "makes a device of this host",
+    "fastvhost.vhostuser.endpoint": "closes descriptors that it got by number",
+    "fastvhost.vhostuser.listening": "makes files, and starts to listen",
+    "fastvhost.vhostuser.service": "starts threads that serve until they are stopped",
+    "fastvhost.vhostuser.socket_file": "removes files",
+}
+"""Modules, or names in them, that are left alone, and why."""
 CUSTOM_BUILDS = {"GuestRam", "GuestDevice", "Load.latency", "Load.latency_under_load", "Recorder", "Player"}
 
 
@@ -82,8 +117,11 @@ class Script:
         self.door = Door()
         self.capture_file = directory / "a.pcap"
         Recorder(str(self.capture_file)).close()
-        self.classes = [one for module in compiled() for one in own(module, type)]
-        self.functions = [one for module in compiled() for one in own(module, object) if not isinstance(one, type)]
+        found = [one for module in compiled() for one in own(module, object)]
+        self.plain = [one for module in plain() for one in own(module, object) if is_called(one)]
+        found += self.plain
+        self.classes = [one for one in found if isinstance(one, type)]
+        self.functions = [one for one in found if not isinstance(one, type)]
         self.pool: list[Any] = []
 
     # What there is to call with
@@ -309,7 +347,8 @@ class Script:
                 if name not in LEFT_ALONE and f"{kind.__name__}.{name}" not in HOLDERS:
                     with contextlib.suppress(Exception):
                         self.call(getattr(half_made(kind), name), f"half made {kind.__name__}.{name}")
-        while self.made < self.calls:
+        end = self.made + self.calls
+        while self.made < end:
             if len(self.pool) < 60 or self.random.random() < 0.002:
                 self.add_good()
             if self.random.random() < 0.02:
@@ -331,7 +370,10 @@ def half_made(kind: type) -> Any:
 
 
 def short(value: object) -> str:
-    return repr(value)[:300]
+    try:
+        return repr(value)[:300]
+    except Exception:  # of something half made
+        return f"a {type(value).__name__}"
 
 
 def parameters(call: Any) -> list[inspect.Parameter]:
@@ -340,11 +382,30 @@ def parameters(call: Any) -> list[inspect.Parameter]:
     return [inspect.Parameter(f"p{n}", inspect.Parameter.POSITIONAL_ONLY) for n in range(2)]
 
 
+def modules() -> list[ModuleType]:
+    """Every module of the package that can be imported without running it."""
+    names = [one.name for one in pkgutil.walk_packages(fastvhost.__path__, "fastvhost.") if "__main__" not in one.name]
+    return [importlib.import_module(name) for name in names]
+
+
+def is_compiled(module: ModuleType) -> bool:
+    return module.__spec__ is not None and isinstance(module.__spec__.loader, ExtensionFileLoader)
+
+
 def compiled() -> list[ModuleType]:
     """Every compiled module of the package."""
-    names = [one.name for one in pkgutil.walk_packages(fastvhost.__path__, "fastvhost.") if "__main__" not in one.name]
-    modules = [importlib.import_module(name) for name in names]
-    return [one for one in modules if one.__spec__ and isinstance(one.__spec__.loader, ExtensionFileLoader)]
+    return [one for one in modules() if is_compiled(one)]
+
+
+def plain() -> list[ModuleType]:
+    """Every other one."""
+    return [fastvhost, *(one for one in modules() if not is_compiled(one))]
+
+
+def is_called(one: Any) -> bool:
+    """Whether a name of a plain module is public, and harms neither process nor host."""
+    whole = f"{one.__module__}.{one.__qualname__}."
+    return not one.__name__.startswith("_") and not any(whole.startswith(f"{name}.") for name in NOT_CALLED)
 
 
 def own(module: ModuleType, kind: type) -> list[Any]:
@@ -366,6 +427,8 @@ def main(seed: str, calls: str, note: str) -> None:
     faulthandler.dump_traceback_later(TOO_LONG * 4, exit=True)
     # What waits for frames is interrupted. (Not while an object is being let go of: that is only a line on stderr.)
     signal.signal(signal.SIGALRM, interrupted)
+    # By their numbers the descriptors of everybody here would be closed, which is what was asked for.
+    foreign_files.close, foreign_files.close_all = (lambda _: None), list.clear
     with tempfile.TemporaryDirectory() as directory:
         os.chdir(directory)
         script = Script(int(seed), int(calls), Path(note), Path(directory))

@@ -16,6 +16,7 @@ OPTIONS = {
         "detect_leaks": 0,  # the interpreter itself leaks
         "handle_sigbus": 0,  # ours to handle: fault_guard.h
         "allow_user_segv_handler": 1,
+        "allocator_may_return_null": 1,  # what is too much is refused, as without it
         "detect_stack_use_after_return": 1,
         "exitcode": 99,
     },
