@@ -263,21 +263,21 @@ def as_somebody(arguments: list[str], log_path: Path) -> subprocess.Popen[bytes]
 
 def test_no_thread_and_no_process_is_left_for_anybody() -> None:
     """As under pids.max. Files are closed in place, nothing is lost, and with threads all is well."""
-    arena = Arena(as_somebody, flood=False)
-    scene = Scene(arena)
-    processes = (arena.backend.process.pid, *arena.backend.helpers())
-    before, most = (resource.getrlimit(resource.RLIMIT_NPROC)[0], 1)
-    for limit in (most, before):
-        for pid in processes:
-            words = ["prlimit", f"--pid={pid}", f"--nproc={'unlimited' if limit < 0 else limit}:"]
-            subprocess.run([*AS_SOMEBODY, *words], check=True, timeout=20)
-        if limit == most:
-            everything(scene)
-            goes_on(arena)
-            assert "BlockingIOError" in refused_process()
-    healthy(scene)
-    scene.close()
-    arena.close()
+    with contextlib.closing(Arena(as_somebody, flood=False)) as arena, contextlib.closing(Scene(arena)) as scene:
+        arena.spoiled = True
+        usual = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+        allow_tasks(arena, "1")
+        everything(scene)
+        goes_on(arena)
+        assert "BlockingIOError" in refused_process()
+        allow_tasks(arena, "unlimited" if usual == resource.RLIM_INFINITY else str(usual))
+        healthy(scene)
+
+
+def allow_tasks(arena: Arena, n: str) -> None:
+    """To fwd and its helpers: threads and processes of their user, all together."""
+    for pid in (arena.backend.process.pid, *arena.backend.helpers()):
+        subprocess.run([*AS_SOMEBODY, "prlimit", f"--pid={pid}", f"--nproc={n}:"], check=True, timeout=20)
 
 
 def refused_process() -> str:
