@@ -25,7 +25,7 @@ from tests.frontend import (
     Request,
     wait_eventfd,
 )
-from tests.hostile.flood import FAIR_SHARE, LEAST_SHARE
+from tests.hostile.flood import FAIR_SHARE
 from tests.hostile.invariant import Broken
 from tests.hostile.rings import FORMATS, HostileSplit, Range
 from tests.hostile.watch import WatchedMemory
@@ -219,16 +219,10 @@ class Scene:
             raise Broken("I9", f"threads were busy for {sum(others):.2f} s, the worker for {worker:.2f}")
 
     def in_turns(
-        self,
-        act: Callable[[], object],
-        quiet: Callable[[], object],
-        seconds: float,
-        *,
-        attacks: int = 1,
-        least: float = LEAST_SHARE,
+        self, act: Callable[[], object], quiet: Callable[[], object], seconds: float, **more: Any
     ) -> None:
-        """I2 over a longer time, see Arena.in_turns."""
-        self.arena.in_turns(act, quiet, seconds * self.arena.endurance, attacks=attacks, least=least)
+        """Arena.in_turns, for as much of the time as this arena gives to what lasts."""
+        self.arena.in_turns(act, quiet, seconds * self.arena.endurance, **more)
 
     def costs_its_share(self, act: Callable[[], object], quiet: Callable[[], object], seconds: float) -> None:
         """A port that asks for all of the worker has what is its own. Where there is no flood to see that by, a round
