@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from fastvhost.control import host_kinds, records
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.port_spec import PortSpec
+from fastvhost.control.watch import AnyWatch
 
 
 class PortCounters(Protocol):
@@ -79,12 +80,15 @@ class Parts:
     drop_reasons: tuple[str, ...]
     refusals: tuple[type[Exception], ...]
     """What these parts raise where the configuration cannot be put into effect."""
+    watch: Callable[[Sequence[Any]], AnyWatch] | None = None
+    """Over the workers, once they have their wires."""
 
 
 def real_parts() -> Parts:
     """The data plane and both vhost protocols. Imported here so that other verbs start without them."""
     from fastvhost.dataplane import drop_reason
     from fastvhost.dataplane.door import Door
+    from fastvhost.dataplane.hold_watch import HoldWatch
     from fastvhost.dataplane.port import NullPort
     from fastvhost.dataplane.virtio_port import VirtioPort
     from fastvhost.dataplane.worker import Worker
@@ -128,4 +132,4 @@ def real_parts() -> Parts:
     def worker(door: Door, name: str, settings: FwdConfig) -> AnyWorker:
         return Worker(door, name, idle=settings.idle, nap_us=round(settings.idle_sleep_max * 1e6))
 
-    return Parts(Door, worker, port, service, drop_reason.NAMES, (OSError, ValueError))
+    return Parts(Door, worker, port, service, drop_reason.NAMES, (OSError, ValueError), HoldWatch)

@@ -21,6 +21,7 @@ from fastvhost.control.errors import RuntimeFailure, UsageError
 from fastvhost.control.host import CorePlan
 from fastvhost.control.parts import AnyPort, AnyWorker, Parts, Service, real_parts
 from fastvhost.control.port_spec import PortSpec
+from fastvhost.control.watch import Judged, WatchThread
 from fastvhost.dataplane.threads import Thread
 
 log = logging.getLogger("fastvhost")
@@ -103,6 +104,7 @@ class Switch:
             WorkerThread(f"worker{number}", self.parts.worker(door, f"worker{number}", config), core, plan.allowed)
             for number, core in enumerate(plan.worker_cores)
         )
+        self._watch: WatchThread | None = None
         self._wire_up()
 
     def _unit(self, number: int, spec: PortSpec, door: Any) -> PortUnit:
@@ -142,6 +144,7 @@ class Switch:
                     unit.service.open()
             for thread in self.workers:
                 thread.start()
+            self._watch_workers()
             for unit in self.ports:
                 if unit.service:
                     unit.service.start()
@@ -159,6 +162,13 @@ class Switch:
             self.stop()
             raise
 
+    def _watch_workers(self) -> None:
+        if self.parts.watch is not None:
+            services: list[tuple[str, object]] = [(unit.spec.name, unit.service) for unit in self.ports]
+            judged = {name: service for name, service in services if isinstance(service, Judged)}
+            self._watch = WatchThread(self.parts.watch([thread.worker for thread in self.workers]), judged)
+            self._watch.start()
+
     def withdraw(self) -> None:
         """Free the paths of all ports and take no further front-end. Waits for nothing. Idempotent."""
         for unit in self.ports:
@@ -172,6 +182,8 @@ class Switch:
         """Paths free, used entries published, connections closed. False where a thread did not end in time."""
         deadline = time.monotonic() + timeout
         self.withdraw()
+        if self._watch is not None:
+            self._watch.stop()  # not waited for: it may be held as long as a worker, and touches nothing of ours
         for thread in self.workers:
             thread.stop()
         in_time = True

@@ -12,6 +12,7 @@ cdef struct Lane:
     PortFace *egress         # NULL: nobody
     uint32_t pair            # of the ingress
     uint32_t sender          # its port's number on the roster
+    bint delivers            # in deliver_burst, for who looks on (hold_watch)
     bint hold                # leave frames with the ingress while the egress has no room
     uint64_t hold_ns         # for this long without progress
     # the burst on its way: frames first..n_frames wait for room, or for another visit

@@ -56,9 +56,11 @@ cdef uint32_t forward_burst(Lane *lane) noexcept nogil:
     else:
         egress_pair = pair_of(lane)
         spent = egress.tx[egress_pair].spent
+        lane.delivers = True
         done = min(waiting, egress.deliver_burst(
             egress, egress_pair, &lane.burst.frames[lane.first], lane.burst.segments, waiting
         ))
+        lane.delivers = False
         if done:
             lane.stalled_since = 0
         elif not may_wait(lane, egress.tx[egress_pair].frames):

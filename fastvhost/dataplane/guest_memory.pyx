@@ -87,6 +87,7 @@ cdef class Mapping:
     ) -> None:
         cdef uint64_t skew, length
         cdef void *base
+        cdef int reason
         if self.map_bytes or self.closing:
             raise MemoryRefusedError("memory region: a Mapping is made once")
         self.guest_addr, self.bytes, self.user_addr, self.mmap_offset = guest_addr, bytes, user_addr, mmap_offset
@@ -104,14 +105,16 @@ cdef class Mapping:
         length = skew + bytes
         length += (page - length % page) % page
         # What is to be reserved (huge pages) its front-end has reserved, or chose not to.
-        base = map_region(length, page, MAP_SHARED | MAP_NORESERVE, fd, mmap_offset - skew)
-        reason = errno
+        with nogil:  # it waits for page faults of other threads in memory that is slow to come
+            base = map_region(length, page, MAP_SHARED | MAP_NORESERVE, fd, mmap_offset - skew)
+            reason = errno
+            if base != MAP_FAILED:
+                madvise(base, length, MADV_DONTDUMP)
         if base == MAP_FAILED:
             raise MemoryRefusedError(
                 f"{self._name()} cannot be mapped ({os.strerror(reason)}); "
                 "its file must be open for reading and writing, and the process's address space must have room"
             )
-        madvise(base, length, MADV_DONTDUMP)
         self.base, self.map_bytes, self.page, self.host = <uint8_t *>base, length, page, <uint8_t *>base + skew
         if arm_fault_guards() != 0:
             raise MemoryRefusedError(f"{self._name()}: no handler for SIGBUS can be set")

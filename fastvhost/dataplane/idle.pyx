@@ -7,6 +7,7 @@ from fastvhost.abi.shared_memory cimport cpu_pause, full_fence, load_acquire_u32
 from fastvhost.dataplane.door cimport Gate, drain_eventfd, monotonic_ns
 from fastvhost.dataplane.forward cimport Lane
 from fastvhost.dataplane.port cimport LOOK_AGAIN, NOTHING_TO_WAIT_FOR
+from fastvhost.dataplane.roster cimport look_at
 
 cdef extern from "<poll.h>" nogil:
     int ppoll(pollfd *fds, unsigned long n, const timespec *timeout, const void *signals)
@@ -85,6 +86,7 @@ cdef void sleep_until_kicked(
     idle.fds[0] = pollfd(gate.wake_fd, POLLIN, 0)
     for i in range(n):
         lane = roster.lanes[i]
+        look_at(roster, lane)
         fd = lane.ingress.wait_fd(lane.ingress, lane.pair)
         idle.fds[i + 1] = pollfd(max(fd, -1), POLLIN, 0)  # -1: poll leaves it out
         if fd == NOTHING_TO_WAIT_FOR:
@@ -96,7 +98,9 @@ cdef void sleep_until_kicked(
     full_fence()  # kicks are asked for, and control knows that we sleep, before we look once more
     for i in range(n):
         lane = roster.lanes[i]
+        look_at(roster, lane)
         work = work or lane.ingress.has_work(lane.ingress, lane.pair)
+    look_at(roster, NULL)
     if not work and not load_acquire_u32(&gate.asked) and not load_acquire_u32(&gate.stopping):
         idle.sleeps += 1
         timeout.tv_sec, timeout.tv_nsec = 0, <long>sleep_ns
@@ -106,10 +110,12 @@ cdef void sleep_until_kicked(
     drain_eventfd(gate.wake_fd)
     for i in range(n):
         lane = roster.lanes[i]
+        look_at(roster, lane)
         lane.ingress.want_kicks(lane.ingress, lane.pair, False)
+    look_at(roster, NULL)
 
 
-cdef void learn(const Idle *idle, const Roster *roster) noexcept nogil:
+cdef void learn(const Idle *idle, Roster *roster) noexcept nogil:
     """Frames that came again and again without a kick are from a driver that does not kick, until it does.
 
     Not the first time: it may be between its frame and its kick.
@@ -118,7 +124,9 @@ cdef void learn(const Idle *idle, const Roster *roster) noexcept nogil:
     cdef uint32_t i
     for i in range(roster.n_lanes):
         lane = roster.lanes[i]
+        look_at(roster, lane)
         if idle.fds[i + 1].revents:
             lane.missed_kicks = 0
         elif lane.ingress.has_work(lane.ingress, lane.pair):
             lane.missed_kicks += 1
+    look_at(roster, NULL)

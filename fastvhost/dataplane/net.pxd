@@ -12,11 +12,16 @@ cdef enum:
     MAX_RECEIVE_CHAINS = 1024
 
 
-# Where an egress lays out receive chains before it copies. Nothing in it outlives one deliver.
+# Where an egress lays out receive chains before it copies. Nothing in it outlives one deliver. What is copied now is
+# said for who looks on (hold_watch): that touches the memory of two guests at a time.
 cdef struct NetScratch:
     Chain chains[MAX_RECEIVE_CHAINS]
     Done done[MAX_RECEIVE_CHAINS]
     Segment *segments        # MAX_SEGMENTS of them
+    uint32_t copying         # frames, 0 between two copies: each into a chain, from the first ones on
+    const Frame *alone       # or this one alone
+    uint32_t chain           # into n_chains from this one on
+    uint32_t n_chains
 
 
 cdef uint32_t strip_headers(Burst *burst, uint32_t n, uint32_t header_bytes, Tally *tally) noexcept nogil

@@ -8,7 +8,7 @@ payload into descriptors (section 2.7.4): any cut works here, the usual ones fas
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from fastvhost.abi.shared_memory cimport prefetch_write, read_once_u16_anywhere
+from fastvhost.abi.shared_memory cimport prefetch_write, read_once_u16_anywhere, store_release_u32
 from fastvhost.abi.virtio_net cimport (
     ETHER_HEADER_BYTES,
     MAX_FRAME_BYTES,
@@ -245,7 +245,9 @@ cdef uint32_t deliver(
     pile.used = pile.pieces = i
     if DEBUG:
         check_copies(ring, copies, n_copies)
+    store_release_u32(&scratch.copying, i)
     copy_frames(copies, n_copies)
+    store_release_u32(&scratch.copying, 0)
     tally.frames += i
     tally.bytes += total
     if i < fits:
@@ -413,6 +415,8 @@ cdef void scatter(
     memset(header, 0, sizeof(header))
     header[NET_HDR_NUM_BUFFERS_OFFSET] = spread & 0xff
     header[NET_HDR_NUM_BUFFERS_OFFSET + 1] = spread >> 8
+    scratch.alone, scratch.chain, scratch.n_chains = frame, chain, spread
+    store_release_u32(&scratch.copying, 1)
     for i in range(spread):
         target = &scratch.chains[chain + i]
         to = cursor_of(target, scratch.segments, &room_alone)
@@ -422,3 +426,5 @@ cdef void scatter(
         left -= room
         scratch.done[chain + i] = Done(target.ticket, written + room)
     check(left == 0, "net: a frame is copied whole")
+    store_release_u32(&scratch.copying, 0)
+    scratch.alone = NULL

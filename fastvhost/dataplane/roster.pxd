@@ -52,6 +52,7 @@ cdef struct Roster:
     # accounts, in ticks
     uint64_t least             # of those with traffic in the last round
     uint64_t now               # when the visit before ended
+    Lane *at                   # whose memory may be touched since then, for who looks on (hold_watch); NULL: nobody's
     uint64_t lead
     uint64_t most              # that one visit is charged
     uint64_t (*read_ticks)() noexcept nogil
@@ -64,3 +65,9 @@ cdef void clear(Roster *roster) noexcept nogil
 cdef void enlist(Roster *roster, uint32_t sender, Lane *lane) noexcept nogil
 cdef void start_afresh(Roster *roster) noexcept nogil
 cdef uint32_t visit(Roster *roster) noexcept nogil
+
+
+cdef inline void look_at(Roster *roster, Lane *lane) noexcept nogil:
+    """The same for a lane that is looked at between rounds; NULL when that is over."""
+    roster.now = roster.read_ticks()
+    roster.at = lane

@@ -147,6 +147,7 @@ cdef uint32_t visit(Roster *roster) noexcept nogil:
         lane = call_up(roster)
         sender = &roster.senders[lane.sender]
         catch_up(roster, sender)
+        roster.at = lane
         # Its port's busy lanes had their turn just now, which must not keep the quiet ones from theirs.
         now = serve(roster, lane) if sender.used <= limit + roster.most and may_move(lane) else 0
         if now:
@@ -156,6 +157,7 @@ cdef uint32_t visit(Roster *roster) noexcept nogil:
             join(roster, lane)
         else:
             line_up(roster, lane)
+    roster.at = NULL
     roster.least = least if least != NOBODY else highest(roster)
     return moved
 
@@ -202,8 +204,11 @@ cdef inline uint32_t take_turns(Roster *roster, Sender *sender, uint64_t limit, 
 cdef inline uint32_t serve(Roster *roster, Lane *lane) noexcept nogil:
     """One visit, charged to the lane's port."""
     cdef Sender *sender = &roster.senders[lane.sender]
-    cdef uint32_t moved = forward_burst(lane)
-    cdef uint64_t now = roster.read_ticks()
+    cdef uint32_t moved
+    cdef uint64_t now
+    roster.at = lane
+    moved = forward_burst(lane)
+    now = roster.read_ticks()
     sender.used += min(now - roster.now, roster.most << LONE_FRAME_SHIFT if moved == 1 else roster.most)
     roster.now = now
     return moved

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastvhost.dataplane.frame cimport Burst, Done, Frame, Segment
+from fastvhost.dataplane.net cimport NetScratch
 from fastvhost.dataplane.notify cimport Asked, signals
 from fastvhost.dataplane.port cimport PortFace
 from fastvhost.dataplane.ring cimport Ring
@@ -55,5 +56,6 @@ cdef bint is_open(PortFace *port, uint32_t pair) noexcept nogil
 cdef int wait_fd(PortFace *port, uint32_t pair) noexcept nogil
 cdef void want_kicks(PortFace *port, uint32_t pair, bint wanted) noexcept nogil
 cdef bint has_work(PortFace *port, uint32_t pair) noexcept nogil
-cdef void enter_thread(const signals *own) noexcept nogil
+cdef NetScratch *make_scratch() noexcept nogil
+cdef void enter_thread(const signals *own, NetScratch *scratch) noexcept nogil
 cdef void leave_thread() noexcept nogil

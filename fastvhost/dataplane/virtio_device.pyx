@@ -4,7 +4,7 @@ Virtio 1.2, section 5.1; vhost-user, "Ring states". The control side of the same
 """
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport malloc
 from posix.unistd cimport write
 
 from fastvhost.abi.shared_memory cimport load_i32, replace_i32, store_release_u32
@@ -36,32 +36,40 @@ cdef extern from "fastvhost/dataplane/thread_scratch.h" nogil:
     signals thread_signals
 
 
-cdef void enter_thread(const signals *own) noexcept nogil:
-    """A worker's thread begins: what it signals drivers by. Its own; without, that of the control threads is used."""
-    global thread_signals
-    thread_signals = own[0]
+cdef NetScratch *make_scratch() noexcept nogil:
+    """To be freed. NULL: there is no memory."""
+    # The segments stand behind it: a megabyte of addresses, of which only buffers in pieces touch the first pages.
+    cdef NetScratch *scratch = <NetScratch *>malloc(sizeof(NetScratch) + MAX_SEGMENTS * sizeof(Segment))
+    if scratch != NULL:
+        poison(scratch, sizeof(NetScratch) + MAX_SEGMENTS * sizeof(Segment))
+        scratch.segments = <Segment *>(scratch + 1)
+        scratch.copying = scratch.chain = scratch.n_chains = 0
+        scratch.alone = NULL
+    return scratch
+
+
+cdef void enter_thread(const signals *own, NetScratch *scratch) noexcept nogil:
+    """A worker's thread begins: what it signals drivers by, and what it lays out chains in.
+
+    Its own signals; where it has none, those of the control threads are used.
+    """
+    global thread_signals, thread_scratch
+    thread_signals, thread_scratch = own[0], scratch
 
 
 cdef void leave_thread() noexcept nogil:
-    """A worker's thread ends: let go of what it has for itself."""
+    """A worker's thread ends: what it had for itself is its worker's."""
     global thread_scratch
     thread_signals.context = 0
-    free(thread_scratch)
     thread_scratch = NULL
 
 
 cdef NetScratch *scratch_of_this_thread() noexcept nogil:
-    """Made at the first use. NULL: there is no memory."""
+    """A worker's own; in another thread, which only takes steps, made at the first use. NULL: there is no memory."""
     global thread_scratch
-    cdef NetScratch *scratch = <NetScratch *>thread_scratch
-    if scratch == NULL:
-        # The segments stand behind it: a megabyte of addresses, of which only buffers in pieces touch the first pages.
-        scratch = <NetScratch *>malloc(sizeof(NetScratch) + MAX_SEGMENTS * sizeof(Segment))
-        if scratch != NULL:
-            poison(scratch, sizeof(NetScratch) + MAX_SEGMENTS * sizeof(Segment))
-            scratch.segments = <Segment *>(scratch + 1)
-            thread_scratch = scratch
-    return scratch
+    if thread_scratch == NULL:
+        thread_scratch = make_scratch()
+    return <NetScratch *>thread_scratch
 
 
 cdef void wake_control(Device *device) noexcept nogil:

@@ -11,7 +11,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from posix.unistd cimport close
 
-from fastvhost.abi.shared_memory cimport cpu_pause, full_fence, load_acquire_u32, load_u16, store_release_u32
+from fastvhost.abi.shared_memory cimport cpu_pause, full_fence, load_acquire_u32, store_release_u32
 from fastvhost.abi.virtio_net cimport (
     F_IN_ORDER,
     F_RING_PACKED,
@@ -23,20 +23,14 @@ from fastvhost.abi.virtio_net cimport (
     RING_F_INDIRECT_DESC,
     has_feature,
 )
-from fastvhost.abi.virtio_packed cimport RING_EVENT_FLAGS_DISABLE, pvirtq_event_suppress
-from fastvhost.abi.virtio_ring cimport (
-    VIRTQ_AVAIL_F_NO_INTERRUPT,
-    VIRTQ_DESC_F_WRITE,
-    VIRTQ_MAX_SIZE,
-    virtq_avail,
-    virtq_used,
-)
+from fastvhost.abi.virtio_ring cimport VIRTQ_DESC_F_WRITE, VIRTQ_MAX_SIZE
 from fastvhost.dataplane.door cimport LATE, PASSED, Door, Passage, monotonic_ns
 from fastvhost.dataplane.guest_memory cimport GuestMemory, RegionTable
 from fastvhost.dataplane.journal cimport Journal
 from fastvhost.dataplane.notifier cimport BY_PORT, Notifier
 from fastvhost.dataplane.notify cimport socket_domain
 from fastvhost.dataplane.port cimport Port
+from fastvhost.dataplane.queue_view cimport QueueView, count_users, look_at_queue
 from fastvhost.dataplane.ring cimport Ring
 from fastvhost.dataplane.virtio_change cimport (
     MISALIGNED,
@@ -522,23 +516,20 @@ cdef class VirtioPort(Port):
         return self.notifier.state
 
     def queue_state(self, uint32_t index) -> QueueState:
-        # Asked from other threads as well. What a change replaces is let go of by a thread with the GIL, which we hold.
+        # Asked from other threads as well. What a change replaces stays mapped until we are done.
         cdef bint packed = False
-        cdef Queue copy = self.snapshot(index, &packed)
+        cdef Queue copy
         cdef const Queue *queue = &copy
-        cdef Ring *ring = &copy.ring
-        cdef bint suppressed = False, wanted = False
-        cdef uint32_t avail_idx = 0, used_idx = 0
-        if queue.live and packed:
-            # as far as we know it: a packed ring has no index, only marks
-            avail_idx, used_idx = ring.next_avail + ring.has_work(ring), ring.next_used
-            suppressed = load_u16(&(<pvirtq_event_suppress *>ring.device_area).flags) == RING_EVENT_FLAGS_DISABLE
-            wanted = load_u16(&(<pvirtq_event_suppress *>ring.driver_area).flags) != RING_EVENT_FLAGS_DISABLE
-        elif queue.live:
-            avail_idx = load_u16(&(<virtq_avail *>ring.driver_area).idx)
-            used_idx = load_u16(&(<virtq_used *>ring.device_area).idx)
-            suppressed = not ring.event_idx and load_u16(&(<virtq_used *>ring.device_area).flags) != 0
-            wanted = not load_u16(&(<virtq_avail *>ring.driver_area).flags) & VIRTQ_AVAIL_F_NO_INTERRUPT
+        cdef const Ring *ring = &copy.ring
+        cdef QueueView view
+        kept = [memory for memory in (self.memory, self.next_memory) if memory is not None]
+        for memory in kept:
+            count_users(memory, 1)
+        copy = self.snapshot(index, &packed)
+        with nogil:
+            view = look_at_queue(&copy, packed)
+        for memory in kept:
+            count_users(memory, -1)
         tally = self.face.rx[index // 2] if index & 1 else self.face.tx[index // 2]
         return QueueState(
             index=index,
@@ -547,13 +538,13 @@ cdef class VirtioPort(Port):
             started=queue.live and queue.started,
             enabled=queue.enabled,
             broken=SENTENCES[<int>ring.status],
-            avail_idx=avail_idx,
-            used_idx=used_idx,
+            avail_idx=view.avail_idx,
+            used_idx=view.used_idx,
             next_avail=ring.next_avail,
             frames=tally.frames,
             bytes=tally.bytes,
-            kick_suppressed=suppressed,
-            interrupt_wanted=wanted,
+            kick_suppressed=view.kick_suppressed,
+            interrupt_wanted=view.interrupt_wanted,
             kicks=queue.kicks,
         )
 

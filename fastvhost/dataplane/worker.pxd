@@ -5,6 +5,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from fastvhost.dataplane.door cimport Door, Gate
 from fastvhost.dataplane.forward cimport Lane
 from fastvhost.dataplane.idle cimport Idle
+from fastvhost.dataplane.net cimport NetScratch
 from fastvhost.dataplane.notify cimport signals
 from fastvhost.dataplane.port cimport Port
 from fastvhost.dataplane.roster cimport Roster
@@ -25,6 +26,8 @@ cdef class Worker:
     cdef bint occupied           # a thread is in run or step
     cdef Idle idle
     cdef signals signals         # what prepare made
+    cdef NetScratch *scratch     # of its thread
+    cdef int thread              # its number, as /proc has it; 0: it does not run
     cdef Part *parts
     cdef uint32_t n_parts
     cdef Roster roster           # changes when control was here

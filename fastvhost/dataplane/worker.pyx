@@ -14,7 +14,7 @@ from fastvhost.dataplane.idle cimport IDLE_ADAPTIVE, IDLE_INTERRUPT, IDLE_POLL, 
 from fastvhost.dataplane.notify cimport discard_signals, make_thread_signals
 from fastvhost.dataplane.port cimport Port
 from fastvhost.dataplane.roster cimport clear, discard, enlist, make_room, set_clock, start_afresh, visit
-from fastvhost.dataplane.virtio_device cimport enter_thread, leave_thread
+from fastvhost.dataplane.virtio_device cimport enter_thread, leave_thread, make_scratch
 from fastvhost.dataplane.wire cimport Wire
 
 from fastvhost.dataplane import notify
@@ -22,6 +22,12 @@ from fastvhost.dataplane import notify
 cdef extern from "<sys/prctl.h>" nogil:
     int prctl(int option, unsigned long value)
     const int PR_SET_TIMERSLACK
+
+cdef extern from "<sys/syscall.h>" nogil:
+    const long SYS_gettid
+
+cdef extern from "<unistd.h>" nogil:
+    long syscall(long number)
 
 _POLICIES = {"poll": IDLE_POLL, "adaptive": IDLE_ADAPTIVE, "interrupt": IDLE_INTERRUPT}
 
@@ -33,7 +39,8 @@ cdef class Worker:
         self.gate.wake_fd = -1
         self.wires = []
         self.idle.fds = <pollfd *>malloc(sizeof(pollfd))  # the gate's; share_wire makes room for the lanes'
-        if self.idle.fds == NULL:
+        self.scratch = make_scratch()
+        if self.idle.fds == NULL or self.scratch == NULL:
             raise MemoryError
         self.gate.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
@@ -62,6 +69,7 @@ cdef class Worker:
         discard_signals(&self.signals)
         free(self.parts)
         free(self.idle.fds)
+        free(self.scratch)
         if self.gate.wake_fd >= 0:
             close(self.gate.wake_fd)
 
@@ -123,7 +131,8 @@ cdef class Worker:
 
     cdef void loop(self) noexcept nogil:
         prctl(PR_SET_TIMERSLACK, 1)  # a nap is as long as it says; ns
-        enter_thread(&self.signals)
+        self.thread = <int>syscall(SYS_gettid)
+        enter_thread(&self.signals, self.scratch)
         self.door.wait_for_changes()  # with a full fence: whoever asks sees that we run, or we see that it asks
         pass_gate(&self.gate)
         self.gather()
@@ -137,6 +146,7 @@ cdef class Worker:
             else:
                 rest(&self.idle, &self.gate, &self.roster)
         leave_thread()
+        self.thread = 0
         discard_signals(&self.signals)
         store_release_u32(&self.gate.running, 0)  # pairs with stands
 

@@ -56,6 +56,11 @@ def by_connecting(path: str) -> Approach:
     return Approach("connecting", f"connecting to {path}", nobody, logging.INFO)
 
 
+HELD = (
+    "memory does that which is swapped out, lies on a slow disk, or into which holes are punched; "
+    "lock the guest's memory (QEMU -overcommit mem-lock=on) and keep it in a memfd or hugepages"
+)
+
 NO_WORD = "connected, but the peer says nothing; is it a vhost-user front-end, and is it running?"
 
 NO_DRIVER = "no driver yet: the guest is still booting, or has none for virtio-net (in the guest: modprobe virtio_net)"

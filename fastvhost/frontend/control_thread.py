@@ -14,6 +14,7 @@ import select
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import Any
@@ -21,7 +22,8 @@ from typing import Any
 from fastvhost.dataplane.door import WorkerStuckError
 from fastvhost.dataplane.notifier import NotificationsStuckError
 from fastvhost.dataplane.threads import Thread
-from fastvhost.frontend import foreign_files, quota
+from fastvhost.frontend import advice, foreign_files, quota
+from fastvhost.frontend.back_off import BackOff
 from fastvhost.frontend.changes import Changes
 from fastvhost.frontend.logbook import Line, Logbook
 from fastvhost.frontend.narrative import Narrative, View
@@ -41,12 +43,15 @@ class ControlThread(ABC):
         self._narrative = narrative
         self._logbook = Logbook(port.name)
         self._wake = -1
+        self._wake_lock = threading.Lock()
         self._stop: Future[None] = Future()
         """Has a result once the thread is to end: what it waits for then waits no longer."""
         self._thread: threading.Thread | None = None
         self._quota = quota.Quota()
         self._changes = Changes(port)
         self._told_waiting = False
+        self._back_off = BackOff()
+        self._holds: deque[tuple[str, float, bool]] = deque()
         self.defects = 0
         """Errors of ours that ended a connection. The thread outlives them."""
 
@@ -83,6 +88,29 @@ class ControlThread(ABC):
         elif since is not None and not self._told_waiting and now >= since + TELL_AFTER:
             self._logbook.write(Line(logging.ERROR, f"{self._changes.late}; this port waits for it", "defects"))
             self._told_waiting = True
+
+    def memory_holds(self, worker: str, seconds: float, *, too_much: bool) -> None:
+        """The guest's memory keeps a worker waiting: so long in one visit, or for too much of the last 5 seconds.
+
+        From any thread, at once: this port's own does what follows.
+        """
+        self._holds.append((worker, seconds, too_much))
+        with self._wake_lock:
+            if self._wake >= 0:
+                os.eventfd_write(self._wake, 1)
+
+    def _judge(self) -> None:
+        """End the front-end whose memory kept workers waiting for too long, and take none for a while."""
+        while self._holds:
+            worker, seconds, too_much = self._holds.popleft()
+            if not too_much:
+                words = f"the guest's memory kept {worker} waiting for {seconds * 1000:.0f} ms; {advice.HELD}"
+                self._logbook.write(Line(logging.WARNING, words, "held"))
+            elif self._back_off.ends_at is None:
+                wait = self._back_off.begin()
+                kept = f"kept {worker}, and all its guests, waiting for {seconds:.1f} of the last 5 s"
+                words = f"the guest's memory {kept}; {advice.HELD}; no front-end is taken for {wait:g} s"
+                self._drop(words, logging.ERROR)
 
     @property
     def _engaged(self) -> bool:
@@ -124,9 +152,10 @@ class ControlThread(ABC):
                 raise TimeoutError(f"the control thread of port {self._port.name} did not end in {timeout:g} s")
             self._thread = None
         self._shut()
-        if self._wake >= 0:
-            os.close(self._wake)
-            self._wake = -1
+        with self._wake_lock:
+            if self._wake >= 0:
+                os.close(self._wake)
+                self._wake = -1
 
     @property
     def _stopping(self) -> bool:
@@ -170,7 +199,11 @@ class ControlThread(ABC):
         first = min((when for when in deadlines if when is not None), default=None)
         # Rounded up: waking before the time would only mean to wait again.
         timeout = None if first is None else max(0, math.ceil((first - now) * 1000))
-        self._serve(dict(poller.poll(timeout)))
+        ready = dict(poller.poll(timeout))
+        if self._wake in ready and not self._stopping:
+            os.eventfd_read(self._wake)
+        self._serve(ready)
+        self._judge()
         self._narrative.tick(self._view)
 
     def _tend(self, now: float) -> float | None:

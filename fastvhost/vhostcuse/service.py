@@ -88,6 +88,8 @@ class VhostCuseService(ControlThread):
             "state": self._narrative.state,
         }
         session = self._desk.session
+        if seconds := self._back_off.seconds_left:
+            about["refused_for_seconds"] = round(seconds, 1)
         if session is None:
             return about | {"peer_pid": None}
         return about | describe(session, session.caller.pid, self._port, 2 * self._port.queue_pairs)
@@ -99,7 +101,7 @@ class VhostCuseService(ControlThread):
         if self._again_at is not None and now >= self._again_at:
             self._take_again(now)
         # Looked at once: at a second look its share might be there, and nobody would come by for what waits.
-        allowed_at = self._changes.allowed_at
+        allowed_at = self._allowed_at
         if self._device is not None:
             reads = self._changes.settled and allowed_at is None
             poller.register(self._device.fileno(), select.POLLIN if reads else 0)
@@ -151,8 +153,14 @@ class VhostCuseService(ControlThread):
 
     @property
     def _may_read(self) -> bool:
-        """Not while a worker keeps a change waiting, nor beyond its share of requests and changes."""
-        return self._changes.settled and self._changes.allowed_at is None
+        """Not while a worker keeps a change waiting, nor beyond its share of requests and changes, nor in disgrace."""
+        return self._changes.settled and self._allowed_at is None
+
+    @property
+    def _allowed_at(self) -> float | None:
+        """When requests are read again, None for now. Until then whoever asks waits in the kernel."""
+        times = (self._changes.allowed_at, self._back_off.ends_at)
+        return max((time for time in times if time is not None), default=None)
 
     @contextlib.contextmanager
     def _watching(self, device: DeviceFace) -> Iterator[None]:

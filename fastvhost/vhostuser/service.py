@@ -93,6 +93,8 @@ class VhostUserService(ControlThread):
         if self._listener is not None and self._listener.lost:
             about["socket_file"] = "another file has its path, nobody reaches this port"
         connection = self._connection
+        if seconds := self._back_off.seconds_left:
+            about["refused_for_seconds"] = round(seconds, 1)
         if connection is None:
             return about | {"peer_pid": None}
         session = connection.session
@@ -116,8 +118,10 @@ class VhostUserService(ControlThread):
                 self._offer = Offer(self._port.queue_pairs, self._without, self._record)
 
     def _register(self, poller: select.poll, now: float) -> Iterable[float | None]:
-        if self._connection is None and self._dialer is not None and now >= self._dialer.due and not self._engaged:
-            self._dial(self._dialer)
+        backs_off_until = self._back_off.ends_at or 0.0
+        dialer = self._dialer if self._connection is None and not self._engaged else None
+        if dialer is not None and now >= max(dialer.due, backs_off_until):
+            self._dial(dialer)
         deadlines: list[float | None] = []
         if self._listener is not None:
             if said := self._listener.look(now):
@@ -125,7 +129,7 @@ class VhostUserService(ControlThread):
                 self._log()  # poll() comes first, and there may be nothing to wait for
             deadlines.append(self._listener.look_at)
         if self._listener is not None and not self._listener.withdrawn and not self._engaged:
-            accepts_at = max(self._paused_until, self._idle_visits.ready_at or 0.0)
+            accepts_at = max(self._paused_until, self._idle_visits.ready_at or 0.0, backs_off_until)
             if now >= accepts_at:
                 poller.register(self._listener, select.POLLIN)
             else:
@@ -134,7 +138,7 @@ class VhostUserService(ControlThread):
             self._connection.register(poller)
             deadlines.append(self._connection.deadline)
         elif self._dialer is not None and not self._engaged:
-            deadlines.append(self._dialer.due)
+            deadlines.append(max(self._dialer.due, backs_off_until))
         return deadlines
 
     def _serve(self, ready: dict[int, int]) -> None:

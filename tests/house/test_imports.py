@@ -13,7 +13,8 @@ from tests.house import sources
 ALLOWED = {
     "cli": "control driver.guests driver.limit frontend.foreign_text frontend.keeper",
     "control": "vhostuser.service vhostuser.socket_file vhostuser.listening vhostcuse.service hostside dataplane.ports"
-    " dataplane.door dataplane.drop_reason dataplane.port dataplane.virtio_port dataplane.worker dataplane.threads"
+    " dataplane.door dataplane.drop_reason dataplane.hold_watch dataplane.port dataplane.virtio_port dataplane.worker"
+    " dataplane.threads"
     " frontend.foreign_text frontend.foreign_files frontend.features frontend.record",
     "driver": "vhostuser.message frontend.payload abi",
     # Two wires, and neither knows of the other: what they have in common is the room below.

@@ -1,0 +1,338 @@
+"""Which port's memory keeps a worker waiting in the kernel, found by looking on.
+
+A page that is not there (swapped out, on a slow disk, or in a hole that is just being punched into the file) makes who
+touches it wait in the kernel for as long as it takes. A worker says where it is by a few plain stores a visit: which
+lane it is at, since when, whether it delivers, and whether it copies. Whoever looks on finds it asleep where no signal
+reaches it, at the same place before and after that look, and knows whose memory that is: while it takes from a ring or
+gives back to it, that ring's port's. A copy touches two guests' memory. Then the watch touches the pages of each side
+itself, and the side whose pages keep the watch waiting as well is charged with that time. So a port is not charged with
+what its peer does, whatever pages of its own are missing too: those come at once.
+
+Before any of that a page of our own is touched: where that takes long, the kernel keeps everybody waiting.
+"""
+
+import os
+from typing import NamedTuple
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from posix.unistd cimport close
+
+from fastvhost.abi.shared_memory cimport full_fence, load_acquire_u32, store_release_u32
+from fastvhost.abi.virtio_net cimport NET_HDR_BYTES
+from fastvhost.dataplane.door cimport Gate, monotonic_ns
+from fastvhost.dataplane.forward cimport Lane
+from fastvhost.dataplane.frame cimport BURST, MAX_SEGMENTS, Chain, Segment
+from fastvhost.dataplane.guest_memory cimport GuestMemory, RegionTable, holds_host
+from fastvhost.dataplane.idle cimport pollfd
+from fastvhost.dataplane.net cimport MAX_RECEIVE_CHAINS, NetScratch
+from fastvhost.dataplane.port cimport Port
+from fastvhost.dataplane.roster cimport MOST_US, Roster
+from fastvhost.dataplane.virtio_port cimport VirtioPort
+from fastvhost.dataplane.wire cimport Wire
+from fastvhost.dataplane.worker cimport Worker
+
+cdef extern from "fastvhost/dataplane/touch.h" nogil:
+    struct toucher:
+        int sink
+    int open_toucher(toucher *t, size_t page)
+    void close_toucher(toucher *t, size_t page)
+    int touch_pages(const toucher *t, uint8_t *const *pages, uint32_t n)
+    int touch_own(const toucher *t, size_t page)
+    int open_thread_stat(int thread)
+    int waits_in_kernel(int fd)
+
+cdef extern from "<poll.h>" nogil:
+    int poll(pollfd *fds, unsigned long n, int timeout)
+    const short POLLIN
+
+cdef enum:
+    LOOK_MS = 5                # while a worker is awake
+    TROUBLED_LOOK_MS = 1       # for TROUBLE_NS after one was found held
+    SLEEPY_LOOK_MS = 50        # while all of them sleep
+    TROUBLE_NS = 100 * 1000 * 1000
+    YOUNG_US = 200             # hardly a visit takes longer without waiting: younger ones are not looked into
+    PAGE = 4096                # the smallest that there are
+    MOST_PAGES = 4096          # of a side of a copy; a visit's copies are on 25 to 350 pages
+
+
+class Hold(NamedTuple):
+    """A worker waited in the kernel for a port's memory."""
+
+    worker: str
+    port: str
+    seconds: float
+    visit: int
+
+
+# Where a worker is, as it says.
+cdef struct Place:
+    Lane *lane
+    uint64_t since             # ticks
+    bint delivers
+    uint32_t copying
+    const Chain *alone
+    uint32_t chain
+    uint32_t n_chains
+
+
+# A worker, as the watch has it.
+cdef struct Watched:
+    const Roster *roster
+    const Gate *gate
+    const NetScratch *scratch
+    const int *thread
+    int known_thread
+    int stat_fd                # of that thread
+    uint64_t charged           # ticks: up to then its time was charged to somebody
+    Place place                # where it was found
+
+
+# What a copy touches on one side.
+cdef struct Pages:
+    uint8_t *at[MOST_PAGES]
+    uint32_t n
+
+
+cdef class HoldWatch:
+    """Looks on at workers. For a thread of its own, which may have to wait for guests' memory as a worker does."""
+
+    cdef list workers
+    cdef list wires            # of each worker, whose lanes are looked at
+    cdef Watched *watched
+    cdef uint32_t n
+    cdef uint32_t next         # who is looked at first
+    cdef uint32_t stopping
+    cdef int wake_fd
+    cdef bint waiting          # a thread is in wait()
+    cdef uint64_t trouble      # monotonic ns
+    cdef toucher toucher
+    cdef Pages *pages
+
+    def __cinit__(self, workers) -> None:
+        cdef Worker worker
+        cdef uint32_t i
+        self.wake_fd = self.toucher.sink = -1
+        self.workers = list(workers)
+        self.wires = []
+        self.watched = <Watched *>calloc(len(self.workers) + 1, sizeof(Watched))
+        self.pages = <Pages *>calloc(1, sizeof(Pages))
+        if self.watched == NULL or self.pages == NULL:
+            raise MemoryError
+        for i, each in enumerate(self.workers):
+            if not isinstance(each, Worker):
+                raise TypeError(f"workers are watched, and this is none: {each!r}")
+            worker = each
+            self.watched[i].roster, self.watched[i].gate = &worker.roster, &worker.gate
+            self.watched[i].scratch, self.watched[i].thread = worker.scratch, &worker.thread
+            self.watched[i].stat_fd = -1
+            self.wires.append(list(worker.wires))
+        self.n = len(self.workers)
+        if open_toucher(&self.toucher, PAGE):
+            raise OSError("no page of memory or no eventfd to watch the workers with; raise LimitNOFILE=")
+        self.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def __dealloc__(self) -> None:
+        cdef uint32_t i
+        for i in range(self.n):
+            if self.watched[i].stat_fd >= 0:
+                close(self.watched[i].stat_fd)
+        close_toucher(&self.toucher, PAGE)
+        if self.wake_fd >= 0:
+            close(self.wake_fd)
+        free(self.watched)
+        free(self.pages)
+
+    def wait(self) -> list[Hold]:
+        cdef uint32_t i
+        found = []
+        if self.waiting:
+            raise ValueError("another thread waits here already")
+        self.waiting = True
+        try:
+            while not found:
+                with nogil:
+                    i = self.look_on()
+                if i >= self.n:
+                    break
+                self.next = i + 1
+                found = self.find_out(i)
+        finally:
+            self.waiting = False
+        return found
+
+    def stop(self) -> None:
+        store_release_u32(&self.stopping, 1)
+        os.eventfd_write(self.wake_fd, 1)
+
+    cdef uint32_t look_on(self) noexcept nogil:
+        """The number of a worker that is held; n: to stop."""
+        cdef uint32_t i, left
+        cdef pollfd wake
+        while True:
+            wake = pollfd(self.wake_fd, POLLIN, 0)
+            poll(&wake, 1, self.pause_ms())
+            if load_acquire_u32(&self.stopping):
+                return self.n
+            for left in range(self.n):
+                i = self.next + left
+                i = i if i < self.n else i - self.n
+                if is_held(&self.watched[i]):
+                    self.trouble = monotonic_ns()
+                    return i
+
+    cdef int pause_ms(self) noexcept nogil:
+        cdef uint32_t i
+        if self.trouble and monotonic_ns() - self.trouble < <uint64_t>TROUBLE_NS:
+            return TROUBLED_LOOK_MS
+        for i in range(self.n):
+            if load_acquire_u32(&self.watched[i].gate.running) and not load_acquire_u32(&self.watched[i].gate.asleep):
+                return LOOK_MS
+        return SLEEPY_LOOK_MS
+
+    cdef list find_out(self, uint32_t i):
+        """Whose memory it is that holds this worker. Charges nobody where that cannot be told."""
+        cdef Watched *one = &self.watched[i]
+        cdef Wire wire = self.wire_at(i)
+        cdef Port sender, receiver
+        cdef VirtioPort side
+        cdef GuestMemory memory
+        cdef bint others_wait, waited
+        cdef uint64_t start, ns = 0
+        if wire is None:
+            return []
+        with nogil:
+            others_wait = touch_own(&self.toucher, PAGE)
+        if others_wait or not waits_in_kernel(one.stat_fd) or not is_still_there(one):
+            return []
+        sender, receiver = wire.ingress, wire.egress
+        if not one.place.delivers or (one.place.copying == 0 and isinstance(receiver, VirtioPort)):
+            ns = ns_held(one)
+            return self.charged(i, receiver if one.place.delivers else sender, ns)
+        for port in (sender, receiver):
+            if not isinstance(port, VirtioPort):
+                continue
+            side = port
+            memory = side.memory  # a reference: a change may be about to take it away
+            if memory is None:
+                continue
+            collect(self.pages, one, &memory.table, port is receiver)
+            with nogil:
+                start = monotonic_ns()
+                waited = touch_pages(&self.toucher, self.pages.at, self.pages.n)
+                ns = monotonic_ns() - start
+            if waited:
+                return self.charged(i, port, ns)
+            if not is_still_there(one):
+                return []
+        return []
+
+    cdef list charged(self, uint32_t i, Port port, uint64_t ns):
+        cdef Watched *one = &self.watched[i]
+        one.charged = one.roster.read_ticks()
+        if not isinstance(port, VirtioPort):
+            return []
+        name = (<Worker>self.workers[i]).name
+        return [Hold(name, port.name, ns / 1e9, one.place.since)]
+
+    cdef Wire wire_at(self, uint32_t i):
+        """The wire whose lane the worker is at, None where it is none of those it had."""
+        cdef Wire wire
+        for wire in self.wires[i]:
+            if wire.lanes <= self.watched[i].place.lane < wire.lanes + wire.n_lanes:
+                return wire
+        return None
+
+
+cdef Place place_of(const Watched *one) noexcept nogil:
+    cdef Place place
+    place.lane, place.since = one.roster.at, one.roster.now
+    place.delivers = place.lane != NULL and place.lane.delivers
+    place.copying, place.alone = one.scratch.copying, one.scratch.alone
+    place.chain, place.n_chains = one.scratch.chain, one.scratch.n_chains
+    return place
+
+
+cdef bint is_still_there(const Watched *one) noexcept nogil:
+    cdef Place now
+    full_fence()  # what is read now is not older than what was read before
+    now = place_of(one)
+    return (
+        now.lane == one.place.lane and now.since == one.place.since and now.delivers == one.place.delivers
+        and now.copying == one.place.copying and now.alone == one.place.alone
+    )
+
+
+cdef bint is_held(Watched *one) noexcept nogil:
+    """Whether it is at a visit that takes long, and asleep in the kernel over it."""
+    if one.known_thread != one.thread[0]:
+        if one.stat_fd >= 0:
+            close(one.stat_fd)
+        one.known_thread = one.thread[0]
+        one.stat_fd = open_thread_stat(one.known_thread) if one.known_thread else -1
+    one.place = place_of(one)
+    if one.place.lane == NULL or one.stat_fd < 0:
+        return False
+    if one.roster.read_ticks() - one.place.since < one.roster.most // MOST_US * YOUNG_US:
+        return False
+    return waits_in_kernel(one.stat_fd) and is_still_there(one)
+
+
+cdef uint64_t ns_held(const Watched *one) noexcept nogil:
+    """Of its visit, what was not charged yet."""
+    cdef uint64_t since = max(one.place.since, one.charged), now = one.roster.read_ticks()
+    return <uint64_t>(<double>(now - since) / <double>one.roster.most * (MOST_US * 1000)) if now > since else 0
+
+
+cdef void collect(Pages *pages, const Watched *one, const RegionTable *table, bint receiver) noexcept nogil:
+    """The pages of this memory that the copy reads, or, with the receiver's, writes.
+
+    The worker may go on meanwhile and overwrite what is looked at here: only what lies in this memory counts.
+    """
+    cdef const Lane *lane = one.place.lane
+    cdef const Chain *frames = &lane.burst.frames[0]
+    cdef uint32_t first = min(lane.first, <uint32_t>BURST), n = one.place.copying, i
+    cdef uint64_t bytes = 0
+    if one.place.alone != NULL:
+        first = <uint32_t>min(<uint64_t>(one.place.alone - frames), <uint64_t>BURST)
+    elif n == 0:                # an egress that is no guest
+        n = lane.due - first
+    n = min(n, <uint32_t>BURST - first)
+    pages.n = 0
+    for i in range(first, first + n):
+        bytes = max(bytes, <uint64_t>frames[i].bytes)
+        if not receiver:
+            add_chain(pages, table, &frames[i], lane.burst.segments, frames[i].bytes)
+    if receiver:
+        i = min(one.place.chain if one.place.alone != NULL else 0, <uint32_t>MAX_RECEIVE_CHAINS)
+        n = min(one.place.n_chains if one.place.alone != NULL else n, MAX_RECEIVE_CHAINS - i)
+        for i in range(i, i + n):
+            add_chain(pages, table, &one.scratch.chains[i], one.scratch.segments, bytes + NET_HDR_BYTES)
+
+
+cdef void add_chain(
+    Pages *pages, const RegionTable *table, const Chain *chain, const Segment *segments, uint64_t bytes
+) noexcept nogil:
+    """Its first bytes, that many."""
+    cdef uint32_t i, first = chain.first_segment, n = chain.n_segments
+    cdef uint64_t piece
+    if n == 1:
+        add_range(pages, table, chain.data, min(bytes, <uint64_t>chain.bytes))
+        return
+    if first > <uint32_t>MAX_SEGMENTS or n > <uint32_t>MAX_SEGMENTS - first:
+        return
+    for i in range(first, first + n):
+        piece = min(bytes, <uint64_t>segments[i].bytes)
+        add_range(pages, table, segments[i].data, piece)
+        bytes -= piece
+
+
+cdef void add_range(Pages *pages, const RegionTable *table, uint8_t *data, uint64_t bytes) noexcept nogil:
+    cdef uint64_t at = <uint64_t>data & ~<uint64_t>(PAGE - 1), end = <uint64_t>data + bytes
+    if bytes == 0 or not holds_host(table, data, bytes):
+        return
+    while at < end and pages.n < <uint32_t>MOST_PAGES:
+        if pages.n == 0 or pages.at[pages.n - 1] != <uint8_t *>at:
+            pages.at[pages.n] = <uint8_t *>at
+            pages.n += 1
+        at += PAGE

@@ -1,0 +1,1 @@
+"""What a queue's rings say now, for show and diagnosis."""

@@ -1,0 +1,106 @@
+"""A guest's front-end punches holes into the memory it shares, again and again.
+
+Any page fault in a range that is being punched waits, where no signal reaches, until all of it is done: half a second
+for 4 GiB. Who keeps the worker waiting like that, loses its connection, and is not taken again for longer and longer.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import endurance
+from tests.driver import Memory, Region, SplitQueue
+from tests.frontend import FEATURES, Closed, Frontend, Guest, Refused, Request
+from tests.hostile.accomplice import Accomplice
+from tests.hostile.arena import Arena
+from tests.hostile.backend import fastvhost
+from tests.hostile.flood import LEAST_SHARE
+from tests.hostile.invariant import Broken
+
+HOLES = 512 << 20
+HELD_FOR_SO_LONG = 10.0
+"""Seconds after which a port that keeps the worker waiting must be known and closed."""
+SECONDS, A_MINUTE = 4.0, 60.0
+PATIENCE = 0.3
+
+
+class Punched:
+    """A guest in whose memory holes are punched; where its connection is closed for that, it comes again."""
+
+    def __init__(self, arena: Arena) -> None:
+        self._path = arena.backend.path("a")
+        self._own = Region(0x10000, 1 << 20, file_bytes=HOLES, name="attacker")
+        self._puncher = Accomplice("punches_holes", [self._own.fd], 0, HOLES)
+        self._guest: Guest | None = None
+
+    def act(self, *, aimed: bool) -> None:
+        self._puncher.aim(aimed)
+        try:
+            self._guest = self._guest or self._come()
+            self._guest.frontend.ask(Request.GET_FEATURES)
+        except (Closed, Refused, OSError):
+            self._go()
+        time.sleep(0.005)
+
+    def _come(self) -> Guest:
+        """Its rings stay empty: what is punched away reads as zeros, and its indices begin there."""
+        frontend = Frontend.connect(self._path, PATIENCE)
+        memory = Memory([Region(0x10000, 1 << 20, fd=self._own.fd)])
+        queues = [SplitQueue(memory, 256, start=0) for _ in range(2)]
+        return Guest(frontend, memory, *queues, features=FEATURES, polled=True)
+
+    def _go(self) -> None:
+        if self._guest is not None:
+            self._guest.close()
+            self._guest = None
+
+    def stop(self) -> None:
+        self._go()
+        self._puncher.stop()
+        self._own.close()
+
+
+pytestmark = pytest.mark.alone
+
+
+@pytest.fixture
+def arena() -> Iterator[Arena]:
+    """Its worker never sleeps by itself: what it does not run, or waits for its CPU, it is held."""
+    made = Arena(fastvhost, flood=False, more=["--idle", "poll"])
+    yield made
+    made.close()
+
+
+def kept(arena: Arena, punched: Punched, seconds: float) -> float:
+    """The part of the time in which the worker is not held, with an attacker that comes again and again."""
+    worker = next(task for task, name in arena.backend.thread_states().items() if name.startswith("fv-worker"))
+    start, busy = time.monotonic(), arena.backend.busy_seconds(worker)
+    while time.monotonic() < start + seconds:
+        punched.act(aimed=True)
+    return (arena.backend.busy_seconds(worker) - busy) / (time.monotonic() - start)
+
+
+def test_whose_memory_holds_the_worker_is_named_and_closed_and_comes_again_to_no_avail(
+    arena: Arena, pytestconfig: pytest.Config
+) -> None:
+    """Its peer stays connected, and others keep nine tenths of the worker, also over a minute."""
+    punched = Punched(arena)
+    try:
+        deadline = time.monotonic() + HELD_FOR_SO_LONG
+        while "no front-end is taken for 1 s" not in arena.backend.log():
+            punched.act(aimed=True)
+            if time.monotonic() > deadline:
+                raise Broken("I2", "a port whose memory keeps the worker waiting is not closed")
+        arena.exchange("e", arena.friend)
+        share = kept(arena, punched, A_MINUTE if endurance(pytestconfig) > 1 else SECONDS)
+    finally:
+        punched.stop()
+    assert share >= LEAST_SHARE
+    assert set(re.findall(r"port (\S+): .*the guest's memory kept worker0", arena.backend.log())) == {"a"}
+    arena.victim.frontend.ask(Request.GET_FEATURES)
+    arena.check_alive()
+    print(f"kept {share:.3f}")

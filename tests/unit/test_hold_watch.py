@@ -1,0 +1,189 @@
+"""Holes punched into the memory of one guest keep a worker waiting: who looks on knows whose memory it is."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from fastvhost.dataplane.door import Door
+from fastvhost.dataplane.hold_watch import HoldWatch
+from fastvhost.dataplane.worker import Worker
+from tests.driver import Memory, Piece, Region
+from tests.unit.rig import F_RING_PACKED, F_VERSION_1, MIB, Side
+
+HOLES = 128 * MIB
+"""Filled and punched again and again: the longer, the longer a page fault waits."""
+PUNCH_HOLE, KEEP_SIZE = 2, 1
+FAR = 1 << 30
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+@pytest.fixture(params=[F_VERSION_1, F_VERSION_1 | F_RING_PACKED], ids=["split", "packed"])
+def features(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+class Puncher:
+    """Punches all of a file away, whatever it is told by."""
+
+    def __init__(self, region: Region) -> None:
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, args=(region.fd,))
+        self._thread.start()
+
+    def _run(self, fd: int) -> None:
+        n = ctypes.c_long(HOLES)
+        while not self._stopping:
+            LIBC.fallocate(fd, 0, ctypes.c_long(0), n)
+            LIBC.fallocate(fd, PUNCH_HOLE | KEEP_SIZE, ctypes.c_long(0), n)
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._thread.join()
+
+
+def memory_with_holes(*, rings: bool = False) -> Memory:
+    """The first region for what is meant to be there, the second one to be punched; or the other way round."""
+    holes, sound = Region(FAR, HOLES), Region(0x10000, 16 * MIB)
+    return Memory([holes, sound] if rings else [sound, holes])
+
+
+@contextmanager
+def two_guests(features: int, left: Memory, right: Memory) -> Iterator[tuple[Side, Side, Worker]]:
+    """Wired to each other, at a worker that runs."""
+    door = Door()
+    sides = [Side(door, name, memory, 64, features) for name, memory in (("left", left), ("right", right))]
+    worker = Worker(door, "worker0", idle="adaptive")
+    for ingress, egress in (sides, sides[::-1]):
+        worker.add_wire(ingress.port, egress.port, hold=True, hold_timeout_ms=60_000)
+    thread = threading.Thread(target=worker.run)
+    try:
+        for side in sides:
+            for queue in side.queues:
+                queue.reset(0)  # as a hole reads
+            side.connect()
+        thread.start()
+        yield sides[0], sides[1], worker
+    finally:
+        worker.stop()
+        if thread.ident:
+            thread.join(10)
+        worker.close()
+        for side in sides:
+            side.close()
+
+
+ENOUGH = 0.1
+"""Seconds."""
+
+
+def seconds_held(
+    worker: Worker, region: Region, work: Callable[[], object], most: float = 10.0
+) -> dict[str, float]:
+    """By port, while the region is punched: until there are ENOUGH in all, or `most` seconds have passed."""
+    watch, seconds = HoldWatch([worker]), Counter[str]()
+
+    def look_on() -> None:
+        while holds := watch.wait():
+            for hold in holds:
+                assert hold.worker == "worker0"
+                seconds[hold.port] += hold.seconds  # type: ignore[assignment]
+
+    thread = threading.Thread(target=look_on)
+    thread.start()
+    puncher = Puncher(region)
+    try:
+        deadline = time.monotonic() + most
+        while sum(seconds.values()) < ENOUGH and time.monotonic() < deadline:
+            work()
+            time.sleep(0.001)
+    finally:
+        puncher.stop()
+        watch.stop()
+        thread.join(10)
+    return dict(seconds)
+
+
+class Stream:
+    """Frames without end, as far as buffers come back: each piece of one is on a page of its own.
+
+    Of the pages of `fresh` no two are the same, so that they are missing in memory that nobody has touched.
+    """
+
+    N = 8
+
+    def __init__(self, sender: Side, receiver: Side, pieces: int, *, fresh: Side | None = None) -> None:
+        self._ends = [(sender.queues[1], sender is fresh, False), (receiver.queues[0], receiver is fresh, True)]
+        self._pieces = pieces
+        self._next = FAR
+        for queue, fresh_pages, writable in self._ends:
+            self._offer(queue, self.N, fresh_pages, writable)
+
+    def _offer(self, queue: Any, n: int, fresh_pages: bool, writable: bool) -> None:
+        heads = []
+        for _ in range(n):
+            at = self._next if fresh_pages else FAR
+            chain = [Piece(at + 4096 * i, 1536 // self._pieces, writable=writable) for i in range(self._pieces)]
+            heads.append(queue.chain(chain))
+            if fresh_pages:
+                self._next = FAR + (self._next - FAR + 4096 * self._pieces) % (HOLES - MIB)
+        queue.make_available(*heads)
+
+    def go_on(self) -> None:
+        for queue, fresh_pages, writable in self._ends:
+            if back := queue.take_used():
+                self._offer(queue, len(back), fresh_pages, writable)
+
+
+def test_an_empty_ring_in_a_hole_is_its_ports(features: int) -> None:
+    left, right = memory_with_holes(rings=True), Memory.of(16 * MIB)
+    with two_guests(features, left, right) as (_, _, worker):
+        held = seconds_held(worker, left.regions[0], lambda: None)
+    assert held.keys() == {"left"}
+
+
+def test_a_receive_queue_in_a_hole_is_its_ports_and_not_that_of_who_sends_there(features: int) -> None:
+    left, right = Memory.of(16 * MIB), memory_with_holes(rings=True)
+    with two_guests(features, left, right) as (sender, _, worker):
+        sender.driver.send_at_once(*(bytes(60) for _ in range(8)))
+        held = seconds_held(worker, right.regions[0], lambda: None)
+    assert held.keys() == {"right"}
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_frames_out_of_holes_are_the_senders_though_pages_of_the_receiver_are_missing(pieces: int) -> None:
+    left, right = memory_with_holes(), memory_with_holes()
+    with two_guests(F_VERSION_1, left, right) as (sender, receiver, worker):
+        stream = Stream(sender, receiver, pieces, fresh=receiver)
+        held = seconds_held(worker, left.regions[1], stream.go_on)
+    assert held.keys() == {"left"}
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_buffers_in_holes_are_the_receivers_though_pages_of_the_sender_are_missing(pieces: int) -> None:
+    left, right = memory_with_holes(), memory_with_holes()
+    with two_guests(F_VERSION_1, left, right) as (sender, receiver, worker):
+        stream = Stream(sender, receiver, pieces, fresh=sender)
+        held = seconds_held(worker, right.regions[1], stream.go_on)
+    assert held.keys() == {"right"}
+
+
+def test_a_worker_that_only_has_much_to_do_is_not_held() -> None:
+    left, right = memory_with_holes(), memory_with_holes()
+    with two_guests(F_VERSION_1, left, right) as (sender, receiver, worker):
+        stream = Stream(sender, receiver, 3, fresh=receiver)
+        assert seconds_held(worker, Region(1 << 40, HOLES), stream.go_on, most=0.5) == {}
+
+
+def test_it_stops_at_once_with_no_worker_running() -> None:
+    watch = HoldWatch([Worker(Door())])
+    threading.Timer(0.02, watch.stop).start()
+    assert watch.wait() == []
+    assert watch.wait() == []
