@@ -1,8 +1,8 @@
-"""Fuzzing of the parser and of a live session: 60 s in all, the same examples in the same order every time.
+"""Fuzzing of the parser and of a live session: as many examples, and the same ones, every time.
 
 Whatever arrives, the parser answers with a message or its own error, and a session costs its front-end no more than
 its connection: no other exception, every file descriptor and mapping given back, the control thread alive, the next
-front-end served.
+front-end served. Hypothesis makes the examples, and makes one that fails as small as it can before it shows it.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import array
 import contextlib
 import itertools
 import os
-import random
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from bench.guests.short_dir import short_dir
@@ -34,39 +34,29 @@ from fastvhost.vhostuser.message import MalformedError, Request
 from fastvhost.vhostuser.service import VhostUserService
 from fastvhost.vhostuser.session import HANDLERS
 from tests.frontend import Frontend
+from tests.hostile.conftest import endurance
 
-PARSER_SECONDS = 15
-SESSION_SECONDS = 45
-EXAMPLES = 50
-"""In one round; rounds of other seeds follow until the time is over."""
+PARSED = 500
+"""Examples for the parser, each for all payloads; with --long more."""
+SESSIONS = 250
+"""Connections."""
 
 KINDS: list[type[message.AnyPayload]] = sorted(
     {row.payload for row in HANDLERS.values()}, key=lambda kind: kind.__name__
 )
 
 
-def fuzz(seconds: float, strategy: st.SearchStrategy[Any], check: Callable[[Any], None]) -> int:
-    """Run the check over examples of fixed seeds until the time is over. Returns how many there were."""
-    end = time.monotonic() + seconds
-    n = itertools.count()
-
-    def counted(example: Any) -> None:
-        if time.monotonic() < end:
-            check(example)
-            next(n)
-
+def fuzz(n: int, strategy: st.SearchStrategy[Any], check: Callable[[Any], None]) -> None:
+    """Run the check over n examples. Which these are, depends on nothing but the strategy."""
     config = settings(
-        max_examples=EXAMPLES,
-        deadline=None,
+        max_examples=n,
+        derandomize=True,
         database=None,
+        deadline=None,
         phases=(Phase.generate, Phase.shrink),
         suppress_health_check=list(HealthCheck),
     )
-    for number in itertools.count():
-        if time.monotonic() >= end:
-            break
-        seed(number)(config(given(strategy)(counted)))()
-    return next(n)
+    config(given(strategy)(check))()
 
 
 # Values that have broken somebody
@@ -97,74 +87,101 @@ LONGS = (
 REGION = Region(GUEST_ADDR, MEMORY_BYTES, USER_ADDR, 0)
 
 
-class Dice(random.Random):
-    """Payloads that are well-formed, made of such values."""
+# Payloads that are well-formed, made of such values
 
-    def long(self) -> int:
-        return self.choice((*LONGS, self.getrandbits(64)))
+Payloads = st.SearchStrategy[message.AnyPayload]
 
-    def region(self) -> Region:
-        if self.random() < 0.6:
-            return REGION
-        shift = self.choice((0, MEMORY_BYTES, 4096, 2**63))
-        if self.random() < 0.6:
-            return Region(GUEST_ADDR + shift, self.choice((4096, MEMORY_BYTES)), USER_ADDR + shift, 0)
-        return Region(self.long(), self.long(), self.long(), self.long())
 
-    def payload(self, kind: type[message.AnyPayload]) -> message.AnyPayload:
-        index = self.choice(INDICES)
-        if kind is U64:
-            return U64(self.long())
-        if kind is message.VringFd:
-            return message.VringFd(
-                self.randrange(2) if self.random() < 0.9 else self.randrange(256), self.random() < 0.2
-            )
-        if kind is VringState:
-            return VringState(index, self.choice(NUMBERS))
-        if kind is VringAddr:
-            ring = (index & 1) * 3
-            addresses = RINGS[ring : ring + 3] if self.random() < 0.7 else [self.long() for _ in range(3)]
-            return VringAddr(index, self.randrange(4), addresses[0], addresses[2], addresses[1], self.long())
-        if kind is message.SingleRegion:
-            return message.SingleRegion(self.region())
-        if kind is message.MemoryTable:
-            return message.MemoryTable(tuple(self.region() for _ in range(self.choice((0, 1, 1, 1, 2, 8)))))
-        return message.LogBase(bytes(self.choice((0, 8, 16)))) if kind is message.LogBase else message.Nothing()
+def mostly(usual: Any, *others: Any) -> st.SearchStrategy[Any]:
+    """The first one two times of three, and where an example is made smaller."""
+    return st.one_of(usual, usual, st.one_of(*others))
 
-    def spoiled(self, data: bytes) -> bytes:
-        """A few bytes of it replaced."""
-        spoiled = bytearray(data)
-        for _ in range(self.randrange(4) if data else 0):
-            spoiled[self.randrange(len(data))] = self.choice((0, 1, 2, 8, 9, 0x7F, 0x80, 0xFF, self.randrange(256)))
-        return bytes(spoiled)
+
+index = st.sampled_from(INDICES)
+long = st.one_of(st.sampled_from(LONGS), st.integers(0, 2**64 - 1))
+shifted = st.builds(
+    lambda shift, size: Region((GUEST_ADDR + shift) % 2**64, size, (USER_ADDR + shift) % 2**64, 0),
+    st.sampled_from((0, MEMORY_BYTES, 4096, 2**63)),
+    st.sampled_from((4096, MEMORY_BYTES)),
+)
+region = mostly(st.just(REGION), shifted, st.builds(Region, long, long, long, long))
+
+
+@st.composite
+def ring_addresses(draw: st.DrawFn) -> VringAddr:
+    number = draw(index)
+    ring = (number & 1) * 3
+    good = st.just(RINGS[ring : ring + 3])
+    desc, avail, used = draw(mostly(good, st.tuples(long, long, long)))
+    return VringAddr(number, draw(st.integers(0, 3)), desc, used, avail, draw(long))
+
+
+PAYLOADS: dict[type[message.AnyPayload], Payloads] = {
+    U64: st.builds(U64, long),
+    message.VringFd: st.builds(
+        message.VringFd, mostly(st.integers(0, 1), st.integers(0, 255)), mostly(st.just(False), st.just(True))
+    ),
+    VringState: st.builds(VringState, index, st.sampled_from(NUMBERS)),
+    VringAddr: ring_addresses(),
+    message.SingleRegion: st.builds(message.SingleRegion, region),
+    message.MemoryTable: st.builds(
+        lambda regions: message.MemoryTable(tuple(regions)),
+        mostly(st.tuples(region), st.lists(region, max_size=2), st.lists(region, min_size=8, max_size=8)),
+    ),
+    message.LogBase: st.builds(message.LogBase, st.sampled_from((bytes(8), bytes(16), b""))),
+    message.DeviceConfig: st.builds(
+        message.DeviceConfig,
+        mostly(st.sampled_from((0, 1, 6, 8, 10, 12)), st.sampled_from(NUMBERS)),
+        st.integers(0, 3),
+        mostly(st.binary(max_size=12), st.binary(min_size=256, max_size=256)),
+    ),
+    message.Nothing: st.builds(message.Nothing),
+}
+ODD_BYTES = st.one_of(st.sampled_from((0, 1, 2, 8, 9, 0x7F, 0x80, 0xFF)), st.integers(0, 255))
+CHANGES = st.lists(st.tuples(st.integers(0, 299), ODD_BYTES), max_size=3)
+"""Places, and what is to stand there."""
+
+
+def spoiled(data: bytes, changes: list[tuple[int, int]]) -> bytes:
+    """A few bytes of it replaced."""
+    changed = bytearray(data)
+    for place, byte in changes if data else ():
+        changed[place % len(data)] = byte
+    return bytes(changed)
+
+
+def test_every_payload_is_made_here() -> None:
+    assert set(PAYLOADS) == set(KINDS)
 
 
 # The parser
 
 
-def test_the_parser_returns_a_message_or_its_own_error() -> None:
-    def parse(header: bytes, kind: type[message.AnyPayload], data: bytes) -> None:
-        with contextlib.suppress(MalformedError):
-            decoded = message.decode_header(header)
-            assert decoded.size <= message.MAX_PAYLOAD
-            assert (decoded.flags & 7) == 1
-        with contextlib.suppress(MalformedError):
-            payload = message.decode_payload(kind, data)
-            assert kind.LEAST <= len(data) <= kind.MOST
-            assert message.decode_payload(kind, payload.encode()) == payload
+def parse(header: bytes, kind: type[message.AnyPayload], data: bytes) -> None:
+    with contextlib.suppress(MalformedError):
+        decoded = message.decode_header(header)
+        assert decoded.size <= message.MAX_PAYLOAD
+        assert (decoded.flags & 7) == 1
+    with contextlib.suppress(MalformedError):
+        payload = message.decode_payload(kind, data)
+        assert kind.LEAST <= len(data) <= kind.MOST
+        assert message.decode_payload(kind, payload.encode()) == payload
 
-    def check(example: tuple[bytes, bytes, int]) -> None:
-        header, data, number = example
-        dice = Dice(number)
-        for kind in KINDS:
+
+def test_the_parser_returns_a_message_or_its_own_error(pytestconfig: pytest.Config) -> None:
+    def check(example: tuple[bytes, bytes, list[tuple[int, int]], list[message.AnyPayload]]) -> None:
+        header, data, changes, payloads = example
+        for number, payload in enumerate(payloads):
+            kind, good = type(payload), payload.encode()
             parse(header, kind, data)
-            for _ in range(20):
-                good = dice.payload(kind).encode()
-                parse(dice.spoiled(header), kind, dice.spoiled(good))
-                parse(message.HEADER.pack(dice.randrange(50), dice.choice((1, 9)), len(good)), kind, good)
+            parse(spoiled(header, changes), kind, spoiled(good, changes))
+            for flags in (1, 9):
+                parse(message.HEADER.pack(number, flags, len(good)), kind, good)
+            assert message.decode_payload(kind, good) == payload
 
-    examples = st.tuples(st.binary(min_size=12, max_size=12), st.binary(max_size=300), st.integers(0, 2**32))
-    assert fuzz(PARSER_SECONDS, examples, check) > 50
+    header = st.binary(min_size=12, max_size=12)
+    examples = st.tuples(header, st.binary(max_size=300), CHANGES, st.tuples(*PAYLOADS.values()))
+    fuzz(round(PARSED * endurance(pytestconfig)), examples, check)
 
 
 # A live session
@@ -211,7 +228,7 @@ def honest(number: int, payload: message.Payload | None, *fds: str) -> Sent:
 def prologue(steps: int) -> list[Sent]:
     """The first steps of an honest front-end: what follows then meets a session that has something to lose."""
     messages = [
-        honest(Request.SET_PROTOCOL_FEATURES, U64(0x1A019)),
+        honest(Request.SET_PROTOCOL_FEATURES, U64(0x1A018)),
         honest(Request.SET_FEATURES, U64(1 << 32 | 1 << 30 | 1 << 28 | 1 << 15)),
         honest(Request.SET_MEM_TABLE, message.MemoryTable((REGION,)), "memory"),
     ]
@@ -228,27 +245,44 @@ def prologue(steps: int) -> list[Sent]:
     return messages[:steps]
 
 
-def hostile(dice: Dice) -> Sent:
-    """One message. Most ask for an acknowledgement, so that a refusal is not the end."""
-    number = dice.choice(sorted(HANDLERS)) if dice.random() < 0.97 else dice.choice((0, 19, 21, 23, 35, 2**32 - 1))
+FLAGS = (9,) * 80 + (1,) * 6 + (5, 2, 0xFFFFFFFB)
+"""Most ask for an acknowledgement, so that a refusal is not the end."""
+FAULTS = (*[""] * 40, "bytes", "bytes", "bytes", "length", "length", "size", "fds", "fds", "fds")
+REQUESTS = (*sorted(HANDLERS) * 4, 0, 19, 21, 23, 35, 2**32 - 1)
+
+
+@st.composite
+def hostile(draw: st.DrawFn) -> Sent:
+    """One message."""
+    number = draw(st.sampled_from(REQUESTS))
     row = HANDLERS.get(number)
-    payload = dice.payload(row.payload if row else dice.choice(KINDS))
-    data = payload.encode()
-    if dice.random() < 0.1:
-        data = dice.spoiled(data)[: dice.choice((len(data), len(data) - 1, 300))] + bytes(dice.choice((0, 0, 1, 8)))
-    flags = dice.choice((9,) * 30 + (1,) * 6 + (5, 2, 0xFFFFFFFB))
-    size = len(data) if dice.random() < 0.98 else dice.choice((len(data) + 1, len(data) + 8, 0, 4096, 4097, 2**32 - 1))
-    fds: tuple[str, ...] = ()
+    payload = draw(PAYLOADS[row.payload] if row else st.one_of(*PAYLOADS.values()))
+    data, fault = (
+        payload.encode(),
+        draw(st.sampled_from((*[""] * 20, "bytes", "bytes", "length", "size", "fds", "fds"))),
+    )
+    if fault == "bytes":
+        data = spoiled(data, draw(CHANGES))
+    if fault == "length":
+        data = draw(st.sampled_from((data[:-1], data + bytes(1), data + bytes(8))))
+    size = len(data)
+    if fault == "size":
+        size = draw(st.sampled_from((len(data) + 1, len(data) + 8, 0, 4096, 4097, 2**32 - 1)))
+    fds: list[str] = []
     if isinstance(payload, message.MemoryTable):
-        fds = ("memory",) * len(payload.regions)
+        fds = ["memory"] * len(payload.regions)
     elif isinstance(payload, message.VringFd):
-        fds = () if payload.no_fd else (dice.choice(("eventfd", "full")),)
+        fds = [] if payload.no_fd else [draw(st.sampled_from(("eventfd", "full")))]
     elif number == Request.ADD_MEM_REG:
-        fds = ("memory",)
-    if dice.random() < 0.1:
-        fds = tuple(dice.choice(sorted(FILES)) for _ in range(dice.choice((0, 1, 1, 2, 8, 9, 20))))
-    pieces = tuple(sorted(dice.sample(range(1, 60), dice.randrange(1, 4)))) if dice.random() < 0.2 else ()
-    return Sent(message.HEADER.pack(number, flags, size & 0xFFFFFFFF) + data, fds, pieces)
+        fds = ["memory"]
+    if fault == "fds":
+        files = st.sampled_from(sorted(FILES))
+        fds = draw(st.one_of(st.lists(files, max_size=2), st.lists(files, min_size=8, max_size=20)))
+    pieces = draw(st.sampled_from(((), (), (), (), (1,), (12,), (5, 12, 20), (13, 30))))
+    return Sent(message.HEADER.pack(number, draw(st.sampled_from(FLAGS)), size) + data, tuple(fds), pieces)
+
+
+MESSAGES = st.one_of(st.lists(hostile(), max_size=40), st.lists(hostile(), min_size=15, max_size=40))
 
 
 class Target:
@@ -264,10 +298,14 @@ class Target:
         self.service.open()
         self.polling = threading.Thread(target=self.worker.run)
         self.polling.start()
+        before = set(threading.enumerate())
         self.service.start()
-        (self.control,) = (thread for thread in threading.enumerate() if thread.name == "control a")
+        started = set(threading.enumerate()) - before
+        (self.control,) = (thread for thread in started if thread.name == "control a")
         self.files = {name: make() for name, make in FILES.items()}
         self.baseline = open_fds()
+        self.acks: Counter[bool] = Counter()
+        """Messages that were taken, and that were refused with an answer."""
 
     def close(self) -> None:
         for fd in self.files.values():
@@ -287,10 +325,20 @@ class Target:
                     self._send(sock, sent)
                 sock.shutdown(socket.SHUT_WR)
             # It closes its end when it has handled all there was, or earlier.
+            answers = b""
             with contextlib.suppress(ConnectionResetError):
-                while sock.recv(65536):
-                    pass
+                while part := sock.recv(65536):
+                    answers += part
+        self._count(answers)
         self.check()
+
+    def _count(self, answers: bytes) -> None:
+        while len(answers) >= message.HEADER.size:
+            number, _, size = message.HEADER.unpack_from(answers)
+            payload = answers[message.HEADER.size : message.HEADER.size + size]
+            answers = answers[message.HEADER.size + size :]
+            if size == 8 and number not in ANSWERED:
+                self.acks[not any(payload)] += 1
 
     def _send(self, sock: socket.socket, sent: Sent) -> None:
         ancillary = []
@@ -315,28 +363,59 @@ class Target:
 
 
 def open_fds() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
+    """But for the file that stands by to replace lost guest memory, and stays from the first guest on."""
+    found = 0
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the one that we read them by
+            found += "memfd:fastvhost-lost" not in str(entry.readlink())
+    return found
+
+
+ANSWERED = tuple(number for number, row in HANDLERS.items() if row.replies)
+"""Requests with an answer of their own."""
+
+
+class Targets:
+    """One after the other: a new one where one has failed, so that a smaller example that fails can be looked for."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.now = Target(directory)
+
+    def attack(self, messages: list[Sent]) -> None:
+        try:
+            self.now.attack(messages)
+        except BaseException:
+            self.now.close()
+            self._directory = self._directory / "next"
+            self._directory.mkdir()
+            self.now = Target(self._directory)
+            raise
+
+    def close(self) -> None:
+        self.now.close()
 
 
 @pytest.fixture
-def target() -> Iterator[Target]:
+def targets() -> Iterator[Targets]:
     with short_dir() as directory:
-        target = Target(directory)
-        yield target
-        target.close()
+        targets = Targets(directory)
+        yield targets
+        targets.close()
     maps = Path("/proc/self/maps").read_text()
     assert "memfd:fuzz" not in maps
 
 
-def test_a_session_survives_any_sequence_of_messages(target: Target) -> None:
-    def check(example: tuple[int, int, bytes]) -> None:
-        number, steps, rest = example
-        dice = Dice(number)
-        for _ in range(4):
-            target.attack([*prologue(steps), *(hostile(dice) for _ in range(dice.randrange(40))), Sent(rest, (), ())])
+def test_a_session_survives_any_sequence_of_messages(targets: Targets, pytestconfig: pytest.Config) -> None:
+    def check(example: tuple[int, list[Sent], bytes]) -> None:
+        steps, messages, rest = example
+        targets.attack([*prologue(steps), *messages, Sent(rest, (), ())])
 
-    examples = st.tuples(st.integers(0, 2**32), st.integers(0, len(prologue(99))), st.binary(max_size=40))
-    assert fuzz(SESSION_SECONDS, examples, check) > 50
-    honest = Frontend.connect(target.path)
+    steps = mostly(st.just(len(prologue(99))), st.integers(0, len(prologue(99))))
+    examples = st.tuples(steps, MESSAGES, st.binary(max_size=40))
+    fuzz(round(SESSIONS * endurance(pytestconfig)), examples, check)
+    acks = targets.now.acks
+    assert min(acks[True], acks[False]) > SESSIONS // 2, "most of what was sent met no session that handled it"
+    honest = Frontend.connect(targets.now.path)
     assert honest.ask_u64(Request.GET_QUEUE_NUM) == 1
     honest.close()
