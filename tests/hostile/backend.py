@@ -101,10 +101,21 @@ class Backend:
 
     def statistics(self, timeout: float) -> Any:
         """What `fastvhost stats --json` asks for, from the same socket. Raises OSError."""
+        return self._ask("stats", timeout)
+
+    def notified_aside(self, timeout: float) -> set[str]:
+        """Ports whose drivers a thread of that port notifies, since this host takes long to. Raises OSError."""
+        ports = self._ask("show", timeout)
+        if not isinstance(ports, list):
+            return set()  # the mini back-end, which has no such threads
+        aside = "a thread of this port"
+        return {port["name"] for port in ports if str(port.get("notified_by", "")).startswith(aside)}
+
+    def _ask(self, command: str, timeout: float) -> Any:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
             client.settimeout(timeout)
             client.connect(str(self.control))
-            client.sendall(b'{"command": "stats"}\n')
+            client.sendall(json.dumps({"command": command}).encode() + b"\n")
             answer = b""
             while not answer.endswith(b"\n"):
                 if not (part := client.recv(65536)):
