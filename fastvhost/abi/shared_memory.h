@@ -34,7 +34,8 @@ static inline uint64_t load_u64(const uint64_t *p) { return __atomic_load_n(p, _
 static inline void store_release_u64(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 static inline uint64_t load_acquire_u64(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 
-/* Between our own threads, in one order as all of them see it. Each but the last returns what stood there before. */
+/* Between our own threads, in one order as all of them see it. Each returns what stood there before; load what stands
+ * there, replace whether it was `old`. */
 static inline uint64_t set_bits_u64(uint64_t *p, uint64_t bits) { return __atomic_fetch_or(p, bits, __ATOMIC_SEQ_CST); }
 static inline uint64_t clear_bits_u64(uint64_t *p, uint64_t bits)
 {
@@ -43,6 +44,10 @@ static inline uint64_t clear_bits_u64(uint64_t *p, uint64_t bits)
 static inline int32_t exchange_i32(int32_t *p, int32_t v) { return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST); }
 static inline int32_t load_i32(const int32_t *p) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
 static inline int replace_i32(int32_t *p, int32_t old, int32_t v)
+{
+    return __atomic_compare_exchange_n(p, &old, v, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+static inline int replace_u64(uint64_t *p, uint64_t old, uint64_t v)
 {
     return __atomic_compare_exchange_n(p, &old, v, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 }

@@ -25,6 +25,7 @@ cdef extern from "fastvhost/abi/shared_memory.h" nogil:
     int32_t exchange_i32(int32_t *p, int32_t v)
     int32_t load_i32(const int32_t *p)
     bint replace_i32(int32_t *p, int32_t old, int32_t v)
+    bint replace_u64(uint64_t *p, uint64_t old, uint64_t v)
 
     virtq_desc read_once_desc(const virtq_desc *p)
     pvirtq_desc read_once_packed_desc(const pvirtq_desc *p)

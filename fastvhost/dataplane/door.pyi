@@ -9,8 +9,8 @@ class WorkerStuckError(RuntimeError):
 class Door:
     """What ports and workers of one forwarder share: which workers own lanes of which port.
 
-    A port that changes has those workers stand still between two bursts, and no others. Ports use it; nobody else
-    needs to.
+    A port that changes waits for those workers to come by between two bursts, and for no others. Ports use it; nobody
+    else needs to. 62 workers are the most.
     """
 
     def __init__(self) -> None: ...
@@ -19,5 +19,5 @@ class PortDoor:
     """The door as one port uses it. Made by the port."""
 
     passages: int
-    """How often workers stood still for a change of this port."""
+    """How often a change of this port took effect."""
     def __init__(self, door: Door) -> None: ...

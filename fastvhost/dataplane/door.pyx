@@ -1,10 +1,25 @@
 """The door through which control changes what workers see. See door.pxd for the handshake."""
 
-from libc.stdint cimport uint32_t, uint64_t
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
-from posix.unistd cimport usleep, write
+import os
 
-from fastvhost.abi.shared_memory cimport add_u32, cpu_pause, full_fence, load_acquire_u32, store_release_u32
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memset
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.unistd cimport close, usleep, write
+
+from fastvhost.abi.shared_memory cimport (
+    add_u32,
+    clear_bits_u64,
+    cpu_pause,
+    full_fence,
+    load_acquire_u32,
+    load_acquire_u64,
+    replace_u64,
+    set_bits_u64,
+    store_release_u32,
+    store_release_u64,
+)
 from fastvhost.dataplane.debug cimport DEBUG, check
 
 cdef extern from "<sys/uio.h>" nogil:
@@ -17,161 +32,128 @@ cdef extern from "<sys/uio.h>" nogil:
 # A worker comes by between two bursts, which is microseconds; a core it shares with others may hold it for a while.
 cdef enum:
     SPINS = 2000
-    # Control spins longer than a round takes: if it napped, and another thread had its CPU by then, the workers that
-    # came would stand still for a time slice of that thread.
-    CONTROL_SPINS = 20000
     NAP_MICROSECONDS = 20
-    # So long at most do workers that came stand still for one that did not.
+    # So long at most does a worker that came stand still for one that did not.
     TOGETHER_NS = 20 * 1000 * 1000
+    # So long at least is a change left to the workers, whatever control can wait.
+    LEAST_NS = 1000 * 1000
+
+# Of `missing`, beside a bit for each worker.
+cdef uint64_t COUNTING = <uint64_t>1 << 62        # control looks who is to come: until then nobody does
+cdef uint64_t NOTHING_POSTED = <uint64_t>1 << 63
 
 
 class WorkerStuckError(RuntimeError):
     """A worker did not come to the door in time: it is blocked in the kernel, or its core is taken away."""
 
 
-cdef class Door:
-    """What ports and workers of one forwarder share: which workers own lanes of which port."""
+# What is posted: who has come, and who is the last
 
-    def __cinit__(self) -> None:
-        self.n_gates = 0
-        self.owners, self.ports = [], []
 
-    cdef int add(self, Gate *gate, object owner) except -1:
-        if self.n_gates == MOST_WORKERS:
-            raise ValueError(f"door: {MOST_WORKERS} workers are the most")
-        self.gates[self.n_gates] = gate
-        self.n_gates += 1
-        self.owners.append(owner)
-        self.ports.append(set())
-        return 0
+cdef bint join(Posting *posting, uint64_t who) noexcept nogil:
+    """Be missing. False: nothing is posted, or all have come."""
+    cdef uint64_t missing = load_acquire_u64(&posting.missing)
+    while missing and missing != NOTHING_POSTED:
+        if replace_u64(&posting.missing, missing, missing | who):
+            return True
+        missing = load_acquire_u64(&posting.missing)
+    return False
 
-    cdef int owns(self, Gate *gate, const void *port) except -1:
-        """A worker that does not run gets lanes from or to this port: from now on the port waits for it."""
-        cdef int i
-        for i in range(self.n_gates):
-            if self.gates[i] == gate:
-                self.ports[i].add(<size_t>port)
-                add_u32(&self.roll.version, 1)
-        return 0
 
-    cdef int remove(self, Gate *gate, object owner) except -1:
-        cdef int i
-        for i in range(self.n_gates):
-            if self.gates[i] == gate:
-                self.n_gates -= 1
-                self.gates[i] = self.gates[self.n_gates]
-                self.owners[i], self.ports[i] = self.owners[self.n_gates], self.ports[self.n_gates]
-                self.owners.pop()
-                self.ports.pop()
-                add_u32(&self.roll.version, 1)
-                break
-        return 0
+cdef void come(Gate *gates, Posting *posting, uint64_t who) noexcept nogil:
+    """Be missing no more, and stand still. The last one to come puts the change into effect."""
+    cdef uint64_t missing = clear_bits_u64(&posting.missing, who)
+    if missing == who:
+        if posting.apply != NULL:
+            posting.apply(posting.what)
+            store_release_u64(&posting.missing, NOTHING_POSTED)  # pairs with held and passed
+    elif missing & who:
+        call_again(gates, posting)
 
-    cdef void wait_for_changes(self) noexcept nogil:
-        """Until every change that may not know of the calling worker has taken effect: some fields are copied."""
-        full_fence()  # pairs with the one in shut
-        while load_acquire_u32(&self.roll.changing):
+
+cdef void call_again(Gate *gates, Posting *posting) noexcept nogil:
+    """Those who waited in vain come again once they alone are missing."""
+    cdef uint64_t missing
+    full_fence()  # between coming and looking who waited, and between having waited and looking who came
+    missing = load_acquire_u64(&posting.missing)
+    if not missing & ~load_acquire_u64(&posting.waited):
+        call(gates, missing)
+
+
+cdef void call(Gate *gates, uint64_t who) noexcept nogil:
+    """Have workers look at what is posted."""
+    cdef uint32_t i
+    full_fence()  # pairs with the one in stand: it is posted before it is said
+    for i in range(<uint32_t>MOST_WORKERS):
+        if who >> i & 1:
+            store_release_u32(&gates[i].asked, 1)
+    full_fence()  # pairs with the one before a worker sleeps
+    for i in range(<uint32_t>MOST_WORKERS):
+        if who >> i & 1:
+            wake(&gates[i])
+
+
+# The worker's side
+
+
+cdef bint held(Gate *gate, Posting *posting, bint gives_up) noexcept nogil:
+    """Come to what is posted here. Whether the worker is to stand still; gives_up: it does not wait for others."""
+    cdef uint64_t me = <uint64_t>1 << gate.number, missing = load_acquire_u64(&posting.missing)
+    cdef Gate *gates = gate - gate.number
+    if missing & me and not missing & COUNTING:
+        if not load_acquire_u64(&posting.waited) & me or not missing & ~load_acquire_u64(&posting.waited):
+            come(gates, posting, me)
+            missing = load_acquire_u64(&posting.missing)
+    if missing == NOTHING_POSTED or missing & me:
+        return False
+    if missing and gives_up:
+        set_bits_u64(&posting.waited, me)
+        if join(posting, me):
+            call_again(gates, posting)
+            return False
+    return True
+
+
+cdef void stand(Gate *gate) noexcept nogil:
+    """Come to all that is posted, and stand still until it has taken effect, or was withdrawn, or we are to end."""
+    cdef uint64_t end = 0, now
+    cdef uint32_t i, spins = 0
+    cdef bint stands = True, gives_up = False
+    store_release_u32(&gate.asked, 0)
+    full_fence()  # pairs with those in call: we see what is posted, or are asked again
+    while stands and not load_acquire_u32(&gate.stopping):
+        stands = False
+        for i in range(gate.n_postings):
+            stands = held(gate, gate.postings[i], gives_up) or stands
+        if stands and spins < SPINS:
+            spins += 1
             cpu_pause()
+        elif stands:
+            usleep(NAP_MICROSECONDS)
+            now = monotonic_ns()
+            end = end or now + <uint64_t>TOGETHER_NS
+            gives_up = now >= end
 
 
-cdef class PortDoor:
-    """The door as one port uses it: the workers that own a lane of it stand still, and no others."""
+cdef void enter(Gate *gate) noexcept nogil:
+    """The worker runs from now on: what is posted at its gate waits for it, or has taken effect."""
+    cdef uint32_t i
+    cdef uint64_t me = <uint64_t>1 << gate.number, missing
+    cdef Posting *posting
+    store_release_u32(&gate.running, 1)
+    full_fence()  # pairs with those in post and count: control sees that it runs, or it sees what is posted
+    for i in range(gate.n_postings):
+        posting = gate.postings[i]
+        missing = load_acquire_u64(&posting.missing)
+        while missing != NOTHING_POSTED and not missing & me and not join(posting, me):
+            usleep(NAP_MICROSECONDS)  # all have come: it is taking effect
+            missing = load_acquire_u64(&posting.missing)
+    stand(gate)
 
-    def __cinit__(self, Door door not None) -> None:
-        self.door, self.owners = door, []
-        self.version = 0xFFFFFFFF
 
-    cdef int prepare(self) except -1:
-        """Find out who owns lanes now. Before shut(), which runs without the GIL."""
-        cdef int i
-        cdef uint32_t version = load_acquire_u32(&self.door.roll.version)
-        if version == self.version:
-            return 0
-        self.open()
-        self.n_gates, owners = 0, []
-        for i in range(self.door.n_gates):
-            if <size_t>self.port in self.door.ports[i]:
-                self.gates[self.n_gates] = self.door.gates[i]
-                self.n_gates += 1
-                owners.append(self.door.owners[i])
-        self.owners, self.version = owners, version
-        return 0
-
-    cdef Passage shut(self, uint64_t wait_ns) noexcept nogil:
-        """Have every worker that owns a lane of this port stand still, and keep it so until open().
-
-        LATE: one did not within this time, so the others go on, and stand still no more than TOGETHER_NS for it. It
-        stays asked, so that it stops when it is back; whoever does not try again opens.
-        """
-        cdef uint32_t i
-        cdef uint64_t now = monotonic_ns(), end = now + wait_ns
-        cdef bint came = True
-        for i in range(self.n_gates):
-            if self.asks[i] and not wait_parked(self.gates[i], end):
-                return LATE
-        for i in range(self.n_gates):
-            if not self.asks[i]:
-                self.asks[i] = True
-                add_u32(&self.gates[i].asked, 1)
-        full_fence()  # pairs with those in park, before a worker sleeps, and before it starts
-        for i in range(self.n_gates):
-            wake(self.gates[i])
-        end = max(now + min(wait_ns, <uint64_t>TOGETHER_NS), monotonic_ns() + <uint64_t>1000000)
-        for i in range(self.n_gates):
-            came = wait_parked(self.gates[i], end) and came
-        if not came:
-            for i in range(self.n_gates):
-                if stands(self.gates[i]):
-                    self.let_go(i)
-            return LATE
-        self.shuts = True
-        self.passages += 1
-        add_u32(&self.door.roll.changing, 1)
-        full_fence()  # pairs with the one in wait_for_changes
-        if load_acquire_u32(&self.door.roll.version) != self.version:
-            self.open()
-            return ROLL_CHANGED
-        return PASSED
-
-    cdef void let_go(self, uint32_t i) noexcept nogil:
-        if self.asks[i]:
-            self.asks[i] = False
-            if DEBUG:
-                check(load_acquire_u32(&self.gates[i].asked) > 0, "door: who lets go has asked")
-            add_u32(&self.gates[i].asked, <uint32_t>-1)  # a release: what was changed is seen by who goes on
-
-    cdef void open(self) noexcept nogil:
-        """Every worker goes on. Idempotent."""
-        cdef uint32_t i
-        if self.shuts:
-            self.shuts = False
-            add_u32(&self.door.roll.changing, <uint32_t>-1)
-        for i in range(self.n_gates):
-            self.let_go(i)
-
-    cdef int close(self, uint64_t wait_ns) except -1:
-        """Shut it, or raise WorkerStuckError with nothing shut. For changes that are made under the GIL."""
-        cdef uint64_t end = monotonic_ns() + wait_ns, now
-        cdef Passage passage = LATE
-        while passage != PASSED:
-            self.prepare()
-            with nogil:
-                now = monotonic_ns()
-                passage = self.shut(end - now if now < end else 0)
-            if passage == LATE and now >= end:
-                late = self.who_is_late()
-                self.open()
-                raise WorkerStuckError(late)
-        return 0
-
-    cdef object who_is_late(self):
-        """One sentence. After shut() said LATE, before open()."""
-        cdef uint32_t i
-        names = [
-            self.owners[i].name for i in range(self.n_gates) if self.asks[i] and not stands(self.gates[i])
-        ] or ["a worker"]
-        do = "does" if len(names) == 1 else "do"
-        return f"{' and '.join(names)} {do} not come to the door: blocked in the kernel, or without a core to run on"
+cdef void leave(Gate *gate) noexcept nogil:
+    """It touches no lane any more."""
+    store_release_u32(&gate.running, 0)  # pairs with count
 
 
 cdef void wake(Gate *gate) noexcept nogil:
@@ -190,45 +172,198 @@ cdef uint64_t drain_eventfd(int fd) noexcept nogil:
     return count
 
 
-cdef inline bint stands(const Gate *gate) noexcept nogil:
-    """One that does not run stands, too: when it starts, it comes by the gate first."""
-    return load_acquire_u32(&gate.parked) or not load_acquire_u32(&gate.running)
-
-
-cdef bint wait_parked(const Gate *gate, uint64_t end) noexcept nogil:
-    """Whether it stands still before this time."""
-    cdef int spins = 0
-    while not stands(gate):
-        if spins < CONTROL_SPINS:
-            spins += 1
-            cpu_pause()
-        elif monotonic_ns() >= end:
-            return False
-        else:
-            usleep(NAP_MICROSECONDS)
-    return True
-
-
 cdef uint64_t monotonic_ns() noexcept nogil:
     cdef timespec clock
     clock_gettime(CLOCK_MONOTONIC, &clock)
     return <uint64_t>clock.tv_sec * 1000000000 + <uint64_t>clock.tv_nsec
 
 
-cdef void park(Gate *gate) noexcept nogil:
-    """Say that we stand still, until nobody asks for it any more, or we are to end."""
-    cdef int spins = 0
-    while True:
-        store_release_u32(&gate.parked, 1)  # pairs with stands
-        while load_acquire_u32(&gate.asked) and not load_acquire_u32(&gate.stopping):
+# Control's side
+
+
+cdef class Door:
+    """What ports and workers of one forwarder share: which workers own lanes of which port."""
+
+    def __cinit__(self) -> None:
+        cdef uint32_t i
+        self.owners = [None] * MOST_WORKERS
+        for i in range(<uint32_t>MOST_WORKERS):
+            self.gates[i].number, self.gates[i].wake_fd = i, -1
+
+    def __dealloc__(self) -> None:
+        cdef uint32_t i
+        for i in range(<uint32_t>MOST_WORKERS):
+            free(self.gates[i].postings)
+            if self.gates[i].wake_fd >= 0:
+                close(self.gates[i].wake_fd)
+
+    cdef Gate *add(self, object owner) except NULL:
+        cdef Gate *gate
+        if None not in self.owners:
+            raise ValueError(f"door: {MOST_WORKERS} workers are the most")
+        gate = &self.gates[self.owners.index(None)]
+        gate.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        gate.asked = gate.stopping = gate.running = gate.asleep = 0
+        self.owners[gate.number] = owner
+        return gate
+
+    cdef int owns(self, Gate *gate, PortDoor port) except -1:
+        """A worker that does not run gets lanes from or to this port: from now on the port waits for it."""
+        cdef Posting **more
+        cdef uint32_t i
+        for i in range(gate.n_postings):
+            if gate.postings[i] == &port.posting:
+                return 0
+        more = <Posting **>realloc(gate.postings, (gate.n_postings + 1) * sizeof(Posting *))
+        if more == NULL:
+            raise MemoryError
+        gate.postings = more
+        gate.postings[gate.n_postings] = &port.posting
+        gate.n_postings += 1
+        add_u32(&self.version, 1)
+        return 0
+
+    cdef int remove(self, Gate *gate) except -1:
+        """The worker has ended for good."""
+        gate.n_postings = 0
+        self.owners[gate.number] = None
+        add_u32(&self.version, 1)
+        fd, gate.wake_fd = gate.wake_fd, -1
+        os.close(fd)
+        return 0
+
+
+cdef class PortDoor:
+    """The door as one port uses it. Of its own control thread alone."""
+
+    def __cinit__(self, Door door not None) -> None:
+        self.door, self.version = door, 0xFFFFFFFF
+        memset(&self.posting, 0, sizeof(self.posting))
+        self.posting.missing = NOTHING_POSTED
+
+    cdef bint pass_through(self, Apply apply, void *what, uint64_t wait_ns) except -1:
+        """Have a change take effect, and wait so long for it. False: it has not yet, but stays posted.
+
+        Then what it says must stay as it is until it has taken effect or withdraw() says that it will not. True: no
+        worker sees the state before any more. apply NULL: those that own lanes of this port stand still until open().
+        """
+        cdef uint64_t end = monotonic_ns() + wait_ns
+        cdef Passage passage = OWNERS_CHANGED
+        while passage == OWNERS_CHANGED:
+            self.prepare()
+            with nogil:
+                passage = self.attempt(apply, what, end)
+        return passage == PASSED
+
+    cdef int prepare(self) except -1:
+        """Find out who owns lanes now. What was posted for others is posted anew."""
+        cdef uint32_t i, k
+        cdef uint32_t version = load_acquire_u32(&self.door.version)
+        if version == self.version:
+            return 0
+        with nogil:
+            self.withdraw()
+        self.workers, self.version = 0, version
+        for i in range(<uint32_t>MOST_WORKERS):
+            for k in range(self.door.gates[i].n_postings):
+                if self.door.gates[i].postings[k] == &self.posting:
+                    self.workers |= <uint64_t>1 << i
+        return 0
+
+    cdef Passage attempt(self, Apply apply, void *what, uint64_t end) noexcept nogil:
+        cdef uint32_t spins = 0
+        if not self.posted:
+            end = max(end, monotonic_ns() + <uint64_t>LEAST_NS)
+            if self.post(apply, what) == OWNERS_CHANGED:
+                return OWNERS_CHANGED
+        while not self.passed():
             if spins < SPINS:
                 spins += 1
                 cpu_pause()
-            else:
+                continue
+            self.count()
+            if not self.passed():
+                if monotonic_ns() >= end:
+                    return LATE
                 usleep(NAP_MICROSECONDS)
-        if load_acquire_u32(&gate.stopping):
-            return  # still parked: a worker that ends touches no lane any more
-        store_release_u32(&gate.parked, 0)
-        full_fence()  # pairs with the one in shut: it sees that we have gone, or we see that it asks again
-        if not load_acquire_u32(&gate.asked):
+        self.posted = apply == NULL
+        self.passages += 1
+        return PASSED
+
+    cdef Passage post(self, Apply apply, void *what) noexcept nogil:
+        self.posting.apply, self.posting.what = apply, what
+        store_release_u64(&self.posting.waited, 0)
+        store_release_u64(&self.posting.missing, self.workers | COUNTING)
+        self.posted = True
+        full_fence()  # pairs with the one in enter
+        if load_acquire_u32(&self.door.version) != self.version:
+            self.withdraw()
+            return OWNERS_CHANGED
+        self.count()
+        return PASSED
+
+    cdef void count(self) noexcept nogil:
+        """Come in the place of workers that do not run, and call the others, if there are any."""
+        cdef Gate *gates = self.door.gates
+        cdef uint64_t missing = load_acquire_u64(&self.posting.missing), one
+        cdef uint32_t i
+        cdef bint someone = missing & COUNTING != 0
+        for i in range(<uint32_t>MOST_WORKERS):
+            someone = someone or (missing >> i & 1 and not load_acquire_u32(&gates[i].running))
+        if not someone or not join(&self.posting, COUNTING):
             return
+        for i in range(<uint32_t>MOST_WORKERS):
+            one = <uint64_t>1 << i
+            if load_acquire_u64(&self.posting.missing) & one and not load_acquire_u32(&gates[i].running):
+                clear_bits_u64(&self.posting.missing, one)
+                full_fence()  # pairs with the one in enter
+                if load_acquire_u32(&gates[i].running):
+                    set_bits_u64(&self.posting.missing, one)
+        come(gates, &self.posting, COUNTING)
+        missing = load_acquire_u64(&self.posting.missing)
+        if missing != NOTHING_POSTED:
+            call(gates, missing)
+
+    cdef bint passed(self) noexcept nogil:
+        cdef uint64_t missing = load_acquire_u64(&self.posting.missing)
+        return missing == NOTHING_POSTED or (missing == 0 and self.posting.apply == NULL)
+
+    cdef bint withdraw(self) noexcept nogil:
+        """Whether nothing takes effect any more. False: it has; pass_through() says so, too, from now on."""
+        cdef uint64_t missing
+        while self.posted:
+            missing = load_acquire_u64(&self.posting.missing)
+            if missing == NOTHING_POSTED:
+                return False
+            if missing == 0 and self.posting.apply == NULL:
+                self.open()
+            elif missing == 0:
+                usleep(NAP_MICROSECONDS)  # it is taking effect: some fields are copied
+            elif replace_u64(&self.posting.missing, missing, NOTHING_POSTED):
+                self.posted = False
+        return True
+
+    cdef int shut(self, uint64_t wait_ns) except -1:
+        """Have the workers stand still until open(), or raise WorkerStuckError. For changes that control makes."""
+        if not self.pass_through(NULL, NULL, wait_ns):
+            late = self.who_is_late()
+            self.withdraw()
+            raise WorkerStuckError(late)
+        return 0
+
+    cdef void open(self) noexcept nogil:
+        """They go on, and see what has changed."""
+        if DEBUG:
+            check(self.posted and load_acquire_u64(&self.posting.missing) == 0, "door: who opens it has shut it")
+        store_release_u64(&self.posting.missing, NOTHING_POSTED)  # pairs with held and enter
+        self.posted = False
+
+    cdef object who_is_late(self):
+        """One sentence. While a change is posted that has not taken effect."""
+        cdef uint64_t missing = load_acquire_u64(&self.posting.missing)
+        cdef uint64_t late = missing & ~load_acquire_u64(&self.posting.waited)
+        names = [
+            owner.name for number, owner in enumerate(self.door.owners) if owner is not None and late >> number & 1
+        ] or ["a worker"]
+        do = "does" if len(names) == 1 else "do"
+        return f"{' and '.join(names)} {do} not come to the door: blocked in the kernel, or without a core to run on"

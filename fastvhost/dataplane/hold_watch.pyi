@@ -18,7 +18,7 @@ class Hold(NamedTuple):
 class HoldWatch:
     """Looks on at workers. For a thread of its own, which may have to wait for guests' memory as a worker does.
 
-    After their wires were added. Raises OSError where there is no room for it.
+    After their wires were added, before they are closed. Raises ValueError otherwise, OSError where there is no room.
     """
 
     def __init__(self, workers: Sequence[Worker]) -> None: ...

@@ -123,7 +123,9 @@ cdef class HoldWatch:
             if not isinstance(each, Worker):
                 raise TypeError(f"workers are watched, and this is none: {each!r}")
             worker = each
-            self.watched[i].roster, self.watched[i].gate = &worker.roster, &worker.gate
+            if worker.gate == NULL:
+                raise ValueError("workers are watched once they are made, until they are closed; this one is not")
+            self.watched[i].roster, self.watched[i].gate = &worker.roster, worker.gate
             self.watched[i].scratch, self.watched[i].thread = worker.scratch, &worker.thread
             self.watched[i].stat_fd = -1
             self.wires.append(list(worker.wires))

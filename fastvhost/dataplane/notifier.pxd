@@ -18,8 +18,6 @@ cdef class Notifier:
     cdef list retired            # helpers that have not ended
     cdef str trouble
     cdef double looked_at
-    cdef uint64_t slow_until     # monotonic ns
-    cdef void judge_anew(self) noexcept nogil
     cdef bint set_target(self, uint32_t slot, int fd) except -1
     cdef bint tell(self, uint32_t slot, int fd) except -1
     cdef bint end(self) except -1

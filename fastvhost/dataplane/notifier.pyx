@@ -16,14 +16,14 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 from posix.unistd cimport read, write
 
 from fastvhost.abi.shared_memory cimport clear_bits_u64, exchange_i32, load_acquire_u64, load_i32, replace_i32
-from fastvhost.dataplane.door cimport drain_eventfd, monotonic_ns
+from fastvhost.dataplane.door cimport drain_eventfd
 from fastvhost.dataplane.notify cimport (
     ASKED_WORDS,
     BY_HELPER,
     MOST_SLOTS,
-    TIMED,
     ask_helper,
     control_signals,
+    judge_anew,
     signal_and_wait,
     signal_eventfd,
     signal_socket,
@@ -37,7 +37,6 @@ LOOK_SECONDS = 0.5
 """From one look at a helper to the next. In the same write(2) at two of them: it is stuck."""
 
 cdef enum:
-    SLOW_SECONDS = 60        # for which whoever comes after a slow front-end counts as slow, too
     RESTING = -1
     RETIRED = -2
 
@@ -64,17 +63,9 @@ cdef class Notifier:
         notify.prepare()
         self.port, self.attention_fd, self.close_fd = port, attention_fd, close_fd
         self.targets, self.retired, self.trouble = {}, [], ""
-        self.judge_anew()
+        judge_anew(&self.asked)
         # A number that stays while what stands behind it changes: workers may write to it at any time.
         self.asked.wake_fd = fcntl.fcntl(attention_fd, fcntl.F_DUPFD_CLOEXEC, 0)
-
-    cdef void judge_anew(self) noexcept nogil:
-        """Another front-end, while no worker runs. One that comes soon after a slow one is notified as that was."""
-        cdef uint64_t now = monotonic_ns()
-        if self.asked.how == BY_HELPER:
-            self.slow_until = now + <uint64_t>SLOW_SECONDS * 1000000000
-        if now >= self.slow_until:
-            self.asked.how, self.asked.samples = TIMED, 1  # until that one is gone from the last eight
 
     cdef bint set_target(self, uint32_t slot, int fd) except -1:
         """The descriptor of a ring that starts, or another one; -1 for one that stops, which takes its bit back."""

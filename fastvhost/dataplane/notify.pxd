@@ -29,6 +29,7 @@ cdef enum:
     SLOW_NS = 20 * 1000
     UNTIMED = 63             # notifications of a worker between two that are timed
     LAST_SAMPLES = 0xFF      # eight of them, a bit each, 1 for a slow one
+    SLOW_SECONDS = 60        # for which whoever comes after a slow front-end counts as slow, too
 
 # How the drivers of a port are notified.
 cdef enum:
@@ -43,10 +44,13 @@ cdef struct Asked:
     int wake_fd                  # ours alone; it wakes the helper, or the control thread where none runs
     int32_t how                  # written by workers, and with a new front-end
     uint32_t samples             # of notifications that were timed
+    # written with a new front-end
+    uint64_t slow_until          # monotonic ns
 
 
 cdef int make_thread_signals(signals *made) noexcept
 cdef const signals *control_signals() noexcept nogil
+cdef void judge_anew(Asked *asked) noexcept nogil
 
 
 cdef inline void ask_helper(Asked *asked, uint32_t slot) noexcept nogil:

@@ -3,7 +3,9 @@
 import errno
 import os
 
-from libc.stdint cimport int32_t
+from libc.stdint cimport int32_t, uint64_t
+
+from fastvhost.dataplane.door cimport monotonic_ns
 
 _REMEDIES = {
     errno.EAGAIN: "all of fs.aio-max-nr is in use; raise it with sysctl fs.aio-max-nr=1048576 and restart fwd",
@@ -34,6 +36,15 @@ cdef int make_thread_signals(signals *made) noexcept:
 
 cdef const signals *control_signals() noexcept nogil:
     return &_shared
+
+
+cdef void judge_anew(Asked *asked) noexcept nogil:
+    """Another front-end, while no worker looks. One that comes soon after a slow one is notified as that was."""
+    cdef uint64_t now = monotonic_ns()
+    if asked.how == BY_HELPER:
+        asked.slow_until = now + <uint64_t>SLOW_SECONDS * 1000000000
+    if now >= asked.slow_until:
+        asked.how, asked.samples = TIMED, 1  # until that one is gone from the last eight
 
 
 def prepare() -> str:

@@ -23,7 +23,7 @@ class Port:
     def link_up(self) -> bool: ...
     def counters(self) -> Counters: ...
     def close(self) -> None:
-        """Release what the port holds. Idempotent. Only after its workers are gone or parked."""
+        """Release what the port holds. Idempotent. Only after its workers are gone."""
 
 class NullPort(Port):
     """Takes and forgets every frame, and sends none."""

@@ -94,7 +94,6 @@ cdef class Port:
     cdef int use_door(self, Door door) except -1:
         """Workers of this port use this door. Called once, by the kind's constructor."""
         self.door, self.entrance = door, PortDoor(door)
-        self.entrance.port = &self.face
         return 0
 
     def __dealloc__(self) -> None:

@@ -1,8 +1,8 @@
 """What a virtio-net device is to become: written by its control thread, unseen by workers until it is committed.
 
-A message of the front-end may ask for several things. Each is written here, and all take effect in one step, while the
-workers that own lanes of the port stand still. That step copies fields and touches no guest memory, which its owner
-could make slow.
+A message of the front-end may ask for several things. Each is written here, and all take effect in one step, which is
+taken by a worker between two bursts (door). It copies fields and touches no guest memory, which its owner could make
+slow.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -37,6 +37,8 @@ cdef struct QueueChange:
 
 
 cdef struct DeviceChange:
+    PortFace *port           # what changes
+    Device *device
     QueueChange *queues      # as many as the device has
     uint32_t n_queues
     bint begun               # what follows is filled in
@@ -64,4 +66,4 @@ cdef Start start_ring(
     DeviceChange *change, const Device *device, Queue *fresh, uint32_t base, bint resumes, Journal *journal
 ) noexcept nogil
 cdef uint32_t ring_base(const Ring *ring, bint packed) noexcept nogil
-cdef void commit_change(PortFace *port, Device *device, DeviceChange *change) noexcept nogil
+cdef void commit_change(void *prepared) noexcept nogil

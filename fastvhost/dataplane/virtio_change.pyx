@@ -5,6 +5,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from fastvhost.abi.shared_memory cimport add_u32, load_acquire_u32, store_release_u32
 from fastvhost.dataplane.guest_memory cimport RegionTable, host_of_user
 from fastvhost.dataplane.journal cimport Journal
+from fastvhost.dataplane.notify cimport judge_anew
 from fastvhost.dataplane.packed_journal cimport Found, begin_journal, find_place, was_in_use
 from fastvhost.dataplane.packed_ring cimport (
     packed_ring_base,
@@ -112,8 +113,11 @@ cdef uint32_t ring_base(const Ring *ring, bint packed) noexcept nogil:
     return packed_ring_base(ring) if packed else split_ring_base(ring)
 
 
-cdef void commit_change(PortFace *port, Device *device, DeviceChange *change) noexcept nogil:
-    """Workers see it from now on. While those that own lanes of this port stand still."""
+cdef void commit_change(void *prepared) noexcept nogil:
+    """Workers see it from now on: a DeviceChange. While those that own lanes of this port are at the door."""
+    cdef DeviceChange *change = <DeviceChange *>prepared
+    cdef PortFace *port = change.port
+    cdef Device *device = change.device
     cdef uint32_t i
     add_u32(&device.commits, 1)  # odd: whoever reads at the same time reads again
     if change.takes_back:
@@ -123,11 +127,11 @@ cdef void commit_change(PortFace *port, Device *device, DeviceChange *change) no
             commit_queue(&device.queues[i], &change.queues[i], device.packed)
     if change.link_changes:
         device.seen_frame, device.kick_samples = False, 0  # nothing is known of another front-end
+        judge_anew(device.asked)
     device.link_up, device.features, device.header_bytes = change.link_up, change.features, change.header_bytes
     device.mergeable, device.packed = change.mergeable, change.packed
     port.active_pairs = active_pairs(device, change.n_queues // 2)
     add_u32(&device.commits, 1)
-    change.begun = False
 
 
 cdef void take_back(PortFace *port, Device *device, uint32_t n_queues) noexcept nogil:

@@ -25,11 +25,12 @@ cdef class VirtioPort(Port):
     cdef readonly uint32_t queue_pairs
     cdef readonly int attention_fd
     cdef Queue *queue(self, uint32_t index) except NULL
-    cdef int tell_notifier(self) except -1
     cdef int need_made(self) except -1
     cdef uint32_t err_slot(self, uint32_t index) noexcept
-    cdef DeviceChange *plan(self) noexcept
-    cdef const Queue *planned(self, uint32_t index) noexcept
+    cdef DeviceChange *plan(self) except NULL
+    cdef const Queue *planned(self, uint32_t index) except NULL
+    cdef bint recall(self) except -1
     cdef bint take_effect(self, uint64_t wait_ns) except -1
+    cdef int has_changed(self) except -1
     cdef int settle(self, double seconds) except -1
     cdef Queue snapshot(self, uint32_t index, bint *packed) except *

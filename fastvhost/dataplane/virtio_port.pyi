@@ -4,7 +4,7 @@ A setter returns when no worker can see the old state any more. It raises Worker
 worker that owns lanes of this port did not come to the door within 5 s; then nothing has changed. It waits without
 the GIL.
 Within `with port.change():` setters only write down what is to be; the end of the block puts all of it into effect
-in one step, and an exception in the block drops it. Where nothing changes no worker stands still.
+in one step, and an exception in the block drops it. Where nothing changes no worker is asked.
 Queue index: vhost-user's vring index; even = receiveq, odd = transmitq, pair = index // 2 (virtio 1.2, section 5.1.2).
 """
 
@@ -63,7 +63,7 @@ class VirtioPort(Port):
     ) -> None:
         """close_fd: how a descriptor that a front-end also holds is closed."""
     doors: int
-    """How often workers stood still for a change of this port."""
+    """How often a change of this port took effect at the door."""
     late: str
     """After commit() said False: one sentence that names the workers that do not come."""
     def change(self, seconds: float = 5.0) -> PortChange:
@@ -73,11 +73,11 @@ class VirtioPort(Port):
     def commit(self, seconds: float = 0.0) -> bool:
         """Put it into effect. False: a worker did not come within this time; it is kept, to be tried again.
 
-        Workers that came do not stand still meanwhile; the one that did not stops when it is back, until the next
-        commit() or discard().
+        It may take effect before the next commit(), as soon as that worker is back: only where that says True, what
+        follows may be done. A setter or discard() in between takes it back, unless it has taken effect.
         """
     def discard(self) -> None:
-        """Forget what was written down. Idempotent."""
+        """Forget what was written down and has not taken effect. Idempotent."""
     def set_link(self, up: bool) -> None:
         """Peer connected or gone. Without a peer, frames towards this port drop as link_down."""
     def set_features(self, features: int) -> None:

@@ -1,6 +1,6 @@
 """A port with virtqueues: the control side of a virtio-net device. Virtio 1.2, sections 2.7, 2.8 and 5.1.
 
-What the workers see of it (virtio_device) changes in one step, while they stand at the door (virtio_change).
+What the workers see of it (virtio_device) changes in one step, which one of them takes at the door (virtio_change).
 """
 
 import os
@@ -24,7 +24,7 @@ from fastvhost.abi.virtio_net cimport (
     has_feature,
 )
 from fastvhost.abi.virtio_ring cimport VIRTQ_DESC_F_WRITE, VIRTQ_MAX_SIZE
-from fastvhost.dataplane.door cimport LATE, PASSED, Door, Passage, monotonic_ns
+from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.guest_memory cimport GuestMemory, RegionTable
 from fastvhost.dataplane.journal cimport Journal
 from fastvhost.dataplane.notifier cimport BY_PORT, Notifier
@@ -120,6 +120,7 @@ cdef class VirtioPort(Port):
         if self.device == NULL:
             raise MemoryError
         self.device.attention_fd = -1
+        self.next.port, self.next.device = &self.face, self.device
 
     def __init__(self, str name, Door door not None, uint32_t queue_pairs=1, *, close_fd=os.close) -> None:
         cdef uint32_t i
@@ -190,7 +191,7 @@ cdef class VirtioPort(Port):
         return self.take_effect(<uint64_t>(max(seconds, 0.0) * 1e9))
 
     def discard(self) -> None:
-        self.entrance.open()
+        self.recall()
         if self.next.begun and self.next_memory is not None and self.next_memory is not self.memory:
             self.next_memory.unwatch(self.memory)
         self.next.begun = self.changing = False
@@ -200,40 +201,41 @@ cdef class VirtioPort(Port):
         """The end of a change that is not tried again: it takes effect, or is undone with WorkerStuckError."""
         if not self.commit(seconds):
             late = self.late
-            self.discard()
-            raise WorkerStuckError(late)
+            if self.recall():
+                self.discard()
+                raise WorkerStuckError(late)
+            self.changing = False
         return 0
 
     cdef bint take_effect(self, uint64_t wait_ns) except -1:
         """False: a worker did not come in this time, and nothing has changed yet. The next attempt may follow."""
-        cdef uint64_t end = monotonic_ns() + wait_ns, now = 0
-        cdef Passage passage = LATE
-        cdef GuestMemory previous = self.memory
         if self.next.begun and self.next.touched:
-            while passage != PASSED:
-                self.entrance.prepare()
-                with nogil:
-                    now = monotonic_ns()
-                    passage = self.entrance.shut(end - now if now < end else 0)
-                    if passage == PASSED:
-                        commit_change(&self.face, self.device, &self.next)
-                        if self.next.link_changes:
-                            self.notifier.judge_anew()
-                        self.entrance.open()
-                if passage == LATE and now >= end:
-                    return False
-            if self.next_memory is not previous:
-                self.memory, self.reported_fault = self.next_memory, False
-                if previous is not None:
-                    previous.unwatch(self.memory)
-            self.tell_notifier()
+            if not self.entrance.pass_through(commit_change, &self.next, wait_ns):
+                return False
+            self.has_changed()
         self.next.begun = self.changing = False
         return True
 
-    cdef int tell_notifier(self) except -1:
-        """Of the change that has just taken effect."""
+    cdef bint recall(self) except -1:
+        """Nothing is posted at the door any more: it can be changed or forgotten. False: it has just taken effect."""
+        cdef bint back = True
+        if self.entrance.posted:
+            with nogil:
+                back = self.entrance.withdraw()
+        if not back:
+            self.entrance.pass_through(commit_change, &self.next, 0)
+            self.has_changed()
+        return back
+
+    cdef int has_changed(self) except -1:
+        """No worker sees the state before any more."""
         cdef uint32_t i
         cdef QueueChange *one
+        cdef GuestMemory previous = self.memory
+        if self.next_memory is not previous:
+            self.memory, self.reported_fault = self.next_memory, False
+            if previous is not None:
+                previous.unwatch(self.memory)
         for i in range(2 * self.queue_pairs):
             one = &self.next.queues[i]
             if one.stops:
@@ -243,15 +245,17 @@ cdef class VirtioPort(Port):
                 self.notifier.set_target(i, self.device.queues[i].call_fd)
         if self.next.link_changes:
             self.notifier.end()
+        self.next.begun = False
         return 0
 
-    cdef DeviceChange *plan(self) noexcept:
+    cdef DeviceChange *plan(self) except NULL:
+        self.recall()
         if not self.next.begun:
             begin_change(&self.next, self.device)
             self.next_memory = self.memory
         return &self.next
 
-    cdef const Queue *planned(self, uint32_t index) noexcept:
+    cdef const Queue *planned(self, uint32_t index) except NULL:
         """A queue as it is to be."""
         cdef DeviceChange *next = self.plan()
         return &next.queues[index].queue if next.queues[index].touched else &self.device.queues[index]

@@ -22,7 +22,7 @@ cdef struct Part:
 cdef class Worker:
     cdef readonly str name
     cdef Door door
-    cdef Gate gate
+    cdef Gate *gate              # NULL: it was never made, or is closed
     cdef bint occupied           # a thread is in run or step
     cdef Idle idle
     cdef signals signals         # what prepare made
@@ -36,6 +36,5 @@ cdef class Worker:
     cdef uint64_t n_busy
     cdef int require_idle(self, str what) except -1
     cdef void gather(self) noexcept nogil
-    cdef void come_in(self) noexcept nogil
     cdef uint32_t round(self) noexcept nogil
     cdef void loop(self) noexcept nogil

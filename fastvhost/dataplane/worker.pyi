@@ -57,5 +57,5 @@ class Worker:
     def waiting(self) -> int:
         """Frames that were received and neither delivered nor dropped yet: they wait for room at their egress.
 
-        Of the wires of which this worker has the first share, all of them. Exact while the worker stands still.
+        Of the wires of which this worker has the first share, all of them. Exact while the worker does not run.
         """

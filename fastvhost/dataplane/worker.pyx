@@ -1,13 +1,10 @@
 """Workers: a thread that polls its lanes without the GIL until it is stopped."""
 
-import os
-
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
-from posix.unistd cimport close, usleep
 
 from fastvhost.abi.shared_memory cimport full_fence, load_acquire_u32, store_release_u32
-from fastvhost.dataplane.door cimport Door, pass_gate, wake
+from fastvhost.dataplane.door cimport Door, enter, leave, pass_gate, wake
 from fastvhost.dataplane.forward cimport Lane
 from fastvhost.dataplane.frame cimport BURST
 from fastvhost.dataplane.idle cimport IDLE_ADAPTIVE, IDLE_INTERRUPT, IDLE_POLL, pollfd, rest
@@ -36,13 +33,11 @@ cdef class Worker:
     """Polls lanes, one burst each in turn, until stopped."""
 
     def __cinit__(self, *args, **kwargs) -> None:
-        self.gate.wake_fd = -1
         self.wires = []
         self.idle.fds = <pollfd *>malloc(sizeof(pollfd))  # the gate's; share_wire makes room for the lanes'
         self.scratch = make_scratch()
         if self.idle.fds == NULL or self.scratch == NULL:
             raise MemoryError
-        self.gate.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def __init__(
         self, Door door not None, str name="worker", *, idle: str = "poll", uint32_t nap_us=50
@@ -53,14 +48,14 @@ cdef class Worker:
             raise ValueError(f"{name}: idle {idle!r} is none of {', '.join(_POLICIES)}")
         self.idle.policy, self.idle.nap_ns = _POLICIES[idle], nap_us * 1000
         set_clock(&self.roster)
-        door.add(&self.gate, self)
+        self.gate = door.add(self)
         self.door, self.name = door, name
 
     cdef int require_idle(self, str what) except -1:
         """What only a worker may do that is made, does not run and is not closed."""
         if self.running:
             raise ValueError(f"{self.name} runs; {what}")
-        if self.door is None or self.gate.wake_fd < 0:
+        if self.gate == NULL:
             raise ValueError(f"worker {self.name} was never made, or is closed; make another one")
         return 0
 
@@ -70,8 +65,6 @@ cdef class Worker:
         free(self.parts)
         free(self.idle.fds)
         free(self.scratch)
-        if self.gate.wake_fd >= 0:
-            close(self.gate.wake_fd)
 
     def add_wire(
         self, Port ingress not None, Port egress, *, bint hold, uint64_t hold_timeout_ms, uint32_t shares=1
@@ -97,15 +90,15 @@ cdef class Worker:
         self.wires.append(wire)
         self.parts[self.n_parts] = Part(wire.lanes, wire.n_lanes, share, wire.shares)
         self.n_parts += 1
-        self.door.owns(&self.gate, &wire.ingress.face)
-        if wire.egress is not None:
-            self.door.owns(&self.gate, &wire.egress.face)
+        for port in (wire.ingress, wire.egress):
+            if port is not None and (<Port>port).entrance is not None:
+                self.door.owns(self.gate, (<Port>port).entrance)
 
     cdef void gather(self) noexcept nogil:
         """Fill the roster with the lanes to visit from now on: those that are open, and whose receiveq is ours.
 
         Which worker has a receiveq depends on the active pairs of its port alone, and while those change all workers
-        that own lanes towards this port stand still. So a receiveq is never delivered to by two.
+        that own lanes towards this port are at the door. So a receiveq is never delivered to by two.
         """
         cdef uint32_t i, pair, active
         cdef Part *part
@@ -133,22 +126,21 @@ cdef class Worker:
         prctl(PR_SET_TIMERSLACK, 1)  # a nap is as long as it says; ns
         self.thread = <int>syscall(SYS_gettid)
         enter_thread(&self.signals, self.scratch)
-        self.door.wait_for_changes()  # with a full fence: whoever asks sees that we run, or we see that it asks
-        pass_gate(&self.gate)
+        enter(self.gate)
         self.gather()
         while not load_acquire_u32(&self.gate.stopping):
-            if pass_gate(&self.gate):
+            if pass_gate(self.gate):
                 if load_acquire_u32(&self.gate.stopping):
-                    break
+                    break  # it may have left what is posted half-way
                 self.gather()
             if self.round():
                 self.idle.empty_rounds = 0
             else:
-                rest(&self.idle, &self.gate, &self.roster)
+                rest(&self.idle, self.gate, &self.roster)
         leave_thread()
         self.thread = 0
         discard_signals(&self.signals)
-        store_release_u32(&self.gate.running, 0)  # pairs with stands
+        leave(self.gate)
 
     def prepare(self) -> str:
         if self.running or self.signals.context:
@@ -157,8 +149,7 @@ cdef class Worker:
 
     def run(self) -> None:
         self.require_idle("it runs once at a time")
-        self.occupied, self.gate.parked = True, 0
-        store_release_u32(&self.gate.running, 1)
+        self.occupied = True
         with nogil:
             self.loop()
         self.occupied = False
@@ -166,45 +157,34 @@ cdef class Worker:
     def step(self) -> int:
         cdef uint32_t moved
         self.require_idle("step is for a worker that does not")
-        self.occupied, self.gate.parked = True, 0
+        self.occupied = True
         with nogil:
-            self.come_in()
+            enter(self.gate)
             self.gather()
             start_afresh(&self.roster)
             moved = self.round()
-            store_release_u32(&self.gate.running, 0)  # pairs with stands
+            leave(self.gate)
         self.occupied = False
         return moved
 
-    cdef void come_in(self) noexcept nogil:
-        """Run, once nobody asks us to stand still."""
-        while True:
-            store_release_u32(&self.gate.running, 1)
-            self.door.wait_for_changes()  # with a full fence: whoever asks sees that we run, or we see that it asks
-            if not load_acquire_u32(&self.gate.asked):
-                return
-            store_release_u32(&self.gate.running, 0)
-            usleep(20)
-
     def stop(self) -> None:
-        store_release_u32(&self.gate.stopping, 1)
-        full_fence()  # pairs with the one before the worker sleeps
-        wake(&self.gate)
+        if self.gate != NULL:
+            store_release_u32(&self.gate.stopping, 1)
+            full_fence()  # pairs with the one before the worker sleeps
+            wake(self.gate)
 
     def close(self) -> None:
         cdef uint32_t i
         if self.running:
             raise ValueError(f"{self.name} runs; stop it and wait for its thread first")
-        if self.door is not None:
-            self.door.remove(&self.gate, self)
+        if self.gate != NULL:
+            self.door.remove(self.gate)
+            self.gate = NULL
         for i in range(self.n_parts):
             (<Wire>self.wires[i]).unclaim(self.parts[i].share, self)
         self.n_parts = 0
         clear(&self.roster)
         self.wires = []
-        if self.gate.wake_fd >= 0:
-            close(self.gate.wake_fd)
-            self.gate.wake_fd = -1
 
     @property
     def running(self) -> bool:

@@ -1,8 +1,8 @@
 """What a message of a front-end changes, from its handler to the moment when no worker sees the state before.
 
 A handler writes down what is to be (the port's setters do, between begin() and its commit), and what is to follow: to
-close what is not used any more, to answer. Then the workers of the port stand still for a moment and all of it takes
-effect. Where one does not come, everything waits as it is, and is tried again.
+close what is not used any more, to answer. Then the workers of the port come to the door and all of it takes effect.
+Where one does not come, everything waits as it is.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PATIENCE = 0.02
 FIRST_RETRY, LAST_RETRY = 0.01, 0.1
 """Seconds between two attempts."""
 DOORS_AT_ONCE, DOORS_A_SECOND = 1024, 100
-"""Changes that stop workers: a port with 128 queue pairs starts with about 500."""
+"""Changes that workers come to the door for: a port with 128 queue pairs starts with about 500."""
 MESSAGES_AT_ONCE, MESSAGES_A_SECOND = 8192, 2000
 """Its front-end sends about 2000 messages for that."""
 
@@ -34,6 +34,7 @@ class Changes:
         self._then: list[Callable[[], None]] = []
         self._wait = FIRST_RETRY
         self._doors = Bucket(DOORS_AT_ONCE, DOORS_A_SECOND, clock)
+        self._counted = port.doors
         self._messages = Bucket(MESSAGES_AT_ONCE, MESSAGES_A_SECOND, clock)
         self.waits_since: float | None = None
         """Since when a worker keeps a change waiting, on the clock."""
@@ -83,7 +84,6 @@ class Changes:
 
         Raises what the first of those acts raised that failed, after all of them.
         """
-        doors = self._port.doors
         if not self._port.commit(PATIENCE if self.settled else 0.0):
             now = self._clock()
             self.due = now + self._wait
@@ -91,7 +91,8 @@ class Changes:
             if self.waits_since is None:
                 self.waits_since = now
             return False
-        self._doors.take(self._port.doors - doors)
+        self._doors.take(self._port.doors - self._counted)
+        self._counted = self._port.doors
         self.waits_since = self.due = None
         self._wait = FIRST_RETRY
         acts, self._then = self._then, []

@@ -96,7 +96,7 @@ cdef class HostPort(Port):
 
     cdef int shut(self) except -1:
         """Workers of this port stand still from here to entrance.open(). Raises WorkerStuckError, then they do not."""
-        return self.entrance.close(<uint64_t>PATIENCE_MS * 1000000)
+        return self.entrance.shut(<uint64_t>PATIENCE_MS * 1000000)
 
     def __dealloc__(self) -> None:
         cdef uint32_t i
