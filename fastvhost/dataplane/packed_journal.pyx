@@ -64,6 +64,8 @@ cdef Found find_place(const Ring *ring, const Journal *journal) noexcept nogil:
     if batch.n:
         unfinished = not used_since(ring, batch.first)
         if not unfinished:
+            if not ring.in_batches and not all_used(ring, journal, &batch):
+                return found
             found.used, found.has_used = batch.first, True
         elif not is_available(ring, batch.first):
             return found
@@ -84,6 +86,21 @@ cdef Found find_place(const Ring *ring, const Journal *journal) noexcept nogil:
         found.used, found.has_used = batch.first, True
     found.believed = True
     return found
+
+
+cdef bint all_used(const Ring *ring, const Journal *journal, const Batch *batch) noexcept nogil:
+    """Whether each chain of a batch that was shown has the mark of that, also where it went over the ring's end."""
+    cdef uint32_t i, at = batch.first & INDEX, wrap = batch.first >> WRAP_SHIFT
+    for i in range(min(<uint32_t>batch.n, <uint32_t>JOURNALED)):
+        if not used_since(ring, <uint16_t>(at | wrap << WRAP_SHIFT)):
+            return False
+        at += journal.done[i].ticket >> SLOTS_SHIFT
+        if at >= ring.size:
+            at -= ring.size
+            wrap ^= 1
+        if at >= ring.size:
+            return False
+    return True
 
 
 cdef bint finish(const Ring *ring, const Journal *journal, const Batch *batch) noexcept nogil:

@@ -6,6 +6,8 @@ FrontEnd, with a table of handlers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fastvhost.frontend import eventfd, features
 from fastvhost.frontend.changes import Changes
 from fastvhost.frontend.errors import ProtocolError, SessionEndError
@@ -92,7 +94,11 @@ class FrontEnd:
         self.features = chosen
         self._narrative.features(features.names(chosen))
 
+    def _met(self, files: Sequence[tuple[int, int]]) -> None:
+        """The guest's memory lies in these files (device and inode). Before a ring in it starts."""
+
     def _memory_changed(self, lost: tuple[int, ...]) -> None:
+        self._met(self.memory.files)
         self._tell_troubles(self.rings.memory_changed(lost))
         self._narrative.memory(len(self.memory.regions), self.memory.bytes)
         untouched = self.memory.untouched

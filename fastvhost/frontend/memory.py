@@ -68,6 +68,11 @@ class SharedMemory:
         return tuple(slot.region for slot in self._slots)
 
     @property
+    def files(self) -> tuple[tuple[int, int], ...]:
+        """Device and inode of what each region lies in."""
+        return tuple(slot.file.identity for slot in self._slots)
+
+    @property
     def bytes(self) -> int:
         return sum(slot.region.bytes for slot in self._slots)
 

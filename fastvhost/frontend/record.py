@@ -4,7 +4,8 @@ A file of this user's on a memory file system, mapped as long as the port is the
 ended, killed or not. On a disk's file system the kernel writes such a page back now and then, and the worker that notes
 something in it then waits for the disk; so there none is kept.
 
-It is believed only about the front-end process that it was written about, of this boot of this machine.
+It is believed only about the front-end process that it was written about, of this boot of this machine, and where the
+guest's memory still is the same file.
 """
 
 from __future__ import annotations
@@ -15,17 +16,20 @@ import mmap
 import os
 import stat
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 from fastvhost.dataplane.packed_journal import JOURNAL_BYTES
 from fastvhost.frontend import foreign_files
 
 MAGIC, VERSION = b"fvrecord", 1
-HEADER = struct.Struct("<8sII16sQQQ")
-"""Magic, version, pid namespace, boot id, acknowledged feature bits, the front-end's process id and when that started.
+HEADER = struct.Struct("<8sII16sQQQQQ")
+"""Magic, version, pid namespace, boot id, acknowledged feature bits, the front-end's process id and when that started,
+
+and device and inode of the file of its guest's memory.
 """
-HEADER_BYTES = 64
-NOBODY = 0, 0
+HEADER_BYTES = 128
+NOBODY = NO_FILE = 0, 0
 UNKNOWN_BOOT = bytes(16)
 
 
@@ -70,7 +74,7 @@ class Record:
 
         Where the rings of another one stand is forgotten. pid: 0 where it cannot be known; then it is believed.
         """
-        _, _, _, _, features, *process = self._header()
+        _, _, _, _, features, *process = self._header()[:7]
         if pid and tuple(process) not in (NOBODY, _process(pid)):
             self._about(0, NOBODY)
             self._forget_rings()
@@ -78,11 +82,19 @@ class Record:
         return features
 
     def acknowledge(self, features: int, pid: int) -> None:
-        self._about(features, _process(pid))
+        self._about(features, _process(pid), self._header()[7:])
+
+    def met(self, files: Sequence[tuple[int, int]]) -> None:
+        """The guest's memory lies in these files (device and inode); in others than before, it is another guest."""
+        *_, features, pid, started, device, inode = self._header()
+        if files and (device, inode) not in files:
+            if (device, inode) != NO_FILE:
+                self._forget_rings()
+            self._about(features, (pid, started), files[0])
 
     def close(self) -> None:
         """Remove it, unless the front-end lives on and comes to the next fwd."""
-        _, _, _, _, features, *process = self._header()
+        _, _, _, _, features, *process = self._header()[:7]
         pid = process[0]
         if not features or (pid and _process(pid) != tuple(process)):
             self._remove()
@@ -91,11 +103,11 @@ class Record:
         with contextlib.suppress(OSError):
             os.unlink(self.path)  # noqa: PTH108
 
-    def _header(self) -> tuple[bytes, int, int, bytes, int, int, int]:
+    def _header(self) -> tuple[bytes, int, int, bytes, int, int, int, int, int]:
         return HEADER.unpack_from(self._map)
 
-    def _about(self, features: int, process: tuple[int, int]) -> None:
-        HEADER.pack_into(self._map, 0, MAGIC, VERSION, _pid_namespace(), _boot_id(), features, *process)
+    def _about(self, features: int, process: tuple[int, int], file: tuple[int, int] = NO_FILE) -> None:
+        HEADER.pack_into(self._map, 0, MAGIC, VERSION, _pid_namespace(), _boot_id(), features, *process, *file)
 
     def _forget_rings(self) -> None:
         self._map[HEADER_BYTES:] = bytes(len(self._map) - HEADER_BYTES)
@@ -148,7 +160,7 @@ def abandoned(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            magic, _, namespace, boot, features, *process = HEADER.unpack(file.read(HEADER.size))
+            magic, _, namespace, boot, features, *process = HEADER.unpack(file.read(HEADER.size))[:7]
     except (OSError, struct.error):
         return False
     if magic != MAGIC or namespace != (_pid_namespace() or None) or _boot_id() == UNKNOWN_BOOT:

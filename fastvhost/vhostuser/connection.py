@@ -63,7 +63,7 @@ class Connection:
         offer = offer or Offer(port.queue_pairs)
         chosen = functools.partial(offer.chosen, pid=self.peer_pid)
         self.session = Session(
-            port, changes, self.transport.send, narrative, memory, offer.to(self.peer_pid), chosen, pairs
+            port, changes, self.transport.send, narrative, memory, offer.to(self.peer_pid), chosen, offer.met, pairs
         )
         self._kicks: list[tuple[int, int]] = []
         self._control_fd = -1

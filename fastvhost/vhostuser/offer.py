@@ -6,6 +6,8 @@ back-end that lacks a bit of those ("vhost lacks feature mask"). So what this fr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fastvhost.frontend.features import F_RING_RESET, mask
 from fastvhost.frontend.record import Record
 from fastvhost.vhostuser.protocol_features import offered_features
@@ -38,6 +40,11 @@ class Offer:
         self._features, self._pid, self._turned_down = features, pid, False
         if self._record is not None:
             self._record.acknowledge(features, pid)
+
+    def met(self, files: Sequence[tuple[int, int]]) -> None:
+        """Its guest's memory lies in these (device and inode)."""
+        if self._record is not None:
+            self._record.met(files)
 
     def turned_down(self) -> bool:
         """A front-end asked for the features and left without a word. Perhaps its guest runs and has more of them.

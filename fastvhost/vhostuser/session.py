@@ -6,7 +6,7 @@ for an acknowledgement, and ends the connection where it did not, since it could
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 from fastvhost.frontend import eventfd, features
@@ -41,7 +41,8 @@ MOST_STATUS = 0xFF
 
 
 class Session(FrontEnd):
-    """A front-end on a socket. `send` takes an encoded reply; `chosen`, the features that were acknowledged.
+    """A front-end on a socket. `send` takes an encoded reply; `chosen`, the features that were acknowledged; `met`,
+    device and inode of the files in which the guest's memory lies.
 
     pairs: how many queue pairs its driver is told of, where the port has more of them. 0: all.
     """
@@ -55,6 +56,7 @@ class Session(FrontEnd):
         memory: MemoryMaker = REAL_MEMORY,
         offered: int | None = None,
         chosen: Callable[[int], None] = lambda _: None,
+        met: Callable[[Sequence[tuple[int, int]]], None] = lambda _: None,
         pairs: int = 0,
     ) -> None:
         usual = protocol_features.offered_features(port.queue_pairs)
@@ -62,7 +64,7 @@ class Session(FrontEnd):
         face = cast(PortFace, self.control)
         super().__init__(face, changes, narrative, usual if offered is None else offered, memory)
         self._offered_protocol_features = protocol_features.offered_protocol_features(port.queue_pairs)
-        self._chosen = chosen
+        self._chosen, self._meets = chosen, met
         self.asked = False
         """What is offered."""
         self._send = send
@@ -207,6 +209,9 @@ class Session(FrontEnd):
         self.features = None
 
     # Memory
+
+    def _met(self, files: Sequence[tuple[int, int]]) -> None:
+        self._meets(files)
 
     def _set_mem_table(self, payload: MemoryTable, message: Received) -> None:
         if len(message.fds) != len(payload.regions):

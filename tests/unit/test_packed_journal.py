@@ -200,6 +200,21 @@ def test_a_guest_that_booted_anew_meanwhile_starts_afresh(warm_up: int, posted: 
         assert s.r.b.driver.receive_all() == [frame(n, LENGTH) for n in range(posted)]
 
 
+@pytest.mark.parametrize("posted", [3, 16])
+def test_also_where_the_last_burst_of_before_went_over_the_end_of_the_ring(posted: int) -> None:
+    with served() as s:
+        boot(s, 64, 10)  # three buffers a frame: the next ones stand at places 14, 15 and, a lap later, 0
+        send(s, [9])
+        s.r.settle()
+        for side in (s.r.a, s.r.b):
+            for queue in side.queues:
+                queue.reset()
+            side.driver.receive_buffers.clear()
+        s.r.b.driver.post(posted)
+        s.another_process()
+        assert s.started[1][RECEIVEQ] == "as told"
+
+
 def test_a_ring_in_use_of_which_nothing_was_noted_is_left_standing_and_that_is_said() -> None:
     with served() as s:
         boot(s, 2048, 5)

@@ -60,10 +60,25 @@ def test_a_process_id_that_was_given_again_is_another_process(path: Path) -> Non
     record = Record(str(path), 2)
     record.acknowledge(BEFORE, ME)
     data = bytearray(path.read_bytes())
-    *fields, started = HEADER.unpack_from(data)
-    HEADER.pack_into(data, 0, *fields, started - 1)
+    *fields, started, device, inode = HEADER.unpack_from(data)
+    HEADER.pack_into(data, 0, *fields, started - 1, device, inode)
     path.write_bytes(data)
     assert Record(str(path), 2).acknowledged(ME) == 0
+
+
+def test_a_guest_whose_memory_is_another_file_begins_anew(path: Path) -> None:
+    """The same process may serve one guest after the other, all at the same addresses."""
+    record = Record(str(path), 2)
+    record.acknowledge(BEFORE, ME)
+    record.met([(1, 10)])
+    record.journals[100] = 7
+    record.acknowledge(BEFORE, ME)
+    record.met([])
+    record.met([(1, 11), (1, 10)])
+    assert record.journals[100] == 7
+    record.met([(1, 11)])
+    assert record.journals[100] == 0
+    assert record.acknowledged(ME) == BEFORE
 
 
 def test_a_front_end_whose_process_cannot_be_known_is_taken_for_the_same(path: Path) -> None:
@@ -217,8 +232,8 @@ def test_what_cannot_be_known_from_here_is_not_taken_for_abandoned(
     """Containers may share the directory: a process of one of them is nobody's in the others, and lives."""
     Record(str(path), 2).acknowledge(BEFORE, somebody)
     data = bytearray(path.read_bytes())
-    *fields, started = HEADER.unpack_from(data)
-    HEADER.pack_into(data, 0, *fields, started - 1)  # not the process that has this number here
+    *fields, started, device, inode = HEADER.unpack_from(data)
+    HEADER.pack_into(data, 0, *fields, started - 1, device, inode)  # not the process that has this number here
     path.write_bytes(data)
     assert abandoned(path)
     if unknown == "the boot":
