@@ -179,6 +179,8 @@ class Fwd:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT,
             )  # fmt: skip
         until(lambda: (directory / "b.sock").exists() and "b.sock" in self.log.read_text(), 15)
+        # All that it has for itself is open: the state of its workers' threads comes last.
+        until(lambda: any(link.endswith("/stat") for link in links(self.process.pid)), SOON)
         (self.keeper,) = children(self.process.pid)
 
     def serves(self) -> None:
@@ -224,6 +226,7 @@ def test_nor_does_it_keep_fwd_from_being_killed(fwd: Fwd, unread: bool) -> None:
         if unread:
             # The reply to what was asked before is not read: then nothing more is received.
             frontend = Frontend.connect(fwd.path, SOON)
+            frontend.ask_u64(Request.GET_FEATURES)  # the connection is taken, and the helper has it
             fwd.process.send_signal(signal.SIGSTOP)
             frontend.send(Request.SET_VRING_KICK, U64.pack(1), [fd])
             os.close(fd)
