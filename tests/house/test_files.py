@@ -1,4 +1,4 @@
-"""Small files that say what they are, and a stub beside every compiled module. HOUSE.md, section 2; STYLE.md."""
+"""Small files that say what they are, and a stub beside every compiled module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may import whom. HOUSE.md, section 3."""
+"""Who may import whom."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The packet path never takes the GIL. STYLE.md: a yellow line in `cython -a` is not the whole story, so read the C."""
+"""The packet path never takes the GIL. A yellow line in `cython -a` is not the whole story, so read the C."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ case "$*" in
     indextargets*) cat STORE/mirrors; exit;;
 esac
 place=$(dirname "$2")
-grep -q 'signed-by=.* target=Packages' "$place/sources.list" || exit 9
+grep -q 'signed-by=.* target=Packages' "$place/mirror" || exit 9
 case "$*" in
     *update*) [ ! -e STORE/unreachable ] && exit; printf "W: so so\\nE: Could not resolve 'mirror'\\n" >&2; exit 100;;
     *install*) cp STORE/*.deb "$place/archives";;
@@ -134,7 +134,7 @@ def test_what_it_has_needs_no_network(store: Store) -> None:
 
 def test_a_machine_whose_apt_knows_no_mirror_is_told_what_to_do(store: Store) -> None:
     (store.place / "mirrors").write_text("http://mirror/debian-security/\n")
-    assert "apt knows no Debian mirror; name one in /etc/apt/sources.list" in store.bring().stderr
+    assert "apt knows no Debian mirror; add one to its sources" in store.bring().stderr
 
 
 def test_a_package_that_lacks_what_is_needed_is_not_kept(store: Store) -> None:
