@@ -1,8 +1,8 @@
 """Where attacks are run: a back-end, an honest stream and an honest flood beside the attacked pair, every invariant.
 
 `Arena.run(attack)` lets one attack happen and checks, while its connections are open and after they are gone, the
-invariants I1 to I10, each named where it is checked. What the attack itself must lead to (a refusal, a broken queue, a counted drop, a delivered
-frame) the attack says, through its Scene.
+invariants I1 to I10, each named where it is checked. What the attack itself must lead to (a refusal, a broken queue, a
+counted drop, a delivered frame) the attack says, through its Scene.
 """
 
 from __future__ import annotations
