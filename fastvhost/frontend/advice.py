@@ -61,6 +61,11 @@ HELD = (
     "lock the guest's memory (QEMU -overcommit mem-lock=on) and keep it in a memfd or hugepages"
 )
 
+OVERDONE = (
+    "its messages wait, so that other guests keep their share of the workers; a guest that boots asks for less: "
+    "look for a driver or front-end that starts over and over (the guest's dmesg, the log of QEMU), and stop it"
+)
+
 NO_WORD = "connected, but the peer says nothing; is it a vhost-user front-end, and is it running?"
 
 NO_DRIVER = "no driver yet: the guest is still booting, or has none for virtio-net (in the guest: modprobe virtio_net)"

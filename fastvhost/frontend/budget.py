@@ -26,6 +26,12 @@ class Bucket:
         self._fill()
         return None if self._holds >= 1 else self._at + (1 - self._holds) / self._a_second
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether it holds half of what it may: nobody takes much."""
+        self._fill()
+        return self._holds >= self._most / 2
+
     def _fill(self) -> None:
         now = self._clock()
         self._holds = min(self._most, self._holds + (now - self._at) * self._a_second)

@@ -62,6 +62,23 @@ class Changes:
         times = [bucket.ready_at for bucket in (self._doors, self._messages) if bucket.ready_at is not None]
         return max(times, default=None)
 
+    @property
+    def overdone(self) -> str:
+        """What its front-end does more often than its share lets through, in words; empty: nothing."""
+        if self._doors.ready_at is not None:
+            return (
+                f"sets up or changes its rings and memory more than {DOORS_A_SECOND} times a second "
+                f"({DOORS_AT_ONCE} at once are free)"
+            )
+        if self._messages.ready_at is not None:
+            return f"sends more than {MESSAGES_A_SECOND} messages a second ({MESSAGES_AT_ONCE} at once are free)"
+        return ""
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether half of its share, or more, is there to be spent again."""
+        return self._doors.at_rest and self._messages.at_rest
+
     def begin(self) -> None:
         """What follows, up to settle(), is one change."""
         self._port.begin()

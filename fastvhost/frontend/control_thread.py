@@ -49,7 +49,7 @@ class ControlThread(ABC):
         self._thread: threading.Thread | None = None
         self._quota = quota.Quota()
         self._changes = Changes(port)
-        self._told_waiting = False
+        self._told_waiting = self._told_overdone = False
         self._back_off = BackOff()
         self._holds: deque[tuple[str, float, bool]] = deque()
         self.defects = 0
@@ -88,6 +88,14 @@ class ControlThread(ABC):
         elif since is not None and not self._told_waiting and now >= since + TELL_AFTER:
             self._logbook.write(Line(logging.ERROR, f"{self._changes.late}; this port waits for it", "defects"))
             self._told_waiting = True
+
+    def _tell_overdone(self) -> None:
+        """Say once that messages wait because the port has spent its share, and again only after a calm time."""
+        if self._changes.is_calm:
+            self._told_overdone = False
+        elif not self._told_overdone and (overdone := self._changes.overdone):
+            self._told_overdone = True
+            self._logbook.write(Line(logging.WARNING, f"the front-end {overdone}; {advice.OVERDONE}", "share"))
 
     def memory_holds(self, worker: str, seconds: float, *, too_much: bool) -> None:
         """The guest's memory keeps a worker waiting: so long in one visit, or for too much of the last 5 seconds.
@@ -202,7 +210,9 @@ class ControlThread(ABC):
         ready = dict(poller.poll(timeout))
         if self._wake in ready and not self._stopping:
             os.eventfd_read(self._wake)
+        self._tell_overdone()  # what follows may spend all of it at once
         self._serve(ready)
+        self._tell_overdone()
         self._judge()
         self._narrative.tick(self._view)
 
