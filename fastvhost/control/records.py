@@ -33,11 +33,22 @@ def _places(path: str, *, beside: bool) -> Iterator[Path]:
     whole = os.path.abspath(path)  # noqa: PTH100 - a link to the socket stays as it is
     if beside:
         yield Path(whole + SUFFIX)
-    name = hashlib.sha256(os.fsencode(whole)).hexdigest()[:24] + SUFFIX
+    # Containers that share the directory may have the same path, each to a socket of its own.
+    told_apart = f"{_directory(whole)}:".encode() + os.fsencode(whole)
+    name = hashlib.sha256(told_apart).hexdigest()[:24] + SUFFIX
     private = SHARED_MEMORY / f"fastvhost-{os.geteuid()}"
     with contextlib.suppress(OSError):
         runtime_dir.own(private)
         yield private / name
+
+
+def _directory(path: str) -> tuple[int, int]:
+    """Device and inode of the directory that this path leads to. The socket's own are others after each start."""
+    try:
+        found = os.stat(os.path.dirname(path))  # noqa: PTH116, PTH120
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino
 
 
 def remove_abandoned() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import mmap
 import os
 import stat
@@ -129,6 +130,7 @@ def _open(path: str) -> int:
         raise RecordError(error.strerror or str(error)) from error
 
 
+@functools.cache
 def _boot_id() -> bytes:
     try:
         return bytes.fromhex(Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", ""))
@@ -136,6 +138,7 @@ def _boot_id() -> bytes:
         return UNKNOWN_BOOT  # ProcSubset=pid of a unit
 
 
+@functools.cache
 def _pid_namespace() -> int:
     """The number of ours; 0 where it cannot be known."""
     try:

@@ -190,6 +190,27 @@ def test_it_lies_beside_the_socket_or_in_a_directory_of_this_user(
     assert not where.exists()
 
 
+def test_two_sockets_of_the_same_path_in_two_directories_have_two_records(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in two containers that share /dev/shm. A port that comes back to its directory finds its own."""
+    monkeypatch.setattr(records, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr("fastvhost.frontend.foreign_files.is_kernel_memory", lambda _: True)
+    here = path.parent / "run"
+    found = []
+    for container in ("one", "other", "one"):
+        (path.parent / container).mkdir(exist_ok=True)
+        here.unlink(missing_ok=True)
+        here.symlink_to(path.parent / container)
+        kept = records.keep(str(here / "a.sock"), 2, beside=False)
+        found.append((kept.path, kept.acknowledged(ME)))
+        kept.acknowledge(BEFORE, ME)
+    assert found[0][0] == found[2][0] != found[1][0]
+    assert [features for _, features in found] == [0, 0, BEFORE]
+    for container in ("one", "other"):
+        (path.parent / container).rmdir()
+
+
 def test_no_record_where_others_could_put_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "SHARED_MEMORY", path.parent)
     private = path.parent / f"fastvhost-{os.geteuid()}"
