@@ -83,6 +83,8 @@ def _forward(settings: FwdConfig, parts: Parts | None, helper: keeper.Keeper | N
         log.warning(
             "port %s: no wire joins it to another, %s; give --wire %s:OTHER", name, settings.without_a_wire(name), name
         )
+    for said in settings.same_macs:
+        log.warning("%s", said)
     if reason := affinity.pin(0, plan.control_cores):
         log.warning("the control plane cannot be kept off the workers' cores, it runs where it may: %s", reason)
     if settings.idle == "adaptive" and (reason := host.naps_fault()):

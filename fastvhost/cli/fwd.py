@@ -38,7 +38,7 @@ OPTIONS = (
 PORTS = """\
 ports:
   vhost-user:PATH[,mode=server|client][,queues=N][,memory=N][,memory-files=any]
-                 [,without=FEATURE+...]
+                 [,without=FEATURE+...][,mac=MAC][,mtu=N]
   cuse:NAME[,queues=N][,memory=N][,memory-files=any]
   tap:NAME[,queues=N][,mtu=N][,persist=yes][,owner=USER]
   packet:IFACE
@@ -82,7 +82,7 @@ def _check(settings: FwdConfig) -> int:
     files = open_files.check(settings, open_files.raise_limit())
     in_the_way = preflight.check_for_later(settings)
     plan = host.plan_cores(settings.cores, host.observe(), settings.most_workers)
-    warnings = [*files, *in_the_way, *plan.warnings]
+    warnings = [*files, *in_the_way, *settings.same_macs, *plan.warnings]
     if settings.json:
         print(json.dumps({**_as_json(settings, plan), "warnings": warnings}))
     else:

@@ -75,6 +75,19 @@ class FwdConfig:
         # Nothing ever comes out of a null: port, and no core is to wait for it.
         return tuple(way for way in ways if way[0] not in self._silent)
 
+    @property
+    def same_macs(self) -> tuple[str, ...]:
+        """A sentence about each address that several ports have."""
+        macs: dict[str, list[str]] = {}
+        for port in self.ports:
+            if port.mac:
+                macs.setdefault(port.mac, []).append(port.name)
+        return tuple(
+            f"ports {', '.join(names)} have the same mac={mac}; guests of one network need one each"
+            for mac, names in macs.items()
+            if len(names) > 1
+        )
+
     def without_a_wire(self, name: str) -> str:
         """What becomes of an unwired port."""
         return "no frame reaches it" if name in self._silent else "frames from it drop as no_egress"
@@ -118,6 +131,7 @@ def build(options: Mapping[str, object]) -> FwdConfig:
             raise UsageError(f"--control {control}: port '{port.name}' has this socket; give each its own")
     words = {key: _word(key, given.get(key, choices[0][0])) for key, choices in WORDS.items()}
     wires = _wires(ports, _items("wire", given.get("wire", [])))
+    _check_macs(ports, wires)
     period = given.get("stats-period")
     if not isinstance(json := given.get("json", False), bool):
         raise UsageError(f"json = {json}: true or false")
@@ -193,6 +207,16 @@ def _wires(ports: tuple[PortSpec, ...], items: Sequence[object]) -> tuple[tuple[
             taken[name] = str(item)
         wires.append((left, right))
     return tuple(wires)
+
+
+def _check_macs(ports: tuple[PortSpec, ...], wires: tuple[tuple[str, str], ...]) -> None:
+    """Both ends of a wire are on one network."""
+    macs = {port.name: port.mac for port in ports if port.mac}
+    for left, right in wires:
+        if left in macs and macs[left] == macs.get(right):
+            raise UsageError(
+                f"--port: '{left}' and '{right}' are wired and have the same mac={macs[left]}; give each its own"
+            )
 
 
 def _word(option: str, value: object) -> str:

@@ -37,11 +37,16 @@ def _yes_no(where: str, options: Options, *keys: str) -> None:
 def _check_tap(where: str, name: str, options: Options) -> None:
     _interface(where, name)
     _yes_no(where, options, "persist")
-    mtu = options.get("mtu", "1500")
-    if not mtu.isascii() or not mtu.isdecimal() or not LEAST_MTU <= int(mtu) <= MOST_MTU:
-        raise UsageError(f"{where}: mtu={mtu} is not a number of bytes from {LEAST_MTU} to {MOST_MTU}")
+    mtu(where, options.get("mtu", "1500"))
     if (owner := options.get("owner")) is not None:
         user_id(where, owner)
+
+
+def mtu(where: str, text: str) -> int:
+    """Bytes, checked."""
+    if not text.isascii() or not text.isdecimal() or not LEAST_MTU <= int(text) <= MOST_MTU:
+        raise UsageError(f"{where}: mtu={text} is not a number of bytes from {LEAST_MTU} to {MOST_MTU}")
+    return int(text)
 
 
 def user_id(where: str, user: str) -> int:

@@ -94,7 +94,7 @@ def real_parts() -> Parts:
     from fastvhost.dataplane.worker import Worker
     from fastvhost.frontend import foreign_files
     from fastvhost.vhostcuse.service import VhostCuseService
-    from fastvhost.vhostuser.service import VhostUserService, promised_pairs
+    from fastvhost.vhostuser.service import Device, VhostUserService, promised_pairs
 
     def port(spec: PortSpec, door: Door) -> AnyPort:
         if spec.kind == "null":
@@ -126,6 +126,7 @@ def real_parts() -> Parts:
             any_memory_file=spec.any_memory_file,
             without=spec.without,
             queue_pairs=spec.queues,
+            device=Device(bytes.fromhex(spec.mac.replace(":", "")), spec.mtu),
             keep_record=functools.partial(records.keep, beside=spec.mode == "server"),
         )
 

@@ -17,13 +17,14 @@ from fastvhost.vhostuser.socket_file import MAX_PATH_BYTES
 MAX_QUEUE_PAIRS = 128
 Mode = Literal["server", "client"]
 MODES: tuple[Mode, ...] = get_args(Mode)
+EXAMPLE_MAC = "52:54:00:12:34:56"
 LEAST_MEMORY, MOST_MEMORY = 1 << 20, 1 << 46
 """Bytes. The most is half of the address space of a process (47 bits on x86-64)."""
 MEMORY_FILES = ("kernel", "any")
 GUEST_KEYS = frozenset({"queues", "memory", "memory-files"})
 """Of every kind whose other end is a guest."""
 KIND_KEYS: Mapping[str, frozenset[str]] = {
-    "vhost-user": GUEST_KEYS | {"mode", "without"},
+    "vhost-user": GUEST_KEYS | {"mode", "without", "mac", "mtu"},
     "cuse": GUEST_KEYS,
     "tap": frozenset({"queues", "persist", "mtu", "owner"}),
     "packet": frozenset(),
@@ -32,6 +33,7 @@ KIND_KEYS: Mapping[str, frozenset[str]] = {
     "pcap-file": frozenset({"in", "out", "loop", "timed"}),
     "null": frozenset(),
 }
+MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}")
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 DEVICE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,62}")
 
@@ -55,12 +57,18 @@ class PortSpec:
     """Whether guest memory may lie on a disk's file system, beside memfd, tmpfs and hugetlbfs."""
     without: int = 0
     """Feature bits that are not offered."""
+    mac: str = ""
+    """Of its device, in small letters; empty where none was given."""
+    mtu: int = 0
+    """The largest one that its driver is told of; 0 where none was given."""
 
     def __str__(self) -> str:
         if self.kind == "vhost-user":
             memory = "".join(f",{key}={value}" for key, value in self._memory)
             without = f",without={'+'.join(features.names(self.without))}" if self.without else ""
-            return f"{self.kind}:{self.path},mode={self.mode},queues={self.queues}{memory}{without},name={self.name}"
+            device = "".join(f",{key}={value}" for key, value in (("mac", self.mac), ("mtu", self.mtu)) if value)
+            rest = f"{memory}{without}{device},name={self.name}"
+            return f"{self.kind}:{self.path},mode={self.mode},queues={self.queues}{rest}"
         queues = (("queues", str(self.queues)),) if "queues" in KIND_KEYS.get(self.kind, ()) else ()
         words = (*queues, *self._memory, *self.options, ("name", self.name))
         pairs = "".join(f",{key}={value}" for key, value in words)
@@ -137,6 +145,10 @@ def _build(where: str, kind: str, value: str, options: dict[str, str]) -> PortSp
     if mode is None:
         raise UsageError(f"{where}: there is no mode '{word}'; use {' or '.join(MODES)}")
     memory, any_file = _memory(where, options)
+    without = _without(where, options.get("without"))
+    mtu = host_kinds.mtu(where, options["mtu"]) if "mtu" in options else 0
+    if mtu and features.has(without, features.NET_F_MTU):
+        raise UsageError(f"{where}: mtu= tells the driver an MTU, without=MTU forbids that; give one of them")
     return PortSpec(
         _name(where, options.get("name", Path(value).stem)),
         kind,
@@ -145,7 +157,9 @@ def _build(where: str, kind: str, value: str, options: dict[str, str]) -> PortSp
         _queues(where, options.get("queues", "1")),
         memory=memory,
         any_memory_file=any_file,
-        without=_without(where, options.get("without")),
+        without=without,
+        mac=_mac(where, options["mac"]) if "mac" in options else "",
+        mtu=mtu,
     )
 
 
@@ -182,6 +196,18 @@ def _without(where: str, names: str | None) -> int:
             raise UsageError(f"{where}: without={names}: no feature '{name}' is offered; there are {', '.join(known)}")
         bits |= known[name]
     return bits
+
+
+def _mac(where: str, text: str) -> str:
+    """The address of one device: neither of a group nor of nobody. IEEE 802.3, section 3.2.3."""
+    mac, give = text.lower(), f"give one of a device, such as {EXAMPLE_MAC}"
+    if not MAC.fullmatch(text):
+        raise UsageError(f"{where}: mac={text} is no address; write six pairs of digits, such as mac={EXAMPLE_MAC}")
+    if int(mac[:2], 16) & 1:
+        raise UsageError(f"{where}: mac={text} is the address of a group (its first byte is odd); {give}")
+    if not int(mac.replace(":", ""), 16):
+        raise UsageError(f"{where}: mac={text} is nobody's address; {give}")
+    return mac
 
 
 def _queues(where: str, text: str) -> int:

@@ -6,7 +6,9 @@ Only what is implemented is offered: an acknowledged bit is a promise.
 from collections.abc import Mapping
 
 NET_F_MTU = 3
+NET_F_MAC = 5
 NET_F_MRG_RXBUF = 15
+NET_F_STATUS = 16
 NET_F_CTRL_VQ = 17
 NET_F_MQ = 22
 F_LOG_ALL = 26
@@ -26,7 +28,7 @@ FEATURE_NAMES: Mapping[int, str] = {
     1: "GUEST_CSUM",
     2: "CTRL_GUEST_OFFLOADS",
     NET_F_MTU: "MTU",
-    5: "MAC",
+    NET_F_MAC: "MAC",
     6: "GSO",
     7: "GUEST_TSO4",
     8: "GUEST_TSO6",
@@ -37,7 +39,7 @@ FEATURE_NAMES: Mapping[int, str] = {
     13: "HOST_ECN",
     14: "HOST_UFO",
     NET_F_MRG_RXBUF: "MRG_RXBUF",
-    16: "STATUS",
+    NET_F_STATUS: "STATUS",
     NET_F_CTRL_VQ: "CTRL_VQ",
     18: "CTRL_RX",
     19: "CTRL_VLAN",

@@ -14,6 +14,7 @@ from fastvhost.frontend.errors import ProtocolError, SessionEndError
 from fastvhost.frontend.memory import REAL_MEMORY, MemoryMaker
 from fastvhost.frontend.narrative import Narrative
 from fastvhost.frontend.port_face import PortFace
+from fastvhost.vhostuser.net_config import PLAIN, Device
 from fastvhost.vhostuser.offer import Offer
 from fastvhost.vhostuser.session import Session
 from fastvhost.vhostuser.transport import PeerGoneError, Transport
@@ -54,16 +55,26 @@ class Connection:
         memory: MemoryMaker = REAL_MEMORY,
         offer: Offer | None = None,
         pairs: int = 0,
+        device: Device = PLAIN,
     ) -> None:
         self._port = port
         self._changes = changes
         self._narrative = narrative
         self.transport = Transport(sock, clock)
         self.peer_pid = self.transport.peer_pid
-        offer = offer or Offer(port.queue_pairs)
+        offer = offer or Offer(port.queue_pairs, device=device)
         chosen = functools.partial(offer.chosen, pid=self.peer_pid)
         self.session = Session(
-            port, changes, self.transport.send, narrative, memory, offer.to(self.peer_pid), chosen, offer.met, pairs
+            port,
+            changes,
+            self.transport.send,
+            narrative,
+            memory,
+            offer.to(self.peer_pid),
+            chosen,
+            offer.met,
+            pairs,
+            device,
         )
         self._kicks: list[tuple[int, int]] = []
         self._control_fd = -1

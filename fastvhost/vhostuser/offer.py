@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from fastvhost.frontend.features import F_RING_RESET, mask
 from fastvhost.frontend.record import Record
+from fastvhost.vhostuser.net_config import PLAIN, Device
 from fastvhost.vhostuser.protocol_features import offered_features
 
 WITHDRAWN = mask(F_RING_RESET)
@@ -20,9 +21,11 @@ itself only, so that the back-end goes on with the rings of before (hw/net/virti
 class Offer:
     """Of one port, to one front-end after the other. record: what one acknowledged before this process was there."""
 
-    def __init__(self, queue_pairs: int, without: int = 0, record: Record | None = None) -> None:
+    def __init__(
+        self, queue_pairs: int, without: int = 0, record: Record | None = None, device: Device = PLAIN
+    ) -> None:
         """without: feature bits (virtio 1.2, sections 5.1.3 and 6) that are offered to nobody."""
-        self._usual, self._withdrawn = offered_features(queue_pairs) & ~without, WITHDRAWN & ~without
+        self._usual, self._withdrawn = offered_features(queue_pairs, device) & ~without, WITHDRAWN & ~without
         self._record = record
         self._features, self._pid = 0, 0
         self._turned_down = False

@@ -2,7 +2,16 @@
 
 from collections.abc import Mapping
 
-from fastvhost.frontend.features import F_RING_RESET, NET_F_CTRL_VQ, NET_F_MQ, OFFERED_FEATURES, mask, names
+from fastvhost.frontend.features import (
+    F_RING_RESET,
+    NET_F_CTRL_VQ,
+    NET_F_MQ,
+    NET_F_STATUS,
+    OFFERED_FEATURES,
+    mask,
+    names,
+)
+from fastvhost.vhostuser.net_config import PLAIN, Device, is_told
 
 MOST_PAIRS = 128
 """As many as vring indices of one byte allow."""
@@ -50,23 +59,25 @@ ALWAYS_OFFERED = mask(
 )
 
 
-def offered_features(queue_pairs: int) -> int:
+def offered_features(queue_pairs: int, device: Device = PLAIN) -> int:
     """What a port with so many queue pairs offers. Not RING_RESET: QEMU does not tell us of it over this wire.
 
-    MQ wants CTRL_VQ (virtio 1.2, section 5.1.3.1).
+    MQ wants CTRL_VQ (virtio 1.2, section 5.1.3.1). MAC where one is given, STATUS where CONFIG is.
     """
     own = mask(F_PROTOCOL_FEATURES) | (mask(NET_F_MQ, NET_F_CTRL_VQ) if queue_pairs > 1 else 0)
+    own |= device.features | (mask(NET_F_STATUS) if is_told(device, queue_pairs) else 0)
     return OFFERED_FEATURES & ~mask(F_RING_RESET) | own
 
 
-def offered_protocol_features(queue_pairs: int) -> int:
+def offered_protocol_features(queue_pairs: int, device: Device = PLAIN) -> int:
     """What GET_PROTOCOL_FEATURES answers for a port with so many queue pairs.
 
     MQ only where there are several: front-ends that take GET_QUEUE_NUM for a number of virtqueues, as the word in the
     specification is (user-mode Linux, Cloud Hypervisor), refuse a device of one pair that answers 1. Without MQ all
-    of them assume one pair. CONFIG tells how many pairs there are, and nothing else.
+    of them assume one pair. CONFIG tells how many there are, MAC, MTU and link; see net_config.
     """
-    return ALWAYS_OFFERED | (mask(PROTOCOL_F_MQ, PROTOCOL_F_CONFIG) if queue_pairs > 1 else 0)
+    several = mask(PROTOCOL_F_MQ) if queue_pairs > 1 else 0
+    return ALWAYS_OFFERED | several | (mask(PROTOCOL_F_CONFIG) if is_told(device, queue_pairs) else 0)
 
 
 def promised_pairs(queue_pairs: int) -> int:

@@ -22,12 +22,14 @@ from fastvhost.frontend.memory import REAL_MEMORY, MemoryMaker
 from fastvhost.frontend.narrative import Narrative, View
 from fastvhost.frontend.port_face import PortFace
 from fastvhost.frontend.record import Record, RecordError
+from fastvhost.vhostuser import net_config
 from fastvhost.vhostuser.connection import Connection, EndedError
 from fastvhost.vhostuser.endpoint import Dialer, Listener
+from fastvhost.vhostuser.net_config import PLAIN, Device
 from fastvhost.vhostuser.offer import WITHDRAWN, Offer
 from fastvhost.vhostuser.protocol_features import promised_pairs, protocol_names
 
-__all__ = ["ServiceError", "VhostUserService", "promised_pairs"]
+__all__ = ["Device", "ServiceError", "VhostUserService", "promised_pairs"]
 
 ACCEPTS_PER_TURN = 8
 SERVED_FOR = 1.0
@@ -54,6 +56,7 @@ class VhostUserService(ControlThread):
         any_memory_file: bool = False,
         without: int = 0,
         queue_pairs: int = 0,
+        device: Device = PLAIN,
         memory: MemoryMaker = REAL_MEMORY,
         keep_record: Callable[[str, int], Record] | None = None,
     ) -> None:
@@ -63,6 +66,7 @@ class VhostUserService(ControlThread):
         without: feature bits (virtio 1.2, sections 5.1.3 and 6) that are not offered to its front-ends.
         queue_pairs: how many a driver is told of, 0 for all that the port has. Of several, the port needs
         promised_pairs(queue_pairs), for front-ends that count differently.
+        device: MAC and largest MTU, for front-ends that ask.
         keep_record: from the path and the number of rings to the record that outlives this process.
         """
         self._path = path
@@ -70,6 +74,7 @@ class VhostUserService(ControlThread):
         self._socket_mode = socket_mode
         self._socket_group = socket_group
         self._queue_pairs = queue_pairs or port.queue_pairs
+        self._device = device
         self._memory = memory._replace(most_bytes=most_memory, any_file=any_memory_file)
         whole = os.path.abspath(path)  # noqa: PTH100 - a link to the socket stays as it is
         group = f", group {socket_group}" if socket_group else ""
@@ -80,7 +85,7 @@ class VhostUserService(ControlThread):
         self._keep_record = keep_record
         self._record: Record | None = None
         self._without = without
-        self._offer = Offer(port.queue_pairs, without)
+        self._offer = Offer(port.queue_pairs, without, device=device)
         self._connection: Connection | None = None
         self._connected_at = 0.0
         self._leaving = 0
@@ -92,15 +97,23 @@ class VhostUserService(ControlThread):
         about: dict[str, Any] = {"socket": self._path, "mode": self._mode, "state": self._narrative.state}
         if self._listener is not None and self._listener.lost:
             about["socket_file"] = "another file has its path, nobody reaches this port"
+        if self._device.mac:
+            about["mac"] = net_config.text(self._device.mac)
+        if self._device.mtu:
+            about["mtu"] = self._device.mtu
         connection = self._connection
         if seconds := self._back_off.seconds_left:
             about["refused_for_seconds"] = round(seconds, 1)
         if connection is None:
             return about | {"peer_pid": None}
         session = connection.session
+        if session.config.mac:
+            about["mac"] = net_config.text(session.config.mac)
         wire = protocol_names(session.protocol_features)
         face = cast(PortFace, session.control)
-        return about | describe(session, connection.peer_pid, face, 2 * self._queue_pairs, protocol_features=wire)
+        described = describe(session, connection.peer_pid, face, 2 * self._queue_pairs, protocol_features=wire)
+        described["mtu"] = described["mtu"] or about.get("mtu")
+        return about | described
 
     def _take(self) -> None:
         """Take the path: listen, or check that it can be connected to."""
@@ -115,7 +128,7 @@ class VhostUserService(ControlThread):
                 self._narrative.unrecorded(str(error))
             else:
                 self._port.keep_journals(self._record.journals)
-                self._offer = Offer(self._port.queue_pairs, self._without, self._record)
+                self._offer = Offer(self._port.queue_pairs, self._without, self._record, self._device)
 
     def _register(self, poller: select.poll, now: float) -> Iterable[float | None]:
         backs_off_until = self._back_off.ends_at or 0.0
@@ -206,6 +219,7 @@ class VhostUserService(ControlThread):
                 self._memory,
                 self._offer,
                 self._queue_pairs,
+                self._device,
             )
         except BaseException:
             foreign_files.close_socket(sock)

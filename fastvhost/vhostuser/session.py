@@ -18,7 +18,7 @@ from fastvhost.frontend.narrative import Narrative
 from fastvhost.frontend.payload import U64, VringAddr, VringState
 from fastvhost.frontend.port_face import PortFace
 from fastvhost.frontend.rings import Ring
-from fastvhost.vhostuser import net_config, protocol_features
+from fastvhost.vhostuser import protocol_features
 from fastvhost.vhostuser.controlled_port import ControlledPort
 from fastvhost.vhostuser.message import (
     AnyPayload,
@@ -33,10 +33,9 @@ from fastvhost.vhostuser.message import (
     encode_reply,
     request_name,
 )
+from fastvhost.vhostuser.net_config import PLAIN, Device, NetConfig
 from fastvhost.vhostuser.transport import Received
 
-LEAST_MTU, MOST_MTU = 68, 65535
-"""Virtio 1.2, section 5.1.4.1."""
 MOST_STATUS = 0xFF
 
 
@@ -45,6 +44,7 @@ class Session(FrontEnd):
     device and inode of the files in which the guest's memory lies.
 
     pairs: how many queue pairs its driver is told of, where the port has more of them. 0: all.
+    device: what the operator says of it.
     """
 
     def __init__(
@@ -58,12 +58,14 @@ class Session(FrontEnd):
         chosen: Callable[[int], None] = lambda _: None,
         met: Callable[[Sequence[tuple[int, int]]], None] = lambda _: None,
         pairs: int = 0,
+        device: Device = PLAIN,
     ) -> None:
-        usual = protocol_features.offered_features(port.queue_pairs)
+        offers = protocol_features.offered_features(port.queue_pairs, device) if offered is None else offered
         self.control = ControlledPort(port, pairs or port.queue_pairs)
         face = cast(PortFace, self.control)
-        super().__init__(face, changes, narrative, usual if offered is None else offered, memory)
-        self._offered_protocol_features = protocol_features.offered_protocol_features(port.queue_pairs)
+        super().__init__(face, changes, narrative, offers, memory)
+        self._offered_protocol_features = protocol_features.offered_protocol_features(port.queue_pairs, device)
+        self.config = NetConfig(device, self.control.pairs, offers)
         self._chosen, self._meets = chosen, met
         self.asked = False
         """What is offered."""
@@ -176,16 +178,15 @@ class Session(FrontEnd):
         return U64(self._port.queue_pairs)
 
     def _net_set_mtu(self, payload: U64, _message: Received) -> None:
-        if not LEAST_MTU <= payload.value <= MOST_MTU:
-            raise ProtocolError(f"MTU {payload.value} is not within {LEAST_MTU} to {MOST_MTU}")
+        self.config.check_mtu(payload.value)
         self.mtu = payload.value
 
     def _get_config(self, payload: DeviceConfig, _message: Received) -> AnyPayload:
-        data = net_config.read(self.control.pairs, payload.offset, len(payload.data))
+        data = self.config.read(payload.offset, len(payload.data), self.mtu)
         return Nothing() if data is None else DeviceConfig(payload.offset, payload.flags, data)
 
-    def _set_config(self, _payload: DeviceConfig, _message: Received) -> None:
-        raise ProtocolError("nothing of this device's configuration can be written")
+    def _set_config(self, payload: DeviceConfig, _message: Received) -> None:
+        self.config.write(payload.offset, payload.data, payload.flags, self.features)
 
     def _set_status(self, payload: U64, _message: Received) -> None:
         if payload.value > MOST_STATUS:

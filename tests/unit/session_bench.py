@@ -16,7 +16,7 @@ from fastvhost.frontend.changes import Changes
 from fastvhost.frontend.memory import MemoryMaker
 from fastvhost.frontend.narrative import Narrative
 from fastvhost.frontend.payload import U64, Region, VringAddr, VringState
-from fastvhost.vhostuser import protocol_features
+from fastvhost.vhostuser import net_config, protocol_features
 from fastvhost.vhostuser.connection import Connection, EndedError
 from fastvhost.vhostuser.message import HEADER, MemoryTable, Payload, Request, SingleRegion, VringFd, encode_request
 from fastvhost.vhostuser.offer import Offer
@@ -49,15 +49,23 @@ class Clock:
 class Bench:
     """ended: why the session ended the connection, empty as long as it did not."""
 
-    def __init__(self, queue_pairs: int = 1, memory: MemoryMaker = FAKE_MEMORY, without: int = 0) -> None:
+    def __init__(
+        self,
+        queue_pairs: int = 1,
+        memory: MemoryMaker = FAKE_MEMORY,
+        without: int = 0,
+        device: net_config.Device = net_config.PLAIN,
+    ) -> None:
         self.port = FakePort(queue_pairs=queue_pairs)
         self.clock = Clock()
         self.changes = Changes(self.port, self.clock)
         self.narrative = Narrative(advice.by_listening("/tmp/bench.sock", "mode 0660"), self.clock)
         self.peer, ours = socket.socketpair()
         self.peer.settimeout(2)
-        offer = Offer(queue_pairs, without)
-        self.connection = Connection(ours, self.port, self.changes, self.narrative, self.clock, memory, offer)
+        offer = Offer(queue_pairs, without, device=device)
+        self.connection = Connection(
+            ours, self.port, self.changes, self.narrative, self.clock, memory, offer, device=device
+        )
         self.ended = ""
         self._fds: list[int] = []
 

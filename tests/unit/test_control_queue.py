@@ -380,7 +380,7 @@ def test_the_configuration_tells_how_many_pairs_there_are() -> None:
         assert not (PROTOCOL_F_CONFIG | PROTOCOL_F_MQ) & ~bench.frontend.protocol_features
         wanted = struct.pack("=III", 0, 12, 0) + bytes(12)
         reply = bench.frontend.ask(Request.GET_CONFIG, wanted)
-        assert struct.unpack("=III6sHHH", reply) == (0, 12, 0, bytes(6), 0, PAIRS, 0)
+        assert struct.unpack("=III6sHHH", reply) == (0, 12, 0, bytes(6), 1, PAIRS, 1500)
         assert bench.frontend.ask(Request.GET_CONFIG, struct.pack("=III", 8, 2, 0) + bytes(2))[12:] == b"\x02\0"
         # Beyond its end: a reply without a payload says so.
         for offset, count in ((0, 200), (24, 1), (0xFFFFFFFF, 1)):
