@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import resource
@@ -10,9 +11,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from fastvhost.control import affinity, host, host_findings, runtime_dir
+from fastvhost.control import affinity, control_client, host, host_findings, installed, runtime_dir
+from fastvhost.control.errors import FastvhostError
 from fastvhost.control.finding import Finding
 from fastvhost.control.units import format_cores
+from fastvhost.frontend import qemu as qemu_options
 from fastvhost.vhostuser import socket_file
 
 MIN_OPEN_FILES = 4096
@@ -32,6 +35,7 @@ def examine(directory: str) -> list[Finding]:
         open_files,
         hugepages,
         qemu,
+        earlier_guests,
         kvm,
         cuse,
         host_findings.taps,
@@ -151,10 +155,38 @@ def hugepages() -> Finding:
 
 def qemu() -> Finding:
     """The usual front-end."""
-    path = shutil.which("qemu-system-x86_64")
+    path = shutil.which(installed.QEMU)
     if not path:
         return Finding("note", "QEMU is not installed here", "sudo apt-get install qemu-system-x86")
-    return Finding("ok", f"QEMU at {path}; its lines: fastvhost example qemu a.sock")
+    version = installed.qemu_version()
+    if version is None:
+        return Finding("note", f"QEMU at {path} does not say its version", f"{path} --version")
+    which = f"{qemu_options.named(version)} at {path}"
+    if version == qemu_options.ABORTS:
+        return Finding(
+            "note",
+            f"{which} aborts with reconnect-ms= where nobody listens at its first attempt",
+            "start fwd before the guests, or take another QEMU",
+        )
+    return Finding("ok", f"{which} takes {qemu_options.reconnect(version)}; its lines: fastvhost example qemu a.sock")
+
+
+def earlier_guests() -> Finding:
+    """Guests of running fwds that have feature bits of an earlier one."""
+    ports = []
+    for path in runtime_dir.sockets():
+        with contextlib.suppress(FastvhostError):
+            for about in control_client.understood(list, control_client.ask(str(path), "show")):
+                with contextlib.suppress(LookupError, TypeError, AttributeError):
+                    if about["kind"] == "vhost-user" and "RING_RESET" in about["features"]:
+                        ports.append(str(about["name"]))
+    if not ports:
+        return Finding("ok", "no guest of a running fwd has RING_RESET from an earlier one")
+    return Finding(
+        "note",
+        f"guests at {', '.join(ports)} have RING_RESET from an earlier fwd: ethtool -G in them ends their network",
+        "start their QEMU anew when it suits; a reboot within the guest is not enough",
+    )
 
 
 def kvm() -> Finding:

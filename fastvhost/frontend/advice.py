@@ -8,6 +8,8 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
+from fastvhost.frontend import qemu
+
 
 class Approach(NamedTuple):
     """How front-ends come to a port."""
@@ -37,8 +39,9 @@ def _qemu(path: str, chardev: str) -> str:
 
 def by_listening(path: str, permissions: str) -> Approach:
     """On a socket of ours."""
-    needed = _qemu(path, "reconnect=1")
-    nobody = f"nobody connects; a guest needs {needed}, and its user write permission ({permissions})"
+    needed = _qemu(path, qemu.reconnect(None))
+    older = f"(QEMU before 9.2: {qemu.reconnect((0, 0, 0))})"
+    nobody = f"nobody connects; a guest needs {needed} {older}, and its user write permission ({permissions})"
     return Approach("listening", f"listening on {path}", lambda _: nobody)
 
 
@@ -83,6 +86,14 @@ PRIVATE_MEMORY = f"the guest kicks but its rings look empty: its memory is proba
 NO_BUFFERS = "no buffer in any ring yet: the interface is probably down (in the guest: ip link set eth0 up)"
 
 NO_PACKET = "no packet from the guest yet; it has posted receive buffers, so it just has nothing to send"
+
+
+def kept(bits: list[str]) -> str:
+    """Of a guest that has feature bits from an earlier fwd."""
+    return (
+        f"the guest has {' '.join(bits)} from an earlier fwd, and its front-end keeps resets to itself: ethtool -G in "
+        "it ends its network, until its QEMU is started anew (a reboot within the guest is not enough)"
+    )
 
 
 def left_standing(rings: list[int]) -> str:

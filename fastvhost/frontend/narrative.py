@@ -110,6 +110,10 @@ class Narrative:
             "guest may have from an earlier fwd"
         )
 
+    def keeps(self, bits: list[str]) -> None:
+        """The guest has bits that are offered to no new one."""
+        self._say_once(advice.kept(bits), logging.WARNING)
+
     def cannot_connect(self, reason: str) -> None:
         self._reason = reason
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import select
 import socket
@@ -11,11 +10,12 @@ from collections.abc import Callable, Iterator
 
 from fastvhost.frontend.changes import Changes
 from fastvhost.frontend.errors import ProtocolError, SessionEndError
+from fastvhost.frontend.features import names
 from fastvhost.frontend.memory import REAL_MEMORY, MemoryMaker
 from fastvhost.frontend.narrative import Narrative
 from fastvhost.frontend.port_face import PortFace
 from fastvhost.vhostuser.net_config import PLAIN, Device
-from fastvhost.vhostuser.offer import Offer
+from fastvhost.vhostuser.offer import WITHDRAWN, Offer
 from fastvhost.vhostuser.session import Session
 from fastvhost.vhostuser.transport import PeerGoneError, Transport
 
@@ -63,7 +63,12 @@ class Connection:
         self.transport = Transport(sock, clock)
         self.peer_pid = self.transport.peer_pid
         offer = offer or Offer(port.queue_pairs, device=device)
-        chosen = functools.partial(offer.chosen, pid=self.peer_pid)
+
+        def chosen(bits: int) -> None:
+            offer.chosen(bits, self.peer_pid)
+            if kept := names(bits & WITHDRAWN):
+                narrative.keeps(kept)
+
         self.session = Session(
             port,
             changes,

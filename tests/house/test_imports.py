@@ -11,11 +11,11 @@ from tests.house import sources
 
 # What each room may use: rooms, or modules where a few will do. From top to bottom: nobody uses what stands above.
 ALLOWED = {
-    "cli": "control driver.guests driver.limit frontend.foreign_text frontend.keeper",
+    "cli": "control driver.guests driver.limit frontend.foreign_text frontend.keeper frontend.qemu",
     "control": "vhostuser.service vhostuser.socket_file vhostuser.listening vhostcuse.service hostside dataplane.ports"
     " dataplane.door dataplane.drop_reason dataplane.hold_watch dataplane.port dataplane.virtio_port dataplane.worker"
     " dataplane.threads"
-    " frontend.foreign_text frontend.foreign_files frontend.features frontend.record",
+    " frontend.foreign_text frontend.foreign_files frontend.features frontend.record frontend.qemu",
     "driver": "vhostuser.message frontend.payload abi",
     # Two wires, and neither knows of the other: what they have in common is the room below.
     "vhostuser": "frontend",

@@ -122,7 +122,7 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
 def test_examples_make_guests_reconnect_and_share_their_memory() -> None:
     qemu = lines("qemu", parse("/run/a.sock"), "4G")
     assert "memory-backend-memfd,id=m0,size=4G,share=on" in qemu
-    assert "path=/run/a.sock,reconnect=1" in qemu
+    assert "path=/run/a.sock,reconnect-ms=50 " in qemu
     assert "<access mode='shared'/>" in lines("libvirt", parse("a.sock"))
     assert "timeout='1'" in lines("libvirt", parse("a.sock"))
     assert f"path={os.getcwd()}/a.sock,queues=1" in lines("virtio-user", parse("a.sock"))  # noqa: PTH109

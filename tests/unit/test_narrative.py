@@ -163,7 +163,8 @@ def test_nobody_connecting_is_said_once_with_the_line_that_connects() -> None:
     assert story.said() == []
     story.after(0.02)
     (line,) = story.said()
-    assert "-chardev socket,id=c0,path=/run/a.sock,reconnect=1" in line
+    assert "-chardev socket,id=c0,path=/run/a.sock,reconnect-ms=50 " in line
+    assert "(QEMU before 9.2: reconnect=1)" in line
     assert "mode 0660" in line
     story.after(1000)
     assert story.said() == []

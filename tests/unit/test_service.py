@@ -130,6 +130,27 @@ def test_who_needs_a_bit_that_was_withdrawn_leaves_at_once_comes_again_and_has_i
     other.close()
 
 
+def test_a_guest_that_has_such_a_bit_is_named_in_the_log_once(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "fastvhost")
+    before = rig.frontend()
+    before.ask_u64(Request.GET_FEATURES)
+    before.close()
+    again = rig.frontend()
+    assert again.ask_u64(Request.GET_FEATURES) & F_RING_RESET
+    again.send(Request.SET_PROTOCOL_FEATURES, U64(1 << 3).encode())
+    again.reply_ack = True
+    for _ in range(2):
+        again.tell(Request.SET_FEATURES, U64(MODERN | F_RING_RESET).encode())
+    again.close()
+    other = rig.frontend()
+    other.send(Request.SET_PROTOCOL_FEATURES, U64(1 << 3).encode())
+    other.reply_ack = True
+    other.tell(Request.SET_FEATURES, U64(MODERN).encode())
+    other.close()
+    assert caplog.text.count("the guest has RING_RESET from an earlier fwd") == 1
+    assert caplog.text.count("ethtool -G") == 1
+
+
 def test_the_peer_is_described_from_another_thread(rig: Rig) -> None:
     assert rig.service.describe() == {
         "socket": str(rig.path),
