@@ -3,7 +3,8 @@
 No kick can be lost, by construction: kicks are asked for, then a full fence, then every queue is looked at once more,
 and only then does the worker sleep; the driver stores its index, fences, and then looks whether to kick (virtio 1.2,
 section 2.7.13.4.1). Whatever the order, one of the two sees the other.
-A driver that does not kick although it was asked to is found out and looked at again and again, without a sleep.
+A driver that does not kick although it was asked to is found out and looked at again and again, without a sleep. One
+whose kick comes late, after its frame was found, is none of those: as it would have ended a sleep.
 """
 
 from libc.stdint cimport uint32_t, uint64_t

@@ -80,14 +80,17 @@ cdef void sleep_until_kicked(
     """Until a driver kicks or control comes. For as long as a nap where a driver does not kick."""
     cdef Lane *lane
     cdef uint32_t i, n = roster.n_lanes
-    cdef bint work = False
+    cdef bint kicked, work = False
     cdef timespec timeout
     cdef int fd
     idle.fds[0] = pollfd(gate.wake_fd, POLLIN, 0)
     for i in range(n):
         lane = roster.lanes[i]
         look_at(roster, lane)
-        fd = lane.ingress.wait_fd(lane.ingress, lane.pair)
+        kicked = False
+        fd = lane.ingress.wait_fd(lane.ingress, lane.pair, &kicked)
+        if kicked:
+            lane.missed_kicks = 0
         idle.fds[i + 1] = pollfd(max(fd, -1), POLLIN, 0)  # -1: poll leaves it out
         if fd == NOTHING_TO_WAIT_FOR:
             continue

@@ -29,6 +29,8 @@ cdef enum:
     SLOW_NS = 20 * 1000
     UNTIMED = 63             # notifications of a worker between two that are timed
     LAST_SAMPLES = 0xFF      # eight of them, a bit each, 1 for a slow one
+    EMPTY_TRIES = 4          # slow reads of a kick eventfd in a row, all of nothing, that count as a slow one
+    AGAIN_NS = 250 * 1000 * 1000  # after which a kick eventfd that was slow to read is read once more
     SLOW_SECONDS = 60        # for which whoever comes after a slow front-end counts as slow, too
 
 # How the drivers of a port are notified.

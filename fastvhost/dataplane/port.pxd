@@ -9,7 +9,8 @@ is_open         whether frames can arrive before control has come by again; a pa
 may_receive     a cheap look whether receive_burst would find something; a kind without one says yes
 
 and, for a worker that wants to sleep, what would wake it:
-wait_fd         readable when frames arrive from now on; NOTHING_TO_WAIT_FOR, or LOOK_AGAIN where nothing would tell
+wait_fd         readable when frames arrive from now on; NOTHING_TO_WAIT_FOR, or LOOK_AGAIN where nothing would tell.
+                *kicked becomes True where it was readable, too late for a sleep that had ended by itself
 want_kicks      ask for that, or say that it is not needed
 has_work        whether receive_burst may find something
 """
@@ -34,7 +35,7 @@ cdef struct PortFace:
     void (*release_burst)(PortFace *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil
     bint (*is_open)(PortFace *port, uint32_t pair) noexcept nogil
     bint (*may_receive)(PortFace *port, uint32_t pair) noexcept nogil
-    int (*wait_fd)(PortFace *port, uint32_t pair) noexcept nogil
+    int (*wait_fd)(PortFace *port, uint32_t pair, bint *kicked) noexcept nogil
     void (*want_kicks)(PortFace *port, uint32_t pair, bint wanted) noexcept nogil
     bint (*has_work)(PortFace *port, uint32_t pair) noexcept nogil
     void *kind               # the kind's own struct

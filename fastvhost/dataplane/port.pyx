@@ -53,7 +53,7 @@ cdef bint always(PortFace *port, uint32_t pair) noexcept nogil:
     return True
 
 
-cdef int no_wait_fd(PortFace *port, uint32_t pair) noexcept nogil:
+cdef int no_wait_fd(PortFace *port, uint32_t pair, bint *kicked) noexcept nogil:
     return NOTHING_TO_WAIT_FOR
 
 

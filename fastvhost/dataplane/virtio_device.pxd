@@ -43,6 +43,7 @@ cdef struct Device:
     # written by the workers
     uint32_t found_first_frame
     uint32_t kick_samples    # of reading kick eventfds that had something: which of the last eight were slow
+    uint64_t kicks_read      # monotonic ns of the last time
     uint32_t found_slow      # drivers are notified by the helper from now on, because it takes long
     bint seen_frame
 
@@ -53,7 +54,7 @@ cdef uint32_t deliver_burst(
 ) noexcept nogil
 cdef void release_burst(PortFace *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil
 cdef bint is_open(PortFace *port, uint32_t pair) noexcept nogil
-cdef int wait_fd(PortFace *port, uint32_t pair) noexcept nogil
+cdef int wait_fd(PortFace *port, uint32_t pair, bint *kicked) noexcept nogil
 cdef void want_kicks(PortFace *port, uint32_t pair, bint wanted) noexcept nogil
 cdef bint has_work(PortFace *port, uint32_t pair) noexcept nogil
 cdef NetScratch *make_scratch() noexcept nogil

@@ -14,8 +14,10 @@ from fastvhost.dataplane.drop_reason cimport BAD_DESCRIPTOR, LINK_DOWN, NO_RECEI
 from fastvhost.dataplane.frame cimport BURST, MAX_SEGMENTS, VISIT_PIECES, Burst, Done, Frame, Segment
 from fastvhost.dataplane.net cimport NetScratch, deliver, strip_headers
 from fastvhost.dataplane.notify cimport (
+    AGAIN_NS,
     AT_ONCE,
     BY_HELPER,
+    EMPTY_TRIES,
     SLOW_NS,
     TIMED,
     UNTIMED,
@@ -225,22 +227,37 @@ cdef inline bint is_polled(const Queue *queue) noexcept nogil:
     return queue.live and queue.ring.status == RING_OK
 
 
-cdef int wait_fd(PortFace *port, uint32_t pair) noexcept nogil:
+cdef int wait_fd(PortFace *port, uint32_t pair, bint *kicked) noexcept nogil:
     cdef Device *device = <Device *>port.kind
     cdef Queue *queue = &device.queues[2 * pair + 1]
-    cdef uint64_t began, taken, took
+    cdef bint slow = mostly_slow(device.kick_samples)
+    cdef uint64_t taken = 0, took = SLOW_NS + 1
+    cdef uint32_t tries = 0
     if not is_polled(queue):
         return NOTHING_TO_WAIT_FOR
-    # Whoever reads a kick eventfd, or waits for it, pays for its waiters as well: one that is slow is left alone.
-    if not queue.kicked or queue.kick_fd < 0 or mostly_slow(device.kick_samples):
+    # Whoever reads a kick eventfd, or waits for it, pays for its waiters as well: one that is slow is left alone, but
+    # for four looks a second whether it still is.
+    if not queue.kicked or queue.kick_fd < 0 or (slow and monotonic_ns() - device.kicks_read < <uint64_t>AGAIN_NS):
         return LOOK_AGAIN
-    began = monotonic_ns()
-    taken = drain_eventfd(queue.kick_fd)
-    took = monotonic_ns() - began
-    queue.kicks += taken
-    if taken or took > <uint64_t>SLOW_NS:  # to find nothing is quick, and proves nothing
+    # To find nothing takes long where somebody else holds the eventfd; once, where this core was taken away meanwhile.
+    while tries < EMPTY_TRIES and taken == 0 and took > <uint64_t>SLOW_NS:
+        taken = take_kicks(device, queue, &took)
+        tries += 1
+    if taken:
+        queue.kicks += taken
+        kicked[0] = True
+    if slow or taken or took > <uint64_t>SLOW_NS:  # to find nothing soon proves nothing but then
         device.kick_samples = with_sample(device.kick_samples, took)
-    return queue.kick_fd
+    return LOOK_AGAIN if mostly_slow(device.kick_samples) else queue.kick_fd
+
+
+cdef inline uint64_t take_kicks(Device *device, const Queue *queue, uint64_t *took) noexcept nogil:
+    """Those that came, and the nanoseconds that it took."""
+    cdef uint64_t taken
+    device.kicks_read = monotonic_ns()
+    taken = drain_eventfd(queue.kick_fd)
+    took[0] = monotonic_ns() - device.kicks_read
+    return taken
 
 
 cdef void want_kicks(PortFace *port, uint32_t pair, bint wanted) noexcept nogil:

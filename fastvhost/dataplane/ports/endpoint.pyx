@@ -127,9 +127,10 @@ cdef uint32_t deliver_to_nobody(
     return n
 
 
-cdef int wait_fd(PortFace *port, uint32_t pair) noexcept nogil:
+cdef int wait_fd(PortFace *port, uint32_t pair, bint *kicked) noexcept nogil:
     cdef Side *side = <Side *>port.kind
-    drain_eventfd(side.worker_fd)
+    if drain_eventfd(side.worker_fd):
+        kicked[0] = True
     return side.worker_fd
 
 

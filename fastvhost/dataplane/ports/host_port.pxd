@@ -53,7 +53,7 @@ cdef struct HostSide:
 cdef void report_error(HostSide *side, int error) noexcept nogil
 cdef void report_first_frame(HostSide *side) noexcept nogil
 cdef uint32_t gather(HostQueue *queue, const Frame *frame, const Segment *segments, iovec *parts) noexcept nogil
-cdef int host_wait_fd(PortFace *port, uint32_t pair) noexcept nogil
+cdef int host_wait_fd(PortFace *port, uint32_t pair, bint *kicked) noexcept nogil
 
 
 cdef inline void add_frame(Burst *burst, uint32_t n, uint8_t *data, uint32_t bytes) noexcept nogil:

@@ -47,7 +47,7 @@ cdef uint32_t gather(HostQueue *queue, const Frame *frame, const Segment *segmen
     return frame.n_segments
 
 
-cdef int host_wait_fd(PortFace *port, uint32_t pair) noexcept nogil:
+cdef int host_wait_fd(PortFace *port, uint32_t pair, bint *kicked) noexcept nogil:
     """Readable while frames wait: poll() looks again by itself, so nothing is lost between looking and sleeping."""
     cdef int fd = (<HostSide *>port.kind).queues[pair].fd
     return NOTHING_TO_WAIT_FOR if fd < 0 else fd
