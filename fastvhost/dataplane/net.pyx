@@ -242,7 +242,7 @@ cdef uint32_t deliver(
         scratch.done[i] = Done(room.ticket, length)
         total += frame.bytes
         i += 1
-    pile.used = pile.pieces = i
+    pile.used = i
     if DEBUG:
         check_copies(ring, copies, n_copies)
     store_release_u32(&scratch.copying, i)
@@ -331,7 +331,7 @@ cdef uint32_t deliver_one_by_one(
 ) noexcept nogil:
     """The same for frames and buffers in any number of pieces. Returns how many frames are dealt with."""
     cdef uint32_t i, spread
-    pile.dealt_with = pile.used > 0
+    pile.pieces, pile.dealt_with = pile.used, pile.used > 0
     for i in range(n):
         spread = chains_for(ring, header_bytes, mergeable, scratch, pile, frames[i].bytes + header_bytes, n - i)
         if spread == NO_ROOM:

@@ -42,7 +42,7 @@ from fastvhost.abi.virtio_ring cimport (
     virtq_desc,
 )
 from fastvhost.dataplane.debug cimport DEBUG, check
-from fastvhost.dataplane.frame cimport Chain, Done, Segment
+from fastvhost.dataplane.frame cimport MAX_SEGMENTS, Chain, Done, Segment
 from fastvhost.dataplane.guest_memory cimport Region, holds, in_region
 from fastvhost.dataplane.journal cimport JOURNALED, note_batch
 from fastvhost.dataplane.ring cimport (
@@ -107,14 +107,14 @@ cdef uint32_t take(
             d = read_once_packed_desc(&desc[at])
             if not is_available(d.flags, wrap):
                 break
-            limit = places_for(ring, n)
+            limit = places_for(ring.segments_before, n - ring.taken_in_pieces) if n else <uint32_t>MAX_SEGMENTS
             if not walk_hot(ring, at, left, d, &chains[n], segments, n_segments, limit, &slots):
                 status = walk(ring, at, left, d, &chains[n], segments, n_segments, limit, &slots)
                 if status != RING_OK:
                     break
             ring.taken_in_pieces += chains[n].n_segments != 1
             n += 1
-            limit = places_for(ring, n)
+            limit = places_for(ring.segments_before, n - ring.taken_in_pieces)
             most = min(most, n + limit - n_segments[0]) if n_segments[0] < limit else n
         left -= slots
         at += slots

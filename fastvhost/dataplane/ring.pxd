@@ -77,19 +77,18 @@ cdef struct Ring:
     bint avail_wrap            # wrap counters (packed)
     bint used_wrap
     uint32_t hot_region        # where the last address was found
-    uint32_t taken_in_pieces   # of the take under way: its chains of several segments
+    uint32_t taken_in_pieces   # of the take under way: its chains of several segments (packed)
     uint32_t segments_before   # and the segments in the pool before it
     RingStatus status          # sticky: a ring that broke its rules stays stopped until it is set up again
 
 
-cdef inline uint32_t places_for(const Ring *ring, uint32_t taken) noexcept nogil:
-    """How full the pool of segments may get with the next chain of a take that has so many.
+cdef inline uint32_t places_for(uint32_t before, uint32_t lone) noexcept nogil:
+    """How full the pool of segments may get with the next chain of a take, as the budget of a visit says.
 
-    That is as the budget of a visit says; with the first chain, as it needs. A chain in one piece has no place in the
-    pool, and counts all the same.
+    before: segments that were in it when the take began; lone: chains taken since that are one piece each. Those have
+    no place in the pool, and count all the same. The first chain may have what it needs.
     """
-    cdef uint32_t lone = taken - ring.taken_in_pieces
-    return min(<uint32_t>MAX_SEGMENTS, ring.segments_before + VISIT_PIECES - lone) if taken else <uint32_t>MAX_SEGMENTS
+    return min(<uint32_t>MAX_SEGMENTS, before + VISIT_PIECES - lone)
 
 
 cdef inline bint add_hot_segment(

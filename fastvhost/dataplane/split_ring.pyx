@@ -25,7 +25,7 @@ from fastvhost.abi.virtio_ring cimport (
     virtq_used_elem,
 )
 from fastvhost.dataplane.debug cimport DEBUG, check
-from fastvhost.dataplane.frame cimport Chain, Done, Segment
+from fastvhost.dataplane.frame cimport MAX_SEGMENTS, Chain, Done, Segment
 from fastvhost.dataplane.guest_memory cimport Region, in_region
 from fastvhost.dataplane.ring cimport (
     RING_ADDRESS_OUTSIDE_MEMORY,
@@ -55,7 +55,7 @@ cdef uint32_t take(
     cdef virtq_desc *desc = <virtq_desc *>ring.descriptor_area
     cdef virtq_avail *avail = <virtq_avail *>ring.driver_area
     cdef uint16_t size = ring.size, mask = size - 1, first = ring.next_avail, head
-    cdef uint32_t n = <uint16_t>(ring.known_avail - first), i, limit
+    cdef uint32_t n = <uint16_t>(ring.known_avail - first), i, plain, limit = 0, before = 0, in_pieces = 0
     cdef virtq_desc d
     cdef int status = RING_OK
 
@@ -78,21 +78,25 @@ cdef uint32_t take(
         chains[i].ticket = head
         prefetch_read(&desc[head])
 
-    ring.taken_in_pieces, ring.segments_before = 0, n_segments[0]
     i = take_plain(ring, chains, n)
+    if i < n:
+        before = n_segments[0]
+        limit = places_for(before, i) if i else <uint32_t>MAX_SEGMENTS
     while i < n:
         d = read_once_desc(&desc[chains[i].ticket])
-        limit = places_for(ring, i)
         if not walk_hot(ring, d, &chains[i], segments, n_segments, limit):
             status = walk(ring, d, &chains[i], segments, n_segments, limit)
             if status != RING_OK:
                 n = i
                 break
-        ring.taken_in_pieces += chains[i].n_segments != 1
+        in_pieces += chains[i].n_segments != 1
         i += 1
-        limit = places_for(ring, i)
+        limit = places_for(before, i - in_pieces)
         n = min(n, i + limit - n_segments[0]) if n_segments[0] < limit else i
-        i += take_plain(ring, &chains[i], n - i)
+        plain = take_plain(ring, &chains[i], n - i)
+        if plain:
+            i += plain
+            limit = places_for(before, i - in_pieces)
     if n == 0 and status != RING_OK:
         stop_taking(ring, status, n_segments[0])
     ring.next_avail += n

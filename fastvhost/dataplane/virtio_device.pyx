@@ -30,7 +30,7 @@ from fastvhost.dataplane.notify cimport (
     with_sample,
 )
 from fastvhost.dataplane.port cimport LOOK_AGAIN, NOTHING_TO_WAIT_FOR, PortFace
-from fastvhost.dataplane.ring cimport RING_OK, Ring, check_chains
+from fastvhost.dataplane.ring cimport RING_MISCOUNTED, RING_OK, Ring, check_chains
 from fastvhost.dataplane.tally cimport Tally
 
 cdef extern from "fastvhost/dataplane/thread_scratch.h" nogil:
@@ -209,12 +209,11 @@ cdef uint32_t deliver_burst(
 cdef void release_burst(PortFace *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil:
     cdef Device *device = <Device *>port.kind
     cdef Queue *queue = &device.queues[2 * pair + 1]
-    cdef bint sound = queue.ring.status == RING_OK
     check(n <= queue.ring.outstanding, "virtio: no more chains are released than are outstanding")
     queue.ring.complete(&queue.ring, done, n)
     if queue.ring.publish(&queue.ring):
         notify(device, queue)
-    if sound and queue.ring.status != RING_OK:
+    if queue.ring.status == RING_MISCOUNTED:
         report_broken(device, queue)
 
 
