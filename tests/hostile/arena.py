@@ -22,7 +22,7 @@ from tests.driver import Memory, Region, Timeout
 from tests.frontend import FEATURES, Closed, Frontend, Guest, Refused
 from tests.hostile.attack import Attack
 from tests.hostile.backend import END_SECONDS, Backend, Starter, fastvhost, waited_seconds
-from tests.hostile.flood import LEAST_SHARE, Flood, Shares
+from tests.hostile.flood import LEAST_SHARE, TURNS, Flood, Shares
 from tests.hostile.honest import HonestStream, Progress
 from tests.hostile.invariant import Broken
 from tests.hostile.rings import FORMATS
@@ -60,19 +60,22 @@ class Arena:
         persistence: float = 10.0,
         rates: bool = True,
         flood: bool = True,
+        pairs: int = TURNS,
         more: Sequence[str] = (),
     ) -> None:
         """`beside`: the ring format of everyone but the attacker.
 
         `endurance`: the part of its time that an attack which lasts is given; `longest_round`: CPU seconds.
         `rates`: whether the honest pair's share of its frames is a claim at all; without it, lasting attacks only last.
-        `flood`: whether beside attacks that last it is the flood's. `more`: words for the back-end's command line.
+        `flood`: whether beside attacks that last it is the flood's, in `pairs` of turns at the least. `more`: words for
+        the back-end's command line.
         """
         self.beside = beside
         self.rates = rates
         self.pace = pace
         self.flood: Flood | None = None
         self._with_flood = flood and rates
+        self._pairs = pairs
         self.in_hand: frozenset[str] = frozenset()
         """What the back-end had of the attack that ran last, by kind, but for its connection."""
         self.runs = 0
@@ -117,6 +120,14 @@ class Arena:
         self._baseline = self.backend.descriptors()
         self._threads, self._aside = self.backend.threads(), self.backend.notified_aside(20.0)
         self._helpers = self.backend.helpers_descriptors()
+
+    def start_flood(self) -> Flood:
+        """Attacks, and their processes, are beside it from now on."""
+        self.flood = Flood(self.backend, "g", "h", self.beside)
+        self._closers.append(self.flood.stop)
+        self.beside_flood = True
+        self._look_around()
+        return self.flood
 
     def bystander(self, port: str) -> Guest:
         """An honest guest in this process, with receive buffers."""
@@ -234,7 +245,7 @@ class Arena:
         self.honest.pause(True)
         shares = Shares(flood, act, quiet)
         try:
-            shares.measure(least)
+            shares.measure(least, self._pairs)
         finally:
             self.honest.pause(False)
             self.shares.append(shares)
@@ -272,11 +283,9 @@ class Arena:
 
     def _once(self, attack: Attack, ring: str) -> float:
         self.check_alive()
-        self.beside_flood = self._with_flood and attack.lasts and not attack.paced
+        self.beside_flood = self._with_flood and attack.lasts
         if self.beside_flood and self.flood is None:
-            self.flood = Flood(self.backend, "g", "h", self.beside)
-            self._closers.append(self.flood.stop)
-            self._look_around()
+            self.start_flood()
         before, log_before, rounds = self.honest.progress(), self.backend.log_bytes(), self.rounds()
         scene = Scene(self, ring)
         try:
@@ -291,7 +300,7 @@ class Arena:
 
     def _act(self, attack: Attack, scene: Scene) -> None:
         try:
-            with self._off_the_workers_core():
+            with self.off_the_workers_core():
                 attack.run(scene)
         except (Timeout, TimeoutError, Closed, Refused, OSError) as error:
             deadline = time.monotonic() + DYING  # a process that dies hangs up first, and is gone a little later
@@ -318,7 +327,7 @@ class Arena:
         return frozenset([*more, *mapped, *helpers])
 
     @contextlib.contextmanager
-    def _off_the_workers_core(self) -> Iterator[None]:
+    def off_the_workers_core(self) -> Iterator[None]:
         """Beside the flood the attacker, with all processes that it starts, leaves the worker a CPU to itself."""
         allowed = os.sched_getaffinity(0)
         if self.beside_flood and self.flood and self.flood.core is not None:

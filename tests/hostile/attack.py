@@ -28,8 +28,6 @@ class Attack(NamedTuple):
     """It has no rings itself: the format is what it negotiates, and what the guests beside it have."""
     beyond_mini: str = ""
     """What it is about that the broken back-end has not: it is run on the product alone, and no bug is named."""
-    paced: bool = False
-    """The stream at its pace is all that it is measured by: beside it the flood keeps less than it should, so far."""
     ends: bool = False
     """It hands over descriptors or memory: the product is ended with all of it in hand, and started anew."""
 
@@ -45,14 +43,13 @@ def attack(
     rings: tuple[str, ...] = SPLIT,
     ringless: bool = False,
     beyond_mini: str = "",
-    paced: bool = False,
     ends: bool = False,
 ) -> Callable[[Act], Act]:
     """Enter a function into the catalogue. `bugs`: switches of the broken back-end that it must show up."""
 
     def enter(act: Act) -> Act:
         hands_over = ends or act.__module__.rpartition(".")[2] in HANDING_OVER
-        entry = Attack(name or act.__name__, act, bugs, lasts, rings, ringless, beyond_mini, paced, hands_over)
+        entry = Attack(name or act.__name__, act, bugs, lasts, rings, ringless, beyond_mini, hands_over)
         assert entry.name not in CATALOGUE, entry.name
         assert bool(bugs) != bool(beyond_mini), f"{entry.name}: name the bugs it finds, or what no such bug can show"
         CATALOGUE[entry.name] = entry

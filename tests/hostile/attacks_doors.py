@@ -7,18 +7,18 @@ import struct
 
 from tests.frontend import REGION, U64, VERSION, VRING_STATE, Request
 from tests.hostile.attack import lasting_attack
-from tests.hostile.attacks_sustained import SECONDS, flood
+from tests.hostile.attacks_sustained import SECONDS, Pace, flood
 from tests.hostile.scene import Attacker, Scene
 
 
-@lasting_attack("slow-door", rings=("packed",), paced=True)
+@lasting_attack("slow-door", rings=("packed",))
 def rings_given_a_kick_without_end(scene: Scene) -> None:
     """A new kick starts a ring that was stopped; here it runs."""
     kick = scene.eventfd()
     flood(scene, lambda guest, _: guest.frontend.tell(Request.SET_VRING_KICK, U64.pack(1), [kick]))
 
 
-@lasting_attack(beyond_mini="regions that are many: it has eight slots", paced=True)
+@lasting_attack(beyond_mini="regions that are many: it has eight slots")
 def regions_added_and_removed_without_end(scene: Scene) -> None:
     """Behind four hundred others, each of which every change looks at."""
     own = scene.own_region(1 << 40)
@@ -72,19 +72,19 @@ class Unheard:
 
 def unheard(scene: Scene, *messages: tuple[int, bytes]) -> None:
     guest = Unheard(scene)
-    scene.in_turns(
-        lambda: guest.send(*messages), lambda: guest.send((Request.SET_OWNER, b""), (Request.SET_OWNER, b"")), SECONDS
-    )
+    nothing = (Request.SET_OWNER, b"")
+    pace = Pace(lambda: guest.send(*messages), lambda: guest.send(nothing, nothing))
+    scene.in_turns(pace.bad, pace.quiet, SECONDS)
     guest.works()
 
 
-@lasting_attack("slow-door", paced=True)
+@lasting_attack("slow-door")
 def a_ring_enabled_that_is_enabled_already(scene: Scene) -> None:
     """Nothing changes, so nobody need stop for it."""
     unheard(scene, (Request.SET_VRING_ENABLE, VRING_STATE.pack(1, 1)))
 
 
-@lasting_attack("slow-door", rings=("packed",), paced=True)
+@lasting_attack("slow-door", rings=("packed",))
 def a_ring_enabled_and_disabled_in_batches(scene: Scene) -> None:
     messages = [(Request.SET_VRING_ENABLE, VRING_STATE.pack(1, on)) for on in (0, 1)]
     unheard(scene, *messages)

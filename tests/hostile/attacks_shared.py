@@ -60,6 +60,36 @@ class Notified:
         self.scene.pause(FRAME_PAUSE)
 
 
+class Toggled:
+    """A guest that is notified into a full eventfd whose O_NONBLOCK is switched on and off, or into one that stays.
+
+    Where its front-end is refused, since threads of its port that notify wait for that eventfd, it comes again.
+    """
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+        self.came = 0
+        self._come()
+
+    def _come(self) -> None:
+        self._notified = Notified(self._scene, Request.SET_VRING_CALL)
+        for fd in self._notified.fds:
+            os.eventfd_write(fd, EFD_MAXIMUM)
+        self._toggler = Accomplice("toggles_blocking", self._notified.fds[:1], aimed=True)
+        self.came += 1
+
+    def act(self, which: int) -> None:
+        """0: into the one that is switched."""
+        try:
+            self._notified.act(which)
+        except (Closed, BrokenPipeError, ConnectionResetError):
+            self._toggler.stop()
+            self._come()
+
+    def stop(self) -> None:
+        self._toggler.stop()
+
+
 def with_waiters(scene: Scene, request: Request) -> None:
     notified = Notified(scene, request)
     sitters = [Accomplice("waits_many_times", notified.fds[:1], WAITERS) for _ in range(SITTERS)]

@@ -9,7 +9,10 @@ import contextlib
 import itertools
 import os
 import socket
+import statistics
 import struct
+import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +36,34 @@ ROUNDS = 100
 NOWHERE = Piece(0, 72)
 
 
+class Pace:
+    """Two acts that take turns, the quiet one no more often in a second than the bad one was.
+
+    A port's messages and connections wait beyond its share. A quiet turn at full speed would be compared with one in
+    which hardly anything happens, and the flood's thread counts as the faster the shorter its CPU is away: what the
+    worker moves meanwhile is there when it is back.
+    """
+
+    LAST = 20
+
+    def __init__(self, bad: Callable[[], object], quiet: Callable[[], object]) -> None:
+        self._bad, self._quiet = bad, quiet
+        self._took: deque[float] = deque(maxlen=self.LAST)
+        self._due = 0.0
+
+    def bad(self) -> None:
+        start = time.monotonic()
+        self._bad()
+        self._took.append(time.monotonic() - start)
+
+    def quiet(self) -> None:
+        """Waits until it is time for the next."""
+        each = statistics.mean(self._took) if self._took else 0.0
+        self._quiet()
+        self._due = max(self._due, time.monotonic() - 2 * each) + each
+        time.sleep(max(0.0, self._due - time.monotonic()))
+
+
 # Floods of messages, against as many that ask for nothing
 
 
@@ -40,33 +71,34 @@ def flood(scene: Scene, message: Callable[[Attacker, int], object]) -> None:
     guest = scene.boot()
     numbers = itertools.count()
     scene.worker_keeps_its_pace(lambda: message(guest, next(numbers)))
-    scene.in_turns(lambda: message(guest, next(numbers)), lambda: guest.frontend.ask(Request.GET_FEATURES), SECONDS)
+    pace = Pace(lambda: message(guest, next(numbers)), lambda: guest.frontend.ask(Request.GET_FEATURES))
+    scene.in_turns(pace.bad, pace.quiet, SECONDS)
     guest.restart_queue(1)
     scene.forget_drops()
     scene.works(guest)
 
 
-@lasting_attack("slow-door", paced=True, ends=True)
+@lasting_attack("slow-door", ends=True)
 def memory_tables_without_end(scene: Scene) -> None:
     flood(scene, lambda guest, _: guest.frontend.set_mem_table(guest.memory.regions))
 
 
-@lasting_attack("slow-door", paced=True)
+@lasting_attack("slow-door")
 def rings_enabled_and_disabled_without_end(scene: Scene) -> None:
     flood(scene, lambda guest, i: guest.frontend.tell(Request.SET_VRING_ENABLE, VRING_STATE.pack(1, i % 2)))
 
 
-@lasting_attack("slow-door", paced=True, ends=True)
+@lasting_attack("slow-door", ends=True)
 def call_file_descriptors_without_end(scene: Scene) -> None:
     flood(scene, lambda guest, _: guest.frontend.tell(Request.SET_VRING_CALL, U64.pack(1), [guest.calls[1]]))
 
 
-@lasting_attack("slow-door", paced=True)
+@lasting_attack("slow-door")
 def rings_stopped_and_started_without_end(scene: Scene) -> None:
     flood(scene, lambda guest, _: guest.restart_queue(1))
 
 
-@lasting_attack("slow-door", paced=True)
+@lasting_attack("slow-door")
 def rings_broken_and_started_without_end(scene: Scene) -> None:
     def break_it(guest: Attacker, _: int) -> None:
         guest.send(NOWHERE)
@@ -146,13 +178,14 @@ class Elsewhere:
 
 def connections(scene: Scene, bad: Callable[[], object]) -> None:
     elsewhere = Elsewhere(scene)
+    pace = Pace(bad, elsewhere.visit)
     try:
-        scene.in_turns(bad, elsewhere.visit, SECONDS)
+        scene.in_turns(pace.bad, pace.quiet, SECONDS)
     finally:
         elsewhere.close()
 
 
-@lasting_attack("one-for-all", "port-dies", ringless=True, paced=True)
+@lasting_attack("one-for-all", "port-dies", ringless=True)
 def connections_without_end(scene: Scene) -> None:
     """Opened, used to say something wrong, and closed."""
 
@@ -164,9 +197,7 @@ def connections_without_end(scene: Scene) -> None:
     connections(scene, bad)
 
 
-@lasting_attack(
-    beyond_mini="how soon it sees that nobody is there any more", rings=("packed",), ringless=True, paced=True
-)
+@lasting_attack(beyond_mini="how soon it sees that nobody is there any more", rings=("packed",), ringless=True)
 def connections_that_say_nothing(scene: Scene) -> None:
     """As fast as the kernel takes them, whether anybody answers or not."""
 

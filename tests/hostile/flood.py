@@ -152,8 +152,9 @@ class Shares:
     def median(self) -> float:
         return statistics.median(self.ratios) if self.ratios else 0.0
 
-    def measure(self, least: float, turns: int = TURNS, most: int = MOST_TURNS) -> None:
+    def measure(self, least: float, turns: int = TURNS) -> None:
         """Raise Broken where the median of the ratios is clearly below `least`."""
+        most = max(MOST_TURNS, turns + turns // 4)
         self._flood.start()
         try:
             for _ in range(most):

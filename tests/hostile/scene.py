@@ -218,9 +218,7 @@ class Scene:
         if sum(others) > 0.02 and sum(others) > worker / 4:
             raise Broken("I9", f"threads were busy for {sum(others):.2f} s, the worker for {worker:.2f}")
 
-    def in_turns(
-        self, act: Callable[[], object], quiet: Callable[[], object], seconds: float, **more: Any
-    ) -> None:
+    def in_turns(self, act: Callable[[], object], quiet: Callable[[], object], seconds: float, **more: Any) -> None:
         """Arena.in_turns, for as much of the time as this arena gives to what lasts."""
         self.arena.in_turns(act, quiet, seconds * self.arena.endurance, **more)
 

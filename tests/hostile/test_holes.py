@@ -6,7 +6,9 @@ for 4 GiB. Who keeps the worker waiting like that, loses its connection, and is 
 
 from __future__ import annotations
 
+import contextlib
 import re
+import statistics
 import time
 from collections.abc import Iterator
 
@@ -25,6 +27,8 @@ HOLES = 512 << 20
 HELD_FOR_SO_LONG = 10.0
 """Seconds after which a port that keeps the worker waiting must be known and closed."""
 SECONDS, A_MINUTE = 4.0, 60.0
+BACK_OFF = 70.0
+"""Seconds: the longest time for which a front-end is not taken is a minute."""
 PATIENCE = 0.3
 
 
@@ -57,6 +61,10 @@ class Punched:
         if self._guest is not None:
             self._guest.close()
             self._guest = None
+
+    @property
+    def is_connected(self) -> bool:
+        return self._guest is not None
 
     def stop(self) -> None:
         self._go()
@@ -104,3 +112,30 @@ def test_whose_memory_holds_the_worker_is_named_and_closed_and_comes_again_to_no
     arena.victim.frontend.ask(Request.GET_FEATURES)
     arena.check_alive()
     print(f"kept {share:.3f}")
+
+
+@pytest.mark.long
+def test_over_a_minute_the_flood_keeps_nine_tenths_of_its_rate() -> None:
+    """Beside the same processes that punch holes into memory of their own."""
+    with contextlib.ExitStack() as stack:
+        arena = Arena(fastvhost, more=["--idle", "poll"])
+        stack.callback(arena.close)
+        flood = arena.start_flood()
+        stack.enter_context(arena.off_the_workers_core())
+        punched = Punched(arena)
+        stack.callback(punched.stop)
+        arena.honest.pause(True)
+        flood.start()
+        alone = [flood.rate_while(lambda: punched.act(aimed=False), A_MINUTE / 6)]
+        beside = flood.rate_while(lambda: punched.act(aimed=True), A_MINUTE)
+        deadline = time.monotonic() + BACK_OFF
+        while not punched.is_connected and time.monotonic() < deadline:
+            punched.act(aimed=False)
+        alone.append(flood.rate_while(lambda: punched.act(aimed=False), A_MINUTE / 6))
+        flood.rest()
+        assert "no front-end is taken for" in arena.backend.log()
+    rates = [rate for rate in alone if rate]
+    assert beside
+    assert rates
+    print(f"{beside / 1e6:.2f} Mpps, alone {', '.join(f'{rate / 1e6:.2f}' for rate in rates)}")
+    assert beside >= LEAST_SHARE * statistics.mean(rates)

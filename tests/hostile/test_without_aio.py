@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
-from tests.frontend import Closed, Request
-from tests.hostile.accomplice import EFD_MAXIMUM, Accomplice
 from tests.hostile.arena import Arena
-from tests.hostile.attacks_shared import Notified
+from tests.hostile.attacks_shared import Toggled
 from tests.hostile.failing import Failing, build
 from tests.hostile.scene import Scene
 
@@ -35,34 +31,19 @@ def test_without_aio_contexts_nobody_can_make_a_worker_wait(failing: Failing) ->
         failing.mend()
         raise
     scene = Scene(arena)
-    attackers: list[tuple[Notified, Accomplice]] = []
-
-    def come() -> None:
-        notified = Notified(scene, Request.SET_VRING_CALL)
-        for fd in notified.fds:
-            os.eventfd_write(fd, EFD_MAXIMUM)
-        attackers.append((notified, Accomplice("toggles_blocking", notified.fds[:1], aimed=True)))
-
-    def act(which: int) -> None:
-        notified, toggler = attackers[-1]
-        try:
-            notified.act(which)
-        except (Closed, BrokenPipeError, ConnectionResetError):
-            toggler.stop()
-            come()
-
+    toggled: Toggled | None = None
     try:
         assert failing.failed("io_setup"), "nobody asked for a context"
-        come()
+        attacker = toggled = Toggled(scene)
         arena.beside_flood = True
-        scene.in_turns(lambda: act(0), lambda: act(1), 4.0)
+        scene.in_turns(lambda: attacker.act(0), lambda: attacker.act(1), 4.0)
         arena.exchange("e", arena.friend)
         # Each refusal is logged, a little after the connection was closed: the last one came turns ago.
         refusals = arena.backend.log().count("threads that notify wait")
-        assert refusals >= min(len(attackers) - 1, 1)
+        assert refusals >= min(toggled.came - 1, 1)
     finally:
         failing.mend()
-        for _, toggler in attackers:
-            toggler.stop()
+        if toggled:
+            toggled.stop()
         scene.close()
         arena.close()

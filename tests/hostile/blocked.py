@@ -1,0 +1,145 @@
+"""How long threads of a process sleep in the kernel at one time, and over what, seen from outside.
+
+A thread that sleeps, and has given up its CPU as often as when it was looked at before, has slept all the while. So
+what is told is never more than what was: a machine that keeps the looker from its CPU makes it look less often. For how
+long threads of the process were ready to run and did not is subtracted: who waits for one of those waits for its CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+LOOK = 0.001
+"""Seconds between two looks, at the least."""
+YOUNG = 0.003
+"""Seconds of sleep that are not looked into."""
+IDLE = ("poll_schedule_timeout", "do_epoll_wait", "ep_poll", "do_sigtimedwait")
+"""Where in the kernel a thread waits that has nothing to do: for any of many descriptors, or for a signal."""
+STATUS = re.compile(rb"^State:\t(\w).*^voluntary_ctxt_switches:\t(\d+)", re.M | re.S)
+"""/proc/PID/task/TID/status, proc(5)."""
+
+
+def is_idle(pid: int, thread: int) -> bool:
+    """Whether it waits now, and for anything to do."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/task/{thread}/wchan").read_text().startswith(IDLE)
+    return False
+
+
+class Sleep(NamedTuple):
+    """The longest one."""
+
+    seconds: float
+    """But for what was without a CPU meanwhile."""
+    thread: int
+    where: str
+    """The kernel's function."""
+
+
+class Looks(NamedTuple):
+    """What was seen up to now."""
+
+    longest: Sleep
+    number: int
+    widest: float
+    """Seconds between two looks: what is shorter than this may have been missed."""
+
+
+class Sleeper:
+    """One thread."""
+
+    def __init__(self, task: Path) -> None:
+        self._task = task
+        self.tid = int(task.name)
+        self._status = os.open(task / "status", os.O_RDONLY)
+        self._schedule = os.open(task / "schedstat", os.O_RDONLY)
+        self._sleep = -1
+        """Its number, -1 while it runs or may run."""
+        self._since = self._waited = 0.0
+        self._where = ""
+
+    def waited(self) -> float:
+        """Seconds for which it was ready to run and did not."""
+        with contextlib.suppress(OSError):  # it ended
+            return int(os.pread(self._schedule, 64, 0).split()[1]) / 1e9
+        return 0.0
+
+    def look(self, waited: float) -> Sleep | None:
+        """`waited`: of all threads together. Returns a sleep that is not that of who has nothing to do."""
+        now, number = time.monotonic(), self._number()
+        if number != self._sleep or number < 0:
+            self._sleep, self._since, self._waited, self._where = number, now, waited, ""
+            return None
+        if now - self._since < YOUNG:
+            return None
+        where = self._where or self._find_out()
+        if not where or where.startswith(IDLE):
+            return None
+        return Sleep(now - self._since - (waited - self._waited), self.tid, where)
+
+    def _number(self) -> int:
+        """Of the sleep that it is in."""
+        with contextlib.suppress(OSError):
+            found = STATUS.search(os.pread(self._status, 4096, 0))
+            if found and found[1] in b"SD":
+                return int(found[2])
+        return -1
+
+    def _find_out(self) -> str:
+        with contextlib.suppress(OSError):
+            where = (self._task / "wchan").read_text()
+            if self._number() == self._sleep:  # so that is where it is in this sleep
+                self._where = where or "?"
+        return self._where
+
+
+class Blocked:
+    """The process that looks on, seen from the test."""
+
+    def __init__(self, pid: int, threads: Iterable[int]) -> None:
+        self.process = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", __name__, str(pid), *map(str, threads)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+        )  # fmt: skip
+        self.look()
+
+    def look(self) -> Looks:
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write("\n")
+        seconds, thread, where, number, widest = self.process.stdout.readline().split()
+        return Looks(Sleep(float(seconds), int(thread), where), int(number), float(widest))
+
+    def stop(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait(10)
+
+
+def look_on(pid: int, threads: Iterable[int]) -> None:
+    """Until its input ends; a line of it is answered by what was seen so far."""
+    sleepers = [Sleeper(Path(f"/proc/{pid}/task/{thread}")) for thread in threads]
+    longest, number, widest, last = Sleep(0.0, 0, "-"), 0, 0.0, time.monotonic()
+    while True:
+        if select.select([sys.stdin], [], [], LOOK)[0]:
+            if not sys.stdin.readline():
+                return
+            print(*longest, number, widest, flush=True)
+        now = time.monotonic()
+        number, widest, last = number + 1, max(widest, now - last), now
+        waited = sum(sleeper.waited() for sleeper in sleepers)
+        found = [sleep for sleeper in sleepers if (sleep := sleeper.look(waited))]
+        longest = max([longest, *found], key=lambda sleep: sleep.seconds)
+
+
+if __name__ == "__main__":
+    look_on(int(sys.argv[1]), map(int, sys.argv[2:]))
