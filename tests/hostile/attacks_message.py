@@ -48,6 +48,8 @@ GOOD_PAYLOADS = {
     Request.GET_QUEUE_NUM: b"",
     Request.SET_VRING_ENABLE: VRING_STATE.pack(0, 1),
     Request.NET_SET_MTU: U64.pack(1500),
+    Request.GET_CONFIG: struct.pack("=III", 0, 12, 0) + bytes(12),
+    Request.SET_CONFIG: struct.pack("=III", 0, 6, 0) + bytes(6),
     Request.RESET_DEVICE: b"",
     Request.GET_MAX_MEM_SLOTS: b"",
     Request.ADD_MEM_REG: bytes(40),

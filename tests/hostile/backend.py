@@ -19,12 +19,14 @@ from tests.hostile.broken.mini import main
 from tests.hostile.forked import Forked
 from tests.hostile.invariant import Broken
 
-PORTS = "abcdefghij"
+PORTS = "abcdefghijkl"
 """a and b: the attacked guest and its peer. c and d: the honest stream. e and f: fresh connections during an attack.
 
 g and h: the honest flood. i and j: an attacker that is both ends, with queue pairs as many as there may be.
+k and l: an attacker with a control queue that is ours, and a device of which there is something to tell.
 """
-MANY_QUEUES = dict.fromkeys("ij", 128)
+OPTIONS = dict.fromkeys("ij", "queues=128") | dict.fromkeys("kl", "queues=2")
+OPTIONS["k"] += ",mac=52:54:00:00:00:0b,mtu=9000"
 END_SECONDS = 2.0
 """From SIGTERM to its end, and from a new start to the first frame."""
 
@@ -46,7 +48,7 @@ def mini(*bugs: str) -> Starter:
 
 
 class Backend:
-    """A running `fwd` with ten ports wired in pairs: a-b, c-d, e-f, g-h, i-j, and what else it is given."""
+    """A running `fwd` with twelve ports wired in pairs: a-b, c-d, e-f, g-h, i-j, k-l, and what else it is given."""
 
     def __init__(self, start: Starter, more: Sequence[str] = ()) -> None:
         """`more`: words behind its command line."""
@@ -55,8 +57,8 @@ class Backend:
         self.control = self.directory / "control"
         self._arguments = ["fwd", "--control", str(self.control)]
         for name in PORTS:
-            queues = f",queues={MANY_QUEUES[name]}" if name in MANY_QUEUES else ""
-            self._arguments += ["--port", f"{self.path(name)}{queues}"]
+            options = f",{OPTIONS[name]}" if name in OPTIONS else ""
+            self._arguments += ["--port", f"{self.path(name)}{options}"]
         self._arguments += [word.replace("DIRECTORY", str(self.directory)) for word in more]
         self._start = start
         self.start()

@@ -6,6 +6,7 @@ SESSION, MESSAGE, TRANSPORT = (f"vhostuser/{name}.py" for name in ("session", "m
 RINGS, MEMORY, SOCKET = "frontend/rings.py", "frontend/memory.py", "vhostuser/socket_file.py"
 OF_SESSION, OF_RINGS, OF_TRANSPORT = (f"unit/test_{name}.py" for name in ("session", "rings", "transport"))
 OF_PATH = "unit/test_service_path.py"
+CONFIG, OF_CONFIG = "vhostuser/net_config.py", "unit/test_net_config.py"
 
 MUTANTS = (
     Mutant(
@@ -63,6 +64,48 @@ MUTANTS = (
         "        self._changes.then(message.close)\n",
         "",
         f"{OF_SESSION}::test_the_log_messages_are_accepted_and_their_file_descriptors_closed",
+    ),
+    Mutant(
+        "mac-offered-though-there-is-none",
+        CONFIG,
+        "mask(NET_F_MAC) if self.mac else 0",
+        "mask(NET_F_MAC)",
+        f"{OF_CONFIG}::test_a_bit_is_offered_where_there_is_something_to_tell[no word]",
+    ),
+    Mutant(
+        "mtu-of-nothing-told",
+        CONFIG,
+        "self._device.mtu or USUAL_MTU",
+        "self._device.mtu",
+        f"{OF_CONFIG}::test_without_an_mtu_the_usual_one_is_told_or_what_the_front_end_set",
+    ),
+    Mutant(
+        "mtu-of-the-port-forgotten",
+        CONFIG,
+        "self._device.mtu or MOST_MTU",
+        "MOST_MTU",
+        f"{OF_CONFIG}::test_a_front_end_sets_no_mtu_beyond_that_of_the_port",
+    ),
+    Mutant(
+        "more-than-the-mac-written",
+        CONFIG,
+        "offset + len(data) > MAC_BYTES",
+        "offset > MAC_BYTES",
+        f"{OF_CONFIG}::test_a_legacy_driver_writes_its_mac_and_nothing_else",
+    ),
+    Mutant(
+        "modern-driver-writes-its-mac",
+        CONFIG,
+        "features is None or has(features, F_VERSION_1)",
+        "features is None",
+        f"{OF_CONFIG}::test_nobody_else_writes_anything[modern]",
+    ),
+    Mutant(
+        "control-command-done-without-an-answer",
+        "vhostuser/control_rings.py",
+        "    memory.read(ack, 1)  # nothing is done whose answer has no place\n",
+        "",
+        "unit/test_control_queue.py::test_nothing_is_done_whose_answer_has_no_place[split]",
     ),
     Mutant(
         "status-zero-keeps-the-rings",

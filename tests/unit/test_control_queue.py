@@ -356,6 +356,14 @@ def test_commands_before_a_bad_one_are_answered(bench: Bench) -> None:
     until(lambda: bench.shown()["broken"])
 
 
+def test_nothing_is_done_whose_answer_has_no_place(bench: Bench) -> None:
+    good, _ = bench.pieces(pairs_set(2))
+    bad = [*good[:-1], Piece(1 << 40, 1, writable=True)]
+    bench.queue.make_available(bench.queue.chain(bad), kick=bench.kick)
+    until(lambda: bench.shown()["broken"])
+    assert bench.active() == [True, True, False, False]
+
+
 @pytest.mark.parametrize("name", ["loop", "table in a chain", "answer outside memory", "table outside memory"])
 def test_a_packed_command_that_breaks_the_rules_stops_it_too(name: str) -> None:
     with made(MULTI | F_RING_PACKED) as bench:

@@ -56,6 +56,7 @@ def write(bench: Bench, offset: int, data: bytes, flags: int = 0) -> bool:
         (Device(MAC), 1, {NET_F_MTU, NET_F_STATUS, NET_F_MAC}, True),
         (Device(mtu=1400), 1, {NET_F_MTU, NET_F_STATUS}, True),
     ],
+    ids=["no word", "two pairs", "a MAC", "an MTU"],
 )
 def test_a_bit_is_offered_where_there_is_something_to_tell(
     device: Device, pairs: int, bits: set[int], asked: bool
@@ -111,7 +112,9 @@ def test_a_legacy_driver_writes_its_mac_and_nothing_else() -> None:
         assert read(bench, 0, 6).hex(":") == "52:54:00:00:00:77"
 
 
-@pytest.mark.parametrize("features", [0, LEGACY | mask(F_VERSION_1), mask(F_PROTOCOL_FEATURES)])
+@pytest.mark.parametrize(
+    "features", [0, LEGACY | mask(F_VERSION_1), mask(F_PROTOCOL_FEATURES)], ids=["too early", "modern", "without a MAC"]
+)
 def test_nobody_else_writes_anything(features: int) -> None:
     """Before features are known, a modern driver, and one that has no MAC of the device's."""
     with made(features=features) as bench:
