@@ -46,6 +46,11 @@ class GuestDevice:
     @property
     def base(self) -> int:
         """What SET_VRING_BASE says of a new ring."""
+    def base_left(self, index: int) -> int:
+        """What SET_VRING_BASE says of a ring whose back-end is gone and cannot be asked where it stood, as QEMU has it.
+
+        Of a split ring the used index in guest memory; a packed one has none there, so it is what that began with.
+        """
     @property
     def sent(self) -> tuple[int, int]:
         """Frames and Ethernet bytes given to the device."""

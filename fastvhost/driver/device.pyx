@@ -10,12 +10,12 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
-from fastvhost.abi.shared_memory cimport load_u64
+from fastvhost.abi.shared_memory cimport load_acquire_u16, load_u64
 from fastvhost.abi.virtio_net cimport (
     F_IN_ORDER, F_RING_PACKED, F_VERSION_1, NET_F_MRG_RXBUF, NET_HDR_BYTES, NET_HDR_LEGACY_BYTES, RING_F_EVENT_IDX,
     RING_F_INDIRECT_DESC, FeatureBit, has_feature,
 )
-from fastvhost.abi.virtio_ring cimport VIRTQ_DESC_BYTES, VIRTQ_MAX_SIZE, virtq_desc
+from fastvhost.abi.virtio_ring cimport VIRTQ_DESC_BYTES, VIRTQ_MAX_SIZE, virtq_desc, virtq_used
 from fastvhost.driver.content cimport (
     CONTENT_NONE, CONTENT_NUMBERS, CONTENT_WHOLE, MIN_FRAME_BYTES, QUEUE_SHIFT, TAG_SHIFT, Stream, stream_start,
 )
@@ -234,6 +234,15 @@ cdef class GuestDevice:
     def base(self) -> int:
         """What SET_VRING_BASE says of a new ring."""
         return <uint32_t>PACKED_START if self.packed else 0
+
+    def base_left(self, unsigned int index) -> int:
+        """What SET_VRING_BASE says of a ring whose back-end is gone and cannot be asked where it stood, as QEMU has it.
+
+        Of a split ring the used index in guest memory; a packed one has none there, so it is what that began with.
+        """
+        if self.packed:
+            return self.base
+        return load_acquire_u16(&(<virtq_used *>self._queue(index).device_area).idx)
 
     @property
     def sent(self) -> tuple[int, int]:

@@ -67,6 +67,14 @@ class FrontEnd:
         self._socket = self._accept() if self._listener else self._dial()
         self._socket.settimeout(self.timeout)
 
+    def reconnect(self) -> None:
+        """The same with the next back-end, after one that is gone."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        self._acks = False
+        self.connect()
+
     def _dial(self) -> socket.socket:
         deadline = time.monotonic() + self.timeout
         while True:

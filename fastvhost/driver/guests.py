@@ -192,16 +192,40 @@ class Guests:
             raise GuestsError(str(error)) from error
         self._load = Load(*self._devices, sleeps=self._sleeps)
 
+    def reconnect(self) -> None:
+        """Go on with another back-end at the same sockets: the one before is gone, and was not asked where it stood.
+
+        Also while the load runs: its rings are in memory, and wait. Those that send start last, as nobody's frames are
+        kept for a neighbour that is not there yet. Raises GuestsError after `timeout` seconds.
+        """
+        guests = list(zip(self._front_ends, self._devices, strict=True))
+        for front_end, device in guests:
+            before = front_end.features
+            front_end.reconnect()
+            if front_end.negotiate(before) != before:
+                raise GuestsError(f"{front_end.path}: the back-end lacks a feature that the one before had")
+            self._share_memory(front_end, device)
+        for first in (0, 1):
+            for front_end, device in guests:
+                for index in range(first, 2 * self._queues, 2):
+                    # A ring that is started and not enabled is emptied. vhost-user, "Ring states".
+                    front_end.enable_ring(index)
+                    self._start_ring(front_end, device, index, device.base_left(index))
+
     def _start_rings(self, front_end: FrontEnd, device: GuestDevice) -> None:
-        ram = device.ram
-        front_end.share_memory(ram.fd, Region(ram.guest_addr, ram.bytes, ram.user_addr, 0))
+        self._share_memory(front_end, device)
         for index in range(2 * self._queues):
-            kick_fd, call_fd = device.kick_fds[index], device.call_fds[index]
-            front_end.start_ring(
-                index, self._queue_size, device.ring_addresses(index), kick_fd, call_fd, device.base
-            )
+            self._start_ring(front_end, device, index, device.base)
         for index in range(2 * self._queues):
             front_end.enable_ring(index)
+
+    def _share_memory(self, front_end: FrontEnd, device: GuestDevice) -> None:
+        ram = device.ram
+        front_end.share_memory(ram.fd, Region(ram.guest_addr, ram.bytes, ram.user_addr, 0))
+
+    def _start_ring(self, front_end: FrontEnd, device: GuestDevice, index: int, base: int) -> None:
+        kick_fd, call_fd = device.kick_fds[index], device.call_fds[index]
+        front_end.start_ring(index, self._queue_size, device.ring_addresses(index), kick_fd, call_fd, base)
 
     @property
     def features(self) -> tuple[Feature, Feature]:

@@ -1,0 +1,86 @@
+"""fwd is killed or ended and started again under a flood of numbered frames, and each frame is looked for.
+
+The built-in guests say what QEMU says after such an end: a split ring stands where its used index is, of a packed one
+nothing is known. So what is shown here is that fwd finds both again.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.guests.fwd import Fwd
+from bench.guests.waits import wait_until
+from fastvhost.driver.guests import Guests
+
+RESTARTS, RESTARTS_WHEN_LONG = 3, 20
+BURST = 64
+BACK_WITHIN, BACK_WITHIN_WHEN_LONG = 60.0, 5.0
+"""Seconds. Where nobody waits for longer, the machine may have other things to do."""
+RINGS: dict[str, dict[str, Any]] = {
+    "split": {},
+    "packed": {"packed": True},
+    "split, in order": {"in_order": True},
+    "packed, in order": {"packed": True, "in_order": True},
+    "split, two queue pairs": {"queues": 2},
+    "packed, two queue pairs": {"packed": True, "queues": 2},
+    "packed, three descriptors a frame": {"packed": True, "pieces": 3},
+}
+USUAL = ("split", "packed")
+
+
+@pytest.mark.parametrize(
+    "rings", [rings if rings in USUAL else pytest.param(rings, marks=pytest.mark.long) for rings in RINGS]
+)
+def test_a_flood_over_restarts_loses_no_frame_and_doubles_one_burst_of_each_at_most(
+    place: Path, rings: str, pytestconfig: pytest.Config
+) -> None:
+    """Twenty restarts with --long, by SIGKILL and by SIGTERM in turn."""
+    long = pytestconfig.getoption("--long")
+    restarts, patience = (RESTARTS_WHEN_LONG, BACK_WITHIN_WHEN_LONG) if long else (RESTARTS, BACK_WITHIN)
+    options = RINGS[rings]
+    pairs = options.get("queues", 1)
+    sockets = [place / f"{end}.sock" for end in "ab"]
+    ports = [f"{socket},queues={pairs}" for socket in sockets]
+    moments = random.Random(7)
+    away = []
+    fwd = Fwd(place, ports)
+    guests = Guests(str(sockets[0]), str(sockets[1]), content="whole", size="imix", sleeps=True, timeout=60, **options)
+    try:
+        guests.start()
+        for n in range(restarts):
+            wait_for_traffic(guests, 1000, patience)
+            time.sleep(moments.uniform(0, 0.02))
+            fwd.stop() if n % 2 else fwd.kill()
+            begin = time.monotonic()
+            fwd = Fwd(place, ports)
+            guests.reconnect()
+            wait_for_traffic(guests, 1, patience)
+            away.append(time.monotonic() - begin)
+            if options.get("packed"):
+                fwd.wait_log("port b: rings .* running, size 1024, from where the fwd before left them", 30)
+        wait_for_traffic(guests, 1000, patience)
+        ended = guests.stop()
+    finally:
+        guests.stop()
+        fwd.stop()
+    print(f"{rings}: {restarts} restarts, back after {sum(away) / restarts:.2f} s, {max(away):.2f} s at most, {ended}")
+    assert not long or max(away) <= patience
+    assert (ended.lost, ended.corrupt, ended.reordered) == (0, 0, 0)
+    assert ended.duplicated <= restarts * BURST * pairs
+    assert fwd.warnings() == []
+
+
+def wait_for_traffic(guests: Guests, frames: int, seconds: float) -> None:
+    """So many frames more arrive at each guest."""
+    before = guests.counters()
+
+    def moved() -> bool:
+        now = guests.counters()
+        return all(n.frames >= b.frames + frames for n, b in zip(now, before, strict=True))
+
+    wait_until(f"{frames} frames arrive both ways", seconds, moved)
