@@ -40,13 +40,14 @@ ports:
   vhost-user:PATH[,mode=server|client][,queues=N][,memory=N][,memory-files=any]
                  [,without=FEATURE+...][,mac=MAC][,mtu=N]
   cuse:NAME[,queues=N][,memory=N][,memory-files=any]
-  tap:NAME[,queues=N][,mtu=N][,persist=yes][,owner=USER]
-  packet:IFACE
-  xdp:IFACE[,queues=N]
+  tap:NAME[,queues=N][,mtu=N][,persist=yes][,owner=USER][,netns=NS]
+  packet:IFACE[,netns=NS]
+  xdp:IFACE[,queues=N][,netns=NS]
   pcap:IFACE
   pcap-file:[in=FILE][,out=FILE][,loop=yes][,timed=yes]
   null:
 A path that ends in .sock is vhost-user:PATH. Every kind takes name=NAME, too.
+NS is a network namespace: a name of ip netns, a process id, or a path.
 The order of --port is the port number."""
 
 

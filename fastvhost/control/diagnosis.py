@@ -41,6 +41,7 @@ def examine(directory: str) -> list[Finding]:
         host_findings.taps,
         host_findings.captures,
         host_findings.xdp,
+        host_findings.namespaces,
         host_findings.libpcap,
     )
     return [question() for question in questions]

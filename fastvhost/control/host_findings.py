@@ -64,6 +64,17 @@ def xdp() -> Finding:
     return Finding("ok", "this kernel has AF_XDP and lets this user load programs: xdp: ports work")
 
 
+def namespaces() -> Finding:
+    """What netns= needs on top of what the kind of port needs."""
+    if not host.has_capability(host.CAP_SYS_ADMIN):
+        return Finding(
+            "note",
+            "no CAP_SYS_ADMIN: ports with netns= do not work, others do",
+            _setcap("cap_sys_admin,cap_net_raw,cap_net_admin"),
+        )
+    return Finding("ok", "other network namespaces may be entered: ports with netns= work")
+
+
 def libpcap() -> Finding:
     """What pcap: and pcap-file: ports need on top."""
     try:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fastvhost.control.errors import UsageError
+from fastvhost.hostside import namespaces
 from fastvhost.hostside.interfaces import name_problem
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def _yes_no(where: str, options: Options, *keys: str) -> None:
 
 
 def _check_tap(where: str, name: str, options: Options) -> None:
-    _interface(where, name)
+    _check_interface(where, name, options)
     _yes_no(where, options, "persist")
     mtu(where, options.get("mtu", "1500"))
     if (owner := options.get("owner")) is not None:
@@ -60,8 +61,10 @@ def user_id(where: str, user: str) -> int:
     return number
 
 
-def _check_interface(where: str, name: str, _options: Options) -> None:
+def _check_interface(where: str, name: str, options: Options) -> None:
     _interface(where, name)
+    if (netns := options.get("netns")) is not None and (problem := namespaces.problem(netns)):
+        raise UsageError(f"{where}: netns={netns}: {problem}")
 
 
 def _check_file(where: str, _name: str, options: Options) -> None:
@@ -116,11 +119,11 @@ def make_service(spec: PortSpec, port: Any) -> Service:
     if spec.kind == "packet":
         from fastvhost.hostside.packet import PacketService
 
-        return PacketService(port, spec.interface)
+        return PacketService(port, spec.interface, netns=spec.option("netns"))
     if spec.kind == "xdp":
         from fastvhost.hostside.xdp import XdpService
 
-        return XdpService(port, spec.interface, queues=spec.queues)
+        return XdpService(port, spec.interface, queues=spec.queues, netns=spec.option("netns"))
     if spec.kind == "pcap":
         from fastvhost.hostside.pcap import PcapService
 
@@ -139,4 +142,5 @@ def _tap_service(spec: PortSpec, port: Any) -> Service:
         persist=YES_NO[spec.option("persist", "no")],
         mtu=int(spec.option("mtu")) if spec.option("mtu") else None,
         owner=user_id(str(spec), owner) if owner else None,
+        netns=spec.option("netns"),
     )

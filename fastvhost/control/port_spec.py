@@ -26,9 +26,9 @@ GUEST_KEYS = frozenset({"queues", "memory", "memory-files"})
 KIND_KEYS: Mapping[str, frozenset[str]] = {
     "vhost-user": GUEST_KEYS | {"mode", "without", "mac", "mtu"},
     "cuse": GUEST_KEYS,
-    "tap": frozenset({"queues", "persist", "mtu", "owner"}),
-    "packet": frozenset(),
-    "xdp": frozenset({"queues"}),
+    "tap": frozenset({"queues", "persist", "mtu", "owner", "netns"}),
+    "packet": frozenset({"netns"}),
+    "xdp": frozenset({"queues", "netns"}),
     "pcap": frozenset(),
     "pcap-file": frozenset({"in", "out", "loop", "timed"}),
     "null": frozenset(),

@@ -6,6 +6,7 @@ import array
 import contextlib
 import errno
 import fcntl
+import io
 import os
 import socket
 import struct
@@ -28,8 +29,9 @@ DRIVER_INFO: Final = struct.Struct("I32s160x")
 """The command and the driver's name: struct ethtool_drvinfo."""
 IFF_UP = 0x1
 ARPHRD_ETHER = 1
+FIGURES: Final = "/proc/thread-self/net/dev"
 SENT_DROPPED = 11
-"""The column of /proc/net/dev."""
+"""The column there."""
 RTMGRP_LINK = 1
 
 
@@ -60,10 +62,10 @@ def name_problem(name: str) -> str:
 
 
 def look(name: str, asking: socket.socket | None = None) -> Interface | None:
-    """The interface of that name in this process's network namespace, or None where there is none.
+    """The interface of that name in the network namespace of this thread, or None where there is none.
 
-    asking: a socket to ask by, which is not opened and closed then. Raises OSError where the kernel does not tell: that
-    no more files can be opened, say, is no sign that an interface is gone.
+    asking: a socket to ask by, in its namespace; none is opened and closed then. Raises OSError where the kernel does
+    not tell: that no more files can be opened, say, is no sign that an interface is gone.
     """
     with contextlib.ExitStack() as stack:
         sock = asking or stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC))
@@ -78,20 +80,29 @@ def look(name: str, asking: socket.socket | None = None) -> Interface | None:
                 raise
             return None
     (family,) = struct.unpack_from("H", hardware, 16)
-    mac = ":".join(f"{byte:02x}" for byte in hardware[18:24])
+    mac = text_of_mac(hardware)
     return Interface(name, index, bool(flags & IFF_UP), carrier, mtu, mac, family == ARPHRD_ETHER)
+
+
+def text_of_mac(answer: bytes) -> str:
+    """Of what SIOCGIFHWADDR answers."""
+    return ":".join(f"{byte:02x}" for byte in answer[18:24])
 
 
 def dropped_by_kernel(name: str) -> int:
     """Frames that the stack sent to an interface and nobody took, since it was made. proc_pid_net(5).
 
-    Raises OSError.
+    In the network namespace of this thread. Raises OSError.
     """
+    return _dropped(Path(FIGURES).read_bytes(), name)
+
+
+def _dropped(figures: bytes, name: str) -> int:
     with contextlib.suppress(ValueError, IndexError):
-        for line in Path("/proc/self/net/dev").read_text().splitlines():
-            interface, colon, figures = line.partition(":")
+        for line in figures.decode(errors="surrogateescape").splitlines():
+            interface, colon, words = line.partition(":")
             if colon and interface.strip() == name:
-                return int(figures.split()[SENT_DROPPED])
+                return int(words.split()[SENT_DROPPED])
     return 0
 
 
@@ -144,7 +155,10 @@ def _ethtool(sock: socket.socket, name: str, command: array.array[int]) -> None:
 
 
 class Watch:
-    """Readable when some interface of the namespace changed. What changed, look() tells, and opens no file for it."""
+    """Readable when some interface of the namespace changed. What changed, look() tells, and opens no file for it.
+
+    It stays with the network namespace of the thread that made it, whoever asks.
+    """
 
     def __init__(self) -> None:
         self._socket = socket.socket(
@@ -156,6 +170,9 @@ class Watch:
         except BaseException:
             self._socket.close()
             raise
+        self._figures: io.FileIO | None = None
+        with contextlib.suppress(OSError):
+            self._figures = io.FileIO(FIGURES)
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -163,6 +180,13 @@ class Watch:
     def look(self, name: str) -> Interface | None:
         """The interface of that name, or None. Raises OSError where the kernel does not tell."""
         return look(name, self._asking)
+
+    def dropped_by_kernel(self, name: str) -> int:
+        """Frames that the stack sent to an interface and nobody took, since it was made. Raises OSError."""
+        if self._figures is None:
+            return 0
+        self._figures.seek(0)
+        return _dropped(self._figures.readall(), name)
 
     def drain(self) -> None:
         """Take what the kernel said; that it said more than there was room for is no harm."""
@@ -178,3 +202,5 @@ class Watch:
     def close(self) -> None:
         self._socket.close()
         self._asking.close()
+        if self._figures is not None:
+            self._figures.close()

@@ -8,7 +8,6 @@ import socket
 import struct
 from typing import Final, Protocol
 
-from fastvhost.hostside import interfaces
 from fastvhost.hostside.errors import HostPortError
 from fastvhost.hostside.face import HostPortFace
 from fastvhost.hostside.interfaces import Interface
@@ -35,30 +34,30 @@ class PacketFace(HostPortFace, Protocol):
 class PacketService(InterfaceService):
     """Opens the sockets while the interface is up, and counts what the kernel dropped."""
 
-    def __init__(self, port: PacketFace, interface: str) -> None:
-        super().__init__(port, interface)
+    def __init__(self, port: PacketFace, interface: str, *, netns: str = "") -> None:
+        super().__init__(port, interface, netns)
         self._packet = port
         self._receiver: socket.socket | None = None
         self._sender: socket.socket | None = None
         self._ring: mmap.mmap | None = None
 
     def _attach(self) -> str:
-        seen = interfaces.look(self._name)
+        seen = self._named()
         if seen is None:
-            raise HostPortError(f"packet {self._name}: there is no such interface")
+            raise HostPortError(f"packet {self._name}: there is no such interface{self._where}")
         if not seen.ethernet:
             raise HostPortError(
                 f"packet {self._name}: it carries no Ethernet frames; choose another interface", "usage"
             )
         try:
-            self._open(seen)
+            self._inside(lambda: self._open(seen))
         except OSError as error:
             raise HostPortError(f"packet {self._name}: {_reason(error)}") from error
         assert self._ring is not None
         assert self._receiver is not None
         assert self._sender is not None
         self._packet.attach(self._ring, BLOCK_BYTES, self._receiver.fileno(), self._sender.fileno())
-        return f"packet socket on {self._name}, MTU {seen.mtu}"
+        return f"packet socket on {self._name}{self._where}, MTU {seen.mtu}"
 
     def _open(self, seen: Interface) -> None:
         # Protocol 0: nothing arrives before bind.
@@ -71,9 +70,7 @@ class PacketService(InterfaceService):
         receiver.setsockopt(SOL_PACKET, PACKET_RX_RING, ring)
         self._ring = mmap.mmap(receiver.fileno(), BLOCK_BYTES * BLOCKS)
         receiver.bind((self._name, ETH_P_ALL))
-        receiver.setsockopt(
-            SOL_PACKET, PACKET_ADD_MEMBERSHIP, struct.pack("iHH8x", seen.index, PACKET_MR_PROMISC, 0)
-        )
+        receiver.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, struct.pack("iHH8x", seen.index, PACKET_MR_PROMISC, 0))
         self._sender = sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
         sender.setblocking(False)
         sender.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 1)

@@ -13,7 +13,8 @@ import os
 import select
 import threading
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from fastvhost.dataplane.door import WorkerStuckError
 from fastvhost.dataplane.threads import Thread
@@ -22,6 +23,7 @@ from fastvhost.hostside import interfaces
 from fastvhost.hostside.errors import HostPortError
 from fastvhost.hostside.face import HostPortFace
 from fastvhost.hostside.interfaces import Interface
+from fastvhost.hostside.namespaces import Namespace, Wanted
 
 RETRY = 1.0
 """Seconds between two attempts to attach, and between two looks where the kernel said nothing."""
@@ -29,17 +31,24 @@ SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 """What a call fails with where something runs out, and says nothing about the interface."""
 CARRIER_LOOK = 0.05
 """Seconds between two looks for a carrier that is missing: the kernel tells of it up to a second late."""
+Given = TypeVar("Given")
 
 
 class InterfaceService:
-    """Base of the services of tap, packet and pcap ports. A kind says how to attach, and when."""
+    """Base of the services of tap, packet, xdp and pcap ports. A kind says how to attach, and when.
+
+    netns: the network namespace that the interface is in, as the operator wrote it; empty for that of fwd.
+    """
 
     attaches_down = False
     """Whether an interface that is missing or down can be attached to all the same."""
 
-    def __init__(self, port: HostPortFace, interface: str) -> None:
+    def __init__(self, port: HostPortFace, interface: str, netns: str = "") -> None:
         self._port = port
         self._name = interface
+        self._wanted = Wanted(netns) if netns else None
+        self._there: Namespace | None = None
+        """The one that is wanted, while it is there."""
         self._logbook = Logbook(port.name)
         self._watch: interfaces.Watch | None = None
         self._wake = -1
@@ -70,11 +79,46 @@ class InterfaceService:
         """Frames that the kernel dropped since the last call because the port was late."""
         return 0
 
+    @property
+    def _is_away(self) -> bool:
+        """Whether what is attached was moved to another network namespace, and works on there."""
+        return False
+
+    def _is_attached(self, seen: Interface) -> bool:
+        """Whether the interface that _seen() found is the one that was attached."""
+        return self._attached is not None and seen.index == self._attached.index
+
+    def _refused(self, _number: int, _now: float) -> bool:
+        """A worker's call failed with this errno on what is attached. Whether that was to be expected."""
+        return False
+
+    @property
+    def _label(self) -> str:
+        """What messages call the interface."""
+        return self._name
+
+    # What a kind may use
+
+    def _inside(self, act: Callable[[], Given]) -> Given:
+        """Call it in the interface's network namespace. Raises HostPortError where that cannot be entered."""
+        return act() if self._there is None else self._there.run(act)
+
+    @property
+    def _where(self) -> str:
+        """The namespace, as the end of a clause; empty where it is that of fwd."""
+        return f" in {self._wanted.words}" if self._wanted else ""
+
+    @property
+    def _prefix(self) -> str:
+        """What stands before a command that is to run there."""
+        return self._wanted.prefix if self._wanted else ""
+
     # The switch's side
 
     def open(self) -> None:
         """Attach, or find that the interface is not there yet. Raises HostPortError where waiting would not help."""
-        self._watch = interfaces.Watch()
+        if self._wanted is None:
+            self._watch = interfaces.Watch()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         try:
             self._look(time.monotonic(), first=True)
@@ -104,11 +148,11 @@ class InterfaceService:
 
     def describe(self) -> dict[str, Any]:
         """What `fastvhost show` tells. From any thread."""
-        seen = self._seen()
+        seen = self._named()
         about: dict[str, Any] = {"interface": self._name, "state": self._said or "waiting"}
-        if seen is not None:
-            about |= {"index": seen.index, "mtu": seen.mtu, "mac": seen.mac, "up": seen.up, "carrier": seen.carrier}
-        return about
+        if self._wanted:
+            about["netns"] = str(self._wanted)
+        return about | (details(seen) if seen is not None else {})
 
     # The thread
 
@@ -156,35 +200,87 @@ class InterfaceService:
         return self._stopping
 
     def _wait(self) -> None:
-        assert self._watch is not None
         poller = select.poll()
-        for waited in (self._wake, self._watch.fileno(), self._port.attention_fd):
+        for waited in (self._wake, self._port.attention_fd, *([self._watch.fileno()] if self._watch else [])):
             poller.register(waited, select.POLLIN)
         poller.poll((CARRIER_LOOK if self._misses_carrier else RETRY) * 1000)
-        self._watch.drain()
+        if self._watch is not None:
+            self._watch.drain()
 
     def _seen(self) -> Interface | None:
-        """The interface as it is now. Raises OSError where the kernel does not tell."""
-        watch = self._watch
-        return interfaces.look(self._name) if watch is None else watch.look(self._name)
+        """What is attached, or else the interface that could be, as it is now. Raises OSError if that is not told."""
+        return self._named()
+
+    def _named(self, name: str = "") -> Interface | None:
+        """The interface of that name, where the port's one belongs. From any thread."""
+        watch, name = self._watch, name or self._name
+        if watch is None:
+            return None if self._wanted else interfaces.look(name)
+        try:
+            return watch.look(name)
+        except ValueError:  # closed meanwhile by the control thread
+            return None
+
+    def _reach(self, wanted: Wanted, first: bool) -> bool:
+        """Whether the namespace is there, and the one that it was. Raises HostPortError at the first look only."""
+        try:
+            if self._there is not None:
+                now = wanted.identity()
+                if now == self._there.identity:
+                    return True
+                self._leave(self._there, wanted.left(now))
+            there = wanted.open()
+            if there is None:
+                if first and wanted.ended:
+                    raise HostPortError(wanted.missing, "usage")
+                self._say(wanted.missing, logging.WARNING)
+                return False
+            try:
+                self._watch = there.run(interfaces.Watch)
+            except BaseException:
+                there.close()
+                raise
+            self._there = there
+        except HostPortError as error:
+            if first:
+                raise
+            self._say(str(error), logging.WARNING)
+        return self._there is not None
+
+    def _leave(self, there: Namespace, reason: str) -> None:
+        """Keep nothing of it: what is open there keeps it alive, with all interfaces in it."""
+        if self._attached is not None:
+            self._lose()
+            self._say(f"{reason}, and {self._name} is let go of", logging.WARNING)
+        if self._watch is not None:
+            self._watch.close()
+        self._watch = self._there = None
+        there.close()
 
     def _look(self, now: float, first: bool = False) -> None:
         if self._losing:
             self._lose()
+        if self._wanted is not None and not self._is_away and not self._reach(self._wanted, first):
+            self._port.events()
+            return
         seen = self._seen()
         for what, number in self._port.events():
             if what == "first_frame":
-                self._write(logging.INFO, f"first packet from {self._name}")
-            elif seen is not None and seen.up and self._attached is not None:
-                self._write(logging.WARNING, f"{self._name}: {os.strerror(number)} while frames were moved")
+                self._write(logging.INFO, f"first packet from {self._label}")
+                continue
+            if self._refused(number, now):
+                continue
+            if seen is not None and seen.up and self._attached is not None:
+                self._write(logging.WARNING, f"{self._label}: {os.strerror(number)} while frames were moved")
                 if not self.attaches_down:
                     # It went down and came back faster than we looked; what was open then may be of no use.
                     self._lose()
         if self._attached is not None:
             self._count_drops(now)
-            if seen is None or seen.index != self._attached.index:
+            if seen is None or not self._is_attached(seen):
+                removed = f"{self._label} was removed; waiting for it to come back"
                 self._lose()
-                self._say(f"{self._name} was removed; waiting for it to come back", logging.WARNING)
+                self._say(removed, logging.WARNING)
                 # Whoever removed it may be about to make it anew: that one comes first.
                 self._retry_at = now + RETRY
                 return
@@ -198,7 +294,7 @@ class InterfaceService:
     def _try(self, seen: Interface | None, now: float, first: bool) -> None:
         if not self.attaches_down:
             if seen is None:
-                self._say(f"there is no interface {self._name}; waiting for it", logging.WARNING)
+                self._say(f"there is no interface {self._name}{self._where}; waiting for it", logging.WARNING)
                 return
             if not seen.up:
                 self._say_down()
@@ -228,14 +324,15 @@ class InterfaceService:
         if up != self._port.link_up:
             self._port.set_link(up)
             if up and not quiet:
-                self._say(f"{self._name} is up")
+                self._say(f"{self._label} is up")
         if self._misses_carrier:
-            self._say(f"{self._name} has no carrier; bring up its other end, or plug it in", logging.WARNING)
+            self._say(f"{self._label} has no carrier; bring up its other end, or plug it in", logging.WARNING)
         elif not seen.up:
             self._say_down()
 
     def _say_down(self) -> None:
-        self._say(f"{self._name} is down; bring it up with: ip link set {self._name} up", logging.WARNING)
+        remedy = f"{self._prefix}ip link set {self._name} up"
+        self._say(f"{self._label} is down; bring it up with: {remedy}", logging.WARNING)
 
     def _count_drops(self, now: float) -> None:
         if now >= self._stats_at:
@@ -270,6 +367,14 @@ class InterfaceService:
         if self._watch is not None:
             self._watch.close()
             self._watch = None
+        if self._there is not None:
+            self._there.close()
+            self._there = None
         if self._wake >= 0:
             os.close(self._wake)
             self._wake = -1
+
+
+def details(seen: Interface) -> dict[str, Any]:
+    """What `fastvhost show` tells of an interface."""
+    return {"index": seen.index, "mtu": seen.mtu, "mac": seen.mac, "up": seen.up, "carrier": seen.carrier}

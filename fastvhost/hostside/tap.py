@@ -1,18 +1,26 @@
-"""Tap interfaces: made or attached to, one file descriptor a queue. Linux, Documentation/networking/tuntap.rst."""
+"""Tap interfaces: made or attached to, one file descriptor a queue. Linux, Documentation/networking/tuntap.rst.
+
+The descriptors belong to the interface, whatever it is called, and in whatever network namespace: one that is renamed,
+or moved into a container, goes on. What became of it, the descriptor tells.
+"""
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import struct
+import time
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
-from fastvhost.hostside import interfaces
+from fastvhost.hostside import interfaces, moved_tap
 from fastvhost.hostside.errors import HostPortError
 from fastvhost.hostside.face import HostPortFace
-from fastvhost.hostside.service import SHORT, InterfaceService
+from fastvhost.hostside.interfaces import Interface
+from fastvhost.hostside.moved_tap import Away
+from fastvhost.hostside.service import RETRY, SHORT, InterfaceService, details
 
 TUN: Final = "/dev/net/tun"
 TUNSETIFF: Final = 0x400454CA
@@ -45,14 +53,29 @@ class TapService(InterfaceService):
         persist: bool = False,
         mtu: int | None = None,
         owner: int | None = None,
+        netns: str = "",
     ) -> None:
-        super().__init__(port, interface)
+        super().__init__(port, interface, netns)
         self._tap = port
         self._queues, self._persist, self._mtu, self._owner = queues, persist, mtu, owner
         self._fds: list[int] = []
         self._counted = 0
+        self._called = interface
+        """Its name, which may have changed since."""
+        self._away: Away | None = None
+        self._down_until = 0.0
+        """Of one that is away and cannot be looked at: until when it is taken to be down."""
 
     def _attach(self) -> str:
+        made = self._inside(self._open)
+        self._tap.attach(self._fds)
+        seen = self._named()
+        queues = f", {self._queues} queues" if self._queues > 1 else ""
+        how = "made" if made else "attached to"
+        return f"{how} tap {self._name}{self._where}{queues}, MTU {seen.mtu if seen else '?'}"
+
+    def _open(self) -> bool:
+        """Open all queues. Returns whether the interface was made by that."""
         made = interfaces.look(self._name) is None
         for _ in range(self._queues):
             self._fds.append(self._open_queue())
@@ -61,10 +84,7 @@ class TapService(InterfaceService):
         except OSError as error:
             raise self._refusal(error) from error
         self._counted = interfaces.dropped_by_kernel(self._name)
-        self._tap.attach(self._fds)
-        seen = interfaces.look(self._name)
-        queues = f", {self._queues} queues" if self._queues > 1 else ""
-        return f"{'made' if made else 'attached to'} tap {self._name}{queues}, MTU {seen.mtu if seen else '?'}"
+        return made
 
     def _set_up(self, made: bool) -> None:
         fd = self._fds[0]
@@ -98,25 +118,97 @@ class TapService(InterfaceService):
     def _refusal(self, error: OSError) -> HostPortError:
         name, user = self._name, os.getuid()
         many = " multi_queue" if self._queues > 1 else ""
-        make = f"ip tuntap add dev {name} mode tap user {user}{many}"
+        make = f"{self._prefix}ip tuntap add dev {name} mode tap user {user}{many}"
         if error.errno == errno.EINVAL and interfaces.driver(name) != "tun":
             return HostPortError(f"tap {name}: it exists and is no tap interface; choose another name", "usage")
         said = {
             errno.EPERM: f"not permitted (CAP_NET_ADMIN); run as root, or let root make it for you: {make}",
             errno.EBUSY: "another process has it open; stop that one, or choose another name",
             errno.EINVAL: "it exists and is no tap interface of this many queues; choose another name, or as root: "
-            f"ip link delete {name} && {make}",
+            f"{self._prefix}ip link delete {name} && {make}",
         }
-        reason = said.get(error.errno or 0, f"{error.strerror}; see ip link show {name}")
-        return HostPortError(f"tap {name}: {reason}", "usage" if error.errno == errno.EINVAL else "os")
+        reason = said.get(error.errno or 0, f"{error.strerror}; see {self._prefix}ip link show {name}")
+        return HostPortError(f"tap {name}{self._where}: {reason}", "usage" if error.errno == errno.EINVAL else "os")
 
     def _kernel_drops(self) -> int:
         """A tap keeps as many frames as its txqueuelen says; what comes on top is gone."""
-        dropped = interfaces.dropped_by_kernel(self._name)
-        before, self._counted = self._counted, dropped
+        if self._away is not None:
+            dropped = self._away.dropped
+        else:
+            watch = self._watch
+            dropped = self._counted if watch is None else watch.dropped_by_kernel(self._called)
+        before, self._counted = self._counted, max(self._counted, dropped)
         return max(0, dropped - before)
 
     def _release(self) -> None:
         for fd in self._fds:
             os.close(fd)
         self._fds = []
+        self._called, self._away, self._down_until = self._name, None, 0.0
+
+    # One that was renamed or moved
+
+    @property
+    def _is_away(self) -> bool:
+        return self._away is not None
+
+    def _is_attached(self, _seen: Interface) -> bool:
+        return True  # the descriptor was asked
+
+    def _seen(self) -> Interface | None:
+        if self._attached is None or not self._fds:
+            return super()._seen()
+        try:
+            name = moved_tap.name(self._fds[0])
+            at_home = self._named(name)
+            away = moved_tap.look(self._fds[0], name, self._there.identity if self._there else None, at_home)
+        except OSError as error:
+            if error.errno != errno.EBADFD:
+                raise
+            return None  # it was removed, where it was, or with its namespace
+        self._tell(name, away)
+        self._called, self._away = name, away
+        if away is None:
+            return at_home or self._attached  # it came back, or was renamed, between these looks
+        if away.seen is not None:
+            return away.seen
+        # Nobody tells whether it is up: a worker's call does, where it is not, and then it is tried again now and then.
+        up = time.monotonic() >= self._down_until
+        return Interface(name, 0, up, True, 0, away.mac, True)
+
+    def _refused(self, number: int, now: float) -> bool:
+        unseen = self._away is not None and self._away.seen is None
+        if unseen and number == errno.EIO:
+            self._down_until = now + RETRY
+        return unseen
+
+    def _tell(self, name: str, away: Away | None) -> None:
+        """That it was renamed or moved, once."""
+        before = self._away.words if self._away else ""
+        called = "" if name == self._called else f" and is called {name} now"
+        if away is not None and away.words != before:
+            self._say(f"{self._called} was moved to {away.words}{called}; this port goes on with it")
+        elif away is None and before:
+            self._say(f"{self._called} is back in its network namespace{called}; this port goes on with it")
+        elif called:
+            self._say(f"{self._called} was renamed{called}; this port goes on with it")
+
+    @property
+    def _label(self) -> str:
+        return self._called if self._away is None else f"{self._called} in {self._away.words}"
+
+    def _say_down(self) -> None:
+        away = self._away
+        if away is not None and away.seen is None:
+            return  # an attempt
+        prefix = away.prefix if away else self._prefix
+        self._say(f"{self._label} is down; bring it up with: {prefix}ip link set {self._called} up", logging.WARNING)
+
+    def describe(self) -> dict[str, Any]:
+        away, called = self._away, self._called
+        if away is None and called == self._name:
+            return super().describe()
+        about = {"interface": self._name, "called": called, "state": self._said}
+        about |= {"netns": away.label} if away else {"netns": str(self._wanted)} if self._wanted else {}
+        seen = away.seen if away else self._named(called)
+        return about | (details(seen) if seen else {})

@@ -35,8 +35,8 @@ class XdpFace(HostPortFace, Protocol):
 class XdpService(InterfaceService):
     """Attaches program and sockets, follows the MTU, and counts what the kernel dropped."""
 
-    def __init__(self, port: XdpFace, interface: str, *, queues: int = 1) -> None:
-        super().__init__(port, interface)
+    def __init__(self, port: XdpFace, interface: str, *, queues: int = 1, netns: str = "") -> None:
+        super().__init__(port, interface, netns)
         self._xdp = port
         self._queues = queues
         self._redirect: Redirect | None = None
@@ -46,21 +46,21 @@ class XdpService(InterfaceService):
         self._how: dict[str, Any] = {}
 
     def _attach(self) -> str:
-        seen = interfaces.look(self._name)
+        seen = self._named()
         if seen is None:
-            raise HostPortError(f"xdp {self._name}: there is no such interface")
+            raise HostPortError(f"xdp {self._name}: there is no such interface{self._where}")
         if not seen.ethernet:
             raise HostPortError(f"xdp {self._name}: it carries no Ethernet frames; choose another interface", "usage")
-        there = interfaces.receive_queues(self._name)
+        there = self._inside(lambda: interfaces.receive_queues(self._name))
         if self._queues > there:
             raise HostPortError(
                 f"xdp {self._name}: it has {there} of the {self._queues} receive queues; write queues={there}, or as "
-                f"root: ethtool -L {self._name} rx {self._queues} tx {self._queues}"
+                f"root: {self._prefix}ethtool -L {self._name} rx {self._queues} tx {self._queues}"
             )
         try:
-            self._open(seen)
+            self._inside(lambda: self._open(seen))
         except XdpError as error:
-            raise HostPortError(f"xdp {self._name}: {advice(error, self._name)}") from error
+            raise HostPortError(f"xdp {self._name}{self._where}: {advice(error, self._name, self._prefix)}") from error
         except OSError as error:
             raise HostPortError(f"xdp {self._name}: {error.strerror}; see packet(7)") from error
         self._counted, self._mtu = 0, seen.mtu
@@ -72,14 +72,14 @@ class XdpService(InterfaceService):
         mode = "native" if self._redirect.native else "generic"
         copy = "zero-copy" if all(one.zero_copy for one in self._sockets) else "copy"
         self._how = {"mode": mode, "frames": copy, "queues": self._queues, "receive_queues": there}
-        said = f"AF_XDP on {self._name}, {mode} mode, {copy}, MTU {seen.mtu}"
+        said = f"AF_XDP on {self._name}{self._where}, {mode} mode, {copy}, MTU {seen.mtu}"
         if there > self._queues:
             said += (
                 f"; only receive queue{'s 0 to' if self._queues > 1 else ''} {self._queues - 1} of {there}, frames of "
                 f"the others go to this host: for all write queues={there}"
             )
         if longest(seen.mtu) < seen.mtu + HEADER_BYTES:
-            said += f"; frames of more than {LONGEST} bytes do not fit: ip link set {self._name} mtu 3500"
+            said += f"; frames of more than {LONGEST} bytes do not fit: {self._prefix}ip link set {self._name} mtu 3500"
         if mode == "generic":
             said += "; a neighbour's stack must send no super-frames: at its end, ethtool -K IFACE tso off gso off"
         return said
@@ -139,8 +139,8 @@ def longest(mtu: int) -> int:
     return min(mtu + HEADER_BYTES, LONGEST)
 
 
-def advice(error: XdpError, interface: str) -> str:
-    """What the kernel refused and what to do about it, in one line."""
+def advice(error: XdpError, interface: str, prefix: str = "") -> str:
+    """What the kernel refused and what to do about it, in one line. prefix: before commands."""
     step, number = error.step, error.number
     if number in (errno.EPERM, errno.EACCES):
         return "not permitted (CAP_NET_RAW, CAP_NET_ADMIN, CAP_BPF); run as root, or with these AmbientCapabilities"
@@ -153,7 +153,7 @@ def advice(error: XdpError, interface: str) -> str:
     if step == "attach" and number in (errno.EBUSY, errno.EEXIST):
         return (
             "another XDP program is attached; stop the program that did so (ip link show tells its id), or as root: "
-            f"ip link set {interface} xdp off"
+            f"{prefix}ip link set {interface} xdp off"
         )
     if step == "bind" and number == errno.EBUSY:
         return "another AF_XDP socket has its queue; stop the program that opened it"

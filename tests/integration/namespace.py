@@ -21,8 +21,8 @@ class CommandFailed(AssertionError):
 class Namespace:
     """Made by the constructor, deleted at the end of the block."""
 
-    def __init__(self) -> None:
-        self.name = f"fv-{os.getpid()}-{next(_NUMBERS)}"
+    def __init__(self, name: str = "") -> None:
+        self.name = name or f"fv-{os.getpid()}-{next(_NUMBERS)}"
         subprocess.run(["ip", "netns", "add", self.name], check=True, timeout=20)
         # What the host says of its own accord would blur counters.
         self.run("sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1")

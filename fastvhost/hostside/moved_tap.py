@@ -1,0 +1,87 @@
+"""What became of a tap that was renamed, or moved to another network namespace, as its descriptor tells. tuntap.rst.
+
+Nothing of it is kept open there: a namespace ends with its last process, and with it the tap, also where fwd has that.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from dataclasses import dataclass
+from typing import Final
+
+from fastvhost.hostside import interfaces
+from fastvhost.hostside.errors import HostPortError
+from fastvhost.hostside.interfaces import Interface
+from fastvhost.hostside.namespaces import Identity, Namespace, identity_of, own_identity
+
+TUNGETIFF: Final = 0x800454D2
+TUNGETDEVNETNS: Final = 0x54E3
+IFREQ_BYTES: Final = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Away:
+    """A tap that is in another namespace than the one that it was opened in."""
+
+    words: str
+    """How messages call the namespace."""
+    label: str
+    """Its name or number."""
+    prefix: str
+    """What stands before a command that is to run there; empty where it cannot be said."""
+    mac: str
+    seen: Interface | None = None
+    """None where fwd may not look there."""
+    dropped: int = 0
+    """See interfaces.dropped_by_kernel()."""
+
+
+def name(fd: int) -> str:
+    """What the tap of this descriptor is called now. Raises OSError, with EBADFD when it was removed."""
+    found = fcntl.ioctl(fd, TUNGETIFF, bytes(IFREQ_BYTES))
+    return os.fsdecode(found[:16].partition(b"\0")[0])
+
+
+def look(fd: int, called: str, home: Identity | None, at_home: Interface | None) -> Away | None:
+    """Where the tap is now; None for where it belongs.
+
+    home: the namespace that it belongs to, None for this thread's. at_home: the interface of that name there. Raises
+    OSError, with EBADFD when it was removed.
+    """
+    mac = interfaces.text_of_mac(fcntl.ioctl(fd, interfaces.SIOCGIFHWADDR, bytes(IFREQ_BYTES)))
+    there = _namespace(fd)
+    if there is None:
+        if at_home is not None and at_home.mac == mac:
+            return None
+        return Away("another network namespace", "another one", "", mac)
+    try:
+        if identity_of(there) == (own_identity() if home is None else home):
+            return None
+        space = Namespace(os.dup(there))
+    finally:
+        os.close(there)
+    try:
+        seen, dropped = _look_in(space, called)
+    finally:
+        space.close()
+    prefix = f"ip netns exec {space.name} " if space.name else ""
+    return Away(space.words, space.name or str(space.identity[1]), prefix, mac, seen, dropped)
+
+
+def _namespace(fd: int) -> int | None:
+    """A file descriptor of it, where the kernel tells: it wants CAP_NET_ADMIN there, and Linux 5.4."""
+    try:
+        return fcntl.ioctl(fd, TUNGETDEVNETNS)
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOTTY):
+            return None
+        raise
+
+
+def _look_in(there: Namespace, called: str) -> tuple[Interface | None, int]:
+    try:
+        return there.run(lambda: (interfaces.look(called), interfaces.dropped_by_kernel(called)))
+    except HostPortError:
+        return None, 0
