@@ -36,6 +36,8 @@ SERVED_FOR = 1.0
 """A connection that lasted so long was one: the next attempt comes at once."""
 LEAVING = 3
 """So many front-ends, one after the other, that left at once before they shared memory: there is a reason."""
+LEAVERS_WAIT = 0.5
+"""Seconds until the next one is taken then. A QEMU that waits for its back-end comes again as fast as it can."""
 IDLE_VISITS_AT_ONCE, IDLE_VISITS_A_SECOND = 1024, 100
 """Connections that ended before their first ring, or came while another was there. A guest that boots makes two or
 three. Who comes beyond that waits in the socket's queue."""
@@ -177,6 +179,8 @@ class VhostUserService(ControlThread):
 
     def _accept(self, listener: Listener) -> None:
         for _ in range(ACCEPTS_PER_TURN):
+            if self._paused:  # since we looked
+                return
             try:
                 foreign_files.check_room()
                 sock = listener.accept()
@@ -190,7 +194,7 @@ class VhostUserService(ControlThread):
             if self._connection is not None and self._connection.hung_up:
                 # Its end came after we looked: whoever closes and comes back at once is not turned away.
                 self._drop("the front-end closed")
-            if self._engaged:
+            if self._engaged or self._paused:
                 foreign_files.close_socket(sock)  # it comes again
             elif self._connection is None:
                 self._connect(sock)
@@ -200,6 +204,10 @@ class VhostUserService(ControlThread):
                 # 0: a process of another pid namespace.
                 other = f"process {self._connection.peer_pid}" if self._connection.peer_pid else "another one"
                 self._narrative.refused(f"a second front-end was turned away, {other} is connected")
+
+    @property
+    def _paused(self) -> bool:
+        return time.monotonic() < self._paused_until
 
     def _dial(self, dialer: Dialer) -> None:
         sock = dialer.dial()
@@ -263,6 +271,8 @@ class VhostUserService(ControlThread):
             self._leaving = 0
         elif session.owned and brief:
             self._leaving += 1
+            if self._leaving >= LEAVING and session.features is None:
+                self._paused_until = time.monotonic() + LEAVERS_WAIT
             if self._leaving == LEAVING:
                 n = self._queue_pairs
                 self._narrative.refused(

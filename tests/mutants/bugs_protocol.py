@@ -66,6 +66,13 @@ MUTANTS = (
         f"{OF_SESSION}::test_the_log_messages_are_accepted_and_their_file_descriptors_closed",
     ),
     Mutant(
+        "leavers-come-as-fast-as-they-can",
+        "vhostuser/service.py",
+        "if self._leaving >= LEAVING and session.features is None:",
+        "if False:",
+        "unit/test_service.py::test_front_ends_that_leave_like_that_are_taken_twice_a_second",
+    ),
+    Mutant(
         "mac-offered-though-there-is-none",
         CONFIG,
         "mask(NET_F_MAC) if self.mac else 0",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import socket
@@ -16,8 +17,8 @@ from fastvhost.frontend import control_thread
 from fastvhost.frontend.payload import U64, VringState
 from fastvhost.vhostuser import endpoint
 from fastvhost.vhostuser.message import Request, VringFd
-from fastvhost.vhostuser.service import VhostUserService
-from tests.frontend import F_RING_RESET, Frontend
+from fastvhost.vhostuser.service import LEAVERS_WAIT, VhostUserService
+from tests.frontend import F_RING_RESET, Closed, Frontend
 from tests.unit.fake_port import FAKE_MEMORY, FakePort
 from tests.unit.service_rig import Rig, run_a_ring, until
 from tests.unit.session_bench import MODERN, REGION, open_fds
@@ -80,6 +81,29 @@ def test_front_ends_that_leave_when_they_know_the_number_of_pairs_are_told_of_qu
         frontend.close()
         until(lambda times=times: rig.state == "listening" and said() == (times >= 2))
     assert said() == 1
+
+
+def test_front_ends_that_leave_like_that_are_taken_twice_a_second(rig: Rig) -> None:
+    """QEMU comes again as fast as it can. Who shares memory is one that stays, and all is as before."""
+    taken: list[float] = []
+    while len(taken) < 5:
+        frontend = rig.frontend()
+        try:
+            frontend.ask_u64(Request.GET_FEATURES)
+        except Closed:  # it came while the one before was being seen off
+            frontend.close()
+            continue
+        taken.append(time.monotonic())
+        frontend.tell(Request.SET_OWNER)
+        frontend.ask_u64(Request.GET_FEATURES)
+        frontend.close()
+    assert all(later - before >= LEAVERS_WAIT for before, later in itertools.pairwise(taken[2:]))
+    until(lambda: rig.state == "listening")
+    good = rig.frontend()
+    run_a_ring(good)
+    good.close()
+    until(lambda: rig.state == "listening")
+    assert rig.service._paused_until <= time.monotonic()
 
 
 def test_a_front_end_that_only_looks_is_not_told_of_queues(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
