@@ -38,6 +38,7 @@ class Case:
     size: int = 64
     pieces: int = 1
     features: Feature = field(default=USUAL_FEATURES)
+    journals: bool = False
 
 
 PACKED = USUAL_FEATURES | Feature.RING_PACKED
@@ -50,6 +51,7 @@ CASES = (
     Case("64 B, packed", 210, features=PACKED),
     Case("64 B, packed, in order", 194, features=PACKED | Feature.IN_ORDER),
     Case("1518 B, packed", 495, size=1518, features=PACKED),
+    Case("64 B, packed, noted in a journal", 213, features=PACKED, journals=True),
     Case("9000 B, mergeable", 2110, size=9000),
     Case("9000 B, packed, mergeable", 2145, size=9000, features=PACKED),
     Case("64 B, header and 3 pieces", 690, pieces=4),
@@ -95,6 +97,7 @@ def run_cases() -> None:
             pieces=case.pieces,
             indirect=bool(case.features & Feature.INDIRECT_DESC),
             features=case.features,
+            journals=case.journals,
         ) as r:
             frames = 0
             for _ in range(ROUNDS):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench import conservation
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.guest_memory import GuestMemory, Mapping
+from fastvhost.dataplane.packed_journal import JOURNAL_BYTES
 from fastvhost.dataplane.virtio_port import VirtioPort
 from fastvhost.dataplane.worker import Worker
 from fastvhost.driver.device import GuestDevice
@@ -40,8 +42,9 @@ def rig(
     indirect: bool = False,
     content: str = "numbers",
     hold: bool = True,
+    journals: bool = False,
 ) -> Iterator[Rig]:
-    """Guests and ports, wired a to b and back, rings live and empty."""
+    """Guests and ports, wired a to b and back, rings live and empty. journals: packed rings note their batches."""
     door = Door()
     with contextlib.ExitStack() as closing:
         devices, ports = [], []
@@ -61,6 +64,8 @@ def rig(
             closing.callback(device.close)
             port = VirtioPort(name, door)
             closing.callback(port.close)
+            if journals:
+                port.keep_journals(mmap.mmap(-1, len(RINGS) * JOURNAL_BYTES))
             _attach(device, port, queue_size, closing)
             devices.append(device)
             ports.append(port)

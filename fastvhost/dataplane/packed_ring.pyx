@@ -371,8 +371,11 @@ cdef void note(Ring *ring, const Done *done, uint32_t n) noexcept nogil:
         ring.journal.size = 0
         ring.journal = NULL
         return
-    for i in range(n):
-        behind += done[i].ticket >> SLOTS_SHIFT
+    if n == ring.outstanding:   # nearly always: all that is outstanding, one descriptor each
+        behind += n
+    else:
+        for i in range(n):
+            behind += done[i].ticket >> SLOTS_SHIFT
     if behind >= ring.size:
         behind -= ring.size
         wrap = not wrap
