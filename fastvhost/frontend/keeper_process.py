@@ -36,7 +36,9 @@ MOST_CLOSERS = 256
 BATCH = 16
 """Files handed to a closer at once; what hangs keeps the rest of its batch, all of one port, waiting."""
 CROWD, LESS = 256, 64
-"""Files of one port that wait to be closed: its front-ends are to send no more, and may again."""
+"""Files of one port that wait behind closers which are stuck: its front-ends are to send no more, and may again."""
+MOST_WAITING = 1024
+"""The same where none is stuck, and this process has only fallen behind. A guest of 128 queue pairs leaves 768."""
 
 _ANCILLARY = socket.CMSG_SPACE(MOST_FDS * array.array("i").itemsize)
 
@@ -223,7 +225,8 @@ class _Keeper:
     def _tell(self) -> None:
         """Tell fwd of ports whose files pile up, and of those that are rid of them."""
         for port, queue in self._queues.items():
-            if port not in self._crowded and len(queue) > CROWD and self._said(CROWDED, port):
+            most = MOST_WAITING if self._may_have_another(port) else CROWD
+            if port not in self._crowded and len(queue) > most and self._said(CROWDED, port):
                 self._crowded.add(port)
         for port in list(self._crowded):
             if len(self._queues.get(port, ())) < LESS and self._said(ROOM, port):

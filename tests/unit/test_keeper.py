@@ -145,6 +145,33 @@ def test_a_port_whose_files_pile_up_takes_no_more_until_they_are_gone(helper: ke
     foreign_files.check_room()
 
 
+class Said(set[int]):
+    """Which ports are crowded now; and each that ever was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ever: list[int] = []
+
+    def add(self, port: int) -> None:
+        self.ever.append(port)
+        super().add(port)
+
+
+def test_a_guest_of_128_queue_pairs_that_leaves_is_no_crowd_however_late_the_helper_is(helper: keeper.Keeper) -> None:
+    """Its files close at once, as soon as somebody does."""
+    helper._crowded = said = Said()
+    fds = [os.eventfd(0) for _ in range(3 * 256)]
+    foreign_files.hold(fds)
+    os.kill(helper.pid, signal.SIGSTOP)
+    try:
+        foreign_files.close_all(fds)
+    finally:
+        os.kill(helper.pid, signal.SIGCONT)
+    until(lambda: kept(helper, "eventfd") == 0)
+    helper.look()
+    assert said.ever == []
+
+
 def crowded(helper: keeper.Keeper) -> bool:
     helper.look()
     return helper.crowded(quota.current().number)
