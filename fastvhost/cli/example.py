@@ -18,7 +18,7 @@ qemu-system-x86_64 -accel kvm -cpu host -m {memory} -machine q35,memory-backend=
   -object memory-backend-memfd,id=m0,size={memory},share=on \\
   -chardev socket,id={name},path={path},{chardev} \\
   -netdev vhost-user,id=net-{name},chardev={name}{netdev_queues} \\
-  -device virtio-net-pci,netdev=net-{name},mac={mac}{device_queues} \\
+  -device virtio-net-pci,netdev=net-{name},mac={mac}{host_mtu}{device_queues} \\
   -drive file=guest.qcow2,if=virtio"""
 
 LIBVIRT = """\
@@ -47,7 +47,7 @@ TMPDIR=/dev/shm linux.uml mem={memory} virtio_uml.device={path}:1 \\
 CLOUD_HYPERVISOR = """\
 cloud-hypervisor --cpus boot={queues} --memory size={memory},shared=on \\
   --kernel vmlinux --disk path=guest.raw --cmdline "root=/dev/vda1 console=hvc0" \\
-  --net vhost_user=true,socket={path},vhost_mode={vmm_mode},num_queues={virtqueues},queue_size=1024,mac={mac}"""
+  --net vhost_user=true,socket={path},vhost_mode={vmm_mode},num_queues={virtqueues},queue_size=1024,mac={mac}{mtu}"""
 
 TEMPLATES = {
     "qemu": QEMU,
@@ -207,6 +207,8 @@ def _socket_lines(guest: str, spec: PortSpec, memory: str, version: qemu.Version
         libvirt_queues=f"\n  <driver name='vhost' queues='{spec.queues}'/>" if many else "",
         virtio_user_mode="" if serves else ",server=1",
         virtqueues=2 * spec.queues,
+        host_mtu=f",host_mtu={spec.mtu}" if spec.mtu else "",
+        mtu=f",mtu={spec.mtu}" if spec.mtu else "",
         vmm_mode="client" if serves else "server",
     )
 
@@ -226,6 +228,7 @@ def _find(port: str, control: str | None) -> PortSpec:
         about.get("queue_pairs", 1),
         about.get("device", "").removeprefix("/dev/"),
         mac=about.get("mac", ""),
+        mtu=about.get("mtu") or 0,
     )
 
 

@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from bench.guests.short_dir import short_dir
+from fastvhost.control.installed import qemu_version
 from fastvhost.driver.guests import Guests
+from fastvhost.frontend.qemu import reconnect
 from tests.hostile.backend import waited_seconds
 from tests.idle_cost import cost
 from tests.unit.forwarder import ENVIRONMENT, FASTVHOST, Forwarder, fastvhost, forwarder
@@ -359,9 +361,11 @@ def test_what_example_prints_for_qemu_is_what_qemu_takes() -> None:
     with forwarder() as fwd:
         control = str(fwd.directory / "control.sock")
         lines = fastvhost("example", "qemu", "a", "--control", control, "--memory", "64M").stdout.strip()
-        assert f"path={fwd.directory}/a.sock,reconnect=1" in lines
+        assert f"path={fwd.directory}/a.sock,{reconnect(qemu_version())} " in lines
+        told = fastvhost("example", "qemu", f"{fwd.directory}/a.sock,mtu=9000", "--memory", "64M").stdout.strip()
+        assert told.replace(",host_mtu=9000", "") == lines
         # Any processor, no disk, and the guest itself is not run.
-        lines = lines.replace("-accel kvm -cpu host", "-accel tcg").replace("-drive file=guest.qcow2,if=virtio", "")
+        lines = told.replace("-accel kvm -cpu host", "-accel tcg").replace("-drive file=guest.qcow2,if=virtio", "")
         command = ["bash", "-c", f"exec {lines} -S -display none -nodefaults"]
         qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         try:

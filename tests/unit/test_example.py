@@ -120,6 +120,13 @@ def test_a_port_of_its_own_mac_has_it_in_every_example_but_user_mode_linux() -> 
     assert "give the port mac=" in remark("uml", parse("a.sock"), None)
 
 
+def test_who_has_an_mtu_of_its_own_is_told_that_of_the_port() -> None:
+    port = parse("/run/a.sock,mtu=9000")
+    assert ",host_mtu=9000 " in lines("qemu", port)
+    assert lines("cloud-hypervisor", port).endswith(",mtu=9000")
+    assert "mtu" not in "".join(lines(guest, parse("/run/a.sock")) for guest in ("qemu", "cloud-hypervisor"))
+
+
 # Cloud Hypervisor: vmm/src/config.rs, the keys of OptionParser in each parse(), and NetConfig::validate
 
 KEYS = {
@@ -133,7 +140,7 @@ KEYS = {
 @pytest.mark.parametrize("queues", [1, 4])
 @pytest.mark.parametrize(("mode", "vmm"), [("server", "client"), ("client", "server")])
 def test_cloud_hypervisor_finds_every_option_in_its_syntax(queues: int, mode: str, vmm: str) -> None:
-    program, *given = words("cloud-hypervisor", f"/run/a.sock,queues={queues},mode={mode}", "2G")
+    program, *given = words("cloud-hypervisor", f"/run/a.sock,queues={queues},mode={mode},mtu=9000", "2G")
     assert program == "cloud-hypervisor"
     options = dict(zip(given[0::2], given[1::2], strict=True))
     assert set(options) == {*KEYS, "--kernel", "--cmdline"}
