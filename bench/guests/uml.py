@@ -6,6 +6,7 @@ It is a vhost-user front-end itself, and starts in about half a second. Its file
 from __future__ import annotations
 
 import functools
+import shlex
 import socket
 import subprocess
 from dataclasses import dataclass
@@ -13,10 +14,13 @@ from pathlib import Path
 
 from bench.guests.cores import on_guest_cores
 from bench.guests.networked import NetworkedGuest
+from fastvhost.cli.example import lines
+from fastvhost.control.port_spec import parse
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
 MEMORY_SIZE = "128M"
+MTU = 9000
 
 
 @functools.cache
@@ -38,28 +42,36 @@ class UmlMachine:
     queue_pairs: int = 1
     without: str = ""
     """Features that its port withholds: its driver takes whatever is offered."""
+    told: bool = False
+    """Whether its port tells it MAC and MTU; else it sets them itself."""
 
     @property
     def port(self) -> str:
         """The port that the guest needs, as --port says it."""
         without = f",without={self.without}" if self.without else ""
-        return f"vhost-user:{self.socket},queues={self.queue_pairs}{without}"
+        device = f",mac={self.mac},mtu={MTU}" if self.told else ""
+        return f"vhost-user:{self.socket},queues={self.queue_pairs}{without}{device}"
 
     @property
     def address(self) -> str:
         return f"10.0.0.{self.number}"
 
+    @property
+    def mac(self) -> str:
+        return f"52:54:00:00:00:{self.number:02x}"
+
     def command(self, directory: Path, serial_fd: int) -> list[str]:
         """serial_fd: the guest's end of its serial port."""
         root = user_mode_linux()
-        # Its memory is a file, which others can map where that is on tmpfs.
+        # As `fastvhost example uml` prints it, but for the disk.
+        said = lines("uml", parse(self.port), MEMORY_SIZE).replace("\\\n", "")
+        temporary, program, memory, device, *_disk = shlex.split(said)
         return on_guest_cores(
-            "env", f"LD_LIBRARY_PATH={root / LIBRARIES}", "TMPDIR=/dev/shm",
-            str(root / "usr/bin/linux.uml"), f"mem={MEMORY_SIZE}", f"uml_dir={directory}", f"umid={self.name}.uml",
+            "env", f"LD_LIBRARY_PATH={root / LIBRARIES}", temporary,
+            str(root / "usr/bin" / program), memory, device, f"uml_dir={directory}", f"umid={self.name}.uml",
             "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"init={SCRIPTS / 'uml' / 'init'}",
-            f"virtio_uml.device={self.socket}:1",
             "con=null", "con0=null,fd:1", "ssl=null", f"ssl0=fd:{serial_fd}", "quiet",
-            f"guest_address={self.address}/24", f"guest_mac=52:54:00:00:00:{self.number:02x}", "guest_mtu=9000",
+            f"guest_address={self.address}/24", *(() if self.told else (f"guest_mac={self.mac}", f"guest_mtu={MTU}")),
             f"guest_modules={root / 'usr/lib/uml/modules'}", f"guest_agent={SCRIPTS / 'guest' / 'agent'}",
             f"guest_shared={directory}",
         )  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 
 from bench.guests.fwd import Fwd
 from bench.guests.short_dir import short_dir
-from bench.guests.uml import UmlGuest, UmlMachine
+from bench.guests.uml import MTU, UmlGuest, UmlMachine
 from bench.guests.waits import wait_until
 
 MIB = 1 << 20
@@ -23,8 +23,11 @@ class UmlPair:
     """fwd and two guests on ports of one kind. machines: what each guest is made of."""
 
     def __init__(self, directory: Path, without: str, queue_pairs: int = 1) -> None:
+        # Who may ask is told 1500 where the port has no other word.
         self.machines = [
-            UmlMachine(name, directory / f"{name}.sock", number, queue_pairs, without)
+            UmlMachine(
+                name, directory / f"{name}.sock", number, queue_pairs, without, told=number == 1 or queue_pairs > 1
+            )
             for number, name in enumerate("ab", start=1)
         ]
         with contextlib.ExitStack() as stack:
@@ -79,6 +82,18 @@ def test_the_rings_are_in_order_and_as_the_port_offers_them(pair: UmlPair) -> No
         assert ("RING_PACKED" in shown["features"]) == (withheld != "RING_PACKED")
         assert not any(ring["broken"] for ring in shown["rings"])
     assert pair.fwd.warnings() == []
+
+
+def test_a_guest_has_the_mac_and_the_mtu_of_its_port(pair: UmlPair) -> None:
+    machine = pair.machines[0]
+    told = pair.a.run("cd /sys/class/net/eth0 && cat address addr_assign_type mtu carrier")
+    assert told.split() == [machine.mac, "0", str(MTU), "1"]  # 0: the device's own, not made up by its driver
+    assert pair.a.run("ip link set eth0 mtu 9001 2>&1; echo $?").split()[-1] != "0"  # the largest one
+    shown = pair.fwd.show("a")
+    assert {"MAC", "MTU", "STATUS"} <= set(shown["features"])
+    assert (shown["mac"], shown["mtu"]) == (machine.mac, MTU)
+    # The other one's port has nothing to tell, so that its driver is offered nothing to ask.
+    assert not {"MAC", "STATUS"} & set(pair.fwd.show("b")["features"])
 
 
 def test_a_guest_that_powers_off_ends_well_and_comes_again(pair: UmlPair) -> None:
