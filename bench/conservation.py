@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Protocol
 
-from bench.guests.waits import WaitedTooLong, wait_until
+from bench.guests.waits import PATIENCE, WaitedTooLong, wait_until
 from fastvhost.control.errors import RuntimeFailure
 
 NEVER_A_FRAME_BUT = "no_egress"
@@ -51,19 +51,25 @@ def check(worker: AnyWorker, *ports: AnyPort) -> None:
     _compare(came, [(one.tx_frames, one.tx_dropped, one.rx_dropped) for one in counted], worker.waiting)
 
 
-def check_stats(ask: Callable[[], Mapping[str, Any]], seconds: float = 0.5) -> bool:
+def check_stats(ask: Callable[[], Mapping[str, Any]], seconds: float = 1.0) -> bool:
     """The same of a forwarder that runs, as soon as two of its answers are alike: while frames move, nothing is exact.
 
-    False where that does not happen within so many seconds: its guests are not done, or it does not answer.
+    Between them each worker has gone round: one that has no CPU may hold frames that it has counted once so far. False
+    where that does not happen within so many seconds: its guests are not done, or it does not answer.
     """
     before: Any = None
+    since: list[int] = []
 
     def at_rest() -> Any:
-        nonlocal before
+        nonlocal before, since
         answer = ask()
-        now = answer["ports"], [worker["waiting"] for worker in answer["workers"].values()]
-        alike, before = now == before, now
-        return now if alike else None
+        workers = answer["workers"].values()
+        now = answer["ports"], [worker["waiting"] for worker in workers]
+        rounds = [worker["rounds"] for worker in workers]
+        if now != before:
+            before, since = now, rounds
+            return None
+        return now if all(n > then + 1 for then, n in zip(since, rounds, strict=True)) else None
 
     try:
         ports, waiting = wait_until("two answers that are alike", seconds, at_rest)
@@ -73,7 +79,7 @@ def check_stats(ask: Callable[[], Mapping[str, Any]], seconds: float = 0.5) -> b
     return True
 
 
-def check_pair(ask: Callable[[], Mapping[str, Any]], *names: str, seconds: float = 1.0) -> None:
+def check_pair(ask: Callable[[], Mapping[str, Any]], *names: str, seconds: float = PATIENCE) -> None:
     """The same of two ports wired to each other, whose guests are done, while others of that forwarder go on.
 
     None of their frames waits: all chains that were sent came back. So what came in was delivered or dropped. Counters

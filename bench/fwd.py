@@ -12,7 +12,7 @@ from pathlib import Path
 from bench.backends import ROOT, BackEndError
 from fastvhost.control.children import dying_with_us
 
-START_SECONDS = 10.0
+START_SECONDS = 60.0
 
 
 @contextlib.contextmanager

@@ -19,6 +19,8 @@ import sys
 import threading
 from pathlib import Path
 
+from bench.guests.waits import PATIENCE
+
 _USERFAULTFD = {"x86_64": 323, "aarch64": 282}
 _PIDFD_GETFD = 438
 _UFFDIO_API, _UFFDIO_REGISTER = 0xC018AA3F, 0xC020AA00
@@ -50,7 +52,7 @@ class Held:
 
     def __exit__(self, *_: object) -> None:
         self._holder.kill()
-        self._holder.wait(10)
+        self._holder.wait(PATIENCE)
         for pipe in (self._holder.stdin, self._holder.stdout):
             assert pipe is not None
             pipe.close()
@@ -76,7 +78,7 @@ def _hold(fds: list[int]) -> None:
     threading.Thread(target=libc.epoll_wait, args=arguments, daemon=True).start()
     fault = select.poll()
     fault.register(uffd, select.POLLIN)
-    assert fault.poll(10_000)
+    assert fault.poll(PATIENCE * 1000)
     for fd in fds:  # the test has them
         os.close(fd)
     print(epoll.fileno(), flush=True)

@@ -37,6 +37,14 @@ def wake_ups(pid: int) -> int:
     return total
 
 
+def comes_to_rest(pid: int, rounds: Callable[[], int], looks: int = 20) -> None:
+    """Until it costs no more than an idle one does, over a second: one that never rests fails in every look."""
+    found: list[Cost] = []
+    while not found or not found[-1].idle:
+        assert len(found) < looks, found
+        found.append(cost(pid, rounds))
+
+
 def cost(pid: int, rounds: Callable[[], int], seconds: float = 1.0) -> Cost:
     """Over so many seconds; `rounds` tells how often its workers have gone round so far."""
     before, start = (wake_ups(pid), rounds()), time.monotonic()

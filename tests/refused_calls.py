@@ -49,7 +49,7 @@ def refuse(names: Sequence[str], error: int = errno.EAGAIN) -> None:
             raise OSError(ctypes.get_errno(), "prctl")
 
 
-def without(names: Sequence[str], call: Callable[[], T], seconds: float = 20.0) -> T:
+def without(names: Sequence[str], call: Callable[[], T], seconds: float = 60.0) -> T:
     """What it returns in a thread of its own, to which these calls are refused. Fails where it does not return."""
     answers: list[T] = []
 

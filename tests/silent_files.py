@@ -18,6 +18,8 @@ import tempfile
 import threading
 from pathlib import Path
 
+from bench.guests.waits import PATIENCE
+
 FILE_BYTES = 1 << 20
 _HEADER = struct.Struct("=IIQQIIIxxxx")
 _LOOKUP, _GETATTR, _OPEN, _INIT = 1, 3, 14, 26
@@ -39,7 +41,7 @@ class Silent:
             stdin=theirs, cwd=Path(__file__).parents[1],
         )  # fmt: skip
         theirs.close()
-        ours.settimeout(20)
+        ours.settimeout(PATIENCE)
         self.fds = socket.recv_fds(ours, 1, files)[1]
         ours.close()
         assert len(self.fds) == files
@@ -49,7 +51,7 @@ class Silent:
 
     def __exit__(self, *_: object) -> None:
         self._server.kill()
-        self._server.wait(10)
+        self._server.wait(PATIENCE)
         for fd in self.fds:
             with contextlib.suppress(OSError):  # there is nobody to tell any more
                 os.close(fd)
@@ -108,7 +110,7 @@ def main(path: str, files: int) -> None:
     ours.recv(8)
     silent.set()
     ours.send(b"go on")
-    threading.Event().wait(120)  # it is killed before
+    threading.Event().wait(300)  # it is killed before
 
 
 if __name__ == "__main__":

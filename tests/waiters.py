@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from bench.guests.waits import PATIENCE
+
 POLLIN = 1
 MOST = 20_000
 
@@ -29,18 +31,18 @@ def waiters(fd: int) -> Iterator[int]:
 
     def wait() -> None:
         tid.append(threading.get_native_id())
-        ctypes.CDLL(None).poll(buffer, ctypes.c_ulong(n), 60_000)
+        ctypes.CDLL(None).poll(buffer, ctypes.c_ulong(n), 120_000)
 
     thread = threading.Thread(target=wait, daemon=True)
     thread.start()
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while not tid or "poll" not in Path(f"/proc/self/task/{tid[0]}/wchan").read_text():
             assert time.monotonic() < deadline, "does not wait"
             time.sleep(0.01)
         yield n
     finally:
         os.eventfd_write(end, 1)
-        thread.join(10)
+        thread.join(PATIENCE)
         os.close(end)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

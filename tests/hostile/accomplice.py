@@ -59,7 +59,7 @@ class Accomplice:
     def stop(self) -> None:
         """It ends, also where it waits in the kernel."""
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(30)
 
 
 def waits_many_times(board: mmap.mmap, fds: Sequence[int], entries: int) -> None:

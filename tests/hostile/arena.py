@@ -14,14 +14,14 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from bench import conservation
+from bench.guests.waits import PATIENCE
 from tests.driver import Memory, Region, Timeout
 from tests.frontend import FEATURES, Closed, Frontend, Guest, Refused
 from tests.hostile.attack import Attack
-from tests.hostile.backend import END_SECONDS, Backend, Starter, fastvhost, waited_seconds
+from tests.hostile.backend import END_SECONDS, Backend, Starter, fastvhost
 from tests.hostile.flood import LEAST_SHARE, TURNS, Flood, Shares
 from tests.hostile.honest import HonestStream, Progress
 from tests.hostile.invariant import Broken
@@ -53,7 +53,7 @@ class Arena:
         *,
         beside: str = "split",
         pace: int = 6000,
-        patience: float = 15.0,
+        patience: float = PATIENCE,
         endurance: float = 1.0,
         longest_queue: int = 32768,
         longest_round: float = 0.001,
@@ -118,7 +118,7 @@ class Arena:
     def _look_around(self) -> None:
         """What is open and runs without the attacker."""
         self._baseline = self.backend.descriptors()
-        self._threads, self._aside = self.backend.threads(), self.backend.notified_aside(20.0)
+        self._threads, self._aside = self.backend.threads(), self.backend.notified_aside(PATIENCE)
         self._helpers = self.backend.helpers_descriptors()
 
     def start_flood(self) -> Flood:
@@ -132,7 +132,7 @@ class Arena:
     def bystander(self, port: str) -> Guest:
         """An honest guest in this process, with receive buffers."""
         memory = WatchedMemory([Region(0x10000, 2 << 20, name=f"bystander-{port}")], port)
-        guest = self._boot(port, memory, receive_buffers=64, timeout=20.0)
+        guest = self._boot(port, memory, receive_buffers=64, timeout=PATIENCE)
         self._closers.append(guest.close)
         return guest
 
@@ -353,14 +353,13 @@ class Arena:
 
     def rounds(self) -> int:
         """I9: how often the poll loops went round."""
-        start, waited = time.monotonic(), self.backend.seconds_without_cpu()
+        own = self.backend.own_time()
         try:
             workers = self.backend.statistics(self.patience)["workers"].values()
         except OSError as error:
             self.check_alive()
             raise Broken("I9", f"statistics: {error!r}") from error
-        seconds = time.monotonic() - start - (self.backend.seconds_without_cpu() - waited)
-        if seconds > ANSWER_SECONDS:
+        if (seconds := own.seconds) > ANSWER_SECONDS:
             raise Broken("I9", f"statistics took {seconds:.1f} s")
         return sum(int(worker["rounds"]) for worker in workers)
 
@@ -424,15 +423,15 @@ class Arena:
             self.check_alive()
             self.backend.end_by(number)
             self._close_all_but(self._always)
-            start, waited = time.monotonic(), waited_seconds(Path("/proc/self"))
             self._log_read = self.backend.log_bytes()
+            start = time.monotonic()
             self.backend.start()
+            own = self.backend.own_time()
+            started = time.monotonic() - start
             self.backend.wait_listening()
             self.victim = self.bystander("b")
             self.exchange("a", self.victim)
-            without_cpu = self.backend.all_waited_seconds() + waited_seconds(Path("/proc/self")) - waited
-            seconds = time.monotonic() - start - without_cpu
-            if seconds > END_SECONDS:
+            if (seconds := started + own.seconds) > END_SECONDS:
                 raise Broken("end", f"a new start on the same paths took {seconds:.1f} s to serve")
             self._beside_the_victim()
         except BaseException:
@@ -441,7 +440,7 @@ class Arena:
 
     def exchange(self, port: str, peer: Guest) -> None:
         """I3: this port takes a fresh honest connection, and passes a frame each way to its peer, within 2 seconds."""
-        start, waited = time.monotonic(), self.backend.seconds_without_cpu()
+        own = self.backend.own_time()
         try:
             memory = Memory.of(1 << 17, name="fresh")
             with self._boot(port, memory, receive_buffers=4, timeout=self.patience) as guest:
@@ -450,9 +449,7 @@ class Arena:
         except (Timeout, TimeoutError, Closed, Refused, OSError) as error:
             self.check_alive()
             raise Broken("I3", f"a fresh connection to port {port}: {error!r}") from error
-        # A busy machine may keep threads from running; that is not the back-end's doing.
-        seconds = time.monotonic() - start - (self.backend.seconds_without_cpu() - waited)
-        if seconds > FRESH_SECONDS:
+        if (seconds := own.seconds) > FRESH_SECONDS:
             raise Broken("I3", f"a fresh connection to port {port} took {seconds:.1f} s")
 
     def _pass(self, sender: Guest, receiver: Guest, frame: bytes, timeout: float) -> None:

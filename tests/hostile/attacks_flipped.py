@@ -31,13 +31,13 @@ SECONDS, LEAST_SECONDS = 5.0, 2.0
 
 Two formats side by side, on two CPUs, are each rewritten a third to a half as often as alone, and four an eighth.
 """
-LEAST_REWRITES = 10_000
+LEAST_REWRITES = 1000
 """A second. Two to four million are usual, where nobody else wants the CPU."""
 TURNS = 5
 """Turns of rewriting for each quiet one."""
 ENOUGH = 250
 """Broken queues, and frames that arrived all the same, for each second: until then it goes on, for LONGER at most."""
-LONGER = 27.0
+LONGER = 100.0
 MOMENT = 0.05
 """Seconds after which a ring that has taken nothing is set up again."""
 LOOK = 0.2

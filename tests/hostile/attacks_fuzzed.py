@@ -25,7 +25,7 @@ SECONDS, SECONDS_SANITIZED = 5.0, 3.0
 TURNS = 5
 INPUTS = 24
 """In one episode."""
-LONGER = 30.0
+LONGER = 100.0
 """Seconds for which it goes on at the most until every rule was broken."""
 MET = {
     "frame", "runt", "oversize", "gso_unsupported", "open", "wrong direction", "address outside memory",

@@ -15,9 +15,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.guests.waits import PATIENCE
 from tests.hostile.broken.mini import main
 from tests.hostile.forked import Forked
 from tests.hostile.invariant import Broken
+from tests.own_time import OwnTime, schedstat
 
 PORTS = "abcdefghijkl"
 """a and b: the attacked guest and its peer. c and d: the honest stream. e and f: fresh connections during an attack.
@@ -71,7 +73,7 @@ class Backend:
     def path(self, name: str) -> Path:
         return self.directory / f"{name}.sock"
 
-    def wait_listening(self, timeout: float = 15.0) -> None:
+    def wait_listening(self, timeout: float = PATIENCE) -> None:
         deadline = time.monotonic() + timeout
         while not (self.control.exists() and all(self.path(name).exists() for name in PORTS)):
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -80,12 +82,10 @@ class Backend:
 
     def end_by(self, number: int, seconds: float = END_SECONDS) -> None:
         """It ends by this signal in time: what others kept it from a CPU for is not counted. Raises Broken."""
-        start = time.monotonic()
-        waited = last = self.seconds_without_cpu()
+        own = self.own_time()
         os.kill(self.process.pid, number)
         while self.process.poll() is None:
-            last = max(last, self.seconds_without_cpu())
-            if time.monotonic() - start - (last - waited) > seconds:
+            if own.seconds > seconds:
                 states = ", ".join(sorted(self.thread_states().values()))
                 raise Broken("end", f"signal {number} did not end it within {seconds:g} s; its threads: {states}")
             time.sleep(0.002)
@@ -94,7 +94,7 @@ class Backend:
         """End it as an operator would, or the hard way if that does not help."""
         self.process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            if self.process.wait(5) is not None:
+            if self.process.wait(PATIENCE) is not None:
                 return
         self.process.kill()
         self.process.wait()
@@ -142,25 +142,21 @@ class Backend:
     def log_bytes(self) -> int:
         return self.log_path.stat().st_size
 
-    def seconds_without_cpu(self) -> float:
-        """How long its threads and ours, all together, were ready to run and did not."""
-        return waited_seconds(self._proc) + waited_seconds(Path("/proc/self"))
+    def own_time(self) -> OwnTime:
+        """Begins now: without what kept its threads and ours from a CPU."""
+        return OwnTime(self.process.pid)
 
     def thread_seconds(self) -> dict[str, float]:
         """How long each of its threads has run."""
-        return _schedstat(self._proc, 0)
+        return schedstat(self._proc, 0)
 
     def busy_seconds(self, task: str) -> float:
         """How long this thread has run, or was ready to."""
-        return sum(_schedstat(self._proc, field).get(task, 0.0) for field in (0, 1))
-
-    def all_waited_seconds(self) -> float:
-        """How long its threads were ready to run and did not, since it was started."""
-        return waited_seconds(self._proc)
+        return sum(schedstat(self._proc, field).get(task, 0.0) for field in (0, 1))
 
     def worker_waited_seconds(self) -> float:
         """How long its workers were ready to run and did not."""
-        waited = _schedstat(self._proc, 1)
+        waited = schedstat(self._proc, 1)
         return sum(seconds for task, seconds in waited.items() if self._comm(task).startswith("fv-worker"))
 
     def other_core(self) -> int | None:
@@ -237,19 +233,4 @@ def _open(process: Path) -> Counter[str]:
         except FileNotFoundError:
             continue  # closed since the directory was read
         found[target.split(":[")[0] if target.startswith("socket") else target] += 1
-    return found
-
-
-def waited_seconds(process: Path) -> float:
-    """How long the threads of a process were ready to run and did not."""
-    return sum(_schedstat(process, 1).values())
-
-
-def _schedstat(process: Path, field: int) -> dict[str, float]:
-    """Seconds by thread: 0 on a CPU, 1 waiting for one. Linux, Documentation/scheduler/sched-stats.rst."""
-    found = {}
-    with contextlib.suppress(FileNotFoundError):  # the process ended
-        for task in (process / "task").iterdir():
-            with contextlib.suppress(OSError):  # it ended
-                found[task.name] = int((task / "schedstat").read_text().split()[field]) / 1e9
     return found

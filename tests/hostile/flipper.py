@@ -51,7 +51,7 @@ class Flipper:
 
     def stop(self) -> None:
         self._board[STOP] = 1
-        self.process.wait(10)
+        self.process.wait(30)
 
 
 def main() -> None:

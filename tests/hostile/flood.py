@@ -15,9 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.hostile.backend import Backend, waited_seconds
+from tests.hostile.backend import Backend
 from tests.hostile.invariant import Broken
 from tests.hostile.rings import FORMATS
+from tests.own_time import waited_seconds
 
 TURN, SETTLE = 0.5, 0.05
 """Seconds; and for how many of them what the turn before left behind may still be worked off."""
@@ -181,7 +182,7 @@ def main(arguments: list[str]) -> None:
     own = FORMATS[ring]
     guests = Guests(
         left, right, size=SIZE, packed=own.packed, in_order=own.in_order, core=int(core[0]) if core else None,
-        huge=False, timeout=20.0,
+        huge=False, timeout=60.0,
     )  # fmt: skip
     guests.connect()
     print(flush=True)

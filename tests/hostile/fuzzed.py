@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import time
 from collections import Counter
 from typing import Any
 
@@ -250,20 +249,18 @@ class FuzzedGuest:
         outcome, done = self.outcome, self.outcome.done
         arriving = list(outcome.frames) if self.index else []
         self.expected.update(outcome.drops)
-        deadline = time.monotonic() + self.scene.patience
         broken = n = 0
-        while True:
+        for _ in self.scene.tries(0.00005):
             self.arrive(arriving)
             n, broken = self.face.returned(done), broken + self.heard(self.index)
             if broken > bool(outcome.broken):
                 raise Broken("B", f"the queue broke {broken} times; it breaks {outcome.broken or 'no rule'!r}")
             if n == len(done) and not arriving and broken == bool(outcome.broken) and self.all_told():
                 break
-            if time.monotonic() > deadline:
-                told = [self.face.told(chain) for chain, _ in done]
-                words = f"{n} of {len(done)} chains came back, as {told}, {len(arriving)} frames did not arrive"
-                raise Broken("C", f"{words}; it broke {broken} times, the rule is {outcome.broken!r}")
-            time.sleep(0.00005)
+        else:
+            told = [self.face.told(chain) for chain, _ in done]
+            words = f"{n} of {len(done)} chains came back, as {told}, {len(arriving)} frames did not arrive"
+            raise Broken("C", f"{words}; it broke {broken} times, the rule is {outcome.broken!r}")
         # Where names are not unique, a batch may have been taken for a longer one.
         if self.dice.random() < 0.1 or len({chain.ident for chain, _ in done}) < max(len(done), 1):
             self.scene.let_rounds_pass()
@@ -367,15 +364,14 @@ class FuzzedGuest:
 
     def counted(self) -> None:
         """Every drop so far has its reason. Whether the frame that met a bad receive chain counts twice is open."""
-        deadline = time.monotonic() + self.scene.patience
-        while True:
+        new: Counter[str] = Counter()
+        for _ in self.scene.tries(0.002):
             new = self.scene.new_drops()
             doubled = min(new["ring_disabled"], self.sloppy)
             if new - Counter({"ring_disabled": doubled}) == +self.expected:
                 break
-            if time.monotonic() > deadline:
-                raise Broken("C", f"counted {dict(new)}, not {dict(self.expected)}")
-            time.sleep(0.002)
+        else:
+            raise Broken("C", f"counted {dict(new)}, not {dict(self.expected)}")
         self.scene.forget_drops()
         self.expected.clear()
         self.sloppy = 0

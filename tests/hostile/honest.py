@@ -72,7 +72,7 @@ class HonestStream:
             pass
         return Progress(*SLOTS.unpack(reading))
 
-    def wait_running(self, timeout: float = 20.0) -> None:
+    def wait_running(self, timeout: float = 60.0) -> None:
         deadline = time.monotonic() + timeout
         while self.progress().delivered < 20:
             if time.monotonic() > deadline or self.process.poll() is not None:
@@ -105,7 +105,7 @@ class _Side:
         self.memory = WatchedMemory([Region(0x10000, 1 << 20, name=f"honest-{self.name}")], self.name)
         own = FORMATS[ring]
         self.rings: list[Any] = [own.queue(self.memory, QUEUE_SIZE) for _ in range(2)]
-        frontend = Frontend.connect(path, timeout=20.0)
+        frontend = Frontend.connect(path, timeout=60.0)
         self.guest = Guest(frontend, self.memory, *self.rings, features=FEATURES | own.features)
         self.number = number
         self.buffers = [self._guarded() for _ in range(2 * QUEUE_SIZE)]

@@ -36,7 +36,7 @@ def build(where: Path) -> Path:
     command = [sys.executable, "setup.py", "-q", "build", "--build-base", str(where), "--parallel", "2"]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("FASTVHOST_")}
     environment |= {"FASTVHOST_SANITIZE": SANITIZERS, "FASTVHOST_DEBUG": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=800, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (found,) = where.glob("lib.*")
     return found

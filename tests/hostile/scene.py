@@ -29,6 +29,7 @@ from tests.hostile.flood import FAIR_SHARE
 from tests.hostile.invariant import Broken
 from tests.hostile.rings import FORMATS, HostileSplit, Range
 from tests.hostile.watch import WatchedMemory
+from tests.own_time import stolen_seconds
 
 if TYPE_CHECKING:
     from tests.hostile.arena import Arena
@@ -261,9 +262,9 @@ class Scene:
         worker = max((seconds - before.get(task, 0.0), task) for task, seconds in backend.thread_seconds().items())[1]
         slept: list[float] = []
         while sum(seconds < LONGEST_SLEEP for seconds in slept) < 2:
-            start, busy = time.monotonic(), backend.busy_seconds(worker)
+            start, busy = time.monotonic(), backend.busy_seconds(worker) + stolen_seconds()
             act()
-            slept.append(time.monotonic() - start - (backend.busy_seconds(worker) - busy))
+            slept.append(time.monotonic() - start - (backend.busy_seconds(worker) + stolen_seconds() - busy))
             if sum(seconds >= LONGEST_SLEEP for seconds in slept) == 4:
                 raise Broken("I2", f"the worker stood still for {', '.join(f'{seconds:.2f}' for seconds in slept)} s")
 
@@ -299,6 +300,15 @@ class Scene:
         self.let_rounds_pass()
         if frames := self.victim.net.receive_all():
             raise Broken("I7", f"{why}: {len(frames)} frames arrived, the first: {frames[0][:64].hex()}")
+
+    def tries(self, pause: float) -> Iterator[None]:
+        """Again and again with this pause, until what must happen has had its time."""
+        deadline = time.monotonic() + self.patience
+        while True:
+            yield
+            if time.monotonic() > deadline:
+                return
+            time.sleep(pause)
 
     def pause(self, seconds: float) -> None:
         time.sleep(seconds)

@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from bench.guests.short_dir import short_dir
-from fastvhost.control.switch import STOP_SECONDS
+from bench.guests.waits import PATIENCE
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.virtio_port import VirtioPort
 from fastvhost.dataplane.worker import Worker
@@ -310,7 +310,7 @@ class Target:
     def close(self) -> None:
         for fd in self.files.values():
             os.close(fd)
-        self.service.stop(STOP_SECONDS)
+        self.service.stop(PATIENCE)
         self.worker.stop()
         self.polling.join()
         self.port.close()
@@ -318,7 +318,7 @@ class Target:
     def attack(self, messages: list[Sent]) -> None:
         """One connection, and what must hold after it."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            sock.settimeout(5)
+            sock.settimeout(PATIENCE)
             sock.connect(str(self.path))
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may be closed on us at any point
                 for sent in messages:
@@ -353,7 +353,7 @@ class Target:
 
     def check(self) -> None:
         """The connection is over: everything is as it was before, and nothing went wrong in between."""
-        deadline = time.monotonic() + 2.5
+        deadline = time.monotonic() + PATIENCE
         while self.service.describe()["state"] != "listening" or open_fds() != self.baseline:
             assert time.monotonic() < deadline, f"{self.service.describe()}, {open_fds()} fds of {self.baseline}"
             time.sleep(0.0002)

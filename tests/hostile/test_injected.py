@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.guests.waits import PATIENCE, wait_until
 from tests.driver import Timeout
 from tests.frontend import U64, VRING_STATE, Closed, Refused, Request
 from tests.hostile.arena import Arena
@@ -33,7 +34,7 @@ CALLED = ("mmap", "pthread_create", "accept4", "recvmsg")
 """What a running fwd calls, whatever its helpers do."""
 CALLS = 6
 """So many calls of a function succeed at the most before one does not."""
-START_SECONDS = 10.0
+START_SECONDS = PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +104,7 @@ def healthy(scene: Scene) -> None:
 
 def goes_on(arena: Arena) -> None:
     before = arena.honest.progress()
-    time.sleep(0.05)
-    assert arena.honest.progress().since(before).delivered, "the honest stream stands still"
+    wait_until("the honest stream goes on", PATIENCE, lambda: arena.honest.progress().since(before).delivered)
 
 
 @pytest.mark.parametrize("function", CALLED)
@@ -156,7 +156,7 @@ def test_memory_that_vanishes_is_replaced_without_opening_anything(scene: Scene,
 STARTS = """
 import faulthandler, mmap, os, struct, sys, threading
 from fastvhost.dataplane import threads
-faulthandler.dump_traceback_later(20, exit=True)
+faulthandler.dump_traceback_later(60, exit=True)
 threads.START_SECONDS = 0.5
 with open(os.environ["FAILING_BOARD"], "r+b") as file:
     board = mmap.mmap(file.fileno(), 4096)
@@ -181,14 +181,14 @@ def test_a_thread_without_memory_for_its_first_frame_is_one_that_cannot_be_start
     """CPython's own start() waits for it for ever."""
     own = Failing(library, tmp_path / "board")
     at = BOARD.index("first_frame") * ENTRY.size
-    done = own.run([sys.executable, "-c", STARTS, str(at)], timeout=30)
+    done = own.run([sys.executable, "-c", STARTS, str(at)], timeout=90)
     said = "can't start new thread: it found no memory, or did not get to run\n[2] False\n"
     assert (done.returncode, done.stdout) == (0, said), done.stderr
 
 
 def answers(control: Path) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client, contextlib.suppress(OSError):
-        client.settimeout(1.0)
+        client.settimeout(PATIENCE)
         client.connect(str(control))
         client.sendall(b'{"command": "stats"}\n')
         return bool(client.recv(1))
@@ -214,7 +214,7 @@ def test_a_start_that_lacks_something_serves_or_says_so(
             time.sleep(0.01)
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-            assert process.wait(5) == 0
+            assert process.wait(PATIENCE) == 0
         else:
             assert process.returncode == 1, log.read_text()
         assert "Traceback" not in log.read_text()
@@ -222,7 +222,7 @@ def test_a_start_that_lacks_something_serves_or_says_so(
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-        process.wait(5)
+        process.wait(PATIENCE)
 
 
 # The limit of descriptors, reached exactly
@@ -277,11 +277,11 @@ def test_no_thread_and_no_process_is_left_for_anybody() -> None:
 def allow_tasks(arena: Arena, n: str) -> None:
     """To fwd and its helpers: threads and processes of their user, all together."""
     for pid in (arena.backend.process.pid, *arena.backend.helpers()):
-        subprocess.run([*AS_SOMEBODY, "prlimit", f"--pid={pid}", f"--nproc={n}:"], check=True, timeout=20)
+        subprocess.run([*AS_SOMEBODY, "prlimit", f"--pid={pid}", f"--nproc={n}:"], check=True, timeout=60)
 
 
 def refused_process() -> str:
     """What a process of that user hears that makes another one, under the same limit."""
     tried = "import os, resource; resource.setrlimit(resource.RLIMIT_NPROC, (1, 1)); os.fork()"
     words = [*AS_SOMEBODY, sys.executable, "-S", "-E", "-c", tried]
-    return subprocess.run(words, capture_output=True, text=True, timeout=20, check=False).stderr
+    return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False).stderr

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.guests.waits import PATIENCE
 from tests.hostile.arena import Arena
 from tests.hostile.catalogue import CATALOGUE
 from tests.integration.namespace import Namespace
@@ -93,7 +94,7 @@ class Traffic:
 
     def stop(self) -> None:
         self._ends.set()
-        self._thread.join(5)
+        self._thread.join(PATIENCE)
         self._socket.close()
 
 

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile.backend import END_SECONDS, fastvhost
+from bench.guests.waits import PATIENCE
+from tests.hostile.backend import fastvhost
 from tests.hostile.failing import Failing, build
 
 SECRET = b"not for anybody else\n"
-START_SECONDS = 10.0
+START_SECONDS = PATIENCE
 OTHER_GROUP = 65534
 NUMBERS = itertools.count()
 
@@ -78,12 +79,12 @@ class Running:
 
     def end(self) -> None:
         self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(END_SECONDS + 2) == 0, self.log()
+        assert self.process.wait(PATIENCE) == 0, self.log()
         assert "Traceback" not in self.log()
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait(5)
+        self.process.wait(PATIENCE)
 
 
 @pytest.fixture

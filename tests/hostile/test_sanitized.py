@@ -18,6 +18,7 @@ from tests.hostile.catalogue import CASES, CATALOGUE, Case, name_of
 from tests.hostile.conftest import BRIEF_ONES, Shared, endurance
 from tests.hostile.sanitized import OPTIONS, ROOT, build, run, sanitized
 
+pytestmark = pytest.mark.timeout(900)  # the build, on a busy machine
 WITHOUT_RINGS = {
     f"tests.hostile.attacks_{about}" for about in ("costly", "doors", "fds", "message", "shared", "shares", "sustained")
 }

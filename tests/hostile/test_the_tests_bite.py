@@ -72,7 +72,7 @@ HARM = {
 
 None of it is seen by waiting in vain, so that answers are waited for as long as without a bug.
 """
-PATIENCE, IN_VAIN, IN_VAIN_AFTER_ALL = 5.0, 0.2, 1.0
+PATIENCE, IN_VAIN, IN_VAIN_AFTER_ALL = 30.0, 0.2, 1.0
 """Seconds to wait for what must come; for what, with most bugs, does not; and where the worker was slow meanwhile."""
 ENOUGH_ROUNDS = 100
 """Of the worker: what has not come by then does not come."""

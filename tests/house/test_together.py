@@ -51,7 +51,7 @@ def run(directory: Path, *words: str, **files: str) -> subprocess.CompletedProce
     return subprocess.run(
         [sys.executable, "-m", "pytest", *options, *words, directory],
         cwd=directory, env=os.environ | {"PYTHONPATH": os.pathsep.join([str(sources.ROOT), *sys.path])},
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
 
 

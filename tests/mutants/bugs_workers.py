@@ -70,6 +70,20 @@ MUTANTS = (
         "unit/test_shares.py::test_a_port_that_had_nothing_to_send_has_saved_up_25_us_at_the_most",
     ),
     Mutant(
+        "quiet-lanes-wait-until-nobody-is-busy",
+        ROSTER,
+        "min(turns, 1 + turns // QUIET_SHARE)",
+        "0",
+        "unit/test_shares.py::test_a_quiet_lane_of_a_port_that_uses_up_its_share_has_its_turn_soon",
+    ),
+    Mutant(
+        "quiet-lanes-starved-by-the-busy-ones-of-their-port",
+        ROSTER,
+        "sender.used <= limit + roster.most",
+        "sender.used <= limit",
+        "unit/test_shares.py::test_a_quiet_lane_of_a_port_that_uses_up_its_share_has_its_turn_soon",
+    ),
+    Mutant(
         "kicks-wanted-after-the-sleep",
         "dataplane/idle.pyx",
         "        lane.ingress.want_kicks(lane.ingress, lane.pair, False)\n",

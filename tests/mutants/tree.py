@@ -108,7 +108,7 @@ def build(where: Path, mutants: Sequence[Mutant]) -> Path:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("FASTVHOST_")}
     environment["FASTVHOST_CFLAGS"] = FLAGS
     command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace", "-j2"]
-    done = subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True, timeout=800, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     stamp.write_text(digest.hexdigest())
     return where

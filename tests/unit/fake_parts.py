@@ -61,7 +61,7 @@ class FakeWorker:
         if self.mood == "raises":
             raise ValueError("out of rounds")
         if self.mood != "ends":
-            self.released.wait(10)
+            self.released.wait(60)
 
     def stop(self) -> None:
         self.log.append(f"stop {self.name}")
@@ -72,8 +72,11 @@ class FakeWorker:
 class FakeService:
     """`mood` "late": waited for, it ends only after the time is over."""
 
-    def __init__(self, name: str, log: list[str], refuses: str = "", mood: str = "well") -> None:
+    def __init__(
+        self, name: str, log: list[str], refuses: str = "", mood: str = "well", waits: list[float] | None = None
+    ) -> None:
         self.name, self.log, self.refuses, self.mood = name, log, refuses, mood
+        self.waits = [] if waits is None else waits
 
     def open(self) -> None:
         if self.refuses:
@@ -89,6 +92,7 @@ class FakeService:
     def stop(self, timeout: float) -> None:
         self.log.append(f"stop {self.name}")
         if self.mood == "late":
+            self.waits.append(timeout)
             time.sleep(min(timeout, 2.0))
             raise TimeoutError("it did not end")
 
@@ -103,6 +107,8 @@ class Fakes:
     ports: dict[str, FakePort] = field(default_factory=dict)
     moods: dict[str, str] = field(default_factory=dict)
     refuses: dict[str, str] = field(default_factory=dict)
+    waits: list[float] = field(default_factory=list)
+    """Seconds that services which are late were waited for."""
 
     def parts(self) -> Parts:
         return Parts(object, self._worker, self._port, self._service, REASONS, (OSError, ValueError))
@@ -117,5 +123,5 @@ class Fakes:
 
     def _service(self, spec: PortSpec, _port: object, _group: str | None) -> FakeService | None:
         return None if spec.kind == "null" else FakeService(
-            spec.name, self.log, self.refuses.get(spec.name, ""), self.moods.get(spec.name, "well")
+            spec.name, self.log, self.refuses.get(spec.name, ""), self.moods.get(spec.name, "well"), self.waits
         )

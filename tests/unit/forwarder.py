@@ -16,8 +16,10 @@ from typing import Any
 
 from bench import conservation
 from bench.guests.short_dir import short_dir
+from bench.guests.waits import PATIENCE
 from fastvhost.control import control_client
 from tests.house.sources import ROOT
+from tests.own_time import OwnTime
 
 FASTVHOST = [sys.executable, "-m", "fastvhost"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -52,7 +54,7 @@ class Forwarder:
         ]
         return [line for line in lines if not BUSY_MACHINE.search(line)]
 
-    def wait_for(self, what: str, condition: Callable[[], object], seconds: float = 5.0) -> None:
+    def wait_for(self, what: str, condition: Callable[[], object], seconds: float = PATIENCE) -> None:
         """Until the condition holds; a failure shows the log."""
         deadline = time.monotonic() + seconds
         while not condition():
@@ -68,14 +70,18 @@ class Forwarder:
         """Every counter."""
         return dict(control_client.ask(str(self.directory / "control.sock"), "stats"))
 
-    def wait_log(self, text: str, seconds: float = 5.0) -> None:
+    def wait_log(self, text: str, seconds: float = PATIENCE) -> None:
         self.wait_for(f"'{text}' in the log", lambda: text in self.log, seconds)
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
-        """Exit code after a signal, and the seconds it took."""
-        start = time.monotonic()
+        """Exit code after a signal, and the seconds it took by itself."""
+        own, deadline = OwnTime(self.process.pid), time.monotonic() + PATIENCE
         self.process.send_signal(number)
-        return self.process.wait(5), time.monotonic() - start
+        while self.process.poll() is None:
+            seconds = own.seconds
+            assert time.monotonic() < deadline, f"it does not end\n{self.log}"
+            time.sleep(0.002)
+        return self.process.returncode, seconds
 
 
 @contextmanager
@@ -83,7 +89,7 @@ def forwarder(
     *options: str,
     ports: tuple[str, ...] = ("a.sock", "b.sock"),
     defect: str = "",
-    seconds: float = 5.0,
+    seconds: float = PATIENCE,
     prefix: Sequence[str] = (),
 ) -> Iterator[Forwarder]:
     """A fwd that listens on its sockets, within so many seconds. Killed at the end where the test has not ended it.
@@ -112,7 +118,7 @@ def forwarder(
 
 
 def fastvhost(
-    *words: str, cwd: Path | None = None, seconds: float = 30, **settings: str
+    *words: str, cwd: Path | None = None, seconds: float = 2 * PATIENCE, **settings: str
 ) -> subprocess.CompletedProcess[str]:
     """Another verb, to its end. settings: for its environment."""
     return subprocess.run(

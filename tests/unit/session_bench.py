@@ -11,6 +11,7 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.guests.waits import PATIENCE
 from fastvhost.frontend import advice, features
 from fastvhost.frontend.changes import Changes
 from fastvhost.frontend.memory import MemoryMaker
@@ -61,7 +62,7 @@ class Bench:
         self.changes = Changes(self.port, self.clock)
         self.narrative = Narrative(advice.by_listening("/tmp/bench.sock", "mode 0660"), self.clock)
         self.peer, ours = socket.socketpair()
-        self.peer.settimeout(2)
+        self.peer.settimeout(PATIENCE)
         offer = Offer(queue_pairs, without, device=device)
         self.connection = Connection(
             ours, self.port, self.changes, self.narrative, self.clock, memory, offer, device=device

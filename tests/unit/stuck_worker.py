@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 
+from bench.guests.waits import PATIENCE
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.port import NullPort, Port
 from fastvhost.dataplane.ports.tap import TapPort
@@ -48,7 +49,7 @@ class StuckWorker:
     def close(self) -> None:
         self.worker.stop()
         self.let_go()
-        self.thread.join(5)
+        self.thread.join(PATIENCE)
         assert not self.thread.is_alive()
         self.worker.close()
         os.close(self._end)
@@ -59,7 +60,7 @@ class StuckWorker:
 
     @staticmethod
     def _until(condition) -> None:  # type: ignore[no-untyped-def]
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + PATIENCE
         while not condition():
             assert time.monotonic() < deadline, "not in time"
             time.sleep(0.001)

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from bench.guests.waits import PATIENCE
 from fastvhost.frontend import back_off
+from fastvhost.frontend.back_off import BackOff
 from fastvhost.vhostcuse.ioctls import Command
 from fastvhost.vhostuser.message import Request
 from tests.frontend import Frontend
 from tests.unit import test_cuse_service
 from tests.unit.fake_port import FakeMapping
 from tests.unit.service_rig import Rig, run_a_ring, until
+from tests.unit.session_bench import Clock
 
 WAIT = 0.4
 
@@ -55,9 +58,14 @@ def test_the_front_end_is_closed_and_the_next_one_is_taken_once_the_wait_is_over
 
 
 def test_show_tells_how_long_a_front_end_is_not_taken(rig: Rig) -> None:
+    clock = Clock()
+    rig.service._back_off = BackOff(clock)
     rig.service.memory_holds("worker3", 0.51, too_much=True)
-    until(lambda: 0 < rig.service.describe().get("refused_for_seconds", 0.0) <= WAIT)
-    until(lambda: "refused_for_seconds" not in rig.service.describe())
+    until(lambda: rig.service.describe().get("refused_for_seconds") == pytest.approx(WAIT))
+    clock.now += WAIT / 2
+    assert rig.service.describe()["refused_for_seconds"] == pytest.approx(WAIT / 2)
+    clock.now += WAIT
+    assert "refused_for_seconds" not in rig.service.describe()
 
 
 def test_it_is_closed_also_while_the_worker_is_held_and_lets_go_of_its_memory_later(rig: Rig) -> None:
@@ -102,9 +110,14 @@ def test_the_owner_of_a_device_file_loses_it_and_requests_wait(cuse: test_cuse_s
     start = time.monotonic()
     cuse.service.memory_holds("worker3", 0.51, too_much=True)
     until(lambda: cuse.state() == "listening")
-    assert 0 < cuse.service.describe()["refused_for_seconds"] <= WAIT
     assert cuse.kernel.ioctl(handle, Command.SET_OWNER) == (0, b"")
     assert time.monotonic() - start >= WAIT
+
+
+def test_show_tells_that_of_a_device_file_too(cuse: test_cuse_service.Rig) -> None:
+    cuse.service._back_off = BackOff(Clock())
+    cuse.service.memory_holds("worker3", 0.51, too_much=True)
+    until(lambda: cuse.service.describe().get("refused_for_seconds") == pytest.approx(WAIT))
 
 
 def test_it_may_be_said_while_the_port_stops(rig: Rig) -> None:
@@ -116,7 +129,7 @@ def test_it_may_be_said_while_the_port_stops(rig: Rig) -> None:
 
     thread = threading.Thread(target=say)
     thread.start()
-    rig.service.stop(2.0)
+    rig.service.stop(PATIENCE)
     stopping.set()
     thread.join()
     assert rig.service.defects == 0

@@ -114,7 +114,7 @@ def test_the_command_line_wins_over_the_file(capsys: Captured) -> None:
 
 def test_a_reader_that_has_enough_is_no_error() -> None:
     command = f"{sys.executable} -m fastvhost fwd --help | head -1; echo ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.endswith("\n0\n")
     assert done.stderr == ""
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from bench.guests.short_dir import short_dir
+from bench.guests.waits import PATIENCE
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.virtio_port import VirtioPort
 from fastvhost.vhostuser.service import VhostUserService, promised_pairs
@@ -106,7 +107,7 @@ class Bench:
 
     def close(self) -> None:
         self.frontend.close()
-        self.service.stop(2.0)
+        self.service.stop(PATIENCE)
         self.port.close()
         self.memory.close()
         for fd in [fd for fds in self.fds for fd in fds]:

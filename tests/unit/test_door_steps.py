@@ -13,6 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 import pytest
 
+from bench.guests.waits import PATIENCE
 from fastvhost.dataplane.door import Door, WorkerStuckError
 from tests.probes.doors import PostingPort, SteppedWorker
 
@@ -28,7 +29,7 @@ def scene(n_workers: int, n_ports: int = 1) -> tuple[list[SteppedWorker], list[P
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, "not in time"
         time.sleep(0.001)
@@ -248,7 +249,7 @@ def test_a_worker_does_not_start_while_control_makes_a_change() -> None:
         port.stop_workers(0.001)
     for worker in workers:
         worker.leave()
-    port.stop_workers(1.0)
+    port.stop_workers(PATIENCE)
     threads = [threading.Thread(target=worker.enter) for worker in workers]
     for thread in threads:
         thread.start()
@@ -256,7 +257,7 @@ def test_a_worker_does_not_start_while_control_makes_a_change() -> None:
     assert all(thread.is_alive() for thread in threads)
     port.open()
     for thread in threads:
-        thread.join(5)
+        thread.join(PATIENCE)
     assert not any(thread.is_alive() for thread in threads)
 
 
@@ -277,7 +278,7 @@ def in_threads(*acts: Callable[[], object]) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(120)
         assert not thread.is_alive()
 
 

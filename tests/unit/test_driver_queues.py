@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator
 
 import pytest
 
 from bench.guests.short_dir import short_dir
+from bench.guests.waits import PATIENCE, wait_until
 from fastvhost.driver.device import GuestDevice
 from fastvhost.driver.frontend import Feature
 from fastvhost.driver.guests import Guests, GuestsError
@@ -102,7 +102,7 @@ def test_several_queue_pairs_flood_a_real_fwd(packed: bool) -> None:
     with short_dir() as directory, fwd(directory, ",queues=4") as (a, b):
         load = Guests(a, b, queues=4, packed=packed, queue_size=128)
         load.start()
-        time.sleep(0.2)
+        wait_until("frames of every queue", PATIENCE, lambda: all(sent > 100 for sent, _ in load.by_queue[0]))
         counters = load.stop_load()
         assert counters.lost == counters.corrupt == counters.reordered == counters.duplicated == 0
         for sent, received in zip(*load.by_queue, strict=True):
@@ -117,10 +117,8 @@ def test_guests_that_sleep_are_woken_by_every_frame(packed: bool, event_idx: boo
     with short_dir() as directory, fwd(directory) as (a, b):
         load = Guests(a, b, packed=packed, event_idx=event_idx, sleeps=True, queue_size=4)
         load.start()
-        time.sleep(0.3)
+        wait_until("it has slept", PATIENCE, lambda: load.naps > 10 and load.counters().frames > 100)
         final = load.stop_load()
         assert load.stalls == 0
-        assert load.naps > 0
-        assert final.frames > 100
         assert final.lost == final.corrupt == final.reordered == 0
         load.stop()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench import ending
-from bench.guests.waits import wait_until
+from bench.guests.waits import PATIENCE, wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,7 +59,7 @@ with ending.own_directory() as own:
         own = Path(owner.stdout.readline().strip())
         assert ending.remove_left_over() == []
         owner.kill()
-        owner.wait(10)
+        owner.wait(PATIENCE)
     assert ending.remove_left_over() == [own]
 
 
@@ -73,27 +73,27 @@ import os, time
 from bench import ending
 ending.end_on_signals("test")
 try:
-    ending.run_whole(["sh", "-c", "sleep 50 & sleep 50"], ".")
+    ending.run_whole(["sh", "-c", "sleep 500 & sleep 500"], ".")
 finally:
     open({str(tmp_path / "ending")!r}, "w").close()
     time.sleep(0.5)
     open({str(tmp_path / "ended")!r}, "w").close()
 """
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE) as run:
-        wait_until("both sleep", 20, lambda: len(asleep(run.pid)) == 2)
+        wait_until("both sleep", PATIENCE, lambda: len(asleep(run.pid)) == 2)
         run.send_signal(number)
-        wait_until("it ends what it started", 20, (tmp_path / "ending").exists)
+        wait_until("it ends what it started", PATIENCE, (tmp_path / "ending").exists)
         run.send_signal(number)
-        output, _ = run.communicate(timeout=20)
+        output, _ = run.communicate(timeout=PATIENCE)
         assert (run.returncode, output) == (128 + number, b"")
         assert (tmp_path / "ended").exists()
 
 
 def asleep(ancestor: int) -> list[int]:
-    """The processes "sleep 50" below one."""
+    """The processes "sleep 500" below one."""
     found = []
     for child in children(ancestor):
-        if Path(f"/proc/{child}/cmdline").read_bytes() == b"sleep\0" + b"50\0":
+        if Path(f"/proc/{child}/cmdline").read_bytes() == b"sleep\0" + b"500\0":
             found.append(child)
         found += asleep(child)
     return found

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from bench.guests.waits import PATIENCE
 from fastvhost import Door, Worker
 from fastvhost.dataplane.ports.endpoint import Burst, Endpoint, EndpointClosedError
 
@@ -37,7 +38,7 @@ def two(request: pytest.FixtureRequest) -> Iterator[Two]:
         worker.add_wire(one, other, hold=True, hold_timeout_ms=1000)
     yield Two(a, b, worker)
     worker.stop()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE
     while worker.running and time.monotonic() < deadline:
         time.sleep(0.001)
     worker.close()
@@ -163,11 +164,11 @@ def test_who_waits_is_woken_by_a_frame_and_a_sleeping_worker_by_a_send(two: Two)
     two.run()
     time.sleep(0.05)
     got: list[bytes] = []
-    reader = threading.Thread(target=lambda: got.extend(bytes(view) for view in two.b.recv(timeout=10)))
+    reader = threading.Thread(target=lambda: got.extend(bytes(view) for view in two.b.recv(timeout=PATIENCE)))
     reader.start()
     time.sleep(0.05)
     assert two.a.send([frame(7)]) == 1
-    reader.join(10)
+    reader.join(PATIENCE)
     assert got == [frame(7)]
 
 
@@ -189,7 +190,7 @@ def test_waiting_ends_with_the_time_and_with_the_forwarder(two: Two) -> None:
     reader = threading.Thread(target=wait)
     reader.start()
     two.b.end()
-    reader.join(10)
+    reader.join(PATIENCE)
     assert "the forwarder has ended" in str(ended[0])
     with pytest.raises(EndpointClosedError):
         two.b.send([frame(2)])
@@ -213,7 +214,7 @@ def test_asyncio_programs_wait_without_holding_up_the_loop(two: Two) -> None:
         return answers
 
     async def both() -> list[int]:
-        return (await asyncio.wait_for(asyncio.gather(ask(), echo()), 20))[0]
+        return (await asyncio.wait_for(asyncio.gather(ask(), echo()), 2 * PATIENCE))[0]
 
     assert asyncio.run(both()) == list(range(50))
 
@@ -224,7 +225,7 @@ def test_two_threads_flood_both_ways_and_every_frame_comes_once_and_in_order(two
     seen: dict[str, list[int]] = {"a": [], "b": []}
 
     def work(name: str, endpoint: Endpoint) -> None:
-        sent, deadline = 0, time.monotonic() + 60
+        sent, deadline = 0, time.monotonic() + 120
         while (sent < count or len(seen[name]) < count) and time.monotonic() < deadline:
             with endpoint.lend(min(8, count - sent), 60, timeout=0) as burst:
                 for view in burst:
@@ -238,6 +239,6 @@ def test_two_threads_flood_both_ways_and_every_frame_comes_once_and_in_order(two
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(70)
+        thread.join(130)
     assert seen["a"] == list(range(count))
     assert seen["b"] == list(range(count))

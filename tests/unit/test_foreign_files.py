@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from bench.guests.short_dir import short_dir
+from bench.guests.waits import PATIENCE
 from fastvhost.frontend import foreign_files, quota
 from fastvhost.frontend.errors import ProtocolError
 from fastvhost.frontend.payload import Region
@@ -28,11 +29,13 @@ from tests.unit.fake_port import FAKE_MEMORY, FakePort
 from tests.unit.service_rig import until
 from tests.unit.session_bench import OTHER_REGION, REGION
 
-SOON = 0.5
-PATIENCE = foreign_files.ANSWER_WITHIN
+SOON = 20.0
+NOT_SO_LONG = 60.0
+"""Instead of foreign_files.ANSWER_WITHIN where nobody is to be asked: who asks is found out, it is longer than SOON."""
 SHORT = 1.0
-"""Instead of it, so that the tests here take less time."""
-AFTER_ASKING = SHORT + 2
+"""Instead of it where somebody is, so that the tests here take less time."""
+USUAL = foreign_files.ANSWER_WITHIN
+AFTER_ASKING = SHORT + SOON
 
 
 @contextlib.contextmanager
@@ -45,12 +48,14 @@ def takes_at_most(seconds: float) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nobody waits any more once the file system is gone."""
-    monkeypatch.setattr(foreign_files, "ANSWER_WITHIN", SHORT)
+    monkeypatch.setattr(foreign_files, "ANSWER_WITHIN", NOT_SO_LONG)
     yield
-    deadline = time.monotonic() + 5
-    while waits_for_a_file():
-        assert time.monotonic() < deadline, "a thread still waits"
-        time.sleep(0.01)
+    until(lambda: not waits_for_a_file())
+
+
+@pytest.fixture
+def asked_for_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(foreign_files, "ANSWER_WITHIN", SHORT)
 
 
 @pytest.fixture
@@ -66,6 +71,7 @@ def duplicate(fd: int) -> int:
     return os.dup(fd)
 
 
+@pytest.mark.usefixtures("asked_for_a_second")
 def test_looking_at_a_file_that_does_not_answer_ends_in_words() -> None:
     with Silent() as (fd,), takes_at_most(AFTER_ASKING), pytest.raises(ProtocolError, match=r"does not answer.*memfd"):
         foreign_files.examine(fd)
@@ -120,6 +126,7 @@ def test_memory_of_the_kernels_own_needs_nobody_to_ask(make: Callable[[], int]) 
         os.fstat(fd)
 
 
+@pytest.mark.usefixtures("asked_for_a_second")
 def test_a_name_like_a_memfds_is_no_memfd() -> None:
     with Silent(name="memfd:ram (deleted)") as (fd,):
         with takes_at_most(AFTER_ASKING), pytest.raises(ProtocolError):
@@ -128,35 +135,34 @@ def test_a_name_like_a_memfds_is_no_memfd() -> None:
             foreign_files.close(duplicate(fd))
 
 
+@pytest.mark.usefixtures("asked_for_a_second")
 def test_an_answer_after_the_time_is_not_lost() -> None:
     go_on = threading.Event()
     late: list[int] = []
 
     def call() -> int:
-        go_on.wait(20)
+        go_on.wait(2 * PATIENCE)
         return 7
 
     with pytest.raises(ProtocolError):
         foreign_files.within(call, late.append)
     go_on.set()
-    deadline = time.monotonic() + 5
-    while late != [7]:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: late == [7])
 
 
+@pytest.mark.usefixtures("asked_for_a_second")
 def test_who_does_not_answer_is_named() -> None:
     go_on = threading.Event()
     with pytest.raises(ProtocolError, match="process 7 holds it up"):
-        foreign_files.within(lambda: go_on.wait(20), unanswered="process 7 holds it up")
+        foreign_files.within(lambda: go_on.wait(2 * PATIENCE), unanswered="process 7 holds it up")
     go_on.set()
 
 
 def test_an_overloaded_machine_has_seconds_to_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(foreign_files, "ANSWER_WITHIN", PATIENCE)
+    monkeypatch.setattr(foreign_files, "ANSWER_WITHIN", USUAL)
     go_on = threading.Event()
     threading.Timer(2, go_on.set).start()
-    assert foreign_files.within(lambda: go_on.wait(20))
+    assert foreign_files.within(lambda: go_on.wait(2 * PATIENCE))
 
 
 def test_an_overlay_is_refused_because_nobody_knows_what_lies_below() -> None:
@@ -174,7 +180,7 @@ def test_an_overlay_is_refused_because_nobody_knows_what_lies_below() -> None:
             ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", f"cd {directory} && cd . && {words}", "sh",
              sys.executable, "-c", code],
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-            stdout=subprocess.PIPE, text=True, check=True, timeout=30,
+            stdout=subprocess.PIPE, text=True, check=True, timeout=2 * PATIENCE,
         )  # fmt: skip
     assert "(overlay)" in said.stdout
 
@@ -190,7 +196,7 @@ def path() -> Iterator[Path]:
         service.open()
         service.start()
         yield directory / "a.sock"
-        service.stop(2.0)
+        service.stop(PATIENCE)
         assert service.defects == 0
         port.close()
 
@@ -214,8 +220,10 @@ def served(path: Path, seconds: float) -> None:
     ids=["memory table", "memory region", "kick", "call", "err", "surplus"],
 )
 def test_a_port_is_not_held_up_by_a_file_that_does_not_answer(
-    path: Path, request_: int, payload: bytes, seconds: float
+    path: Path, request_: int, payload: bytes, seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if seconds == AFTER_ASKING:
+        monkeypatch.setattr(foreign_files, "ANSWER_WITHIN", SHORT)
     with Silent() as fds:
         frontend = Frontend.connect(path)
         frontend.send(request_, payload, fds)
@@ -235,7 +243,7 @@ def test_a_port_that_waits_for_such_a_file_ends_as_soon_as_it_is_to_stop(monkeyp
         with contextlib.closing(Frontend.connect(directory / "a.sock")) as frontend:
             frontend.send(Request.SET_MEM_TABLE, MemoryTable((REGION, OTHER_REGION)).encode(), fds)
             until(waits_for_a_file)
-            service.stop(2.0)
+            service.stop(PATIENCE)
         assert service.defects == 0
     port.close()
 
@@ -247,7 +255,7 @@ def test_a_stop_ends_the_waiting_of_its_own_thread_alone() -> None:
     def wait_for_it(stop: Future[None]) -> None:
         foreign_files.give_up_with(stop)
         try:
-            said.append(foreign_files.within(lambda: go_on.wait(20)))
+            said.append(foreign_files.within(lambda: go_on.wait(2 * PATIENCE)))
         except ProtocolError as error:
             said.append(str(error))
 
@@ -255,10 +263,10 @@ def test_a_stop_ends_the_waiting_of_its_own_thread_alone() -> None:
     for thread in threads:
         thread.start()
     stopped.set_result(None)
-    threads[0].join(5)
+    threads[0].join(PATIENCE)
     assert said == ["given up, because the port is to stop"]
     go_on.set()
-    threads[1].join(5)
+    threads[1].join(PATIENCE)
     assert said[1:] == [True]
 
 
@@ -270,6 +278,7 @@ def test_files_left_behind_in_half_a_message_are_closed_without_waiting(path: Pa
         served(path, SOON)
 
 
+@pytest.mark.usefixtures("asked_for_a_second")
 def test_memory_of_a_cuse_front_end_on_such_a_file_is_refused_in_words() -> None:
     with Silent() as (fd,), Mapped(fd) as (pid, address), contextlib.closing(Process(pid)) as caller:
         region = Region(0, FILE_BYTES, address, 0)

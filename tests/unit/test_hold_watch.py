@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from bench.guests.waits import PATIENCE
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.hold_watch import HoldWatch
 from fastvhost.dataplane.worker import Worker
@@ -74,7 +75,7 @@ def two_guests(features: int, left: Memory, right: Memory) -> Iterator[tuple[Sid
     finally:
         worker.stop()
         if thread.ident:
-            thread.join(10)
+            thread.join(PATIENCE)
         worker.close()
         for side in sides:
             side.close()
@@ -85,7 +86,7 @@ ENOUGH = 0.1
 
 
 def seconds_held(
-    worker: Worker, region: Region, work: Callable[[], object], most: float = 10.0
+    worker: Worker, region: Region, work: Callable[[], object], most: float = PATIENCE
 ) -> dict[str, float]:
     """By port, while the region is punched: until there are ENOUGH in all, or `most` seconds have passed."""
     watch, seconds = HoldWatch([worker]), Counter[str]()
@@ -107,8 +108,15 @@ def seconds_held(
     finally:
         puncher.stop()
         watch.stop()
-        thread.join(10)
+        thread.join(PATIENCE)
     return dict(seconds)
+
+
+def charged(held: dict[str, float]) -> str:
+    """Who is, for all but what the worker may have waited for by itself: the kernel has locks of its own."""
+    port = max(held, key=held.__getitem__)
+    assert held[port] >= 0.9 * sum(held.values()), held
+    return port
 
 
 class Stream:
@@ -146,7 +154,7 @@ def test_an_empty_ring_in_a_hole_is_its_ports(features: int) -> None:
     left, right = memory_with_holes(rings=True), Memory.of(16 * MIB)
     with two_guests(features, left, right) as (_, _, worker):
         held = seconds_held(worker, left.regions[0], lambda: None)
-    assert held.keys() == {"left"}
+    assert charged(held) == "left"
 
 
 def test_a_receive_queue_in_a_hole_is_its_ports_and_not_that_of_who_sends_there(features: int) -> None:
@@ -154,7 +162,7 @@ def test_a_receive_queue_in_a_hole_is_its_ports_and_not_that_of_who_sends_there(
     with two_guests(features, left, right) as (sender, _, worker):
         sender.driver.send_at_once(*(bytes(60) for _ in range(8)))
         held = seconds_held(worker, right.regions[0], lambda: None)
-    assert held.keys() == {"right"}
+    assert charged(held) == "right"
 
 
 @pytest.mark.parametrize("pieces", [1, 3])
@@ -163,7 +171,7 @@ def test_frames_out_of_holes_are_the_senders_though_pages_of_the_receiver_are_mi
     with two_guests(F_VERSION_1, left, right) as (sender, receiver, worker):
         stream = Stream(sender, receiver, pieces, fresh=receiver)
         held = seconds_held(worker, left.regions[1], stream.go_on)
-    assert held.keys() == {"left"}
+    assert charged(held) == "left"
 
 
 @pytest.mark.parametrize("pieces", [1, 3])
@@ -172,14 +180,15 @@ def test_buffers_in_holes_are_the_receivers_though_pages_of_the_sender_are_missi
     with two_guests(F_VERSION_1, left, right) as (sender, receiver, worker):
         stream = Stream(sender, receiver, pieces, fresh=sender)
         held = seconds_held(worker, right.regions[1], stream.go_on)
-    assert held.keys() == {"right"}
+    assert charged(held) == "right"
 
 
 def test_a_worker_that_only_has_much_to_do_is_not_held() -> None:
     left, right = memory_with_holes(), memory_with_holes()
     with two_guests(F_VERSION_1, left, right) as (sender, receiver, worker):
         stream = Stream(sender, receiver, 3, fresh=receiver)
-        assert seconds_held(worker, Region(1 << 40, HOLES), stream.go_on, most=0.5) == {}
+        held = seconds_held(worker, Region(1 << 40, HOLES), stream.go_on, most=0.5)
+    assert sum(held.values()) < ENOUGH / 2
 
 
 def test_it_stops_at_once_with_no_worker_running() -> None:

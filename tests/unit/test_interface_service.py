@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from bench.guests.waits import PATIENCE
 from fastvhost.dataplane.door import WorkerStuckError
 from fastvhost.hostside import interfaces, service
 from fastvhost.hostside.interfaces import Interface
@@ -89,13 +90,13 @@ def attached(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     wait_for(lambda: made.port.link_up)
     yield made
     made.port.trouble = None
-    made.stop(5.0)
+    made.stop(PATIENCE)
     assert (made.port.attached, made.opened) == (False, 0)
     os.close(made.port.attention_fd)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.001)

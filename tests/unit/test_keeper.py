@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from bench.guests.short_dir import short_dir
+from bench.guests.waits import PATIENCE
 from fastvhost.frontend import foreign_files, keeper, quota
 from fastvhost.frontend.errors import ProtocolError
 from fastvhost.frontend.keeper_process import CLOSERS_OF_A_PORT, CROWD
@@ -23,9 +24,6 @@ from tests.held_files import Held
 from tests.unit.service_rig import until
 
 ROOT = Path(__file__).parents[2]
-SOON = 4.0
-END = 4.0
-"""Seconds: two are promised, on a machine that is not overloaded."""
 
 
 def state(pid: int) -> str:
@@ -205,25 +203,25 @@ class Fwd:
                 [*command, "--port", str(self.path), "--port", str(directory / "b.sock")],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT,
             )  # fmt: skip
-        until(lambda: (directory / "b.sock").exists() and "b.sock" in self.log.read_text(), 15)
+        until(lambda: (directory / "b.sock").exists() and "b.sock" in self.log.read_text())
         # All that it has for itself is open: the state of its workers' threads comes last.
-        until(lambda: any(link.endswith("/stat") for link in links(self.process.pid)), SOON)
+        until(lambda: any(link.endswith("/stat") for link in links(self.process.pid)))
         (self.keeper,) = children(self.process.pid)
 
     def serves(self) -> None:
-        with contextlib.closing(Frontend.connect(self.path, SOON)) as frontend:
+        with contextlib.closing(Frontend.connect(self.path)) as frontend:
             frontend.ask_u64(Request.GET_FEATURES)
 
     def send_kick(self, fd: int) -> Frontend:
-        frontend = Frontend.connect(self.path, SOON)
+        frontend = Frontend.connect(self.path)
         frontend.send(Request.SET_VRING_KICK, U64.pack(1), [fd])
         os.close(fd)
         frontend.ask_u64(Request.GET_FEATURES)
         return frontend
 
-    def ends(self, number: signal.Signals, seconds: float) -> int:
+    def ends(self, number: signal.Signals) -> int:
         self.process.send_signal(number)
-        return self.process.wait(seconds)
+        return self.process.wait(PATIENCE)
 
 
 @pytest.fixture
@@ -234,7 +232,7 @@ def fwd() -> Iterator[Fwd]:
             yield running
         finally:
             running.process.kill()
-            running.process.wait(10)
+            running.process.wait(PATIENCE)
             until(lambda: gone(running.keeper))
 
 
@@ -243,7 +241,7 @@ def test_an_eventfd_that_cannot_be_let_go_holds_neither_its_port_nor_a_stop(fwd:
         fwd.send_kick(first).close()
         fwd.serves()
         stays = fwd.send_kick(second)
-        assert fwd.ends(signal.SIGTERM, END) == 0
+        assert fwd.ends(signal.SIGTERM) == 0
         stays.close()
 
 
@@ -252,14 +250,14 @@ def test_nor_does_it_keep_fwd_from_being_killed(fwd: Fwd, unread: bool) -> None:
     with Held(1) as (fd,):
         if unread:
             # The reply to what was asked before is not read: then nothing more is received.
-            frontend = Frontend.connect(fwd.path, SOON)
+            frontend = Frontend.connect(fwd.path)
             frontend.ask_u64(Request.GET_FEATURES)  # the connection is taken, and the helper has it
             fwd.process.send_signal(signal.SIGSTOP)
             frontend.send(Request.SET_VRING_KICK, U64.pack(1), [fd])
             os.close(fd)
         else:
             frontend = fwd.send_kick(fd)
-        assert fwd.ends(signal.SIGKILL, END) == -signal.SIGKILL
+        assert fwd.ends(signal.SIGKILL) == -signal.SIGKILL
         frontend.close()
 
 
@@ -269,13 +267,13 @@ def test_an_epoll_and_a_pipe_that_somebody_holds_are_refused_without_a_look_that
     held = Held(1)
     with held:
         for fd in (held.epoll(), os.dup(reader)):
-            frontend = Frontend.connect(fwd.path, SOON)
+            frontend = Frontend.connect(fwd.path)
             frontend.send(Request.SET_VRING_KICK, U64.pack(1), [fd])
             os.close(fd)
-            assert frontend.wait_closed(SOON)
+            assert frontend.wait_closed()
             frontend.close()
             fwd.serves()
-        assert fwd.ends(signal.SIGTERM, END) == 0
+        assert fwd.ends(signal.SIGTERM) == 0
     os.write(writer, b".")
     os.close(writer)
 
@@ -283,9 +281,9 @@ def test_an_epoll_and_a_pipe_that_somebody_holds_are_refused_without_a_look_that
 def test_a_helper_that_was_killed_is_missed_in_the_log_and_ports_go_on(fwd: Fwd) -> None:
     before = len(links(fwd.process.pid))
     os.kill(fwd.keeper, signal.SIGKILL)
-    until(lambda: "fv-keeper) is gone" in fwd.log.read_text(), 3)
+    until(lambda: "fv-keeper) is gone" in fwd.log.read_text())
     fwd.send_kick(os.eventfd(0)).close()
     fwd.serves()
     until(lambda: len(links(fwd.process.pid)) <= before)
-    assert fwd.ends(signal.SIGTERM, END) == 0
+    assert fwd.ends(signal.SIGTERM) == 0
     assert fwd.log.read_text().count("fv-keeper") == 1

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.guests.waits import PATIENCE
 from fastvhost.vhostuser import listening
 from fastvhost.vhostuser.listening import ListeningSocket
 from tests.unit.session_bench import open_fds
@@ -128,17 +129,17 @@ def test_one_that_is_withdrawn_just_while_it_is_made_again_leaves_no_file(
 
     def slowly() -> object:
         making.set()
-        assert go_on.wait(5)
+        assert go_on.wait(PATIENCE)
         return made()
 
     monkeypatch.setattr(listener, "_made", slowly)
     threads = [threading.Thread(target=listener.looked), threading.Thread(target=listener.withdraw)]
     threads[0].start()
-    assert making.wait(5)
+    assert making.wait(PATIENCE)
     threads[1].start()
     go_on.set()
     for thread in threads:
-        thread.join(5)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
     assert not path.exists()
     assert list(path.parent.iterdir()) == []

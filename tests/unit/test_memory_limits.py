@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from bench.guests.short_dir import short_dir
+from bench.guests.waits import PATIENCE
 from fastvhost.control import port_spec
 from fastvhost.control.errors import UsageError
 from fastvhost.dataplane.guest_memory import Mapping
@@ -262,7 +263,7 @@ def service() -> Iterator[Path]:
         served.open()
         served.start()
         yield directory / "a.sock"
-        served.stop(2.0)
+        served.stop(PATIENCE)
         assert served.defects == 0
         port.close()
 
@@ -276,7 +277,7 @@ def test_a_front_end_cannot_take_the_places_of_another_port() -> None:
                 frontend.send_raw(struct.pack("<III", Request.SET_FEATURES, 1, 8), [sock.fileno()])
                 sock.close()
                 frontend.send_raw(bytes(8))
-                assert frontend.wait_closed(2)
+                assert frontend.wait_closed()
         asked: list[int] = []
 
         def other_port() -> None:
@@ -285,5 +286,5 @@ def test_a_front_end_cannot_take_the_places_of_another_port() -> None:
 
         thread = threading.Thread(target=other_port)
         thread.start()
-        thread.join(5)
+        thread.join(PATIENCE)
         assert asked == [7]

@@ -101,12 +101,12 @@ def test_its_programs_are_started_by_its_own_loader(store: Store) -> None:
     folder = store.bring().stdout.split()[2]
     program = Path(folder, "usr/bin/linux.uml")
     loader = f"{folder}/{LIBRARIES}/ld-linux-x86-64.so.2"
-    shown = subprocess.run(["readelf", "-l", program], capture_output=True, text=True, check=True, timeout=10).stdout
+    shown = subprocess.run(["readelf", "-l", program], capture_output=True, text=True, check=True, timeout=60).stdout
     assert f"[Requesting program interpreter: {loader}]" in shown
-    subprocess.run([program], check=True, timeout=10)
+    subprocess.run([program], check=True, timeout=60)
     Path(loader).unlink()
     with pytest.raises(FileNotFoundError):
-        subprocess.run([program], check=True, timeout=10)
+        subprocess.run([program], check=True, timeout=60)
 
 
 def test_without_a_network_it_says_so_in_a_line_and_leaves_nothing(store: Store) -> None:

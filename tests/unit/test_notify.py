@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.guests.waits import wait_until
+from bench.guests.waits import PATIENCE, wait_until
 from fastvhost.dataplane import notify
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.notifier import LOOK_SECONDS, MOST_RETIRED, NotificationsStuckError
@@ -31,7 +31,7 @@ FULL = 2**64 - 2
 AIO = ["io_submit"]
 
 
-def in_time(call: object, seconds: float = 10) -> None:
+def in_time(call: object, seconds: float = PATIENCE) -> None:
     """It returns; in a thread of its own, so that the test ends if it does not."""
     thread = threading.Thread(target=call, daemon=True)  # type: ignore[arg-type]
     thread.start()
@@ -76,7 +76,7 @@ def r() -> Iterator[Rig]:
         yield made
         made.b.port.set_link(False)
         control = Control(made.b.port)
-        until(lambda: not control.turn() and threading.active_count() <= threads, 5)
+        until(lambda: not control.turn() and threading.active_count() <= threads)
     assert open_fds() == before
 
 
@@ -179,7 +179,7 @@ def test_with_four_helpers_stuck_the_front_end_is_refused_and_the_next_one_serve
     # The front-end goes, and with it whoever could take from the eventfd.
     r.b.port.set_link(False)
     r.b.port.stop_queue(0)
-    until(lambda: control.turn() is None, 10)
+    until(lambda: control.turn() is None)
     assert r.b.port.helper == (False, 0)
     os.set_blocking(r.b.call[0], False)
     r.b.calls(0)
@@ -266,19 +266,24 @@ def test_a_worker_that_gets_no_context_says_why_and_what_helps() -> None:
 # What takes long to signal
 
 
+def seconds_each(r: Rig, n: int, first: int = 0) -> list[float]:
+    took = []
+    for number in range(first, first + n):
+        before = time.perf_counter()
+        flood(r, 1, number)
+        took.append(time.perf_counter() - before)
+        r.b.port.tend(time.monotonic())
+    return took
+
+
 def test_a_queue_that_takes_long_to_signal_is_the_helpers_from_then_on(r: Rig) -> None:
     with waiters(r.b.call[0]):
-        flood(r, 64 + 16)
+        slow = seconds_each(r, 64 + 16)
         assert [what for what, _, _ in r.b.port.events()] == ["slow_calls"]
         r.b.calls(0)
-        took = []
-        for n in range(50):
-            before = time.perf_counter()
-            flood(r, 1, 80 + n)
-            took.append(time.perf_counter() - before)
-            r.b.port.tend(time.monotonic())
+        took = seconds_each(r, 50, 80)
         assert r.b.port.helper == (True, 0)
-        assert statistics.median(took) < 0.0002
+        assert statistics.median(took) < max(0.0002, max(slow[:8]) / 4)
         until(lambda: r.b.calls(0))
 
 

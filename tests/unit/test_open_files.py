@@ -40,7 +40,7 @@ def test_a_limit_under_which_no_guest_could_be_served_is_told_with_the_remedy(di
     lower = f"import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))"
     done = subprocess.run(
         [sys.executable, "-c", f"{lower}; os.execv(sys.argv[1], sys.argv[1:])", *command],
-        cwd=directory, env=ENVIRONMENT, capture_output=True, text=True, timeout=20, check=False,
+        cwd=directory, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 1, done
     assert done.stderr.count("\n") == 1, done.stderr

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.guests.waits import PATIENCE
 from fastvhost import Door, Worker
 from fastvhost.dataplane.door import WorkerStuckError
 from fastvhost.dataplane.ports.endpoint import Endpoint
@@ -164,7 +165,7 @@ def test_a_ring_that_a_late_worker_kept_out_can_be_closed_and_another_one_attach
     tap.attach([end])  # reading it blocks, as nothing that a worker is given ever should
     thread = threading.Thread(target=worker.run)
     thread.start()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE
     while not worker.running or state(thread) != "S":
         assert time.monotonic() < deadline
         time.sleep(0.001)
@@ -178,7 +179,7 @@ def test_a_ring_that_a_late_worker_kept_out_can_be_closed_and_another_one_attach
         os.write(other, bytes(60))
     port.attach(PaperRing().memory, BLOCK_BYTES, nothing, nothing)
     worker.stop()
-    thread.join(5)
+    thread.join(PATIENCE)
     assert not thread.is_alive()
     for fd in (nothing, end, other):
         os.close(fd)

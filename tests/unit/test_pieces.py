@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.guests.waits import PATIENCE
 from fastvhost.dataplane.port import NullPort
 from fastvhost.dataplane.ports.endpoint import Endpoint
 from fastvhost.dataplane.ports.packet import PacketPort
@@ -70,7 +71,7 @@ def test_frames_in_pieces_are_recorded_as_they_were_sent(ring: str, tmp_path: Pa
         service.open()
         send(pair.guest, sent)
         pair.wait_sent(MOST)
-        service.stop(2.0)
+        service.stop(PATIENCE)
     assert load(tmp_path / "out.pcap") == sent
 
 
@@ -86,7 +87,7 @@ def test_a_guest_gets_a_played_file_in_buffers_of_several_pieces(ring: str, buff
         try:
             assert pair.received(MOST) == sent
         finally:
-            service.stop(2.0)
+            service.stop(PATIENCE)
 
 
 @pytest.mark.parametrize("buffers", BUFFERS)

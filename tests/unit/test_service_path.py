@@ -240,8 +240,9 @@ def test_a_port_that_withdraws_serves_on_until_it_is_stopped_and_sleeps_meanwhil
     rig.service.withdraw()
     assert served.ask_u64(Request.GET_FEATURES)
     turns = count_turns(rig, monkeypatch)
+    start = time.monotonic()
     time.sleep(0.2)
-    assert len(turns) < 20
+    assert len(turns) < 20 + 100 * (time.monotonic() - start)  # one that spins makes thousands a second
     rig.close()
     assert served.wait_closed()
     served.close()

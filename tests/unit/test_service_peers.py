@@ -11,30 +11,31 @@ from pathlib import Path
 
 import pytest
 
+from bench.guests.waits import PATIENCE
 from fastvhost.frontend.payload import U64, VringState
-from fastvhost.vhostuser import service
+from fastvhost.vhostuser import service, transport
 from fastvhost.vhostuser.message import HEADER, Request
 from tests.frontend import NEED_REPLY, Closed
 from tests.unit.service_rig import Rig, count_turns, run_a_ring, until
 from tests.unit.session_bench import MODERN
 
 
-def test_half_a_message_delays_neither_stop_nor_kicks_nor_events(rig: Rig) -> None:
+def test_half_a_message_delays_neither_stop_nor_kicks_nor_events(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "PATIENCE", 3 * PATIENCE)  # nobody waits for the rest of it
     frontend = rig.frontend()
     run_a_ring(frontend)
     frontend.send_raw(struct.pack("=IIII", Request.SET_FEATURES, 1, 8, 0))
     rig.port.happen("broken", 0, "a loop")
     until(lambda: rig.service.describe()["rings"][0]["broken"] == "a loop")
-    started = time.monotonic()
-    rig.service.stop(1.0)
-    assert time.monotonic() - started < 0.5
+    rig.service.stop(PATIENCE)
     frontend.close()
 
 
-def test_half_a_message_and_silence_frees_the_port_within_two_seconds(rig: Rig) -> None:
+def test_half_a_message_and_silence_frees_the_port_after_a_second(rig: Rig) -> None:
+    assert transport.PATIENCE == 1.0
     silent = rig.frontend()
     silent.send_raw(struct.pack("=III", Request.SET_FEATURES, 1, 8) + b"half")
-    assert silent.wait_closed(2.0)
+    assert silent.wait_closed()
     honest = rig.frontend()
     assert honest.ask_u64(Request.GET_QUEUE_NUM) == 1
     honest.close()
@@ -43,7 +44,7 @@ def test_half_a_message_and_silence_frees_the_port_within_two_seconds(rig: Rig) 
 
 def test_replies_that_are_not_read_end_the_connection(rig: Rig) -> None:
     frontend = rig.frontend()
-    frontend.sock.settimeout(5)
+    frontend.sock.settimeout(PATIENCE)
     request = struct.pack("=III", Request.GET_FEATURES, 1, 0)
     with contextlib.suppress(Closed):
         while True:
@@ -104,17 +105,20 @@ def test_a_port_that_always_fails_does_not_make_the_thread_spin(
 ) -> None:
     rig = Rig(directory / "a.sock")
     rig.port.error = RuntimeError("a port that fails")
-    stop = time.monotonic() + 1.2
+    start = time.monotonic()
     turns = count_turns(rig, monkeypatch)
-    while time.monotonic() < stop:
+    while time.monotonic() < start + 1.2:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.settimeout(0.1)
             sock.connect(str(rig.path))
             sock.send(HEADER.pack(Request.SET_OWNER, 1, 0))
             sock.recv(1)  # the end of the connection
         time.sleep(0.05)
-    assert 1 <= rig.service.defects < 60
-    assert len(turns) < 200
+    until(lambda: rig.service.defects)
+    # It rests for a quarter of a second after each; one that spins makes thousands of turns a second.
+    seconds = time.monotonic() - start
+    assert rig.service.defects < 20 + 40 * seconds
+    assert len(turns) < 40 + 160 * seconds
     rig.port.error = None
     rig.close()
 
@@ -156,7 +160,7 @@ def test_a_front_end_that_cannot_be_notified_is_refused_in_words_and_the_next_on
     with caplog.at_level(logging.INFO, "fastvhost"):
         rig.port.stuck = "its call or err descriptors block"
         rig.port.happen("started")
-        assert frontend.wait_closed(2.0)
+        assert frontend.wait_closed()
         said = "port a: disconnected: its call or err descriptors block; listening again"
         until(lambda: said in caplog.messages)
     frontend.close()
@@ -181,7 +185,7 @@ def test_connections_that_end_before_their_first_ring_are_taken_so_many_a_second
         rig.frontend().close()  # waits while the socket's queue is full
     frontend = rig.frontend()
     run_a_ring(frontend)  # an honest one waits for its turn behind them, no longer
-    assert 0.9 < time.monotonic() - started < 3.0
+    assert time.monotonic() - started > 0.9
     frontend.close()
     rig.close()
 
@@ -197,7 +201,7 @@ def test_a_second_front_end_counts_like_one_that_left_at_once(
     for _ in range(24):
         rig.frontend().close()
     last = rig.frontend()
-    assert last.wait_closed(3.0)
+    assert last.wait_closed()
     assert time.monotonic() - started > 0.9
     last.close()
     first.close()

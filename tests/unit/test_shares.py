@@ -157,7 +157,10 @@ def test_quiet_lanes_stay_quiet_when_control_was_there() -> None:
 def test_a_quiet_lane_of_a_port_that_uses_up_its_share_has_its_turn_soon() -> None:
     many, other = BusyPort("many", pairs=8, cost=LONG, frames=0), BusyPort("other", cost=SHORT)
     with shared(many, other) as worker:
-        rounds(worker, 1000)
+        rounds(worker, 10_000)
+        spent = many.spent
+        rounds(worker, 100)
+        assert many.spent == spent  # all of them are quiet
         many.set_load(64, LONG)
         rounds(worker, 200)
         assert min(many.visits) >= 1
