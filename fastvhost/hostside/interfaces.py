@@ -8,8 +8,11 @@ import errno
 import fcntl
 import io
 import os
+import select
 import socket
 import struct
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -32,7 +35,15 @@ ARPHRD_ETHER = 1
 FIGURES: Final = "/proc/thread-self/net/dev"
 SENT_DROPPED = 11
 """The column there."""
+SIOCGIFNAME: Final = 0x8910
 RTMGRP_LINK = 1
+RTM_DELLINK = 17
+IFLA_NEW_NETNSID = 45
+NLMSG, IFINFO, ATTRIBUTE = struct.Struct("IHHII"), struct.Struct("BxHiII"), struct.Struct("HH")
+MOST_GONE: Final = 64
+"""Interfaces that are remembered as gone: the last ones."""
+MOST_FIGURES: Final = 1 << 20
+"""Bytes of FIGURES that are read where others say how many interfaces there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +103,10 @@ def text_of_mac(answer: bytes) -> str:
 def dropped_by_kernel(name: str) -> int:
     """Frames that the stack sent to an interface and nobody took, since it was made. proc_pid_net(5).
 
-    In the network namespace of this thread. Raises OSError.
+    In the network namespace of this thread. 0 where thousands of interfaces are before it. Raises OSError.
     """
-    return _dropped(Path(FIGURES).read_bytes(), name)
+    with Path(FIGURES).open("rb") as file:
+        return _dropped(file.read(MOST_FIGURES), name)
 
 
 def _dropped(figures: bytes, name: str) -> int:
@@ -154,6 +166,16 @@ def _ethtool(sock: socket.socket, name: str, command: array.array[int]) -> None:
         fcntl.ioctl(sock, SIOCETHTOOL, struct.pack("16sP16x", os.fsencode(name), command.buffer_info()[0]))
 
 
+def _kinds(attributes: bytes) -> Iterator[int]:
+    """Of the attributes of a message. netlink(7)."""
+    while len(attributes) >= ATTRIBUTE.size:
+        n_bytes, kind = ATTRIBUTE.unpack_from(attributes)
+        if n_bytes < ATTRIBUTE.size:
+            return
+        yield kind & 0x3FFF
+        attributes = attributes[n_bytes + 3 & ~3 :]
+
+
 class Watch:
     """Readable when some interface of the namespace changed. What changed, look() tells, and opens no file for it.
 
@@ -170,6 +192,8 @@ class Watch:
         except BaseException:
             self._socket.close()
             raise
+        self._gone: dict[int, bool] = {}
+        """By index: whether it went to another namespace."""
         self._figures: io.FileIO | None = None
         with contextlib.suppress(OSError):
             self._figures = io.FileIO(FIGURES)
@@ -180,6 +204,23 @@ class Watch:
     def look(self, name: str) -> Interface | None:
         """The interface of that name, or None. Raises OSError where the kernel does not tell."""
         return look(name, self._asking)
+
+    def was_moved(self, index: int, seconds: float = 0.0) -> bool:
+        """Whether an interface that is gone was moved to another namespace. Waits so long for the kernel to tell."""
+        poller = select.poll()
+        poller.register(self._socket, select.POLLIN)
+        deadline = time.monotonic() + seconds
+        while index not in self._gone and (left := deadline - time.monotonic()) > 0:
+            poller.poll(left * 1000)
+            self.drain()
+        return self._gone.get(index, False)
+
+    def name_of(self, index: int) -> str:
+        """Empty where there is none."""
+        with contextlib.suppress(OSError):
+            answer = fcntl.ioctl(self._asking, SIOCGIFNAME, struct.pack("16xi20x", index))
+            return os.fsdecode(answer[:16].partition(b"\0")[0])
+        return ""
 
     def dropped_by_kernel(self, name: str) -> int:
         """Frames that the stack sent to an interface and nobody took, since it was made. Raises OSError."""
@@ -194,10 +235,25 @@ class Watch:
             while True:
                 with contextlib.suppress(InterruptedError):
                     try:
-                        self._socket.recv(65536)
+                        self._note(self._socket.recv(65536))
                     except OSError as error:
                         if isinstance(error, BlockingIOError):
                             raise
+
+    def _note(self, messages: bytes) -> None:
+        """Remember which interfaces went, and how. rtnetlink(7)."""
+        while len(messages) >= NLMSG.size:
+            n_bytes, kind, *_ = NLMSG.unpack_from(messages)
+            if not NLMSG.size + IFINFO.size <= n_bytes <= len(messages):
+                return
+            family, _, index, *_ = IFINFO.unpack_from(messages, NLMSG.size)
+            attributes = messages[NLMSG.size + IFINFO.size : n_bytes]
+            self._gone.pop(index, None)
+            if kind == RTM_DELLINK and family == socket.AF_UNSPEC:  # else it left a bridge, say, and is still there
+                self._gone[index] = IFLA_NEW_NETNSID in _kinds(attributes)
+            if len(self._gone) > MOST_GONE:
+                del self._gone[next(iter(self._gone))]
+            messages = messages[n_bytes + 3 & ~3 :]
 
     def close(self) -> None:
         self._socket.close()

@@ -22,6 +22,8 @@ class PcapFace(HostPortFace, Protocol):
 class PcapService(InterfaceService):
     """Opens the interface, and counts what the kernel dropped."""
 
+    follows_netns = False
+
     def __init__(self, port: PcapFace, interface: str) -> None:
         super().__init__(port, interface)
         self._pcap = port

@@ -29,6 +29,8 @@ RETRY = 1.0
 """Seconds between two attempts to attach, and between two looks where the kernel said nothing."""
 SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 """What a call fails with where something runs out, and says nothing about the interface."""
+FATE_SECONDS = 0.5
+"""How long the kernel may take to tell what became of an interface that is not found any more."""
 CARRIER_LOOK = 0.05
 """Seconds between two looks for a carrier that is missing: the kernel tells of it up to a second late."""
 Given = TypeVar("Given")
@@ -42,6 +44,8 @@ class InterfaceService:
 
     attaches_down = False
     """Whether an interface that is missing or down can be attached to all the same."""
+    follows_netns = True
+    """Whether the kind of port takes netns=."""
 
     def __init__(self, port: HostPortFace, interface: str, netns: str = "") -> None:
         self._port = port
@@ -55,6 +59,8 @@ class InterfaceService:
         self._stopping = False
         self._thread: threading.Thread | None = None
         self._attached: Interface | None = None
+        self._was: Interface | None = None
+        """What was attached last."""
         self._losing = False
         """Whether what was attached is still to be let go of: a worker that was late kept us from it."""
         self._late = False
@@ -278,9 +284,9 @@ class InterfaceService:
         if self._attached is not None:
             self._count_drops(now)
             if seen is None or not self._is_attached(seen):
-                removed = f"{self._label} was removed; waiting for it to come back"
+                label, self._was = self._label, self._attached
                 self._lose()
-                self._say(removed, logging.WARNING)
+                self._say(self._lost(label, self._was), logging.WARNING)
                 # Whoever removed it may be about to make it anew: that one comes first.
                 self._retry_at = now + RETRY
                 return
@@ -291,10 +297,27 @@ class InterfaceService:
         if self._attached is not None and seen is not None:
             self._follow(seen)
 
+    def _lost(self, label: str, was: Interface) -> str:
+        """What to say of an interface that was attached and is not found any more."""
+        removed = f"{label} was removed; waiting for it to come back"
+        if self._watch is None or self.attaches_down:
+            return removed
+        called = self._watch.name_of(was.index)
+        if called and called != self._name:
+            return f"{label} was renamed to {called}; waiting for an interface of its old name"
+        return self._moved if self._watch.was_moved(was.index, FATE_SECONDS) else removed
+
+    @property
+    def _moved(self) -> str:
+        there = " (netns= on the port finds it there)" if self.follows_netns else ""
+        return f"{self._name} was moved to another network namespace; waiting for it to come back{there}"
+
     def _try(self, seen: Interface | None, now: float, first: bool) -> None:
         if not self.attaches_down:
             if seen is None:
-                self._say(f"there is no interface {self._name}{self._where}; waiting for it", logging.WARNING)
+                moved = self._watch is not None and self._was is not None and self._watch.was_moved(self._was.index)
+                missing = f"there is no interface {self._name}{self._where}; waiting for it"
+                self._say(self._moved if moved else missing, logging.WARNING)
                 return
             if not seen.up:
                 self._say_down()
@@ -313,6 +336,7 @@ class InterfaceService:
         if self._attached is None:
             self._lose()
             return
+        self._was = self._attached
         self._said = said
         self._write(logging.INFO, said)
         self._follow(self._attached, quiet=True)

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import logging
 import os
+import shlex
 import struct
 import time
 from collections.abc import Sequence
@@ -202,7 +203,9 @@ class TapService(InterfaceService):
         if away is not None and away.seen is None:
             return  # an attempt
         prefix = away.prefix if away else self._prefix
-        self._say(f"{self._label} is down; bring it up with: {prefix}ip link set {self._called} up", logging.WARNING)
+        # Whoever may rename it there is not whoever pastes this here.
+        remedy = f"{prefix}ip link set {shlex.quote(self._called)} up"
+        self._say(f"{self._label} is down; bring it up with: {remedy}", logging.WARNING)
 
     def describe(self) -> dict[str, Any]:
         away, called = self._away, self._called

@@ -24,6 +24,7 @@ STREAM = """
 import json, select, socket, sys, time
 out, back = (socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88b5)) for _ in range(2))
 out.bind(("t0", 0))
+back.setsockopt(socket.SOL_SOCKET, 33, 16 << 20)  # SO_RCVBUFFORCE: this program, too, may have to wait for a CPU
 back.bind(("t1", 0x88b5))
 sent, got, gap, last, end = 0, [], 0.0, time.monotonic(), None
 while end is None or (len(got) < sent and time.monotonic() < end):

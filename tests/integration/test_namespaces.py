@@ -156,6 +156,35 @@ def test_who_may_not_look_into_the_other_namespace_goes_on_all_the_same(
         exchange((home, "t0"), (home, "t1"))
 
 
+def test_an_interface_that_was_moved_or_renamed_is_not_called_removed(
+    place: Path, home: Namespace, away: Namespace
+) -> None:
+    for veth in "vwx":
+        home.run(f"ip link add {veth}0 type veth peer name {veth}1; ip link set {veth}0 up; ip link set {veth}1 up")
+    kinds = {"v0": "packet", "w0": "xdp", "x0": "pcap"}
+    ports = [word for n, (port, kind) in enumerate(kinds.items()) for word in (f"{kind}:{port}", f"null:,name=n{n}")]
+    attached = {"v0": "packet socket on v0", "w0": "AF_XDP on w0", "x0": "capturing on x0"}
+    with Fwd(place, ports, prefix=home.prefix) as fwd:
+        for port, words in attached.items():
+            fwd.wait_log(f"port {port}: {words}", WAIT)
+        mark = len(fwd.log())
+        for port in attached:
+            move(home, port, away)
+        for port in attached:
+            waits = f"port {port}: {port} was moved to another network namespace; waiting for it to come back"
+            finds = "" if port == "x0" else r" \(netns= on the port finds it there\)"
+            fwd.wait_log(f"{waits}{finds}$", WAIT, after=mark)
+        mark = len(fwd.log())
+        for port in attached:
+            move(away, port, home)
+            home.run(f"ip link set {port} up")
+        for port, words in attached.items():
+            fwd.wait_log(f"port {port}: {words}", WAIT, after=mark)
+        mark = len(fwd.log())
+        home.run("ip link set v0 name v7")
+        fwd.wait_log("port v0: v0 was renamed to v7; waiting for an interface of its old name", WAIT, after=mark)
+
+
 def test_ports_in_a_namespace_that_comes_later_ends_and_comes_again(place: Path, home: Namespace) -> None:
     name = f"fv-{os.getpid()}-later"
     ports = ["tap:h0", f"tap:t0,netns={name}", "tap:h1", f"packet:v0,netns={name}", "tap:h2", f"xdp:w0,netns={name}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 import time
@@ -118,6 +119,40 @@ def test_a_process_that_ended_is_not_waited_for_nor_another_one_of_its_number(
     assert wanted.ended
     assert "that process is gone" in wanted.missing
     assert "there is no such process" in Wanted(str(apart.pid)).missing
+
+
+def link_message(kind: int, index: int, family: int = 0, attributes: bytes = b"") -> bytes:
+    """As the kernel tells of interfaces. rtnetlink(7)."""
+    body = interfaces.IFINFO.pack(family, 1, index, 0, 0) + attributes
+    return interfaces.NLMSG.pack(16 + len(body), kind, 0, 0, 0) + body
+
+
+MOVED = struct.pack("=HHi", 8, interfaces.IFLA_NEW_NETNSID, 3)
+NAMED = struct.pack("=HH4s", 7, 3, b"v0\0")  # IFLA_IFNAME, padded
+NEW, GONE = 16, interfaces.RTM_DELLINK
+
+
+def test_the_kernel_tells_what_was_moved_from_what_was_removed_or_only_left_a_bridge() -> None:
+    watch = interfaces.Watch()
+    watch._note(link_message(GONE, 7, attributes=NAMED + MOVED) + link_message(GONE, 8, attributes=NAMED))
+    assert (watch.was_moved(7), watch.was_moved(8), watch.was_moved(9)) == (True, False, False)
+    watch._note(link_message(NEW, 7))
+    assert not watch.was_moved(7)
+    watch._note(link_message(GONE, 9, attributes=MOVED))
+    watch._note(link_message(GONE, 5, family=7))  # AF_BRIDGE
+    assert 5 not in watch._gone
+    for index in range(100, 100 + 2 * interfaces.MOST_GONE):
+        watch._note(link_message(GONE, index))
+    assert len(watch._gone) == interfaces.MOST_GONE
+    watch.close()
+
+
+@pytest.mark.parametrize("cut", range(48))
+def test_a_message_that_is_cut_short_is_none(cut: int) -> None:
+    watch = interfaces.Watch()
+    watch._note(link_message(GONE, 7, attributes=NAMED + MOVED)[:cut])
+    watch._note(link_message(GONE, 7, attributes=(NAMED + MOVED)[:cut]))
+    watch.close()
 
 
 def test_where_no_thread_can_be_made_it_is_said_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
