@@ -2,15 +2,15 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
+from fastvhost.dataplane.changing_port cimport ChangingPort
 from fastvhost.dataplane.guest_memory cimport GuestMemory
 from fastvhost.dataplane.journal cimport Journal
 from fastvhost.dataplane.notifier cimport Notifier
-from fastvhost.dataplane.port cimport Port
 from fastvhost.dataplane.virtio_change cimport DeviceChange
 from fastvhost.dataplane.virtio_device cimport Device, Queue
 
 
-cdef class VirtioPort(Port):
+cdef class VirtioPort(ChangingPort):
     # what workers see
     cdef Device *device
     cdef GuestMemory memory
@@ -20,7 +20,6 @@ cdef class VirtioPort(Port):
     # what they are to see
     cdef DeviceChange next
     cdef GuestMemory next_memory
-    cdef bint changing           # between begin() and the end of that change
     cdef bint reported_fault
     cdef readonly uint32_t queue_pairs
     cdef readonly int attention_fd
@@ -29,8 +28,4 @@ cdef class VirtioPort(Port):
     cdef uint32_t err_slot(self, uint32_t index) noexcept
     cdef DeviceChange *plan(self) except NULL
     cdef const Queue *planned(self, uint32_t index) except NULL
-    cdef bint recall(self) except -1
-    cdef bint take_effect(self, uint64_t wait_ns) except -1
-    cdef int has_changed(self) except -1
-    cdef int settle(self, double seconds) except -1
     cdef Queue snapshot(self, uint32_t index, bint *packed) except *

@@ -1,10 +1,6 @@
 """A port with virtqueues: the device side of a virtio-net device. What vhostuser.session drives.
 
-A setter returns when no worker can see the old state any more. It raises WorkerStuckError (dataplane.door) when a
-worker that owns lanes of this port did not come to the door within 5 s; then nothing has changed. It waits without
-the GIL.
-Within `with port.change():` setters only write down what is to be; the end of the block puts all of it into effect
-in one step, and an exception in the block drops it. Where nothing changes no worker is asked.
+A setter that stands alone, outside of `with port.change():`, waits 5 s for a worker (changing_port).
 Queue index: vhost-user's vring index; even = receiveq, odd = transmitq, pair = index // 2 (virtio 1.2, section 5.1.2).
 """
 
@@ -13,9 +9,9 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
+from fastvhost.dataplane.changing_port import ChangingPort
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.guest_memory import GuestMemory
-from fastvhost.dataplane.port import Port
 
 class RingRefusedError(ValueError):
     """A queue cannot start as configured. The text names the ring, the reason and the remedy."""
@@ -42,17 +38,7 @@ class QueueState(NamedTuple):
     kicks: int
     """Kicks that a worker took from the kick fd before it slept; those not taken yet stand in the eventfd."""
 
-class PortChange:
-    """Several setters of a port as one change: put into effect at the end of the block, or not at all.
-
-    Made by VirtioPort.change(). The end of the block raises WorkerStuckError as a setter does.
-    """
-
-    def __init__(self, port: VirtioPort, seconds: float) -> None: ...
-    def __enter__(self) -> VirtioPort: ...
-    def __exit__(self, kind: object, error: object, traceback: object) -> None: ...
-
-class VirtioPort(Port):
+class VirtioPort(ChangingPort):
     """A virtio-net device's rings, without a control plane. Virtio 1.2, sections 2.7 and 5.1."""
 
     queue_pairs: int
@@ -62,22 +48,6 @@ class VirtioPort(Port):
         self, name: str, door: Door, queue_pairs: int = 1, *, close_fd: Callable[[int], object] = os.close
     ) -> None:
         """close_fd: how a descriptor that a front-end also holds is closed."""
-    doors: int
-    """How often a change of this port took effect at the door."""
-    late: str
-    """After commit() said False: one sentence that names the workers that do not come."""
-    def change(self, seconds: float = 5.0) -> PortChange:
-        """seconds: how long the end of the block waits for a worker."""
-    def begin(self) -> None:
-        """Setters write down what is to be from now on, until commit() says True or discard()."""
-    def commit(self, seconds: float = 0.0) -> bool:
-        """Put it into effect. False: a worker did not come within this time; it is kept, to be tried again.
-
-        It may take effect before the next commit(), as soon as that worker is back: only where that says True, what
-        follows may be done. A setter or discard() in between takes it back, unless it has taken effect.
-        """
-    def discard(self) -> None:
-        """Forget what was written down and has not taken effect. Idempotent."""
     def set_link(self, up: bool) -> None:
         """Peer connected or gone. Without a peer, frames towards this port drop as link_down."""
     def set_features(self, features: int) -> None:

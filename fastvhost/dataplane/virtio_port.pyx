@@ -24,12 +24,12 @@ from fastvhost.abi.virtio_net cimport (
     has_feature,
 )
 from fastvhost.abi.virtio_ring cimport VIRTQ_DESC_F_WRITE, VIRTQ_MAX_SIZE
+from fastvhost.dataplane.changing_port cimport ChangingPort
 from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.guest_memory cimport GuestMemory, RegionTable
 from fastvhost.dataplane.journal cimport Journal
 from fastvhost.dataplane.notifier cimport BY_PORT, Notifier
 from fastvhost.dataplane.notify cimport socket_domain
-from fastvhost.dataplane.port cimport Port
 from fastvhost.dataplane.queue_view cimport QueueView, count_users, look_at_queue
 from fastvhost.dataplane.ring cimport Ring
 from fastvhost.dataplane.virtio_change cimport (
@@ -59,7 +59,6 @@ from fastvhost.dataplane.virtio_device cimport (
     want_kicks,
 )
 
-from fastvhost.dataplane.door import WorkerStuckError
 from fastvhost.dataplane.packed_journal import JOURNAL_BYTES
 from fastvhost.dataplane.ring import SENTENCES
 
@@ -93,34 +92,17 @@ class QueueState(NamedTuple):
     kicks: int
 
 
-class PortChange:
-    """Several setters of a port as one change: put into effect at the end of the block, or not at all."""
-
-    def __init__(self, port: VirtioPort, seconds: float) -> None:
-        self._port, self._seconds = port, seconds
-
-    def __enter__(self) -> VirtioPort:
-        self._port.begin()
-        return self._port
-
-    def __exit__(self, kind, error, traceback) -> None:
-        if kind is None:
-            (<VirtioPort>self._port).settle(self._seconds)
-        else:
-            self._port.discard()
-
-
-cdef class VirtioPort(Port):
+cdef class VirtioPort(ChangingPort):
     """A virtio-net device's rings, without a control plane. Virtio 1.2, sections 2.7 and 5.1."""
 
     def __cinit__(self, *args, **kwargs) -> None:
         self.attention_fd = -1
-        self.use_door(Door())  # nobody's, until __init__
         self.device = <Device *>calloc(1, sizeof(Device))
         if self.device == NULL:
             raise MemoryError
         self.device.attention_fd = -1
         self.next.port, self.next.device = &self.face, self.device
+        self.apply, self.written = commit_change, &self.next
 
     def __init__(self, str name, Door door not None, uint32_t queue_pairs=1, *, close_fd=os.close) -> None:
         cdef uint32_t i
@@ -173,62 +155,17 @@ cdef class VirtioPort(Port):
 
     # Changes: written to `next`, unseen until they take effect all at once
 
-    @property
-    def doors(self) -> int:
-        return self.entrance.passages
+    cdef bint has_plan(self) noexcept:
+        return self.next.begun and self.next.touched
 
-    @property
-    def late(self) -> str:
-        return self.entrance.who_is_late()
-
-    def change(self, seconds: float = 5.0) -> PortChange:
-        return PortChange(self, seconds)
-
-    def begin(self) -> None:
-        self.changing = True
-
-    def commit(self, double seconds=0.0) -> bool:
-        return self.take_effect(<uint64_t>(max(seconds, 0.0) * 1e9))
-
-    def discard(self) -> None:
-        self.recall()
+    cdef int forget(self) except -1:
         if self.next.begun and self.next_memory is not None and self.next_memory is not self.memory:
             self.next_memory.unwatch(self.memory)
-        self.next.begun = self.changing = False
+        self.next.begun = False
         self.next_memory = self.memory
-
-    cdef int settle(self, double seconds) except -1:
-        """The end of a change that is not tried again: it takes effect, or is undone with WorkerStuckError."""
-        if not self.commit(seconds):
-            late = self.late
-            if self.recall():
-                self.discard()
-                raise WorkerStuckError(late)
-            self.changing = False
         return 0
 
-    cdef bint take_effect(self, uint64_t wait_ns) except -1:
-        """False: a worker did not come in this time, and nothing has changed yet. The next attempt may follow."""
-        if self.next.begun and self.next.touched:
-            if not self.entrance.pass_through(commit_change, &self.next, wait_ns):
-                return False
-            self.has_changed()
-        self.next.begun = self.changing = False
-        return True
-
-    cdef bint recall(self) except -1:
-        """Nothing is posted at the door any more: it can be changed or forgotten. False: it has just taken effect."""
-        cdef bint back = True
-        if self.entrance.posted:
-            with nogil:
-                back = self.entrance.withdraw()
-        if not back:
-            self.entrance.pass_through(commit_change, &self.next, 0)
-            self.has_changed()
-        return back
-
     cdef int has_changed(self) except -1:
-        """No worker sees the state before any more."""
         cdef uint32_t i
         cdef QueueChange *one
         cdef GuestMemory previous = self.memory
