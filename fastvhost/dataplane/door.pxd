@@ -24,7 +24,7 @@ ctypedef void (*Apply)(void *what) noexcept nogil
 
 cdef struct Posting:
     # written by control while nothing is posted
-    Apply apply              # NULL: control does it, while all that came stand still
+    Apply apply              # copies fields, and touches nothing that may be slow to come
     void *what
     # written by all
     uint64_t missing         # who has not come, or NOTHING_POSTED
@@ -80,8 +80,6 @@ cdef class PortDoor:
     cdef void count(self) noexcept nogil
     cdef bint passed(self) noexcept nogil
     cdef bint withdraw(self) noexcept nogil
-    cdef int shut(self, uint64_t wait_ns) except -1
-    cdef void open(self) noexcept nogil
     cdef object who_is_late(self)
 
 

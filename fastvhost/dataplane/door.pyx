@@ -20,7 +20,6 @@ from fastvhost.abi.shared_memory cimport (
     store_release_u32,
     store_release_u64,
 )
-from fastvhost.dataplane.debug cimport DEBUG, check
 
 cdef extern from "<sys/uio.h>" nogil:
     struct iovec:
@@ -64,9 +63,8 @@ cdef void come(Gate *gates, Posting *posting, uint64_t who) noexcept nogil:
     """Be missing no more, and stand still. The last one to come puts the change into effect."""
     cdef uint64_t missing = clear_bits_u64(&posting.missing, who)
     if missing == who:
-        if posting.apply != NULL:
-            posting.apply(posting.what)
-            store_release_u64(&posting.missing, NOTHING_POSTED)  # pairs with held and passed
+        posting.apply(posting.what)
+        store_release_u64(&posting.missing, NOTHING_POSTED)  # pairs with held, enter and passed
     elif missing & who:
         call_again(gates, posting)
 
@@ -245,7 +243,7 @@ cdef class PortDoor:
         """Have a change take effect, and wait so long for it. False: it has not yet, but stays posted.
 
         Then what it says must stay as it is until it has taken effect or withdraw() says that it will not. True: no
-        worker sees the state before any more. apply NULL: those that own lanes of this port stand still until open().
+        worker sees the state before any more.
         """
         cdef uint64_t end = monotonic_ns() + wait_ns
         cdef Passage passage = OWNERS_CHANGED
@@ -286,7 +284,7 @@ cdef class PortDoor:
                 if monotonic_ns() >= end:
                     return LATE
                 usleep(NAP_MICROSECONDS)
-        self.posted = apply == NULL
+        self.posted = False
         self.passages += 1
         return PASSED
 
@@ -325,8 +323,7 @@ cdef class PortDoor:
             call(gates, missing)
 
     cdef bint passed(self) noexcept nogil:
-        cdef uint64_t missing = load_acquire_u64(&self.posting.missing)
-        return missing == NOTHING_POSTED or (missing == 0 and self.posting.apply == NULL)
+        return load_acquire_u64(&self.posting.missing) == NOTHING_POSTED
 
     cdef bint withdraw(self) noexcept nogil:
         """Whether nothing takes effect any more. False: it has; pass_through() says so, too, from now on."""
@@ -335,28 +332,11 @@ cdef class PortDoor:
             missing = load_acquire_u64(&self.posting.missing)
             if missing == NOTHING_POSTED:
                 return False
-            if missing == 0 and self.posting.apply == NULL:
-                self.open()
-            elif missing == 0:
+            if missing == 0:
                 usleep(NAP_MICROSECONDS)  # it is taking effect: some fields are copied
             elif replace_u64(&self.posting.missing, missing, NOTHING_POSTED):
                 self.posted = False
         return True
-
-    cdef int shut(self, uint64_t wait_ns) except -1:
-        """Have the workers stand still until open(), or raise WorkerStuckError. For changes that control makes."""
-        if not self.pass_through(NULL, NULL, wait_ns):
-            late = self.who_is_late()
-            self.withdraw()
-            raise WorkerStuckError(late)
-        return 0
-
-    cdef void open(self) noexcept nogil:
-        """They go on, and see what has changed."""
-        if DEBUG:
-            check(self.posted and load_acquire_u64(&self.posting.missing) == 0, "door: who opens it has shut it")
-        store_release_u64(&self.posting.missing, NOTHING_POSTED)  # pairs with held and enter
-        self.posted = False
 
     cdef object who_is_late(self):
         """One sentence. While a change is posted that has not taken effect."""

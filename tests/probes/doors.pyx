@@ -55,12 +55,6 @@ cdef class PostingPort:
             self.fields.prepared = number
         return self.door.pass_through(change_both, &self.fields, 0)
 
-    def stop_workers(self, double seconds) -> None:
-        self.door.shut(<uint64_t>(seconds * 1e9))
-
-    def open(self) -> None:
-        self.door.open()
-
     def withdraw(self) -> bool:
         cdef bint withdrawn
         with nogil:

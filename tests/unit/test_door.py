@@ -204,7 +204,7 @@ def test_a_port_whose_workers_are_others_is_not_kept_waiting(scene: Scene) -> No
     with contextlib.closing(StuckWorker(scene.door, "worker4", other)):
         scene.worker.stick()
         for port in (other, alone):
-            with port.change(SHORT):
+            with port.change(30):
                 port.set_link(True)
             assert port.link_up
         scene.worker.let_go()

@@ -158,6 +158,20 @@ def test_whatever_the_sizes_of_blocks_every_frame_arrives_once_and_in_order(scen
     assert len(sent) > 1000
 
 
+def test_frames_of_a_ring_that_another_one_replaced_are_neither_delivered_nor_counted() -> None:
+    """Their memory may be gone by then."""
+    scene = Scene(slots=8)  # four towards the program
+    numbers = itertools.count()
+    assert scene.ring.close_block(numbered(numbers, 12))
+    before = scene.step()
+    other, behind = PaperRing(), numbered(numbers, 3)
+    scene.port.attach(other.memory, BLOCK_BYTES, scene.nothing, scene.nothing)
+    assert other.close_block(behind)
+    assert [scene.step() for _ in range(3)] == [behind, [], []]
+    assert scene.port.counters().rx_frames == len(before) + len(behind)
+    os.close(scene.nothing)
+
+
 def test_a_ring_that_a_late_worker_kept_out_can_be_closed_and_another_one_attached() -> None:
     door, nothing, (end, other) = Door(), os.open("/dev/null", os.O_RDWR), os.pipe()
     port, tap, worker = PacketPort("x", door), TapPort("t", door), Worker(door)
@@ -177,7 +191,8 @@ def test_a_ring_that_a_late_worker_kept_out_can_be_closed_and_another_one_attach
     finally:
         os.set_blocking(end, False)
         os.write(other, bytes(60))
-    port.attach(PaperRing().memory, BLOCK_BYTES, nothing, nothing)
+    with port.change(PATIENCE):
+        port.attach(PaperRing().memory, BLOCK_BYTES, nothing, nothing)
     worker.stop()
     thread.join(PATIENCE)
     assert not thread.is_alive()

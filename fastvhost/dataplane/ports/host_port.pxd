@@ -3,9 +3,10 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from fastvhost.abi.virtio_net cimport MAX_FRAME_BYTES
+from fastvhost.dataplane.changing_port cimport ChangingPort
 from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.frame cimport Burst, Chain, Frame, Segment
-from fastvhost.dataplane.port cimport Port, PortFace
+from fastvhost.dataplane.port cimport PortFace
 
 
 cdef extern from "<sys/uio.h>" nogil:
@@ -38,16 +39,45 @@ cdef struct HostQueue:
 
 
 cdef struct HostSide:
-    # set through the door
     HostQueue *queues        # one a pair
-    bint link_up
     int attention_fd
+    # set through the door
+    bint link_up
+    uint32_t longest         # bytes of a frame that the interface takes (xdp)
     # written by the workers
     uint32_t found_error     # an errno that control has not seen yet
     uint32_t found_first_frame
     bint seen_frame
     # written by control
     uint64_t kernel_dropped
+
+
+# One file of a port, and what else its kind needs to read and write it.
+cdef struct HostFile:
+    int fd
+    void *handle
+
+
+# What workers are to see: written down by control, in effect at the door.
+cdef struct HostChange:
+    PortFace *port           # what changes
+    HostSide *side
+    bint lends               # frames received lie in memory that goes with the files
+    bint begun               # what follows is filled in
+    bint touched
+    bint swaps               # workers get other files, or none
+    const HostFile *files    # one a pair, or NULL
+    bint link_up
+    uint32_t longest
+
+
+cdef class HostFiles:
+    """What attach() gives a port, and what it makes of that: in use from the door on, until the next door."""
+    cdef HostFile *files
+    cdef uint32_t n
+    cdef bint served             # workers use them, or did
+    cdef int make_room(self, uint32_t n) except -1
+    cdef void let_go(self) noexcept         # no worker uses it, or ever did. Idempotent
 
 
 cdef void report_error(HostSide *side, int error) noexcept nogil
@@ -61,10 +91,14 @@ cdef inline void add_frame(Burst *burst, uint32_t n, uint8_t *data, uint32_t byt
     burst.frames[n] = Chain(data=data, bytes=bytes, ticket=n, first_segment=0, n_segments=1)
 
 
-cdef class HostPort(Port):
+cdef class HostPort(ChangingPort):
     cdef HostSide *side
-    cdef bint lends              # frames received lie in memory that goes with the socket
+    cdef HostFiles files         # what workers use
+    # what they are to see
+    cdef HostChange next
+    cdef HostFiles next_files
     cdef readonly int attention_fd
-    cdef int shut(self) except -1
     cdef int make(self, str name, str kind, Door door, uint32_t n_pairs) except -1
-    cdef int let_go(self) except -1
+    cdef HostChange *plan(self) except NULL
+    cdef int swap(self, HostFiles files) except -1
+    cdef int end_setter(self) except -1

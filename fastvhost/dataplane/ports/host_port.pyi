@@ -1,8 +1,14 @@
-"""Ports towards this host: the control side that their kinds share."""
+"""Ports towards this host: the control side that their kinds share.
 
-from fastvhost.dataplane.port import Port
+A setter that stands alone, outside of `with port.change():`, waits half a second for a worker (changing_port).
+"""
 
-class HostPort(Port):
+from fastvhost.dataplane.changing_port import ChangingPort
+
+class HostFiles:
+    """What attach() gives a port, and what it makes of that. Made by the port."""
+
+class HostPort(ChangingPort):
     """A port whose other end is this host. Made by its kinds."""
 
     attention_fd: int

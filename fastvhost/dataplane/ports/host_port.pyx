@@ -7,14 +7,14 @@ from libc.stdlib cimport calloc, free, malloc
 from posix.unistd cimport close, write
 
 from fastvhost.abi.shared_memory cimport load_acquire_u32, store_release_u32
+from fastvhost.dataplane.changing_port cimport ChangingPort
 from fastvhost.dataplane.door cimport Door, drain_eventfd
 from fastvhost.dataplane.frame cimport Frame, Segment, copy_frame
 from fastvhost.dataplane.port cimport NOTHING_TO_WAIT_FOR, Port, PortFace
 
 
-# A worker that is later keeps the port waiting: whoever changes it tries again.
-cdef enum:
-    PATIENCE_MS = 500
+# Seconds. Of a setter that stands alone: a worker that is later keeps the port waiting, whoever changes it tries again.
+cdef double PATIENCE = 0.5
 
 
 cdef void wake_control(HostSide *side) noexcept nogil:
@@ -53,20 +53,47 @@ cdef int host_wait_fd(PortFace *port, uint32_t pair, bint *kicked) noexcept nogi
     return NOTHING_TO_WAIT_FOR if fd < 0 else fd
 
 
-cdef class HostPort(Port):
+cdef void commit_host_change(void *written) noexcept nogil:
+    """Workers see it from now on: a HostChange. While those that own lanes of this port are at the door."""
+    cdef HostChange *change = <HostChange *>written
+    cdef HostSide *side = change.side
+    cdef uint32_t i
+    if change.swaps:
+        for i in range(change.port.n_pairs if side.queues != NULL else 0):
+            side.queues[i].fd = -1 if change.files == NULL else change.files[i].fd
+            side.queues[i].handle = NULL if change.files == NULL else change.files[i].handle
+        change.port.epoch += change.lends  # frames of the files before are gone with them
+    side.link_up, side.longest = change.link_up, change.longest
+
+
+cdef class HostFiles:
+    """What attach() gives a port. A kind that keeps hold of it meanwhile lets go when no worker uses it any more."""
+
+    cdef int make_room(self, uint32_t n) except -1:
+        self.files = <HostFile *>calloc(n or 1, sizeof(HostFile))
+        if self.files == NULL:
+            raise MemoryError
+        self.n = n
+        return 0
+
+    cdef void let_go(self) noexcept:
+        pass
+
+    def __dealloc__(self) -> None:
+        free(self.files)
+
+
+cdef class HostPort(ChangingPort):
     """A port whose other end is this host. Made by its kinds."""
 
     def __cinit__(self, *args, **kwargs) -> None:
         self.attention_fd = -1
-        self.use_door(Door())  # nobody's, until make()
         self.side = <HostSide *>calloc(1, sizeof(HostSide))
         if self.side == NULL:
             raise MemoryError
         self.side.attention_fd = -1
-
-    cdef int let_go(self) except -1:
-        """No worker uses what attach() was given any more. A kind that keeps hold of it meanwhile lets go here."""
-        return 0
+        self.next.port, self.next.side = &self.face, self.side
+        self.apply, self.written = commit_host_change, &self.next
 
     cdef int make(self, str name, str kind, Door door, uint32_t n_pairs) except -1:
         """What every kind's constructor begins with."""
@@ -94,9 +121,54 @@ cdef class HostPort(Port):
         self.face.active_pairs = n_pairs
         return 0
 
-    cdef int shut(self) except -1:
-        """Workers of this port stand still from here to entrance.open(). Raises WorkerStuckError, then they do not."""
-        return self.entrance.shut(<uint64_t>PATIENCE_MS * 1000000)
+    # Changes: written to `next`, unseen until they take effect all at once
+
+    cdef bint has_plan(self) noexcept:
+        return self.next.begun and self.next.touched
+
+    cdef HostChange *plan(self) except NULL:
+        self.recall()
+        if not self.next.begun:
+            self.next.touched = self.next.swaps = False
+            self.next.link_up, self.next.longest = self.side.link_up, self.side.longest
+            self.next.begun = True
+        return &self.next
+
+    cdef int has_changed(self) except -1:
+        cdef HostFiles before = self.files
+        self.next.begun = False
+        if self.next_files is not before:
+            self.files = self.next_files
+            if self.files is not None:
+                self.files.served = True
+            if before is not None:
+                before.let_go()
+        return 0
+
+    cdef int forget(self) except -1:
+        cdef HostFiles unused = self.next_files
+        self.next.begun = False
+        if unused is not self.files:
+            self.next_files = self.files
+            if unused is not None:
+                unused.let_go()
+        return 0
+
+    cdef int swap(self, HostFiles files) except -1:
+        """Workers are to use these files, or none."""
+        cdef HostChange *next = self.plan()
+        cdef HostFiles unused = self.next_files
+        self.next_files = files
+        next.files = NULL if files is None else files.files
+        next.swaps = next.touched = True
+        if unused is not None and unused is not self.files:
+            unused.let_go()  # of the same change
+        return 0
+
+    cdef int end_setter(self) except -1:
+        if not self.changing:
+            self.settle(PATIENCE)
+        return 0
 
     def __dealloc__(self) -> None:
         cdef uint32_t i
@@ -115,21 +187,18 @@ cdef class HostPort(Port):
         return self.side.link_up
 
     def set_link(self, bint up) -> None:
-        if self.side.link_up != up:
-            self.shut()
-            self.side.link_up = up
-            self.entrance.open()
+        cdef HostChange *next = self.plan()
+        if next.link_up != up:
+            next.link_up, next.touched = up, True
+        self.end_setter()
 
     def detach(self) -> None:
-        cdef uint32_t i
-        self.shut()
-        for i in range(self.face.n_pairs if self.side.queues != NULL else 0):
-            self.side.queues[i].fd = -1
-        self.side.link_up = False
-        if self.lends:
-            self.face.epoch += 1
-        self.entrance.open()
-        self.let_go()
+        cdef HostChange *next = self.plan()
+        if self.next_files is not None:
+            self.swap(None)
+        if next.link_up:
+            next.link_up, next.touched = False, True
+        self.end_setter()
 
     def events(self) -> list[tuple[str, int]]:
         found = []

@@ -3,7 +3,10 @@
 import mmap
 
 from fastvhost.dataplane.door import Door
-from fastvhost.dataplane.ports.host_port import HostPort
+from fastvhost.dataplane.ports.host_port import HostFiles, HostPort
+
+class PacketFiles(HostFiles):
+    """A ring and where its port is in it. Made by the port."""
 
 class PacketPort(HostPort):
     """Reads a TPACKET_V3 ring, sends with sendmmsg straight from where frames lie."""

@@ -8,7 +8,6 @@ is done here: the kernel puts a virtio-net header in front of each frame that sa
 
 from libc.errno cimport EAGAIN, EFAULT, EMSGSIZE, ENOBUFS, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
-from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove, memset
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -20,6 +19,8 @@ from fastvhost.dataplane.drop_reason cimport BAD_DESCRIPTOR, GSO_UNSUPPORTED, LI
 from fastvhost.dataplane.frame cimport BURST, Burst, Frame, Segment, copy_frame
 from fastvhost.dataplane.port cimport PortFace
 from fastvhost.dataplane.ports.host_port cimport (
+    HostFile,
+    HostFiles,
     HostPort,
     HostQueue,
     HostSide,
@@ -321,57 +322,50 @@ cdef int send_alone(HostQueue *queue, PacketRing *ring, const Frame *frame, cons
     return sendmmsg(ring.send_fd, &message, 1, MSG_DONTWAIT)
 
 
-cdef class PacketPort(HostPort):
-    """Reads a TPACKET_V3 ring, sends with sendmmsg straight from where frames lie."""
+cdef class PacketFiles(HostFiles):
+    """A ring and where its port is in it. Its memory stays where it is meanwhile."""
 
-    cdef PacketRing *ring
-    cdef Py_buffer lent          # of the ring
-    cdef bint holds              # it: the memory stays where it is
+    cdef PacketRing ring
+    cdef Py_buffer lent
+    cdef bint holds
 
-    def __cinit__(self, *args, **kwargs) -> None:
-        self.ring = <PacketRing *>calloc(1, sizeof(PacketRing))
-        if self.ring == NULL:
-            raise MemoryError
+    cdef int hold(self, object memory, uint32_t block_bytes, int receive_fd, int send_fd) except -1:
+        self.make_room(1)
+        PyObject_GetBuffer(memory, &self.lent, PyBUF_WRITABLE)
+        self.holds = True
+        self.ring.ring, self.ring.block_bytes = <uint8_t *>self.lent.buf, block_bytes
+        if <size_t>self.lent.len // block_bytes <= 0xffffffffU:
+            self.ring.n_blocks = <uint32_t>(<size_t>self.lent.len // block_bytes)
+        self.ring.send_fd = send_fd
+        self.files[0] = HostFile(receive_fd, &self.ring)
+        return 0
 
-    def __init__(self, str name, Door door not None) -> None:
-        self.make(name, "packet", door, 1)
-        self.lends = True
-        self.side.queues[0].handle = self.ring
-        self.face.receive_burst, self.face.deliver_burst = receive_burst, deliver_burst
-        self.face.may_receive = may_receive
-
-    def __dealloc__(self) -> None:
-        if self.holds:
-            PyBuffer_Release(&self.lent)
-        free(self.ring)
-
-    cdef int let_go(self) except -1:
+    cdef void let_go(self) noexcept:
         if self.holds:
             self.holds = False
             PyBuffer_Release(&self.lent)
-        return 0
+
+    def __dealloc__(self) -> None:
+        self.let_go()
+
+
+cdef class PacketPort(HostPort):
+    """Reads a TPACKET_V3 ring, sends with sendmmsg straight from where frames lie."""
+
+    def __init__(self, str name, Door door not None) -> None:
+        self.make(name, "packet", door, 1)
+        self.next.lends = True
+        self.face.receive_burst, self.face.deliver_burst = receive_burst, deliver_burst
+        self.face.may_receive = may_receive
 
     def attach(self, ring, uint32_t block_bytes, int receive_fd, int send_fd) -> None:
-        cdef Py_buffer buffer
+        cdef PacketFiles files = PacketFiles()
         if not self.face.n_pairs:
             raise ValueError("a packet port takes a ring once it is made: call its __init__")
         if block_bytes < 4096:
             raise ValueError(f"port {self.name}: blocks of {block_bytes} bytes; a page is the least")
-        PyObject_GetBuffer(ring, &buffer, PyBUF_WRITABLE)
-        try:
-            if buffer.len < <Py_ssize_t>block_bytes or <size_t>buffer.len // block_bytes > 0xffffffffU:
-                raise ValueError(f"port {self.name}: a ring of {buffer.len} bytes for blocks of {block_bytes}")
-            self.shut()
-        except BaseException:
-            PyBuffer_Release(&buffer)
-            raise
-        self.let_go()
-        self.lent, self.holds = buffer, True
-        self.ring.ring, self.ring.block_bytes = <uint8_t *>buffer.buf, block_bytes
-        self.ring.n_blocks = <uint32_t>(<size_t>buffer.len // block_bytes)
-        self.ring.send_fd, self.ring.block, self.ring.is_open = send_fd, 0, False
-        self.ring.n_held = self.ring.left = 0
-        self.ring.super.frame = NULL
-        self.face.epoch += 1  # frames of an earlier ring are gone with it
-        self.side.queues[0].fd = receive_fd
-        self.entrance.open()
+        files.hold(ring, block_bytes, receive_fd, send_fd)
+        if not files.ring.n_blocks:
+            raise ValueError(f"port {self.name}: a ring of {files.lent.len} bytes for blocks of {block_bytes}")
+        self.swap(files)
+        self.end_setter()

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from fastvhost.dataplane.door import Door
-from fastvhost.dataplane.ports.host_port import HostPort
+from fastvhost.dataplane.ports.host_port import HostFiles, HostPort
 
 class PcapError(Exception):
     """libpcap does not do it. reason: what kind of fault it is."""
@@ -23,6 +23,9 @@ class Capture:
         """Frames that the kernel had no room for, so far."""
     def close(self) -> None:
         """Idempotent. As long as a port has it, no sooner than that lets go (detach)."""
+
+class PcapFiles(HostFiles):
+    """A capture, open for as long as a port has it. Made by the port."""
 
 class PcapPort(HostPort):
     """Reads and injects with libpcap: 64 frames a dispatch, one inject a frame."""

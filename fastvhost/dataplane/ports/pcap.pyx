@@ -17,6 +17,8 @@ from fastvhost.dataplane.port cimport PortFace
 from fastvhost.dataplane.ports.host_port cimport (
     ARENA_BYTES,
     FRAME_ROOM,
+    HostFile,
+    HostFiles,
     HostPort,
     HostQueue,
     HostSide,
@@ -205,10 +207,30 @@ cdef uint32_t deliver_burst(
     return n
 
 
-cdef class PcapPort(HostPort):
-    """Reads and injects with libpcap: 64 frames a dispatch, one inject a frame."""
+cdef class PcapFiles(HostFiles):
+    """A capture, open for as long as a port has it."""
 
     cdef Capture capture
+
+    cdef int hold(self, Capture capture) except -1:
+        self.make_room(1)
+        self.files[0] = HostFile(capture.fd, capture.handle)
+        self.capture, capture.users = capture, 1
+        return 0
+
+    cdef void let_go(self) noexcept:
+        cdef Capture capture = self.capture
+        self.capture = None
+        if capture is not None:
+            capture.users = 0
+            capture.shut()
+
+    def __dealloc__(self) -> None:
+        self.let_go()
+
+
+cdef class PcapPort(HostPort):
+    """Reads and injects with libpcap: 64 frames a dispatch, one inject a frame."""
 
     def __init__(self, str name, Door door not None) -> None:
         self.make(name, "pcap", door, 1)
@@ -216,28 +238,13 @@ cdef class PcapPort(HostPort):
         self.face.deliver_burst = deliver_burst
 
     def attach(self, Capture capture not None) -> None:
+        cdef PcapFiles files = PcapFiles()
         if not self.face.n_pairs:
             raise ValueError("a pcap port takes a capture once it is made: call its __init__")
         if capture.handle == NULL or capture.closing:
             raise ValueError(f"port {self.name}: the capture is closed")
         if capture.users:
             raise ValueError(f"port {self.name}: a port has that capture already; detach it there first")
-        self.shut()
-        self.side.queues[0].handle = capture.handle
-        self.side.queues[0].fd = capture.fd
-        self.entrance.open()
-        self.let_go()
-        self.capture, capture.users = capture, 1
-
-    cdef int let_go(self) except -1:
-        cdef Capture capture = self.capture
-        self.capture = None
-        if capture is not None:
-            capture.users = 0
-            capture.shut()
-        return 0
-
-    def __dealloc__(self) -> None:
-        if self.capture is not None:
-            self.capture.users = 0
-            self.capture.shut()
+        files.hold(capture)
+        self.swap(files)
+        self.end_setter()

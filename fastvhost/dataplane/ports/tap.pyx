@@ -15,6 +15,8 @@ from fastvhost.dataplane.port cimport PortFace
 from fastvhost.dataplane.ports.host_port cimport (
     ARENA_BYTES,
     FRAME_ROOM,
+    HostFile,
+    HostFiles,
     HostPort,
     HostQueue,
     HostSide,
@@ -116,6 +118,7 @@ cdef class TapPort(HostPort):
         self.face.deliver_burst = deliver_burst
 
     def attach(self, fds) -> None:
+        cdef HostFiles files = HostFiles()
         cdef uint32_t i
         cdef int number
         numbers = []
@@ -123,7 +126,8 @@ cdef class TapPort(HostPort):
             numbers.append(number)
         if len(numbers) != self.face.n_pairs or not numbers:
             raise ValueError(f"port {self.name}: {len(numbers)} file descriptors for {self.face.n_pairs} queues")
-        self.shut()
-        for i in range(self.face.n_pairs):
-            self.side.queues[i].fd = numbers[i]
-        self.entrance.open()
+        files.make_room(self.face.n_pairs)
+        for i in range(files.n):
+            files.files[i] = HostFile(numbers[i], NULL)
+        self.swap(files)
+        self.end_setter()

@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 
 from fastvhost.dataplane.door import Door
-from fastvhost.dataplane.ports.host_port import HostPort
+from fastvhost.dataplane.ports.host_port import HostFiles, HostPort
 from fastvhost.dataplane.ports.xdp_socket import XdpSocket
+
+class XdpFiles(HostFiles):
+    """A fresh socket for each queue, and where its port is in their rings. Made by the port."""
 
 class XdpPort(HostPort):
     """Frames stay in memory shared with the kernel until the egress has copied them: one socket a queue pair."""

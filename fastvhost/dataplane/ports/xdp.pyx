@@ -15,7 +15,16 @@ from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.drop_reason cimport KERNEL_OVERRUN, LINK_DOWN, OVERSIZE, RUNT
 from fastvhost.dataplane.frame cimport BURST, Burst, Chain, Done, Frame, Segment, copy_frame
 from fastvhost.dataplane.port cimport PortFace
-from fastvhost.dataplane.ports.host_port cimport HostPort, HostQueue, HostSide, report_error, report_first_frame
+from fastvhost.dataplane.ports.host_port cimport (
+    HostChange,
+    HostFile,
+    HostFiles,
+    HostPort,
+    HostQueue,
+    HostSide,
+    report_error,
+    report_first_frame,
+)
 from fastvhost.dataplane.ports.xdp_socket cimport (
     CHUNK_BYTES,
     RECEIVE_CHUNKS,
@@ -48,7 +57,6 @@ cdef struct XdpQueue:
     KernelRing completion
     KernelRing received
     KernelRing transmit
-    uint32_t longest
     # written by the worker that reads
     uint32_t next_received
     uint32_t next_fill
@@ -89,16 +97,17 @@ cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcep
     cdef HostQueue *queue = &side.queues[pair]
     cdef XdpQueue *xdp = <XdpQueue *>queue.handle
     cdef Tally *tally = &port.rx[pair]
-    cdef uint32_t n = 0, there, returned = xdp.next_fill
+    cdef uint32_t n = 0, there, returned
     cdef uint64_t bytes = 0
     cdef xdp_desc found
     if queue.fd < 0 or not is_there(queue):
         return 0
+    returned = xdp.next_fill
     there = load_acquire_u32(xdp.received.producer) - xdp.next_received  # pairs with the kernel's, behind its frames
     for _ in range(min(there, <uint32_t>BURST)):
         found = (<xdp_desc *>xdp.received.entries)[xdp.next_received & xdp.received.mask]
         xdp.next_received += 1
-        if found.len < ETHER_HEADER_BYTES or found.len > xdp.longest:
+        if found.len < ETHER_HEADER_BYTES or found.len > side.longest:
             tally.dropped[<int>RUNT if found.len < ETHER_HEADER_BYTES else <int>OVERSIZE] += 1
             return_chunk(xdp, <uint32_t>(found.addr // CHUNK_BYTES))
             continue
@@ -158,7 +167,7 @@ cdef uint32_t deliver_burst(
     if xdp.n_free < n:
         take_back(xdp)
     for i in range(n):
-        if frames[i].bytes > xdp.longest:
+        if frames[i].bytes > side.longest:
             tally.dropped[<int>OVERSIZE] += 1
             continue
         if xdp.n_free == 0:
@@ -216,77 +225,80 @@ cdef void refused(XdpQueue *xdp, Tally *tally) noexcept nogil:
     tally.dropped[<int>KERNEL_OVERRUN] += 1
 
 
-cdef class XdpPort(HostPort):
-    """Frames stay in memory shared with the kernel until the egress has copied them: one socket a queue pair."""
+cdef class XdpFiles(HostFiles):
+    """A fresh socket for each queue, and where its port is in their rings."""
 
     cdef XdpQueue *queues
-    cdef tuple sockets           # what workers use
+    cdef tuple sockets
 
-    cdef int let_go(self) except -1:
-        cdef XdpSocket socket
-        sockets, self.sockets = self.sockets, ()
-        for socket in sockets or ():
-            socket.in_use = False
-            if socket.closing:
-                socket.let_go()
-        return 0
-
-    def __init__(self, str name, Door door not None, uint32_t queue_pairs=1) -> None:
-        cdef uint32_t i
-        self.make(name, "xdp", door, queue_pairs)
-        self.lends = True
-        self.queues = <XdpQueue *>calloc(queue_pairs, sizeof(XdpQueue))
-        if self.queues == NULL:
-            raise MemoryError
-        self.sockets = ()
-        for i in range(queue_pairs):
-            self.side.queues[i].handle = &self.queues[i]
-        self.face.receive_burst, self.face.deliver_burst = receive_burst, deliver_burst
-        self.face.release_burst, self.face.may_receive, self.face.has_work = release_burst, may_receive, has_work
-
-    def __dealloc__(self) -> None:
-        if self.sockets is not None:
-            self.let_go()
-        free(self.queues)
-
-    def attach(self, sockets, uint32_t longest) -> None:
+    cdef int hold(self, tuple sockets) except -1:
         cdef XdpSocket socket
         cdef XdpQueue *xdp
         cdef uint32_t i, k
+        self.make_room(<uint32_t>len(sockets))
+        self.queues = <XdpQueue *>calloc(len(sockets), sizeof(XdpQueue))
+        if self.queues == NULL:
+            raise MemoryError
+        self.sockets = sockets
+        for i in range(self.n):
+            socket = sockets[i]
+            socket.used = socket.in_use = True
+            xdp = &self.queues[i]
+            xdp.memory, xdp.transmit = socket.memory, socket.transmit
+            xdp.fill, xdp.completion, xdp.received = socket.fill, socket.completion, socket.received
+            xdp.next_fill = RECEIVE_CHUNKS  # all of them lie there
+            xdp.n_free = SEND_CHUNKS
+            for k in range(<uint32_t>SEND_CHUNKS):
+                xdp.free_chunks[k] = RECEIVE_CHUNKS + k
+            self.files[i] = HostFile(socket.fd, xdp)
+        return 0
+
+    cdef void let_go(self) noexcept:
+        cdef XdpSocket socket
+        sockets, self.sockets = self.sockets, None
+        for socket in sockets or ():
+            socket.in_use = False
+            socket.used = self.served  # its rings are not where they start any more
+            if socket.closing:
+                socket.let_go()
+
+    def __dealloc__(self) -> None:
+        self.let_go()
+        free(self.queues)
+
+
+cdef class XdpPort(HostPort):
+    """Frames stay in memory shared with the kernel until the egress has copied them: one socket a queue pair."""
+
+    def __init__(self, str name, Door door not None, uint32_t queue_pairs=1) -> None:
+        self.make(name, "xdp", door, queue_pairs)
+        self.next.lends = True
+        self.face.receive_burst, self.face.deliver_burst = receive_burst, deliver_burst
+        self.face.release_burst, self.face.may_receive, self.face.has_work = release_burst, may_receive, has_work
+
+    def attach(self, sockets, uint32_t longest) -> None:
+        cdef XdpSocket socket
+        cdef XdpFiles files = XdpFiles()
         cdef tuple given = tuple(sockets)
         own = len(set(map(id, given)))
-        if len(given) != self.face.n_pairs or self.queues == NULL or own < len(given):
+        if len(given) != self.face.n_pairs or not given or own < len(given):
             raise ValueError(f"port {self.name}: {len(given)} sockets for {self.face.n_pairs} queues; one for each")
         for socket in given:
             if socket is None:
                 raise TypeError(f"port {self.name}: None is no AF_XDP socket")
             if socket.fd < 0 or socket.closing or socket.used:
                 raise ValueError(f"port {self.name}: a socket is closed, or was used before; open a new one")
-        self.shut()
-        for i in range(self.face.n_pairs):
-            socket = given[i]
-            socket.used = socket.in_use = True
-            xdp = &self.queues[i]
-            xdp.memory, xdp.longest = socket.memory, min(longest, <uint32_t>CHUNK_BYTES)
-            xdp.fill, xdp.completion, xdp.received = socket.fill, socket.completion, socket.received
-            xdp.transmit = socket.transmit
-            xdp.next_received = xdp.next_completion = xdp.next_transmit = xdp.stuck = 0
-            xdp.next_fill = RECEIVE_CHUNKS  # all of them lie there
-            xdp.n_free = SEND_CHUNKS
-            for k in range(<uint32_t>SEND_CHUNKS):
-                xdp.free_chunks[k] = RECEIVE_CHUNKS + k
-            self.side.queues[i].fd = socket.fd
-        self.face.epoch += 1  # frames of earlier sockets are gone with these
-        self.entrance.open()
-        self.let_go()
-        self.sockets = given
+        files.hold(given)
+        self.swap(files)
+        self.next.longest = min(longest, <uint32_t>CHUNK_BYTES)
+        self.end_setter()
 
     def set_longest(self, uint32_t frame_bytes) -> None:
-        cdef uint32_t i
-        self.shut()
-        for i in range(self.face.n_pairs if self.queues != NULL else 0):
-            self.queues[i].longest = min(frame_bytes, <uint32_t>CHUNK_BYTES)
-        self.entrance.open()
+        cdef HostChange *next = self.plan()
+        cdef uint32_t longest = min(frame_bytes, <uint32_t>CHUNK_BYTES)
+        if next.longest != longest:
+            next.longest, next.touched = longest, True
+        self.end_setter()
 
 
 def finish(bytes frame) -> bytes:
