@@ -9,7 +9,7 @@ from this ring, and none is lost.
 A *place* is an index and, in bit 15, the wrap counter that belongs to it.
 """
 
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memmove
 
 from fastvhost.abi.shared_memory cimport store_release_u64
@@ -26,7 +26,7 @@ cdef struct Journal:
     uint32_t base            # what the front-end said that it starts from
     # written by its worker
     uint64_t batch           # see Batch
-    uint64_t spare[3]
+    uint8_t apart[24]        # entries, and the next ring's journal, begin at a cache line
     Done done[JOURNALED]     # the batch's used entries
 
 

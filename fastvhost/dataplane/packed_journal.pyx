@@ -9,10 +9,16 @@ been used, until the driver uses that place again in the next lap.
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from fastvhost.abi.shared_memory cimport load_acquire_u16, store_release_u32
-from fastvhost.abi.virtio_packed cimport VIRTQ_DESC_F_AVAIL, VIRTQ_DESC_F_USED, pvirtq_desc
+from fastvhost.abi.virtio_packed cimport VIRTQ_DESC_F_USED, pvirtq_desc
 from fastvhost.dataplane.frame cimport Done
 from fastvhost.dataplane.journal cimport JOURNALED, Batch, Journal, batch_of, batch_word
-from fastvhost.dataplane.packed_ring cimport packed_ring_base, reset_packed_ring
+from fastvhost.dataplane.packed_ring cimport (
+    BOTH_FLAGS,
+    SLOTS_SHIFT,
+    is_available,
+    packed_ring_base,
+    reset_packed_ring,
+)
 from fastvhost.dataplane.ring cimport RING_OK, Ring
 
 JOURNAL_BYTES = sizeof(Journal)
@@ -20,7 +26,6 @@ JOURNAL_BYTES = sizeof(Journal)
 cdef enum:
     INDEX = 0x7fff
     WRAP_SHIFT = 15
-    SLOTS_SHIFT = 16         # as packed_ring has it in a ticket
 
 
 cdef inline uint16_t marks(const Ring *ring, uint32_t index) noexcept nogil:
@@ -33,13 +38,7 @@ cdef inline bint used_since(const Ring *ring, uint16_t place) noexcept nogil:
 
 
 cdef inline bint is_used(const Ring *ring, uint16_t place) noexcept nogil:
-    cdef uint16_t wanted = VIRTQ_DESC_F_AVAIL | VIRTQ_DESC_F_USED if place >> WRAP_SHIFT else 0
-    return marks(ring, place & INDEX) & (VIRTQ_DESC_F_AVAIL | VIRTQ_DESC_F_USED) == wanted
-
-
-cdef inline bint is_available(const Ring *ring, uint16_t place) noexcept nogil:
-    cdef uint16_t wanted = VIRTQ_DESC_F_AVAIL if place >> WRAP_SHIFT else VIRTQ_DESC_F_USED
-    return marks(ring, place & INDEX) & (VIRTQ_DESC_F_AVAIL | VIRTQ_DESC_F_USED) == wanted
+    return marks(ring, place & INDEX) & BOTH_FLAGS == (BOTH_FLAGS if place >> WRAP_SHIFT else 0)
 
 
 cdef bint was_in_use(const Ring *ring) noexcept nogil:
@@ -67,7 +66,7 @@ cdef Found find_place(const Ring *ring, const Journal *journal) noexcept nogil:
             if not ring.in_batches and not all_used(ring, journal, &batch):
                 return found
             found.used, found.has_used = batch.first, True
-        elif not is_available(ring, batch.first):
+        elif not is_available(marks(ring, batch.first & INDEX), batch.first >> WRAP_SHIFT != 0):
             return found
         elif not batch.has_before:
             # The very first batch: a ring that was just laid out looks the same.

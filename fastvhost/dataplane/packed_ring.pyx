@@ -65,15 +65,9 @@ from fastvhost.dataplane.ring cimport (
 
 cdef enum:
     DESCRIPTORS_PER_LINE = 4
-    BOTH_FLAGS = VIRTQ_DESC_F_AVAIL | VIRTQ_DESC_F_USED
     CHAIN_FLAGS = VIRTQ_DESC_F_NEXT | VIRTQ_DESC_F_WRITE | VIRTQ_DESC_F_INDIRECT
-    SLOTS_SHIFT = 16
     ONE_SLOT = 1 << SLOTS_SHIFT     # in the ticket of a chain of one descriptor
     FRESH = 1 << 15 | 1 << 31       # as a base: both indices 0, both wrap counters 1
-
-
-cdef inline bint is_available(uint16_t flags, bint wrap) noexcept nogil:
-    return (flags & BOTH_FLAGS) == (VIRTQ_DESC_F_AVAIL if wrap else VIRTQ_DESC_F_USED)
 
 
 cdef inline void expect(const pvirtq_desc *desc, uint32_t n) noexcept nogil:

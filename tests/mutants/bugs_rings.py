@@ -169,7 +169,7 @@ MUTANTS = (
     ),
     Mutant(
         "packed-used-flag-ignored",
-        PACKED,
+        "dataplane/packed_ring.pxd",
         "(flags & BOTH_FLAGS) == (VIRTQ_DESC_F_AVAIL if wrap else VIRTQ_DESC_F_USED)",
         "((flags & VIRTQ_DESC_F_AVAIL) != 0) == wrap",
         "unit/test_packed_ring.py::test_a_wrong_wrap_counter_is_simply_not_available",
