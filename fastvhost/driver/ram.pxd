@@ -14,6 +14,6 @@ cdef class GuestRam:
     cdef bint written          # by hand: what its rings say is no driver's word any more
     cdef int let_go(self) except -1
 
-    cdef bint _map(self, unsigned int flags) except -1
+    cdef bint _map(self, bint huge) except -1
     cdef uint8_t *allot(self, uint64_t n_bytes, uint64_t alignment) except NULL
     cdef uint64_t guest_of(self, const void *p) noexcept nogil

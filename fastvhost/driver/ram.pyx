@@ -1,4 +1,4 @@
-"""A guest's memory: one memfd, huge pages where the machine has some, mapped and populated.
+"""A guest's memory: one file of memory, huge pages where the machine has some, mapped and populated.
 
 Guest-physical addresses start at GUEST_BASE, so that none of them is by chance a valid host address.
 """
@@ -19,8 +19,44 @@ GUEST_BASE = 0x4000_0000
 cdef uint64_t HUGE_PAGE = 2 << 20
 
 
+SHARED_MEMORY = "/dev/shm"
+
+
+cdef int memory_file(uint64_t n_bytes, bint huge) except -2:
+    """A file of memory of this size. -1: there is no room for it. A sandbox may forbid memfd_create, /dev/shm will do.
+
+    Raises MemoryError where neither can be had.
+    """
+    cdef int fd = -1
+    try:
+        fd = os.memfd_create("fastvhost-guest", os.MFD_CLOEXEC | (os.MFD_HUGETLB if huge else 0))
+    except OSError as error:
+        refused = error.strerror
+    else:
+        refused = ""
+    if fd < 0 and huge:
+        return -1
+    try:
+        if fd < 0:
+            fd = os.open(SHARED_MEMORY, os.O_RDWR | os.O_TMPFILE | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise MemoryError(
+            f"guest memory: memfd_create: {refused}, and no file in {SHARED_MEMORY}: {error.strerror}; "
+            "allow the system call memfd_create in the seccomp filter"
+        ) from error
+    try:
+        if refused:
+            os.posix_fallocate(fd, 0, n_bytes)  # its file system may have less room than this machine
+        else:
+            os.ftruncate(fd, n_bytes)
+    except OSError:
+        os.close(fd)
+        return -1
+    return fd
+
+
 cdef class GuestRam:
-    """The memory of one guest. Owns the memfd and the mapping."""
+    """The memory of one guest. Owns its file and the mapping."""
 
     def __cinit__(self, uint64_t n_bytes, *, bint huge=True):
         self.fd = -1
@@ -31,23 +67,21 @@ cdef class GuestRam:
         most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if self.bytes < n_bytes or not n_bytes or self.bytes > most:
             raise ValueError(f"guest memory of {n_bytes} bytes: give it a size above 0, and up to the {most} there are")
-        if not (huge and self._map(os.MFD_HUGETLB)) and not self._map(0):
+        if not (huge and self._map(True)) and not self._map(False):
             raise MemoryError(f"guest memory: {self.bytes} bytes of shared memory are not to be had")
 
-    cdef bint _map(self, unsigned int flags) except -1:
-        """Create, size and map a memfd. False, and nothing left behind, where this machine has no such pages."""
-        cdef int fd = os.memfd_create("fastvhost-guest", os.MFD_CLOEXEC | flags)
-        cdef void *data = MAP_FAILED
-        try:
-            os.ftruncate(fd, self.bytes)
-            # Populated, so that no page fault lands in a measurement; huge pages fail here, not by SIGBUS later.
-            data = map_memory(NULL, self.bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0)
-        except OSError:
-            pass
+    cdef bint _map(self, bint huge) except -1:
+        """Make and map its file. False, and nothing left behind, where this machine has no such pages."""
+        cdef int fd = memory_file(self.bytes, huge)
+        cdef void *data
+        if fd < 0:
+            return False
+        # Populated, so that no page fault lands in a measurement; huge pages fail here, not by SIGBUS later.
+        data = map_memory(NULL, self.bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0)
         if data == MAP_FAILED:
             os.close(fd)
             return False
-        self.fd, self.data, self.huge = fd, <uint8_t *>data, flags != 0
+        self.fd, self.data, self.huge = fd, <uint8_t *>data, huge
         return True
 
     cdef uint8_t *allot(self, uint64_t n_bytes, uint64_t alignment) except NULL:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import pytest
 from bench.guests.short_dir import short_dir
 from bench.guests.waits import PATIENCE, wait_until
 from bench.rig import USUAL_FEATURES, rig
+from fastvhost.driver import ram
 from fastvhost.driver.frontend import Feature
 from fastvhost.driver.guests import IMIX, Counters, Direction, Guests, GuestsError
 
@@ -212,6 +215,27 @@ def test_a_back_end_killed_under_load_is_noticed_and_its_frames_are_lost() -> No
 def test_guests_on_a_cpu_that_is_not_ours_are_refused_in_words() -> None:
     with pytest.raises(GuestsError, match="may not run on CPU 4095"):
         Guests("a", "b", core=4095)
+
+
+def forbidden(*_: object, **__: object) -> None:
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+def test_guests_choose_any_cpu_where_a_sandbox_forbids_to_ask_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    with short_dir() as directory, fwd(directory) as (a, b):
+        monkeypatch.setattr(os, "sched_getaffinity", forbidden)
+        assert flood_for(Guests(a, b, core=0), 0.1).lost == 0
+
+
+def test_guests_have_memory_where_a_sandbox_forbids_memfd_create(monkeypatch: pytest.MonkeyPatch) -> None:
+    with short_dir() as directory, fwd(directory) as (a, b):
+        monkeypatch.setattr(os, "memfd_create", forbidden)
+        final = flood_for(Guests(a, b), 0.1)
+        assert final.frames > 0
+        assert final.lost == 0
+    monkeypatch.setattr(ram, "SHARED_MEMORY", "/nowhere")
+    with pytest.raises(MemoryError, match=r"memfd_create: Operation not permitted.*allow the system call"):
+        ram.GuestRam(1 << 21)
 
 
 def test_a_shape_that_cannot_be_is_refused_and_leaves_nothing_behind() -> None:
