@@ -5,7 +5,11 @@ from fastvhost.dataplane.port import Port
 from fastvhost.dataplane.wire import Wire
 
 class Worker:
-    """Polls wires, one burst each in turn, until stopped."""
+    """Polls wires, one burst each in turn, until stopped.
+
+    `fwd` and fastvhost.attach() also look whether a guest's memory keeps a worker waiting (hold_watch). A program that
+    makes workers by itself has nobody who does.
+    """
 
     name: str
     def __init__(self, door: Door, name: str = "worker", *, idle: str = "poll", nap_us: int = 50) -> None:

@@ -46,6 +46,16 @@ class StuckWorker:
         os.set_blocking(self._end, False)
         os.write(self._other, bytes(60))
 
+    def let_go_in_a_while(self) -> threading.Thread:
+        """In another thread, which needs the GIL a few times before."""
+
+        def let_go() -> None:
+            for _ in range(20):
+                time.sleep(0.001)
+            self.let_go()
+
+        return threading.Thread(target=let_go)
+
     def close(self) -> None:
         self.worker.stop()
         self.let_go()

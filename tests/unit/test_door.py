@@ -183,15 +183,9 @@ def test_a_queue_that_stops_and_starts_in_one_change_goes_on_where_it_stopped() 
 
 def test_other_threads_run_while_the_door_waits(scene: Scene) -> None:
     """Or nobody would ever let the worker go."""
-
-    def let_go() -> None:
-        for _ in range(20):
-            time.sleep(0.001)
-        scene.worker.let_go()
-
-    thread = threading.Thread(target=let_go)
     scene.worker.stick()
-    with scene.port.change():
+    thread = scene.worker.let_go_in_a_while()
+    with scene.port.change(30):
         scene.port.set_link(True)
         thread.start()
     thread.join()

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from pathlib import Path
+
 import pytest
 
+import fastvhost
 from fastvhost.control.held_time import HeldTime, Judgement
 from fastvhost.control.watch import WatchThread
 from fastvhost.frontend.back_off import BackOff
@@ -115,3 +120,16 @@ def test_after_five_minutes_of_good_conduct_it_begins_anew() -> None:
         clock.now += back_off.begin() + 299
     clock.now += 2
     assert back_off.begin() == 1
+
+
+def test_a_program_that_attaches_to_a_guest_has_its_worker_looked_at_as_fwd_has(tmp_path: Path) -> None:
+    def watches() -> int:
+        return sum(isinstance(thread, WatchThread) for thread in threading.enumerate())
+
+    before = watches()
+    with fastvhost.attach(f"vhost-user:{tmp_path}/a.sock"):
+        assert watches() == before + 1
+    deadline = time.monotonic() + 30
+    while watches() > before:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)

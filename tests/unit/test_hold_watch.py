@@ -166,21 +166,13 @@ def test_a_receive_queue_in_a_hole_is_its_ports_and_not_that_of_who_sends_there(
 
 
 @pytest.mark.parametrize("pieces", [1, 3])
-def test_frames_out_of_holes_are_the_senders_though_pages_of_the_receiver_are_missing(pieces: int) -> None:
-    left, right = memory_with_holes(), memory_with_holes()
-    with two_guests(F_VERSION_1, left, right) as (sender, receiver, worker):
-        stream = Stream(sender, receiver, pieces, fresh=receiver)
-        held = seconds_held(worker, left.regions[1], stream.go_on)
-    assert charged(held) == "left"
-
-
-@pytest.mark.parametrize("pieces", [1, 3])
-def test_buffers_in_holes_are_the_receivers_though_pages_of_the_sender_are_missing(pieces: int) -> None:
-    left, right = memory_with_holes(), memory_with_holes()
-    with two_guests(F_VERSION_1, left, right) as (sender, receiver, worker):
-        stream = Stream(sender, receiver, pieces, fresh=sender)
-        held = seconds_held(worker, right.regions[1], stream.go_on)
-    assert charged(held) == "right"
+@pytest.mark.parametrize("whose", ["left", "right"], ids=["frames of the sender", "buffers of the receiver"])
+def test_pages_in_holes_are_charged_to_whose_they_are_though_others_pages_are_missing(whose: str, pieces: int) -> None:
+    memories = {"left": memory_with_holes(), "right": memory_with_holes()}
+    with two_guests(F_VERSION_1, *memories.values()) as (sender, receiver, worker):
+        stream = Stream(sender, receiver, pieces, fresh=receiver if whose == "left" else sender)
+        held = seconds_held(worker, memories[whose].regions[1], stream.go_on)
+    assert charged(held) == whose
 
 
 def test_a_worker_that_only_has_much_to_do_is_not_held() -> None:

@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import mmap
 import os
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -312,14 +311,8 @@ def test_the_worker_makes_the_change_whatever_control_does_meanwhile(scene: Scen
 
 def test_other_threads_run_while_a_port_waits_for_its_worker(scene: Scene) -> None:
     """Or nobody would ever let the worker go."""
-
-    def let_go() -> None:
-        for _ in range(20):
-            time.sleep(0.001)
-        scene.worker.let_go()
-
-    thread = threading.Thread(target=let_go)
     scene.worker.stick()
+    thread = scene.worker.let_go_in_a_while()
     with scene.port.change(LONG):
         scene.port.set_link(True)
         thread.start()

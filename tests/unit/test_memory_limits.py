@@ -8,12 +8,10 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from bench.guests.short_dir import short_dir
 from bench.guests.waits import PATIENCE
 from fastvhost.control import port_spec
 from fastvhost.control.errors import UsageError
@@ -24,11 +22,10 @@ from fastvhost.frontend.memory import REAL_MEMORY, SharedMemory
 from fastvhost.frontend.memory_limit import own_limit
 from fastvhost.frontend.payload import Region
 from fastvhost.vhostuser.message import MemoryTable
-from fastvhost.vhostuser.service import VhostUserService
-from tests.frontend import Frontend, Request
+from tests.frontend import Request
 from tests.lingering import lingering
-from tests.unit.fake_port import FAKE_MEMORY, AtOnce, FakePort
-from tests.unit.service_rig import until
+from tests.unit.fake_port import AtOnce
+from tests.unit.service_rig import Rig, until
 from tests.unit.session_bench import Bench
 
 GIB = 1 << 30
@@ -255,24 +252,11 @@ def test_a_mapping_that_cannot_be_made_loses_no_descriptor_and_keeps_the_table()
     assert (mapped(), memory.regions) == (0, ())
 
 
-@contextlib.contextmanager
-def service() -> Iterator[Path]:
-    with short_dir() as directory:
-        port = FakePort("a")
-        served = VhostUserService(str(directory / "a.sock"), port, memory=FAKE_MEMORY)
-        served.open()
-        served.start()
-        yield directory / "a.sock"
-        served.stop(PATIENCE)
-        assert served.defects == 0
-        port.close()
-
-
-def test_a_front_end_cannot_take_the_places_of_another_port() -> None:
+def test_a_front_end_cannot_take_the_places_of_another_port(tmp_path: Path) -> None:
     """64 sockets whose close lingers, one a message: a file of another port's front-end is still asked about."""
-    with service() as path, lingering(64) as socks:
+    with contextlib.closing(Rig(tmp_path / "s")) as rig, lingering(64) as socks:
         for sock in socks:
-            with contextlib.closing(Frontend.connect(path)) as frontend:
+            with contextlib.closing(rig.frontend()) as frontend:
                 # Ours is closed while the message is half sent, so that the port has the last one.
                 frontend.send_raw(struct.pack("<III", Request.SET_FEATURES, 1, 8), [sock.fileno()])
                 sock.close()
@@ -288,3 +272,4 @@ def test_a_front_end_cannot_take_the_places_of_another_port() -> None:
         thread.start()
         thread.join(PATIENCE)
         assert asked == [7]
+    assert rig.service.defects == 0
