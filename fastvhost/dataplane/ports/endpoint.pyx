@@ -506,7 +506,7 @@ cdef class Endpoint(Port):
 
     def end(self) -> None:
         self.closed = True
-        self.face.deliver_burst = deliver_to_nobody
+        self.face.deliver_burst = deliver_to_nobody  # one pointer, for good: no door
         full_fence()
         ring_bell(self.side.program_fd)
 
