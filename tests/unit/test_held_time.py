@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import fastvhost
+from bench.guests.waits import PATIENCE
 from fastvhost.control.held_time import HeldTime, Judgement
 from fastvhost.control.watch import WatchThread
 from fastvhost.frontend.back_off import BackOff
@@ -129,7 +130,7 @@ def test_a_program_that_attaches_to_a_guest_has_its_worker_looked_at_as_fwd_has(
     before = watches()
     with fastvhost.attach(f"vhost-user:{tmp_path}/a.sock"):
         assert watches() == before + 1
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while watches() > before:
         assert time.monotonic() < deadline
         time.sleep(0.001)
