@@ -5,27 +5,27 @@ from tests.mutants.mutant import Mutant
 CUT = "dataplane/ports/segmentation.pyx"
 PIECES = "unit/test_segmentation.py::test_pieces_of_a_super_frame_are_frames_of_their_own_with_all_of_its_payload"
 
-HOST, AT_THE_DOOR = "dataplane/ports/host_port.pyx", "unit/test_host_door.py"
+AT_THE_DOOR = "unit/test_host_door.py"
 
 MUTANTS = (
     Mutant(
         "host-frames-outlive-their-files",
-        HOST,
+        "dataplane/ports/host_port.pyx",
         "        change.port.epoch += change.lends  # frames of the files before are gone with them\n",
         "        pass\n",
         "unit/test_packet_ring.py::test_frames_of_a_ring_that_another_one_replaced_are_neither_delivered_nor_counted",
     ),
     Mutant(
-        "host-files-before-kept",
-        HOST,
-        "            if before is not None:\n                before.let_go()\n",
+        "host-memory-kept",
+        "dataplane/ports/packet.pyx",
+        "            self.holds = False\n            PyBuffer_Release(&self.lent)\n",
         "            pass\n",
         f"{AT_THE_DOOR}::test_what_is_attached_is_let_go_of_once_the_next_is_in_effect[packet]",
     ),
     Mutant(
-        "host-files-unused-kept",
-        HOST,
-        "            if unused is not None:\n                unused.let_go()\n",
+        "host-sockets-kept",
+        "dataplane/ports/xdp.pyx",
+        "            socket.in_use = False\n",
         "            pass\n",
         f"{AT_THE_DOOR}::test_what_was_to_be_attached_is_let_go_of_where_a_worker_is_stuck[xdp]",
     ),
