@@ -23,7 +23,10 @@ LOOK = 0.001
 YOUNG = 0.003
 """Seconds of sleep that are not looked into."""
 IDLE = ("poll_schedule_timeout", "do_epoll_wait", "ep_poll", "do_sigtimedwait")
-"""Where in the kernel a thread waits that has nothing to do: for any of many descriptors, or for a signal."""
+"""Where in the kernel a thread waits that has nothing to do: for any of many descriptors, or for a signal. As
+/proc/PID/task/TID/wchan says it."""
+AWAKE = "0"
+"""The same file of a thread that is about to sleep, or woken: where it waits, it waits for its CPU."""
 STATUS = re.compile(rb"^State:\t(\w).*^voluntary_ctxt_switches:\t(\d+)", re.M | re.S)
 """/proc/PID/task/TID/status, proc(5)."""
 
@@ -97,8 +100,8 @@ class Sleeper:
     def _find_out(self) -> str:
         with contextlib.suppress(OSError):
             where = (self._task / "wchan").read_text()
-            if self._number() == self._sleep:  # so that is where it is in this sleep
-                self._where = where or "?"
+            if where != AWAKE and self._number() == self._sleep:  # so that is where it is in this sleep
+                self._where = where
         return self._where
 
 
