@@ -67,7 +67,7 @@ class Sleeper:
         self._schedule = os.open(task / "schedstat", os.O_RDONLY)
         self._sleep = -1
         """Its number, -1 while it runs or may run."""
-        self._since = self._waited = 0.0
+        self._since = self._waited = self._seen = 0.0
         self._where = ""
 
     def waited(self) -> float:
@@ -77,17 +77,28 @@ class Sleeper:
         return 0.0
 
     def look(self, waited: float) -> Sleep | None:
-        """`waited`: of all threads together. Returns a sleep that is not that of who has nothing to do."""
+        """`waited`: of all threads together. Returns a sleep that is over, and was not that of who has nothing to do.
+
+        Until then it is not known for how long others, who were to end it, waited for a CPU.
+        """
         now, number = time.monotonic(), self._number()
-        if number != self._sleep or number < 0:
-            self._sleep, self._since, self._waited, self._where = number, now, waited, ""
+        if number == self._sleep and number >= 0:
+            if now - self._since >= YOUNG and self._is_blocked():
+                self._seen = now
             return None
-        if now - self._since < YOUNG:
+        ended = self.so_far(waited)
+        self._sleep, self._since, self._waited, self._where, self._seen = number, now, waited, "", 0.0
+        return ended
+
+    def so_far(self, waited: float) -> Sleep | None:
+        """The sleep that it is in."""
+        if not self._seen:
             return None
+        return Sleep(self._seen - self._since - (waited - self._waited), self.tid, self._where)
+
+    def _is_blocked(self) -> bool:
         where = self._where or self._find_out()
-        if not where or where.startswith(IDLE):
-            return None
-        return Sleep(now - self._since - (waited - self._waited), self.tid, where)
+        return bool(where) and not where.startswith(IDLE)
 
     def _number(self) -> int:
         """Of the sleep that it is in."""
@@ -133,15 +144,17 @@ def look_on(pid: int, threads: Iterable[int]) -> None:
     sleepers = [Sleeper(Path(f"/proc/{pid}/task/{thread}")) for thread in threads]
     longest, number, widest, last = Sleep(0.0, 0, "-"), 0, 0.0, time.monotonic()
     while True:
-        if select.select([sys.stdin], [], [], LOOK)[0]:
-            if not sys.stdin.readline():
-                return
-            print(*longest, number, widest, flush=True)
+        asked = select.select([sys.stdin], [], [], LOOK)[0]
         now = time.monotonic()
         number, widest, last = number + 1, max(widest, now - last), now
         waited = sum(sleeper.waited() for sleeper in sleepers)
         found = [sleep for sleeper in sleepers if (sleep := sleeper.look(waited))]
         longest = max([longest, *found], key=lambda sleep: sleep.seconds)
+        if asked:
+            if not sys.stdin.readline():
+                return
+            lasting = [sleep for sleeper in sleepers if (sleep := sleeper.so_far(waited))]
+            print(*max([longest, *lasting], key=lambda sleep: sleep.seconds), number, widest, flush=True)
 
 
 if __name__ == "__main__":
