@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from bench.guests.fwd import Fwd
-from bench.guests.waits import wait_until
+from bench.guests.waits import PATIENCE, wait_until
 from fastvhost.control import control_client
 from tests.frontend import Frontend, Request, ring_fd
 from tests.integration.namespace import Namespace
@@ -26,19 +26,28 @@ out, back = (socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88b
 out.bind(("t0", 0))
 back.setsockopt(socket.SOL_SOCKET, 33, 16 << 20)  # SO_RCVBUFFORCE: this program, too, may have to wait for a CPU
 back.bind(("t1", 0x88b5))
-sent, got, gap, last, end = 0, [], 0.0, time.monotonic(), None
+sent, got, end = 0, [], None
 while end is None or (len(got) < sent and time.monotonic() < end):
     if end is None:
         out.send(bytes(12) + b"\\x88\\xb5" + sent.to_bytes(46, "big"))
         sent += 1
         if select.select([sys.stdin], [], [], 0)[0]:
-            end = time.monotonic() + 5
+            end = time.monotonic() + 20
     time.sleep(0.001)
     while select.select([back], [], [], 0)[0]:
         got.append(int.from_bytes(back.recv(100)[14:], "big"))
-        gap, last = max(gap, time.monotonic() - last), time.monotonic()
-print(json.dumps({"sent": sent, "lost": sent - len(got), "in_order": got == sorted(got), "longest_gap": gap}))
+print(json.dumps({"sent": sent, "lost": sent - len(got), "in_order": got == sorted(got)}))
 """
+
+
+def others_go_on(fwd: Fwd) -> None:
+    """Frames of the stream arrive while an interface of another port is as it is."""
+
+    def arrived() -> int:
+        return int(fwd.stats()["ports"]["t1"]["tx_frames"])
+
+    before = arrived()
+    wait_until("frames of the stream arrive", PATIENCE, lambda: arrived() > before + 20)
 
 
 def test_faults_of_interfaces_are_told_mended_and_disturb_nobody(place: Path) -> None:
@@ -47,44 +56,46 @@ def test_faults_of_interfaces_are_told_mended_and_disturb_nobody(place: Path) ->
             space.run(f"ip link add {veth}0 type veth peer name {veth}1")
             space.run(f"ip link set {veth}1 up; ip link set {veth}0 up")
         with Fwd(place, PORTS, prefix=space.prefix) as fwd:
-            wait_until("fwd answers", 20, fwd.control.exists)
+            wait_until("fwd answers", PATIENCE, fwd.control.exists)
             attached = {
                 "v0": "packet socket on v0, MTU 1500",
                 "w0": "capturing on w0 with libpcap, MTU 1500",
                 "t2": "made tap t2, MTU 1500",
             }
             for name, words in attached.items():
-                fwd.wait_log(f"port {name}: {words}", 20)
+                fwd.wait_log(f"port {name}: {words}", PATIENCE)
             command = [*space.prefix, sys.executable, "-c", STREAM]
             with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as stream:
                 for name, words in attached.items():
                     mark = len(fwd.log())
                     space.run(f"ip link set {name} down")
                     told = f"port {name}: {name} is down; bring it up with: ip link set {name} up"
-                    fwd.wait_log(told, 10, after=mark)
+                    fwd.wait_log(told, PATIENCE, after=mark)
+                    others_go_on(fwd)
                     mark = len(fwd.log())
                     space.run(f"ip link set {name} up")
-                    fwd.wait_log(f"port {name}: ({words}|{name} is up)", 10, after=mark)
+                    fwd.wait_log(f"port {name}: ({words}|{name} is up)", PATIENCE, after=mark)
                     if name != "t2":
                         mark = len(fwd.log())
                         space.run(f"ip link set {name[0]}1 down")
-                        fwd.wait_log(f"port {name}: {name} has no carrier; bring up its other end", 10, after=mark)
+                        fwd.wait_log(f"port {name}: {name} has no carrier; bring up", PATIENCE, after=mark)
+                        others_go_on(fwd)
                         assert fwd.show(name)["link"] == "down"
                         mark = len(fwd.log())
                         space.run(f"ip link set {name[0]}1 up")
-                        fwd.wait_log(f"port {name}: {name} is up", 10, after=mark)
+                        fwd.wait_log(f"port {name}: {name} is up", PATIENCE, after=mark)
                     mark = len(fwd.log())
                     space.run(f"ip link delete {name}")
-                    fwd.wait_log(f"port {name}: {name} was removed; waiting for it to come back", 10, after=mark)
+                    fwd.wait_log(f"port {name}: {name} was removed; waiting for it to come back", PATIENCE, after=mark)
+                    others_go_on(fwd)
                     if name != "t2":  # a tap is made again by fwd itself
                         space.run(f"ip link add {name} type veth peer name {name[0]}1; ip link set {name[0]}1 up")
                         space.run(f"ip link set {name} up")
-                    fwd.wait_log(f"port {name}: {words}", 10, after=mark)
-                said, _ = stream.communicate("stop", timeout=30)
+                    fwd.wait_log(f"port {name}: {words}", PATIENCE, after=mark)
+                said, _ = stream.communicate("stop", timeout=PATIENCE)
             result = json.loads(said)
     assert (result["lost"], result["in_order"]) == (0, True), result
     assert result["sent"] > 500
-    assert result["longest_gap"] < 1, result
 
 
 def test_a_front_end_that_takes_every_open_file_takes_no_interface_and_no_answer(place: Path) -> None:
