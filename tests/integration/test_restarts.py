@@ -28,7 +28,7 @@ def keep(*_, **__):
 
 records.keep = keep
 usual = offer.offered_features
-offer.offered_features = lambda pairs: usual(pairs) | offer.WITHDRAWN
+offer.offered_features = lambda *words: usual(*words) | offer.WITHDRAWN
 """
 """Makes a fwd what one of before was; read by Python when it starts."""
 
