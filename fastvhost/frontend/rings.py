@@ -54,6 +54,8 @@ class Ring:
     """How it started last, see VirtioPort.start_queue()."""
     lost: bool = False
     """The memory it lies in was taken away. It recovers when that comes back."""
+    resting: bool = False
+    """Taken from the workers while it is disabled, see RingSet.rest()."""
 
     @property
     def running(self) -> bool:
@@ -97,15 +99,15 @@ class RingSet:
             kind = "packed ring's size" if self._packed() else "power of two"
             raise ProtocolError(f"ring {index}: size {size} is no {kind} up to {MAX_SIZE}")
         if ring.live and size != ring.size:
-            raise ProtocolError(f"ring {index}: its size cannot change from {ring.size} to {size} while it runs")
+            self._leave(ring, f"its size cannot change from {ring.size} to {size} while it runs")
         ring.size = size
         self._start_if_complete(ring)
 
     def set_addresses(self, addresses: VringAddr) -> None:
-        """On a live ring the log's flag and address may change, nothing else."""
+        """On a live and enabled ring the log's flag and address may change, nothing else."""
         ring = self[addresses.index]
         if ring.live and ring.addresses is not None and _places(ring.addresses) != _places(addresses):
-            raise ProtocolError(f"ring {ring.index}: its addresses cannot change while it runs")
+            self._leave(ring, "its addresses cannot change while it runs")
         ring.addresses = addresses
         self._start_if_complete(ring)
 
@@ -113,9 +115,32 @@ class RingSet:
         ring = self[index]
         if base > MAX_BASE and self._packed() is False:
             raise ProtocolError(f"ring {index}: base {base} is beyond a 16-bit index")
-        if ring.live and base != self._base(ring):
-            raise ProtocolError(f"ring {index}: its base cannot change while it runs")
-        ring.base = base
+        if ring.live and (base != self._base(ring) or (not ring.enabled and self.was_used(ring))):
+            self._leave(ring, "its base cannot change while it runs")
+        if ring.resting:
+            self._port.forget_queue(index)
+        ring.base, ring.stopping = base, False
+
+    def _leave(self, ring: Ring, refusal: str) -> None:
+        """A live ring is to lie elsewhere. If it is disabled, it stops, as by GET_VRING_BASE: its driver left it.
+
+        User-mode Linux never sends GET_VRING_BASE, DPDK's back-end takes another place at any time.
+        """
+        if ring.enabled:
+            raise ProtocolError(f"ring {ring.index}: {refusal}")
+        self.stop(ring.index)
+
+    def rest(self) -> None:
+        """Where every live ring is disabled, no worker looks at one until it is enabled, or set up anew and kicked.
+
+        User-mode Linux has no GET_VRING_BASE: it disables rings, asks for the features and frees them at the answer.
+        """
+        if any(ring.live and ring.enabled for ring in self._rings):
+            return
+        for ring in self._rings:
+            if ring.running:
+                self._park(ring)
+                ring.resting = True
 
     def was_used(self, ring: Ring) -> bool:
         """Whether the driver put a buffer into a live ring since it started."""
@@ -129,7 +154,7 @@ class RingSet:
 
     def _halt(self, ring: Ring) -> None:
         self._park(ring)
-        ring.armed = ring.kicked = ring.lost = False
+        ring.armed = ring.kicked = ring.lost = ring.resting = False
         ring.broken = ""
         ring.kick = self._closed(ring.kick)
 
@@ -150,7 +175,7 @@ class RingSet:
             if fd < 0:
                 self.kicked(index)
             return
-        ring.lost, ring.broken = False, ""
+        ring.lost, ring.broken, ring.resting = False, "", False
         ring.armed, ring.kicked = True, fd < 0
         self._start_if_complete(ring)
 
@@ -181,6 +206,9 @@ class RingSet:
         ring.enabled = enabled
         if ring.live:
             self._port.set_enabled(index, enabled)
+        elif ring.resting and enabled:
+            ring.resting = False
+            self._start_if_complete(ring)
 
     def set_all_enabled(self, enabled: bool) -> None:
         for ring in self._rings:
@@ -254,7 +282,9 @@ class RingSet:
             ring.err = self._closed(ring.err)
 
     def _start_if_complete(self, ring: Ring) -> None:
-        if not ring.armed or ring.live or not ring.size or ring.addresses is None or not self._may_start():
+        if not ring.armed or ring.live or ring.resting:
+            return
+        if not ring.size or ring.addresses is None or not self._may_start():
             return
         try:
             ring.begins = self._port.start_queue(

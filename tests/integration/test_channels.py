@@ -25,7 +25,7 @@ def pair(place: Path) -> Iterator[Pair]:
 
 
 def use(guest: Guest, pairs: int) -> None:
-    assert guest.run(f"channels eth0 {pairs}") == f"{pairs} of {PAIRS}\n"
+    assert guest.run(f"ethtool -L eth0 combined {pairs}") == f"{pairs} of {PAIRS}\n"
 
 
 def as_many(pair: Pair, port: str, pairs: int) -> bool:

@@ -96,6 +96,25 @@ def test_a_guest_has_the_mac_and_the_mtu_of_its_port(pair: UmlPair) -> None:
     assert not {"MAC", "STATUS"} & set(pair.fwd.show("b")["features"])
 
 
+def rebind(guest: UmlGuest) -> None:
+    """Take the device from its driver, and give it back. The interface is a new one then."""
+    guest.run("echo virtio0 > /sys/bus/virtio/drivers/virtio_net/unbind")
+    assert "eth0" not in guest.run("ls /sys/class/net")
+    guest.run("echo virtio0 > /sys/bus/virtio/drivers/virtio_net/bind")
+    guest.run("ip link set eth0 address $guest_mac; ip link set eth0 up; ip address add $guest_address dev eth0")
+
+
+def test_a_driver_that_is_unbound_and_bound_under_traffic_has_it_back(pair: UmlPair) -> None:
+    pair.b.run(f"ping -i 0.01 -q {pair.a.address} > /dev/null 2>&1 &")
+    for _ in range(3):
+        rebind(pair.a)
+        assert pair.a.ping(pair.b, 20) == 20
+    pair.b.run("killall ping")
+    assert pair.b.ping(pair.a, 20) == 20
+    assert not any(ring["broken"] for ring in pair.fwd.show("a")["rings"])
+    assert pair.fwd.warnings() == []
+
+
 def test_a_guest_that_powers_off_ends_well_and_comes_again(pair: UmlPair) -> None:
     assert pair.a.power_off() == 0
     wait_until("port a is down", 5, lambda: pair.fwd.stats()["ports"]["a"]["link"] == "down")
@@ -109,8 +128,8 @@ def test_a_guest_that_powers_off_ends_well_and_comes_again(pair: UmlPair) -> Non
 def wide_pair(request: pytest.FixtureRequest) -> Iterator[UmlPair]:
     """Four queue pairs each, and what sets how many are in use."""
     with short_dir() as directory:
-        source = Path(__file__).parents[2] / "scripts" / "guest" / "channels.c"
-        subprocess.run(["gcc", "-Os", "-static", "-o", directory / "channels", source], check=True, timeout=60)
+        source = Path(__file__).parents[2] / "scripts" / "guest" / "ethtool.c"
+        subprocess.run(["gcc", "-Os", "-static", "-o", directory / "ethtool", source], check=True, timeout=60)
         with UmlPair(directory, request.param, PAIRS) as pair:
             yield pair
 
@@ -124,12 +143,12 @@ def test_a_driver_uses_as_many_pairs_as_its_control_queue_was_told(wide_pair: Um
     pair = wide_pair
     for guest in (pair.a, pair.b):
         # One processor, so one pair to begin with.
-        assert guest.run("/run/shared/channels eth0") == f"1 of {PAIRS}\n"
+        assert guest.run("/run/shared/ethtool -l eth0") == f"1 of {PAIRS}\n"
     assert pair.a.ping(pair.b, 20) == 20
     assert not any(frames(pair, "a")[2:] + frames(pair, "b")[2:])
 
     for guest in (pair.a, pair.b):
-        assert guest.run(f"/run/shared/channels eth0 {PAIRS}") == f"{PAIRS} of {PAIRS}\n"
+        assert guest.run(f"/run/shared/ethtool -L eth0 combined {PAIRS}") == f"{PAIRS} of {PAIRS}\n"
     before = frames(pair, "a"), frames(pair, "b")
     # The driver spreads flows over its queues: enough of them, each a SYN that is refused, come by every one.
     flows = "for port in $(seq 6000 6060); do nc -w 1 {} $port < /dev/null 2> /dev/null; done; true"
@@ -140,7 +159,14 @@ def test_a_driver_uses_as_many_pairs_as_its_control_queue_was_told(wide_pair: Um
         assert all(now > then for then, now in zip(before[port], after[port], strict=True)), (before, after)
     assert pair.a.ping(pair.b, 20) == 20
 
-    assert pair.b.run("/run/shared/channels eth0 2") == f"2 of {PAIRS}\n"
+    assert pair.b.run("/run/shared/ethtool -L eth0 combined 2") == f"2 of {PAIRS}\n"
+    assert pair.a.ping(pair.b, 20) == 20
+
+    # Another driver, which says anew how many it uses.
+    rebind(pair.a)
+    assert pair.a.run("/run/shared/ethtool -l eth0") == f"1 of {PAIRS}\n"
+    assert pair.a.ping(pair.b, 20) == 20
+    assert pair.a.run("/run/shared/ethtool -L eth0 combined 3") == f"3 of {PAIRS}\n"
     assert pair.a.ping(pair.b, 20) == 20
     shown = pair.fwd.show("b")
     assert {"MQ", "CTRL_VQ"} <= set(shown["features"])

@@ -199,6 +199,36 @@ MUTANTS = (
         f"{OF_RINGS}::test_a_live_ring_takes_only_what_changes_nothing",
     ),
     Mutant(
+        "enabled-ring-moves",
+        RINGS,
+        '        if ring.enabled:\n            raise ProtocolError(f"ring {ring.index}: {refusal}")\n',
+        "",
+        f"{OF_RINGS}::test_a_live_ring_takes_only_what_changes_nothing",
+    ),
+    Mutant(
+        "old-position-on-a-new-ring",
+        RINGS,
+        "not ring.enabled and self.was_used(ring)",
+        "False",
+        "unit/test_rings_left.py::test_its_new_base_holds_also_where_it_is_the_one_that_it_began_with",
+    ),
+    Mutant(
+        "freed-rings-go-on",
+        SESSION,
+        "self.protocol_features and not self._may_disable",
+        "False",
+        "unit/test_rings_left.py::"
+        "test_rings_of_one_that_withdrew_the_protocol_features_bit_stop_when_it_asks_for_the_features",
+    ),
+    Mutant(
+        "freed-rings-looked-at",
+        SESSION,
+        "        self.rings.rest()\n",
+        "",
+        "unit/test_rings_left.py::"
+        "test_rings_that_are_all_disabled_are_taken_from_the_workers_before_the_features_are_told",
+    ),
+    Mutant(
         "kick-before-the-ring-forgotten",
         RINGS,
         "ring.running and not ring.kicked and ring.kick >= 0",
