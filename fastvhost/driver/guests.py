@@ -362,12 +362,13 @@ class Guests:
         return self.counters()
 
     def _await_quiet(self) -> None:
-        """Until all buffers are back and as many frames came as went, or nothing has moved for a while."""
+        """Until all buffers are back and each frame that went came, or nothing has moved for a while."""
         deadline = time.monotonic() + DRAIN_SECONDS
         seen, since = -1, time.monotonic()
         while (now := time.monotonic()) < deadline:
             counters = self.counters()
-            if not any(d.unreturned for d in self._devices) and all(c.frames == c.sent_frames for c in counters):
+            came = all(c.frames - c.duplicated == c.sent_frames for c in counters)
+            if came and not any(d.unreturned for d in self._devices):
                 return
             if counters.frames != seen:
                 seen, since = counters.frames, now
