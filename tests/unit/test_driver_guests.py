@@ -85,6 +85,7 @@ def fwd(directory: Path, options: str = "") -> Iterator[tuple[str, str]]:
             [*command, *(word for path in paths for word in ("--port", path + options))], stdout=log, stderr=log
         )
     try:
+        wait_until("fwd listens", PATIENCE, lambda: all(Path(path).exists() for path in paths) or process.poll())
         yield paths[0], paths[1]
     finally:
         process.terminate()
