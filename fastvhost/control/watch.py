@@ -13,6 +13,10 @@ from fastvhost.dataplane.threads import Thread
 log = logging.getLogger("fastvhost")
 
 
+MEET_SECONDS = 2.0
+"""For which it is waited for the workers to run: while descriptors are there, and before anybody is served."""
+
+
 class Held(Protocol):
     """fastvhost.dataplane.hold_watch.Hold."""
 
@@ -29,6 +33,7 @@ class Held(Protocol):
 class AnyWatch(Protocol):
     """fastvhost.dataplane.hold_watch.HoldWatch."""
 
+    def meet(self, seconds: float) -> bool: ...
     def wait(self) -> Sequence[Held]: ...
     def stop(self) -> None: ...
 
@@ -48,6 +53,7 @@ class WatchThread(Thread):
         # A daemon: it may have to wait for a guest's memory as a worker does.
         super().__init__(target=self._look_on, name="watch", daemon=True)
         self._watch = watch
+        watch.meet(MEET_SECONDS)  # a worker that comes later is met later
         self._ports = {name: (service, HeldTime()) for name, service in services.items()}
         self._stopping = False
         self._failed = False

@@ -22,6 +22,11 @@ class HoldWatch:
     """
 
     def __init__(self, workers: Sequence[Worker]) -> None: ...
+    def meet(self, seconds: float) -> bool:
+        """Wait until all workers run, and open what tells the state of each; False: not within so many seconds.
+
+        Without it, wait() does that as they come. Not beside wait().
+        """
     def wait(self) -> list[Hold]:
         """Until a worker is held by the memory of a port; empty: stop() was called. Releases the GIL.
 

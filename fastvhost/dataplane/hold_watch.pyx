@@ -12,6 +12,7 @@ Before any of that a page of our own is touched: where that takes long, the kern
 """
 
 import os
+import time
 from typing import NamedTuple
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -145,6 +146,16 @@ cdef class HoldWatch:
         free(self.watched)
         free(self.pages)
 
+    def meet(self, double seconds) -> bool:
+        cdef uint32_t i
+        deadline = time.monotonic() + seconds
+        for i in range(self.n):
+            while not knows(&self.watched[i]) and self.watched[i].known_thread == 0:
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(0.0005)
+        return True
+
     def wait(self) -> list[Hold]:
         cdef uint32_t i
         found = []
@@ -265,15 +276,21 @@ cdef bint is_still_there(const Watched *one) noexcept nogil:
     )
 
 
-cdef bint is_held(Watched *one) noexcept nogil:
-    """Whether it is at a visit that takes long, and asleep in the kernel over it."""
+cdef bint knows(Watched *one) noexcept nogil:
+    """Whether it runs, and what tells the state of its thread is open."""
     if one.known_thread != one.thread[0]:
         if one.stat_fd >= 0:
             close(one.stat_fd)
         one.known_thread = one.thread[0]
         one.stat_fd = open_thread_stat(one.known_thread) if one.known_thread else -1
+    return one.stat_fd >= 0
+
+
+cdef bint is_held(Watched *one) noexcept nogil:
+    """Whether it is at a visit that takes long, and asleep in the kernel over it."""
+    cdef bint known = knows(one)
     one.place = place_of(one)
-    if one.place.lane == NULL or one.stat_fd < 0:
+    if one.place.lane == NULL or not known:
         return False
     if one.roster.read_ticks() - one.place.since < one.roster.most // MOST_US * YOUNG_US:
         return False

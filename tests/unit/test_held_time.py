@@ -78,6 +78,9 @@ class Holds:
         self.holds = list(holds)
         self.thread: WatchThread | None = None
 
+    def meet(self, seconds: float) -> bool:  # noqa: ARG002
+        return True
+
     def wait(self) -> list[OneHold]:
         if self.holds:
             return [self.holds.pop(0)]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.hold_watch import HoldWatch
 from fastvhost.dataplane.worker import Worker
 from tests.driver import Memory, Piece, Region
-from tests.unit.rig import F_RING_PACKED, F_VERSION_1, MIB, Side
+from tests.unit.rig import F_RING_PACKED, F_VERSION_1, MIB, Side, rig
 
 HOLES = 128 * MIB
 """Filled and punched again and again: the longer, the longer a page fault waits."""
@@ -188,3 +190,28 @@ def test_it_stops_at_once_with_no_worker_running() -> None:
     threading.Timer(0.02, watch.stop).start()
     assert watch.wait() == []
     assert watch.wait() == []
+
+
+def test_who_meets_the_workers_has_open_what_it_looks_at() -> None:
+    """So that a fwd opens nothing more for them once it serves guests: it may have run out of descriptors by then."""
+    with rig(idle="interrupt") as r:
+        watch = HoldWatch([r.worker])
+        before = stat_files()
+        assert not watch.meet(0.0)
+        thread = threading.Thread(target=r.worker.run)
+        thread.start()
+        try:
+            assert watch.meet(30.0)
+            assert stat_files() == before + 1
+        finally:
+            r.worker.stop()
+            thread.join(5)
+
+
+def stat_files() -> int:
+    """How many descriptors of this process tell the state of one of its threads."""
+    found = 0
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # that of the directory itself
+            found += bool(re.fullmatch(r"/proc/\d+/task/\d+/stat", str(entry.readlink())))
+    return found
