@@ -16,6 +16,9 @@ from bench.fwd import forwarder
 from bench.record import write
 from fastvhost.driver.guests import Guests
 
+# However long guests do not run: it is asked whether frames are lost that they had time for.
+HOLDS = ("--on-full", "hold", "--hold-timeout", "10s")
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.loss", description=(__doc__ or "").partition("\n")[0])
@@ -26,7 +29,7 @@ def main() -> int:
     cores = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(prefix="fv-loss-") as name:
         a, b = f"{name}/a.sock", f"{name}/b.sock"
-        with forwarder(Path(name), [a, b], "--cores", str(cores[0]), "--on-full", "hold"):
+        with forwarder(Path(name), [a, b], "--cores", str(cores[0]), *HOLDS):
             guests = Guests(a, b, size="imix", content="whole", core=cores[-1], packed=o.ring == "packed")
             guests.start()
             time.sleep(o.seconds)

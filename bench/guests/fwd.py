@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import subprocess
@@ -16,6 +15,7 @@ import fastvhost
 from bench import conservation
 from bench.guests.cores import FWD_CORE
 from bench.guests.process import Process
+from bench.guests.waits import PATIENCE
 from fastvhost.control import control_client
 from fastvhost.control.errors import RuntimeFailure
 
@@ -60,7 +60,7 @@ class Fwd(Process):
         """What a verb of fastvhost prints about this process."""
         answer = subprocess.run(
             [*FASTVHOST, *words, "--control", self.control],
-            env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, check=True, timeout=30,
+            env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, check=True, timeout=2 * PATIENCE,
         )  # fmt: skip
         return answer.stdout
 
@@ -69,8 +69,9 @@ class Fwd(Process):
         return dict(control_client.ask(str(self.control), "stats"))
 
     def show(self, port: str) -> dict[str, Any]:
-        """What `fastvhost show` knows about a port."""
-        return dict(json.loads(self.ask("show", port, "--json")))
+        """What `fastvhost show` knows about a port. Without another process, as stats()."""
+        (about,) = control_client.ask(str(self.control), "show", port=port)
+        return dict(about)
 
     def report(self) -> dict[str, str]:
         shown = super().report()

@@ -22,7 +22,7 @@ class NetworkedGuest(ObedientGuest):
         """Differs between any two starts of a guest."""
         return self.run("cat /proc/sys/kernel/random/boot_id").strip()
 
-    def ping(self, other: NetworkedGuest, count: int, *, bytes: int = 56, patience: int = 2) -> int:
+    def ping(self, other: NetworkedGuest, count: int, *, bytes: int = 56, patience: int = 10) -> int:
         """How many of so many pings the other guest answered. Each is sent when the one before was answered.
 
         patience: seconds for the last one, and a fifteenth of what all may take.
@@ -35,10 +35,15 @@ class NetworkedGuest(ObedientGuest):
     def copy_to(self, other: NetworkedGuest, mib: int, *, patience: float = 60) -> tuple[str, str]:
         """Copy random data by TCP. Returns its checksum where it came from, and where it arrived."""
         self.run(f"dd if=/dev/urandom of=/tmp/sent bs=1M count={mib} 2>&1", patience)
-        other.run("nc -l -p 5000 -e sha256sum > /dev/null 2>&1 & sleep 0.5")
+        other.take_a_copy()
         # The receiver's answer to the end of the data is their checksum.
         received = self.run(f"nc {other.address} 5000 < /tmp/sent", patience)
         return self.run("sha256sum < /tmp/sent; rm /tmp/sent", patience), received
+
+    def take_a_copy(self, seconds: float = 60) -> None:
+        """Listen: who connects and ends what it sends gets its checksum."""
+        listens = "grep -qs ':1388 .* 0A ' /proc/net/tcp /proc/net/tcp6"  # port 5000, TCP_LISTEN
+        self.run(f"nc -l -p 5000 -e sha256sum > /dev/null 2>&1 & until {listens}; do sleep 0.1; done", seconds)
 
     def wait_answer(self, other: NetworkedGuest, seconds: float) -> float:
         """Ping until the other guest answers once. Returns after how many seconds it did."""

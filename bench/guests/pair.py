@@ -9,6 +9,9 @@ from pathlib import Path
 from bench.guests.fwd import Fwd
 from bench.guests.qemu import Guest, Machine, Options
 
+HOLDS = ["--hold-timeout", "10s"]
+"""A guest that does not run for a while loses nothing."""
+
 
 class Pair:
     """fwd with ports a and b, and a guest on each. Any of the three can be replaced while it runs."""
@@ -24,7 +27,7 @@ class Pair:
         )
         self._ports = [machine.port for machine in self.machines]
         with contextlib.ExitStack() as stack:
-            self.fwd = stack.enter_context(Fwd(directory, self._ports, prefix=prefix))
+            self.fwd = stack.enter_context(Fwd(directory, self._ports, HOLDS, prefix))
             self.a, self.b = (stack.enter_context(Guest(machine, directory)) for machine in self.machines)
             self.a.wait_ready()
             self.b.wait_ready()
@@ -32,7 +35,7 @@ class Pair:
 
     def start_fwd(self) -> Fwd:
         """Start the forwarder again, after its end."""
-        self.fwd = Fwd(self.directory, self._ports)
+        self.fwd = Fwd(self.directory, self._ports, HOLDS)
         return self.fwd
 
     def start_guest(self, old: Guest) -> Guest:

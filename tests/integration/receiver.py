@@ -18,7 +18,7 @@ with fastvhost.attach(port) as attached:
     print("ready", flush=True)
     seen = 0
     while seen < wanted:
-        with attached.endpoint.recv(timeout=20) as burst:
+        with attached.endpoint.recv(timeout=60) as burst:
             for frame in burst:
                 print(bytes(frame).hex(), flush=True)
             seen += len(burst) or wanted
@@ -31,9 +31,9 @@ def received(space: Namespace, place: Path, port: str, wanted: int, sender: str)
     """So many frames that arrive at a port while another program runs, in Python."""
     command = [*space.prefix, sys.executable, "-P", "-c", RECEIVER, port, str(wanted)]
     with Process("receiver", command, place, env=ENVIRONMENT) as receiver:
-        receiver.wait_log("^ready", 30)
-        subprocess.run([*space.prefix, sys.executable, "-c", sender], check=True, timeout=20)
-        assert receiver.popen.wait(30) == 0
+        receiver.wait_log("^ready")
+        subprocess.run([*space.prefix, sys.executable, "-c", sender], check=True, timeout=60)
+        assert receiver.popen.wait(90) == 0
         return [bytes.fromhex(word) for word in receiver.log().split()[1:]]
 
 

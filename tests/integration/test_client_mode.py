@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from bench.guests.pair import Pair
+from bench.guests.waits import PATIENCE
 
-BACK_WITHIN = 5.0
+BACK_WITHIN = PATIENCE
 
 
 @pytest.fixture(scope="module")

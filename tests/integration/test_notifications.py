@@ -17,7 +17,7 @@ import pytest
 from bench.guests.cores import FWD_CORE
 from bench.guests.fwd import Fwd
 from bench.guests.process import Process
-from bench.guests.waits import wait_until
+from bench.guests.waits import PATIENCE, wait_until
 from tests.driver import Timeout
 from tests.frontend import U64, Closed, Guest, Refused, Request, wait_eventfd
 from tests.waiters import waiters
@@ -56,7 +56,7 @@ class Place:
             assert receiver.net.receive() == frame
 
     def wait_released(self) -> None:
-        wait_until("descriptors and threads are back", 10, lambda: self.held() == self.before)
+        wait_until("descriptors and threads are back", PATIENCE, lambda: self.held() == self.before)
 
     def close(self) -> None:
         self.left.close()
@@ -111,13 +111,13 @@ def test_without_aio_a_call_descriptor_that_blocks_now_and_then_costs_its_own_co
 
         refused = r"port a: disconnected: its call or err descriptors block: 4 threads .*"
         try:
-            while_honest(fwd, send, lambda: "port a: disconnected" in fwd.fwd.log(), 15)
-            fwd.fwd.wait_log(refused, 1)
+            while_honest(fwd, send, lambda: "port a: disconnected" in fwd.fwd.log(), 2 * PATIENCE)
+            fwd.fwd.wait_log(refused)
         finally:
             toggler.popen.kill()
             toggler.popen.wait()
         attacker.close()
-        with Guest.boot(fwd.path["a"], receive_buffers=64, name="fresh", timeout=4.0) as fresh:
+        with Guest.boot(fwd.path["a"], receive_buffers=64, name="fresh") as fresh:
             fresh.net.send(FRAME, kick=fresh.kicks[1])
             assert peer.net.receive() == FRAME
             peer.net.send(FRAME, kick=peer.kicks[1])
@@ -160,7 +160,7 @@ def test_a_call_descriptor_with_many_waiters_is_written_by_a_thread_of_its_own_p
             peer.net.receive()
 
         with waiters(attacker.calls[1]):
-            while_honest(fwd, send, lambda: "port a: its call descriptors take" in fwd.fwd.log(), 10)
+            while_honest(fwd, send, lambda: "port a: its call descriptors take" in fwd.fwd.log(), 2 * PATIENCE)
             os.eventfd_read(attacker.calls[1])
             send()
             assert wait_eventfd(attacker.calls[1])
@@ -172,7 +172,7 @@ def test_a_call_descriptor_with_many_waiters_is_written_by_a_thread_of_its_own_p
 def test_a_socket_is_told_of_used_buffers_and_a_pipe_refused(place: Path) -> None:
     with attacked(place) as fwd:
         ours, theirs = socket.socketpair()
-        ours.settimeout(5)
+        ours.settimeout(PATIENCE)
         with Guest.boot(fwd.path["a"], name="a") as a, Guest.boot(fwd.path["b"], receive_buffers=8, name="b") as b:
             a.frontend.tell(Request.SET_VRING_CALL, U64.pack(1), [theirs.fileno()])
             assert ours.recv(8) == (1).to_bytes(8, "little")  # whoever sets a new one is told once

@@ -49,7 +49,7 @@ def exchange(*sockets: str | Path) -> None:
 def ask(*words: str | Path, at: Path, prefix: Sequence[str] = (), code: int = 0) -> str:
     """What a verb prints, in such a place."""
     command = [*prefix, *FASTVHOST, *map(str, words)]
-    done = subprocess.run(command, cwd=at, env=ENVIRONMENT, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, cwd=at, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout + done.stderr

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from bench.guests.waits import PATIENCE
 from fastvhost.dataplane.ports.packet import PacketPort
 from fastvhost.dataplane.ports.pcap import PcapPort
 from fastvhost.dataplane.ports.tap import TapPort
@@ -66,7 +67,7 @@ def neighbour(kind: str, features: int, ring_size: int = 256) -> Iterator[tuple[
                     sock.bind((far, PROTOCOL))
                     yield pair, sock
             finally:
-                service.stop(2.0)
+                service.stop(PATIENCE)
 
 
 def arriving(sock: socket.socket, found: list[bytes], most: int = MOST) -> Callable[[], bool]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.guests.fwd import Fwd
 from bench.guests.uml import UmlGuest, UmlMachine
-from bench.guests.waits import wait_until
+from bench.guests.waits import PATIENCE, wait_until
 
 GUEST_MAC, OUR_MAC = bytes.fromhex("525400000001"), bytes.fromhex("5254000000fe")
 GUEST, OURS = bytes([10, 0, 0, 1]), bytes([10, 0, 0, 254])
@@ -47,8 +47,7 @@ def test_a_guest_answers_the_pings_of_a_capture_file_and_its_answers_are_recorde
     answers = [number.to_bytes(2, "big") + bytes([number]) * 40 for number in range(10)]
     with Fwd(place, [machine.port, file_port]) as fwd, UmlGuest(machine, place) as guest:
         guest.wait_ready()
-        wait_until(
-            "all answers are recorded", 30, lambda: all(one in (place / "out.pcap").read_bytes() for one in answers)
-        )
+        recorded = place / "out.pcap"
+        wait_until("all answers are recorded", PATIENCE, lambda: all(one in recorded.read_bytes() for one in answers))
         assert fwd.warnings() == []
         assert fwd.show("in")["played"] >= len(frames)

@@ -11,7 +11,7 @@ import pytest
 
 from bench.guests.fwd import Fwd
 from bench.guests.qemu import Guest, Machine
-from bench.guests.waits import wait_until
+from bench.guests.waits import PATIENCE, wait_until
 from tests.integration.namespace import Namespace
 
 HOST = "10.0.0.254"
@@ -46,8 +46,8 @@ def space() -> Iterator[Namespace]:
 def made(place: Path, space: Namespace, options: str) -> None:
     """A tap that a fwd made, which has ended since."""
     with Fwd(place, [f"tap:t0,{options}", "null:"], prefix=space.prefix) as fwd:
-        fwd.wait_log("port t0: made tap t0", 20)
-        wait_until("fwd answers", 20, fwd.control.exists)
+        fwd.wait_log("port t0: made tap t0")
+        wait_until("fwd answers", PATIENCE, fwd.control.exists)
         assert fwd.stop() == 0
 
 
@@ -57,7 +57,7 @@ def test_a_tap_has_the_owner_and_the_mtu_asked_for_no_offloads_and_outlives_fwd(
     space.run(f"{sys.executable} -c '{USER_BEFORE}'")
     assert space.run(f"{sys.executable} -c '{OFFLOADS}'").split() == ["1", "1"]
     with Fwd(place, ["tap:t0", "null:"], prefix=space.prefix) as fwd:
-        fwd.wait_log("port t0: attached to tap t0, MTU 2000", 20)
+        fwd.wait_log("port t0: attached to tap t0, MTU 2000")
         assert space.run(f"{sys.executable} -c '{OFFLOADS}'").split() == ["0", "0"]
 
 
@@ -65,15 +65,15 @@ def test_the_owner_of_a_tap_needs_no_rights_and_nobody_else_gets_it(place: Path,
     made(place, space, "persist=yes")  # whoever runs fwd owns it
     prefix = [*space.prefix, *WITHOUT_RIGHTS]
     with Fwd(place, ["tap:t0", "null:"], prefix=prefix) as fwd:
-        fwd.wait_log("port t0: attached to tap t0, MTU 1500", 20)
-        wait_until("fwd answers", 20, fwd.control.exists)
+        fwd.wait_log("port t0: attached to tap t0, MTU 1500")
+        wait_until("fwd answers", PATIENCE, fwd.control.exists)
         before = fwd.stats()["ports"]["t0"]["rx_frames"]
         space.run("ip address add 10.3.0.1/24 dev t0; busybox ping -q -c 1 -W 1 10.3.0.2 || true")
         assert fwd.stats()["ports"]["t0"]["rx_frames"] > before
     space.run("ip link delete t0")
     made(place, space, "persist=yes,owner=nobody")
     with Fwd(place, ["tap:t0", "null:"], prefix=prefix) as fwd:
-        wait_until("fwd ends", 20, lambda: fwd.popen.poll() is not None)
+        wait_until("fwd ends", PATIENCE, lambda: fwd.popen.poll() is not None)
         assert fwd.popen.returncode == 1
         assert "tap t0: not permitted (CAP_NET_ADMIN); run as root, or let root make it for you: ip tuntap" in fwd.log()
 
@@ -81,7 +81,7 @@ def test_the_owner_of_a_tap_needs_no_rights_and_nobody_else_gets_it(place: Path,
 def test_a_tap_of_one_queue_is_none_of_two(place: Path, space: Namespace) -> None:
     made(place, space, "persist=yes")
     with Fwd(place, [f"tap:t0,queues={QUEUES}", "null:"], prefix=space.prefix) as fwd:
-        wait_until("fwd ends", 20, lambda: fwd.popen.poll() is not None)
+        wait_until("fwd ends", PATIENCE, lambda: fwd.popen.poll() is not None)
         assert "tap t0: it exists and is no tap interface of this many queues" in fwd.log()
 
 
@@ -106,7 +106,7 @@ def scene(place: Path) -> Iterator[Scene]:
         Fwd(place, [machine.port, f"tap:t0,queues={QUEUES}"], prefix=space.prefix) as fwd,
         Guest(machine, place) as guest,
     ):
-        fwd.wait_log("port t0: made tap t0, 2 queues, MTU 1500", 20)
+        fwd.wait_log("port t0: made tap t0, 2 queues, MTU 1500")
         space.run(f"ip address add {HOST}/24 dev t0")
         guest.wait_ready()
         guest.run("ip link set eth0 mtu 1500")
@@ -137,14 +137,14 @@ def test_flows_of_the_stack_reach_the_guest_through_all_queues(scene: Scene) -> 
     def arrived() -> list[int]:
         return [now - then for then, now in zip(before, scene.frames(0), strict=True)]
 
-    wait_until("all of them arrive", 10, lambda: sum(arrived()) >= 300)
+    wait_until("all of them arrive", PATIENCE, lambda: sum(arrived()) >= 300)
     assert min(arrived()) >= 30
 
 
 def test_tcp_of_the_stack_arrives_with_segments_cut_and_checksums_complete(scene: Scene) -> None:
     file = f"/tmp/{scene.space.name}"
     sent = scene.space.run(f"head -c {4 * MIB} /dev/urandom > {file}; sha256sum < {file}")
-    scene.guest.run("nc -l -p 5000 -e sha256sum > /tmp/sum 2>&1 & sleep 0.5")
+    scene.guest.take_a_copy()
     answer = scene.space.run(f"busybox nc 10.0.0.1 5000 < {file}; rm {file}", 60)
     assert answer.split()[0] == sent.split()[0]
     assert not any(scene.fwd.stats()["ports"]["t0"]["rx_dropped"].values())

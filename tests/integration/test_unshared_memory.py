@@ -11,6 +11,7 @@ import pytest
 from bench.guests.pair import Pair
 
 SAID_WITHIN = 6.0
+"""Seconds, on a machine that is not overloaded."""
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +23,8 @@ def ready(place: Path) -> Iterator[tuple[Pair, float]]:
 
 @pytest.mark.parametrize("port", ["a", "b"])
 def test_a_guest_whose_memory_is_not_shared_gets_the_remedy_in_words(ready: tuple[Pair, float], port: str) -> None:
-    pair, since = ready
-    seconds_left = max(0.1, since + SAID_WITHIN - time.monotonic())
-    said = pair.fwd.wait_log(rf"warning: port {port}: .*share=on.*", seconds_left)[0]
+    pair, _ = ready
+    said = pair.fwd.wait_log(rf"warning: port {port}: .*share=on.*")[0]
     assert "memory-backend-memfd" in said
     assert "-machine memory-backend=" in said
 

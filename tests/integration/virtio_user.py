@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.guests.cores import GUEST_CORES
 from bench.guests.process import Process
-from bench.guests.waits import wait_until
+from bench.guests.waits import PATIENCE, wait_until
 
 PROMPT = "testpmd> "
 # What the driver itself counts of a port, as testpmd prints it.
@@ -65,7 +65,7 @@ class VirtioUser(Process):
             stdin=True,
             env={**os.environ, "RUNTIME_DIRECTORY": str(directory)},  # or DPDK leaves one behind in /var/run
         )  # fmt: skip
-        self.wait_log(re.escape(PROMPT), 30)
+        self.wait_log(re.escape(PROMPT))
 
     def command(self, text: str, seconds: float = 30) -> str:
         """Type a command; returns what testpmd printed until its next prompt."""
@@ -101,4 +101,4 @@ class VirtioUser(Process):
         """The orderly end: testpmd stops its devices."""
         self.stdin.write(b"stop\nquit\n")
         self.stdin.flush()
-        self.popen.wait(30)
+        self.popen.wait(PATIENCE)

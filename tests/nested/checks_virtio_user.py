@@ -41,4 +41,4 @@ def test_virtio_user_killed_under_traffic_leaves_both_ports_waiting_and_the_next
                 guests.kill()
             for name in "ab":
                 end = f"port {name}: disconnected: the front-end (closed|ended); listening again"
-                fwd.wait_log(end, 20, after=mark)
+                fwd.wait_log(end, after=mark)
