@@ -15,14 +15,18 @@ from typing import Any, Literal, TypeAlias, TypedDict
 from bench.guests.agent import serial_options
 from bench.guests.cores import on_guest_cores
 from bench.guests.networked import NetworkedGuest
+from bench.guests.newest import newest, program
 from fastvhost.cli.example import open_files, tap_options
 from fastvhost.control.open_taps import open_taps
 
+QEMU = "qemu-system-x86_64"
 GUEST_IMAGE = Path(__file__).parents[2] / "scripts" / "guest-image"
 
 MADE = "FASTVHOST_GUEST"
 """A variable that tells kernel and initramfs where they cannot be made."""
 MEMORY_SIZE = "192M"
+SLOT, CARD = "slot0", "card0"
+"""What a network device that can be taken out sits in, and its own name."""
 # How the guest's memory is backed: shared as it must be; by a file, but not shared; anonymous, QEMU's default.
 Memory: TypeAlias = Literal["shared", "private", "anonymous", "hugepages"]
 MEMORY_OPTIONS: dict[Memory, list[str]] = {
@@ -42,6 +46,24 @@ def guest_image(kind: str = "guest") -> tuple[str, str]:
     answer = subprocess.run([GUEST_IMAGE, kind], stdout=subprocess.PIPE, text=True, check=True, timeout=240)
     kernel, initramfs = answer.stdout.split()
     return kernel, initramfs
+
+
+@dataclass(frozen=True)
+class Qemu:
+    """Which QEMU runs a guest, and what its version wants. The default is this machine's, Debian's 7.2."""
+
+    words: tuple[str, ...] = (QEMU,)
+    reconnect: str = "reconnect=1"
+    vectors: str = "vectors=0"
+    """7.2 without KVM crashes when a vhost-user device uses MSI-X."""
+
+
+def newest_qemu() -> Qemu:
+    """Debian testing's, 11.1 or newer, with its firmware; fetched when it is not in the cache."""
+    words = program("qemu", f"usr/bin/{QEMU}", 900)
+    for place in ("qemu", "seabios"):
+        words += ["-L", str(newest("qemu") / "usr" / "share" / place)]
+    return Qemu(tuple(words), "reconnect-ms=1000", "")  # it knows no `reconnect=` any more
 
 
 class Options(TypedDict, total=False):
@@ -77,6 +99,11 @@ class Machine:
     tap: str = ""
     """An interface of this host instead of the socket, driven by QEMU, or with vhost by the kernel."""
     vhost: bool = False
+    qemu: Qemu = Qemu()
+    from_network: bool = False
+    """No kernel is given to it: it asks the network, by the card's iPXE. See kernel_words."""
+    pluggable: bool = False
+    """The network device sits in a slot, and can be taken out."""
     device_file: bool = False
     """The socket is none but vhost-net's device file, or one like it: the guest has a tap, and its kernel's vhost."""
 
@@ -95,29 +122,38 @@ class Machine:
     def command(self, directory: Path) -> list[str]:
         kernel, initramfs = guest_image()
         machine = "q35" if self.memory == "anonymous" else "q35,memory-backend=m0"
+        machine += ",graphics=off" * self.from_network  # its firmware says on the console what it does
+        # No KVM: ordinary kernels hang under a virtual machine's /dev/kvm.
+        return self._opening() + on_guest_cores(
+            *self.qemu.words, "-nodefaults", "-display", "none", "-accel", "tcg", "-cpu", "max",
+            "-m", f"{MEMORY_SIZE},slots=1,maxmem=1G", "-smp", str(self.queue_pairs),
+            *MEMORY_OPTIONS[self.memory], "-machine", machine,
+            *([] if self.from_network else ["-kernel", kernel, "-initrd", initramfs, "-append", self.kernel_words]),
+            *serial_options(directory, self.name),
+            *self._netdev(),
+            *(["-incoming", f"exec:cat {self.state}"] if self.state else []),
+            *(["-device", f"pcie-root-port,id={SLOT},chassis=1"] if self.pluggable else []),
+            "-device", ",".join([self.kind, *self.device_words]),
+            "-qmp", f"unix:{directory / self.name}.monitor,server=on,wait=off",
+        )  # fmt: skip
+
+    @property
+    def device_words(self) -> list[str]:
+        """The properties of its network device."""
         device = ["netdev=n0", f"mac=52:54:00:00:00:{self.number:02x}"]
-        device += ["vectors=0"] * (self.kind != "e1000")
+        device += [self.qemu.vectors] * (self.kind != "e1000" and bool(self.qemu.vectors))
         if self.kind != "e1000" and (self.unplugged or self.state):
             # What not every back-end has, and the guest must not have agreed on before it moves to another.
             device += ["guest_announce=off", "queue_reset=off"]
         device += ["mq=on"] * (self.queue_pairs > 1) + [self.device] * bool(self.device)
-        # swiotlb=noforce: memory that may be plugged in high up would cost 64 MiB of bounce buffers.
-        boot = f"console=ttyS0 quiet swiotlb=noforce guest_address={self.address}/24 guest_mtu=9000"
-        # No KVM: ordinary kernels hang under a virtual machine's /dev/kvm. vectors=0: QEMU 7.2 without KVM crashes when
-        # a vhost-user device uses MSI-X.
-        return self._opening() + on_guest_cores(
-            "qemu-system-x86_64", "-nodefaults", "-display", "none", "-accel", "tcg", "-cpu", "max",
-            "-m", f"{MEMORY_SIZE},slots=1,maxmem=1G", "-smp", str(self.queue_pairs),
-            *MEMORY_OPTIONS[self.memory], "-machine", machine,
-            "-kernel", kernel, "-initrd", initramfs,
-            "-append", boot,
-            *serial_options(directory, self.name),
-            *self._netdev(),
-            *(["-incoming", f"exec:cat {self.state}"] if self.state else []),
-            "-device", ",".join([self.kind, *device]),
-            "-qmp", f"unix:{directory / self.name}.monitor,server=on,wait=off",
-        )  # fmt: skip
+        device += [f"id={CARD}", f"bus={SLOT}"] * self.pluggable + ["bootindex=1"] * self.from_network
+        return device
 
+    @property
+    def kernel_words(self) -> str:
+        """The kernel's command line."""
+        # swiotlb=noforce: memory that may be plugged in high up would cost 64 MiB of bounce buffers.
+        return f"console=ttyS0 quiet swiotlb=noforce guest_address={self.address}/24 guest_mtu=9000"
 
     def _netdev(self) -> list[str]:
         if self.unplugged:
@@ -129,7 +165,7 @@ class Machine:
             return ["-netdev", f"tap,id=n0,ifname={self.tap},script=no,downscript=no,vnet_hdr=off,vhost={vhost}"]
         if self.device_file:
             return ["-netdev", f"tap,id=n0,vhost=on,{tap_options(*open_files(self.queue_pairs))}"]
-        link = "server=on,wait=off" if self.server else "reconnect=1"
+        link = "server=on,wait=off" if self.server else self.qemu.reconnect
         return [
             "-chardev", f"socket,id=c0,path={self.socket},{link}",
             "-netdev", f"vhost-user,id=n0,chardev=c0,queues={self.queue_pairs}",

@@ -13,11 +13,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from bench.guests.qemu import Guest, Machine, guest_image
+from bench.guests.qemu import QEMU, Guest, Machine, guest_image
 from bench.guests.short_dir import short_dir
 from bench.guests.waits import wait_until
-
-QEMU = "qemu-system-x86_64"
 
 
 def snapshot(machine: Machine) -> Path:

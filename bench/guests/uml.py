@@ -5,7 +5,6 @@ It is a vhost-user front-end itself, and starts in about half a second. Its file
 
 from __future__ import annotations
 
-import functools
 import shlex
 import socket
 import subprocess
@@ -14,21 +13,13 @@ from pathlib import Path
 
 from bench.guests.cores import on_guest_cores
 from bench.guests.networked import NetworkedGuest
+from bench.guests.newest import LIBRARIES, newest
 from fastvhost.cli.example import lines
 from fastvhost.control.port_spec import parse
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-LIBRARIES = "usr/lib/x86_64-linux-gnu"
 MEMORY_SIZE = "128M"
 MTU = 9000
-
-
-@functools.cache
-def user_mode_linux() -> Path:
-    """The folder with user-mode Linux, its loader, C library and modules; fetched when it is not in the cache."""
-    command = [str(SCRIPTS / "newest-peers"), "uml"]
-    answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=280)
-    return Path(answer.stdout.split()[2])
 
 
 @dataclass(frozen=True)
@@ -62,7 +53,7 @@ class UmlMachine:
 
     def command(self, directory: Path, serial_fd: int) -> list[str]:
         """serial_fd: the guest's end of its serial port."""
-        root = user_mode_linux()
+        root = newest("uml")
         # As `fastvhost example uml` prints it, but for the disk.
         said = lines("uml", parse(self.port), MEMORY_SIZE).replace("\\\n", "")
         temporary, program, memory, device, *_disk = shlex.split(said)

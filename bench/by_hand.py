@@ -1,0 +1,312 @@
+"""What an administrator does by hand to a guest's network card, under traffic: does it go on, or is the guest told no?
+
+usage: python -m bench.by_hand [--qemu installed|newest] [--packed] [NAME...]
+
+A QEMU guest boots by iPXE from its neighbour, one under user-mode Linux, with fwd between the two. Then each thing is
+done while both ping each other, and afterwards every ping has to be answered again. "newest" is the QEMU of Debian
+testing, 11.1 or newer, which scripts/newest-peers fetches once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from bench.ending import end_on_signals
+from bench.guests.agent import CommandFailed
+from bench.guests.fwd import Fwd
+from bench.guests.qemu import CARD, SLOT, Guest, Machine, Qemu, guest_image, newest_qemu
+from bench.guests.short_dir import short_dir
+from bench.guests.uml import UmlGuest, UmlMachine
+from bench.guests.waits import wait_until
+
+PAIRS = 2
+PINGS = 20
+PATIENCE = 30.0
+"""Seconds for whatever takes none on a machine that is not busy."""
+BOOT_PATIENCE = 180.0
+IPXE_SCRIPT = """\
+#!ipxe
+kernel http://{server}/vmlinuz {words}
+initrd http://{server}/initramfs
+boot
+"""
+DHCP_SETTINGS = """\
+start 10.0.0.100
+end 10.0.0.101
+interface eth0
+lease_file /tmp/leases
+pidfile /tmp/udhcpd.pid
+option subnet 255.255.255.0
+static_lease {mac} {address}
+boot_file http://{server}/boot.ipxe
+"""
+ROUTER = """
+import contextlib, socket, time
+advertisement = bytes((134, 0, 0, 0, 64)) + bytes(11)  # RFC 4861, section 4.2: a router of no use
+sender = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+while True:
+    time.sleep(0.5)
+    with contextlib.suppress(OSError):  # its own address is not ready yet
+        sender.sendto(advertisement, ("ff02::1", 0, 0, socket.if_nametoindex("eth0")))
+"""
+"""Without one iPXE waits fifteen seconds for it, whatever DHCP says."""
+CARD_IN_GUEST = "$(readlink -f /sys/class/net/eth0/device/..)"
+
+
+class Refused(Exception):
+    """The guest was told that this cannot be. The text is what it was told."""
+
+
+class Scene:
+    """fwd, a QEMU guest on its port a and a neighbour on b, which is where a boots from."""
+
+    def __init__(self, directory: Path, qemu: Qemu, device: str = "") -> None:
+        """device: more properties of the network card."""
+        self.directory = directory
+        self.machine = Machine(
+            "a", directory / "a.sock", 1, queue_pairs=PAIRS, device=device,
+            qemu=qemu, from_network=True, pluggable=True,
+        )  # fmt: skip
+        neighbour = UmlMachine("b", directory / "b.sock", 2)
+        with contextlib.ExitStack() as stack:
+            self.fwd = stack.enter_context(Fwd(directory, [self.machine.port, neighbour.port]))
+            self.b = stack.enter_context(UmlGuest(neighbour, directory)).wait_ready(PATIENCE)
+            self._serve_boot()
+            self.a = stack.enter_context(Guest(self.machine, directory)).wait_ready(BOOT_PATIENCE)
+            self.booted_bytes = int(self.fwd.stats()["ports"]["b"]["rx_bytes"])
+            self.b.run("killall udhcpd httpd; kill $(cat /tmp/router)")
+            self._stack = stack.pop_all()
+
+    def _serve_boot(self) -> None:
+        """Files and an address for who asks the network of b."""
+        server, files = self.b.address, self.directory
+        for source, name in zip(guest_image(), ("vmlinuz", "initramfs"), strict=True):
+            shutil.copy(source, files / name)
+        mac = f"52:54:00:00:00:{self.machine.number:02x}"
+        (files / "boot.ipxe").write_text(IPXE_SCRIPT.format(server=server, words=self.machine.kernel_words))
+        settings = DHCP_SETTINGS.format(mac=mac, address=self.machine.address, server=server)
+        (files / "udhcpd.conf").write_text(settings)
+        (files / "router.py").write_text(ROUTER)
+        self.b.run("touch /tmp/leases; httpd -h /run/shared; udhcpd /run/shared/udhcpd.conf > /dev/null 2>&1")
+        self.b.run(f"{sys.executable} /run/shared/router.py > /run/shared/router.log 2>&1 & echo $! > /tmp/router")
+
+    @contextlib.contextmanager
+    def traffic(self) -> Iterator[None]:
+        """Both guests ping each other, also where there is no way at the moment."""
+        for guest, how, other in ((self.b, "-A", self.a), (self.a, "-i 0.01", self.b)):
+            ping = f"ping {how} -q -c 1000 -W 1 {other.address}"
+            guest.run(f"(while :; do {ping}; sleep 0.1; done) > /dev/null 2>&1 & echo $! > /tmp/traffic")
+        try:
+            yield
+        finally:
+            for guest in (self.a, self.b):
+                guest.run("kill $(cat /tmp/traffic); killall ping 2> /dev/null; true")
+
+    def ask(self, command: str) -> str:
+        """What a command in the guest says. Raises Refused where it fails."""
+        try:
+            return self.a.run(command, PATIENCE).strip()
+        except CommandFailed as error:
+            raise Refused(str(error).rpartition(": ")[2].strip()) from error
+
+    def set_up(self) -> None:
+        """Give the interface, a new one perhaps, what it had after the boot."""
+        wait_until("a has an interface", PATIENCE, lambda: "eth0" in self.a.run("ls /sys/class/net"))
+        self.a.run("ip link set eth0 mtu $guest_mtu up; ip address add $guest_address dev eth0 2> /dev/null; true")
+
+    def check(self) -> None:
+        """Every ping is answered, no ring is broken, fwd has nothing to complain of."""
+        for sender, receiver in ((self.a, self.b), (self.b, self.a)):
+            answered = sender.ping(receiver, PINGS, patience=5)
+            assert answered == PINGS, f"{answered} of {PINGS} pings of {sender.name} were answered"
+        broken = [ring["broken"] for port in "ab" for ring in self.fwd.show(port)["rings"] if ring["broken"]]
+        assert not broken, broken
+        assert not self.fwd.warnings(), self.fwd.warnings()
+
+    def card_is_in(self) -> bool:
+        """Whether QEMU has the card."""
+        return any(one["name"] == CARD for one in self.a.ask_monitor("qom-list", path="/machine/peripheral"))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+
+# What is done by hand. Each returns what holds then; or raises Refused, and nothing has changed.
+
+
+def boot_by_ipxe(scene: Scene) -> str:
+    """It came up, without a kernel from QEMU."""
+    kernel = Path(guest_image()[0]).stat().st_size
+    assert scene.booted_bytes > kernel, f"{scene.booted_bytes} bytes came from b"
+    return f"{scene.booted_bytes >> 20} MiB from its neighbour"
+
+
+def ring_size(scene: Scene, ring: str) -> str:
+    before = scene.ask("ethtool -g eth0")
+    try:
+        return scene.ask(f"ethtool -G eth0 {ring} 128")
+    except Refused:
+        assert scene.ask("ethtool -g eth0") == before
+        raise
+
+
+def channels(scene: Scene) -> str:
+    said = [scene.ask(f"ethtool -L eth0 combined {pairs}") for pairs in (1, PAIRS)]
+    assert said == [f"{pairs} of {PAIRS}" for pairs in (1, PAIRS)]
+    return ", then ".join(said)
+
+
+def software_offload(scene: Scene) -> str:
+    off, on = scene.ask("ethtool -K eth0 gro off"), scene.ask("ethtool -K eth0 gro on")
+    assert "gro" not in off.split()
+    assert "gro" in on.split()
+    return f"off and on; then on: {on}"
+
+
+def hardware_offload(scene: Scene) -> str:
+    return scene.ask("ethtool -K eth0 tso on")
+
+
+def mtu(scene: Scene) -> str:
+    for size in (1400, 9000):
+        scene.ask(f"ip link set eth0 mtu {size}")
+        # Some are lost beside all other traffic, by a guest that is emulated.
+        wait_until("a ping of that size is answered", PATIENCE, partial(scene.a.ping, scene.b, 1, bytes=size - 28))
+    return "1400, then 9000"
+
+
+def link(scene: Scene) -> str:
+    scene.ask("ip link set eth0 down")
+    scene.ask("ip link set eth0 up")
+    return "down, then up"
+
+
+def rebind(scene: Scene, bus: str, device: str) -> str:
+    """By the driver that a device of this bus has."""
+    device = scene.ask(f"readlink -f /sys/class/net/eth0/{device}")
+    driver = scene.ask(f"readlink -f {device}/driver")
+    scene.ask(f"echo {Path(device).name} > {driver}/unbind")
+    assert "eth0" not in scene.ask("ls /sys/class/net")
+    scene.ask(f"echo {Path(device).name} > {driver}/bind")
+    return f"{Path(driver).name} of {Path(device).name}, {bus}"
+
+
+def reload_module(scene: Scene) -> str:
+    scene.ask("rmmod virtio_net && insmod /modules/virtio_net.ko")
+    return "virtio_net"
+
+
+def rescan(scene: Scene) -> str:
+    scene.ask(f"echo 1 > {CARD_IN_GUEST}/remove")
+    assert "eth0" not in scene.ask("ls /sys/class/net")
+    scene.ask("echo 1 > /sys/bus/pci/rescan")
+    return "removed, then found again"
+
+
+def suspend_to_ram(scene: Scene) -> str:
+    """S3. QEMU wakes it up."""
+    with ThreadPoolExecutor(1) as pool:
+        # What is sent to its serial port before it is awake is lost; so it says itself that it is.
+        slept = pool.submit(scene.a.run, "echo mem > /sys/power/state", PATIENCE)
+        wait_until("a sleeps", PATIENCE, lambda: scene.a.ask_monitor("query-status")["status"] == "suspended")
+        scene.a.monitor("system_wakeup")
+        slept.result()
+    return "slept, then woke up"
+
+
+def hot_unplug(scene: Scene) -> str:
+    scene.a.monitor("device_del", id=CARD)
+    wait_until("the guest lets go of the card", PATIENCE, lambda: not scene.card_is_in())
+    assert "eth0" not in scene.ask("ls /sys/class/net")
+    words = dict(word.split("=", 1) for word in scene.machine.device_words)
+    values = {name: {"on": True, "off": False}.get(word, int(word) if word.isdecimal() else word)
+              for name, word in words.items()}  # fmt: skip
+    scene.a.monitor("device_add", driver=scene.machine.kind, **values)
+    return f"out of {SLOT}, then in again"
+
+
+class Action(NamedTuple):
+    """One thing that is done by hand. refused: the guest is to be told no."""
+
+    name: str
+    do: Callable[[Scene], str]
+    refused: bool = False
+
+
+ACTIONS = (
+    Action("boot by iPXE", boot_by_ipxe),
+    Action("ethtool -G rx", lambda scene: ring_size(scene, "rx"), refused=True),
+    Action("ethtool -G tx", lambda scene: ring_size(scene, "tx"), refused=True),
+    Action("ethtool -L", channels),
+    Action("ethtool -K gro", software_offload),
+    Action("ethtool -K tso", hardware_offload, refused=True),
+    Action("ip link set mtu", mtu),
+    Action("ip link set down and up", link),
+    Action("unbind and bind", lambda scene: rebind(scene, "virtio", "device")),
+    Action("unbind and bind the PCI device", lambda scene: rebind(scene, "PCI", "device/..")),
+    Action("rmmod and insmod", reload_module),
+    Action("remove and rescan", rescan),
+    Action("hot-unplug and plug", hot_unplug),
+    Action("suspend to RAM", suspend_to_ram),  # the last one: afterwards this guest lets go of no card any more
+)
+
+
+def carry_out(scene: Scene, action: Action) -> str:
+    """Do it under traffic, which has to come back. Returns what came of it. Raises AssertionError."""
+    with scene.traffic():
+        try:
+            told, refused = action.do(scene), False
+        except Refused as words:
+            told, refused = f"told no: {words}", True
+        scene.set_up()
+        scene.b.wait_answer(scene.a, PATIENCE)
+    scene.check()  # without other traffic: a guest that is emulated loses frames where it is short of time
+    assert refused == action.refused, f"{action.name}: {told}"
+    return told
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.by_hand", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--qemu", choices=("installed", "newest"), default="installed")
+    parser.add_argument("--packed", action="store_true", help="packed rings")
+    names = [action.name for action in ACTIONS]
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of: {', '.join(names)}; default all")
+    o = parser.parse_args()
+    if unknown := [name for name in o.names if name not in names]:
+        parser.error(f"'{unknown[0]}' is none of: {', '.join(names)}")
+    end_on_signals("by_hand")
+    failed = 0
+    qemu = newest_qemu() if o.qemu == "newest" else Qemu()
+    with short_dir() as directory, Scene(directory, qemu, "packed=on" if o.packed else "") as scene:
+        for action in ACTIONS:
+            if o.names and action.name not in o.names:
+                continue
+            start = time.monotonic()
+            try:
+                told = carry_out(scene, action)
+            except AssertionError as error:
+                failed += 1
+                shown = (f"{title}:\n{text}" for title, text in (scene.fwd.report() | scene.a.report()).items())
+                told = f"FAILED: {error}\n{chr(10).join(shown)}"
+            print(f"{time.monotonic() - start:6.1f} s  {action.name:32} {told}", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
