@@ -196,6 +196,7 @@ class VhostUserService(ControlThread):
                 self._drop("the front-end closed")
             if self._engaged or self._paused:
                 foreign_files.close_socket(sock)  # it comes again
+                self._idle_visits.take()
             elif self._connection is None:
                 self._connect(sock)
             else:

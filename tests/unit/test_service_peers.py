@@ -169,6 +169,10 @@ def test_a_front_end_that_cannot_be_notified_is_refused_in_words_and_the_next_on
     honest.close()
 
 
+VISITS = 4 + 20 + service.ACCEPTS_PER_TURN
+"""What takes a second, where the last of them are taken in one turn."""
+
+
 def few_idle_visits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four at once, then twenty a second."""
     monkeypatch.setattr(service, "IDLE_VISITS_AT_ONCE", 4)
@@ -181,7 +185,7 @@ def test_connections_that_end_before_their_first_ring_are_taken_so_many_a_second
     few_idle_visits(monkeypatch)
     rig = Rig(directory / "a.sock")
     started = time.monotonic()
-    for _ in range(24):
+    for _ in range(VISITS):
         rig.frontend().close()  # waits while the socket's queue is full
     frontend = rig.frontend()
     run_a_ring(frontend)  # an honest one waits for its turn behind them, no longer
@@ -198,7 +202,7 @@ def test_a_second_front_end_counts_like_one_that_left_at_once(
     first = rig.frontend()
     run_a_ring(first)
     started = time.monotonic()
-    for _ in range(24):
+    for _ in range(VISITS):
         rig.frontend().close()
     last = rig.frontend()
     assert last.wait_closed()
