@@ -21,7 +21,7 @@ from fastvhost.control.errors import RuntimeFailure, UsageError
 from fastvhost.control.host import CorePlan
 from fastvhost.control.parts import AnyPort, AnyWorker, Parts, Service, real_parts
 from fastvhost.control.port_spec import PortSpec
-from fastvhost.control.watch import Judged, WatchThread
+from fastvhost.control.watch import MEET_SECONDS, Judged, WatchThread
 from fastvhost.dataplane.threads import Thread
 
 log = logging.getLogger("fastvhost")
@@ -166,7 +166,9 @@ class Switch:
         if self.parts.watch is not None:
             services: list[tuple[str, object]] = [(unit.spec.name, unit.service) for unit in self.ports]
             judged = {name: service for name, service in services if isinstance(service, Judged)}
-            self._watch = WatchThread(self.parts.watch([thread.worker for thread in self.workers]), judged)
+            watch = self.parts.watch([thread.worker for thread in self.workers])
+            watch.meet(MEET_SECONDS)  # a worker that comes later is met later
+            self._watch = WatchThread(watch, judged)
             self._watch.start()
 
     def withdraw(self) -> None:

@@ -53,7 +53,6 @@ class WatchThread(Thread):
         # A daemon: it may have to wait for a guest's memory as a worker does.
         super().__init__(target=self._look_on, name="watch", daemon=True)
         self._watch = watch
-        watch.meet(MEET_SECONDS)  # a worker that comes later is met later
         self._ports = {name: (service, HeldTime()) for name, service in services.items()}
         self._stopping = False
         self._failed = False

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from bench.guests.waits import PATIENCE
 from tests.frontend import Frontend, Request
 from tests.hostile.arena import Arena
 from tests.hostile.attacks_shared import Toggled
@@ -30,7 +31,6 @@ BRIEFLY, A_MINUTE = 2.0, 60.0
 LONGEST, LONGEST_ANYWHERE = 0.010, 0.25
 """Seconds, with --long, on a quiet machine; and where others take CPUs away, hosts of virtual machines among them."""
 ASKED = 500
-PATIENCE = 30.0
 NAP = 0.1
 Act = Callable[[Scene], object]
 
