@@ -115,7 +115,7 @@ class RingSet:
         ring = self[index]
         if base > MAX_BASE and self._packed() is False:
             raise ProtocolError(f"ring {index}: base {base} is beyond a 16-bit index")
-        if ring.live and (base != self._base(ring) or (not ring.enabled and self.was_used(ring))):
+        if ring.live and (base != self._base(ring) or (not ring.enabled and (ring.broken or self.was_used(ring)))):
             self._leave(ring, "its base cannot change while it runs")
         if ring.resting:
             self._port.forget_queue(index)
@@ -134,13 +134,14 @@ class RingSet:
         """Where every live ring is disabled, no worker looks at one until it is enabled, or set up anew and kicked.
 
         User-mode Linux has no GET_VRING_BASE: it disables rings, asks for the features and frees them at the answer.
+        A broken one is left as well, and only another kick descriptor starts it.
         """
         if any(ring.live and ring.enabled for ring in self._rings):
             return
         for ring in self._rings:
-            if ring.running:
+            if ring.live and not ring.lost:
                 self._park(ring)
-                ring.resting = True
+                ring.resting, ring.armed = True, not ring.broken
 
     def was_used(self, ring: Ring) -> bool:
         """Whether the driver put a buffer into a live ring since it started."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,15 +105,26 @@ def rebind(guest: UmlGuest) -> None:
     guest.run("ip link set eth0 address $guest_mac; ip link set eth0 up; ip address add $guest_address dev eth0")
 
 
+TAKEN_BACK = re.compile(r"port a: ring [1357] is broken and stopped: the available index ran ahead by more than .*")
+"""A driver that is unbound takes back, in a split ring, what it had made available (virtqueue_detach_unused_buf() of
+Linux). By the specification the device is reset then, but user-mode Linux tells us only after it. Now and then."""
+
+
+def warnings(pair: UmlPair) -> list[str]:
+    """All but the one that cannot be helped where a driver was unbound."""
+    split = pair.machines[0].without == "RING_PACKED"
+    return [line for line in pair.fwd.warnings() if not (split and TAKEN_BACK.search(line))]
+
+
 def test_a_driver_that_is_unbound_and_bound_under_traffic_has_it_back(pair: UmlPair) -> None:
     pair.b.run(f"ping -i 0.01 -q {pair.a.address} > /dev/null 2>&1 &")
-    for _ in range(3):
+    for _ in range(12):
         rebind(pair.a)
-        assert pair.a.ping(pair.b, 20) == 20
+        assert pair.a.ping(pair.b, 5) == 5
     pair.b.run("killall ping")
     assert pair.b.ping(pair.a, 20) == 20
     assert not any(ring["broken"] for ring in pair.fwd.show("a")["rings"])
-    assert pair.fwd.warnings() == []
+    assert warnings(pair) == []
 
 
 def test_a_guest_that_powers_off_ends_well_and_comes_again(pair: UmlPair) -> None:
@@ -121,7 +133,7 @@ def test_a_guest_that_powers_off_ends_well_and_comes_again(pair: UmlPair) -> Non
     with UmlGuest(pair.machines[0], pair.fwd.directory) as again:
         again.wait_ready(60)
         assert again.ping(pair.b, 20) == 20
-    assert pair.fwd.warnings() == []
+    assert warnings(pair) == []
 
 
 @pytest.fixture(scope="module", params=["RING_PACKED", ""], ids=["split", "packed"])
@@ -171,4 +183,4 @@ def test_a_driver_uses_as_many_pairs_as_its_control_queue_was_told(wide_pair: Um
     shown = pair.fwd.show("b")
     assert {"MQ", "CTRL_VQ"} <= set(shown["features"])
     assert not any(ring["broken"] for ring in shown["rings"])
-    assert pair.fwd.warnings() == []
+    assert warnings(pair) == []

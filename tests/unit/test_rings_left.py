@@ -58,6 +58,17 @@ def test_its_new_base_holds_also_where_it_is_the_one_that_it_began_with(bench: B
     assert bench.port.live[0]["base"] == 0
 
 
+def test_the_new_base_of_a_broken_ring_holds_also_where_its_pages_are_blank_again(bench: Bench) -> None:
+    bench.run(0, base=0)
+    bench.port.next_avail[0], bench.port.avail_idx[0] = 9, 0
+    disable(bench)
+    bench.session.rings.broke(0, "because")
+    assert bench.ack(Request.SET_VRING_BASE, VringState(0, 0)) == 0
+    assert bench.port.live == {}
+    bench.kick_with(0, bench.eventfd())
+    assert bench.port.live[0]["base"] == 0
+
+
 def test_another_size_stops_a_disabled_ring(bench: Bench) -> None:
     bench.run(0)
     disable(bench)
@@ -150,6 +161,20 @@ def test_a_ring_that_was_left_is_set_up_anew_with_features_of_its_own(bench: Ben
     assert not settings["kicked"]
 
 
+def test_a_broken_ring_is_left_as_well_and_only_another_kick_starts_it(bench: Bench) -> None:
+    bench.run(0, base=0)
+    bench.port.next_avail[0] = 9
+    bench.session.rings.broke(0, "because")
+    leave(bench)
+    assert bench.port.live == {}
+    bench.send(Request.SET_VRING_ENABLE, VringState(0, 1))
+    assert bench.port.live == {}
+    disable(bench)
+    bench.send(Request.SET_VRING_BASE, VringState(0, 0))
+    bench.kick_with(0, bench.eventfd())
+    assert bench.port.live[0]["base"] == 0
+
+
 def test_rings_of_one_that_withdrew_the_protocol_features_bit_stop_when_it_asks_for_the_features(bench: Bench) -> None:
     """User-mode Linux 7.2: it cannot disable a ring."""
     bench.negotiate(MODERN)
@@ -197,14 +222,20 @@ def exchange(sender: Guest, receiver: Guest) -> None:
     [PROTOCOL_FEATURES, PROTOCOL_FEATURES & ~PROTOCOL_F_REPLY_ACK],
     ids=["each message acknowledged", "none acknowledged"],
 )
-def test_a_driver_goes_and_comes_again_and_nobody_touches_what_it_left(switch: Switch, protocol_features: int) -> None:
+@pytest.mark.parametrize("taken_back", [False, True], ids=["", "buffers taken back first"])
+def test_a_driver_goes_and_comes_again_and_nobody_touches_what_it_left(
+    switch: Switch, protocol_features: int, taken_back: bool
+) -> None:
     paths = switch.paths
     with (
-        Guest.boot(paths[0], receive_buffers=64, protocol_features=protocol_features, timeout=30) as left,
+        Guest.boot(paths[0], start=0, receive_buffers=64, protocol_features=protocol_features, timeout=30) as left,
         Guest.boot(paths[1], receive_buffers=64, timeout=30) as other,
     ):
         exchange(left, other)
         exchange(other, left)
+        if taken_back:  # as Linux does between a reset, of which we hear nothing, and the end of its queues
+            left.queues[1].set_avail_index((left.queues[1].base + 19) & 0xFFFF)
+            until(lambda: switch.ring(0, 1)["broken"], 30)
         for index in (1, 0):
             left.frontend.tell(Wire.SET_VRING_ENABLE, VRING_STATE.pack(index, 0))
         left.frontend.ask(Wire.GET_FEATURES)
@@ -222,7 +253,11 @@ def test_a_driver_goes_and_comes_again_and_nobody_touches_what_it_left(switch: S
         until(lambda: switch.worker.rounds > rounds + 1000, 30)
         assert [left.memory.read(at, size) for at, size in areas] == before
 
-        left.queues = tuple(SplitQueue(left.memory, 256, start=0) for _ in range(2))
+        if taken_back:
+            for queue in left.queues:
+                queue.reset(0)  # the same pages again, blank
+        else:
+            left.queues = tuple(SplitQueue(left.memory, 256, start=0) for _ in range(2))
         left.net.receiveq, left.net.transmitq = left.queues
         left.net.receive_buffers.clear()
         for index, queue in enumerate(left.queues):
