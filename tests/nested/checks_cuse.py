@@ -1,17 +1,27 @@
-"""A guest on our device file like vhost-net's, and one on a socket: they talk, one dies, it comes back."""
+"""A guest on our device file like vhost-net's, and one on a socket: they talk, one dies, it comes back.
+
+Beside them, on the same worker, a pair of sockets for whoever attacks.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from bench import conservation
 from bench.guests.fwd import Fwd
 from bench.guests.qemu import Machine
 from bench.guests.short_dir import short_dir
 from bench.guests.snapshot import WokenGuest
+from fastvhost.vhostcuse.ioctls import Command
+from tests.driver import Memory, Piece, Region
+from tests.frontend import U64, VRING_STATE, Frontend, Guest, Request
 
 PATIENCE = 150
 SLOW = 20
@@ -19,6 +29,9 @@ SLOW = 20
 COPIED_MIB = 1
 PAIRS = 2
 """More than most guests here use."""
+ATTACKED = "xy"
+"""Ports that are wired to each other, and have no guest but an attacker."""
+ROUNDS, FAR = 20, 1 << 30
 
 
 @dataclass
@@ -26,6 +39,7 @@ class Scene:
     """fwd, guest a on the device file and guest b on a socket."""
 
     directory: Path
+    ports: list[str]
     fwd: Fwd
     a: WokenGuest
     b: WokenGuest
@@ -36,9 +50,10 @@ def scene() -> Iterator[Scene]:
     with short_dir() as directory:
         machines = Machine("a", Path("/dev/fva"), 1, device_file=True), Machine("b", directory / "b.sock", 2)
         ports = [replace(machines[0], queue_pairs=PAIRS).port, machines[1].port]
+        ports += [str(directory / f"{name}.sock") for name in ATTACKED]
         with Fwd(directory, ports, ["--idle", "interrupt"]) as fwd:
             a, b = (WokenGuest(machine, directory) for machine in machines)
-            scene = Scene(directory, fwd, a, b)
+            scene = Scene(directory, ports, fwd, a, b)
             try:
                 a.wake(PATIENCE)
                 b.wake(PATIENCE)
@@ -119,3 +134,90 @@ def test_a_guest_with_several_open_device_files_uses_as_many_queue_pairs(scene: 
     rings = scene.fwd.show("a")["rings"]
     assert [ring["index"] for ring in rings if ring["live"]] == list(range(2 * PAIRS))
     assert all(ring["frames"] for ring in rings if ring["index"] % 2)
+
+
+def attacker(scene: Scene) -> Guest:
+    memory = Memory([Region(0x10000, 2 << 20), Region(FAR, 1 << 20)])
+    return Guest.boot(scene.directory / "x.sock", memory=memory, timeout=SLOW)
+
+
+def an_address_outside_of_memory(scene: Scene) -> None:
+    mark = len(scene.fwd.log())
+    with attacker(scene) as guest:
+        guest.transmitq.make_available(guest.transmitq.chain([Piece(1 << 60, 60)]), kick=guest.kicks[1])
+        scene.fwd.wait_log("port x: ring 1", SLOW, after=mark)
+
+
+def memory_that_is_cut_short(scene: Scene) -> None:
+    """Under the worker's feet."""
+    with attacker(scene) as guest:
+        guest.memory.regions[1].truncate(0)
+        guest.transmitq.make_available(guest.transmitq.chain([Piece(FAR, 72)]), kick=guest.kicks[1])
+        assert guest.frontend.wait_closed(SLOW)
+
+
+def nonsense(scene: Scene) -> None:
+    frontend = Frontend.connect(scene.directory / "x.sock", SLOW)
+    frontend.send_raw(b"\xff" * 64)
+    assert frontend.wait_closed(SLOW)
+    frontend.close()
+
+
+def connections_that_come_to_nothing(scene: Scene) -> None:
+    for _ in range(ROUNDS):
+        Frontend.connect(scene.directory / "x.sock", SLOW).close()
+
+
+def rings_enabled_and_disabled(scene: Scene) -> None:
+    with attacker(scene) as guest:
+        for number in range(ROUNDS):
+            guest.frontend.tell(Request.SET_VRING_ENABLE, VRING_STATE.pack(1, number & 1))
+
+
+def a_device_file_is_asked_for_its_features() -> None:
+    """By whom its owner does not know."""
+    fd = os.open("/dev/fva", os.O_RDWR)
+    features = bytearray(U64.size)
+    fcntl.ioctl(fd, Command.GET_FEATURES, features)
+    assert U64.unpack(features)[0]
+    os.close(fd)
+
+
+def dropped(scene: Scene) -> int:
+    """Frames of the two guests."""
+    ports = scene.fwd.stats()["ports"]
+    return sum(sum(ports[name][side].values()) for name in "ab" for side in ("rx_dropped", "tx_dropped"))
+
+
+def test_a_guest_on_the_device_file_loses_nothing_beside_a_socket_that_is_attacked(scene: Scene) -> None:
+    before = dropped(scene)
+    scene.a.run(f"ping -A -q -W {SLOW} {scene.b.address} > /tmp/said 2>&1 & echo $! > /tmp/beside")
+    for attack in (
+        an_address_outside_of_memory,
+        memory_that_is_cut_short,
+        nonsense,
+        connections_that_come_to_nothing,
+        rings_enabled_and_disabled,
+    ):
+        attack(scene)
+    ends = "pid=$(cat /tmp/beside); kill -INT $pid; while kill -0 $pid 2> /dev/null; do sleep 1; done; cat /tmp/said"
+    said = scene.a.run(ends, 2 * SLOW)
+    sent, received = map(int, re.findall(r"(\d+) packets", said))
+    assert received >= sent - 1 > 0  # one may be under way at the end
+    a = scene.fwd.show("a")
+    assert a["peer_pid"] == scene.a.pid
+    assert [ring["broken"] for ring in a["rings"]] == [""] * len(a["rings"])
+    assert dropped(scene) == before
+    a_device_file_is_asked_for_its_features()
+
+
+def test_the_device_file_is_served_again_after_a_restart_though_an_attacker_holds_what_it_can(scene: Scene) -> None:
+    """The guest on it cannot know: it ends, as its kernel's interface has it. The one on the socket comes back."""
+    with attacker(scene):
+        conservation.check_stats(scene.fwd.stats)
+        scene.a.kill()
+        assert scene.fwd.stop(SLOW) == 0
+        assert not Path("/dev/fva").exists()
+        with Fwd(scene.directory, scene.ports, ["--idle", "interrupt"]) as again:
+            a_device_file_is_asked_for_its_features()
+            again.wait_log("port b: (rings|first packet)", 4 * SLOW)
