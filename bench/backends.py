@@ -24,7 +24,7 @@ STOP_SECONDS = 10.0
 PEER_MIB = 256
 OVS_SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 OVS_SWITCH = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk"
-INSTRUMENTS = ROOT.parent / "shared" / "instruments"
+INSTRUMENTS = ROOT / "bench" / "instruments"
 IDLE_WORDS = ("poll", "adaptive", "interrupt")
 VGEN_WORD = "vgen"
 
@@ -124,21 +124,20 @@ class Fastvhost(BackEnd):
 
 
 class Probe(BackEnd):
-    """The unchecked loop: compiled from the C file that follows a colon in the name, or from where it usually lies."""
+    """The unchecked loop in bench/instruments/probe.c, or in the C file that follows a colon in the name."""
 
     def start(self) -> None:
         program = compiled(Path(self.path or INSTRUMENTS / "probe.c"), self.directory / "probe")
-        # It pins itself to CPU 0; forever: else it ends after a while.
-        self.run(program, self.a, self.b, "forever")
+        self.run(program, self.a, self.b, str(self.core))
         self.wait_for(self.a, self.b)
 
 
 def compiled(source: Path, program: Path) -> str:
-    """A C file of the instruments as a program for this machine."""
+    """A C file as a program for this machine."""
     try:
-        subprocess.run(["gcc", "-O3", "-march=native", "-w", source, "-o", program, "-lpthread"], check=True)
+        subprocess.run(["gcc", "-O3", "-march=native", "-pthread", source, "-o", program], check=True)
     except (OSError, subprocess.SubprocessError) as error:
-        raise BackEndError(f"{source} does not compile ({error}); it is looked for beside this tree") from error
+        raise BackEndError(f"{source} does not compile ({error}); it takes gcc and libc6-dev") from error
     return str(program)
 
 

@@ -110,13 +110,12 @@ class Pair:
 
 
 class VgenPair(Pair):
-    """A back-end under vgen, a load in C for split rings that the built-in guests are measured against."""
+    """A back-end under vgen (bench/instruments), a load on split rings to measure the built-in guests against."""
 
     def _command(self, arguments: Sequence[str]) -> list[str]:
         program = compiled(INSTRUMENTS / "vgen.c", self.back_end.directory / "vgen")
         size, core = (arguments[arguments.index(option) + 1] for option in ("--size", "--core"))
-        # -T: it writes and looks at the first bytes of every frame, as the built-in guests do.
-        return [program, "-T", "-i", "50", "-s", size, "-c", core, self.back_end.a, self.back_end.b]
+        return [program, size, core, self.back_end.a, self.back_end.b]
 
     @staticmethod
     def _understand(line: str) -> dict[str, Any]:
