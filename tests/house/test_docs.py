@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -12,12 +14,15 @@ from fastvhost.cli import fwd
 from fastvhost.cli.example import lines
 from fastvhost.cli.main import VERBS
 from fastvhost.cli.parser import Parser
-from fastvhost.control.port_spec import parse
+from fastvhost.control.config import OPTIONS, build
+from fastvhost.control.errors import RuntimeFailure, UsageError
+from fastvhost.control.port_spec import KIND_KEYS, parse
 from fastvhost.dataplane import drop_reason
 from fastvhost.frontend import features
 from fastvhost.vhostuser import protocol_features
 from tests.house import sources
 
+COMMANDS = (sources.ROOT / "docs" / "cli.md").read_text()
 README = (sources.ROOT / "README.md").read_text()
 ARCHITECTURE = (sources.PACKAGE / "README.md").read_text()
 PAGES = [sources.ROOT / "README.md", sources.PACKAGE / "README.md", *sorted((sources.ROOT / "docs").glob("*.md"))]
@@ -35,6 +40,44 @@ def test_every_verb_and_option_is_in_the_summary() -> None:
     fwd.add_arguments(parser)
     known = {option for action in parser._actions for option in action.option_strings if option.startswith("--")}
     assert set(re.findall(r"--[a-z][a-z-]+", summary)) - {"--version"} <= known
+
+
+def section(page: str, title: str) -> str:
+    """Of a page, without the titles of others."""
+    return page.split(f"\n{title}\n", 1)[1].split("\n## ")[0]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_option_of_a_verb_is_in_its_section_and_no_other(verb: str) -> None:
+    parser = Parser()
+    import_module(f"fastvhost.cli.{verb}").add_arguments(parser)
+    known = {option for action in parser._actions for option in action.option_strings if option.startswith("--")}
+    assert set(re.findall(r"--[a-z][a-z-]+", section(COMMANDS, f"## {verb}"))) == known - {"--help"}
+
+
+def test_every_kind_of_port_and_each_of_its_keys_is_explained() -> None:
+    ports = section(COMMANDS, "### Ports").split("\n### ")[0]
+    kinds = re.findall(r"^\| `([\w-]+)` \|", ports, re.MULTILINE)
+    assert set(kinds) == set(KIND_KEYS)
+    explained: dict[str, set[str]] = {kind: {"name"} for kind in kinds}
+    for names, where in re.findall(r"^\| (`[\w-]+=.*?) \| (.*?) \|", ports.replace(r"\|", "/"), re.MULTILINE):
+        for kind in re.findall(r"`([\w-]+)`", where):
+            explained[kind] |= set(re.findall(r"`([\w-]+)=", names))
+    assert explained == {kind: keys | {"name"} for kind, keys in KIND_KEYS.items()}
+
+
+def test_the_exit_codes_are_those_of_errors() -> None:
+    table = section(COMMANDS, "## For all verbs")
+    codes = set(re.findall(r"^\| (\d+) \|", table, re.MULTILINE))
+    assert codes == {"0", "130", str(RuntimeFailure.exit_code), str(UsageError.exit_code)}
+
+
+def test_a_configuration_file_takes_what_its_page_says() -> None:
+    page = section(COMMANDS, "## fwd")
+    options = set(re.findall(r"^\| `--([a-z-]+)", page, re.MULTILINE))
+    assert options - {"config", "check", "log-level"} == set(OPTIONS)
+    example = page.split("\n```\n")[3]
+    assert build(tomllib.loads(example)).cores == (2, 3)
 
 
 def test_the_qemu_lines_are_those_that_example_prints() -> None:
