@@ -25,7 +25,11 @@ from tests.house import sources
 COMMANDS = (sources.ROOT / "docs" / "cli.md").read_text()
 README = (sources.ROOT / "README.md").read_text()
 ARCHITECTURE = (sources.PACKAGE / "README.md").read_text()
-PAGES = [sources.ROOT / "README.md", sources.PACKAGE / "README.md", *sorted((sources.ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *sorted(sources.ROOT.glob("*.md")),
+    sources.PACKAGE / "README.md",
+    *sorted((sources.ROOT / "docs").glob("*.md")),
+]
 
 
 def test_every_drop_reason_is_explained_and_no_other() -> None:
