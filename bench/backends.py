@@ -98,7 +98,7 @@ class BackEnd:
         self._processes.append(process)
         return process
 
-    def last_words(self) -> str:
+    def end_of_log(self) -> str:
         """The end of the log, for an error's text."""
         return "the end of its log: " + " ".join(self.log_path.read_text().splitlines()[-3:])
 
@@ -106,7 +106,7 @@ class BackEnd:
         deadline = time.monotonic() + START_SECONDS
         while not all(Path(path).exists() for path in paths):
             if self._processes[-1].poll() is not None or time.monotonic() > deadline:
-                raise BackEndError(f"{self.name}: does not come up; {self.last_words()}")
+                raise BackEndError(f"{self.name}: does not come up; {self.end_of_log()}")
             time.sleep(0.05)
 
 
@@ -209,7 +209,7 @@ class Ovs(BackEnd):
                 timeout=START_SECONDS,
             )  # fmt: skip
         except (OSError, subprocess.SubprocessError) as error:
-            raise BackEndError(f"{self.name}: {command[0]} failed ({error}); {self.last_words()}") from error
+            raise BackEndError(f"{self.name}: {command[0]} failed ({error}); {self.end_of_log()}") from error
 
     def stop(self) -> None:
         super().stop()

@@ -119,7 +119,7 @@ def compare(o: argparse.Namespace, setup: Setup, case: Case, huge: Path | None, 
             pair.finish()
             pair.freeze()    # its back-end has nothing to do, and polls
             if not any(turns[pair.back_end.name]):
-                raise BackEndError(f"{pair.back_end.name}: no traffic in any turn; {pair.back_end.last_words()}")
+                raise BackEndError(f"{pair.back_end.name}: no traffic in any turn; {pair.back_end.end_of_log()}")
     names = list(turns)
     return {
         "bench": "latency" if setup.latency else "rate",

@@ -39,7 +39,7 @@ class HostPorts(BackEnd):
             try:
                 subprocess.run([*self.inside, *line.split()], check=True, stdout=self._log, stderr=self._log)
             except (OSError, subprocess.SubprocessError) as error:
-                raise BackEndError(f"{self.name}: {line} failed ({error}); {self.last_words()}") from error
+                raise BackEndError(f"{self.name}: {line} failed ({error}); {self.end_of_log()}") from error
 
     def open_space(self) -> None:
         """The namespace, and a veth in it where the kind wants one."""
@@ -62,7 +62,7 @@ class HostPorts(BackEnd):
         for tap in (LEFT, RIGHT):
             while subprocess.run([*self.inside, "ip", "link", "show", tap], capture_output=True).returncode:
                 if time.monotonic() > deadline:
-                    raise BackEndError(f"{self.name}: makes no interface {tap}; {self.last_words()}")
+                    raise BackEndError(f"{self.name}: makes no interface {tap}; {self.end_of_log()}")
                 time.sleep(0.05)
             # Without a queue of its own in front of it: a tap has one, and never asks for a pause.
             self.do(f"ip link set {tap} up", f"tc qdisc replace dev {tap} root noqueue")

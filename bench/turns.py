@@ -65,7 +65,7 @@ class Pair:
         """Until the first window arrived."""
         self.progress.wait(CONNECT_SECONDS)
         if not self.windows:
-            raise BackEndError(f"{self.back_end.name}: no traffic; {self.back_end.last_words()}")
+            raise BackEndError(f"{self.back_end.name}: no traffic; {self.back_end.end_of_log()}")
 
     def signal(self, what: signal.Signals) -> None:
         # The guests run whenever the back-end does: it may drop what guests do not take in time.

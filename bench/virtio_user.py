@@ -81,7 +81,7 @@ class VirtioUserPair:
         deadline = time.monotonic() + ANSWER_SECONDS
         while not sum(map(int, RECEIVED.findall(self._answer("show port stats all")))):
             if time.monotonic() > deadline:
-                raise BackEndError(f"{self.back_end.name}: no traffic; {self.back_end.last_words()}")
+                raise BackEndError(f"{self.back_end.name}: no traffic; {self.back_end.end_of_log()}")
             time.sleep(0.1)
 
     def signal(self, what: signal.Signals) -> None:

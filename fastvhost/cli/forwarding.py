@@ -1,4 +1,4 @@
-"""fwd from the first log line to the exit code: signals, the periodic figures, the last words."""
+"""fwd from the first log line to the exit code: signals, the periodic figures, the last ones."""
 
 from __future__ import annotations
 

@@ -61,12 +61,12 @@ def forwarder(directory: Path, core: int | None, log: Path | None = None) -> Ite
     finally:
         code = _end(process)
     if code:
-        raise RuntimeFailure(f"fwd left with exit code {code}; {_last_words(log)}")
+        raise RuntimeFailure(f"fwd left with exit code {code}; {_end_of_log(log)}")
 
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """As ^C does it: whoever is told to end ends its fwd, too, which would have its core for ever.
+    """On SIGTERM or SIGHUP stop the child fwd, too, as ^C does: else it polls its core for ever.
 
     A signal that is ignored (SIGHUP under nohup) stays ignored.
     """
@@ -103,12 +103,12 @@ def _await_sockets(process: subprocess.Popen[bytes], sockets: Sequence[Path], lo
     deadline = time.monotonic() + START_SECONDS
     while not all(path.exists() for path in sockets):
         if process.poll() is not None:
-            raise RuntimeFailure(f"fwd left with exit code {process.returncode} before it listened; {_last_words(log)}")
+            raise RuntimeFailure(f"fwd left with exit code {process.returncode} before it listened; {_end_of_log(log)}")
         if time.monotonic() > deadline:
-            raise RuntimeFailure(f"fwd does not listen after {START_SECONDS:g} s; {_last_words(log)}")
+            raise RuntimeFailure(f"fwd does not listen after {START_SECONDS:g} s; {_end_of_log(log)}")
         time.sleep(0.01)
 
 
-def _last_words(log: Path | None) -> str:
+def _end_of_log(log: Path | None) -> str:
     lines = [] if log is None else log.read_text().splitlines()[-1:]
     return f"it said last: {lines[0]}" if lines else "see its log above"

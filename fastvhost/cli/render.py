@@ -1,4 +1,4 @@
-"""Counters as tables: the same for `fastvhost stats`, --stats-period and the last words of fwd."""
+"""Counters as tables: the same for `fastvhost stats`, --stats-period and the last figures of fwd."""
 
 from __future__ import annotations
 

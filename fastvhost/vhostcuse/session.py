@@ -1,7 +1,7 @@
 """One process that drives vhost-net's device file: the ioctls that set up rings and memory. Linux, uapi/linux/vhost.h.
 
 Every open file is one queue pair, with rings 0 and 1; all of a front-end are opened by one process and share its
-memory. A ring runs while it has a backend: the tap that a kernel would join it to, and we only take as the word.
+memory. A ring runs while it has a backend: for a kernel a tap to join it to; here NET_SET_BACKEND only means "start".
 """
 
 from __future__ import annotations

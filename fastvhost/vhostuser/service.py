@@ -247,7 +247,7 @@ class VhostUserService(ControlThread):
         if left and self._offer.turned_down():
             self._narrative.turned_down(names(WITHDRAWN))
         with contextlib.suppress(Exception):
-            # What the rings did last belongs before the end of the story; trouble with it does not matter any more.
+            # What the rings did last is logged before the disconnection; trouble with it does not matter any more.
             connection.session.attend()
         try:
             try:

@@ -1,4 +1,4 @@
-"""A second hand in guest memory: descriptors, headers, tables and event areas rewritten while the device reads them.
+"""Concurrent rewriting (TOCTOU): descriptors, headers, tables and event areas change while the device reads them.
 
 On every ring format, one after the other, with traffic both ways; for a minute each with `--long`.
 The honest pair's rate is measured in turns with as much work that harms nobody (I2). No byte around the guest's memory
@@ -27,7 +27,7 @@ SPAN = 2 << 20
 END = GUEST_ADDR + SPAN
 QUEUE = 64
 SECONDS, LEAST_SECONDS = 5.0, 2.0
-"""For which the second hand rewrites, quiet turns not counted; each format has this time for itself.
+"""How long the other process rewrites, quiet turns not counted; each format has this time for itself.
 
 Two formats side by side, on two CPUs, are each rewritten a third to a half as often as alone, and four an eighth.
 """
@@ -50,7 +50,7 @@ ADDRESSES = (END - 36, END, GUEST_ADDR - 8)
 
 
 class FlippedGuest:
-    """A guest that offers buffers without end, a second hand in its memory, and sets up again what breaks."""
+    """A guest that offers buffers without end and sets up again what breaks. Another process rewrites its memory."""
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
@@ -102,7 +102,7 @@ class FlippedGuest:
                     memory.write(queue.descriptor_area + 16 * number, entry)
                     memory.write(queue.driver_area + 4 + 2 * number, U16.pack(number))
 
-    # What the second hand does
+    # What is rewritten
 
     def jobs(self, queue: int) -> Iterator[Job]:
         """Every fourth slot turns evil; the others stay within the rules of the ring."""

@@ -1,4 +1,4 @@
-"""Rings made by dice: descriptors mostly right, a few fields of them wrong, input after input from a fixed seed.
+"""Randomly generated rings: descriptors mostly right, a few of their fields wrong, input after input from a fixed seed.
 
 Every input is held against a model of the specification (`ring_model`): which chains become frames, byte by byte, and
 which are dropped and why; which rule breaks the queue, and in front of which chain; what is written; what comes back.
@@ -39,7 +39,7 @@ RULES = (
     "sloppy-range", "behind-is-inside", "no-region-span", "odd-table", "indirect-write-flag",
 )  # fmt: skip
 FRAMES = ("empty-piece-ends", "no-runt-check", "no-gso-check", "header-passed-on", "merge-count-of-1")
-"""Bugs that it must notice, of those that it does: on split rings. See also test_the_tests_bite."""
+"""Bugs that it must notice, of those that it does: on split rings. See also test_seeded_bugs_are_caught."""
 
 
 class Rounds:
@@ -58,11 +58,11 @@ class Rounds:
         self.episode(next(self.good), good=True)
 
     def episode(self, number: int, *, good: bool) -> None:
-        dice = random.Random(f"{self.ring} {number} {good}")
+        rng = random.Random(f"{self.ring} {number} {good}")
         guest = None
         step = 0
         try:
-            guest = FuzzedGuest(self.scene, dice, good)
+            guest = FuzzedGuest(self.scene, rng, good)
             while step < INPUTS:
                 guest.step()
                 step += 1

@@ -1,4 +1,4 @@
-"""Attacks with the memory table: regions that are none, tables changed under traffic, files that become shorter."""
+"""Attacks with the memory table: bad regions, tables changed under traffic, files that become shorter."""
 
 from __future__ import annotations
 

@@ -38,8 +38,8 @@ class Flipper:
         self.process.stdin.close()
         deadline = time.monotonic() + 30.0
         while not self._board[READY]:
-            assert self.process.poll() is None, "the second hand ended"
-            assert time.monotonic() < deadline, "the second hand does not start"
+            assert self.process.poll() is None, "the rewriting process ended"
+            assert time.monotonic() < deadline, "the rewriting process does not start"
             time.sleep(0.005)
 
     def aim(self, on: bool) -> None:

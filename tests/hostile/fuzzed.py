@@ -48,18 +48,18 @@ class SplitFace:
         return self.index
 
     @staticmethod
-    def random_base(dice: random.Random, size: int) -> int:
-        return dice.choice((NEAR_WRAP, 0, 65535, dice.randrange(1 << 16), (1 << 16) - size))
+    def random_base(rng: random.Random, size: int) -> int:
+        return rng.choice((NEAR_WRAP, 0, 65535, rng.randrange(1 << 16), (1 << 16) - size))
 
-    def lay(self, plan: Plan, dice: random.Random) -> tuple[int, bytes]:
+    def lay(self, plan: Plan, rng: random.Random) -> tuple[int, bytes]:
         """Everything but the available index; where that is, and what will be there."""
         queue, memory, size = self.queue, self.queue.memory, self.queue.size
         table = (DESCRIPTOR.pack(*plan.entries.get(i, (0, 0, 0, 0))) for i in range(size))
         memory.write(queue.descriptor_area, b"".join(table))
         for i, head in enumerate(plan.heads):
             memory.store_u16(queue.driver_area + 4 + 2 * ((self.index + i) % size), head)
-        memory.store_u16(queue.driver_area, dice.choice((0, 1, 0xFFFF)))
-        memory.store_u16(queue.driver_area + 4 + 2 * size, dice.choice((0, self.index, dice.randrange(1 << 16))))
+        memory.store_u16(queue.driver_area, rng.choice((0, 1, 0xFFFF)))
+        memory.store_u16(queue.driver_area + 4 + 2 * size, rng.choice((0, self.index, rng.randrange(1 << 16))))
         return queue.driver_area + 2, U16.pack((self.index + plan.offered) & 0xFFFF)
 
     def chains(self, rules: Any) -> Any:
@@ -112,10 +112,10 @@ class PackedFace:
         return packed_base(self.index, self.wrap)
 
     @staticmethod
-    def random_base(dice: random.Random, size: int) -> int:
-        return half_base(dice.choice((0, size - 1, max(size - 2, 0), dice.randrange(size))), dice.random() < 0.5)
+    def random_base(rng: random.Random, size: int) -> int:
+        return half_base(rng.choice((0, size - 1, max(size - 2, 0), rng.randrange(size))), rng.random() < 0.5)
 
-    def lay(self, plan: Plan, dice: random.Random) -> tuple[int, bytes]:
+    def lay(self, plan: Plan, rng: random.Random) -> tuple[int, bytes]:
         """Everything but the flags of the first descriptor: the others as planned, or as used on the lap before."""
         memory, entries = self.queue.memory, []
         for i in range(self.queue.size):
@@ -125,8 +125,8 @@ class PackedFace:
         first, flags = entries[self.index][:14], entries[self.index][14:]
         entries[self.index] = first + MARKS[not self.wrap, not self.wrap]
         memory.write(self.queue.descriptor_area, b"".join(entries))
-        events = bytes(4), dice.randbytes(4), b"\0\0\1\0", b"\xff\x7f\2\0", b"\0\x80\2\0"
-        memory.write(self.queue.driver_area, dice.choice(events))
+        events = bytes(4), rng.randbytes(4), b"\0\0\1\0", b"\xff\x7f\2\0", b"\0\x80\2\0"
+        memory.write(self.queue.driver_area, rng.choice(events))
         return self.queue.at(self.index) + 14, flags
 
     def chains(self, rules: Any) -> Any:
@@ -167,20 +167,20 @@ class PackedFace:
 class FuzzedGuest:
     """One connection: features, regions and ring sizes of its own, and input after input."""
 
-    def __init__(self, scene: Scene, dice: random.Random, good: bool) -> None:
-        self.scene, self.dice, self.good = scene, dice, good
+    def __init__(self, scene: Scene, rng: random.Random, good: bool) -> None:
+        self.scene, self.rng, self.good = scene, rng, good
         self.packed, self.in_order = scene.format.packed, scene.format.in_order
-        features = FEATURES & ~(RING_F_INDIRECT_DESC if dice.random() < 0.15 else 0)
-        features |= NET_F_MRG_RXBUF if dice.random() < 0.5 else 0
-        features |= RING_F_EVENT_IDX if dice.random() < 0.5 else 0
+        features = FEATURES & ~(RING_F_INDIRECT_DESC if rng.random() < 0.15 else 0)
+        features |= NET_F_MRG_RXBUF if rng.random() < 0.5 else 0
+        features |= RING_F_EVENT_IDX if rng.random() < 0.5 else 0
         own = [region(n, at) for at, n in LENGTH.items()]
         self.guest: Attacker = scene.boot(regions=own, features=features, queue_size=64, blank=True)
         assert isinstance(self.guest.memory, WatchedMemory)
         self.memory = self.guest.memory
         inside = [(NEAR + RINGS_END, LENGTH[NEAR] - RINGS_END + LENGTH[NEXT_TO]), (FAR, LENGTH[FAR])]
         for addr, n in inside:
-            self.memory.write(addr, dice.randbytes(n))
-        self.space = Space(dice, own, inside)
+            self.memory.write(addr, rng.randbytes(n))
+        self.space = Space(rng, own, inside)
         self.indirect = bool(self.guest.frontend.features & RING_F_INDIRECT_DESC)
         self.mergeable = bool(self.guest.frontend.features & NET_F_MRG_RXBUF)
         self.faces: list[Any] = [(PackedFace if self.packed else SplitFace)(queue) for queue in self.guest.queues]
@@ -195,12 +195,12 @@ class FuzzedGuest:
 
     def step(self) -> None:
         """One input, start to end."""
-        index = 1 if self.dice.random() < 0.7 else 0
+        index = 1 if self.rng.random() < 0.7 else 0
         self.index, self.face = index, self.faces[index]
         self.space.start()
         queue = self.face.queue
         author = Author(
-            self.dice,
+            self.rng,
             self.space,
             size=queue.size,
             packed=self.packed,
@@ -213,7 +213,7 @@ class FuzzedGuest:
             self.memory.write(addr, data)
         for addr, entries in self.plan.tables:
             self.memory.write(addr, b"".join(DESCRIPTOR.pack(*entry) for entry in entries))
-        store = self.face.lay(self.plan, self.dice)
+        store = self.face.lay(self.plan, self.rng)
         self.outcome = self.model(store)
         self.told.update(self.outcome.tags())
         if self.outcome.open:
@@ -262,7 +262,7 @@ class FuzzedGuest:
             words = f"{n} of {len(done)} chains came back, as {told}, {len(arriving)} frames did not arrive"
             raise Broken("C", f"{words}; it broke {broken} times, the rule is {outcome.broken!r}")
         # Where names are not unique, a batch may have been taken for a longer one.
-        if self.dice.random() < 0.1 or len({chain.ident for chain, _ in done}) < max(len(done), 1):
+        if self.rng.random() < 0.1 or len({chain.ident for chain, _ in done}) < max(len(done), 1):
             self.scene.let_rounds_pass()
             self.arrive([])
         self.check_memory(outcome)
@@ -270,7 +270,7 @@ class FuzzedGuest:
             self.scene.victim.net.wait_sent(self.scene.patience)
             self.sloppy += bool(outcome.broken)
         self.face.advance(outcome)
-        if outcome.broken or self.index == 0 or self.dice.random() < 0.1:
+        if outcome.broken or self.index == 0 or self.rng.random() < 0.1:
             self.restart(self.index)
 
     def arrive(self, expected: list[bytes]) -> None:
@@ -353,9 +353,9 @@ class FuzzedGuest:
             raise Broken("B", f"queue {index} stopped at {base:#x}, not at {face.base:#x}")
         if not anywhere:
             self.check_memory(Outcome())
-        size = self.dice.choice(PACKED_SIZES if self.packed else SPLIT_SIZES)
+        size = self.rng.choice(PACKED_SIZES if self.packed else SPLIT_SIZES)
         face.queue.size = size
-        face.queue.reset(face.random_base(self.dice, size))
+        face.queue.reset(face.random_base(self.rng, size))
         face.start()
         if anywhere:
             self.check_outside()

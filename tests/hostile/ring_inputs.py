@@ -1,4 +1,4 @@
-"""Rings for a device to walk, made by dice: chains of every shape that is legal, and then a few fields of them changed.
+"""Randomly generated rings for a device to walk: chains of every legal shape, and then a few of their fields changed.
 
 A plan says what will stand in a ring, in tables and in buffers before it is offered. It is right first, then spoiled:
 so that what is behind a check is reached, and not only the check. `words` tell what was done to it.
@@ -26,21 +26,21 @@ FLAGS = (DESC_F_NEXT, DESC_F_WRITE, DESC_F_INDIRECT, DESC_F_AVAIL, DESC_F_USED, 
 class Space:
     """Where buffers and tables go: one behind the other, from anywhere, over the border of two regions now and then."""
 
-    def __init__(self, dice: random.Random, regions: Sequence[Region], ranges: Sequence[Range]) -> None:
-        self.dice, self.ranges = dice, ranges
+    def __init__(self, rng: random.Random, regions: Sequence[Region], ranges: Sequence[Range]) -> None:
+        self.rng, self.ranges = rng, ranges
         ends = [(each.guest_addr, each.guest_addr + each.bytes) for each in regions]
         self.edges = [addr for both in ends for addr in both]
         self.start()
 
     def start(self) -> None:
         self.left = list(self.ranges)
-        self.dice.shuffle(self.left)
+        self.rng.shuffle(self.left)
         self.at, self.end = self.left[0][0], sum(self.left.pop(0))
-        self.at += self.dice.randrange((self.end - self.at) // 2)
+        self.at += self.rng.randrange((self.end - self.at) // 2)
 
     def take(self, n: int) -> int | None:
         """An address for n bytes, or nothing if there is no more room."""
-        self.at += self.dice.choice((0, 0, 1, 7, 16, 64, 200))
+        self.at += self.rng.choice((0, 0, 1, 7, 16, 64, 200))
         if self.at + n > self.end:
             if not self.left:
                 return None
@@ -48,15 +48,15 @@ class Space:
             return self.take(n)
         # Flush with the end of a region now and then, or over it where another one follows.
         for edge in self.edges:
-            if self.at < edge - n // 2 < self.at + 4096 and edge - n // 2 + n <= self.end and self.dice.random() < 0.3:
-                self.at = self.dice.choice((edge - n, edge - n // 2, edge))
+            if self.at < edge - n // 2 < self.at + 4096 and edge - n // 2 + n <= self.end and self.rng.random() < 0.3:
+                self.at = self.rng.choice((edge - n, edge - n // 2, edge))
         addr, self.at = self.at, self.at + n
         return addr if self.at <= self.end else None
 
     def wild(self, n: int) -> int:
         """An address for n bytes at which something is wrong, mostly."""
         beside = [edge + by for edge in self.edges for by in (0, -1, -8, -n // 2, -n, 1 - n, 4096)]
-        return self.dice.choice([*beside, *beside, 0, 1, 2**64 - 1, 2**64 - 8, 2**64 - n // 2, 2**63]) & (2**64 - 1)
+        return self.rng.choice([*beside, *beside, 0, 1, 2**64 - 1, 2**64 - 8, 2**64 - n // 2, 2**63]) & (2**64 - 1)
 
 
 @dataclass
@@ -80,7 +80,7 @@ class Author:
 
     def __init__(
         self,
-        dice: random.Random,
+        rng: random.Random,
         space: Space,
         *,
         size: int,
@@ -90,23 +90,23 @@ class Author:
         indirect: bool,
     ) -> None:
         """`place`: where a packed ring goes on, with its wrap counter."""
-        self.dice, self.space, self.size, self.packed = dice, space, size, packed
+        self.rng, self.space, self.size, self.packed = rng, space, size, packed
         self.writable, self.indirect = writable, indirect
         self.flags, self.link = (3, 2) if packed else (2, 3)
-        self.free = dice.sample(range(size), size)
+        self.free = rng.sample(range(size), size)
         self.place = place
         self.plan = Plan()
         self.unasked = False
 
     def write(self, good: bool) -> Plan:
         """`good`: without a mistake. Otherwise tables, too, where they were not negotiated."""
-        self.unasked = not good and not self.indirect and self.dice.random() < 0.3
-        for _ in range(self.dice.choice(CHAINS)):
+        self.unasked = not good and not self.indirect and self.rng.random() < 0.3
+        for _ in range(self.rng.choice(CHAINS)):
             self.chain()
         if self.writable:
-            self.plan.frames = [self.dice.randbytes(self.frame_bytes()) for _ in range(self.dice.randint(1, 6))]
-        for _ in range(0 if good else self.dice.choice((0, 1, 1, 1, 1, 2, 3))):
-            self.dice.choice(self.spoilers())()
+            self.plan.frames = [self.rng.randbytes(self.frame_bytes()) for _ in range(self.rng.randint(1, 6))]
+        for _ in range(0 if good else self.rng.choice((0, 1, 1, 1, 1, 2, 3))):
+            self.rng.choice(self.spoilers())()
         return self.plan
 
     # What is right
@@ -114,28 +114,28 @@ class Author:
     def frame_bytes(self) -> int:
         """Of what the other side sends: now and then just what some chain has room for."""
         rooms = [sum(each[1] for each in self.plan.entries.values()) - HEADER_BYTES, 60, 300]
-        return min(1514, max(14, self.dice.choice((self.dice.choice(rooms), self.dice.randint(14, 400), 1514))))
+        return min(1514, max(14, self.rng.choice((self.rng.choice(rooms), self.rng.randint(14, 400), 1514))))
 
     def total(self) -> int:
         """Bytes of a chain, often about a limit."""
-        dice = self.dice
-        return dice.choice(
-            (dice.randint(SHORTEST, 300),) * 12
-            + (dice.randint(0, SHORTEST), dice.randint(300, EGRESS), dice.randint(EGRESS - 2, EGRESS + 2))
+        rng = self.rng
+        return rng.choice(
+            (rng.randint(SHORTEST, 300),) * 12
+            + (rng.randint(0, SHORTEST), rng.randint(300, EGRESS), rng.randint(EGRESS - 2, EGRESS + 2))
         )
 
     def chain(self) -> None:
-        dice, left = self.dice, len(self.free)
+        rng, left = self.rng, len(self.free)
         if not left:
             return
         total = self.total()
         header = bytes(HEADER_BYTES)
-        if dice.random() < 0.1:
+        if rng.random() < 0.1:
             # Flags and kinds of offload, and in the rest of it what means nothing here.
-            header = bytes((dice.choice((0, 1, 2, 0xFE)), dice.choice((0, 0, 1, 0x80)))) + dice.randbytes(10)
-        data = (header + dice.randbytes(max(0, total - HEADER_BYTES)))[:total]
-        pieces = dice.choice((1, 1, 1, 1, 2, 3, 4, 8, 13, left if left <= 16 else 2))
-        places = [dice.choice((0, 1, 11, 12, 13, 26, total, dice.randint(0, total))) for _ in range(pieces - 1)]
+            header = bytes((rng.choice((0, 1, 2, 0xFE)), rng.choice((0, 0, 1, 0x80)))) + rng.randbytes(10)
+        data = (header + rng.randbytes(max(0, total - HEADER_BYTES)))[:total]
+        pieces = rng.choice((1, 1, 1, 1, 2, 3, 4, 8, 13, left if left <= 16 else 2))
+        places = [rng.choice((0, 1, 11, 12, 13, 26, total, rng.randint(0, total))) for _ in range(pieces - 1)]
         cuts = sorted([0, total, *(min(total, place) for place in places)])
         cut = [data[start:stop] for start, stop in itertools.pairwise(cuts)]
         buffers: list[Range] = []
@@ -145,21 +145,21 @@ class Author:
             buffers.append((addr, len(part)))
             if not self.writable:
                 self.plan.data.append((addr, part))
-        if dice.random() < 0.02:
+        if rng.random() < 0.02:
             buffers = self.huge()
         self.put(buffers)
 
     def huge(self) -> list[Range]:
         """About as much as a frame may ever have, and not by its own bytes."""
         start, n = max(self.space.ranges, key=lambda each: each[1])
-        total = self.dice.choice((LONGEST - 1, LONGEST, LONGEST + 1, 2 * n))
+        total = self.rng.choice((LONGEST - 1, LONGEST, LONGEST + 1, 2 * n))
         return [(start, min(n, total)), (start, total - min(n, total))]
 
     def put(self, buffers: list[Range]) -> None:
         """A chain of these, direct, by a table, or (split) the first ones direct and the rest by a table."""
         split_at = len(buffers)
-        if (self.indirect or self.unasked) and self.dice.random() < 0.3:
-            split_at = 0 if self.packed else self.dice.choice((0, 0, self.dice.randrange(len(buffers))))
+        if (self.indirect or self.unasked) and self.rng.random() < 0.3:
+            split_at = 0 if self.packed else self.rng.choice((0, 0, self.rng.randrange(len(buffers))))
         if len(buffers) > len(self.free):
             if not self.indirect:
                 return
@@ -225,7 +225,7 @@ class Author:
         found = [(f"descriptor {place}", entry) for place, entry in self.plan.entries.items()]
         for number, (_, entries) in enumerate(self.plan.tables):
             found += [(f"entry {i} of table {number}", entry) for i, entry in enumerate(entries)]
-        return self.dice.choice(found) if found else ("nothing", [0, 0, 0, 0])
+        return self.rng.choice(found) if found else ("nothing", [0, 0, 0, 0])
 
     def some_address(self) -> None:
         name, entry = self.some_entry()
@@ -236,22 +236,22 @@ class Author:
         name, entry = self.some_entry()
         n = entry[1]
         others = 0, 1, 11, 25, n + 1, n ^ 16, 0xFFFFFFFF, 0x80000000, 1 << 16, 1 << 20
-        entry[1] = self.dice.choice(others) & 0xFFFFFFFF
+        entry[1] = self.rng.choice(others) & 0xFFFFFFFF
         self.say(f"{name} has {entry[1]} bytes")
 
     def some_flag(self) -> None:
         name, entry = self.some_entry()
-        if self.plan.tables and self.dice.random() < 0.3:
-            name, entry = "some entry of a table", self.dice.choice(self.dice.choice(self.plan.tables)[1])
-        entry[self.flags] ^= self.dice.choice(FLAGS)
+        if self.plan.tables and self.rng.random() < 0.3:
+            name, entry = "some entry of a table", self.rng.choice(self.rng.choice(self.plan.tables)[1])
+        entry[self.flags] ^= self.rng.choice(FLAGS)
         self.say(f"the flags of {name} are {entry[self.flags]:#x}")
 
     def some_link(self) -> None:
         """next, or the id."""
         name, entry = self.some_entry()
-        others = self.size - 1, self.size, self.size + 1, 0xFFFF, 0, self.dice.randrange(self.size)
-        entry[self.link] = self.dice.choice(others)
-        if not self.packed and self.dice.random() < 0.7:
+        others = self.size - 1, self.size, self.size + 1, 0xFFFF, 0, self.rng.randrange(self.size)
+        entry[self.link] = self.rng.choice(others)
+        if not self.packed and self.rng.random() < 0.7:
             entry[self.flags] |= DESC_F_NEXT
         self.say(f"{'the id' if self.packed else 'next'} of {name} is {entry[self.link]}")
 
@@ -260,9 +260,9 @@ class Author:
         found = [each for each in self.plan.entries.items() if each[1][self.flags] & DESC_F_INDIRECT]
         if not found:
             return self.some_flag()
-        place, entry = self.dice.choice(found)
+        place, entry = self.rng.choice(found)
         n = entry[1]
-        entry[1] = self.dice.choice((0, 8, 17, n + 16, n + 8, max(n - 16, 0), 16 * 32769, n, n))
+        entry[1] = self.rng.choice((0, 8, 17, n + 16, n + 8, max(n - 16, 0), 16 * 32769, n, n))
         if entry[1] == n:
             inner: list[Entry] = next((entries for at, entries in self.plan.tables if at == entry[0]), [])
             if inner:
@@ -271,21 +271,21 @@ class Author:
 
     def some_head(self) -> None:
         if self.plan.heads:
-            at = self.dice.randrange(len(self.plan.heads))
-            others = self.size, self.size - 1, 0xFFFF, self.dice.randrange(self.size), self.dice.choice(self.plan.heads)
-            self.plan.heads[at] = self.dice.choice((*others, self.size + self.dice.randrange(4)))
+            at = self.rng.randrange(len(self.plan.heads))
+            others = self.size, self.size - 1, 0xFFFF, self.rng.randrange(self.size), self.rng.choice(self.plan.heads)
+            self.plan.heads[at] = self.rng.choice((*others, self.size + self.rng.randrange(4)))
             self.say(f"head number {at} is {self.plan.heads[at]}")
 
     def some_index(self) -> None:
-        by = self.dice.choice((1, -1, self.size, self.size + 1, 0x8000, self.dice.randint(1, 2 * self.size)))
-        self.plan.offered = self.dice.choice((by, self.plan.offered + by)) & 0xFFFF
+        by = self.rng.choice((1, -1, self.size, self.size + 1, 0x8000, self.rng.randint(1, 2 * self.size)))
+        self.plan.offered = self.rng.choice((by, self.plan.offered + by)) & 0xFFFF
         self.say(f"the available index moves by {self.plan.offered}")
 
     def skip_one(self) -> None:
         """A place that is not available in front of one that is."""
         _, entry = self.some_entry()
         other = DESC_F_USED if self.marks() == DESC_F_AVAIL else DESC_F_AVAIL
-        marks = self.dice.choice((0, other, DESC_F_AVAIL | DESC_F_USED))
+        marks = self.rng.choice((0, other, DESC_F_AVAIL | DESC_F_USED))
         entry[self.flags] = entry[self.flags] & ~(DESC_F_AVAIL | DESC_F_USED) | marks
         self.say(f"somewhere the flags are {entry[self.flags]:#x}")
 
@@ -294,9 +294,9 @@ class Author:
         _, entry = self.some_entry()
         if len(self.plan.entries) + 2 > self.size:
             return
-        if self.dice.random() < 0.5:
+        if self.rng.random() < 0.5:
             self.place = ((self.place[0] + 1) % self.size, self.place[1] ^ (self.place[0] + 1 == self.size))
-        self.append([*entry[:3], entry[3] ^ self.dice.choice((0, 0, DESC_F_AVAIL | DESC_F_USED, DESC_F_NEXT))])
+        self.append([*entry[:3], entry[3] ^ self.rng.choice((0, 0, DESC_F_AVAIL | DESC_F_USED, DESC_F_NEXT))])
         self.say("one more stands behind the last one")
 
     def only_links(self) -> None:
@@ -316,5 +316,5 @@ class Author:
     def move_end(self) -> None:
         """A buffer or table that ends, or begins, just where memory does."""
         name, entry = self.some_entry()
-        entry[0] = (self.dice.choice(self.space.edges) - self.dice.choice((0, entry[1]))) & (2**64 - 1)
+        entry[0] = (self.rng.choice(self.space.edges) - self.rng.choice((0, entry[1]))) & (2**64 - 1)
         self.say(f"{name} is moved to {entry[0]:#x}")

@@ -29,7 +29,7 @@ FEW = 3
 """Rules that may happen to be broken by none of the examples; attacks_fuzzed goes on until all were."""
 
 
-class Dice:
+class Choices:
     """Choices are Hypothesis's; bytes that nobody looks at are not worth one."""
 
     def __init__(self, chosen: random.Random) -> None:
@@ -54,8 +54,8 @@ class Target:
         chosen, good, inputs = example
         guest = None
         try:
-            dice: Any = Dice(chosen)
-            guest = FuzzedGuest(self._scene, dice, good)  # type: ignore[arg-type]
+            rng: Any = Choices(chosen)
+            guest = FuzzedGuest(self._scene, rng, good)  # type: ignore[arg-type]
             for _ in range(inputs):
                 guest.step()
             guest.counted()

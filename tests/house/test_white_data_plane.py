@@ -1,4 +1,4 @@
-"""The packet path never takes the GIL. A yellow line in `cython -a` is not the whole story, so read the C."""
+"""The packet path never takes the GIL. The colours of `cython -a` do not show all of that, so read the C."""
 
 from __future__ import annotations
 

@@ -291,11 +291,11 @@ def test_no_worker_ever_sees_half_a_change() -> None:
     made = [0, 0]
 
     def change(number: int) -> None:
-        port, dice = ports[number], random.Random(number)
+        port, rng = ports[number], random.Random(number)
         try:
             for value in range(300):
                 while not port.post(value):
-                    if dice.random() < 0.2 and port.withdraw():
+                    if rng.random() < 0.2 and port.withdraw():
                         break
                 else:
                     made[number] += 1

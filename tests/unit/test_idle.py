@@ -78,15 +78,15 @@ def test_an_idle_worker_looks_up_every_20_ms_and_a_kick_wakes_it(features: int, 
 @pytest.mark.parametrize(("idle", "frames", "pause"), [("interrupt", 3000, 0.0), ("adaptive", 300, 0.0018)])
 def test_no_kick_is_ever_lost(features: int, idle: str, frames: int, pause: float) -> None:
     """Frames at random moments, most of them just when the worker falls asleep: at once, or after 2 ms."""
-    dice = random.Random(20261122)
+    rng = random.Random(20261122)
     with rig(features=features, idle=idle, size=64) as r:
         r.b.driver.post(64)
         with running(r):
             for n in range(frames):
                 send(r.a, n)
                 assert r.b.driver.receive(1.0) == frame(n)
-                if pause or dice.random() < 0.3:
-                    time.sleep(pause + dice.random() * 0.0005)
+                if pause or rng.random() < 0.3:
+                    time.sleep(pause + rng.random() * 0.0005)
         assert r.worker.sleeps > 100
 
 

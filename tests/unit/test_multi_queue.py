@@ -272,13 +272,13 @@ def test_pairs_that_come_and_go_under_traffic_lose_and_double_nothing(workers: i
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_no_kick_of_any_of_several_pairs_is_lost(workers: int) -> None:
-    dice = random.Random(4)
+    rng = random.Random(4)
     with bench(5, 5, workers, idle="interrupt") as it, it.running():
         for device in (it.a, it.b):
             device.start(range(5))
             device.post(range(5), 32)
         for number in range(2000):
-            pair = dice.randrange(5)
+            pair = rng.randrange(5)
             it.a.drivers[pair].send(frame(pair, number))
             if it.a.queues[2 * pair + 1].used_flags == 0:
                 os.eventfd_write(it.a.kicks[2 * pair + 1], 1)

@@ -1,4 +1,4 @@
-"""The story in the log: a line per step, a cause for a missing one, and warnings only where something is wrong."""
+"""A port's log: a line per step, a cause for a missing one, and warnings only where something is wrong."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ NEXT, WRITE, INDIRECT = 1, 2, 4
 TOP = 2**64
 DESC = struct.Struct("<QIHH")
 MEANWHILE, SELDOM = 0.0005, 0.004
-"""Seconds that a second hand is given between two looks at a descriptor, and between two such gifts."""
+"""Seconds that a rewriting process gets between two reads of a descriptor, and seconds between two such waits."""
 
 
 @functools.cache
@@ -187,7 +187,7 @@ class Queue:
     descriptors = 0
     """Read so far, by all queues: what a turn is measured by."""
     waited = 0.0
-    """When a second hand was last waited for."""
+    """When a rewriting process was last waited for."""
 
     def __init__(self, port: HasMemory, index: int, formats: dict[bool, type[Format]]) -> None:
         self.port, self.index, self.formats = port, index, formats
