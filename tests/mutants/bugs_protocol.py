@@ -208,9 +208,16 @@ MUTANTS = (
     Mutant(
         "old-position-on-a-new-ring",
         RINGS,
-        "not ring.enabled and self.was_used(ring)",
+        "(not ring.enabled and (ring.broken or self.was_used(ring)))",
         "False",
         "unit/test_rings_left.py::test_its_new_base_holds_also_where_it_is_the_one_that_it_began_with",
+    ),
+    Mutant(
+        "broken-ring-never-left",
+        RINGS,
+        "if ring.live and not ring.lost:",
+        "if ring.running:",
+        "unit/test_rings_left.py::test_a_broken_ring_is_left_as_well_and_only_another_kick_starts_it",
     ),
     Mutant(
         "freed-rings-go-on",
