@@ -11,6 +11,7 @@ import shlex
 from pathlib import Path
 
 from bench.guests.agent import ObedientGuest, serial_options
+from bench.guests.kernel import WORDS
 from bench.guests.qemu import MADE, Machine, guest_image
 from bench.guests.snapshot import snapshot
 
@@ -30,7 +31,7 @@ class OuterGuest(ObedientGuest):
             [
                 "qemu-system-x86_64", "-nodefaults", "-display", "none", "-accel", "tcg,thread=multi", "-cpu", "max",
                 "-smp", "2", "-m", MEMORY_SIZE, "-machine", "q35",
-                "-kernel", kernel, "-initrd", initramfs, "-append", "console=ttyS0 quiet mitigations=off",
+                "-kernel", kernel, "-initrd", initramfs, "-append", f"{WORDS} mitigations=off",
                 *serial_options(directory, "outer"),
                 "-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap",
             ],

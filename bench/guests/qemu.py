@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias, TypedDict
 
 from bench.guests.agent import serial_options
 from bench.guests.cores import on_guest_cores
+from bench.guests.kernel import WORDS, unpacked
 from bench.guests.networked import NetworkedGuest
 from bench.guests.newest import newest, program
 from fastvhost.cli.example import open_files, tap_options
@@ -46,6 +47,12 @@ def guest_image(kind: str = "guest") -> tuple[str, str]:
     answer = subprocess.run([GUEST_IMAGE, kind], stdout=subprocess.PIPE, text=True, check=True, timeout=240)
     kernel, initramfs = answer.stdout.split()
     return kernel, initramfs
+
+
+def boot_words(kernel_words: str, *, packed: bool = False) -> list[str]:
+    """QEMU's options that start the test guest's kernel with this command line. packed: it unpacks itself."""
+    kernel, initramfs = guest_image()
+    return ["-kernel", kernel if packed else unpacked(kernel), "-initrd", initramfs, "-append", kernel_words]
 
 
 @dataclass(frozen=True)
@@ -120,7 +127,7 @@ class Machine:
         return f"10.0.0.{self.number}"
 
     def command(self, directory: Path) -> list[str]:
-        kernel, initramfs = guest_image()
+        goes_on = self.unplugged or bool(self.state)  # a kernel that nobody starts any more, small where disks are slow
         machine = "q35" if self.memory == "anonymous" else "q35,memory-backend=m0"
         machine += ",graphics=off" * self.from_network  # its firmware says on the console what it does
         # No KVM: ordinary kernels hang under a virtual machine's /dev/kvm.
@@ -128,7 +135,7 @@ class Machine:
             *self.qemu.words, "-nodefaults", "-display", "none", "-accel", "tcg", "-cpu", "max",
             "-m", f"{MEMORY_SIZE},slots=1,maxmem=1G", "-smp", str(self.queue_pairs),
             *MEMORY_OPTIONS[self.memory], "-machine", machine,
-            *([] if self.from_network else ["-kernel", kernel, "-initrd", initramfs, "-append", self.kernel_words]),
+            *([] if self.from_network else boot_words(self.kernel_words, packed=goes_on)),
             *serial_options(directory, self.name),
             *self._netdev(),
             *(["-incoming", f"exec:cat {self.state}"] if self.state else []),
@@ -153,7 +160,7 @@ class Machine:
     def kernel_words(self) -> str:
         """The kernel's command line."""
         # swiotlb=noforce: memory that may be plugged in high up would cost 64 MiB of bounce buffers.
-        return f"console=ttyS0 quiet swiotlb=noforce guest_address={self.address}/24 guest_mtu=9000"
+        return f"{WORDS} swiotlb=noforce guest_address={self.address}/24 guest_mtu=9000"
 
     def _netdev(self) -> list[str]:
         if self.unplugged:
@@ -186,7 +193,7 @@ class Guest(NetworkedGuest):
 
     def __init__(self, machine: Machine, directory: Path) -> None:
         self.machine = machine
-        self._monitor_path = directory / f"{machine.name}.monitor"
+        self.monitor_path = directory / f"{machine.name}.monitor"
         super().__init__(machine.name, machine.command(directory), directory)
 
     @property
@@ -205,7 +212,7 @@ class Guest(NetworkedGuest):
         """The same, and what it answers."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(30)
-            connection.connect(str(self._monitor_path))
+            connection.connect(str(self.monitor_path))
             with connection.makefile("rw") as qmp:
                 qmp.readline()  # a greeting
                 for execute, with_arguments in (("qmp_capabilities", {}), (command, arguments)):
