@@ -48,7 +48,7 @@ class ObedientGuest(Process):
             report[f"{self.name}'s console"] = last_lines(self._console_path.read_text(errors="replace"))
         return report
 
-    def wait_ready(self, seconds: float = 120) -> Self:
+    def wait_ready(self, seconds: float = 240) -> Self:
         """Wait until the guest has started, or started again, and its shell answers."""
         self._receive_until(READY, seconds, f"{self.name} starts")
         return self

@@ -25,7 +25,10 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(fastvhost.__file__).parents[
 # The time, then the severity where it is none of the ordinary ones; or a defect.
 WARNING = re.compile(r"^[-\d]+ [:.\d]+ (warning|error|critical): |^Traceback")
 # What else the machine does meanwhile is true, and no fault of fwd or its guests; so is how soon it wakes a CPU.
-BUSY_MACHINE = re.compile(r"busy with other work|waited [\d.]+ (s|% of the time) for|take more than 20 us to signal")
+BUSY_MACHINE = re.compile(
+    r"busy with other work|waited [\d.]+ (s|% of the time) for|take more than 20 us to signal|"
+    r"without a core to run on|the worker is back"
+)
 
 
 def awaited(port: str) -> str | None:
