@@ -91,6 +91,26 @@ def test_a_region_begins_at_its_offset_in_the_file_to_the_byte() -> None:
         assert r.b.driver.receive_all() == [frame(1)]
 
 
+def hugepages() -> dict[str, int]:
+    """Of the pool of 2 MiB pages: how many there are, are free, and are reserved."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return {line.split(":")[0]: int(line.split()[1]) for line in lines if line.startswith("HugePages_")}
+
+
+def test_huge_pages_that_the_pool_does_not_have_are_mapped_and_none_is_reserved() -> None:
+    """As front-ends map memory that may grow (virtio-mem, reserve=off). A page that is not there faults later."""
+    before = hugepages()
+    fd = os.memfd_create("huge", os.MFD_CLOEXEC | os.MFD_HUGETLB | os.MFD_HUGE_2MB)
+    size = (before["HugePages_Total"] + 4) * 2 * MIB
+    os.ftruncate(fd, size)
+    mapping = Mapping(fd, 0, size, 0, 0)
+    assert GuestMemory([mapping]).holds_guest(0, size)
+    assert hugepages() == before
+    mapping.close()
+    os.close(fd)
+    assert hugepages() == before
+
+
 def test_overlapping_regions_are_refused_by_guest_and_by_user_address(fd: int) -> None:
     low, touching = Mapping(fd, 0, 8192, 0, 0), Mapping(fd, 8192, 4096, 8192, 0)
     assert GuestMemory([touching, low]).mappings == (low, touching)
