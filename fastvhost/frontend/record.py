@@ -75,8 +75,11 @@ class Record:
 
         Where the rings of another one stand is forgotten. pid: 0 where it cannot be known; then it is believed.
         """
-        _, _, _, _, features, *process = self._header()[:7]
-        if pid and tuple(process) not in (NOBODY, _process(pid)):
+        _, _, namespace, _, features, *process = self._header()[:7]
+        now = _process(pid)
+        # A fwd in another container knows the same process by another id. When it started is the same for both.
+        known = now if namespace == _pid_namespace() else (process[0], now[1])
+        if pid and tuple(process) not in (NOBODY, known):
             self._about(0, NOBODY)
             self._forget_rings()
             return 0

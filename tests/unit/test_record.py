@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from fastvhost.frontend.features import F_RING_RESET, F_VERSION_1, mask
 from fastvhost.frontend.record import HEADER, HEADER_BYTES, Record, RecordError, abandoned
 from fastvhost.vhostuser.offer import Offer
 from fastvhost.vhostuser.protocol_features import offered_features
+from tests.unit.forwarder import ENVIRONMENT
 
 RING_RESET = mask(F_RING_RESET)
 BEFORE = mask(F_VERSION_1, F_RING_RESET)
@@ -79,6 +81,30 @@ def test_a_guest_whose_memory_is_another_file_begins_anew(path: Path) -> None:
     record.met([(1, 11)])
     assert record.journals[100] == 0
     assert record.acknowledged(ME) == BEFORE
+
+
+IN_A_CONTAINER = """
+import os, sys
+from fastvhost.frontend.record import Record
+Record(sys.argv[1], 2).acknowledge(int(sys.argv[2]), os.getpid())
+print(os.getpid(), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_front_end_that_a_fwd_in_another_pid_namespace_knew_is_the_same_one(path: Path) -> None:
+    """A fwd that comes out of a container, or goes into one, finds what the one before noted."""
+    inside = ["unshare", "--pid", "--mount-proc", "--fork", "--kill-child", sys.executable, "-c", IN_A_CONTAINER]
+    words = [*inside, str(path), str(BEFORE)]
+    with subprocess.Popen(words, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "1\n"
+            (here,) = Path(f"/proc/{other.pid}/task/{other.pid}/children").read_text().split()
+            assert Record(str(path), 2).acknowledged(int(here)) == BEFORE
+            assert Record(str(path), 2).acknowledged(ME) == 0
+        finally:
+            other.kill()
 
 
 def test_a_front_end_whose_process_cannot_be_known_is_taken_for_the_same(path: Path) -> None:
