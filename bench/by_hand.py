@@ -24,6 +24,7 @@ from typing import NamedTuple, Self
 from bench.ending import end_on_signals
 from bench.guests.agent import CommandFailed
 from bench.guests.fwd import Fwd
+from bench.guests.pair import HOLDS
 from bench.guests.qemu import CARD, SLOT, Guest, Machine, Qemu, guest_image, newest_qemu
 from bench.guests.short_dir import short_dir
 from bench.guests.uml import UmlGuest, UmlMachine
@@ -31,9 +32,9 @@ from bench.guests.waits import wait_until
 
 PAIRS = 2
 PINGS = 20
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds for whatever takes none on a machine that is not busy."""
-BOOT_PATIENCE = 180.0
+BOOT_PATIENCE = 600.0
 IPXE_SCRIPT = """\
 #!ipxe
 kernel http://{server}/vmlinuz {words}
@@ -80,12 +81,19 @@ class Scene:
         )  # fmt: skip
         neighbour = UmlMachine("b", directory / "b.sock", 2)
         with contextlib.ExitStack() as stack:
-            self.fwd = stack.enter_context(Fwd(directory, [self.machine.port, neighbour.port]))
-            self.b = stack.enter_context(UmlGuest(neighbour, directory)).wait_ready(PATIENCE)
+            self.fwd = stack.enter_context(Fwd(directory, [self.machine.port, neighbour.port], HOLDS))
+            self.b = stack.enter_context(UmlGuest(neighbour, directory)).wait_ready(BOOT_PATIENCE)
             self._serve_boot()
-            self.a = stack.enter_context(Guest(self.machine, directory)).wait_ready(BOOT_PATIENCE)
+            self.a = stack.enter_context(Guest(self.machine, directory))
+            self._skip_prompts()
+            self.a.wait_ready(BOOT_PATIENCE)
             self.booted_bytes = int(self.fwd.stats()["ports"]["b"]["rx_bytes"])
             self.b.run("killall udhcpd httpd; kill $(cat /tmp/router)")
+            for guest in (self.a, self.b):
+                # Asking for an address ends after three seconds, which a busy machine may take.
+                guest.run(
+                    "cd /proc/sys/net/ipv4/neigh; for of in eth0 default; do echo 60 | tee $of/?cast_solicit; done"
+                )
             self._stack = stack.pop_all()
 
     def _serve_boot(self) -> None:
@@ -101,17 +109,28 @@ class Scene:
         self.b.run("touch /tmp/leases; httpd -h /run/shared; udhcpd /run/shared/udhcpd.conf > /dev/null 2>&1")
         self.b.run(f"{sys.executable} /run/shared/router.py > /run/shared/router.log 2>&1 & echo $! > /tmp/router")
 
+    def _skip_prompts(self) -> None:
+        """iPXE waits some seconds, twice, for somebody to press a key. Any but Ctrl-B will do."""
+
+        def asks_for_an_address() -> bool:
+            if not self.a.monitor_path.exists():
+                return False
+            self.a.monitor("send-key", keys=[{"type": "qcode", "data": "spc"}])
+            return int(self.fwd.stats()["ports"]["a"]["rx_frames"]) > 0
+
+        wait_until("iPXE asks the network", BOOT_PATIENCE, asks_for_an_address)
+
     @contextlib.contextmanager
     def traffic(self) -> Iterator[None]:
         """Both guests ping each other, also where there is no way at the moment."""
         for guest, how, other in ((self.b, "-A", self.a), (self.a, "-i 0.01", self.b)):
             ping = f"ping {how} -q -c 1000 -W 1 {other.address}"
-            guest.run(f"(while :; do {ping}; sleep 0.1; done) > /dev/null 2>&1 & echo $! > /tmp/traffic")
+            guest.run(f"(while :; do {ping}; sleep 0.1; done) > /dev/null 2>&1 & echo $! > /tmp/traffic", PATIENCE)
         try:
             yield
         finally:
             for guest in (self.a, self.b):
-                guest.run("kill $(cat /tmp/traffic); killall ping 2> /dev/null; true")
+                guest.run("kill $(cat /tmp/traffic); killall ping 2> /dev/null; true", PATIENCE)
 
     def ask(self, command: str) -> str:
         """What a command in the guest says. Raises Refused where it fails."""
@@ -122,8 +141,11 @@ class Scene:
 
     def set_up(self) -> None:
         """Give the interface, a new one perhaps, what it had after the boot."""
-        wait_until("a has an interface", PATIENCE, lambda: "eth0" in self.a.run("ls /sys/class/net"))
-        self.a.run("ip link set eth0 mtu $guest_mtu up; ip address add $guest_address dev eth0 2> /dev/null; true")
+        self.a.run(
+            "until [ -e /sys/class/net/eth0 ]; do sleep 0.1; done; "
+            "ip link set eth0 mtu $guest_mtu up; ip address add $guest_address dev eth0 2> /dev/null; true",
+            PATIENCE,
+        )
 
     def check(self) -> None:
         """Every ping is answered, no ring is broken, fwd has nothing to complain of."""

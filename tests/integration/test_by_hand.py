@@ -13,7 +13,7 @@ import pytest
 from bench.by_hand import ACTIONS, Action, Scene, carry_out
 from bench.guests.qemu import Qemu
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.timeout(900)  # a boot by the network, which is slow where nobody has time for it
 
 
 @pytest.fixture(scope="module")
