@@ -99,8 +99,11 @@ def test_memory_plugged_in_under_traffic_is_used_and_disturbs_nothing(pair: Pair
     pair.fwd.wait_log("port a: memory 2 regions, 448 MiB")
 
     # More data than the guest had memory: part of it is sent from what was plugged in.
+    # Its kernel hears of it some time later.
+    online = "for block in /sys/devices/system/memory/memory*/state; do echo online > $block; done 2> /dev/null"
     pair.a.run(
-        "for block in /sys/devices/system/memory/memory*/state; do echo online > $block; done 2> /dev/null; true"
+        f"until [ $(sed -n 's/MemTotal: *//; 1s/ kB//p' /proc/meminfo) -gt 300000 ]; do {online}; sleep 0.1; done",
+        PATIENCE,
     )
     pair.a.run("mount -o remount,size=90% /tmp; dd if=/dev/urandom of=/tmp/sent bs=1M count=220 2>&1", 60)
     pair.b.take_a_copy()
