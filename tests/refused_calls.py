@@ -21,11 +21,13 @@ NUMBERS = {
         "io_setup": 206, "io_submit": 209, "write": 1, "sched_setaffinity": 203, "prctl": 157, "memfd_create": 319,
         "sched_setscheduler": 144, "sched_getaffinity": 204,
         "mlock": 149, "mlock2": 325, "mlockall": 151, "pidfd_open": 434,
+        "madvise": 28, "flock": 73, "fallocate": 285, "prlimit64": 302, "faccessat2": 439, "close_range": 436,
     },
     "aarch64": {
         "io_setup": 0, "io_submit": 2, "write": 64, "sched_setaffinity": 122, "prctl": 167, "memfd_create": 279,
         "sched_setscheduler": 119, "sched_getaffinity": 123,
         "mlock": 228, "mlock2": 284, "mlockall": 230, "pidfd_open": 434,
+        "madvise": 233, "flock": 32, "fallocate": 47, "prlimit64": 261, "faccessat2": 439, "close_range": 436,
     },
 }  # fmt: skip
 PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 22, 38, 2

@@ -24,15 +24,19 @@ that receives, and their owner may make that wait. (Several ports at the same mo
 for rings that do not run.)
 """
 LEAST_RESERVE = 32
+ALLOW = "allow prlimit64, or give fwd enough of them: LimitNOFILE= in the unit, or ulimit -n"
 RAISE = "raise the hard limit: LimitNOFILE= in the unit, or ulimit -Hn as root"
 
 
-def raise_limit() -> int:
-    """Raise the soft limit to the hard one. Returns what holds then.
+def raise_limit() -> int | None:
+    """Raise the soft limit to the hard one. Returns what holds then; None where a sandbox lets nobody ask.
 
     The soft one is kept low (1024) for programs that use select(2), and fwd is none.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    except OSError:
+        return None
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (OSError, ValueError):
@@ -50,8 +54,10 @@ def least(settings: FwdConfig) -> int:
     return LEAST_RESERVE + sum(PER_PORT for _ in settings.ports)
 
 
-def check(settings: FwdConfig, limit: int) -> tuple[str, ...]:
-    """Warnings. Raises RuntimeFailure where not even one queue pair a port can be served."""
+def check(settings: FwdConfig, limit: int | None) -> tuple[str, ...]:
+    """Warnings. Raises RuntimeFailure where not even one queue pair a port can be served. limit: None if not known."""
+    if limit is None:
+        return (f"how many open files are allowed is not known here, and cannot be raised; {ALLOW}",)
     ports = f"these {len(settings.ports)} ports need"
     if limit < least(settings):
         raise RuntimeFailure(f"{limit} open files are allowed, {ports} {least(settings)} at least; {RAISE}")

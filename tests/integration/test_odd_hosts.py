@@ -167,6 +167,21 @@ def test_a_system_call_that_only_improves_things_may_be_refused(name: str) -> No
             assert words in warning
 
 
+OLD_PROFILE = ["prlimit64", "madvise", "flock", "fallocate", "faccessat2", "close_range"]
+"""What profiles refuse that are older than a program's C library, or were made by watching another program."""
+
+
+def test_what_an_old_profile_refuses_is_said_or_missed_by_nobody() -> None:
+    refused = [sys.executable, "-m", "tests.refused_calls", "EPERM", *OLD_PROFILE, "--"]
+    with forwarder(prefix=refused) as fwd:
+        exchange(*fwd.sockets)
+        assert "note  how many files may be open is not known: Operation not permitted" in ask_all(fwd, refused)
+        assert fwd.end()[0] == 0
+        files = "how many open files are allowed is not known here, and cannot be raised; allow prlimit64"
+        assert sum(files in warning for warning in fwd.warnings) == 1
+        assert "Traceback" not in fwd.log
+
+
 def test_all_of_them_may_be_missing_from_a_kernel() -> None:
     missing = [sys.executable, "-m", "tests.refused_calls", "ENOSYS", *REFUSED, "sched_getaffinity", "--"]
     with forwarder(prefix=missing) as fwd:
