@@ -1,4 +1,4 @@
-"""Attacks that cost their guest little and the back-end much: whoever follows them to the end has no time for others.
+"""Attacks that cost their guest little, and much time of a back-end that follows them to the end.
 
 The descriptors are legal, or are refused; either way the honest flood beside them keeps its share of the worker (I2).
 """

@@ -1,4 +1,4 @@
-"""Attacks with file descriptors: too many, too few, of the wrong kind, and such as block whoever writes them."""
+"""Attacks with file descriptors: too many, too few, of the wrong kind, and some that block whoever writes to them."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def memory_announced_without_its_file_descriptors(scene: Scene) -> None:
             scene.refused(negotiated(scene, acks=False), Request.ADD_MEM_REG, single_region(own), fds)
 
 
-# Of the wrong kind: memory that is no memory
+# Of the wrong kind: files that are not memory
 
 
 def read_only() -> int:

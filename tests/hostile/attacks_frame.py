@@ -152,7 +152,7 @@ for words, fields in HEADERS.items():
 
 @ring_attack("dead-peer-holds")
 def frames_towards_a_peer_that_is_not_there(scene: Scene) -> None:
-    """The honest way round: whoever stays away, the sender gets its buffers back."""
+    """Towards a peer that is not there: the sender gets its buffers back."""
     for _ in range(8):
         scene.victim.net.send(scene.frame())
     scene.victim.net.wait_sent(scene.patience)

@@ -1,4 +1,4 @@
-"""Legal but odd: whoever takes these for attacks, or for one another, loses frames. Each is delivered intact."""
+"""Legal but odd: a back-end that refuses these, or mistakes one for another, loses frames. Each is delivered intact."""
 
 from __future__ import annotations
 

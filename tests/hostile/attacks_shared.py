@@ -102,7 +102,7 @@ def with_waiters(scene: Scene, request: Request) -> None:
 
 @lasting_attack(beyond_mini=KERNELS)
 def a_call_eventfd_that_many_wait_for(scene: Scene) -> None:
-    """Each notification walks all of them, in whoever notifies."""
+    """Each notification walks all of them, in the thread that notifies."""
     with_waiters(scene, Request.SET_VRING_CALL)
 
 
