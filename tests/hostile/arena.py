@@ -366,10 +366,11 @@ class Arena:
     def check_during(self, rounds: int) -> None:
         """While the attacker is still connected: I1, I2, I9, and that another port takes a new connection (I3)."""
         self.check_alive()
-        if self.rounds() == rounds:
-            time.sleep(0.05)
-            if self.rounds() == rounds:
+        own, longest = self.backend.own_time(), min(ANSWER_SECONDS, self.patience)
+        while self.rounds() == rounds:
+            if own.seconds > longest:
                 raise Broken("I9", "the poll loop stands still")
+            time.sleep(0.002)
         self.exchange("e", self.friend)
 
     def check_after(self, scene: Scene, log_before: int) -> None:
@@ -486,7 +487,7 @@ class Arena:
         """Each frame that the attacked pair, or the one beside it, received was delivered or dropped, and counted."""
         for pair in ("ab", "ef"):
             try:
-                conservation.check_pair(lambda: self.backend.statistics(self.patience), *pair)
+                conservation.check_pair(lambda: self.backend.statistics(self.patience), *pair, seconds=self.patience)
             except AssertionError as error:
                 raise Broken("C", f"ports {pair[0]} and {pair[1]}: {error}") from error
 

@@ -554,7 +554,7 @@ def answer_statistics(path: str) -> None:
     listener.listen(16)
     while True:
         with listener.accept()[0] as client, contextlib.suppress(OSError):
-            client.settimeout(1.0)
+            client.settimeout(30.0)  # they ask at once, unless they have no CPU
             client.recv(4096)
             for port in PORTS if bug("stats-wait") else []:
                 with port.lock:
