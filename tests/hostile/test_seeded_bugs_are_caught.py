@@ -72,6 +72,8 @@ HARM = {
 
 Where anything else is seen first, answers are waited for longer, in the end as long as without a bug.
 """
+DONE = {"I1", "I6", "I7"}
+"""What is wrong however slow the machine is: no wait ends in it."""
 PATIENCE, IN_VAIN = 30.0, (0.2, 1.0, 5.0)
 """Seconds to wait for what must come; for what, with most bugs, does not, and where the machine had no time, again."""
 ENOUGH_ROUNDS = 100
@@ -109,7 +111,7 @@ def outcome(case: Case) -> Broken | None:
     waits = (IN_VAIN[1], PATIENCE) if harm else IN_VAIN
     for patience in waits:
         broken, certain = tried(case, patience)
-        if not broken or (certain and (not harm or broken.invariant in harm)):
+        if not broken or ((certain or broken.invariant in DONE) and broken.invariant in (harm or {broken.invariant})):
             break
     return broken
 
