@@ -233,6 +233,8 @@ class Narrative:
             self._say_once(advice.NOT_STARTED)
 
     def _complain_of_silence(self, view: View) -> None:
+        if self._standing:
+            return  # the cause was said, and it is no other one
         # One kick proves nothing, some front-ends write it themselves. A driver that kicks again has put buffers in;
         # where any of these is seen, memory is shared.
         used = any(ring.used for ring in view.rings)

@@ -9,7 +9,7 @@ import pytest
 from fastvhost.frontend import advice
 from fastvhost.frontend.logbook import BURST, PER_SECOND, Line, Logbook
 from fastvhost.frontend.narrative import PATIENCE, SETTLE, Narrative, RingView, View
-from fastvhost.frontend.rings import Ring
+from fastvhost.frontend.rings import LEFT_STANDING, Ring
 from tests.unit.session_bench import Clock
 
 
@@ -275,6 +275,17 @@ def test_rings_without_a_packet_are_normal(views: tuple[RingView, ...], expected
     story.view = View(None, views)
     story.after(60)
     assert story.said() == [expected]
+
+
+def test_rings_that_stand_since_nothing_tells_where_they_were_are_not_called_private_memory_as_well() -> None:
+    story = Story()
+    story.reach("memory")
+    standing = rings(0, 1)
+    standing[1].begins = LEFT_STANDING
+    story.narrative.rings(standing)
+    story.view = View(None, (RingView(True, 1, False), RingView(True, 2, False)))
+    story.after(60)
+    assert story.warned() == [advice.left_standing([1])]
 
 
 def test_kicks_into_rings_that_look_empty_are_private_memory() -> None:
