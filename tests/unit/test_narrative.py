@@ -284,8 +284,9 @@ def test_rings_that_stand_since_nothing_tells_where_they_were_are_not_called_pri
     standing[1].begins = LEFT_STANDING
     story.narrative.rings(standing)
     story.view = View(None, (RingView(True, 1, False), RingView(True, 2, False)))
-    story.after(60)
     assert story.warned() == [advice.left_standing([1])]
+    story.after(60)
+    assert story.said() == ["rings 0 1 running, size 256"]
 
 
 def test_kicks_into_rings_that_look_empty_are_private_memory() -> None:
