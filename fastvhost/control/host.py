@@ -232,6 +232,10 @@ def directory_fault(directory: Path) -> str:
             return MISSING
     except OSError as error:
         return os.strerror(error.errno or 0)
-    # faccessat2(2) asks for the effective user, and old seccomp profiles refuse it; access(2) asks for the real one.
-    other = os.geteuid() != os.getuid()
-    return "" if os.access(directory, os.W_OK | os.X_OK, effective_ids=other) else READ_ONLY
+    # faccessat2(2) asks for the effective user with its capabilities, and old seccomp profiles refuse it. access(2)
+    # asks for the real user without any, so that where both are one, what it allows is allowed.
+    mode = os.W_OK | os.X_OK
+    may = os.access(directory, mode, effective_ids=True) or (
+        os.geteuid() == os.getuid() and os.getegid() == os.getgid() and os.access(directory, mode)
+    )
+    return "" if may else READ_ONLY
