@@ -35,7 +35,7 @@ class Times:
             terminalreporter.write_sep("=", f"slowest {len(slowest)} files")
             for file, seconds in slowest:
                 terminalreporter.write_line(f"{seconds:7.1f} s  {self._tests[file]:5} tests  {file}")
-        if config.getoption("record_times"):
+        if config.getoption("record_times") and not hasattr(config, "workerinput"):  # xdist: all of it
             from bench.record import write
 
             terminalreporter.write_line(f"-> {write('test-time', self.figures())}")

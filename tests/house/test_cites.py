@@ -22,7 +22,7 @@ IN_A_ROOM = re.compile(rf"`((?:{ROOMS})/[\w/.]*\w)`")
 MODULE = re.compile(r"python[\d.]* -m ((?:bench|examples|fastvhost|tests)[\w.]*\w)")
 DOCUMENT = re.compile(r"(?<![\w/.*-])(?:\.\./)*\w[\w./-]*\.md\b")
 SUFFIXES = ("", ".py", ".pyx", ".pxd", ".h")
-MADE = {"fastvhost/mutant.h", "bench/results/test-time.jsonl"}
+MADE = {"fastvhost/mutant.h"}
 """By what runs."""
 ELSEWHERE = {"docs/about/deprecated.rst"}
 """Of QEMU's sources."""
