@@ -17,7 +17,7 @@ from bench.guests.cores import on_guest_cores
 from bench.guests.kernel import WORDS, unpacked
 from bench.guests.networked import NetworkedGuest
 from bench.guests.newest import newest, program
-from fastvhost.cli.example import open_files, tap_options
+from fastvhost.control.kinds.cuse import open_files, tap_options
 from fastvhost.control.open_taps import open_taps
 
 QEMU = "qemu-system-x86_64"

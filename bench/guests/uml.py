@@ -15,7 +15,7 @@ from bench.guests.cores import on_guest_cores
 from bench.guests.networked import NetworkedGuest
 from bench.guests.newest import LIBRARIES, newest
 from fastvhost.cli.example import lines
-from fastvhost.control.port_spec import parse
+from fastvhost.control.port_text import parse
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 MEMORY_SIZE = "128M"

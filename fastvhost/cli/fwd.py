@@ -15,6 +15,7 @@ from fastvhost.cli import log
 from fastvhost.cli.output import printable
 from fastvhost.control import config, host
 from fastvhost.control.config import FwdConfig
+from fastvhost.control.kinds import BARE, KINDS
 from fastvhost.control.units import format_cores, format_duration
 
 # Long option, what its value is called, and what it does. Values are text here; control.config makes sense of them,
@@ -35,20 +36,15 @@ OPTIONS = (
     ("socket-group", "GROUP", "group that may connect to the sockets (mode 0660)"),
     ("config", "FILE.toml", "read options from a file"),
 )
-PORTS = """\
-ports:
-  vhost-user:PATH[,mode=server|client][,queues=N][,memory=N][,memory-files=any]
-                 [,without=FEATURE+...][,mac=MAC][,mtu=N]
-  cuse:NAME[,queues=N][,memory=N][,memory-files=any]
-  tap:NAME[,queues=N][,mtu=N][,persist=yes][,owner=USER][,netns=NS]
-  packet:IFACE[,netns=NS]
-  xdp:IFACE[,queues=N][,netns=NS]
-  pcap:IFACE
-  pcap-file:[in=FILE][,out=FILE][,loop=yes][,timed=yes]
-  null:
-A path that ends in .sock is vhost-user:PATH. Every kind takes name=NAME, too.
-NS is a network namespace: a name of ip netns, a process id, or a path.
-The order of --port is the port number."""
+PORTS = "\n".join(
+    (
+        "ports:",
+        *(f"  {line}" for kind in KINDS.values() for line in kind.usage.splitlines()),
+        f"A path that ends in {BARE.bare_suffix} is {BARE.name}:PATH. Every kind takes name=NAME, too.",
+        "NS is a network namespace: a name of ip netns, a process id, or a path.",
+        "The order of --port is the port number.",
+    )
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,7 +108,13 @@ def _lines(settings: FwdConfig, plan: host.CorePlan) -> list[str]:
 def _as_json(settings: FwdConfig, plan: host.CorePlan) -> dict[str, Any]:
     return {
         "ports": [
-            {"name": port.name, "kind": port.kind, "path": port.path, "mode": port.mode, "queue_pairs": port.queues}
+            {
+                "name": port.name,
+                "kind": port.kind.name,
+                "path": port.socket,
+                "mode": port.option("mode", "server"),
+                "queue_pairs": port.queues,
+            }
             for port in settings.ports
         ],
         "wires": [list(wire) for wire in settings.wires],

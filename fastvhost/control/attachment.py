@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
-from fastvhost.control import affinity, port_spec, preflight
+from fastvhost.control import affinity, port_text, preflight
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.host import CorePlan
-from fastvhost.control.parts import AnyPort, real_parts
-from fastvhost.control.port_spec import PortSpec
+from fastvhost.control.policy import Policy
+from fastvhost.control.port_spec import Kind, PortSpec
 from fastvhost.control.stats import Snapshot, snapshot
 from fastvhost.control.switch import Switch
 
@@ -17,6 +16,22 @@ if TYPE_CHECKING:
     from fastvhost.dataplane.ports.endpoint import Endpoint
 
 PROGRAM = "program"
+
+
+class _Program(Kind):
+    """The one port that no command line names: its other end is a program of this process."""
+
+    name = "endpoint"
+    endpoint: Endpoint
+
+    def __init__(self, slots: int, slot_bytes: int) -> None:
+        self._slots, self._slot_bytes = slots, slot_bytes
+
+    def make_port(self, spec: PortSpec, door: Any) -> Endpoint:
+        from fastvhost.dataplane.ports.endpoint import Endpoint
+
+        self.endpoint = Endpoint(spec.name, door, slots=self._slots, slot_bytes=self._slot_bytes)
+        return self.endpoint
 
 
 class Attachment:
@@ -40,27 +55,14 @@ class Attachment:
         slots: int = 1024,
         slot_bytes: int = 9216,
     ) -> None:
-        from fastvhost.dataplane.ports.endpoint import Endpoint
-
-        self.spec = port_spec.parse(spec)
-        program = PortSpec(PROGRAM if self.spec.name != PROGRAM else f"{PROGRAM}-2", "endpoint")
+        self.spec = port_text.parse(spec)
+        kind = _Program(slots, slot_bytes)
+        program = PortSpec(kind, "", Policy(PROGRAM if self.spec.name != PROGRAM else f"{PROGRAM}-2"))
         config = FwdConfig((self.spec, program), ((self.spec.name, program.name),), idle=idle)
         preflight.check(config)
         allowed = affinity.allowed()
-        real = real_parts()
-        made: list[Endpoint] = []
-
-        def port(one: PortSpec, door: Any) -> AnyPort:
-            if one is not program:
-                return real.port(one, door)
-            made.append(Endpoint(one.name, door, slots=slots, slot_bytes=slot_bytes))
-            return made[0]
-
-        def service(one: PortSpec, its: Any, group: str | None) -> Any:
-            return None if one is program else real.service(one, its, group)
-
-        self._switch = Switch(config, CorePlan((core,), allowed, allowed), replace(real, port=port, service=service))
-        self.endpoint = made[0]
+        self._switch = Switch(config, CorePlan((core,), allowed, allowed))
+        self.endpoint = kind.endpoint
 
     def __enter__(self) -> Self:
         """Open the port and start the worker."""

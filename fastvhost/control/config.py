@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastvhost.control import port_spec, units
+from fastvhost.control import port_keys, port_text, units
 from fastvhost.control.errors import UsageError
 from fastvhost.control.port_spec import PortSpec
 
@@ -72,7 +72,7 @@ class FwdConfig:
             ways += [(left, right), (right, left)]
         # A guest without a wire must not hang: its frames are taken and counted as no_egress.
         ways += [(name, None) for name in self.unwired]
-        # Nothing ever comes out of a null: port, and no core is to wait for it.
+        # No core is to wait for a port out of which nothing ever comes.
         return tuple(way for way in ways if way[0] not in self._silent)
 
     @property
@@ -94,7 +94,7 @@ class FwdConfig:
 
     @property
     def _silent(self) -> set[str]:
-        return {port.name for port in self.ports if port.kind == "null"}
+        return {port.name for port in self.ports if port.kind.silent}
 
     @property
     def most_workers(self) -> int:
@@ -127,7 +127,7 @@ def build(options: Mapping[str, object]) -> FwdConfig:
     _check_ports(ports)
     control = _path("control", given.get("control"))
     for port in ports:
-        if control and port.path and socket_file(control) == socket_file(port.path):
+        if control and port.socket and socket_file(control) == socket_file(port.socket):
             raise UsageError(f"--control {control}: port '{port.name}' has this socket; give each its own")
     words = {key: _word(key, given.get(key, choices[0][0])) for key, choices in WORDS.items()}
     wires = _wires(ports, _items("wire", given.get("wire", [])))
@@ -153,9 +153,9 @@ def build(options: Mapping[str, object]) -> FwdConfig:
 
 def _port(item: object) -> PortSpec:
     if isinstance(item, str):
-        return port_spec.parse(item)
+        return port_text.parse(item)
     if isinstance(item, dict):
-        return port_spec.from_table(item)
+        return port_text.from_table(item)
     raise UsageError(f"port = {item}: neither a text such as 'vhost-user:a.sock' nor a table")
 
 
@@ -167,11 +167,11 @@ def _check_ports(ports: tuple[PortSpec, ...]) -> None:
             raise UsageError(f"--port: {count} ports are called '{name}'; tell them apart with name=")
     files: dict[Path, str] = {}
     for port in ports:
-        if port.path:
-            file = socket_file(port.path)
+        if port.socket:
+            file = socket_file(port.socket)
             if other := files.get(file):
                 raise UsageError(
-                    f"--port {port.path}: ports '{other}' and '{port.name}' share this socket; give each its own"
+                    f"--port {port.socket}: ports '{other}' and '{port.name}' share this socket; give each its own"
                 )
             files[file] = port.name
 
@@ -243,5 +243,5 @@ def _optional_text(option: str, value: object) -> str | None:
 def _path(option: str, value: object) -> str | None:
     path = _optional_text(option, value)
     if path is not None:
-        port_spec.check_socket_path(f"--{option} {path}", path)
+        port_keys.socket_path(f"--{option} {path}", path)
     return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
 import resource
@@ -11,9 +10,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from fastvhost.control import affinity, control_client, host, host_findings, installed, runtime_dir
-from fastvhost.control.errors import FastvhostError
+from fastvhost.control import affinity, host, host_findings, installed, runtime_dir
 from fastvhost.control.finding import Finding
+from fastvhost.control.kinds import KINDS
 from fastvhost.control.open_files import ALLOW
 from fastvhost.control.units import format_cores
 from fastvhost.frontend import qemu as qemu_options
@@ -36,14 +35,9 @@ def examine(directory: str) -> list[Finding]:
         open_files,
         hugepages,
         qemu,
-        earlier_guests,
         kvm,
-        cuse,
-        host_findings.taps,
-        host_findings.captures,
-        host_findings.xdp,
+        *dict.fromkeys(question for kind in KINDS.values() for question in kind.findings),
         host_findings.namespaces,
-        host_findings.libpcap,
     )
     return [question() for question in questions]
 
@@ -176,24 +170,6 @@ def qemu() -> Finding:
     return Finding("ok", f"{which} takes {qemu_options.reconnect(version)}; its lines: fastvhost example qemu a.sock")
 
 
-def earlier_guests() -> Finding:
-    """Guests of running fwds that have feature bits of an earlier one."""
-    ports = []
-    for path in runtime_dir.sockets():
-        with contextlib.suppress(FastvhostError):
-            for about in control_client.understood(list, control_client.ask(str(path), "show")):
-                with contextlib.suppress(LookupError, TypeError, AttributeError):
-                    if about["kind"] == "vhost-user" and "RING_RESET" in about["features"]:
-                        ports.append(str(about["name"]))
-    if not ports:
-        return Finding("ok", "no guest of a running fwd has RING_RESET from an earlier one")
-    return Finding(
-        "note",
-        f"guests at {', '.join(ports)} have RING_RESET from an earlier fwd: ethtool -G in them ends their network",
-        "start their QEMU anew when it suits; a reboot within the guest is not enough",
-    )
-
-
 def kvm() -> Finding:
     """Guests without KVM are slow, and work."""
     if not Path("/dev/kvm").exists():
@@ -203,15 +179,6 @@ def kvm() -> Finding:
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return Finding("note", "/dev/kvm is not open to this user", "sudo usermod -aG kvm $USER    # then log in again")
     return Finding("ok", "/dev/kvm is there")
-
-
-def _pidfds() -> str:
-    """Why files of another process cannot be fetched here at all, or nothing."""
-    try:
-        os.close(os.pidfd_open(os.getpid()))
-    except OSError as error:
-        return f"pidfd_open: {error.strerror}"
-    return ""
 
 
 def proc() -> Finding:
@@ -228,24 +195,3 @@ def pinning() -> Finding:
         why, _, remedy = reason.partition("; ")
         return Finding("note", f"no thread can be pinned to a core: {why}; fwd runs all the same", remedy)
     return Finding("ok", "threads can be pinned to cores")
-
-
-def cuse() -> Finding:
-    """What cuse: ports need. Nothing else does."""
-    if not Path("/dev/cuse").exists():
-        return Finding("note", "no /dev/cuse: cuse: ports do not work, others do", "sudo modprobe cuse")
-    if not os.access("/dev/cuse", os.R_OK | os.W_OK):
-        return Finding("note", "/dev/cuse is not open to this user: no cuse: ports", "run fwd as root")
-    if reason := _pidfds():
-        return Finding(
-            "note",
-            f"{reason}: cuse: ports cannot fetch their guests' files",
-            "allow the system calls pidfd_open and pidfd_getfd in the seccomp filter, or take Linux 5.6",
-        )
-    if not host.has_capability(host.CAP_SYS_PTRACE):
-        return Finding(
-            "note",
-            "no CAP_SYS_PTRACE: cuse: ports serve only guests of this user, where kernel.yama.ptrace_scope is 0",
-            "run fwd as root, or sudo setcap cap_sys_ptrace+ep on its Python",
-        )
-    return Finding("ok", "/dev/cuse is there, and guests' eventfds can be fetched: cuse: ports work")

@@ -36,7 +36,7 @@ def _port(unit: PortUnit, reasons: tuple[str, ...]) -> dict[str, Any]:
     counters = unit.port.counters()
     return {
         "number": unit.number,
-        "kind": unit.spec.kind,
+        "kind": unit.spec.kind.name,
         "link": "up" if unit.port.link_up else "down",
         "rx_frames": counters.rx_frames,
         "rx_bytes": counters.rx_bytes,

@@ -19,7 +19,8 @@ from fastvhost.control import affinity, open_files
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.errors import RuntimeFailure, UsageError
 from fastvhost.control.host import CorePlan
-from fastvhost.control.parts import AnyPort, AnyWorker, Parts, Service, real_parts
+from fastvhost.control.parts import AnyWorker, Parts, real_parts
+from fastvhost.control.port_parts import AnyPort, Service
 from fastvhost.control.port_spec import PortSpec
 from fastvhost.control.watch import MEET_SECONDS, Judged, WatchThread
 from fastvhost.dataplane.threads import Thread
@@ -239,12 +240,11 @@ class Switch:
         about: dict[str, Any] = {
             "name": spec.name,
             "number": unit.number,
-            "kind": spec.kind,
+            "kind": spec.kind.name,
             "link": "up" if unit.port.link_up else "down",
             "wired_to": peers.get(spec.name),
         }
-        if spec.path:
-            about |= {"socket": str(Path(spec.path).absolute()), "mode": spec.mode, "queue_pairs": spec.queues}
+        about |= spec.kind.describe(spec)
         if unit.service:
             about |= {key: value for key, value in unit.service.describe().items() if key not in about}
         return about

@@ -14,9 +14,11 @@ from fastvhost.cli import fwd
 from fastvhost.cli.example import lines
 from fastvhost.cli.main import VERBS
 from fastvhost.cli.parser import Parser
+from fastvhost.control import policy
 from fastvhost.control.config import OPTIONS, build
 from fastvhost.control.errors import RuntimeFailure, UsageError
-from fastvhost.control.port_spec import KIND_KEYS, parse
+from fastvhost.control.kinds import KINDS
+from fastvhost.control.port_text import parse
 from fastvhost.dataplane import drop_reason
 from fastvhost.frontend import features
 from fastvhost.vhostuser import protocol_features
@@ -62,12 +64,12 @@ def test_every_option_of_a_verb_is_in_its_section_and_no_other(verb: str) -> Non
 def test_every_kind_of_port_and_each_of_its_keys_is_explained() -> None:
     ports = section(COMMANDS, "### Ports").split("\n### ")[0]
     kinds = re.findall(r"^\| `([\w-]+)` \|", ports, re.MULTILINE)
-    assert set(kinds) == set(KIND_KEYS)
-    explained: dict[str, set[str]] = {kind: {"name"} for kind in kinds}
+    assert set(kinds) == set(KINDS)
+    explained: dict[str, set[str]] = {kind: {*policy.KEYS} for kind in kinds}
     for names, where in re.findall(r"^\| (`[\w-]+=.*?) \| (.*?) \|", ports.replace(r"\|", "/"), re.MULTILINE):
         for kind in re.findall(r"`([\w-]+)`", where):
             explained[kind] |= set(re.findall(r"`([\w-]+)=", names))
-    assert explained == {kind: keys | {"name"} for kind, keys in KIND_KEYS.items()}
+    assert explained == {name: {*kind.keys, *policy.KEYS} for name, kind in KINDS.items()}
 
 
 def test_the_exit_codes_are_those_of_errors() -> None:

@@ -122,6 +122,10 @@ class Fakes:
         return self.ports[spec.name]
 
     def _service(self, spec: PortSpec, _port: object, _group: str | None) -> FakeService | None:
-        return None if spec.kind == "null" else FakeService(
-            spec.name, self.log, self.refuses.get(spec.name, ""), self.moods.get(spec.name, "well"), self.waits
+        return (
+            None
+            if spec.kind.silent
+            else FakeService(
+                spec.name, self.log, self.refuses.get(spec.name, ""), self.moods.get(spec.name, "well"), self.waits
+            )
         )

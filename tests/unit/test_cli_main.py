@@ -18,7 +18,8 @@ from fastvhost.cli import main as entry
 from fastvhost.cli import show
 from fastvhost.cli.example import lines
 from fastvhost.cli.text import si, table
-from fastvhost.control.port_spec import KIND_KEYS, parse
+from fastvhost.control.kinds import KINDS
+from fastvhost.control.port_text import parse
 
 Captured = pytest.CaptureFixture[str]
 
@@ -67,11 +68,11 @@ def test_the_help_of_fwd_spells_every_kind_of_port_on_a_line_of_its_own(
     with pytest.raises(SystemExit):
         entry.main(["fwd", "--help"])
     said = capsys.readouterr().out.split("\nports:\n")[1].splitlines()
-    for kind, keys in KIND_KEYS.items():
-        (at,) = [number for number, line in enumerate(said) if line.startswith(f"  {kind}:")]
+    for name, kind in KINDS.items():
+        (at,) = [number for number, line in enumerate(said) if line.startswith(f"  {name}:")]
         lines = [said[at], *itertools.takewhile(lambda line: line.startswith("    "), said[at + 1 :])]
         assert max(map(len, lines)) <= 80
-        assert all(f"{key}=" in "".join(lines) for key in keys), lines
+        assert all(f"{key}=" in "".join(lines) for key in kind.keys), lines
 
 
 def test_check_prints_what_would_run_and_starts_nothing(capsys: Captured) -> None:

@@ -10,7 +10,10 @@ import pytest
 from bench.guests.short_dir import short_dir
 from fastvhost.control import config
 from fastvhost.control.errors import UsageError
-from fastvhost.control.port_spec import PortSpec, parse
+from fastvhost.control.kinds import vhost_user
+from fastvhost.control.policy import Policy
+from fastvhost.control.port_spec import PortSpec
+from fastvhost.control.port_text import parse
 from fastvhost.control.units import core_list, duration, format_cores, format_duration
 
 
@@ -26,13 +29,18 @@ def refusal(*ports: str, **options: Any) -> str:
     return str(caught.value)
 
 
+def guest(name: str, path: str, mode: str = "server", queues: int = 1) -> PortSpec:
+    """A vhost-user port."""
+    return PortSpec(vhost_user.KIND, path, Policy(name), (("mode", mode), ("queues", str(queues))))
+
+
 def test_a_bare_path_that_ends_in_sock_is_a_vhost_user_port_named_after_its_stem() -> None:
-    assert parse("/run/vm/a.sock") == PortSpec("a", "vhost-user", "/run/vm/a.sock")
+    assert parse("/run/vm/a.sock") == guest("a", "/run/vm/a.sock")
 
 
 def test_a_bare_path_takes_keys_and_may_hold_a_colon() -> None:
     spec = parse("/run/0000:01/a.sock,mode=client,queues=4,name=left")
-    assert spec == PortSpec("left", "vhost-user", "/run/0000:01/a.sock", "client", 4)
+    assert spec == guest("left", "/run/0000:01/a.sock", "client", 4)
 
 
 def test_a_path_with_a_kind_need_not_end_in_sock() -> None:
@@ -95,7 +103,7 @@ def test_a_port_that_makes_no_sense_is_refused_with_the_reason(text: str, said: 
 def test_a_socket_path_of_107_bytes_is_taken_and_one_of_108_is_refused_with_the_reason() -> None:
     longest = "/" + "x" * 101 + ".sock"
     assert len(longest) == 107
-    assert parse(f"vhost-user:{longest},name=a").path == longest
+    assert parse(f"vhost-user:{longest},name=a").socket == longest
     assert "the path has 108 bytes" in refusal(f"/y{longest[1:]},name=a", "b.sock")
 
 
@@ -188,7 +196,7 @@ def test_a_file_says_what_the_command_line_can(tmp_path: Path) -> None:
     )
     settings = config.build(config.read_file(str(file)))
     assert [port.name for port in settings.ports] == ["a", "b", "hole"]
-    assert settings.ports[1] == PortSpec("b", "vhost-user", "b.sock", "client", 2)
+    assert settings.ports[1] == guest("b", "b.sock", "client", 2)
     assert (settings.cores, settings.hold_timeout, settings.stats_period, settings.json) == ((0, 1), 0.25, 1.0, True)
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from fastvhost.control import control_client, diagnosis, runtime_dir
+from fastvhost.control import control_client, runtime_dir
 from fastvhost.control.errors import RuntimeFailure
+from fastvhost.control.kinds import vhost_user
 
 
 def port(name: str, *features: str, kind: str = "vhost-user") -> dict[str, Any]:
@@ -47,13 +48,13 @@ def running(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 def test_guests_from_before_a_bit_was_withdrawn_are_named_whatever_else_is_answered(running: list[Path]) -> None:
     """Of vhost-user ports: vhost-net's device file is told of resets."""
     running.extend(map(Path, RUNNING))
-    finding = diagnosis.earlier_guests()
+    finding = vhost_user.earlier_guests()
     assert finding.verdict == "note"
     assert finding.text.startswith("guests at b, c have RING_RESET")
     assert "QEMU" in finding.remedy
 
 
 def test_without_such_guests_all_is_well(running: list[Path]) -> None:
-    assert diagnosis.earlier_guests().verdict == "ok"
+    assert vhost_user.earlier_guests().verdict == "ok"
     running.append(Path("/run/fwd-3.sock"))
-    assert diagnosis.earlier_guests().verdict == "ok"
+    assert vhost_user.earlier_guests().verdict == "ok"

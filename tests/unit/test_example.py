@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from fastvhost.cli import main as entry
-from fastvhost.cli.example import TEMPLATES, lines, remark
+from fastvhost.cli.example import GUESTS, lines, remark
 from fastvhost.control import diagnosis, installed
 from fastvhost.control.errors import UsageError
-from fastvhost.control.port_spec import parse
+from fastvhost.control.port_text import parse
 from fastvhost.frontend import qemu
 from fastvhost.frontend.qemu import Version
 
@@ -187,6 +187,6 @@ def test_a_port_that_such_a_guest_cannot_have_is_refused(guest: str, port: str, 
         lines(guest, parse(port))
 
 
-@pytest.mark.parametrize("guest", TEMPLATES)
+@pytest.mark.parametrize("guest", GUESTS)
 def test_every_example_names_the_port(guest: str) -> None:
     assert "/run/a.sock" in lines(guest, parse("/run/a.sock"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fastvhost.control import port_spec
+from fastvhost.control import port_text
 from fastvhost.control.errors import UsageError
 from fastvhost.frontend import features
 from fastvhost.vhostuser import protocol_features
@@ -49,14 +49,14 @@ def test_names_go_from_the_lowest_bit_up_and_unknown_bits_have_a_number() -> Non
 
 @pytest.mark.parametrize("names", ["RING_PACKED", "MRG_RXBUF+IN_ORDER"])
 def test_a_port_takes_the_names_of_features_that_it_is_not_to_offer(names: str) -> None:
-    spec = port_spec.parse(f"/tmp/a.sock,without={names}")
-    assert features.names(spec.without) == names.split("+")
-    assert port_spec.parse(str(spec)) == spec
+    spec = port_text.parse(f"/tmp/a.sock,without={names}")
+    assert sorted(spec.option("without").split("+")) == sorted(names.split("+"))
+    assert port_text.parse(str(spec)) == spec
 
 
 @pytest.mark.parametrize("names", ["", "PACKED", "ring_packed", "RING_PACKED+", "MQ", "CSUM"])
 def test_only_features_that_would_be_offered_can_be_withheld(names: str) -> None:
     with pytest.raises(UsageError, match=r"no feature .* is offered; there are MTU, MRG_RXBUF, .*RING_PACKED"):
-        port_spec.parse(f"/tmp/a.sock,without={names}")
+        port_text.parse(f"/tmp/a.sock,without={names}")
     with pytest.raises(UsageError, match="no key 'without'"):
-        port_spec.parse("cuse:fv0,without=RING_PACKED")
+        port_text.parse("cuse:fv0,without=RING_PACKED")

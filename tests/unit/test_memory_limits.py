@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bench.guests.waits import PATIENCE
-from fastvhost.control import port_spec
+from fastvhost.control import port_keys, port_text
 from fastvhost.control.errors import UsageError
 from fastvhost.dataplane.guest_memory import Mapping
 from fastvhost.frontend import foreign_files, front_end, quota
@@ -100,29 +100,29 @@ def test_what_counts_are_the_pages_that_are_mapped() -> None:
     ("text", "size"), [("64G", 64 * GIB), ("512M", 512 * MIB), ("2T", 2048 * GIB), ("1073741824", GIB)]
 )
 def test_a_port_of_a_guest_takes_a_limit_of_its_own(kind: str, text: str, size: int) -> None:
-    spec = port_spec.parse(f"{kind},memory={text}")
-    assert spec.memory == size
-    assert port_spec.parse(str(spec)) == spec
+    spec = port_text.parse(f"{kind},memory={text}")
+    assert port_keys.most_memory(spec) == size
+    assert port_text.parse(str(spec)) == spec
 
 
 def test_the_limit_stands_in_a_table_of_a_configuration_file_too() -> None:
     table = {"path": "/tmp/a.sock", "memory": 64 * GIB, "memory-files": "any"}
-    spec = port_spec.from_table(table)
-    assert (spec.memory, spec.any_memory_file) == (64 * GIB, True)
+    spec = port_text.from_table(table)
+    assert (port_keys.most_memory(spec), port_keys.any_memory_file(spec)) == (64 * GIB, True)
     assert "memory=64G,memory-files=any" in str(spec)
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "1.5G", "64GB", "4K", "65T", "9" * 30, "all"])
 def test_a_limit_that_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="memory="):
-        port_spec.parse(f"/tmp/a.sock,memory={text}")
+        port_text.parse(f"/tmp/a.sock,memory={text}")
 
 
 def test_other_kinds_of_files_than_there_are_are_refused() -> None:
     with pytest.raises(UsageError, match="use kernel or any"):
-        port_spec.parse("/tmp/a.sock,memory-files=disk")
+        port_text.parse("/tmp/a.sock,memory-files=disk")
     with pytest.raises(UsageError, match="no key 'memory'"):
-        port_spec.parse("tap:t0,memory=1G")
+        port_text.parse("tap:t0,memory=1G")
 
 
 # Files

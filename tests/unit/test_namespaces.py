@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fastvhost.control import port_spec
+from fastvhost.control import port_text
 from fastvhost.control.errors import UsageError
 from fastvhost.hostside import interfaces, namespaces
 from fastvhost.hostside.errors import HostPortError
@@ -34,20 +34,20 @@ def apart() -> Iterator[subprocess.Popen[str]]:
 @pytest.mark.parametrize("kind", ["tap:t0", "packet:v0", "xdp:v0"])
 def test_what_can_be_no_namespace_is_refused_with_what_can(kind: str, text: str) -> None:
     with pytest.raises(UsageError, match="netns="):
-        port_spec.parse(f"{kind},netns={text}")
+        port_text.parse(f"{kind},netns={text}")
 
 
 @pytest.mark.parametrize("text", ["blue", "4711", "/run/docker/netns/1a2b", "cni-0:1"])
 def test_a_specification_tells_the_namespace_as_it_was_written(text: str) -> None:
-    spec = port_spec.parse(f"tap:t0,netns={text},mtu=1400")
+    spec = port_text.parse(f"tap:t0,netns={text},mtu=1400")
     assert spec.option("netns") == text
-    assert port_spec.parse(str(spec)) == spec
+    assert port_text.parse(str(spec)) == spec
 
 
 @pytest.mark.parametrize("kind", ["pcap:v0", "null:", "a.sock"])
 def test_a_kind_of_port_that_has_no_namespace_says_so(kind: str) -> None:
     with pytest.raises(UsageError, match="has no key 'netns'"):
-        port_spec.parse(f"{kind},netns=blue")
+        port_text.parse(f"{kind},netns=blue")
 
 
 def test_what_is_opened_there_is_of_that_namespace_and_no_thread_stays_there(apart: subprocess.Popen[str]) -> None:

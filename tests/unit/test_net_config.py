@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fastvhost.control import config, port_spec
+from fastvhost.control import config, port_text
 from fastvhost.control.errors import UsageError
 from fastvhost.frontend.features import F_VERSION_1, NET_F_MAC, NET_F_MTU, NET_F_STATUS, has, mask
 from fastvhost.frontend.payload import U64
@@ -148,27 +148,27 @@ def test_what_one_driver_wrote_is_gone_with_its_front_end() -> None:
 )
 def test_a_bad_mac_is_refused_with_a_good_one_as_example(mac: str, reason: str) -> None:
     with pytest.raises(UsageError, match=rf"{reason}.*such as (mac=)?52:54:00:12:34:56"):
-        port_spec.parse(f"a.sock,mac={mac}")
+        port_text.parse(f"a.sock,mac={mac}")
 
 
 def test_a_port_takes_mac_and_mtu() -> None:
-    spec = port_spec.parse("a.sock,mac=52:54:00:AB:cd:EF,mtu=9000")
-    assert (spec.mac, spec.mtu) == ("52:54:00:ab:cd:ef", 9000)
-    assert port_spec.parse(str(spec)) == spec
-    assert port_spec.from_table({"path": "a.sock", "mac": "52:54:00:ab:cd:ef", "mtu": 9000}) == spec
+    spec = port_text.parse("a.sock,mac=52:54:00:AB:cd:EF,mtu=9000")
+    assert (spec.mac, spec.option("mtu")) == ("52:54:00:ab:cd:ef", "9000")
+    assert port_text.parse(str(spec)) == spec
+    assert port_text.from_table({"path": "a.sock", "mac": "52:54:00:ab:cd:ef", "mtu": 9000}) == spec
 
 
 @pytest.mark.parametrize("text", ["a.sock,mtu=67", "a.sock,mtu=65536", "a.sock,mtu=", "a.sock,mtu=1e3"])
 def test_a_bad_mtu_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="is not a number of bytes from 68 to 65535"):
-        port_spec.parse(text)
+        port_text.parse(text)
 
 
 def test_an_mtu_that_could_not_be_told_is_refused() -> None:
     with pytest.raises(UsageError, match="give one of them"):
-        port_spec.parse("a.sock,mtu=1500,without=MTU")
+        port_text.parse("a.sock,mtu=1500,without=MTU")
     with pytest.raises(UsageError, match="no key 'mac'"):
-        port_spec.parse("cuse:fv0,mac=52:54:00:12:34:56")
+        port_text.parse("cuse:fv0,mac=52:54:00:12:34:56")
 
 
 def test_the_same_mac_twice_is_refused_on_a_wire_and_said_elsewhere() -> None:

@@ -17,9 +17,9 @@ import pytest
 
 from bench.guests.waits import PATIENCE
 from fastvhost import attach
-from fastvhost.control import preflight
 from fastvhost.control.attachment import Attachment
 from fastvhost.control.errors import FastvhostError
+from fastvhost.control.kinds import pcap_file as kind
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.ports.endpoint import Endpoint
 from fastvhost.dataplane.ports.pcap import PcapError
@@ -196,7 +196,7 @@ def beats() -> Iterator[list[float]]:
 def test_a_file_server_that_does_not_answer_holds_up_its_port_alone(
     beats: list[float], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(preflight, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(kind, "ANSWER_SECONDS", 0.3)
     monkeypatch.setattr(pcap_file, "OPEN_SECONDS", 0.3)
     with Silent() as (fd,):
         path = f"/proc/self/fd/{fd}"

@@ -15,9 +15,10 @@ import fastvhost
 from bench.guests.short_dir import short_dir
 from fastvhost import attach
 from fastvhost.cli import main as entry
-from fastvhost.control import config, diagnosis, host, host_findings, preflight
+from fastvhost.control import config, diagnosis, host, preflight
 from fastvhost.control.control_socket import ControlSocket
 from fastvhost.control.errors import RuntimeFailure, UsageError
+from fastvhost.control.kinds import pcap
 
 NOBODY = 65534
 
@@ -170,7 +171,7 @@ def test_doctor_goes_through_where_the_compiled_part_is_missing(
     monkeypatch.delattr(fastvhost, "_build")
     for module in ("fastvhost._build", "fastvhost.dataplane.ports.pcap"):
         monkeypatch.setitem(sys.modules, module, None)
-    assert host_findings.libpcap().verdict == "note"
+    assert pcap.libpcap().verdict == "note"
     assert entry.main(["doctor", "--directory", "/tmp"]) == 1
     said = capsys.readouterr().out
     assert "bad   the compiled data plane does not load" in said

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from bench.guests.waits import PATIENCE
-from fastvhost.control.port_spec import parse
+from fastvhost.control.port_text import parse
 from fastvhost.dataplane.door import WorkerStuckError
 from fastvhost.dataplane.ports.xdp_socket import LONGEST, Redirect, XdpError, XdpSocket
 from fastvhost.hostside import xdp
@@ -123,7 +123,7 @@ def test_the_longest_frame_is_that_of_the_mtu_as_far_as_it_fits_a_chunk() -> Non
 
 def test_a_specification_takes_queues_and_nothing_else() -> None:
     spec = parse("xdp:eth0,queues=4")
-    assert (spec.kind, spec.interface, spec.queues, spec.name) == ("xdp", "eth0", 4, "eth0")
+    assert (spec.kind.name, spec.value, spec.queues, spec.name) == ("xdp", "eth0", 4, "eth0")
     assert parse(str(spec)) == spec
 
 

@@ -1,0 +1,36 @@
+"""What a port of any kind takes: the keys of --port that no kind has to name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fastvhost.control.errors import UsageError
+
+KEYS = ("name",)
+"""In the order in which they are printed."""
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What forwarding does with a port, whatever kind it is of."""
+
+    name: str
+
+    @property
+    def words(self) -> tuple[tuple[str, str], ...]:
+        """Its keys, as --port takes them."""
+        return (("name", self.name),)
+
+
+def read(where: str, options: Mapping[str, str], default_name: str) -> Policy:
+    """The policy that a port's keys ask for. where: what an error names. Raises UsageError."""
+    return Policy(_name(where, options.get("name", default_name)))
+
+
+def _name(where: str, name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise UsageError(f"{where}: '{name}' cannot be a port's name; add name= with letters, digits, '_', '.' or '-'")
+    return name

@@ -1,0 +1,132 @@
+"""Keys that several kinds of port take: each is checked here, whatever kind it stands at."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from fastvhost.control import units
+from fastvhost.control.errors import UsageError
+from fastvhost.control.port_spec import Options, PortSpec, Words
+from fastvhost.frontend import features
+from fastvhost.hostside import namespaces
+from fastvhost.hostside.interfaces import name_problem
+from fastvhost.vhostuser.socket_file import MAX_PATH_BYTES
+
+MAX_QUEUE_PAIRS = 128
+LEAST_MTU, MOST_MTU = 68, 65535
+LEAST_MEMORY, MOST_MEMORY = 1 << 20, 1 << 46
+"""Bytes. The most is half of the address space of a process (47 bits on x86-64)."""
+MEMORY_FILES = ("kernel", "any")
+EXAMPLE_MAC = "52:54:00:12:34:56"
+MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}")
+YES_NO = {"yes": True, "no": False}
+OF_GUESTS = ("queues", "memory", "memory-files")
+"""Of every kind whose other end is a guest."""
+
+
+def as_written(options: Options, *keys: str) -> Words:
+    """Those of these keys that were given, in their order on the command line."""
+    return tuple((key, value) for key, value in options.items() if key in keys)
+
+
+def queues(where: str, options: Options) -> Words:
+    """queues=, the number of queue pairs."""
+    text = options.get("queues", "1")
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= MAX_QUEUE_PAIRS:
+        raise UsageError(f"{where}: queues={text} is not a number of queue pairs from 1 to {MAX_QUEUE_PAIRS}")
+    return (("queues", str(int(text))),)
+
+
+def yes_no(where: str, options: Options, *keys: str) -> None:
+    """Keys that say yes or no."""
+    for key in keys:
+        if options.get(key, "no") not in YES_NO:
+            raise UsageError(f"{where}: {key}={options[key]} is neither yes nor no")
+
+
+def is_yes(spec: PortSpec, key: str) -> bool:
+    """What such a key says; no where it was not given."""
+    return YES_NO[spec.option(key, "no")]
+
+
+def mtu(where: str, text: str) -> int:
+    """Bytes."""
+    if not text.isascii() or not text.isdecimal() or not LEAST_MTU <= int(text) <= MOST_MTU:
+        raise UsageError(f"{where}: mtu={text} is not a number of bytes from {LEAST_MTU} to {MOST_MTU}")
+    return int(text)
+
+
+def interface(where: str, name: str, options: Options) -> None:
+    """An interface of this host, and netns=, the network namespace that it is in."""
+    if problem := name_problem(name):
+        raise UsageError(f"{where}: {problem}")
+    if (netns := options.get("netns")) is not None and (problem := namespaces.problem(netns)):
+        raise UsageError(f"{where}: netns={netns}: {problem}")
+
+
+def memory(where: str, options: Options) -> Words:
+    """memory= and memory-files= of a guest."""
+    words: Words = ()
+    if (limit := options.get("memory")) is not None:
+        words = (("memory", units.format_size(_memory_bytes(where, limit))),)
+    files = options.get("memory-files", MEMORY_FILES[0])
+    if files not in MEMORY_FILES:
+        raise UsageError(f"{where}: there is no memory-files={files}; use {' or '.join(MEMORY_FILES)}")
+    return (*words, ("memory-files", files)) if files != MEMORY_FILES[0] else words
+
+
+def most_memory(spec: PortSpec) -> int:
+    """Bytes of guest memory that may be mapped at once; 0 for the default, as many as this machine has."""
+    limit = spec.option("memory")
+    return _memory_bytes(str(spec), limit) if limit else 0
+
+
+def any_memory_file(spec: PortSpec) -> bool:
+    """Whether guest memory may lie on a disk's file system, beside memfd, tmpfs and hugetlbfs."""
+    return spec.option("memory-files") == "any"
+
+
+def _memory_bytes(where: str, limit: str) -> int:
+    return units.size(f"{where}: memory", limit, LEAST_MEMORY, MOST_MEMORY)
+
+
+def without(where: str, names: str) -> int:
+    """without=, the feature bits that are not offered."""
+    bits = 0
+    offered = features.OFFERED_FEATURES
+    known = {name: 1 << bit for bit, name in features.FEATURE_NAMES.items() if features.has(offered, bit)}
+    for name in names.split("+"):
+        if name not in known:
+            raise UsageError(f"{where}: without={names}: no feature '{name}' is offered; there are {', '.join(known)}")
+        bits |= known[name]
+    return bits
+
+
+def mac(where: str, text: str) -> str:
+    """mac=, the address of one device: neither of a group nor of nobody. IEEE 802.3, section 3.2.3."""
+    address, give = text.lower(), f"give one of a device, such as {EXAMPLE_MAC}"
+    if not MAC.fullmatch(text):
+        raise UsageError(f"{where}: mac={text} is no address; write six pairs of digits, such as mac={EXAMPLE_MAC}")
+    if int(address[:2], 16) & 1:
+        raise UsageError(f"{where}: mac={text} is the address of a group (its first byte is odd); {give}")
+    if not int(address.replace(":", ""), 16):
+        raise UsageError(f"{where}: mac={text} is nobody's address; {give}")
+    return address
+
+
+def socket_path(where: str, path: str) -> None:
+    """A path that a socket can have."""
+    if not path or "\0" in path:
+        raise UsageError(f"{where}: no path; write the path of the socket")
+    if (length := len(os.fsencode(path))) > MAX_PATH_BYTES:
+        raise UsageError(
+            f"{where}: the path has {length} bytes and a socket's may have {MAX_PATH_BYTES}; "
+            "use a shorter directory, or start in it and give a relative path"
+        )
+
+
+def guest_mac(name: str) -> str:
+    """A locally administered address for a guest of the port of this name: others differ, and it is always the same."""
+    number = sum(byte * 31**place for place, byte in enumerate(name.encode())) & 0xFFFFFF
+    return "52:54:00:" + ":".join(f"{number >> shift & 0xFF:02x}" for shift in (16, 8, 0))
