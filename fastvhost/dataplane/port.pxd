@@ -49,7 +49,6 @@ cdef struct PortFace:
 
 cdef class Port:
     cdef readonly str name
-    cdef readonly str kind
     cdef bint polled             # it is a wire's ingress
     cdef dict delivering         # by share: the worker that delivers to it, see wire.claim
     cdef uint32_t shares         # of each wire that leads here

@@ -18,7 +18,6 @@ class Port:
     """What every kind of port has. A kind fills in the three burst functions (port.pxd)."""
 
     name: str
-    kind: str
     @property
     def link_up(self) -> bool: ...
     def counters(self) -> Counters: ...

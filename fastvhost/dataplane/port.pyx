@@ -69,7 +69,6 @@ cdef class Port:
     """What every kind of port has. A kind fills in the three burst functions (port.pxd)."""
 
     def __cinit__(self, *args, **kwargs) -> None:
-        self.kind = "null"
         self.delivering = {}
         self.face.receive_burst = receive_nothing
         self.face.deliver_burst = deliver_to_nobody

@@ -109,7 +109,7 @@ cdef class VirtioPort(ChangingPort):
         if not 1 <= queue_pairs <= 128:
             raise ValueError(f"port {name}: {queue_pairs} queue pairs; 1 to 128 are possible")
         self.allot(queue_pairs)
-        self.name, self.kind = name, "vhost-user"
+        self.name = name
         self.use_door(door)
         self.device.queues = <Queue *>calloc(2 * queue_pairs, sizeof(Queue))
         self.next.queues = <QueueChange *>calloc(2 * queue_pairs, sizeof(QueueChange))

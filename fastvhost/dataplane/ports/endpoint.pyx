@@ -295,7 +295,7 @@ cdef class Endpoint(Port):
         if not 64 <= slot_bytes <= 65600:
             raise ValueError(f"port {name}: slots of {slot_bytes} bytes; 64 to 65600 are possible")
         self.allot(1)
-        self.name, self.kind = name, "endpoint"
+        self.name = name
         self.use_door(door)
         self.slots, self.slot_bytes, self.share = slots, (slot_bytes + 63) & ~63, slots // 2
         self.spare = <uint32_t *>calloc(slots, sizeof(uint32_t))

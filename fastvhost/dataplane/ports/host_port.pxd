@@ -98,7 +98,7 @@ cdef class HostPort(ChangingPort):
     cdef HostChange next
     cdef HostFiles next_files
     cdef readonly int attention_fd
-    cdef int make(self, str name, str kind, Door door, uint32_t n_pairs) except -1
+    cdef int make(self, str name, Door door, uint32_t n_pairs) except -1
     cdef HostChange *plan(self) except NULL
     cdef int swap(self, HostFiles files) except -1
     cdef int end_setter(self) except -1

@@ -95,14 +95,14 @@ cdef class HostPort(ChangingPort):
         self.next.port, self.next.side = &self.face, self.side
         self.apply, self.written = commit_host_change, &self.next
 
-    cdef int make(self, str name, str kind, Door door, uint32_t n_pairs) except -1:
+    cdef int make(self, str name, Door door, uint32_t n_pairs) except -1:
         """What every kind's constructor begins with."""
         cdef uint32_t i
         cdef HostQueue *queue
         if not 1 <= n_pairs <= 128:
             raise ValueError(f"port {name}: {n_pairs} queues; 1 to 128 are possible")
         self.allot(n_pairs)
-        self.name, self.kind = name, kind
+        self.name = name
         self.use_door(door)
         self.side.queues = <HostQueue *>calloc(n_pairs, sizeof(HostQueue))
         if self.side.queues == NULL:

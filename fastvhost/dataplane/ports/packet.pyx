@@ -353,7 +353,7 @@ cdef class PacketPort(HostPort):
     """Reads a TPACKET_V3 ring, sends with sendmmsg straight from where frames lie."""
 
     def __init__(self, str name, Door door not None) -> None:
-        self.make(name, "packet", door, 1)
+        self.make(name, door, 1)
         self.next.lends = True
         self.face.receive_burst, self.face.deliver_burst = receive_burst, deliver_burst
         self.face.may_receive = may_receive

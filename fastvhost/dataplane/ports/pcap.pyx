@@ -233,7 +233,7 @@ cdef class PcapPort(HostPort):
     """Reads and injects with libpcap: 64 frames a dispatch, one inject a frame."""
 
     def __init__(self, str name, Door door not None) -> None:
-        self.make(name, "pcap", door, 1)
+        self.make(name, door, 1)
         self.face.receive_burst = receive_burst
         self.face.deliver_burst = deliver_burst
 

@@ -113,7 +113,7 @@ cdef class TapPort(HostPort):
     """Reads and writes the file descriptors of a tap interface, one a queue, without offloads."""
 
     def __init__(self, str name, Door door not None, uint32_t queues=1) -> None:
-        self.make(name, "tap", door, queues)
+        self.make(name, door, queues)
         self.face.receive_burst = receive_burst
         self.face.deliver_burst = deliver_burst
 

@@ -271,7 +271,7 @@ cdef class XdpPort(HostPort):
     """Frames stay in memory shared with the kernel until the egress has copied them: one socket a queue pair."""
 
     def __init__(self, str name, Door door not None, uint32_t queue_pairs=1) -> None:
-        self.make(name, "xdp", door, queue_pairs)
+        self.make(name, door, queue_pairs)
         self.next.lends = True
         self.face.receive_burst, self.face.deliver_burst = receive_burst, deliver_burst
         self.face.release_burst, self.face.may_receive, self.face.has_work = release_burst, may_receive, has_work

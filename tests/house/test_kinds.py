@@ -1,0 +1,41 @@
+"""A kind of port is at home in its own files: nothing else in the product knows its name."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from fastvhost.control.kinds import KINDS
+from tests.house import sources
+
+HOME = sources.PACKAGE / "control" / "kinds"
+
+
+def named(path: Path) -> set[str]:
+    """Texts of a source that are a kind's name and nothing else."""
+    text = path.read_text()
+    if path.suffix == ".py":
+        constants = {node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)}
+        return {value for value in constants if isinstance(value, str)} & KINDS.keys()
+    return set(re.findall(r'"([^"\n]*)"', text)) & KINDS.keys()
+
+
+@pytest.mark.parametrize("path", sources.files(".py", ".pyx"), ids=lambda path: str(path.relative_to(sources.PACKAGE)))
+def test_only_its_own_files_name_a_kind(path: Path) -> None:
+    if path.parent != HOME:
+        assert named(path) - {path.stem} == set()
+
+
+def test_every_file_of_kinds_is_one() -> None:
+    homes = {type(kind).__module__.rpartition(".")[2] for kind in KINDS.values()}
+    files = {path.stem for path in HOME.glob("*.py")} - {"__init__"}
+    assert files == homes == {name.replace("-", "_") for name in KINDS}
+
+
+def test_a_name_is_seen_in_either_language(tmp_path: Path) -> None:
+    for name in ("a.py", "a.pyx"):
+        (tmp_path / name).write_text('"""About tap."""\nif kind == "tap":\n    say("tap: no")\n')
+        assert named(tmp_path / name) == {"tap"}
