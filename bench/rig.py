@@ -11,6 +11,7 @@ from bench import conservation
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.guest_memory import GuestMemory, Mapping
 from fastvhost.dataplane.packed_journal import JOURNAL_BYTES
+from fastvhost.dataplane.queue_setup import QueueSetup
 from fastvhost.dataplane.virtio_port import VirtioPort
 from fastvhost.dataplane.worker import Worker
 from fastvhost.driver.device import GuestDevice
@@ -90,14 +91,4 @@ def _attach(device: GuestDevice, port: VirtioPort, queue_size: int, closing: con
     port.set_memory(GuestMemory([mapping]))
     for index in RINGS:
         desc, avail, used = device.ring_addresses(index)
-        port.start_queue(
-            index,
-            size=queue_size,
-            desc_user_addr=desc,
-            avail_user_addr=avail,
-            used_user_addr=used,
-            base=device.base,
-            call_fd=device.call_fds[index],
-            enabled=True,
-            kicked=True,
-        )
+        port.start_queue(index, QueueSetup(queue_size, desc, avail, used, device.base, device.call_fds[index]))

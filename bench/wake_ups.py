@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from bench.record import write
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.guest_memory import GuestMemory, Mapping
+from fastvhost.dataplane.queue_setup import QueueSetup
 from fastvhost.dataplane.virtio_port import VirtioPort
 from fastvhost.driver.device import GuestDevice
 from fastvhost.driver.frontend import Feature
@@ -41,10 +42,7 @@ def ping_pong(features: Feature, size: int, seed: int = SEED, **options: object)
     port.set_features(int(features))
     port.set_memory(GuestMemory([mapping]))
     desc, avail, used = device.ring_addresses(TRANSMITQ)
-    port.start_queue(
-        TRANSMITQ, size=size, desc_user_addr=desc, avail_user_addr=avail, used_user_addr=used, base=device.base,
-        call_fd=-1, enabled=True, kicked=True,
-    )  # fmt: skip
+    port.start_queue(TRANSMITQ, QueueSetup(size, desc, avail, used, device.base))
     try:
         yield PingPong(device, port, seed=seed, **options)  # type: ignore[arg-type]
     finally:

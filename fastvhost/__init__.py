@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fastvhost.dataplane.guest_memory import GuestMemory, Mapping, MemoryRefusedError
     from fastvhost.dataplane.port import Counters, NullPort, Port
     from fastvhost.dataplane.ports.endpoint import Burst, Endpoint, EndpointClosedError
+    from fastvhost.dataplane.queue_setup import QueueSetup
     from fastvhost.dataplane.virtio_port import RingRefusedError, VirtioPort
     from fastvhost.dataplane.wire import Wire
     from fastvhost.dataplane.worker import Worker
@@ -38,6 +39,7 @@ _HOMES = {
     "Counters": "dataplane.port",
     "NullPort": "dataplane.port",
     "Port": "dataplane.port",
+    "QueueSetup": "dataplane.queue_setup",
     "RingRefusedError": "dataplane.virtio_port",
     "VirtioPort": "dataplane.virtio_port",
     "Door": "dataplane.door",
@@ -59,6 +61,7 @@ __all__ = [
     "MemoryRefusedError",
     "NullPort",
     "Port",
+    "QueueSetup",
     "RingRefusedError",
     "RuntimeFailure",
     "UsageError",

@@ -40,6 +40,7 @@ from fastvhost.dataplane.ports.pcap_file import Player, Recorder
 from fastvhost.dataplane.ports.tap import TapPort
 from fastvhost.dataplane.ports.xdp import XdpPort
 from fastvhost.dataplane.ports.xdp_socket import Redirect, XdpSocket
+from fastvhost.dataplane.queue_setup import QueueSetup
 from fastvhost.dataplane.virtio_port import VirtioPort
 from fastvhost.dataplane.wire import Wire
 from fastvhost.dataplane.worker import Worker
@@ -176,11 +177,7 @@ class Script:
             "hold_timeout_ms": lambda: 0,
             "shares": lambda: random.choice((1, 1, 2)),
             "share": lambda: random.choice((0, 0, 1)),
-            "size": lambda: random.choice((1, 4, 64, 3)),
-            "base": lambda: random.choice((0, 1, 0x8000, 0x80008000)),
-            "desc_user_addr": lambda: random.choice((0, 0x1000)),
-            "avail_user_addr": lambda: 0x2000,
-            "used_user_addr": lambda: 0x3000,
+            "setup": self.setup,
             "features": lambda: random.choice((0, 1 << 32, 1 << 32 | 1 << 34, 1 << 15 | 1 << 28 | 1 << 29)),
             "queue_pairs": lambda: random.choice((1, 2)),
             "queues": lambda: random.choice((1, 2)),
@@ -196,6 +193,13 @@ class Script:
             "until_us": lambda: -1,
         }  # fmt: skip
         return values.get(name, self.odd)()
+
+    def setup(self) -> QueueSetup:
+        """Of a queue that could start, most of the time."""
+        random = self.random
+        base = random.choice((0, 1, 0x8000, 0x80008000))
+        setup = QueueSetup(random.choice((1, 4, 64, 3)), random.choice((0, 0x1000)), 0x2000, 0x3000, base)
+        return setup if random.random() < 0.7 else setup._replace(**{random.choice(setup._fields): self.odd()})
 
     def ring(self) -> mmap.mmap:
         """Memory as a kernel's ring of packets would be, and no kernel behind it."""
@@ -263,10 +267,7 @@ class Script:
         port.set_link(True)
         port.set_memory(GuestMemory([Mapping(self.file, 0, MIB, 0, 0)]))
         for index in range(2):
-            port.start_queue(
-                index, size=64, desc_user_addr=0x1000, avail_user_addr=0x2000, used_user_addr=0x3000, base=0,
-                call_fd=-1, enabled=True, kicked=True,
-            )  # fmt: skip
+            port.start_queue(index, QueueSetup(64, 0x1000, 0x2000, 0x3000, base=0))
         return port
 
     # Calls

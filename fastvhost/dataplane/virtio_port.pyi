@@ -12,6 +12,7 @@ from typing import NamedTuple
 from fastvhost.dataplane.changing_port import ChangingPort
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.guest_memory import GuestMemory
+from fastvhost.dataplane.queue_setup import QueueSetup
 
 class RingRefusedError(ValueError):
     """A queue cannot start as configured. The text names the ring, the reason and the remedy."""
@@ -66,36 +67,25 @@ class VirtioPort(ChangingPort):
         """
     def forget_queue(self, index: int) -> None:
         """What was noted of this ring is of no use any more: its front-end knows where it stands, or lays it out."""
-    def start_queue(
-        self,
-        index: int,
-        *,
-        size: int,
-        desc_user_addr: int,
-        avail_user_addr: int,
-        used_user_addr: int,
-        base: int | None,
-        call_fd: int,
-        enabled: bool,
-        kicked: bool,
-        kick_fd: int = -1,
-    ) -> str:
-        """Make a queue live. How it starts: "as told", that is from `base`; "went on" from where another process noted
+    def start_queue(self, index: int, setup: QueueSetup) -> str:
+        """Make a queue live, and say how it starts.
 
-        that it left this ring, which a front-end that names a fresh base, or the one of that start, does not know; or
+        "as told": from its base; "went on": from where another process noted that it left this ring, which a
+        front-end that names a fresh base, or the one of that start, does not know; or
         "left standing", where the base is a fresh one, but the ring (packed) was in use and nothing tells where.
-        base: SET_VRING_BASE's value, None for where it stopped. Borrowed fds, -1 for none.
 
-        kicked=False: it counts as started at kick_queue, or when a worker finds a buffer in it.
         Raises RingRefusedError: no memory, addresses outside it or misaligned, size not a power of two up to 32768,
         base out of range (virtio 1.2, section 2.7).
         """
     def kick_queue(self, index: int) -> None:
         """The kick eventfd was seen readable. Idempotent."""
     def stop_queue(self, index: int) -> int:
-        """Stop; used entries are published. Returns queue_base(). Idempotent."""
-    def queue_base(self, index: int) -> int:
-        """The next available index (GET_VRING_BASE) where the queue stopped last. Within a change: after its end."""
+        """Stop; used entries are published. Returns the base of queue_setup(). Idempotent."""
+    def queue_setup(self, index: int) -> QueueSetup:
+        """How a queue is set up. Its base: the next available index (GET_VRING_BASE) where it stopped last.
+
+        Within a change, that of a queue which it stops is right after its end.
+        """
     def set_enabled(self, index: int, enabled: bool) -> None: ...
     def set_call_fd(self, index: int, call_fd: int) -> None:
         """Replace the borrowed call fd, -1 for none. Afterwards the old one may be closed."""

@@ -60,6 +60,7 @@ from fastvhost.dataplane.virtio_device cimport (
 )
 
 from fastvhost.dataplane.packed_journal import JOURNAL_BYTES
+from fastvhost.dataplane.queue_setup import QueueSetup
 from fastvhost.dataplane.ring import SENTENCES
 
 STARTS = ("as told", "went on", "left standing")
@@ -295,22 +296,11 @@ cdef class VirtioPort(ChangingPort):
         if not 0 <= base <= 0xFFFF:
             raise RingRefusedError(f"ring {index}: base {base} is no available index; 0 to 65535 are")
 
-    def start_queue(
-        self,
-        uint32_t index,
-        *,
-        int64_t size,
-        uint64_t desc_user_addr,
-        uint64_t avail_user_addr,
-        uint64_t used_user_addr,
-        base: int | None,
-        int call_fd,
-        bint enabled,
-        bint kicked,
-        int kick_fd=-1,
-    ) -> str:
+    def start_queue(self, uint32_t index, setup) -> str:
         cdef DeviceChange *next = self.plan()
         cdef Queue fresh
+        cdef int64_t size = setup.size
+        cdef object base = setup.base
         cdef Placement placement
         cdef Start how
         cdef uint32_t start = 0
@@ -333,10 +323,11 @@ cdef class VirtioPort(ChangingPort):
         fresh.ring.indirect = has_feature(next.features, RING_F_INDIRECT_DESC)
         fresh.ring.event_idx = has_feature(next.features, RING_F_EVENT_IDX)
         fresh.ring.in_batches = has_feature(next.features, F_IN_ORDER) and fresh.ring.direction == 0
-        fresh.descriptor_user_addr, fresh.driver_user_addr = desc_user_addr, avail_user_addr
-        fresh.device_user_addr, fresh.call_fd = used_user_addr, call_fd
-        fresh.call_is_socket = socket_domain(call_fd) >= 0
-        fresh.enabled, fresh.started, fresh.kick_fd, fresh.kicked = enabled, kicked, kick_fd, kicked
+        fresh.descriptor_user_addr, fresh.driver_user_addr = setup.desc_user_addr, setup.avail_user_addr
+        fresh.device_user_addr, fresh.call_fd, fresh.kick_fd = setup.used_user_addr, setup.call_fd, setup.kick_fd
+        fresh.call_is_socket = socket_domain(fresh.call_fd) >= 0
+        fresh.enabled, fresh.kicked = setup.enabled, setup.kicked
+        fresh.started = fresh.kicked
         placement = place(&fresh, &self.next_memory.table, next.packed)
         if placement == OUTSIDE_MEMORY:
             raise RingRefusedError(
@@ -388,9 +379,20 @@ cdef class VirtioPort(ChangingPort):
             self.settle(PATIENCE_S)
         return next.queues[index].base
 
-    def queue_base(self, uint32_t index) -> int:
+    def queue_setup(self, uint32_t index) -> QueueSetup:
         self.queue(index)
-        return self.next.queues[index].base
+        cdef const Queue *queue = self.planned(index)
+        return QueueSetup(
+            size=queue.ring.size,
+            desc_user_addr=queue.descriptor_user_addr,
+            avail_user_addr=queue.driver_user_addr,
+            used_user_addr=queue.device_user_addr,
+            base=self.next.queues[index].base,
+            call_fd=queue.call_fd,
+            kick_fd=queue.kick_fd,
+            enabled=queue.enabled,
+            kicked=queue.kicked,
+        )
 
     def set_enabled(self, uint32_t index, bint enabled) -> None:
         self.queue(index)

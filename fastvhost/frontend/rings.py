@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from fastvhost.dataplane.queue_setup import QueueSetup
 from fastvhost.frontend.changes import Changes
 from fastvhost.frontend.errors import ProtocolError
 from fastvhost.frontend.payload import VringAddr
@@ -288,25 +289,27 @@ class RingSet:
         if not ring.size or ring.addresses is None or not self._may_start():
             return
         try:
-            ring.begins = self._port.start_queue(
-                ring.index,
-                size=ring.size,
-                desc_user_addr=ring.addresses.desc_user_addr,
-                avail_user_addr=ring.addresses.avail_user_addr,
-                used_user_addr=ring.addresses.used_user_addr,
-                base=None if ring.stopping else self._base(ring),
-                call_fd=ring.call,
-                enabled=ring.enabled,
-                kicked=ring.kicked,
-                kick_fd=ring.kick,
-            )
+            ring.begins = self._port.start_queue(ring.index, self._setup(ring, ring.addresses))
         except ValueError as error:
             ring.armed = False
             raise ProtocolError(str(error)) from error
         ring.live = self.ran = True
         if ring.begins == WENT_ON:
-            ring.base = self._port.queue_base(ring.index)
+            ring.base = self._port.queue_setup(ring.index).base
         self._nudge(ring)
+
+    def _setup(self, ring: Ring, addresses: VringAddr) -> QueueSetup:
+        return QueueSetup(
+            size=ring.size,
+            desc_user_addr=addresses.desc_user_addr,
+            avail_user_addr=addresses.avail_user_addr,
+            used_user_addr=addresses.used_user_addr,
+            base=None if ring.stopping else self._base(ring),
+            call_fd=ring.call,
+            kick_fd=ring.kick,
+            enabled=ring.enabled,
+            kicked=ring.kicked,
+        )
 
     def _base(self, ring: Ring) -> int:
         if ring.base is None:
@@ -322,7 +325,7 @@ class RingSet:
 
     def _stopped(self, ring: Ring) -> None:
         if ring.stopping:
-            ring.base, ring.stopping = self._port.queue_base(ring.index), False
+            ring.base, ring.stopping = self._port.queue_setup(ring.index).base, False
 
     def _nudge(self, ring: Ring) -> None:
         """One call too many costs nothing; one lost while the back-end was away would leave the guest waiting."""

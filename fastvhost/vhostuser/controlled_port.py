@@ -12,8 +12,8 @@ import select
 from collections.abc import Iterable
 from typing import Any
 
+from fastvhost.dataplane.queue_setup import QueueSetup
 from fastvhost.frontend import features
-from fastvhost.frontend.payload import VringAddr
 from fastvhost.frontend.port_face import PortFace
 from fastvhost.vhostuser.control_rings import (
     Areas,
@@ -49,7 +49,7 @@ class ControlledPort:
         self._features = 0
         self._memory: Any = None
         self._ring: ControlRing | None = None
-        self._areas: tuple[int, VringAddr] | None = None
+        self._setup: QueueSetup | None = None
         self._base = 0
         self._call = self._kick = -1
         self._enabled = False
@@ -77,34 +77,30 @@ class ControlledPort:
     def set_memory(self, memory: Any) -> Iterable[int]:
         lost = tuple(self._port.set_memory(memory))
         self._memory = memory
-        if self._ring is not None and self._areas is not None:
-            size, addresses = self._areas
+        if self._ring is not None and self._setup is not None:
             try:
                 base = self._ring.base
-                self._ring = self._laid(size, addresses, base)
+                self._ring = self._laid(self._setup, base)
             except (LookupError, ValueError):
                 self._pause()
                 lost += (self._index,)
         return lost
 
-    def start_queue(self, index: int, **settings: Any) -> str:
+    def start_queue(self, index: int, setup: QueueSetup) -> str:
         if index != self._index:
-            self._wishes[index] = settings["enabled"]
-            return self._port.start_queue(index, **settings | {"enabled": self._may(index)})
-        size, base = settings["size"], settings["base"]
-        desc, used, avail = (settings[f"{area}_user_addr"] for area in ("desc", "used", "avail"))
-        addresses = VringAddr(index, 0, desc, used, avail, 0)
-        if not 0 < size <= MOST_SIZE:
-            raise ValueError(f"ring {index}: size {size}; a control queue has up to {MOST_SIZE} entries")
-        if settings["kick_fd"] < 0:
+            self._wishes[index] = setup.enabled
+            return self._port.start_queue(index, setup._replace(enabled=self._may(index)))
+        if not 0 < setup.size <= MOST_SIZE:
+            raise ValueError(f"ring {index}: size {setup.size}; a control queue has up to {MOST_SIZE} entries")
+        if setup.kick_fd < 0:
             raise ValueError(f"ring {index}: a control queue needs a kick descriptor, nobody polls it")
         try:
-            self._ring = self._laid(size, addresses, self._base if base is None else base)
+            self._ring = self._laid(setup, self._base if setup.base is None else setup.base)
         except LookupError as error:
             raise ValueError(f"ring {index} lies in no shared memory region: {error}") from error
-        self._areas, self._broken = (size, addresses), ""
-        self._call, self._enabled = settings["call_fd"], settings["enabled"]
-        self.set_kick_fd(index, settings["kick_fd"])
+        self._setup, self._broken = setup, ""
+        self._call, self._enabled = setup.call_fd, setup.enabled
+        self.set_kick_fd(index, setup.kick_fd)
         if self._active is None:
             self._set_active(1)
         self.more = True
@@ -121,8 +117,11 @@ class ControlledPort:
         if index == self._index:
             self._set_active(None)  # who starts it again is a driver that has not said yet how many it uses
 
-    def queue_base(self, index: int) -> int:
-        return self._base if index == self._index else self._port.queue_base(index)
+    def queue_setup(self, index: int) -> QueueSetup:
+        if index != self._index:
+            return self._port.queue_setup(index)
+        setup = self._setup or QueueSetup(0, 0, 0, 0, self._base)
+        return setup._replace(base=self._base, call_fd=self._call, kick_fd=self._kick, enabled=self._enabled)
 
     def set_enabled(self, index: int, enabled: bool) -> None:
         if index == self._index:
@@ -162,12 +161,12 @@ class ControlledPort:
 
     def queue_state(self, index: int) -> Any:
         state: Any = self._port.queue_state(index)
-        ring, areas = self._ring, self._areas  # asked from other threads as well
-        if index != self._index or ring is None or areas is None:
+        ring, setup = self._ring, self._setup  # asked from other threads as well
+        if index != self._index or ring is None or setup is None:
             return state
         at = ring.base & 0xFFFF
         return state._replace(
-            size=areas[0], live=True, started=True, enabled=self._enabled, next_avail=at, avail_idx=at
+            size=setup.size, live=True, started=True, enabled=self._enabled, next_avail=at, avail_idx=at
         )
 
     def events(self) -> Iterable[tuple[str, int, str]]:
@@ -246,26 +245,27 @@ class ControlledPort:
     def _may(self, index: int) -> bool:
         return self._wishes.get(index, False) and (self._active is None or index // 2 < self._active)
 
-    def _laid(self, size: int, addresses: VringAddr, base: int) -> ControlRing:
+    def _laid(self, setup: QueueSetup, base: int) -> ControlRing:
         if self._memory is None:
             raise LookupError("there is no guest memory yet")
         packed = features.has(self._features, features.F_RING_PACKED)
+        size = setup.size
         ends = 4 if packed else 6 + 2 * size, 4 if packed else 6 + 8 * size
-        where = (addresses.desc_user_addr, addresses.avail_user_addr, addresses.used_user_addr)
+        where = (setup.desc_user_addr, setup.avail_user_addr, setup.used_user_addr)
         areas = Areas(*(self._memory.guest_of_user(at, n) for at, n in zip(where, (16 * size, *ends), strict=True)))
         if areas.desc % 16 or areas.driver % 4 * packed or areas.driver % 2 or areas.device % 4:
-            raise ValueError(f"ring {addresses.index} is misaligned")
+            raise ValueError(f"ring {self._index} is misaligned")
         if packed:
             return PackedControlRing(self._memory, size, areas, base)
         if size & (size - 1):
-            raise ValueError(f"ring {addresses.index}: size {size} is no power of two")
+            raise ValueError(f"ring {self._index}: size {size} is no power of two")
         events = features.has(self._features, features.F_EVENT_IDX)
         return SplitControlRing(self._memory, size, areas, base, events=events)
 
     def _pause(self) -> None:
         if self._ring is not None:
             self._base, self._ring = self._ring.base, None
-        self._areas, self._ends, self.more = None, False, False
+        self._setup, self._ends, self.more = None, False, False
         self._unwatch()
 
     def _unwatch(self) -> None:

@@ -19,7 +19,7 @@ from tests.driver import Memory, Region, Timeout
 from tests.frontend import F_VERSION_1
 from tests.hostile.rings import FORMATS
 from tests.hostile.watch import WatchedMemory
-from tests.unit.rig import MIB, Side, mapped
+from tests.unit.rig import MIB, Side, mapped, setup_of
 
 ROUNDS = 50
 """Of the worker: what has not come by then does not come."""
@@ -49,17 +49,7 @@ class SteppedGuest:
         return self._port.stop_queue(index)
 
     def set_up_queue(self, index: int, queue: Any, *, kick: int, call: int, err: int) -> None:  # noqa: ARG002
-        self._port.start_queue(
-            index,
-            size=queue.size,
-            desc_user_addr=self.memory.user_addr(queue.descriptor_area),
-            avail_user_addr=self.memory.user_addr(queue.driver_area),
-            used_user_addr=self.memory.user_addr(queue.device_area),
-            base=queue.base,
-            call_fd=call,
-            enabled=True,
-            kicked=True,
-        )
+        self._port.start_queue(index, setup_of(self.memory, queue, call_fd=call))
 
     def hear(self) -> None:
         """As its control thread does it: what broke is said by the queue's err descriptor."""

@@ -18,11 +18,11 @@ ALLOWED = {
     " frontend.foreign_text frontend.foreign_files frontend.features frontend.record frontend.qemu",
     "driver": "vhostuser.message frontend.payload abi",
     # Two wires, and neither knows of the other: what they have in common is the room below.
-    "vhostuser": "frontend",
+    "vhostuser": "frontend dataplane.queue_setup",
     "vhostcuse": "frontend",
     "hostside": "frontend.logbook dataplane.door dataplane.ports dataplane.threads",
     "frontend": "dataplane.guest_memory dataplane.door dataplane.notify dataplane.notifier dataplane.packed_journal"
-    " dataplane.threads",
+    " dataplane.queue_setup dataplane.threads",
     "dataplane": "abi",
     "abi": "",
 }

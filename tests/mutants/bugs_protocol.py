@@ -187,7 +187,7 @@ MUTANTS = (
     Mutant(
         "base-told-before-the-stop",
         RINGS,
-        "            ring.base, ring.stopping = self._port.queue_base(ring.index), False\n",
+        "            ring.base, ring.stopping = self._port.queue_setup(ring.index).base, False\n",
         "            ring.stopping = False\n",
         f"{OF_RINGS}::test_get_vring_base_stops_the_ring_and_tells_where",
     ),

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastvhost.dataplane import notify
 from fastvhost.dataplane.notifier import NotificationsStuckError
+from fastvhost.dataplane.queue_setup import QueueSetup
 from fastvhost.dataplane.virtio_port import QueueState, RingRefusedError
 from fastvhost.frontend.changes import Changes
 from fastvhost.frontend.memory import MemoryMaker
@@ -98,12 +99,11 @@ class FakePort:
     def forget_queue(self, index: int) -> None:
         """Nothing was noted."""
 
-    def start_queue(self, index: int, **settings: Any) -> str:
-        self._called("start_queue", index, settings, may_refuse=True)
-        if settings["base"] is None:  # where it stopped
-            settings["base"] = self.queue_base(index)
-        self.live[index] = settings
-        self.next_avail[index] = settings["base"]
+    def start_queue(self, index: int, setup: QueueSetup) -> str:
+        self._called("start_queue", index, setup, may_refuse=True)
+        base = self._base(index) if setup.base is None else setup.base  # None: where it stopped
+        self.live[index] = setup._replace(base=base)
+        self.next_avail[index] = base
         self.news = [news for news in self.news if news[1] != index]  # of the queue before it
         return "as told"
 
@@ -113,9 +113,12 @@ class FakePort:
     def stop_queue(self, index: int) -> int:
         self._called("stop_queue", index)
         self.live.pop(index, None)
-        return self.queue_base(index)
+        return self._base(index)
 
-    def queue_base(self, index: int) -> int:
+    def queue_setup(self, index: int) -> QueueSetup:
+        return self.live.get(index, QueueSetup(0, 0, 0, 0, 0))._replace(base=self._base(index))
+
+    def _base(self, index: int) -> int:
         return self.next_avail.get(index, 0)
 
     def set_enabled(self, index: int, enabled: bool) -> None:
@@ -123,14 +126,14 @@ class FakePort:
 
     def set_call_fd(self, index: int, call_fd: int) -> None:
         self._called("set_call_fd", index, call_fd)
-        self.live[index]["call_fd"] = call_fd
+        self.live[index] = self.live[index]._replace(call_fd=call_fd)
 
     def set_kick_fd(self, index: int, kick_fd: int) -> None:
         self._called("set_kick_fd", index, kick_fd)
 
     def call(self, index: int) -> None:
         """As the real one writes it."""
-        if (fd := self.live[index]["call_fd"]) >= 0:
+        if (fd := self.live[index].call_fd) >= 0:
             notify.signal(fd)
 
     def signal_err(self, index: int, err_fd: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from bench import conservation
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.guest_memory import GuestMemory, Mapping
+from fastvhost.dataplane.queue_setup import QueueSetup
 from fastvhost.dataplane.virtio_port import VirtioPort
 from fastvhost.dataplane.worker import Worker
 from tests.driver import Memory, NetDriver, SplitQueue
@@ -41,6 +42,12 @@ def mapped(memory: Memory) -> GuestMemory:
     )
 
 
+def setup_of(memory: Memory, queue: Any, **rest: Any) -> QueueSetup:
+    """What starts a queue of a guest: where it lies, where its driver begins, and the rest as it is given."""
+    places = [memory.user_addr(area) for area in (queue.descriptor_area, queue.driver_area, queue.device_area)]
+    return QueueSetup(queue.size, *places, **{"base": queue.base, **rest})
+
+
 class Side:
     """One guest and its port."""
 
@@ -64,19 +71,9 @@ class Side:
             self.start(index)
 
     def start(self, index: int, *, enabled: bool = True, kicked: bool = True, base: int | None = None) -> None:
-        queue = self.queues[index]
-        self.port.start_queue(
-            index,
-            size=queue.size,
-            desc_user_addr=self.memory.user_addr(queue.descriptor_area),
-            avail_user_addr=self.memory.user_addr(queue.driver_area),
-            used_user_addr=self.memory.user_addr(queue.device_area),
-            base=queue.base if base is None else base,
-            call_fd=self.call[index],
-            enabled=enabled,
-            kicked=kicked,
-            kick_fd=self.kick[index],
-        )
+        setup = setup_of(self.memory, self.queues[index], call_fd=self.call[index], kick_fd=self.kick[index])
+        base = setup.base if base is None else base
+        self.port.start_queue(index, setup._replace(base=base, enabled=enabled, kicked=kicked))
 
     def calls(self, index: int) -> int:
         """Notifications on this queue since the last look."""

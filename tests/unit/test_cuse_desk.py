@@ -106,10 +106,10 @@ def test_qemus_order_of_ioctls_ends_in_running_rings(bench: Bench) -> None:
     bench.run()
     assert sorted(bench.port.live) == [0, 1]
     settings = bench.port.live[0]
-    assert (settings["size"], settings["enabled"], settings["kicked"]) == (256, True, False)
-    assert settings["call_fd"] >= 0
-    assert settings["kick_fd"] >= 0
-    assert settings["desc_user_addr"] != settings["avail_user_addr"] != settings["used_user_addr"]
+    assert (settings.size, settings.enabled, settings.kicked) == (256, True, False)
+    assert settings.call_fd >= 0
+    assert settings.kick_fd >= 0
+    assert settings.desc_user_addr != settings.avail_user_addr != settings.used_user_addr
     assert bench.port.of("set_features") == [(MODERN,)]
     assert bench.desk.session is not None
     assert "connected to process 7000" in bench.said()
@@ -137,15 +137,15 @@ def test_a_backend_given_again_starts_the_ring_where_it_stood_with_the_same_kick
     bench.port.next_avail[1] = 5
     bench.do(handle, Command.NET_SET_BACKEND, VringFile(1, -1))
     assert bench.do(handle, Command.NET_SET_BACKEND, VringFile(1, TAP)) == 0
-    assert bench.port.live[1]["base"] == 5
-    assert os.fstat(bench.port.live[1]["kick_fd"]).st_ino == os.fstat(bench.files[KICK]).st_ino
+    assert bench.port.live[1].base == 5
+    assert os.fstat(bench.port.live[1].kick_fd).st_ino == os.fstat(bench.files[KICK]).st_ino
 
 
 def test_asking_for_a_base_does_not_stop_the_ring_for_long(bench: Bench) -> None:
     handle = bench.run()
     bench.port.next_avail[0] = 9
     assert bench.kernel.ioctl(handle, Command.GET_VRING_BASE, VringState(0, 0).encode())[1] == VringState(0, 9).encode()
-    assert bench.port.live[0]["base"] == 9
+    assert bench.port.live[0].base == 9
 
 
 def test_features_are_told_to_anybody_and_hold_nothing_a_kernel_has_not(bench: Bench) -> None:

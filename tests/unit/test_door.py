@@ -15,7 +15,7 @@ from fastvhost.dataplane.door import Door, WorkerStuckError
 from fastvhost.dataplane.virtio_port import VirtioPort
 from fastvhost.dataplane.worker import Worker
 from tests.driver import Memory
-from tests.unit.rig import F_VERSION_1, MIB, Side, frame, mapped, rig
+from tests.unit.rig import F_VERSION_1, MIB, Side, frame, mapped, rig, setup_of
 from tests.unit.session_bench import open_fds
 from tests.unit.stuck_worker import StuckWorker
 
@@ -102,7 +102,7 @@ def test_features_that_did_not_take_effect_are_not_taken_for_those_that_did() ->
         r.a.port.set_features(F_VERSION_1)
         r.a.driver.header_bytes = 12
         for index in range(2):
-            r.a.start(index, base=r.a.port.queue_base(index))
+            r.a.start(index, base=r.a.port.queue_setup(index).base)
         r.b.driver.post(4)
         r.a.driver.send(frame(1))
         assert r.b.driver.receive() == frame(1)
@@ -163,18 +163,8 @@ def test_a_queue_that_stops_and_starts_in_one_change_goes_on_where_it_stopped() 
         with r.a.port.change():
             r.a.port.stop_queue(1)
             queue = r.a.queues[1]
-            r.a.port.start_queue(
-                1,
-                size=queue.size,
-                desc_user_addr=r.a.memory.user_addr(queue.descriptor_area),
-                avail_user_addr=r.a.memory.user_addr(queue.driver_area),
-                used_user_addr=r.a.memory.user_addr(queue.device_area),
-                base=None,
-                call_fd=-1,
-                enabled=True,
-                kicked=True,
-            )
-        assert r.a.port.queue_base(1) == (queue.base + 3) & 0xFFFF
+            r.a.port.start_queue(1, setup_of(r.a.memory, queue, base=None))
+        assert r.a.port.queue_setup(1).base == (queue.base + 3) & 0xFFFF
         r.b.driver.post(4)
         r.a.driver.send(frame(4))
         r.settle()

@@ -17,7 +17,7 @@ from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.virtio_port import VirtioPort
 from fastvhost.dataplane.worker import Worker
 from tests.driver import Memory, NetDriver, SplitQueue
-from tests.unit.rig import F_VERSION_1, MIB, mapped
+from tests.unit.rig import F_VERSION_1, MIB, mapped, setup_of
 
 MOST = 128
 
@@ -38,19 +38,8 @@ class Device:
 
     def start(self, pairs: range, *, enabled: bool = True) -> None:
         for index in range(2 * pairs.start, 2 * pairs.stop):
-            queue = self.queues[index]
-            self.port.start_queue(
-                index,
-                size=queue.size,
-                desc_user_addr=self.memory.user_addr(queue.descriptor_area),
-                avail_user_addr=self.memory.user_addr(queue.driver_area),
-                used_user_addr=self.memory.user_addr(queue.device_area),
-                base=queue.base,
-                call_fd=self.call,
-                enabled=enabled,
-                kicked=True,
-                kick_fd=self.kicks[index],
-            )
+            fds = {"call_fd": self.call, "kick_fd": self.kicks[index]}
+            self.port.start_queue(index, setup_of(self.memory, self.queues[index], enabled=enabled, **fds))
 
     def enable(self, pairs: range, on: bool) -> None:
         for index in range(2 * pairs.start, 2 * pairs.stop):

@@ -9,7 +9,17 @@ import pytest
 
 from fastvhost.dataplane.packed_journal import JOURNAL_BYTES
 from tests.driver import Memory
-from tests.unit.rig import F_RING_PACKED, F_VERSION_1, MIB, NET_F_MRG_RXBUF, RING_F_INDIRECT_DESC, Rig, frame, mapped
+from tests.unit.rig import (
+    F_RING_PACKED,
+    F_VERSION_1,
+    MIB,
+    NET_F_MRG_RXBUF,
+    RING_F_INDIRECT_DESC,
+    Rig,
+    frame,
+    mapped,
+    setup_of,
+)
 
 PLAIN = F_VERSION_1 | F_RING_PACKED
 MERGEABLE = PLAIN | NET_F_MRG_RXBUF | RING_F_INDIRECT_DESC
@@ -39,17 +49,7 @@ class Served:
         side.port.set_features(self.features)
         side.port.set_memory(mapped(self.memories[n]))
         return [
-            side.port.start_queue(
-                index,
-                size=queue.size,
-                desc_user_addr=side.memory.user_addr(queue.descriptor_area),
-                avail_user_addr=side.memory.user_addr(queue.driver_area),
-                used_user_addr=side.memory.user_addr(queue.device_area),
-                base=FRESH,
-                call_fd=side.call[index],
-                enabled=True,
-                kicked=True,
-            )
+            side.port.start_queue(index, setup_of(side.memory, queue, base=FRESH, call_fd=side.call[index]))
             for index, queue in enumerate(side.queues)
         ]
 

@@ -148,7 +148,7 @@ def test_base_0_of_a_ring_that_was_never_used_is_its_start(posted: int) -> None:
         for index in range(2):
             r.b.port.stop_queue(index)
             r.b.start(index, base=0)
-            assert r.b.port.queue_base(index) == 1 << 15 | 1 << 31
+            assert r.b.port.queue_setup(index).base == 1 << 15 | 1 << 31
         r.b.driver.post(4 - posted)
         for n in range(20):
             r.a.driver.send(frame(n))

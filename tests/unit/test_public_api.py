@@ -20,6 +20,7 @@ from fastvhost.dataplane.ports.packet import PacketPort
 from fastvhost.dataplane.ports.pcap_file import Player, Recorder
 from fastvhost.dataplane.ports.segmentation import cut
 from fastvhost.dataplane.ports.tap import TapPort
+from fastvhost.dataplane.queue_setup import QueueSetup
 from fastvhost.dataplane.virtio_port import VirtioPort
 from fastvhost.dataplane.worker import Worker
 from fastvhost.driver.copy_limit import CopyLimit
@@ -125,10 +126,7 @@ def test_a_mapping_that_a_port_uses_stays_until_the_port_lets_go() -> None:
         spare.set_memory(memory)
         mapping.close()
         assert mapping.closed
-        spare.start_queue(
-            0, size=4, desc_user_addr=0x1000, avail_user_addr=0x2000, used_user_addr=0x3000, base=0, call_fd=-1,
-            enabled=True, kicked=True,
-        )  # fmt: skip
+        spare.start_queue(0, QueueSetup(4, 0x1000, 0x2000, 0x3000, base=0))
         assert spare.queue_state(0).live
         with pytest.raises(MemoryRefusedError, match="closed already"):
             VirtioPort("late", r.door).set_memory(memory)

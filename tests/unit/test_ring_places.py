@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from fastvhost.dataplane.queue_setup import QueueSetup
 from fastvhost.dataplane.virtio_port import RingRefusedError
 from tests.driver import Memory
 from tests.unit.rig import F_RING_PACKED, F_VERSION_1, MIB, RING_F_EVENT_IDX, Rig, rig
@@ -34,15 +35,8 @@ def start(r: Rig, **places: int) -> None:
     middle = {part: 0x10000 + MIB // 2 + 0x1000 * number for number, part in enumerate(PARTS)} | places
     region = r.a.memory.regions[0]
     r.a.port.stop_queue(TRANSMITQ)
-    r.a.port.start_queue(
-        TRANSMITQ,
-        size=SIZE,
-        base=0,
-        call_fd=-1,
-        enabled=True,
-        kicked=True,
-        **{f"{part}_user_addr": place - region.guest_addr + region.user_addr for part, place in middle.items()},
-    )
+    addresses = {f"{part}_user_addr": place - region.guest_addr + region.user_addr for part, place in middle.items()}
+    r.a.port.start_queue(TRANSMITQ, QueueSetup(SIZE, **addresses, base=0))
 
 
 @EACH_FORMAT

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from fastvhost.dataplane.queue_setup import QueueSetup
 from fastvhost.frontend.payload import U64, Region, VringAddr, VringState
 from fastvhost.vhostuser.message import MemoryTable, Request, VringFd
 from tests.unit.session_bench import LEGACY, MODERN, OTHER_REGION, REGION, Bench, single
@@ -19,19 +20,18 @@ def test_a_ring_goes_live_with_its_kick_fd_and_is_started_by_the_first_kick(benc
     assert bench.port.of("start_queue") == []
     kick = bench.eventfd()
     bench.kick_with(0, kick)
-    ((index, settings),) = bench.port.of("start_queue")
+    ((index, setup),) = bench.port.of("start_queue")
     assert index == 0
-    assert settings.pop("kick_fd") >= 0
-    assert settings == {
-        "size": 128,
-        "desc_user_addr": REGION.user_addr,
-        "avail_user_addr": REGION.user_addr + 0x4000,
-        "used_user_addr": REGION.user_addr + 0x8000,
-        "base": 65530,
-        "call_fd": -1,
-        "enabled": False,
-        "kicked": False,
-    }
+    assert setup.kick_fd >= 0
+    assert setup._replace(kick_fd=-1) == QueueSetup(
+        size=128,
+        desc_user_addr=REGION.user_addr,
+        avail_user_addr=REGION.user_addr + 0x4000,
+        used_user_addr=REGION.user_addr + 0x8000,
+        base=65530,
+        enabled=False,
+        kicked=False,
+    )
     bench.serve()
     assert bench.port.of("kick_queue") == []
     os.eventfd_write(kick, 1)
@@ -53,7 +53,7 @@ def test_without_a_kick_fd_a_ring_is_started_at_once(bench: Bench) -> None:
     bench.share()
     bench.configure(0)
     bench.kick_with(0)
-    assert bench.port.live[0]["kicked"]
+    assert bench.port.live[0].kicked
 
 
 def test_a_started_ring_is_kicked_no_more_and_its_kick_fd_keeps_its_count(bench: Bench) -> None:
@@ -101,7 +101,7 @@ def test_with_protocol_features_a_ring_starts_disabled(bench: Bench) -> None:
     bench.share()
     bench.configure(0)
     bench.kick_with(0)
-    assert not bench.port.live[0]["enabled"]
+    assert not bench.port.live[0].enabled
     bench.send(Request.SET_VRING_ENABLE, VringState(0, 1))
     assert bench.port.of("set_enabled") == [(0, True)]
     bench.send(Request.SET_VRING_ENABLE, VringState(0, 0))
@@ -113,7 +113,7 @@ def test_without_protocol_features_a_ring_starts_enabled(bench: Bench) -> None:
     bench.share()
     bench.configure(0)
     bench.kick_with(0)
-    assert bench.port.live[0]["enabled"]
+    assert bench.port.live[0].enabled
 
 
 def test_enabled_before_features_stays_enabled_when_they_come(bench: Bench) -> None:
@@ -123,7 +123,7 @@ def test_enabled_before_features_stays_enabled_when_they_come(bench: Bench) -> N
     bench.share()
     bench.configure(0)
     bench.kick_with(0)
-    assert bench.port.live[0]["enabled"]
+    assert bench.port.live[0].enabled
 
 
 def test_enabled_is_kept_while_a_ring_is_stopped(bench: Bench) -> None:
@@ -131,7 +131,7 @@ def test_enabled_is_kept_while_a_ring_is_stopped(bench: Bench) -> None:
     bench.ask(Request.GET_VRING_BASE, VringState(0, 0))
     bench.configure(0)
     bench.kick_with(0)
-    assert bench.port.live[0]["enabled"]
+    assert bench.port.live[0].enabled
 
 
 def test_enable_is_zero_or_one(bench: Bench) -> None:
@@ -161,7 +161,7 @@ def test_a_stopped_ring_starts_again_only_by_another_kick_message(bench: Bench) 
     bench.configure(0, base=9)
     assert bench.port.live == {}
     bench.kick_with(0, kick)
-    assert bench.port.live[0]["base"] == 9
+    assert bench.port.live[0].base == 9
 
 
 def test_a_stopped_ring_without_a_new_base_goes_on_where_it_was(bench: Bench) -> None:
@@ -169,7 +169,7 @@ def test_a_stopped_ring_without_a_new_base_goes_on_where_it_was(bench: Bench) ->
     bench.port.next_avail[0] = 9
     bench.ask(Request.GET_VRING_BASE, VringState(0, 0))
     bench.kick_with(0)
-    assert bench.port.live[0]["base"] == 9
+    assert bench.port.live[0].base == 9
 
 
 def test_call_and_err_outlive_a_stop_and_kick_does_not(bench: Bench) -> None:
@@ -216,7 +216,7 @@ def test_a_packed_ring_starts_with_its_wrap_counters_at_one_unless_told_otherwis
     bench.send(Request.SET_VRING_NUM, VringState(0, 100))
     bench.send(Request.SET_VRING_ADDR, bench.addresses(0))
     bench.kick_with(0, bench.eventfd())
-    assert bench.port.live[0]["base"] == 1 << 31 | 1 << 15
+    assert bench.port.live[0].base == 1 << 31 | 1 << 15
 
 
 @pytest.mark.parametrize("index", [2, 255, 0x10000, 2**32 - 1])
@@ -268,7 +268,7 @@ def test_the_call_fd_is_handed_over_and_written_once_when_the_ring_goes_live(ben
     with pytest.raises(BlockingIOError):  # a suspended device sends no notification
         os.eventfd_read(call)
     bench.kick_with(0)
-    assert bench.port.live[0]["call_fd"] == bench.session.rings[0].call
+    assert bench.port.live[0].call_fd == bench.session.rings[0].call
     assert os.eventfd_read(call) == 1
 
 
@@ -354,7 +354,7 @@ def test_a_broken_ring_recovers_by_another_kick_message_too(bench: Bench) -> Non
         "stop_queue",
         "start_queue",
     ]
-    assert bench.port.live[1]["base"] == 5
+    assert bench.port.live[1].base == 5
     assert bench.session.rings[1].running
 
 
@@ -409,8 +409,8 @@ def test_a_ring_whose_memory_goes_away_waits_and_goes_on_when_it_is_back(bench: 
     assert not bench.session.rings[0].running
     bench.port.next_avail[0] = 12
     assert bench.ack(Request.ADD_MEM_REG, single(OTHER_REGION), [bench.memfd()]) == 0
-    assert bench.port.live[0]["base"] == 12
-    assert bench.port.live[0]["kicked"]
+    assert bench.port.live[0].base == 12
+    assert bench.port.live[0].kicked
     assert bench.session.rings[0].running
 
 

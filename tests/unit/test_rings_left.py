@@ -41,8 +41,8 @@ def test_a_disabled_ring_that_is_given_other_addresses_stops_and_starts_there_wi
     bench.send(Request.SET_VRING_ENABLE, VringState(0, 1))
     assert bench.port.live == {}
     bench.kick_with(0, bench.eventfd())
-    assert bench.port.live[0]["desc_user_addr"] == ELSEWHERE
-    assert bench.port.live[0]["base"] == 9  # nothing else was said
+    assert bench.port.live[0].desc_user_addr == ELSEWHERE
+    assert bench.port.live[0].base == 9  # nothing else was said
 
 
 def test_its_new_base_holds_also_where_it_is_the_one_that_it_began_with(bench: Bench) -> None:
@@ -55,7 +55,7 @@ def test_its_new_base_holds_also_where_it_is_the_one_that_it_began_with(bench: B
     assert bench.port.live == {}
     assert bench.ack(Request.SET_VRING_ADDR, bench.addresses(0)) == 0  # a freed page is often the next one given out
     bench.kick_with(0, bench.eventfd())
-    assert bench.port.live[0]["base"] == 0
+    assert bench.port.live[0].base == 0
 
 
 def test_the_new_base_of_a_broken_ring_holds_also_where_its_pages_are_blank_again(bench: Bench) -> None:
@@ -66,7 +66,7 @@ def test_the_new_base_of_a_broken_ring_holds_also_where_its_pages_are_blank_agai
     assert bench.ack(Request.SET_VRING_BASE, VringState(0, 0)) == 0
     assert bench.port.live == {}
     bench.kick_with(0, bench.eventfd())
-    assert bench.port.live[0]["base"] == 0
+    assert bench.port.live[0].base == 0
 
 
 def test_another_size_stops_a_disabled_ring(bench: Bench) -> None:
@@ -75,7 +75,7 @@ def test_another_size_stops_a_disabled_ring(bench: Bench) -> None:
     assert bench.ack(Request.SET_VRING_NUM, VringState(0, 512)) == 0
     assert bench.port.live == {}
     bench.kick_with(0, bench.eventfd())
-    assert bench.port.live[0]["size"] == 512
+    assert bench.port.live[0].size == 512
 
 
 def test_a_disabled_ring_that_is_told_what_it_knows_goes_on(bench: Bench) -> None:
@@ -128,9 +128,9 @@ def test_a_ring_that_was_left_goes_on_where_it_was_when_it_is_enabled_again(benc
     bench.share()
     assert bench.port.live == {}  # other memory does not start it
     bench.send(Request.SET_VRING_ENABLE, VringState(0, 1))
-    assert bench.port.live[0]["base"] == 9
-    assert bench.port.live[0]["enabled"]
-    assert bench.port.live[0]["kicked"]
+    assert bench.port.live[0].base == 9
+    assert bench.port.live[0].enabled
+    assert bench.port.live[0].kicked
     assert kick
 
 
@@ -157,8 +157,8 @@ def test_a_ring_that_was_left_is_set_up_anew_with_features_of_its_own(bench: Ben
     bench.kick_with(0, bench.eventfd())
     bench.send(Request.SET_VRING_ENABLE, VringState(0, 1))
     settings = bench.port.live[0]
-    assert (settings["size"], settings["base"], settings["desc_user_addr"]) == (128, 0, ELSEWHERE)
-    assert not settings["kicked"]
+    assert (settings.size, settings.base, settings.desc_user_addr) == (128, 0, ELSEWHERE)
+    assert not settings.kicked
 
 
 def test_a_broken_ring_is_left_as_well_and_only_another_kick_starts_it(bench: Bench) -> None:
@@ -172,7 +172,7 @@ def test_a_broken_ring_is_left_as_well_and_only_another_kick_starts_it(bench: Be
     disable(bench)
     bench.send(Request.SET_VRING_BASE, VringState(0, 0))
     bench.kick_with(0, bench.eventfd())
-    assert bench.port.live[0]["base"] == 0
+    assert bench.port.live[0].base == 0
 
 
 def test_rings_of_one_that_withdrew_the_protocol_features_bit_stop_when_it_asks_for_the_features(bench: Bench) -> None:
@@ -189,8 +189,8 @@ def test_rings_of_one_that_withdrew_the_protocol_features_bit_stop_when_it_asks_
     bench.send(Request.SET_VRING_ADDR, elsewhere())
     assert bench.port.live == {}
     bench.kick_with(0, bench.eventfd())
-    assert bench.port.live[0]["desc_user_addr"] == ELSEWHERE
-    assert bench.port.live[0]["enabled"]
+    assert bench.port.live[0].desc_user_addr == ELSEWHERE
+    assert bench.port.live[0].enabled
 
 
 def test_rings_of_one_that_has_no_protocol_features_at_all_go_on_when_it_asks(bench: Bench) -> None:

@@ -348,7 +348,7 @@ def test_status_zero_stops_the_rings_and_forgets_the_features_but_not_memory_nor
     assert bench.session.memory.regions == (REGION,)
     assert bench.session.rings[0].enabled
     bench.run(0)
-    assert bench.port.live[0]["enabled"]
+    assert bench.port.live[0].enabled
 
 
 def test_the_base_of_a_ring_can_still_be_asked_for_after_status_zero(bench: Bench) -> None:
