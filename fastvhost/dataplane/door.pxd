@@ -84,8 +84,6 @@ cdef class PortDoor:
 
 
 cdef void wake(Gate *gate) noexcept nogil
-cdef uint64_t monotonic_ns() noexcept nogil
-cdef uint64_t drain_eventfd(int fd) noexcept nogil
 cdef void enter(Gate *gate) noexcept nogil
 cdef void leave(Gate *gate) noexcept nogil
 cdef void stand(Gate *gate) noexcept nogil

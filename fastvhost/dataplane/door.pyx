@@ -5,8 +5,7 @@ import os
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
-from posix.unistd cimport close, usleep, write
+from posix.unistd cimport close, usleep
 
 from fastvhost.abi.shared_memory cimport (
     add_u32,
@@ -20,13 +19,8 @@ from fastvhost.abi.shared_memory cimport (
     store_release_u32,
     store_release_u64,
 )
-
-cdef extern from "<sys/uio.h>" nogil:
-    struct iovec:
-        void *iov_base
-        size_t iov_len
-    ssize_t preadv2(int fd, const iovec *parts, int n, long offset, int flags)
-    const int RWF_NOWAIT
+from fastvhost.dataplane.clock cimport monotonic_ns
+from fastvhost.dataplane.eventfd cimport wake_eventfd
 
 # A worker comes by between two bursts, which is microseconds; a core it shares with others may hold it for a while.
 cdef enum:
@@ -156,24 +150,8 @@ cdef void leave(Gate *gate) noexcept nogil:
 
 cdef void wake(Gate *gate) noexcept nogil:
     """End a worker's sleep, if it sleeps. After a full fence, so that one of the two sees the other."""
-    cdef uint64_t one = 1
     if load_acquire_u32(&gate.asleep):
-        write(gate.wake_fd, &one, sizeof(one))  # full: it will wake anyway
-
-
-cdef uint64_t drain_eventfd(int fd) noexcept nogil:
-    """Take what an eventfd has counted, and return it. Never blocks, whatever its flags say: they are shared."""
-    cdef uint64_t count = 0
-    cdef iovec part = iovec(&count, sizeof(count))
-    if preadv2(fd, &part, 1, -1, RWF_NOWAIT) != sizeof(count):
-        return 0
-    return count
-
-
-cdef uint64_t monotonic_ns() noexcept nogil:
-    cdef timespec clock
-    clock_gettime(CLOCK_MONOTONIC, &clock)
-    return <uint64_t>clock.tv_sec * 1000000000 + <uint64_t>clock.tv_nsec
+        wake_eventfd(gate.wake_fd)
 
 
 # Control's side

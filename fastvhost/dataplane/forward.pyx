@@ -11,11 +11,12 @@ those; no more chains than were received are ever released.
 
 from libc.stdint cimport uint32_t, uint64_t
 
+from fastvhost.dataplane.clock cimport monotonic_ns
 from fastvhost.dataplane.debug cimport check, poison
-from fastvhost.dataplane.door cimport monotonic_ns
 from fastvhost.dataplane.drop_reason cimport NO_EGRESS, NO_RECEIVE_BUFFERS
 from fastvhost.dataplane.frame cimport BURST, VISIT_BYTES, Frame
 from fastvhost.dataplane.port cimport PortFace
+from fastvhost.dataplane.tally cimport count_drops
 
 
 cdef uint32_t forward_burst(Lane *lane) noexcept nogil:
@@ -51,7 +52,7 @@ cdef uint32_t forward_burst(Lane *lane) noexcept nogil:
     check(lane.burst.n_frames <= BURST, "forward: a burst has room for its frames")
 
     if egress == NULL:
-        ingress.rx[lane.pair].dropped[<int>NO_EGRESS] += waiting
+        count_drops(&ingress.rx[lane.pair], NO_EGRESS, waiting)
         done = waiting
     else:
         egress_pair = pair_of(lane)
@@ -64,10 +65,10 @@ cdef uint32_t forward_burst(Lane *lane) noexcept nogil:
         if done:
             lane.stalled_since = 0
         elif not may_wait(lane, egress.tx[egress_pair].frames):
-            egress.tx[egress_pair].dropped[<int>NO_RECEIVE_BUFFERS] += waiting
+            count_drops(&egress.tx[egress_pair], NO_RECEIVE_BUFFERS, waiting)
             done = waiting
         if done < waiting and not lane.hold and spent == egress.tx[egress_pair].spent:
-            egress.tx[egress_pair].dropped[<int>NO_RECEIVE_BUFFERS] += waiting - done
+            count_drops(&egress.tx[egress_pair], NO_RECEIVE_BUFFERS, waiting - done)
             done = waiting
     if done:
         ingress.release_burst(ingress, lane.pair, &lane.burst.done[lane.first], done)

@@ -21,11 +21,12 @@ from posix.unistd cimport close
 
 from fastvhost.abi.shared_memory cimport full_fence, load_acquire_u32, store_release_u32
 from fastvhost.abi.virtio_net cimport NET_HDR_BYTES
-from fastvhost.dataplane.door cimport Gate, monotonic_ns
+from fastvhost.dataplane.clock cimport monotonic_ns
+from fastvhost.dataplane.door cimport Gate
+from fastvhost.dataplane.eventfd cimport POLLIN, poll, pollfd
 from fastvhost.dataplane.forward cimport Lane
 from fastvhost.dataplane.frame cimport BURST, MAX_SEGMENTS, Chain, Segment
 from fastvhost.dataplane.guest_memory cimport GuestMemory, RegionTable, holds_host
-from fastvhost.dataplane.idle cimport pollfd
 from fastvhost.dataplane.net cimport MAX_RECEIVE_CHAINS, NetScratch
 from fastvhost.dataplane.port cimport Port
 from fastvhost.dataplane.roster cimport MOST_US, Roster
@@ -42,10 +43,6 @@ cdef extern from "fastvhost/dataplane/touch.h" nogil:
     int touch_own(const toucher *t, size_t page)
     int open_thread_stat(int thread)
     int waits_in_kernel(int fd)
-
-cdef extern from "<poll.h>" nogil:
-    int poll(pollfd *fds, unsigned long n, int timeout)
-    const short POLLIN
 
 cdef enum:
     LOOK_MS = 5                # while a worker is awake

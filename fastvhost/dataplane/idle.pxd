@@ -10,6 +10,7 @@ whose kick comes late, after its frame was found, is none of those: as it would 
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastvhost.dataplane.door cimport Gate
+from fastvhost.dataplane.eventfd cimport pollfd
 from fastvhost.dataplane.roster cimport Roster
 
 
@@ -17,13 +18,6 @@ cdef enum IdlePolicy:
     IDLE_POLL
     IDLE_ADAPTIVE
     IDLE_INTERRUPT
-
-
-cdef extern from "<poll.h>" nogil:
-    struct pollfd:
-        int fd
-        short events
-        short revents
 
 
 cdef struct Idle:

@@ -4,14 +4,12 @@ from libc.stdint cimport uint32_t, uint64_t
 from posix.time cimport nanosleep, timespec
 
 from fastvhost.abi.shared_memory cimport cpu_pause, full_fence, load_acquire_u32, store_release_u32
-from fastvhost.dataplane.door cimport Gate, drain_eventfd, monotonic_ns
+from fastvhost.dataplane.clock cimport monotonic_ns
+from fastvhost.dataplane.door cimport Gate
+from fastvhost.dataplane.eventfd cimport POLLIN, drain_eventfd, pollfd, ppoll
 from fastvhost.dataplane.forward cimport Lane
 from fastvhost.dataplane.port cimport LOOK_AGAIN, NOTHING_TO_WAIT_FOR
 from fastvhost.dataplane.roster cimport look_at
-
-cdef extern from "<poll.h>" nogil:
-    int ppoll(pollfd *fds, unsigned long n, const timespec *timeout, const void *signals)
-    const short POLLIN
 
 # Adaptive: spin as long as a driver may take to answer, nap as long as a pause in traffic may last, then sleep.
 # Waking costs tens of microseconds here, so spinning for 200 of them is what a short pause may cost.

@@ -22,6 +22,7 @@ from fastvhost.dataplane.drop_reason cimport BAD_DESCRIPTOR, GSO_UNSUPPORTED, N_
 from fastvhost.dataplane.frame cimport BURST, VISIT_PIECES, Burst, Chain, Done, Frame, Segment
 from fastvhost.dataplane.guest_memory cimport holds_host
 from fastvhost.dataplane.ring cimport RING_OK, RING_RECEIVE_CHAIN_TOO_SHORT, Ring
+from fastvhost.dataplane.tally cimport count_drops
 
 cdef extern from "fastvhost/dataplane/copy.h" nogil:
     struct frame_copy:
@@ -146,7 +147,7 @@ cdef uint32_t strip_one_by_one(Burst *burst, uint32_t n, uint32_t header_bytes, 
             return i    # a frame behind some that are none, or one that is none behind frames
         burst.done[i] = Done(burst.frames[i].ticket, 0)
         if reason != N_DROP_REASONS:
-            tally.dropped[<int>reason] += 1
+            count_drops(tally, reason, 1)
             continue
         burst.n_frames = i + 1
         tally.frames += 1
@@ -216,7 +217,7 @@ cdef uint32_t deliver(
     if pile.n_chains == 0:
         if ring.status == RING_OK:
             return 0
-        tally.dropped[<int>BAD_DESCRIPTOR] += 1
+        count_drops(tally, BAD_DESCRIPTOR, 1)
         return 1
     fits = min(n, pile.n_chains)
     # Nearly always, each frame is one piece, and so is the buffer that it goes to.
@@ -340,11 +341,11 @@ cdef uint32_t deliver_one_by_one(
             tally.spent += 1
             return i
         if spread == BROKE:
-            tally.dropped[<int>BAD_DESCRIPTOR] += 1
+            count_drops(tally, BAD_DESCRIPTOR, 1)
             return i + 1
         pile.dealt_with = True
         if spread == TOO_LONG:
-            tally.dropped[<int>OVERSIZE] += 1
+            count_drops(tally, OVERSIZE, 1)
             continue
         scatter(header_bytes, scratch, pile.used, spread, &frames[i], segments)
         pile.used += spread

@@ -13,10 +13,10 @@ import threading
 import time
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
-from posix.unistd cimport read, write
+from posix.unistd cimport read
 
 from fastvhost.abi.shared_memory cimport clear_bits_u64, exchange_i32, load_acquire_u64, load_i32, replace_i32
-from fastvhost.dataplane.door cimport drain_eventfd
+from fastvhost.dataplane.eventfd cimport drain_eventfd, wake_eventfd
 from fastvhost.dataplane.notify cimport (
     ASKED_WORDS,
     BY_HELPER,
@@ -242,7 +242,6 @@ cdef class Helper:
     def retire(self) -> None:
         """It touches nothing more of the port. What it may be using it closes, the rest is closed here."""
         cdef int32_t at, slot
-        cdef uint64_t one = 1
         with self.lock:
             at = exchange_i32(&self.at, RETIRED)
             self.kept = [fd for fd, _ in self.in_doubt]
@@ -252,7 +251,7 @@ cdef class Helper:
                 if self.fds[slot] >= 0:
                     (self.kept if slot == at else rest).append(self.fds[slot])
             if not self.ended:
-                write(self.wake_fd, &one, sizeof(one))
+                wake_eventfd(self.wake_fd)
         for fd in rest:
             self.notifier.close_fd(fd)
 

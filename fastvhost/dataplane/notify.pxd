@@ -6,9 +6,9 @@ that a front-end also holds.
 """
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
-from posix.unistd cimport write
 
 from fastvhost.abi.shared_memory cimport set_bits_u64
+from fastvhost.dataplane.eventfd cimport wake_eventfd
 
 cdef extern from "fastvhost/dataplane/signal_foreign.h" nogil:
     struct signals:
@@ -57,11 +57,10 @@ cdef void judge_anew(Asked *asked) noexcept nogil
 
 cdef inline void ask_helper(Asked *asked, uint32_t slot) noexcept nogil:
     """Woken by the first bit of a word only: until that is cleared, the helper is on its way."""
-    cdef uint64_t one = 1
     # After the fence that comes before the driver is asked whether it wants to be told, so the helper, which clears
     # the bit and then signals, signals what was published before.
     if set_bits_u64(&asked.words[slot // 64], <uint64_t>1 << slot % 64) == 0:
-        write(asked.wake_fd, &one, sizeof(one))  # an eventfd of ours: nobody else adds to it, so it is never full
+        wake_eventfd(asked.wake_fd)
 
 
 cdef inline uint32_t with_sample(uint32_t samples, uint64_t took_ns) noexcept nogil:

@@ -5,7 +5,7 @@ import os
 
 from libc.stdint cimport int32_t, uint64_t
 
-from fastvhost.dataplane.door cimport monotonic_ns
+from fastvhost.dataplane.clock cimport monotonic_ns
 
 _REMEDIES = {
     errno.EAGAIN: "all of fs.aio-max-nr is in use; raise it with sysctl fs.aio-max-nr=1048576 and restart fwd",

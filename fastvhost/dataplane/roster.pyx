@@ -4,12 +4,9 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
+from fastvhost.dataplane.clock cimport monotonic_ns, read_ticks
 from fastvhost.dataplane.debug cimport DEBUG, check
-from fastvhost.dataplane.door cimport monotonic_ns
 from fastvhost.dataplane.forward cimport Lane, forward_burst
-
-cdef extern from "fastvhost/dataplane/ticks.h" nogil:
-    uint64_t read_ticks() noexcept
 
 cdef enum:
     CALIBRATION_NS = 1000 * 1000

@@ -5,12 +5,12 @@ Virtio 1.2, section 5.1; vhost-user, "Ring states". The control side of the same
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.stdlib cimport malloc
-from posix.unistd cimport write
 
 from fastvhost.abi.shared_memory cimport load_i32, replace_i32, store_release_u32
+from fastvhost.dataplane.clock cimport monotonic_ns
 from fastvhost.dataplane.debug cimport DEBUG, check, poison
-from fastvhost.dataplane.door cimport drain_eventfd, monotonic_ns
 from fastvhost.dataplane.drop_reason cimport BAD_DESCRIPTOR, LINK_DOWN, NO_RECEIVE_BUFFERS, RING_DISABLED
+from fastvhost.dataplane.eventfd cimport drain_eventfd, wake_eventfd
 from fastvhost.dataplane.frame cimport BURST, MAX_SEGMENTS, VISIT_PIECES, Burst, Done, Frame, Segment
 from fastvhost.dataplane.net cimport NetScratch, deliver, strip_headers
 from fastvhost.dataplane.notify cimport (
@@ -31,7 +31,7 @@ from fastvhost.dataplane.notify cimport (
 )
 from fastvhost.dataplane.port cimport LOOK_AGAIN, NOTHING_TO_WAIT_FOR, PortFace
 from fastvhost.dataplane.ring cimport RING_MISCOUNTED, RING_OK, Ring, check_chains
-from fastvhost.dataplane.tally cimport Tally
+from fastvhost.dataplane.tally cimport Tally, count_drops
 
 cdef extern from "fastvhost/dataplane/thread_scratch.h" nogil:
     void *thread_scratch
@@ -75,8 +75,7 @@ cdef NetScratch *scratch_of_this_thread() noexcept nogil:
 
 
 cdef void wake_control(Device *device) noexcept nogil:
-    cdef uint64_t one = 1
-    write(device.attention_fd, &one, sizeof(one))  # full: it will be read anyway
+    wake_eventfd(device.attention_fd)
 
 
 cdef void report_broken(Device *device, Queue *queue) noexcept nogil:
@@ -146,7 +145,7 @@ cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcep
         taken = ring.take(ring, burst.frames, left, burst.segments, &burst.n_segments)
         if taken == 0:
             if ring.status != RING_OK:
-                port.rx[pair].dropped[<int>BAD_DESCRIPTOR] += 1
+                count_drops(&port.rx[pair], BAD_DESCRIPTOR, 1)
                 report_broken(device, queue)
             return 0
         dealt_with = unpack(queue, burst, taken, device.header_bytes, &port.rx[pair])
@@ -175,7 +174,7 @@ cdef inline uint32_t unpack(
         return strip_headers(burst, n, header_bytes, tally)
     for i in range(n):
         burst.done[i] = Done(burst.frames[i].ticket, 0)
-    tally.dropped[<int>RING_DISABLED] += n
+    count_drops(tally, RING_DISABLED, n)
     return n
 
 
@@ -187,13 +186,13 @@ cdef uint32_t deliver_burst(
     cdef NetScratch *scratch = scratch_of_this_thread()
     cdef uint32_t done
     if not device.link_up:
-        port.tx[pair].dropped[<int>LINK_DOWN] += n
+        count_drops(&port.tx[pair], LINK_DOWN, n)
         return n
     if not queue.live or not queue.enabled or queue.ring.status != RING_OK or not is_started(device, queue):
-        port.tx[pair].dropped[<int>RING_DISABLED] += n
+        count_drops(&port.tx[pair], RING_DISABLED, n)
         return n
     if scratch == NULL:
-        port.tx[pair].dropped[<int>NO_RECEIVE_BUFFERS] += n
+        count_drops(&port.tx[pair], NO_RECEIVE_BUFFERS, n)
         return n
     done = deliver(
         &queue.ring, device.header_bytes, device.mergeable, scratch, frames, segments, n, &port.tx[pair]

@@ -137,7 +137,7 @@ MUTANTS = (
     Mutant(
         "bad-chain-not-counted",
         NET,
-        "            tally.dropped[<int>BAD_DESCRIPTOR] += 1\n",
+        "            count_drops(tally, BAD_DESCRIPTOR, 1)\n",
         "            pass\n",
         "unit/test_bad_behind_good.py::test_a_frame_that_wants_more_mergeable_buffers_than_there_are_good_ones_meets_the_bad_chain",
     ),

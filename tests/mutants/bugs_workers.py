@@ -107,7 +107,7 @@ MUTANTS = (
     Mutant(
         "link-down-not-counted",
         DEVICE,
-        "        port.tx[pair].dropped[<int>LINK_DOWN] += n\n",
+        "        count_drops(&port.tx[pair], LINK_DOWN, n)\n",
         "        pass\n",
         "unit/test_forwarding.py::test_without_a_peer_frames_drop_as_link_down_and_the_sender_never_hangs",
     ),

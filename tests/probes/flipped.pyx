@@ -4,7 +4,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from fastvhost.abi.shared_memory cimport load_acquire_u32, load_u16, store_release_u32, store_u16
 from fastvhost.abi.virtio_ring cimport virtq_avail
-from fastvhost.dataplane.door cimport monotonic_ns
+from fastvhost.dataplane.clock cimport monotonic_ns
 from fastvhost.dataplane.frame cimport Chain, Segment
 from fastvhost.dataplane.ring cimport RING_HEAD_BEYOND_QUEUE, RING_OK, Ring
 from fastvhost.dataplane.virtio_port cimport VirtioPort

@@ -10,7 +10,6 @@ of tests/unit/test_driver_queues.py do that.
 
 cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from fastvhost.abi.shared_memory cimport (
     cpu_pause, full_fence, load_acquire_u16, load_acquire_u32, load_u16, load_u64, store_release_u16, store_release_u32,
@@ -20,6 +19,7 @@ from fastvhost.abi.virtio_packed cimport (
     RING_EVENT_FLAGS_DESC, RING_EVENT_FLAGS_DISABLE, RING_EVENT_WRAP_BIT, pvirtq_desc, pvirtq_event_suppress,
 )
 from fastvhost.abi.virtio_ring cimport VIRTQ_AVAIL_F_NO_INTERRUPT, virtq_avail, virtq_used
+from fastvhost.dataplane.clock cimport monotonic_ns
 from fastvhost.dataplane.frame cimport BURST, MAX_SEGMENTS, Chain, Done, Segment
 from fastvhost.dataplane.ring cimport RING_OK, Ring
 from fastvhost.dataplane.virtio_port cimport VirtioPort
@@ -45,12 +45,6 @@ cdef uint32_t dice(uint64_t *state, uint32_t n) noexcept nogil:
     state[0] ^= state[0] >> 7
     state[0] ^= state[0] << 17
     return <uint32_t>(state[0] >> 32) % n
-
-
-cdef uint64_t now() noexcept nogil:
-    cdef timespec clock
-    clock_gettime(CLOCK_MONOTONIC, &clock)
-    return <uint64_t>clock.tv_sec * 1000000000 + <uint64_t>clock.tv_nsec
 
 
 cdef void dawdle(uint64_t *state) noexcept nogil:
@@ -157,12 +151,12 @@ cdef class PingPong:
                 spins += 1
                 if spins % SPINS == 0:
                     sched_yield()
-                    since = since or now()
-                    if now() > since + self.stall_ns and used_ahead(queue, self.device.packed, ahead):
+                    since = since or monotonic_ns()
+                    if monotonic_ns() > since + self.stall_ns and used_ahead(queue, self.device.packed, ahead):
                         self.driver_stalls += load_u64(&self.calls) == seen
                         break
             if since:
-                self.driver_longest_ns = max(self.driver_longest_ns, now() - since)
+                self.driver_longest_ns = max(self.driver_longest_ns, monotonic_ns() - since)
         if dice(state, 2):
             self.side.format.want_calls(queue, False)
 
@@ -208,12 +202,12 @@ cdef class PingPong:
                 spins += 1
                 if spins % SPINS == 0:
                     sched_yield()
-                    since = since or now()
-                    if now() > since + self.stall_ns and ring.has_work(ring):
+                    since = since or monotonic_ns()
+                    if monotonic_ns() > since + self.stall_ns and ring.has_work(ring):
                         self.device_stalls += load_u64(&queue.kicks) == seen
                         break
             if since:
-                self.device_longest_ns = max(self.device_longest_ns, now() - since)
+                self.device_longest_ns = max(self.device_longest_ns, monotonic_ns() - since)
         if dice(state, 2):
             ring.want_kicks(ring, False)
 

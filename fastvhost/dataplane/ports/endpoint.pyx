@@ -14,11 +14,12 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
-from posix.unistd cimport close, write
+from posix.unistd cimport close
 
 from fastvhost.abi.shared_memory cimport full_fence, load_acquire_u32, store_release_u32
 from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES
-from fastvhost.dataplane.door cimport Door, drain_eventfd
+from fastvhost.dataplane.door cimport Door
+from fastvhost.dataplane.eventfd cimport POLLIN, drain_eventfd, poll, pollfd, wake_eventfd
 from fastvhost.dataplane.drop_reason cimport LINK_DOWN, OVERSIZE
 from fastvhost.dataplane.frame cimport BURST as MOST_FRAMES, copy_frame
 from fastvhost.dataplane.frame cimport Burst as FrameBurst
@@ -34,15 +35,7 @@ from fastvhost.dataplane.ports.parcels cimport (
     show_parcels,
     take_parcel,
 )
-from fastvhost.dataplane.tally cimport Tally
-
-cdef extern from "<poll.h>" nogil:
-    struct pollfd:
-        int fd
-        short events
-        short revents
-    int poll(pollfd *fds, unsigned long n, int timeout_ms)
-    const short POLLIN
+from fastvhost.dataplane.tally cimport Tally, count_drops
 
 
 # How long a program that waits sleeps at the most: one bell for two threads, one of which may answer it for the other.
@@ -56,16 +49,11 @@ class EndpointClosedError(Exception):
 
 # The worker's side
 
-cdef void ring_bell(int fd) noexcept nogil:
-    cdef uint64_t one = 1
-    write(fd, &one, sizeof(one))  # full: it will be read anyway
-
-
 cdef void wake_program(Side *side) noexcept nogil:
     full_fence()  # pairs with Endpoint.wait_for: one of the two sees the other
     if load_acquire_u32(&side.program_waits):
         store_release_u32(&side.program_waits, 0)
-        ring_bell(side.program_fd)
+        wake_eventfd(side.program_fd)
 
 
 cdef uint32_t receive_burst(PortFace *port, uint32_t pair, FrameBurst *burst) noexcept nogil:
@@ -102,7 +90,7 @@ cdef uint32_t deliver_burst(
     cdef uint32_t i = 0, room = parcels_there(&side.vacant), slot
     while i < n:
         if frames[i].bytes > side.slot_bytes:
-            tally.dropped[<int>OVERSIZE] += 1
+            count_drops(tally, OVERSIZE, 1)
             i += 1
             continue
         if room == 0:
@@ -123,7 +111,7 @@ cdef uint32_t deliver_burst(
 cdef uint32_t deliver_to_nobody(
     PortFace *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
 ) noexcept nogil:
-    port.tx[pair].dropped[<int>LINK_DOWN] += n
+    count_drops(&port.tx[pair], LINK_DOWN, n)
     return n
 
 
@@ -377,7 +365,7 @@ cdef class Endpoint(Port):
         self.rebalance()
         full_fence()  # pairs with the one before the worker sleeps
         if load_acquire_u32(&self.side.worker_waits):
-            ring_bell(self.side.worker_fd)
+            wake_eventfd(self.side.worker_fd)
 
     cdef void rebalance(self) noexcept nogil:
         """Give the worker back what came home beyond the program's share."""
@@ -508,7 +496,7 @@ cdef class Endpoint(Port):
         self.closed = True
         self.face.deliver_burst = deliver_to_nobody  # one pointer, for good: no door
         full_fence()
-        ring_bell(self.side.program_fd)
+        wake_eventfd(self.side.program_fd)
 
     @property
     def link_up(self) -> bool:

@@ -4,11 +4,12 @@ import os
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from posix.unistd cimport close, write
+from posix.unistd cimport close
 
 from fastvhost.abi.shared_memory cimport load_acquire_u32, store_release_u32
 from fastvhost.dataplane.changing_port cimport ChangingPort
-from fastvhost.dataplane.door cimport Door, drain_eventfd
+from fastvhost.dataplane.door cimport Door
+from fastvhost.dataplane.eventfd cimport drain_eventfd, wake_eventfd
 from fastvhost.dataplane.frame cimport Frame, Segment, copy_frame
 from fastvhost.dataplane.port cimport NOTHING_TO_WAIT_FOR, Port, PortFace
 
@@ -17,22 +18,17 @@ from fastvhost.dataplane.port cimport NOTHING_TO_WAIT_FOR, Port, PortFace
 cdef double PATIENCE = 0.5
 
 
-cdef void wake_control(HostSide *side) noexcept nogil:
-    cdef uint64_t one = 1
-    write(side.attention_fd, &one, sizeof(one))  # full: it will be read anyway
-
-
 cdef void report_error(HostSide *side, int error) noexcept nogil:
     """Tell control of a call that failed, once until it has looked."""
     if not side.found_error:
         store_release_u32(&side.found_error, error)  # pairs with HostPort.events
-        wake_control(side)
+        wake_eventfd(side.attention_fd)
 
 
 cdef void report_first_frame(HostSide *side) noexcept nogil:
     side.seen_frame = True
     store_release_u32(&side.found_first_frame, 1)  # pairs with HostPort.events
-    wake_control(side)
+    wake_eventfd(side.attention_fd)
 
 
 cdef uint32_t gather(HostQueue *queue, const Frame *frame, const Segment *segments, iovec *parts) noexcept nogil:

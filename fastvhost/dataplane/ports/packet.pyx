@@ -16,6 +16,7 @@ from fastvhost.abi.shared_memory cimport load_acquire_u16, load_acquire_u32, sto
 from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES, NET_HDR_F_NEEDS_CSUM, NET_HDR_LEGACY_BYTES
 from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.drop_reason cimport BAD_DESCRIPTOR, GSO_UNSUPPORTED, LINK_DOWN, OVERSIZE, RUNT
+from fastvhost.dataplane.ether cimport ETHER_ADDRESSES_BYTES, ETHERTYPE_VLAN, VLAN_TAG_BYTES, put16
 from fastvhost.dataplane.frame cimport BURST, Burst, Frame, Segment, copy_frame
 from fastvhost.dataplane.port cimport PortFace
 from fastvhost.dataplane.ports.host_port cimport (
@@ -36,7 +37,7 @@ from fastvhost.dataplane.ports.segmentation cimport (
     complete_checksum,
     cut_super,
 )
-from fastvhost.dataplane.tally cimport Tally
+from fastvhost.dataplane.tally cimport Tally, count_drops
 
 cdef extern from "<linux/if_packet.h>" nogil:
     const uint32_t TP_STATUS_KERNEL, TP_STATUS_USER, TP_STATUS_VLAN_VALID, TP_STATUS_VLAN_TPID_VALID
@@ -76,7 +77,6 @@ cdef extern from * nogil:
     const int MSG_DONTWAIT
 
 cdef enum:
-    VLAN_TAG_BYTES = 4
     FEW_PARTS = 4            # a frame in more pieces goes by way of the bounce buffer, on its own
 
 
@@ -162,7 +162,7 @@ cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcep
         packet = <tpacket3_hdr *>ring.next
         if not lies_in_block(ring, packet, &found):
             # Not from a kernel: the ring is memory of this program as well. The rest of the block is lost.
-            tally.dropped[<int>BAD_DESCRIPTOR] += ring.left
+            count_drops(tally, BAD_DESCRIPTOR, ring.left)
             ring.left = 0
             continue
         ring.left -= 1
@@ -208,10 +208,10 @@ cdef uint32_t take_packet(
     cdef HostHeader header
     memcpy(&header, frame - NET_HDR_LEGACY_BYTES, sizeof(header))
     if bytes != packet.tp_len:
-        tally.dropped[<int>OVERSIZE] += 1
+        count_drops(tally, OVERSIZE, 1)
         return 0
     if bytes < ETHER_HEADER_BYTES:
-        tally.dropped[<int>RUNT] += 1
+        count_drops(tally, RUNT, 1)
         return 0
     if packet.tp_status & TP_STATUS_VLAN_VALID:
         # The kernel took the tag out; there is room for it where its header was.
@@ -221,24 +221,25 @@ cdef uint32_t take_packet(
         header.csum_start += VLAN_TAG_BYTES
     if header.gso_type:
         if not begin_super(&ring.super, frame, bytes, &header):
-            tally.dropped[<int>GSO_UNSUPPORTED] += 1
+            count_drops(tally, GSO_UNSUPPORTED, 1)
         return 0
     if header.flags & NET_HDR_F_NEEDS_CSUM and not complete_checksum(
         frame, bytes, header.csum_start, header.csum_offset
     ):
-        tally.dropped[<int>GSO_UNSUPPORTED] += 1
+        count_drops(tally, GSO_UNSUPPORTED, 1)
         return 0
     add_frame(burst, n, frame, bytes)
     return 1
 
 
 cdef void restore_tag(uint8_t *frame, const tpacket3_hdr *packet) noexcept nogil:
-    cdef uint16_t protocol = 0x8100
+    cdef uint16_t protocol = ETHERTYPE_VLAN
     if packet.tp_status & TP_STATUS_VLAN_TPID_VALID:
         protocol = packet.hv1.tp_vlan_tpid
-    memmove(frame - VLAN_TAG_BYTES, frame, 12)
-    frame[8], frame[9] = protocol >> 8, protocol & 0xff
-    frame[10], frame[11] = (packet.hv1.tp_vlan_tci >> 8) & 0xff, packet.hv1.tp_vlan_tci & 0xff
+    cdef uint8_t *tag = frame + ETHER_ADDRESSES_BYTES - VLAN_TAG_BYTES
+    memmove(frame - VLAN_TAG_BYTES, frame, ETHER_ADDRESSES_BYTES)
+    put16(tag, protocol)
+    put16(tag + 2, packet.hv1.tp_vlan_tci)
 
 
 cdef bint may_receive(PortFace *port, uint32_t pair) noexcept nogil:
@@ -260,7 +261,7 @@ cdef uint32_t deliver_burst(
     cdef uint32_t i, done = 0
     cdef int sent, error
     if queue.fd < 0 or not side.link_up:
-        tally.dropped[<int>LINK_DOWN] += n
+        count_drops(tally, LINK_DOWN, n)
         return n
     n = min(n, <uint32_t>BURST)  # what there is room for in messages
     for i in range(n):
@@ -283,10 +284,10 @@ cdef uint32_t deliver_burst(
         if error == EAGAIN or error == ENOBUFS:
             return done
         if error == EMSGSIZE:
-            tally.dropped[<int>OVERSIZE] += 1
+            count_drops(tally, OVERSIZE, 1)
         else:
             report_error(side, error)
-            tally.dropped[<int>LINK_DOWN] += 1
+            count_drops(tally, LINK_DOWN, 1)
         done += 1
     return n
 

@@ -40,7 +40,7 @@ from fastvhost.dataplane.ports.pcap_library cimport (
     pcap_stat,
     pcap_t,
 )
-from fastvhost.dataplane.tally cimport Tally
+from fastvhost.dataplane.tally cimport Tally, count_drops
 
 
 class PcapError(Exception):
@@ -143,10 +143,10 @@ cdef void take_frame(unsigned char *user, const pcap_pkthdr *header, const unsig
     cdef Catch *catch = <Catch *>user
     cdef uint32_t bytes = header.caplen
     if bytes != header.len or bytes > FRAME_ROOM:
-        catch.tally.dropped[<int>OVERSIZE] += 1
+        count_drops(catch.tally, OVERSIZE, 1)
         return
     if bytes < ETHER_HEADER_BYTES:
-        catch.tally.dropped[<int>RUNT] += 1
+        count_drops(catch.tally, RUNT, 1)
         return
     memcpy(catch.queue.arena + catch.at, data, bytes)
     add_frame(catch.burst, catch.n, catch.queue.arena + catch.at, bytes)
@@ -183,7 +183,7 @@ cdef uint32_t deliver_burst(
     cdef int sent
     cdef const void *data
     if queue.fd < 0 or not side.link_up:
-        tally.dropped[<int>LINK_DOWN] += n
+        count_drops(tally, LINK_DOWN, n)
         return n
     for i in range(n):
         data = frames[i].data
@@ -200,10 +200,10 @@ cdef uint32_t deliver_burst(
         elif errno == EAGAIN or errno == ENOBUFS:
             return i
         elif errno == EMSGSIZE:
-            tally.dropped[<int>OVERSIZE] += 1
+            count_drops(tally, OVERSIZE, 1)
         else:
             report_error(side, errno)
-            tally.dropped[<int>LINK_DOWN] += 1
+            count_drops(tally, LINK_DOWN, 1)
     return n
 
 

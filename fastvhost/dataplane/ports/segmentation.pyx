@@ -5,6 +5,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
 from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES
+from fastvhost.dataplane.ether cimport ETHERTYPE_IPV4, ETHERTYPE_IPV6, ether_payload, get16, put16
 from fastvhost.dataplane.frame cimport BURST, Burst, Chain, Segment
 
 cdef extern from "fastvhost/dataplane/ports/checksum.h" nogil:
@@ -25,14 +26,6 @@ cdef enum:
     MOST_HEADER_BYTES = 256
 
 
-cdef inline uint32_t get16(const uint8_t *at) noexcept nogil:
-    return <uint32_t>at[0] << 8 | at[1]
-
-
-cdef inline void put16(uint8_t *at, uint32_t value) noexcept nogil:
-    at[0], at[1] = <uint8_t>(value >> 8), <uint8_t>value
-
-
 cdef inline void put_sum(uint8_t *at, uint16_t checksum) noexcept nogil:
     memcpy(at, &checksum, 2)
 
@@ -50,7 +43,7 @@ cdef bint complete_checksum(uint8_t *frame, uint32_t bytes, uint32_t start, uint
 
 cdef bint begin_super(Super *super, uint8_t *frame, uint32_t bytes, const HostHeader *header) noexcept nogil:
     """Look at a super-frame's headers. False: not TCP or UDP over IP in Ethernet, or not as it should be."""
-    cdef uint32_t kind = header.gso_type & ~GSO_ECN, ip = ETHER_HEADER_BYTES, at = header.csum_start
+    cdef uint32_t kind = header.gso_type & ~GSO_ECN, ip, at = header.csum_start
     cdef uint32_t ethertype, protocol, shortest
     super.udp = kind == GSO_UDP_L4
     protocol = PROTOCOL_UDP if super.udp else PROTOCOL_TCP
@@ -59,19 +52,14 @@ cdef bint begin_super(Super *super, uint8_t *frame, uint32_t bytes, const HostHe
         return False
     if bytes < ETHER_HEADER_BYTES + 20 + shortest or header.gso_bytes == 0:
         return False
-    ethertype = get16(frame + ip - 2)
-    while ethertype == 0x8100 or ethertype == 0x88a8:
-        ip += 4
-        if ip > 22:
-            return False
-        ethertype = get16(frame + ip - 2)
-    super.ipv6 = ethertype == 0x86dd
+    ethertype = ether_payload(frame, bytes, &ip)
+    super.ipv6 = ethertype == ETHERTYPE_IPV6
     if not super.udp and super.ipv6 != (kind == GSO_TCPV6):
         return False
     if super.ipv6:
         if at < ip + 40:
             return False
-    elif ethertype != 0x0800 or at != ip + 4 * (frame[ip] & 15) or at < ip + 20 or frame[ip + 9] != protocol:
+    elif ethertype != ETHERTYPE_IPV4 or at != ip + 4 * (frame[ip] & 15) or at < ip + 20 or frame[ip + 9] != protocol:
         return False
     if at + shortest > bytes or header.csum_offset != (6 if super.udp else 16):
         return False

@@ -26,7 +26,7 @@ from fastvhost.dataplane.ports.host_port cimport (
     report_first_frame,
     writev,
 )
-from fastvhost.dataplane.tally cimport Tally
+from fastvhost.dataplane.tally cimport Tally, count_drops
 
 cdef extern from * nogil:
     """
@@ -55,7 +55,7 @@ cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcep
                 report_error(side, errno)
             break
         if got < ETHER_HEADER_BYTES:
-            tally.dropped[<int>RUNT] += 1
+            count_drops(tally, RUNT, 1)
             continue
         add_frame(burst, n, queue.arena + at, <uint32_t>got)
         tally.bytes += got
@@ -78,7 +78,7 @@ cdef uint32_t deliver_burst(
     cdef uint32_t i
     cdef int error
     if queue.fd < 0 or not side.link_up:
-        tally.dropped[<int>LINK_DOWN] += n
+        count_drops(tally, LINK_DOWN, n)
         return n
     for i in range(n):
         error = write_frame(queue, &frames[i], segments)
@@ -87,7 +87,7 @@ cdef uint32_t deliver_burst(
         if error:
             # EIO: the interface is down; EBADFD: it is gone. Control looks, and tells.
             report_error(side, error)
-            tally.dropped[<int>LINK_DOWN] += 1
+            count_drops(tally, LINK_DOWN, 1)
             continue
         tally.frames += 1
         tally.bytes += frames[i].bytes

@@ -7,39 +7,30 @@
 #ifndef FASTVHOST_UNFINISHED_H
 #define FASTVHOST_UNFINISHED_H
 
+#include "../ether.h"
 #include "checksum.h"
 
 enum { UNFINISHED_TCP = 6, UNFINISHED_UDP = 17 };
 
-static inline uint32_t unfinished_get16(const uint8_t *at) { return (uint32_t)at[0] << 8 | at[1]; }
-
 /* Looks at a frame of TCP or UDP in IP in Ethernet, with up to two VLAN tags. Returns whether it was completed. */
 static inline int finish_checksum(uint8_t *frame, uint32_t bytes)
 {
-    uint32_t ip = 14, start, end, type, tags = 0;
+    uint32_t ip, start, end, type = ether_payload(frame, bytes, &ip);
     uint8_t protocol, ending[4] = {0};
     const uint8_t *addresses;
     uint8_t *field;
     uint16_t stored, sign, sum;
-    if (bytes < 34)
-        return 0;
-    for (type = unfinished_get16(frame + 12); type == 0x8100 || type == 0x88a8; tags++) {
-        ip += 4;
-        if (tags == 2 || bytes < ip + 20)
-            return 0;
-        type = unfinished_get16(frame + ip - 2);
-    }
-    if (type == 0x0800) {
+    if (type == ETHERTYPE_IPV4) {
         start = ip + 4 * (frame[ip] & 15);
-        end = ip + unfinished_get16(frame + ip + 2);
+        end = ip + get16(frame + ip + 2);
         protocol = frame[ip + 9];
         addresses = frame + ip + 12;
         /* A fragment has no checksum of its own. */
-        if (start < ip + 20 || unfinished_get16(frame + ip + 6) & 0x3fff)
+        if (start < ip + 20 || get16(frame + ip + 6) & 0x3fff)
             return 0;
-    } else if (type == 0x86dd && bytes >= ip + 40) {
+    } else if (type == ETHERTYPE_IPV6 && bytes >= ip + 40) {
         start = ip + 40;
-        end = start + unfinished_get16(frame + ip + 4);
+        end = start + get16(frame + ip + 4);
         protocol = frame[ip + 6];
         addresses = frame + ip + 8;
     } else {
@@ -54,7 +45,7 @@ static inline int finish_checksum(uint8_t *frame, uint32_t bytes)
     ending[1] = protocol;
     ending[2] = (uint8_t)((end - start) >> 8);
     ending[3] = (uint8_t)(end - start);
-    sign = (uint16_t)~fold(add_bytes(ending, 4, add_bytes(addresses, type == 0x0800 ? 8 : 32, 0)));
+    sign = (uint16_t)~fold(add_bytes(ending, 4, add_bytes(addresses, type == ETHERTYPE_IPV4 ? 8 : 32, 0)));
     if (stored != sign)
         return 0;
     sum = fold(add_bytes(frame + start, end - start, 0));

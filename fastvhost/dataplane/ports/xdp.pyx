@@ -32,7 +32,7 @@ from fastvhost.dataplane.ports.xdp_socket cimport (
     KernelRing,
     XdpSocket,
 )
-from fastvhost.dataplane.tally cimport Tally
+from fastvhost.dataplane.tally cimport Tally, count_drops
 
 cdef extern from "<linux/if_xdp.h>" nogil:
     struct xdp_desc:
@@ -108,7 +108,7 @@ cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcep
         found = (<xdp_desc *>xdp.received.entries)[xdp.next_received & xdp.received.mask]
         xdp.next_received += 1
         if found.len < ETHER_HEADER_BYTES or found.len > side.longest:
-            tally.dropped[<int>RUNT if found.len < ETHER_HEADER_BYTES else <int>OVERSIZE] += 1
+            count_drops(tally, RUNT if found.len < ETHER_HEADER_BYTES else OVERSIZE, 1)
             return_chunk(xdp, <uint32_t>(found.addr // CHUNK_BYTES))
             continue
         finish_checksum(xdp.memory + found.addr, found.len)
@@ -162,13 +162,13 @@ cdef uint32_t deliver_burst(
     cdef Tally *tally = &port.tx[pair]
     cdef uint32_t i, chunk, done = n
     if queue.fd < 0 or not side.link_up:
-        tally.dropped[<int>LINK_DOWN] += n
+        count_drops(tally, LINK_DOWN, n)
         return n
     if xdp.n_free < n:
         take_back(xdp)
     for i in range(n):
         if frames[i].bytes > side.longest:
-            tally.dropped[<int>OVERSIZE] += 1
+            count_drops(tally, OVERSIZE, 1)
             continue
         if xdp.n_free == 0:
             done = i
@@ -222,7 +222,7 @@ cdef void refused(XdpQueue *xdp, Tally *tally) noexcept nogil:
     cdef uint32_t last = load_acquire_u32(xdp.transmit.consumer) - 1
     tally.frames -= 1
     tally.bytes -= (<xdp_desc *>xdp.transmit.entries)[last & xdp.transmit.mask].len
-    tally.dropped[<int>KERNEL_OVERRUN] += 1
+    count_drops(tally, KERNEL_OVERRUN, 1)
 
 
 cdef class XdpFiles(HostFiles):

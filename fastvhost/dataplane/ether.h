@@ -1,0 +1,44 @@
+/* The Ethernet header of a frame: types, VLAN tags, and where what it carries begins. IEEE 802.3, 802.1Q. */
+#ifndef FASTVHOST_ETHER_H
+#define FASTVHOST_ETHER_H
+
+#include <stdint.h>
+
+enum {
+    ETHER_ADDRESSES_BYTES = 12,
+    VLAN_TAG_BYTES = 4,
+    ETHERTYPE_IPV4 = 0x0800,
+    ETHERTYPE_VLAN = 0x8100,
+    ETHERTYPE_IPV6 = 0x86dd,
+    ETHERTYPE_SERVICE_VLAN = 0x88a8,
+    LEAST_IP_BYTES = 20,
+    MOST_VLAN_TAGS = 2,
+};
+
+/* 16 bits in network byte order. */
+static inline uint32_t get16(const uint8_t *at) { return (uint32_t)at[0] << 8 | at[1]; }
+
+static inline void put16(uint8_t *at, uint32_t value)
+{
+    at[0] = (uint8_t)(value >> 8);
+    at[1] = (uint8_t)value;
+}
+
+/* The EtherType behind up to two VLAN tags, and where what it announces begins. 0: the frame has more tags, or too few
+ * bytes for an IP header. */
+static inline uint32_t ether_payload(const uint8_t *frame, uint32_t bytes, uint32_t *at)
+{
+    uint32_t type, tags;
+    *at = ETHER_ADDRESSES_BYTES + 2;
+    for (tags = 0; bytes >= *at + LEAST_IP_BYTES; tags++) {
+        type = get16(frame + *at - 2);
+        if (type != ETHERTYPE_VLAN && type != ETHERTYPE_SERVICE_VLAN)
+            return type;
+        if (tags == MOST_VLAN_TAGS)
+            break;
+        *at += VLAN_TAG_BYTES;
+    }
+    return 0;
+}
+
+#endif

@@ -1,0 +1,39 @@
+"""Eventfds of ours, which threads wake each other by, and waiting for them. eventfd(2), poll(2).
+
+What a front-end handed over is no eventfd of ours: notify.pxd has how such a one is signalled.
+"""
+
+from libc.stdint cimport uint64_t
+from posix.time cimport timespec
+from posix.unistd cimport write
+
+cdef extern from "<sys/uio.h>" nogil:
+    struct eventfd_part "iovec":
+        void *iov_base
+        size_t iov_len
+    ssize_t preadv2(int fd, const eventfd_part *parts, int n, long offset, int flags)
+    const int RWF_NOWAIT
+
+cdef extern from "<poll.h>" nogil:
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll(pollfd *fds, unsigned long n, int timeout_ms)
+    int ppoll(pollfd *fds, unsigned long n, const timespec *timeout, const void *signals)
+    const short POLLIN
+
+
+cdef inline void wake_eventfd(int fd) noexcept nogil:
+    """Wake whoever waits for it. Where it is full, they wake anyway."""
+    cdef uint64_t one = 1
+    write(fd, &one, sizeof(one))
+
+
+cdef inline uint64_t drain_eventfd(int fd) noexcept nogil:
+    """Take what an eventfd has counted, and return it. Never blocks, whatever its flags say: they are shared."""
+    cdef uint64_t count = 0
+    cdef eventfd_part part = eventfd_part(&count, sizeof(count))
+    if preadv2(fd, &part, 1, -1, RWF_NOWAIT) != sizeof(count):
+        return 0
+    return count
