@@ -30,6 +30,7 @@ from types import ModuleType
 from typing import Any
 
 import fastvhost
+from fastvhost.backend import foreign_files
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.guest_memory import GuestMemory, Mapping
 from fastvhost.dataplane.port import NullPort, Port
@@ -48,7 +49,6 @@ from fastvhost.driver.copy_limit import CopyLimit
 from fastvhost.driver.device import GuestDevice
 from fastvhost.driver.load import Load
 from fastvhost.driver.ram import GuestRam
-from fastvhost.frontend import foreign_files
 
 MIB = 1 << 20
 POOL = 400
@@ -81,11 +81,11 @@ NOT_CALLED = {
     "fastvhost.driver.frontend": "connects to any socket it is given",
     "fastvhost.driver.guests": "starts workers",
     "fastvhost.driver.limit": "measures for seconds",
-    "fastvhost.frontend.foreign_files": "closes descriptors by their numbers, also those of others",
-    "fastvhost.frontend.keeper": "forks",
-    "fastvhost.frontend.keeper_process": "ends the process",
-    "fastvhost.frontend.quota": "closes descriptors by their numbers",
-    "fastvhost.frontend.record": "makes and removes files",
+    "fastvhost.backend.foreign_files": "closes descriptors by their numbers, also those of others",
+    "fastvhost.backend.keeper": "forks",
+    "fastvhost.backend.keeper_process": "ends the process",
+    "fastvhost.backend.quota": "closes descriptors by their numbers",
+    "fastvhost.backend.record": "makes and removes files",
     "fastvhost.hostside": "makes and changes interfaces of this host",
     "fastvhost.vhostcuse.caller": "fetches descriptors of any process of this host",
     "fastvhost.vhostcuse.device": "makes a device of this host",

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from fastvhost.backend import qemu
 from fastvhost.cli.output import harmless
 from fastvhost.control import control_client, installed, port_text
 from fastvhost.control.errors import FastvhostError, UsageError
 from fastvhost.control.kinds import BARE, KINDS
 from fastvhost.control.port_spec import PortSpec
-from fastvhost.frontend import qemu
 
 GUESTS = tuple(dict.fromkeys(guest for kind in KINDS.values() for guest in kind.guests))
 

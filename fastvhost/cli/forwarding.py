@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from fastvhost import __version__
+from fastvhost.backend import keeper
 from fastvhost.cli import render
 from fastvhost.cli.output import Figures
 from fastvhost.control import affinity, host, open_files, preflight, records, runtime_dir
@@ -28,7 +29,6 @@ from fastvhost.control.placement import Place, PlacementWatch
 from fastvhost.control.stats import History, Snapshot, snapshot, with_rates
 from fastvhost.control.switch import STOP_SECONDS, Switch
 from fastvhost.control.units import format_cores
-from fastvhost.frontend import keeper
 
 log = logging.getLogger("fastvhost")
 T = TypeVar("T")

@@ -1,4 +1,4 @@
-"""The log: what the control plane says, on stderr, one line each. frontend.logbook bounds what a peer can cause."""
+"""The log: what the control plane says, on stderr, one line each. backend.logbook bounds what a peer can cause."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import select
 import sys
 from typing import Any, TextIO
 
-from fastvhost.frontend.foreign_text import printable
+from fastvhost.backend.foreign_text import printable
 
 __all__ = ["Figures", "discard", "harmless", "open_closed_streams", "printable", "say", "takes"]
 
@@ -16,7 +16,7 @@ AT_ONCE = select.PIPE_BUF
 
 
 def harmless(answer: Any) -> Any:
-    """What another process answered, every text in it as a terminal may have it (frontend.foreign_text)."""
+    """What another process answered, every text in it as a terminal may have it (backend.foreign_text)."""
     if isinstance(answer, str):
         return printable(answer)
     if isinstance(answer, list):

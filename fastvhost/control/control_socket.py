@@ -24,10 +24,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fastvhost.backend import foreign_files
 from fastvhost.control.errors import RuntimeFailure
 from fastvhost.control.open_files import RAISE, ran_out
 from fastvhost.dataplane.threads import Thread
-from fastvhost.frontend import foreign_files
 from fastvhost.vhostuser.listening import ListeningSocket
 from fastvhost.vhostuser.socket_file import PathTakenError
 

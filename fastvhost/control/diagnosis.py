@@ -10,12 +10,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from fastvhost.backend import qemu as qemu_options
 from fastvhost.control import affinity, host, host_findings, installed, runtime_dir
 from fastvhost.control.finding import Finding
 from fastvhost.control.kinds import KINDS
 from fastvhost.control.open_files import ALLOW
 from fastvhost.control.units import format_cores
-from fastvhost.frontend import qemu as qemu_options
 from fastvhost.vhostuser import socket_file
 
 MIN_OPEN_FILES = 4096

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import psutil
 
+from fastvhost.backend.foreign_text import printable
 from fastvhost.control import affinity
 from fastvhost.control.errors import UsageError
 from fastvhost.control.units import format_cores
 from fastvhost.dataplane.threads import Thread
-from fastvhost.frontend.foreign_text import printable
 
 # A core that other work keeps busier than this loses a fifth of a worker's rounds, and its guests notice.
 BUSY_PERCENT = 20.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 
-from fastvhost.frontend import qemu
+from fastvhost.backend import qemu
 
 QEMU = "qemu-system-x86_64"
 PATIENCE = 5.0

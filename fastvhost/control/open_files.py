@@ -6,8 +6,8 @@ import errno
 import resource
 from typing import TYPE_CHECKING
 
+from fastvhost.backend.foreign_files import MOST_CARRIED
 from fastvhost.control.errors import RuntimeFailure
-from fastvhost.frontend.foreign_files import MOST_CARRIED
 
 if TYPE_CHECKING:
     from fastvhost.control.config import FwdConfig

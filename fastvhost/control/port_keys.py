@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 
+from fastvhost.backend import features
 from fastvhost.control import units
 from fastvhost.control.errors import UsageError
 from fastvhost.control.port_spec import Options, PortSpec, Words
-from fastvhost.frontend import features
 from fastvhost.hostside import namespaces
 from fastvhost.hostside.interfaces import name_problem
 from fastvhost.vhostuser.socket_file import MAX_PATH_BYTES

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fastvhost.backend.qemu import Version
 from fastvhost.control.errors import UsageError
 from fastvhost.control.finding import Finding
 from fastvhost.control.policy import Policy
 from fastvhost.control.port_parts import AnyPort, Service
-from fastvhost.frontend.qemu import Version
 
 Options = Mapping[str, str]
 """Keys of a port as they were written."""

@@ -8,8 +8,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from fastvhost.backend.record import Record, RecordError, abandoned
 from fastvhost.control import runtime_dir
-from fastvhost.frontend.record import Record, RecordError, abandoned
 
 SUFFIX = ".state"
 SHARED_MEMORY = Path("/dev/shm")

@@ -14,7 +14,7 @@ from array import array
 from enum import IntFlag
 from pathlib import Path
 
-from fastvhost.frontend.payload import U64, Region, VringAddr, VringState
+from fastvhost.backend.payload import U64, Region, VringAddr, VringState
 from fastvhost.vhostuser.message import (
     HEADER,
     REPLY,

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal, NamedTuple, Self
 
+from fastvhost.backend.payload import Region
 from fastvhost.driver.device import GuestDevice
 from fastvhost.driver.frontend import Feature, FrontEnd, GuestsError
 from fastvhost.driver.load import Load
-from fastvhost.frontend.payload import Region
 
 __all__ = ["IMIX", "Counters", "Direction", "Guests", "GuestsError", "Latency"]
 

@@ -16,11 +16,11 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fastvhost.backend.logbook import Line, Logbook
 from fastvhost.dataplane.ports.endpoint import Endpoint, EndpointClosedError
 from fastvhost.dataplane.ports.pcap import PcapError
 from fastvhost.dataplane.ports.pcap_file import Player, Recorder
 from fastvhost.dataplane.threads import Thread
-from fastvhost.frontend.logbook import Line, Logbook
 from fastvhost.hostside.errors import HostPortError
 
 T = TypeVar("T")

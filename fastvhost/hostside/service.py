@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from fastvhost.backend.logbook import Line, Logbook
 from fastvhost.dataplane.door import WorkerStuckError
 from fastvhost.dataplane.threads import Thread
-from fastvhost.frontend.logbook import Line, Logbook
 from fastvhost.hostside import interfaces
 from fastvhost.hostside.errors import HostPortError
 from fastvhost.hostside.face import HostPortFace

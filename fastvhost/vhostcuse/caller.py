@@ -12,8 +12,8 @@ import os
 import select
 from typing import Protocol
 
-from fastvhost.frontend import foreign_files
-from fastvhost.frontend.errors import ProtocolError
+from fastvhost.backend import foreign_files
+from fastvhost.backend.errors import ProtocolError
 
 _PIDFD_GETFD = 438
 """The system call's number, the same on every architecture (Linux 5.6)."""

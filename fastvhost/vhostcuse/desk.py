@@ -11,12 +11,12 @@ import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from fastvhost.frontend.changes import Changes
-from fastvhost.frontend.errors import ProtocolError, SessionEndError
-from fastvhost.frontend.memory import REAL_MEMORY, MemoryMaker
-from fastvhost.frontend.narrative import Narrative
-from fastvhost.frontend.payload import U64, VringAddr, VringState
-from fastvhost.frontend.port_face import PortFace
+from fastvhost.backend.changes import Changes
+from fastvhost.backend.errors import ProtocolError, SessionEndError
+from fastvhost.backend.memory import REAL_MEMORY, MemoryMaker
+from fastvhost.backend.narrative import Narrative
+from fastvhost.backend.payload import U64, VringAddr, VringState
+from fastvhost.backend.port_face import PortFace
 from fastvhost.vhostcuse import message
 from fastvhost.vhostcuse.caller import Caller, IoctlError, Process
 from fastvhost.vhostcuse.ioctls import Command, MemoryMap, VringFile, command_name

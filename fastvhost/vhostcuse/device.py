@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from fastvhost.frontend.errors import ServiceError
+from fastvhost.backend.errors import ServiceError
 from fastvhost.vhostcuse import message
 from fastvhost.vhostcuse.message import MalformedError, Opcode
 

@@ -14,10 +14,10 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from fastvhost.frontend import foreign_files
-from fastvhost.frontend.advice import SHARE
-from fastvhost.frontend.errors import ProtocolError
-from fastvhost.frontend.payload import Region
+from fastvhost.backend import foreign_files
+from fastvhost.backend.advice import SHARE
+from fastvhost.backend.errors import ProtocolError
+from fastvhost.backend.payload import Region
 from fastvhost.vhostcuse.caller import PERMIT, Caller, IoctlError
 
 MOST_FDS = 1 << 16

@@ -1,6 +1,6 @@
 """vhost-net's ioctls: their numbers, and what they carry. Linux, include/uapi/linux/vhost.h.
 
-The payloads that vhost-user took over unchanged are those of frontend/payload.py.
+The payloads that vhost-user took over unchanged are those of backend/payload.py.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar, Self
 
-from fastvhost.frontend.errors import ProtocolError
-from fastvhost.frontend.memory import MAX_SLOTS
-from fastvhost.frontend.payload import Region
+from fastvhost.backend.errors import ProtocolError
+from fastvhost.backend.memory import MAX_SLOTS
+from fastvhost.backend.payload import Region
 
 _TYPE = 0xAF
 _WRITE, _READ = 1, 2  # as linux/ioctl.h says it: the caller writes, reads

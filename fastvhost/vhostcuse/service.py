@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Protocol
 
-from fastvhost.frontend.advice import Approach
-from fastvhost.frontend.control_thread import ControlThread
-from fastvhost.frontend.description import describe
-from fastvhost.frontend.errors import ServiceError
-from fastvhost.frontend.logbook import Line
-from fastvhost.frontend.memory import REAL_MEMORY
-from fastvhost.frontend.narrative import Narrative, View
-from fastvhost.frontend.port_face import PortFace
+from fastvhost.backend.advice import Approach
+from fastvhost.backend.control_thread import ControlThread
+from fastvhost.backend.description import describe
+from fastvhost.backend.errors import ServiceError
+from fastvhost.backend.logbook import Line
+from fastvhost.backend.memory import REAL_MEMORY
+from fastvhost.backend.narrative import Narrative, View
+from fastvhost.backend.port_face import PortFace
 from fastvhost.vhostcuse.desk import Desk
 from fastvhost.vhostcuse.device import Device
 from fastvhost.vhostcuse.guest_files import GuestFiles

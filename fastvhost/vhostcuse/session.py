@@ -10,13 +10,13 @@ import errno
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from fastvhost.frontend import eventfd, features, foreign_files
-from fastvhost.frontend.changes import Changes
-from fastvhost.frontend.front_end import FrontEnd
-from fastvhost.frontend.memory import MemoryMaker
-from fastvhost.frontend.narrative import Narrative
-from fastvhost.frontend.payload import U64, Region, VringAddr, VringState
-from fastvhost.frontend.port_face import PortFace
+from fastvhost.backend import eventfd, features, foreign_files
+from fastvhost.backend.changes import Changes
+from fastvhost.backend.front_end import FrontEnd
+from fastvhost.backend.memory import MemoryMaker
+from fastvhost.backend.narrative import Narrative
+from fastvhost.backend.payload import U64, Region, VringAddr, VringState
+from fastvhost.backend.port_face import PortFace
 from fastvhost.vhostcuse.caller import Caller, IoctlError
 from fastvhost.vhostcuse.guest_files import GuestFiles
 from fastvhost.vhostcuse.ioctls import MemoryMap, VringFile

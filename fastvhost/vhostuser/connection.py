@@ -8,12 +8,12 @@ import select
 import socket
 from collections.abc import Callable, Iterator
 
-from fastvhost.frontend.changes import Changes
-from fastvhost.frontend.errors import ProtocolError, SessionEndError
-from fastvhost.frontend.features import names
-from fastvhost.frontend.memory import REAL_MEMORY, MemoryMaker
-from fastvhost.frontend.narrative import Narrative
-from fastvhost.frontend.port_face import PortFace
+from fastvhost.backend.changes import Changes
+from fastvhost.backend.errors import ProtocolError, SessionEndError
+from fastvhost.backend.features import names
+from fastvhost.backend.memory import REAL_MEMORY, MemoryMaker
+from fastvhost.backend.narrative import Narrative
+from fastvhost.backend.port_face import PortFace
 from fastvhost.vhostuser.net_config import PLAIN, Device
 from fastvhost.vhostuser.offer import WITHDRAWN, Offer
 from fastvhost.vhostuser.session import Session

@@ -12,9 +12,9 @@ import select
 from collections.abc import Iterable
 from typing import Any
 
+from fastvhost.backend import features
+from fastvhost.backend.port_face import PortFace
 from fastvhost.dataplane.queue_setup import QueueSetup
-from fastvhost.frontend import features
-from fastvhost.frontend.port_face import PortFace
 from fastvhost.vhostuser.control_rings import (
     Areas,
     Command,

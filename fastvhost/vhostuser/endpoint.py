@@ -10,8 +10,8 @@ import socket
 import time
 from collections.abc import Callable
 
-from fastvhost.frontend import foreign_files
-from fastvhost.frontend.errors import ServiceError
+from fastvhost.backend import foreign_files
+from fastvhost.backend.errors import ServiceError
 from fastvhost.vhostuser.listening import ListeningSocket
 from fastvhost.vhostuser.socket_file import MAX_PATH_BYTES
 

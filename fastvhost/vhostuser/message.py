@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar, NamedTuple, Protocol, Self
 
-from fastvhost.frontend.errors import ProtocolError
-from fastvhost.frontend.payload import U64, Region, VringAddr, VringState
+from fastvhost.backend.errors import ProtocolError
+from fastvhost.backend.payload import U64, Region, VringAddr, VringState
 
 VERSION = 1
 VERSION_MASK = 0x3

@@ -10,8 +10,8 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from fastvhost.frontend.errors import ProtocolError
-from fastvhost.frontend.features import F_VERSION_1, NET_F_MAC, NET_F_MTU, NET_F_STATUS, has, mask
+from fastvhost.backend.errors import ProtocolError
+from fastvhost.backend.features import F_VERSION_1, NET_F_MAC, NET_F_MTU, NET_F_STATUS, has, mask
 
 LAYOUT = struct.Struct("<6sHHHIBBHI")  # mac, status, max_virtqueue_pairs, mtu, speed, duplex, and RSS's three
 MAC_BYTES = 6

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fastvhost.frontend.features import F_RING_RESET, mask
-from fastvhost.frontend.record import Record
+from fastvhost.backend.features import F_RING_RESET, mask
+from fastvhost.backend.record import Record
 from fastvhost.vhostuser.net_config import PLAIN, Device
 from fastvhost.vhostuser.protocol_features import offered_features
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from fastvhost.frontend.features import (
+from fastvhost.backend.features import (
     F_RING_RESET,
     NET_F_CTRL_VQ,
     NET_F_MQ,

@@ -11,17 +11,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, cast
 
-from fastvhost.frontend import advice, foreign_files
-from fastvhost.frontend.budget import Bucket
-from fastvhost.frontend.control_thread import PAUSE, ControlThread
-from fastvhost.frontend.description import describe
-from fastvhost.frontend.errors import ProtocolError, ServiceError
-from fastvhost.frontend.features import names
-from fastvhost.frontend.logbook import Line
-from fastvhost.frontend.memory import REAL_MEMORY, MemoryMaker
-from fastvhost.frontend.narrative import Narrative, View
-from fastvhost.frontend.port_face import PortFace
-from fastvhost.frontend.record import Record, RecordError
+from fastvhost.backend import advice, foreign_files
+from fastvhost.backend.budget import Bucket
+from fastvhost.backend.control_thread import PAUSE, ControlThread
+from fastvhost.backend.description import describe
+from fastvhost.backend.errors import ProtocolError, ServiceError
+from fastvhost.backend.features import names
+from fastvhost.backend.logbook import Line
+from fastvhost.backend.memory import REAL_MEMORY, MemoryMaker
+from fastvhost.backend.narrative import Narrative, View
+from fastvhost.backend.port_face import PortFace
+from fastvhost.backend.record import Record, RecordError
 from fastvhost.vhostuser import net_config
 from fastvhost.vhostuser.connection import Connection, EndedError
 from fastvhost.vhostuser.endpoint import Dialer, Listener

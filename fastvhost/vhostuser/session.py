@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
-from fastvhost.frontend import eventfd, features
-from fastvhost.frontend.changes import Changes
-from fastvhost.frontend.errors import ProtocolError, SessionEndError
-from fastvhost.frontend.front_end import FrontEnd
-from fastvhost.frontend.memory import MAX_SLOTS, REAL_MEMORY, MemoryMaker
-from fastvhost.frontend.narrative import Narrative
-from fastvhost.frontend.payload import U64, VringAddr, VringState
-from fastvhost.frontend.port_face import PortFace
-from fastvhost.frontend.rings import Ring
+from fastvhost.backend import eventfd, features
+from fastvhost.backend.changes import Changes
+from fastvhost.backend.errors import ProtocolError, SessionEndError
+from fastvhost.backend.front_end import FrontEnd
+from fastvhost.backend.memory import MAX_SLOTS, REAL_MEMORY, MemoryMaker
+from fastvhost.backend.narrative import Narrative
+from fastvhost.backend.payload import U64, VringAddr, VringState
+from fastvhost.backend.port_face import PortFace
+from fastvhost.backend.rings import Ring
 from fastvhost.vhostuser import protocol_features
 from fastvhost.vhostuser.controlled_port import ControlledPort
 from fastvhost.vhostuser.message import (

@@ -15,7 +15,7 @@ import socket
 import stat
 from pathlib import Path
 
-from fastvhost.frontend.errors import ServiceError
+from fastvhost.backend.errors import ServiceError
 
 MAX_PATH_BYTES = 107
 """sockaddr_un has 108, the last is 0."""

@@ -12,8 +12,8 @@ import struct
 import time
 from collections.abc import Callable
 
-from fastvhost.frontend import foreign_files
-from fastvhost.frontend.errors import ProtocolError
+from fastvhost.backend import foreign_files
+from fastvhost.backend.errors import ProtocolError
 from fastvhost.vhostuser.message import HEADER, MAX_FDS, Header, decode_header, request_name
 
 PATIENCE = 1.0

@@ -25,10 +25,10 @@ from hypothesis import strategies as st
 
 from bench.guests.short_dir import short_dir
 from bench.guests.waits import PATIENCE
+from fastvhost.backend.payload import U64, Region, VringAddr, VringState
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.virtio_port import VirtioPort
 from fastvhost.dataplane.worker import Worker
-from fastvhost.frontend.payload import U64, Region, VringAddr, VringState
 from fastvhost.vhostuser import message
 from fastvhost.vhostuser.message import MalformedError, Request
 from fastvhost.vhostuser.service import VhostUserService

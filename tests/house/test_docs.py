@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fastvhost import __version__
+from fastvhost.backend import features
 from fastvhost.cli import fwd
 from fastvhost.cli.example import lines
 from fastvhost.cli.main import VERBS
@@ -20,7 +21,6 @@ from fastvhost.control.errors import RuntimeFailure, UsageError
 from fastvhost.control.kinds import KINDS
 from fastvhost.control.port_text import parse
 from fastvhost.dataplane import drop_reason
-from fastvhost.frontend import features
 from fastvhost.vhostuser import protocol_features
 from tests.house import sources
 

@@ -11,17 +11,17 @@ from tests.house import sources
 
 # What each room may use: rooms, or modules where a few will do. From top to bottom: nobody uses what stands above.
 ALLOWED = {
-    "cli": "control driver.guests driver.limit frontend.foreign_text frontend.keeper frontend.qemu",
+    "cli": "control driver.guests driver.limit backend.foreign_text backend.keeper backend.qemu",
     "control": "vhostuser.service vhostuser.socket_file vhostuser.listening vhostcuse.service hostside dataplane.ports"
     " dataplane.door dataplane.drop_reason dataplane.hold_watch dataplane.port dataplane.virtio_port dataplane.worker"
     " dataplane.threads"
-    " frontend.foreign_text frontend.foreign_files frontend.features frontend.record frontend.qemu",
-    "driver": "vhostuser.message frontend.payload abi",
+    " backend.foreign_text backend.foreign_files backend.features backend.record backend.qemu",
+    "driver": "vhostuser.message backend.payload abi",
     # Two wires, and neither knows of the other: what they have in common is the room below.
-    "vhostuser": "frontend dataplane.queue_setup",
-    "vhostcuse": "frontend",
-    "hostside": "frontend.logbook dataplane.door dataplane.ports dataplane.threads",
-    "frontend": "dataplane.guest_memory dataplane.door dataplane.notify dataplane.notifier dataplane.packed_journal"
+    "vhostuser": "backend dataplane.queue_setup",
+    "vhostcuse": "backend",
+    "hostside": "backend.logbook dataplane.door dataplane.ports dataplane.threads",
+    "backend": "dataplane.guest_memory dataplane.door dataplane.notify dataplane.notifier dataplane.packed_journal"
     " dataplane.queue_setup dataplane.threads",
     "dataplane": "abi",
     "abi": "",
@@ -96,7 +96,7 @@ def test_no_module_needs_itself_on_the_way() -> None:
 
 
 def test_the_protocol_is_plain_python_and_the_abi_holds_no_logic() -> None:
-    for untrusting in ("vhostuser", "vhostcuse", "frontend"):
+    for untrusting in ("vhostuser", "vhostcuse", "backend"):
         assert [path.name for path in (sources.PACKAGE / untrusting).iterdir() if path.suffix in (".pyx", ".pxd")] == []
     suffixes = {path.suffix for path in (sources.PACKAGE / "abi").iterdir() if path.is_file()}
     assert suffixes <= {".pxd", ".h", ".py"}
@@ -136,18 +136,18 @@ def test_an_import_from_the_tests_is_seen_wherever_it_stands() -> None:
     ("user", "used", "allowed"),
     [
         ("fastvhost.dataplane.net", "fastvhost.control.stats", False),
-        ("fastvhost.frontend.rings", "fastvhost.dataplane.split_ring", False),
-        ("fastvhost.frontend.memory", "fastvhost.dataplane.guest_memory", True),
+        ("fastvhost.backend.rings", "fastvhost.dataplane.split_ring", False),
+        ("fastvhost.backend.memory", "fastvhost.dataplane.guest_memory", True),
         ("fastvhost.vhostuser.session", "fastvhost.dataplane.guest_memory", False),
         ("fastvhost.driver.frontend", "fastvhost.vhostuser.message", True),
-        ("fastvhost.vhostcuse.session", "fastvhost.frontend.front_end", True),
+        ("fastvhost.vhostcuse.session", "fastvhost.backend.front_end", True),
         ("fastvhost.vhostcuse.session", "fastvhost.vhostuser.message", False),
         ("fastvhost.vhostuser.session", "fastvhost.vhostcuse.session", False),
-        ("fastvhost.frontend.front_end", "fastvhost.vhostuser.message", False),
-        ("fastvhost.hostside.service", "fastvhost.frontend.control_thread", False),
+        ("fastvhost.backend.front_end", "fastvhost.vhostuser.message", False),
+        ("fastvhost.hostside.service", "fastvhost.backend.control_thread", False),
         ("fastvhost.driver.frontend", "fastvhost.vhostuser.session", False),
         ("fastvhost.control.stats", "fastvhost", True),
-        ("fastvhost.frontend.logbook", "fastvhost", False),
+        ("fastvhost.backend.logbook", "fastvhost", False),
         ("fastvhost.control.switch", "fastvhost.dataplane.port_face", False),
         ("fastvhost.control.stats", "fastvhost.cli.text", False),
         ("fastvhost.abi.virtio_ring", "fastvhost.dataplane.net", False),

@@ -21,7 +21,7 @@ BACK_WITHIN = PATIENCE
 
 AS_BEFORE = """
 from fastvhost.control import records
-from fastvhost.frontend.record import RecordError
+from fastvhost.backend.record import RecordError
 from fastvhost.vhostuser import offer
 
 def keep(*_, **__):

@@ -3,7 +3,7 @@
 from tests.mutants.mutant import Mutant
 
 SESSION, MESSAGE, TRANSPORT = (f"vhostuser/{name}.py" for name in ("session", "message", "transport"))
-RINGS, MEMORY, SOCKET = "frontend/rings.py", "frontend/memory.py", "vhostuser/socket_file.py"
+RINGS, MEMORY, SOCKET = "backend/rings.py", "backend/memory.py", "vhostuser/socket_file.py"
 OF_SESSION, OF_RINGS, OF_TRANSPORT = (f"unit/test_{name}.py" for name in ("session", "rings", "transport"))
 OF_PATH = "unit/test_service_path.py"
 CONFIG, OF_CONFIG = "vhostuser/net_config.py", "unit/test_net_config.py"
@@ -39,7 +39,7 @@ MUTANTS = (
     ),
     Mutant(
         "features-acked-not-masked",
-        "frontend/front_end.py",
+        "backend/front_end.py",
         "chosen & ~self._offered",
         "0",
         f"{OF_SESSION}::test_a_feature_not_offered_cannot_be_acked[26]",
@@ -165,7 +165,7 @@ MUTANTS = (
     ),
     Mutant(
         "descriptors-inherited",
-        "frontend/foreign_files.py",
+        "backend/foreign_files.py",
         "sock.recvmsg(n_bytes, _ANCILLARY_BYTES, _RECEIVE)",
         "sock.recvmsg(n_bytes, _ANCILLARY_BYTES, socket.MSG_DONTWAIT)",
         f"{OF_TRANSPORT}::test_received_file_descriptors_are_not_inherited_by_children",

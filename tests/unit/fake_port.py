@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from fastvhost.backend.changes import Changes
+from fastvhost.backend.memory import MemoryMaker
 from fastvhost.dataplane import notify
 from fastvhost.dataplane.notifier import NotificationsStuckError
 from fastvhost.dataplane.queue_setup import QueueSetup
 from fastvhost.dataplane.virtio_port import QueueState, RingRefusedError
-from fastvhost.frontend.changes import Changes
-from fastvhost.frontend.memory import MemoryMaker
 
 
 class FakePort:

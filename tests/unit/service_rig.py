@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bench.guests.waits import PATIENCE
-from fastvhost.frontend.payload import U64, VringState
+from fastvhost.backend.payload import U64, VringState
 from fastvhost.vhostuser.message import MemoryTable, Request, VringFd
 from fastvhost.vhostuser.service import VhostUserService
 from tests.frontend import Frontend

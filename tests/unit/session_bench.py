@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.guests.waits import PATIENCE
-from fastvhost.frontend import advice, features
-from fastvhost.frontend.changes import Changes
-from fastvhost.frontend.memory import MemoryMaker
-from fastvhost.frontend.narrative import Narrative
-from fastvhost.frontend.payload import U64, Region, VringAddr, VringState
+from fastvhost.backend import advice, features
+from fastvhost.backend.changes import Changes
+from fastvhost.backend.memory import MemoryMaker
+from fastvhost.backend.narrative import Narrative
+from fastvhost.backend.payload import U64, Region, VringAddr, VringState
 from fastvhost.vhostuser import net_config, protocol_features
 from fastvhost.vhostuser.connection import Connection, EndedError
 from fastvhost.vhostuser.message import HEADER, MemoryTable, Payload, Request, SingleRegion, VringFd, encode_request

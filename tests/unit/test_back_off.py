@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from bench.guests.waits import PATIENCE
-from fastvhost.frontend import back_off
-from fastvhost.frontend.back_off import BackOff
+from fastvhost.backend import back_off
+from fastvhost.backend.back_off import BackOff
 from fastvhost.vhostcuse.ioctls import Command
 from fastvhost.vhostuser.message import Request
 from tests.frontend import Frontend

@@ -18,9 +18,9 @@ import pytest
 
 from bench.guests.short_dir import short_dir
 from bench.guests.waits import PATIENCE, wait_until
+from fastvhost.backend.qemu import reconnect
 from fastvhost.control.installed import qemu_version
 from fastvhost.driver.guests import Guests
-from fastvhost.frontend.qemu import reconnect
 from tests.idle_cost import comes_to_rest
 from tests.own_time import OwnTime, stolen_seconds, waited_seconds
 from tests.unit.forwarder import ENVIRONMENT, FASTVHOST, Forwarder, fastvhost, forwarder

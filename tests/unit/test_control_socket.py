@@ -20,10 +20,10 @@ from typing import Any
 import pytest
 
 from bench.guests.waits import PATIENCE
+from fastvhost.backend import foreign_files
 from fastvhost.control import control_client, control_socket, runtime_dir
 from fastvhost.control.control_socket import ControlSocket
 from fastvhost.control.errors import RuntimeFailure
-from fastvhost.frontend import foreign_files
 from tests.lingering import lingering
 
 

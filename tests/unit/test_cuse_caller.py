@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from bench.guests.waits import PATIENCE
+from fastvhost.backend.payload import Region
 from fastvhost.dataplane.guest_memory import Mapping
-from fastvhost.frontend.payload import Region
 from fastvhost.vhostcuse.caller import IoctlError, Process
 from fastvhost.vhostcuse.guest_files import GuestFiles, PrivateError, Vma, locate, parse_maps
 from fastvhost.vhostcuse.session import EVENTFD

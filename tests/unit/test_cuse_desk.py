@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from fastvhost.frontend import advice, features
-from fastvhost.frontend.narrative import Narrative
-from fastvhost.frontend.payload import U64, Region, VringAddr, VringState
+from fastvhost.backend import advice, features
+from fastvhost.backend.narrative import Narrative
+from fastvhost.backend.payload import U64, Region, VringAddr, VringState
 from fastvhost.vhostcuse.desk import MOST_OPEN, TABLE, Desk
 from fastvhost.vhostcuse.ioctls import Command, MemoryMap, VringFile
 from fastvhost.vhostcuse.session import OFFERED, Surroundings

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from bench.guests.waits import PATIENCE
-from fastvhost.frontend import foreign_files
-from fastvhost.frontend.errors import ServiceError
+from fastvhost.backend import foreign_files
+from fastvhost.backend.errors import ServiceError
 from fastvhost.vhostcuse import device as device_module
 from fastvhost.vhostcuse.desk import Desk
 from fastvhost.vhostcuse.device import MISC_MAJOR, Device

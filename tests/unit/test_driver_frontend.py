@@ -13,8 +13,8 @@ import pytest
 
 from bench.guests.short_dir import short_dir
 from bench.guests.waits import PATIENCE
+from fastvhost.backend.payload import U64, Region, VringState
 from fastvhost.driver.frontend import Feature, FrontEnd, GuestsError
-from fastvhost.frontend.payload import U64, Region, VringState
 from fastvhost.vhostuser.message import HEADER, Request, encode_reply
 
 ALL = Feature.MRG_RXBUF | Feature.INDIRECT_DESC | Feature.EVENT_IDX | Feature.PROTOCOL_FEATURES | Feature.VERSION_1

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from fastvhost.backend import qemu
+from fastvhost.backend.qemu import Version
 from fastvhost.cli import main as entry
 from fastvhost.cli.example import GUESTS, lines, remark
 from fastvhost.control import diagnosis, installed
 from fastvhost.control.errors import UsageError
 from fastvhost.control.port_text import parse
-from fastvhost.frontend import qemu
-from fastvhost.frontend.qemu import Version
 
 Captured = pytest.CaptureFixture[str]
 PORT = parse("/run/a.sock,queues=2,mac=52:54:00:00:00:0a")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from fastvhost.backend import features
 from fastvhost.control import port_text
 from fastvhost.control.errors import UsageError
-from fastvhost.frontend import features
 from fastvhost.vhostuser import protocol_features
 
 

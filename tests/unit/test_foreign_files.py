@@ -16,9 +16,9 @@ import pytest
 
 from bench.guests.short_dir import short_dir
 from bench.guests.waits import PATIENCE
-from fastvhost.frontend import foreign_files, quota
-from fastvhost.frontend.errors import ProtocolError
-from fastvhost.frontend.payload import Region
+from fastvhost.backend import foreign_files, quota
+from fastvhost.backend.errors import ProtocolError
+from fastvhost.backend.payload import Region
 from fastvhost.vhostcuse.caller import Process
 from fastvhost.vhostcuse.guest_files import GuestFiles
 from fastvhost.vhostuser.message import MemoryTable, SingleRegion
@@ -167,7 +167,7 @@ def test_an_overloaded_machine_has_seconds_to_answer(monkeypatch: pytest.MonkeyP
 
 def test_an_overlay_is_refused_because_nobody_knows_what_lies_below() -> None:
     code = (
-        "import os; from fastvhost.frontend import foreign_files\n"
+        "import os; from fastvhost.backend import foreign_files\n"
         "try: foreign_files.examine(os.open('m/ram', os.O_RDWR | os.O_CREAT))\n"
         "except Exception as error: print(error)"
     )

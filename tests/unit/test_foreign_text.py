@@ -14,10 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from fastvhost.backend.foreign_text import printable
+from fastvhost.backend.logbook import Line, Logbook
 from fastvhost.cli import log, main, output
 from fastvhost.control import host
-from fastvhost.frontend.foreign_text import printable
-from fastvhost.frontend.logbook import Line, Logbook
 
 EVIL = "\x1b]0;owned\x07\r\n\x9b2J\u202e\udc80\x7f"
 SAID = r"\x1b]0;owned\x07\r\n\x9b2J\u202e\udc80\x7f"

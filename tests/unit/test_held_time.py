@@ -10,9 +10,9 @@ import pytest
 
 import fastvhost
 from bench.guests.waits import PATIENCE
+from fastvhost.backend.back_off import BackOff
 from fastvhost.control.held_time import HeldTime, Judgement
 from fastvhost.control.watch import WatchThread
-from fastvhost.frontend.back_off import BackOff
 from tests.unit.session_bench import Clock
 
 

@@ -16,9 +16,9 @@ import pytest
 
 from bench.guests.short_dir import short_dir
 from bench.guests.waits import PATIENCE
-from fastvhost.frontend import foreign_files, keeper, quota
-from fastvhost.frontend.errors import ProtocolError
-from fastvhost.frontend.keeper_process import CLOSERS_OF_A_PORT, CROWD
+from fastvhost.backend import foreign_files, keeper, quota
+from fastvhost.backend.errors import ProtocolError
+from fastvhost.backend.keeper_process import CLOSERS_OF_A_PORT, CROWD
 from tests.frontend import U64, Frontend, Request
 from tests.held_files import Held
 from tests.unit.service_rig import until

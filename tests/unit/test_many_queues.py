@@ -12,12 +12,12 @@ import pytest
 
 from bench.guests.short_dir import short_dir
 from bench.guests.waits import PATIENCE, wait_until
+from fastvhost.backend.payload import Region
 from fastvhost.control.control_client import ask
 from fastvhost.driver.device import GuestDevice
 from fastvhost.driver.frontend import Feature, FrontEnd
 from fastvhost.driver.guests import Guests
 from fastvhost.driver.load import Load
-from fastvhost.frontend.payload import Region
 from tests.unit.test_driver_guests import fwd
 
 MOST = 128

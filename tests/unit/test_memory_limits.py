@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from bench.guests.waits import PATIENCE
+from fastvhost.backend import foreign_files, front_end, quota
+from fastvhost.backend.errors import ProtocolError
+from fastvhost.backend.memory import REAL_MEMORY, SharedMemory
+from fastvhost.backend.memory_limit import own_limit
+from fastvhost.backend.payload import Region
 from fastvhost.control import port_keys, port_text
 from fastvhost.control.errors import UsageError
 from fastvhost.dataplane.guest_memory import Mapping
-from fastvhost.frontend import foreign_files, front_end, quota
-from fastvhost.frontend.errors import ProtocolError
-from fastvhost.frontend.memory import REAL_MEMORY, SharedMemory
-from fastvhost.frontend.memory_limit import own_limit
-from fastvhost.frontend.payload import Region
 from fastvhost.vhostuser.message import MemoryTable
 from tests.frontend import Request
 from tests.lingering import lingering

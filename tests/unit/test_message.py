@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from fastvhost.frontend.payload import U64, Region, VringAddr, VringState
+from fastvhost.backend.payload import U64, Region, VringAddr, VringState
 from fastvhost.vhostuser import message
 from fastvhost.vhostuser.message import (
     LogBase,

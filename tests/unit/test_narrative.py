@@ -6,10 +6,10 @@ import logging
 
 import pytest
 
-from fastvhost.frontend import advice
-from fastvhost.frontend.logbook import BURST, PER_SECOND, Line, Logbook
-from fastvhost.frontend.narrative import PATIENCE, SETTLE, Narrative, RingView, View
-from fastvhost.frontend.rings import LEFT_STANDING, Ring
+from fastvhost.backend import advice
+from fastvhost.backend.logbook import BURST, PER_SECOND, Line, Logbook
+from fastvhost.backend.narrative import PATIENCE, SETTLE, Narrative, RingView, View
+from fastvhost.backend.rings import LEFT_STANDING, Ring
 from tests.unit.session_bench import Clock
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from fastvhost.backend.features import F_VERSION_1, NET_F_MAC, NET_F_MTU, NET_F_STATUS, has, mask
+from fastvhost.backend.payload import U64
 from fastvhost.control import config, port_text
 from fastvhost.control.errors import UsageError
-from fastvhost.frontend.features import F_VERSION_1, NET_F_MAC, NET_F_MTU, NET_F_STATUS, has, mask
-from fastvhost.frontend.payload import U64
 from fastvhost.vhostuser.message import DeviceConfig, Request
 from fastvhost.vhostuser.net_config import PLAIN, Device
 from fastvhost.vhostuser.protocol_features import (

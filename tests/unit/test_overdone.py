@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from fastvhost.frontend import advice, changes
-from fastvhost.frontend.changes import Changes
-from fastvhost.frontend.control_thread import ControlThread
-from fastvhost.frontend.narrative import Narrative, View
+from fastvhost.backend import advice, changes
+from fastvhost.backend.changes import Changes
+from fastvhost.backend.control_thread import ControlThread
+from fastvhost.backend.narrative import Narrative, View
 from fastvhost.vhostuser.message import Request
 from tests.unit.fake_port import FakePort
 from tests.unit.service_rig import Rig, until

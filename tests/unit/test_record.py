@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from fastvhost.backend import record
+from fastvhost.backend.features import F_RING_RESET, F_VERSION_1, mask
+from fastvhost.backend.record import HEADER, HEADER_BYTES, Record, RecordError, abandoned
 from fastvhost.control import records
-from fastvhost.frontend import record
-from fastvhost.frontend.features import F_RING_RESET, F_VERSION_1, mask
-from fastvhost.frontend.record import HEADER, HEADER_BYTES, Record, RecordError, abandoned
 from fastvhost.vhostuser.offer import Offer
 from fastvhost.vhostuser.protocol_features import offered_features
 from tests.unit.forwarder import ENVIRONMENT
@@ -85,7 +85,7 @@ def test_a_guest_whose_memory_is_another_file_begins_anew(path: Path) -> None:
 
 IN_A_CONTAINER = """
 import os, sys
-from fastvhost.frontend.record import Record
+from fastvhost.backend.record import Record
 Record(sys.argv[1], 2).acknowledge(int(sys.argv[2]), os.getpid())
 print(os.getpid(), flush=True)
 sys.stdin.read()
@@ -176,7 +176,7 @@ def test_only_this_users_own_file_is_taken_and_nothing_is_left_where_it_cannot_b
 
 
 def test_none_is_kept_on_a_disk_and_no_file_is_left_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastvhost.frontend.foreign_files.is_kernel_memory", lambda _: False)
+    monkeypatch.setattr("fastvhost.backend.foreign_files.is_kernel_memory", lambda _: False)
     with pytest.raises(RecordError, match="no memory file system"):
         Record(str(path), 2)
     assert not path.exists()
@@ -200,7 +200,7 @@ def test_it_lies_beside_the_socket_or_in_a_directory_of_this_user(
     assert records.keep(socket, 2, beside=True).path == socket + ".state"
     private = path.parent / f"fastvhost-{os.geteuid()}"
     monkeypatch.setattr(records, "SHARED_MEMORY", tmp_path)  # a disk, or memory: where the tests run
-    monkeypatch.setattr("fastvhost.frontend.foreign_files.is_kernel_memory", lambda _: True)
+    monkeypatch.setattr("fastvhost.backend.foreign_files.is_kernel_memory", lambda _: True)
     kept = records.keep(socket, 2, beside=False)
     assert Path(kept.path).parent == tmp_path / private.name
     assert Path(kept.path).parent.stat().st_mode & 0o777 == 0o700
@@ -221,7 +221,7 @@ def test_two_sockets_of_the_same_path_in_two_directories_have_two_records(
 ) -> None:
     """As in two containers that share /dev/shm. A port that comes back to its directory finds its own."""
     monkeypatch.setattr(records, "SHARED_MEMORY", tmp_path)
-    monkeypatch.setattr("fastvhost.frontend.foreign_files.is_kernel_memory", lambda _: True)
+    monkeypatch.setattr("fastvhost.backend.foreign_files.is_kernel_memory", lambda _: True)
     here = path.parent / "run"
     found = []
     for container in ("one", "other", "one"):

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from fastvhost.backend.payload import U64, Region, VringAddr, VringState
 from fastvhost.dataplane.queue_setup import QueueSetup
-from fastvhost.frontend.payload import U64, Region, VringAddr, VringState
 from fastvhost.vhostuser.message import MemoryTable, Request, VringFd
 from tests.unit.session_bench import LEGACY, MODERN, OTHER_REGION, REGION, Bench, single
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from bench.guests.short_dir import short_dir
-from fastvhost.frontend.features import F_RING_PACKED
-from fastvhost.frontend.payload import U64, VringAddr, VringState
+from fastvhost.backend.features import F_RING_PACKED
+from fastvhost.backend.payload import U64, VringAddr, VringState
 from fastvhost.vhostuser.message import Request, VringFd
 from fastvhost.vhostuser.protocol_features import F_PROTOCOL_FEATURES
 from tests.driver import SplitQueue

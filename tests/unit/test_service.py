@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from bench.guests.waits import PATIENCE
-from fastvhost.frontend import control_thread
-from fastvhost.frontend.payload import U64, VringState
+from fastvhost.backend import control_thread
+from fastvhost.backend.payload import U64, VringState
 from fastvhost.vhostuser import endpoint
 from fastvhost.vhostuser.message import Request, VringFd
 from fastvhost.vhostuser.service import LEAVERS_WAIT, VhostUserService

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from bench.guests.waits import PATIENCE
-from fastvhost.frontend import advice
+from fastvhost.backend import advice
 from fastvhost.vhostuser import endpoint
 from fastvhost.vhostuser.message import Request
 from tests.frontend import Frontend

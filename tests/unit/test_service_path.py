@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fastvhost.frontend.errors import ServiceError
+from fastvhost.backend.errors import ServiceError
 from fastvhost.vhostuser import endpoint, socket_file
 from fastvhost.vhostuser.service import VhostUserService
 from tests.frontend import Request

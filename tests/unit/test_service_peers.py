@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench.guests.waits import PATIENCE
-from fastvhost.frontend.payload import U64, VringState
+from fastvhost.backend.payload import U64, VringState
 from fastvhost.vhostuser import service, transport
 from fastvhost.vhostuser.message import HEADER, Request
 from tests.frontend import NEED_REPLY, Closed

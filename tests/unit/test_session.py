@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
-from fastvhost.frontend import features
-from fastvhost.frontend.payload import U64, Region, VringState
+from fastvhost.backend import features
+from fastvhost.backend.payload import U64, Region, VringState
 from fastvhost.vhostuser import protocol_features
 from fastvhost.vhostuser.message import LogBase, MemoryTable, Payload, Request, SingleRegion, VringFd
 from fastvhost.vhostuser.session import HANDLERS

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from fastvhost.frontend.errors import ProtocolError
-from fastvhost.frontend.payload import U64
+from fastvhost.backend.errors import ProtocolError
+from fastvhost.backend.payload import U64
 from fastvhost.vhostuser.message import MalformedError, Request, encode_reply, encode_request
 from fastvhost.vhostuser.transport import PATIENCE, PeerGoneError, Transport
 from tests.unit.session_bench import Clock, open_fds

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fastvhost.backend.qemu import Version
 from fastvhost.control import host, port_keys
 from fastvhost.control.errors import UsageError
 from fastvhost.control.finding import Finding
@@ -15,7 +16,6 @@ from fastvhost.control.open_taps import open_taps
 from fastvhost.control.policy import Policy
 from fastvhost.control.port_parts import AnyPort, Service
 from fastvhost.control.port_spec import Kind, Options, PortSpec, Words
-from fastvhost.frontend.qemu import Version
 
 DEVICE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,62}")
 DEVICES = Path("/dev")
@@ -101,8 +101,8 @@ class Cuse(Kind):
 
     def make_port(self, spec: PortSpec, door: Any) -> AnyPort:
         """Split and packed rings in the guest's memory."""
+        from fastvhost.backend import foreign_files
         from fastvhost.dataplane.virtio_port import VirtioPort
-        from fastvhost.frontend import foreign_files
 
         return VirtioPort(spec.name, door, spec.queues, close_fd=foreign_files.close)
 

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from fastvhost.backend import features, qemu
 from fastvhost.control import control_client, port_keys, records, runtime_dir, socket_place
 from fastvhost.control.errors import FastvhostError, UsageError
 from fastvhost.control.finding import Finding
 from fastvhost.control.policy import Policy
 from fastvhost.control.port_parts import AnyPort, Service
 from fastvhost.control.port_spec import Kind, Options, PortSpec, Words
-from fastvhost.frontend import features, qemu
 
 Mode = Literal["server", "client"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -124,8 +124,8 @@ class VhostUser(Kind):
 
     def make_port(self, spec: PortSpec, door: Any) -> AnyPort:
         """Split and packed rings in the guest's memory."""
+        from fastvhost.backend import foreign_files
         from fastvhost.dataplane.virtio_port import VirtioPort
-        from fastvhost.frontend import foreign_files
         from fastvhost.vhostuser.service import promised_pairs
 
         return VirtioPort(spec.name, door, promised_pairs(spec.queues), close_fd=foreign_files.close)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fastvhost.frontend import eventfd, features
-from fastvhost.frontend.changes import Changes
-from fastvhost.frontend.errors import ProtocolError, SessionEndError
-from fastvhost.frontend.memory import MemoryMaker, SharedMemory
-from fastvhost.frontend.memory_limit import own_limit
-from fastvhost.frontend.narrative import Narrative, RingView, View
-from fastvhost.frontend.port_face import PortFace
-from fastvhost.frontend.rings import RingSet
+from fastvhost.backend import eventfd, features
+from fastvhost.backend.changes import Changes
+from fastvhost.backend.errors import ProtocolError, SessionEndError
+from fastvhost.backend.memory import MemoryMaker, SharedMemory
+from fastvhost.backend.memory_limit import own_limit
+from fastvhost.backend.narrative import Narrative, RingView, View
+from fastvhost.backend.port_face import PortFace
+from fastvhost.backend.rings import RingSet
 
 
 class FrontEnd:

@@ -17,8 +17,8 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from fastvhost.frontend import keeper_process
-from fastvhost.frontend.keeper_process import CROWDED, HEAD, HOLD, KEY, LET_GO, MOST_FDS
+from fastvhost.backend import keeper_process
+from fastvhost.backend.keeper_process import CROWDED, HEAD, HOLD, KEY, LET_GO, MOST_FDS
 
 log = logging.getLogger("fastvhost")
 

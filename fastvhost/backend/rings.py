@@ -11,11 +11,11 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from fastvhost.backend.changes import Changes
+from fastvhost.backend.errors import ProtocolError
+from fastvhost.backend.payload import VringAddr
+from fastvhost.backend.port_face import PortFace
 from fastvhost.dataplane.queue_setup import QueueSetup
-from fastvhost.frontend.changes import Changes
-from fastvhost.frontend.errors import ProtocolError
-from fastvhost.frontend.payload import VringAddr
-from fastvhost.frontend.port_face import PortFace
 
 MAX_SIZE = 32768
 """Virtio 1.2, section 2.7."""

@@ -10,13 +10,13 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from fastvhost.backend import foreign_files
+from fastvhost.backend.changes import Changes
+from fastvhost.backend.errors import ProtocolError
+from fastvhost.backend.foreign_files import GuestFile
+from fastvhost.backend.payload import Region
+from fastvhost.backend.words import readable
 from fastvhost.dataplane.guest_memory import GuestMemory, Mapping
-from fastvhost.frontend import foreign_files
-from fastvhost.frontend.changes import Changes
-from fastvhost.frontend.errors import ProtocolError
-from fastvhost.frontend.foreign_files import GuestFile
-from fastvhost.frontend.payload import Region
-from fastvhost.frontend.words import readable
 
 MAX_SLOTS = 509
 """As libvhost-user and Linux vhost have it. It must never shrink: QEMU refuses a back-end whose number went down."""

@@ -6,8 +6,8 @@ for ever; so only eventfds are taken, and where we only write, sockets of AF_UNI
 
 import os
 
+from fastvhost.backend.errors import ProtocolError
 from fastvhost.dataplane.notify import is_unix_socket
-from fastvhost.frontend.errors import ProtocolError
 
 _LINK = "anon_inode:[eventfd]"
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from fastvhost.frontend.foreign_text import printable
+from fastvhost.backend.foreign_text import printable
 
 BURST = 40
 PER_SECOND = 1.0

@@ -11,9 +11,9 @@ import contextlib
 import time
 from collections.abc import Callable
 
-from fastvhost.frontend import foreign_files
-from fastvhost.frontend.budget import Bucket
-from fastvhost.frontend.port_face import PortFace
+from fastvhost.backend import foreign_files
+from fastvhost.backend.budget import Bucket
+from fastvhost.backend.port_face import PortFace
 
 PATIENCE = 0.02
 """Seconds until a worker that does not come makes a message wait."""

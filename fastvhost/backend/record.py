@@ -20,8 +20,8 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
+from fastvhost.backend import foreign_files
 from fastvhost.dataplane.packed_journal import JOURNAL_BYTES
-from fastvhost.frontend import foreign_files
 
 MAGIC, VERSION = b"fvrecord", 1
 HEADER = struct.Struct("<8sII16sQQQQQ")

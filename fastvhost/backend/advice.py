@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
-from fastvhost.frontend import qemu
+from fastvhost.backend import qemu
 
 
 class Approach(NamedTuple):

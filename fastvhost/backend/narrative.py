@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from fastvhost.frontend import advice
-from fastvhost.frontend.features import STATUS_DRIVER_OK
-from fastvhost.frontend.logbook import Line
-from fastvhost.frontend.rings import LEFT_STANDING, WENT_ON, Ring
-from fastvhost.frontend.words import readable
+from fastvhost.backend import advice
+from fastvhost.backend.features import STATUS_DRIVER_OK
+from fastvhost.backend.logbook import Line
+from fastvhost.backend.rings import LEFT_STANDING, WENT_ON, Ring
+from fastvhost.backend.words import readable
 
 PATIENCE = 5.0
 MUCH = 8

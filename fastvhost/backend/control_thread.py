@@ -19,15 +19,15 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import Any
 
+from fastvhost.backend import advice, foreign_files, quota
+from fastvhost.backend.back_off import BackOff
+from fastvhost.backend.changes import Changes
+from fastvhost.backend.logbook import Line, Logbook
+from fastvhost.backend.narrative import Narrative, View
+from fastvhost.backend.port_face import PortFace
 from fastvhost.dataplane.door import WorkerStuckError
 from fastvhost.dataplane.notifier import NotificationsStuckError
 from fastvhost.dataplane.threads import Thread
-from fastvhost.frontend import advice, foreign_files, quota
-from fastvhost.frontend.back_off import BackOff
-from fastvhost.frontend.changes import Changes
-from fastvhost.frontend.logbook import Line, Logbook
-from fastvhost.frontend.narrative import Narrative, View
-from fastvhost.frontend.port_face import PortFace
 
 PAUSE = 0.25
 """Seconds without accepting when there was no room for a connection, and of rest after a defect."""

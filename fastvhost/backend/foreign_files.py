@@ -23,10 +23,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeVar
 
+from fastvhost.backend import keeper, quota
+from fastvhost.backend.errors import ProtocolError
+from fastvhost.backend.quota import NoPlaceError
 from fastvhost.dataplane.guest_memory import file_system, why_not
-from fastvhost.frontend import keeper, quota
-from fastvhost.frontend.errors import ProtocolError
-from fastvhost.frontend.quota import NoPlaceError
 
 T = TypeVar("T")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastvhost.frontend import features
-from fastvhost.frontend.front_end import FrontEnd
-from fastvhost.frontend.port_face import PortFace
-from fastvhost.frontend.rings import Ring
+from fastvhost.backend import features
+from fastvhost.backend.front_end import FrontEnd
+from fastvhost.backend.port_face import PortFace
+from fastvhost.backend.rings import Ring
 
 
 def describe(
