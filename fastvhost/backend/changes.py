@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from fastvhost.backend import foreign_files
 from fastvhost.backend.budget import Bucket
-from fastvhost.backend.port_face import PortFace
+from fastvhost.backend.port_api import PortApi
 
 PATIENCE = 0.02
 """Seconds until a worker that does not come makes a message wait."""
@@ -28,7 +28,7 @@ MESSAGES_AT_ONCE, MESSAGES_A_SECOND = 8192, 2000
 class Changes:
     """The changes of one port, whatever front-end it has. Of its control thread alone."""
 
-    def __init__(self, port: PortFace, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, port: PortApi, clock: Callable[[], float] = time.monotonic) -> None:
         self._port = port
         self._clock = clock
         self._then: list[Callable[[], None]] = []

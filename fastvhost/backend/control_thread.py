@@ -24,7 +24,7 @@ from fastvhost.backend.back_off import BackOff
 from fastvhost.backend.changes import Changes
 from fastvhost.backend.logbook import Line, Logbook
 from fastvhost.backend.narrative import Narrative, View
-from fastvhost.backend.port_face import PortFace
+from fastvhost.backend.port_api import PortApi
 from fastvhost.dataplane.door import WorkerStuckError
 from fastvhost.dataplane.notifier import NotificationsStuckError
 from fastvhost.dataplane.threads import Thread
@@ -38,7 +38,7 @@ TELL_AFTER = 1.0
 class ControlThread(ABC):
     """Opened, started and stopped by the switch; what comes between is the subclass's."""
 
-    def __init__(self, port: PortFace, narrative: Narrative) -> None:
+    def __init__(self, port: PortApi, narrative: Narrative) -> None:
         self._port = port
         self._narrative = narrative
         self._logbook = Logbook(port.name)

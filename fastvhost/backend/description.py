@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from fastvhost.backend import features
-from fastvhost.backend.front_end import FrontEnd
-from fastvhost.backend.port_face import PortFace
-from fastvhost.backend.rings import Ring
+from fastvhost.backend.port_api import PortApi
+from fastvhost.backend.rings import ConfiguredRing
+from fastvhost.backend.session_state import SessionState
 
 
 def describe(
-    session: FrontEnd, peer_pid: int, port: PortFace, rings: int, **negotiated: object
+    session: SessionState, peer_pid: int, port: PortApi, rings: int, **negotiated: object
 ) -> dict[str, Any]:
     """The front-end that is connected: its process, features, what else its wire negotiated, memory and rings.
 
@@ -43,7 +43,7 @@ def _notified_by(helper_runs: bool, held: int) -> str:
     return f"{by}; {held} more threads held in write(2) by its front-end" if held else by
 
 
-def _ring(ring: Ring, port: PortFace) -> dict[str, Any]:
+def _ring(ring: ConfiguredRing, port: PortApi) -> dict[str, Any]:
     seen = port.queue_state(ring.index)._asdict()
     addresses = ring.addresses
     return {

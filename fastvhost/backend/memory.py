@@ -14,7 +14,7 @@ from fastvhost.backend import foreign_files
 from fastvhost.backend.changes import Changes
 from fastvhost.backend.errors import ProtocolError
 from fastvhost.backend.foreign_files import GuestFile
-from fastvhost.backend.payload import Region
+from fastvhost.backend.payload import SharedRegion
 from fastvhost.backend.words import readable
 from fastvhost.dataplane.guest_memory import GuestMemory, Mapping
 
@@ -43,7 +43,7 @@ REAL_MEMORY = MemoryMaker(Mapping, GuestMemory)
 
 
 class _Slot(NamedTuple):
-    region: Region
+    region: SharedRegion
     mapping: MappingFace
     file: GuestFile
     pin: foreign_files.Pin
@@ -64,7 +64,7 @@ class SharedMemory:
         self._slots: tuple[_Slot, ...] = ()
 
     @property
-    def regions(self) -> tuple[Region, ...]:
+    def regions(self) -> tuple[SharedRegion, ...]:
         return tuple(slot.region for slot in self._slots)
 
     @property
@@ -82,14 +82,14 @@ class SharedMemory:
         files = {slot.file.identity: slot.file for slot in self._slots}.values()
         return max(0, min(self.bytes, sum(file.bytes - file.allocated for file in files)))
 
-    def replace(self, regions: Sequence[Region], fds: Sequence[int]) -> tuple[int, ...]:
+    def replace(self, regions: Sequence[SharedRegion], fds: Sequence[int]) -> tuple[int, ...]:
         """SET_MEM_TABLE: another table in one step. Returns the live rings that lie in no region of it."""
         files = [self._examine(fd) for fd in fds]
         self._check_limit(_mapped_bytes(region, file) for region, file in zip(regions, files, strict=True))
         fresh = self._map(zip(regions, fds, files, strict=True))
         return self._swap(fresh, fresh=fresh, stale=self._slots)
 
-    def add(self, region: Region, fd: int) -> tuple[int, ...]:
+    def add(self, region: SharedRegion, fd: int) -> tuple[int, ...]:
         """ADD_MEM_REG. The same region over the same file once more changes nothing, and is to be removed as often."""
         file = self._examine(fd)
         for slot in self._slots:
@@ -102,7 +102,7 @@ class SharedMemory:
         fresh = self._map([(region, fd, file)])
         return self._swap((*self._slots, *fresh), fresh=fresh, stale=())
 
-    def remove(self, region: Region) -> tuple[int, ...]:
+    def remove(self, region: SharedRegion) -> tuple[int, ...]:
         """REM_MEM_REG: found by guest address, user address and size; the mmap offset does not count."""
         key = (region.guest_addr, region.user_addr, region.bytes)
         for slot in self._slots:
@@ -138,7 +138,7 @@ class SharedMemory:
                 "for so large a guest give the port memory=BYTES, such as memory=64G"
             )
 
-    def _map(self, parts: Iterable[tuple[Region, int, GuestFile]]) -> tuple[_Slot, ...]:
+    def _map(self, parts: Iterable[tuple[SharedRegion, int, GuestFile]]) -> tuple[_Slot, ...]:
         slots: list[_Slot] = []
         done = False
         try:
@@ -174,7 +174,7 @@ class SharedMemory:
         return lost
 
 
-def _mapped_bytes(region: Region, file: GuestFile) -> int:
+def _mapped_bytes(region: SharedRegion, file: GuestFile) -> int:
     """What it takes of the address space: whole pages."""
     return -(-(region.mmap_offset % file.page + region.bytes) // file.page) * file.page
 

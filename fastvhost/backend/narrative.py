@@ -1,4 +1,4 @@
-"""The story of a port in the log: listening -> connected -> features -> memory -> rings -> first packet.
+"""What the log says of a port: listening -> connected -> features -> memory -> rings -> first packet.
 
 A pure state machine: it is told what happened, it keeps lines until take() fetches them, and it asks a clock. One line
 per step; a step missing for PATIENCE is said once, with its probable cause. What is normal to wait for, a guest that
@@ -15,7 +15,7 @@ from typing import NamedTuple
 from fastvhost.backend import advice
 from fastvhost.backend.features import STATUS_DRIVER_OK
 from fastvhost.backend.logbook import Line
-from fastvhost.backend.rings import LEFT_STANDING, WENT_ON, Ring
+from fastvhost.backend.rings import LEFT_STANDING, WENT_ON, ConfiguredRing
 from fastvhost.backend.words import readable
 
 PATIENCE = 5.0
@@ -43,7 +43,7 @@ class View(NamedTuple):
 
 
 class Narrative:
-    """The story of one port, over any number of connections."""
+    """The lines of one port, over any number of connections."""
 
     def __init__(self, approach: advice.Approach, clock: Callable[[], float] = time.monotonic) -> None:
         self._approach = approach
@@ -161,7 +161,7 @@ class Narrative:
                 "missing",
             )
 
-    def rings(self, rings: Iterable[Ring]) -> None:
+    def rings(self, rings: Iterable[ConfiguredRing]) -> None:
         """The rings as they are now; most calls bring nothing new."""
         running = tuple(ring for ring in rings if ring.running and ring.enabled)
         indices = tuple(ring.index for ring in running)

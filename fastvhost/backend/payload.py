@@ -71,7 +71,7 @@ class VringAddr:
 
 
 @dataclass(frozen=True, slots=True)
-class Region:
+class SharedRegion:
     """The specification's "Memory region description"."""
 
     guest_addr: int

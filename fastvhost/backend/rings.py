@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fastvhost.backend.changes import Changes
 from fastvhost.backend.errors import ProtocolError
 from fastvhost.backend.payload import VringAddr
-from fastvhost.backend.port_face import PortFace
+from fastvhost.backend.port_api import PortApi
 from fastvhost.dataplane.queue_setup import QueueSetup
 
 MAX_SIZE = 32768
@@ -27,7 +27,7 @@ PACKED_START = 1 << 15 | 1 << 31
 
 
 @dataclass(slots=True)
-class Ring:
+class ConfiguredRing:
     """One ring as its front-end configured it. Owns its three file descriptors; -1 is none."""
 
     index: int
@@ -71,20 +71,20 @@ class RingSet:
     """
 
     def __init__(
-        self, port: PortFace, changes: Changes, may_start: Callable[[], bool], packed: Callable[[], bool | None]
+        self, port: PortApi, changes: Changes, may_start: Callable[[], bool], packed: Callable[[], bool | None]
     ) -> None:
         self._port = port
         self._changes = changes
         self._may_start = may_start
         self._packed = packed
-        self._rings = tuple(Ring(index) for index in range(2 * port.queue_pairs))
+        self._rings = tuple(ConfiguredRing(index) for index in range(2 * port.queue_pairs))
         self.ran = False
         """Whether a ring of this front-end was ever live."""
 
-    def __iter__(self) -> Iterator[Ring]:
+    def __iter__(self) -> Iterator[ConfiguredRing]:
         return iter(self._rings)
 
-    def __getitem__(self, index: int) -> Ring:
+    def __getitem__(self, index: int) -> ConfiguredRing:
         """By vring index. Raises ProtocolError beyond the last one."""
         if index >= len(self._rings):
             raise ProtocolError(f"ring {index} does not exist, there are {len(self._rings)}")
@@ -122,7 +122,7 @@ class RingSet:
             self._port.forget_queue(index)
         ring.base, ring.stopping = base, False
 
-    def _leave(self, ring: Ring, refusal: str) -> None:
+    def _leave(self, ring: ConfiguredRing, refusal: str) -> None:
         """A live ring is to lie elsewhere. If it is disabled, it stops, as by GET_VRING_BASE: its driver left it.
 
         User-mode Linux never sends GET_VRING_BASE, DPDK's back-end takes another place at any time.
@@ -144,7 +144,7 @@ class RingSet:
                 self._park(ring)
                 ring.resting, ring.armed = True, not ring.broken
 
-    def was_used(self, ring: Ring) -> bool:
+    def was_used(self, ring: ConfiguredRing) -> bool:
         """Whether the driver put a buffer into a live ring since it started."""
         index_bits = 0x7FFF if self._packed() else 0xFFFF
         return bool((self._port.queue_state(ring.index).avail_idx ^ self._base(ring)) & index_bits)
@@ -154,7 +154,7 @@ class RingSet:
         self._halt(self[index])
         self._port.forget_queue(index)
 
-    def _halt(self, ring: Ring) -> None:
+    def _halt(self, ring: ConfiguredRing) -> None:
         self._park(ring)
         ring.armed = ring.kicked = ring.lost = ring.resting = False
         ring.broken = ""
@@ -283,7 +283,7 @@ class RingSet:
             ring.call = self._closed(ring.call)
             ring.err = self._closed(ring.err)
 
-    def _start_if_complete(self, ring: Ring) -> None:
+    def _start_if_complete(self, ring: ConfiguredRing) -> None:
         if not ring.armed or ring.live or ring.resting:
             return
         if not ring.size or ring.addresses is None or not self._may_start():
@@ -298,7 +298,7 @@ class RingSet:
             ring.base = self._port.queue_setup(ring.index).base
         self._nudge(ring)
 
-    def _setup(self, ring: Ring, addresses: VringAddr) -> QueueSetup:
+    def _setup(self, ring: ConfiguredRing, addresses: VringAddr) -> QueueSetup:
         return QueueSetup(
             size=ring.size,
             desc_user_addr=addresses.desc_user_addr,
@@ -311,23 +311,23 @@ class RingSet:
             kicked=ring.kicked,
         )
 
-    def _base(self, ring: Ring) -> int:
+    def _base(self, ring: ConfiguredRing) -> int:
         if ring.base is None:
             return PACKED_START if self._packed() else 0
         return ring.base
 
-    def _park(self, ring: Ring) -> None:
+    def _park(self, ring: ConfiguredRing) -> None:
         """Take it from the data plane, to start it again from where that was."""
         if ring.live:
             self._port.stop_queue(ring.index)
             ring.live, ring.stopping = False, True
             self._changes.then(lambda: self._stopped(ring))
 
-    def _stopped(self, ring: Ring) -> None:
+    def _stopped(self, ring: ConfiguredRing) -> None:
         if ring.stopping:
             ring.base, ring.stopping = self._port.queue_setup(ring.index).base, False
 
-    def _nudge(self, ring: Ring) -> None:
+    def _nudge(self, ring: ConfiguredRing) -> None:
         """One call too many costs nothing; one lost while the back-end was away would leave the guest waiting."""
         self._changes.then(lambda: self._port.call(ring.index) if ring.call >= 0 else None)
 

@@ -22,7 +22,7 @@ from fastvhost.control.errors import RuntimeFailure, UsageError
 from fastvhost.control.stats import BITS
 
 if TYPE_CHECKING:
-    from fastvhost.driver.guests import Counters
+    from fastvhost.driver.guests import GuestCounters
 
 SIZES = (60, 65000)
 USUAL_SIZES = "64,256,512,1024,1518,9000,imix"
@@ -127,7 +127,7 @@ class _Bench:
                     **{fault: getattr(final, fault) for fault in FAULTS},
                 }  # fmt: skip
 
-    def _flood(self, size: str, ring: str, ways: int) -> tuple[float, float, Counters]:
+    def _flood(self, size: str, ring: str, ways: int) -> tuple[float, float, GuestCounters]:
         with self._guests(size, ring, ways) as guests:
             time.sleep(SETTLE_SECONDS)
             start, before = time.monotonic(), guests.counters()

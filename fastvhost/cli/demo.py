@@ -16,7 +16,7 @@ from fastvhost.control.errors import RuntimeFailure, UsageError
 from fastvhost.control.stats import BITS
 
 if TYPE_CHECKING:
-    from fastvhost.driver.guests import Counters, Direction, Guests
+    from fastvhost.driver.guests import Direction, GuestCounters, Guests
 
 LATENCY_SECONDS = 1.0
 # What a guest sends to a neighbour: from the shortest Ethernet frame to the longest one of the usual MTU.
@@ -84,7 +84,7 @@ def _rate(frames: float, octets: float) -> str:
     return f"{si(frames, 'pps')} {si(octets * BITS, 'bit/s')}"
 
 
-def _faults(counters: Counters) -> str:
+def _faults(counters: GuestCounters) -> str:
     return (
         f"{counters.lost} lost, {counters.corrupt} corrupt, {counters.reordered} out of order, "
         f"{counters.duplicated} twice"

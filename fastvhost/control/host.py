@@ -68,7 +68,7 @@ class HostState:
 
 
 def observe() -> HostState:
-    """Look at this host for a tenth of a second, and once more where that saw a busy core: a blink is no neighbour."""
+    """Sample this host for a tenth of a second; twice where a core is busy, since one busy sample may be a blip."""
     busy = _sample()
     users: dict[int, str] = {}
     if max(busy.values(), default=0.0) >= BUSY_PERCENT:

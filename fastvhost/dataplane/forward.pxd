@@ -2,14 +2,14 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from fastvhost.dataplane.frame cimport Burst
-from fastvhost.dataplane.port cimport PortFace
+from fastvhost.dataplane.frame cimport FrameBurst
+from fastvhost.dataplane.port cimport PortOps
 
 
 # One ingress queue pair on its way to one egress. Everything in it belongs to the worker that has it on its roster.
 cdef struct Lane:
-    PortFace *ingress
-    PortFace *egress         # NULL: nobody
+    PortOps *ingress
+    PortOps *egress         # NULL: nobody
     uint32_t pair            # of the ingress
     uint32_t sender          # its port's number on the roster
     bint delivers            # in deliver_burst, for who looks on (hold_watch)
@@ -23,7 +23,7 @@ cdef struct Lane:
     uint64_t progress        # frames that the egress's queue had taken by then
     uint32_t empty_rounds    # visits in a row that moved no frame (roster)
     uint32_t missed_kicks    # times in a row that frames came without the kick that was asked for (idle)
-    Burst burst
+    FrameBurst burst
 
 
 cdef uint32_t forward_burst(Lane *lane) noexcept nogil

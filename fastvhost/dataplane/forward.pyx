@@ -15,14 +15,14 @@ from fastvhost.dataplane.clock cimport monotonic_ns
 from fastvhost.dataplane.debug cimport check, poison
 from fastvhost.dataplane.drop_reason cimport NO_EGRESS, NO_RECEIVE_BUFFERS
 from fastvhost.dataplane.frame cimport BURST, VISIT_BYTES, Frame
-from fastvhost.dataplane.port cimport PortFace
+from fastvhost.dataplane.port cimport PortOps
 from fastvhost.dataplane.tally cimport count_drops
 
 
 cdef uint32_t forward_burst(Lane *lane) noexcept nogil:
     """Move one burst on. Returns the frames that were delivered or dropped."""
-    cdef PortFace *ingress = lane.ingress
-    cdef PortFace *egress = lane.egress
+    cdef PortOps *ingress = lane.ingress
+    cdef PortOps *egress = lane.egress
     cdef uint32_t waiting = lane.burst.n_frames - lane.first, done
     cdef uint32_t egress_pair
     cdef uint64_t bytes, spent

@@ -43,7 +43,7 @@ cdef struct Done:
     uint32_t bytes
 
 
-cdef struct Burst:
+cdef struct FrameBurst:
     uint32_t n_frames
     uint32_t n_segments
     Frame frames[BURST]

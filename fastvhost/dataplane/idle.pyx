@@ -22,7 +22,7 @@ cdef enum:
     # sleeps are short, an eighth of the time since the last frame: a CPU just halted wakes in half the time.
     FIRST_SLEEP_NS = 1000 * 1000
     SLEEP_NS = 20 * 1000 * 1000
-    BELIEF = 3                   # kicks that may be missed before that is so
+    MISSED_KICKS_LIMIT = 3       # then the driver counts as one that does not kick
     # For those, and for receive buffers, there are only naps; after a second without a frame longer ones.
     TIRED_NS = 1000 * 1000 * 1000
     LONG_NAP_NS = 1000 * 1000
@@ -92,7 +92,7 @@ cdef void sleep_until_kicked(
         idle.fds[i + 1] = pollfd(max(fd, -1), POLLIN, 0)  # -1: poll leaves it out
         if fd == NOTHING_TO_WAIT_FOR:
             continue
-        if fd == LOOK_AGAIN or lane.missed_kicks >= BELIEF:
+        if fd == LOOK_AGAIN or lane.missed_kicks >= MISSED_KICKS_LIMIT:
             sleep_ns = min(sleep_ns, nap_ns)
         lane.ingress.want_kicks(lane.ingress, lane.pair, True)
     store_release_u32(&gate.asleep, 1)

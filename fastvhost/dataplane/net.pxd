@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t
 
-from fastvhost.dataplane.frame cimport Burst, Chain, Done, Frame, Segment
+from fastvhost.dataplane.frame cimport FrameBurst, Chain, Done, Frame, Segment
 from fastvhost.dataplane.ring cimport Ring
 from fastvhost.dataplane.tally cimport Tally
 
@@ -24,7 +24,7 @@ cdef struct NetScratch:
     uint32_t n_chains
 
 
-cdef uint32_t strip_headers(Burst *burst, uint32_t n, uint32_t header_bytes, Tally *tally) noexcept nogil
+cdef uint32_t strip_headers(FrameBurst *burst, uint32_t n, uint32_t header_bytes, Tally *tally) noexcept nogil
 cdef uint32_t deliver(
     Ring *ring, uint32_t header_bytes, bint mergeable, NetScratch *scratch,
     const Frame *frames, const Segment *segments, uint32_t n, Tally *tally

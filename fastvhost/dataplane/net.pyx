@@ -19,7 +19,7 @@ from fastvhost.abi.virtio_net cimport (
 )
 from fastvhost.dataplane.debug cimport DEBUG, check, poison
 from fastvhost.dataplane.drop_reason cimport BAD_DESCRIPTOR, GSO_UNSUPPORTED, N_DROP_REASONS, OVERSIZE, RUNT, DropReason
-from fastvhost.dataplane.frame cimport BURST, VISIT_PIECES, Burst, Chain, Done, Frame, Segment
+from fastvhost.dataplane.frame cimport BURST, VISIT_PIECES, FrameBurst, Chain, Done, Frame, Segment
 from fastvhost.dataplane.guest_memory cimport holds_host
 from fastvhost.dataplane.ring cimport RING_OK, RING_RECEIVE_CHAIN_TOO_SHORT, Ring
 from fastvhost.dataplane.tally cimport count_drops
@@ -81,7 +81,7 @@ cdef uint32_t copy_at(Cursor *to, Cursor *source, uint32_t bytes) noexcept nogil
     return bytes
 
 
-cdef uint32_t strip_headers(Burst *burst, uint32_t n, uint32_t header_bytes, Tally *tally) noexcept nogil:
+cdef uint32_t strip_headers(FrameBurst *burst, uint32_t n, uint32_t header_bytes, Tally *tally) noexcept nogil:
     """Turn the n chains of a burst into frames, in place, up to the first that is none.
 
     Where the first one is none, the burst gets no frames: those up to the first frame are counted as dropped, and are
@@ -137,7 +137,7 @@ cdef inline bint strip_whole_header(Chain *chain, Segment *segments, uint32_t he
     return True
 
 
-cdef uint32_t strip_one_by_one(Burst *burst, uint32_t n, uint32_t header_bytes, Tally *tally) noexcept nogil:
+cdef uint32_t strip_one_by_one(FrameBurst *burst, uint32_t n, uint32_t header_bytes, Tally *tally) noexcept nogil:
     """The same from the first chain on that is no frame yet, for those in pieces too."""
     cdef uint32_t i
     cdef DropReason reason

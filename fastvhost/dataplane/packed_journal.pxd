@@ -7,7 +7,7 @@ from fastvhost.dataplane.ring cimport Ring
 
 
 # Where a ring was found to stand.
-cdef struct Found:
+cdef struct FoundPlace:
     bint believed
     uint16_t place
     uint16_t used            # a place that the driver has seen used
@@ -15,8 +15,8 @@ cdef struct Found:
 
 
 cdef bint was_in_use(const Ring *ring) noexcept nogil
-cdef Found find_place(const Ring *ring, const Journal *journal) noexcept nogil
+cdef FoundPlace find_place(const Ring *ring, const Journal *journal) noexcept nogil
 cdef void begin_journal(
     Journal *journal, uint64_t descriptor_user_addr, uint64_t driver_user_addr, uint64_t device_user_addr,
-    uint32_t size, uint32_t base, const Found *start
+    uint32_t size, uint32_t base, const FoundPlace *start
 ) noexcept nogil

@@ -50,13 +50,13 @@ cdef bint was_in_use(const Ring *ring) noexcept nogil:
     return False
 
 
-cdef Found find_place(const Ring *ring, const Journal *journal) noexcept nogil:
+cdef FoundPlace find_place(const Ring *ring, const Journal *journal) noexcept nogil:
     """Where a ring stands that lies where the journal says; not believed, where its marks speak against it.
 
     A batch that was begun and not shown to the driver is written. ring: placed, of this size, not live.
     """
     cdef Batch batch = batch_of(journal.batch)
-    cdef Found found = Found(False, batch.behind, batch.before, batch.has_before)
+    cdef FoundPlace found = FoundPlace(False, batch.behind, batch.before, batch.has_before)
     cdef bint unfinished = False
     if batch.first & INDEX >= ring.size or batch.behind & INDEX >= ring.size or batch.before & INDEX >= ring.size:
         return found
@@ -125,7 +125,7 @@ cdef bint finish(const Ring *ring, const Journal *journal, const Batch *batch) n
 
 cdef void begin_journal(
     Journal *journal, uint64_t descriptor_user_addr, uint64_t driver_user_addr, uint64_t device_user_addr,
-    uint32_t size, uint32_t base, const Found *start
+    uint32_t size, uint32_t base, const FoundPlace *start
 ) noexcept nogil:
     """From now on it is about this ring, which starts at this place."""
     store_release_u32(&journal.size, 0)

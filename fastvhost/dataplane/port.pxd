@@ -18,7 +18,7 @@ has_work        whether receive_burst may find something
 from libc.stdint cimport uint32_t
 
 from fastvhost.dataplane.door cimport Door, PortDoor
-from fastvhost.dataplane.frame cimport Burst, Done, Frame, Segment
+from fastvhost.dataplane.frame cimport FrameBurst, Done, Frame, Segment
 from fastvhost.dataplane.tally cimport Tally
 
 
@@ -27,18 +27,18 @@ cdef enum:
     LOOK_AGAIN = -1
 
 
-cdef struct PortFace:
-    uint32_t (*receive_burst)(PortFace *port, uint32_t pair, Burst *burst) noexcept nogil
+cdef struct PortOps:
+    uint32_t (*receive_burst)(PortOps *port, uint32_t pair, FrameBurst *burst) noexcept nogil
     uint32_t (*deliver_burst)(
-        PortFace *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
+        PortOps *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
     ) noexcept nogil
-    void (*release_burst)(PortFace *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil
-    bint (*is_open)(PortFace *port, uint32_t pair) noexcept nogil
-    bint (*may_receive)(PortFace *port, uint32_t pair) noexcept nogil
-    int (*wait_fd)(PortFace *port, uint32_t pair, bint *kicked) noexcept nogil
-    void (*want_kicks)(PortFace *port, uint32_t pair, bint wanted) noexcept nogil
-    bint (*has_work)(PortFace *port, uint32_t pair) noexcept nogil
-    void *kind               # the kind's own struct
+    void (*release_burst)(PortOps *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil
+    bint (*is_open)(PortOps *port, uint32_t pair) noexcept nogil
+    bint (*may_receive)(PortOps *port, uint32_t pair) noexcept nogil
+    int (*wait_fd)(PortOps *port, uint32_t pair, bint *kicked) noexcept nogil
+    void (*want_kicks)(PortOps *port, uint32_t pair, bint wanted) noexcept nogil
+    bint (*has_work)(PortOps *port, uint32_t pair) noexcept nogil
+    void *state             # the kind's own struct
     Tally *rx                # one a pair: from the VM
     Tally *tx                # one a pair: towards the VM
     uint32_t n_pairs
@@ -52,7 +52,7 @@ cdef class Port:
     cdef bint polled             # it is a wire's ingress
     cdef dict delivering         # by share: the worker that delivers to it, see wire.claim
     cdef uint32_t shares         # of each wire that leads here
-    cdef PortFace face
+    cdef PortOps ops
     cdef Door door               # None: nothing of it ever changes
     cdef PortDoor entrance       # its own control thread's
     cdef int use_door(self, Door door) except -1

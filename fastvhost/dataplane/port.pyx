@@ -5,7 +5,7 @@ from libc.stdlib cimport calloc, free
 
 from fastvhost.dataplane.door cimport Door, PortDoor
 from fastvhost.dataplane.drop_reason cimport N_DROP_REASONS
-from fastvhost.dataplane.frame cimport Burst, Done, Frame, Segment
+from fastvhost.dataplane.frame cimport FrameBurst, Done, Frame, Segment
 from fastvhost.dataplane.tally cimport Tally
 
 from fastvhost.dataplane.drop_reason import NAMES
@@ -31,12 +31,12 @@ class Counters:
         self.rx_dropped, self.tx_dropped, self.calls = rx_dropped, tx_dropped, calls
 
 
-cdef uint32_t receive_nothing(PortFace *port, uint32_t pair, Burst *burst) noexcept nogil:
+cdef uint32_t receive_nothing(PortOps *port, uint32_t pair, FrameBurst *burst) noexcept nogil:
     return 0
 
 
-cdef uint32_t deliver_to_nobody(
-    PortFace *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
+cdef uint32_t count_as_delivered(
+    PortOps *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
 ) noexcept nogil:
     cdef uint32_t i
     for i in range(n):
@@ -45,23 +45,23 @@ cdef uint32_t deliver_to_nobody(
     return n
 
 
-cdef void release_nothing(PortFace *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil:
+cdef void release_nothing(PortOps *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil:
     pass
 
 
-cdef bint always(PortFace *port, uint32_t pair) noexcept nogil:
+cdef bint always(PortOps *port, uint32_t pair) noexcept nogil:
     return True
 
 
-cdef int no_wait_fd(PortFace *port, uint32_t pair, bint *kicked) noexcept nogil:
+cdef int no_wait_fd(PortOps *port, uint32_t pair, bint *kicked) noexcept nogil:
     return NOTHING_TO_WAIT_FOR
 
 
-cdef void want_no_kicks(PortFace *port, uint32_t pair, bint wanted) noexcept nogil:
+cdef void want_no_kicks(PortOps *port, uint32_t pair, bint wanted) noexcept nogil:
     pass
 
 
-cdef bint no_work(PortFace *port, uint32_t pair) noexcept nogil:
+cdef bint no_work(PortOps *port, uint32_t pair) noexcept nogil:
     return False
 
 
@@ -70,24 +70,24 @@ cdef class Port:
 
     def __cinit__(self, *args, **kwargs) -> None:
         self.delivering = {}
-        self.face.receive_burst = receive_nothing
-        self.face.deliver_burst = deliver_to_nobody
-        self.face.release_burst = release_nothing
-        self.face.is_open = self.face.may_receive = always
-        self.face.wait_fd = no_wait_fd
-        self.face.want_kicks = want_no_kicks
-        self.face.has_work = no_work
+        self.ops.receive_burst = receive_nothing
+        self.ops.deliver_burst = count_as_delivered
+        self.ops.release_burst = release_nothing
+        self.ops.is_open = self.ops.may_receive = always
+        self.ops.wait_fd = no_wait_fd
+        self.ops.want_kicks = want_no_kicks
+        self.ops.has_work = no_work
 
     cdef int allot(self, uint32_t n_pairs) except -1:
         """Make room for the counters of this many pairs. Called once, by the kind's constructor."""
-        if self.face.rx != NULL:
+        if self.ops.rx != NULL:
             raise ValueError(f"port {self.name}: a port is made once")
-        self.face.rx = <Tally *>calloc(n_pairs, sizeof(Tally))
-        self.face.tx = <Tally *>calloc(n_pairs, sizeof(Tally))
-        if self.face.rx == NULL or self.face.tx == NULL:
+        self.ops.rx = <Tally *>calloc(n_pairs, sizeof(Tally))
+        self.ops.tx = <Tally *>calloc(n_pairs, sizeof(Tally))
+        if self.ops.rx == NULL or self.ops.tx == NULL:
             raise MemoryError
-        self.face.n_pairs = n_pairs
-        self.face.active_pairs = 1
+        self.ops.n_pairs = n_pairs
+        self.ops.active_pairs = 1
         return 0
 
     cdef int use_door(self, Door door) except -1:
@@ -96,8 +96,8 @@ cdef class Port:
         return 0
 
     def __dealloc__(self) -> None:
-        free(self.face.rx)
-        free(self.face.tx)
+        free(self.ops.rx)
+        free(self.ops.tx)
 
     @property
     def link_up(self) -> bool:
@@ -112,8 +112,8 @@ cdef class Port:
         cdef Tally rx, tx
         total = [0, 0, 0, 0]
         rx_dropped, tx_dropped = dict.fromkeys(NAMES, 0), dict.fromkeys(NAMES, 0)
-        for pair in range(self.face.n_pairs):
-            rx, tx = self.face.rx[pair], self.face.tx[pair]
+        for pair in range(self.ops.n_pairs):
+            rx, tx = self.ops.rx[pair], self.ops.tx[pair]
             total = [a + b for a, b in zip(total, (rx.frames, rx.bytes, tx.frames, tx.bytes))]
             for reason in range(N_DROP_REASONS):
                 rx_dropped[NAMES[reason]] += rx.dropped[reason]

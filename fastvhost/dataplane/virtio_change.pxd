@@ -9,8 +9,8 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from fastvhost.dataplane.guest_memory cimport RegionTable
 from fastvhost.dataplane.journal cimport Journal
-from fastvhost.dataplane.packed_journal cimport Found
-from fastvhost.dataplane.port cimport PortFace
+from fastvhost.dataplane.packed_journal cimport FoundPlace
+from fastvhost.dataplane.port cimport PortOps
 from fastvhost.dataplane.ring cimport Ring
 from fastvhost.dataplane.virtio_device cimport Device, Queue
 
@@ -32,12 +32,12 @@ cdef struct QueueChange:
     bint lost                # it lies in no memory any more
     Journal *forgets         # what was noted of it is of no use any more; NULL: nothing
     uint32_t said            # the base that its front-end named for the start
-    Found start              # the place where it starts (packed)
+    FoundPlace start        # the place where it starts (packed)
     uint32_t base            # where it stood when it was stopped, or lost, last
 
 
 cdef struct DeviceChange:
-    PortFace *port           # what changes
+    PortOps *port           # what changes
     Device *device
     QueueChange *queues      # as many as the device has
     uint32_t n_queues

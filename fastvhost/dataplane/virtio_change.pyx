@@ -6,7 +6,7 @@ from fastvhost.abi.shared_memory cimport add_u32, load_acquire_u32, store_releas
 from fastvhost.dataplane.guest_memory cimport RegionTable, host_of_user
 from fastvhost.dataplane.journal cimport Journal
 from fastvhost.dataplane.notify cimport judge_anew
-from fastvhost.dataplane.packed_journal cimport Found, begin_journal, find_place, was_in_use
+from fastvhost.dataplane.packed_journal cimport FoundPlace, begin_journal, find_place, was_in_use
 from fastvhost.dataplane.packed_ring cimport (
     packed_ring_base,
     packed_ring_start,
@@ -14,7 +14,7 @@ from fastvhost.dataplane.packed_ring cimport (
     reset_packed_ring,
     rewind_packed_ring,
 )
-from fastvhost.dataplane.port cimport PortFace
+from fastvhost.dataplane.port cimport PortOps
 from fastvhost.dataplane.ring cimport RING_OUTSIDE_MEMORY, Ring
 from fastvhost.dataplane.split_ring cimport reset_split_ring, rewind_split_ring, split_ring_base
 from fastvhost.dataplane.virtio_device cimport Device, Queue
@@ -81,13 +81,13 @@ cdef Start start_ring(
     cdef QueueChange *one = &change.queues[fresh.index]
     cdef Ring *ring = &fresh.ring
     cdef bint unknowing = base == FRESH_PLACE or base == (FRESH_PLACE | <uint32_t>FRESH_PLACE << 16)
-    cdef Found found
+    cdef FoundPlace found
     if not change.packed:
         reset_split_ring(ring, base)
         return AS_TOLD
     reset_packed_ring(ring, packed_ring_start(ring, base))
     ring.journal = journal
-    one.said, one.start = base, Found(True, place_of(ring.next_used, ring.used_wrap), 0, False)
+    one.said, one.start = base, FoundPlace(True, place_of(ring.next_used, ring.used_wrap), 0, False)
     if resumes or device.queues[fresh.index].live:
         return AS_TOLD
     if journal != NULL and is_about(journal, fresh) and (unknowing or base == 0 or base == journal.base):
@@ -116,12 +116,12 @@ cdef uint32_t ring_base(const Ring *ring, bint packed) noexcept nogil:
 cdef void commit_change(void *prepared) noexcept nogil:
     """Workers see it from now on: a DeviceChange. While those that own lanes of this port are at the door."""
     cdef DeviceChange *change = <DeviceChange *>prepared
-    cdef PortFace *port = change.port
+    cdef PortOps *port = change.port
     cdef Device *device = change.device
     cdef uint32_t i
     add_u32(&device.commits, 1)  # odd: whoever reads at the same time reads again
     if change.takes_back:
-        take_back(port, device, change.n_queues)
+        rewind_rings(port, device, change.n_queues)
     for i in range(change.n_queues):
         if change.queues[i].touched:
             commit_queue(&device.queues[i], &change.queues[i], device.packed)
@@ -134,7 +134,7 @@ cdef void commit_change(void *prepared) noexcept nogil:
     add_u32(&device.commits, 1)
 
 
-cdef void take_back(PortFace *port, Device *device, uint32_t n_queues) noexcept nogil:
+cdef void rewind_rings(PortOps *port, Device *device, uint32_t n_queues) noexcept nogil:
     """Workers forget the frames of all pairs that wait with them; live queues hand them out again."""
     cdef uint32_t i
     port.epoch += 1

@@ -2,10 +2,10 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from fastvhost.dataplane.frame cimport Burst, Done, Frame, Segment
+from fastvhost.dataplane.frame cimport FrameBurst, Done, Frame, Segment
 from fastvhost.dataplane.net cimport NetScratch
 from fastvhost.dataplane.notify cimport Asked, signals
-from fastvhost.dataplane.port cimport PortFace
+from fastvhost.dataplane.port cimport PortOps
 from fastvhost.dataplane.ring cimport Ring
 
 
@@ -48,15 +48,15 @@ cdef struct Device:
     bint seen_frame
 
 
-cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcept nogil
+cdef uint32_t receive_burst(PortOps *port, uint32_t pair, FrameBurst *burst) noexcept nogil
 cdef uint32_t deliver_burst(
-    PortFace *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
+    PortOps *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
 ) noexcept nogil
-cdef void release_burst(PortFace *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil
-cdef bint is_open(PortFace *port, uint32_t pair) noexcept nogil
-cdef int wait_fd(PortFace *port, uint32_t pair, bint *kicked) noexcept nogil
-cdef void want_kicks(PortFace *port, uint32_t pair, bint wanted) noexcept nogil
-cdef bint has_work(PortFace *port, uint32_t pair) noexcept nogil
+cdef void release_burst(PortOps *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil
+cdef bint is_open(PortOps *port, uint32_t pair) noexcept nogil
+cdef int wait_fd(PortOps *port, uint32_t pair, bint *kicked) noexcept nogil
+cdef void want_kicks(PortOps *port, uint32_t pair, bint wanted) noexcept nogil
+cdef bint has_work(PortOps *port, uint32_t pair) noexcept nogil
 cdef NetScratch *make_scratch() noexcept nogil
 cdef void enter_thread(const signals *own, NetScratch *scratch) noexcept nogil
 cdef void leave_thread() noexcept nogil

@@ -11,7 +11,7 @@ from fastvhost.dataplane.clock cimport monotonic_ns
 from fastvhost.dataplane.debug cimport DEBUG, check, poison
 from fastvhost.dataplane.drop_reason cimport BAD_DESCRIPTOR, LINK_DOWN, NO_RECEIVE_BUFFERS, RING_DISABLED
 from fastvhost.dataplane.eventfd cimport drain_eventfd, wake_eventfd
-from fastvhost.dataplane.frame cimport BURST, MAX_SEGMENTS, VISIT_PIECES, Burst, Done, Frame, Segment
+from fastvhost.dataplane.frame cimport BURST, MAX_SEGMENTS, VISIT_PIECES, FrameBurst, Done, Frame, Segment
 from fastvhost.dataplane.net cimport NetScratch, deliver, strip_headers
 from fastvhost.dataplane.notify cimport (
     AGAIN_NS,
@@ -29,7 +29,7 @@ from fastvhost.dataplane.notify cimport (
     signals,
     with_sample,
 )
-from fastvhost.dataplane.port cimport LOOK_AGAIN, NOTHING_TO_WAIT_FOR, PortFace
+from fastvhost.dataplane.port cimport LOOK_AGAIN, NOTHING_TO_WAIT_FOR, PortOps
 from fastvhost.dataplane.ring cimport RING_MISCOUNTED, RING_OK, Ring, check_chains
 from fastvhost.dataplane.tally cimport Tally, count_drops
 
@@ -132,8 +132,8 @@ cdef void notify_timed(Device *device, Queue *queue) noexcept nogil:
     ask_helper(device.asked, queue.index)
 
 
-cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcept nogil:
-    cdef Device *device = <Device *>port.kind
+cdef uint32_t receive_burst(PortOps *port, uint32_t pair, FrameBurst *burst) noexcept nogil:
+    cdef Device *device = <Device *>port.state
     cdef Queue *queue = &device.queues[2 * pair + 1]
     cdef Ring *ring = &queue.ring
     cdef uint32_t left = BURST, taken, dealt_with
@@ -165,7 +165,7 @@ cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcep
 
 
 cdef inline uint32_t unpack(
-    const Queue *queue, Burst *burst, uint32_t n, uint32_t header_bytes, Tally *tally
+    const Queue *queue, FrameBurst *burst, uint32_t n, uint32_t header_bytes, Tally *tally
 ) noexcept nogil:
     """Frames out of chains; from a disabled ring, none (vhost-user, "Ring states": started but disabled, so drain and
     discard). Returns the chains dealt with."""
@@ -179,9 +179,9 @@ cdef inline uint32_t unpack(
 
 
 cdef uint32_t deliver_burst(
-    PortFace *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
+    PortOps *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
 ) noexcept nogil:
-    cdef Device *device = <Device *>port.kind
+    cdef Device *device = <Device *>port.state
     cdef Queue *queue = &device.queues[2 * pair]
     cdef NetScratch *scratch = scratch_of_this_thread()
     cdef uint32_t done
@@ -205,8 +205,8 @@ cdef uint32_t deliver_burst(
     return done
 
 
-cdef void release_burst(PortFace *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil:
-    cdef Device *device = <Device *>port.kind
+cdef void release_burst(PortOps *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil:
+    cdef Device *device = <Device *>port.state
     cdef Queue *queue = &device.queues[2 * pair + 1]
     check(n <= queue.ring.outstanding, "virtio: no more chains are released than are outstanding")
     queue.ring.complete(&queue.ring, done, n)
@@ -216,17 +216,17 @@ cdef void release_burst(PortFace *port, uint32_t pair, const Done *done, uint32_
         report_broken(device, queue)
 
 
-cdef bint is_open(PortFace *port, uint32_t pair) noexcept nogil:
+cdef bint is_open(PortOps *port, uint32_t pair) noexcept nogil:
     """A live transmitq; a disabled one too, it is drained."""
-    return (<Device *>port.kind).queues[2 * pair + 1].live
+    return (<Device *>port.state).queues[2 * pair + 1].live
 
 
 cdef inline bint is_polled(const Queue *queue) noexcept nogil:
     return queue.live and queue.ring.status == RING_OK
 
 
-cdef int wait_fd(PortFace *port, uint32_t pair, bint *kicked) noexcept nogil:
-    cdef Device *device = <Device *>port.kind
+cdef int wait_fd(PortOps *port, uint32_t pair, bint *kicked) noexcept nogil:
+    cdef Device *device = <Device *>port.state
     cdef Queue *queue = &device.queues[2 * pair + 1]
     cdef bint slow = mostly_slow(device.kick_samples)
     cdef uint64_t taken = 0, took = SLOW_NS + 1
@@ -258,12 +258,12 @@ cdef inline uint64_t take_kicks(Device *device, const Queue *queue, uint64_t *to
     return taken
 
 
-cdef void want_kicks(PortFace *port, uint32_t pair, bint wanted) noexcept nogil:
-    cdef Queue *queue = &(<Device *>port.kind).queues[2 * pair + 1]
+cdef void want_kicks(PortOps *port, uint32_t pair, bint wanted) noexcept nogil:
+    cdef Queue *queue = &(<Device *>port.state).queues[2 * pair + 1]
     if is_polled(queue):
         queue.ring.want_kicks(&queue.ring, wanted)
 
 
-cdef bint has_work(PortFace *port, uint32_t pair) noexcept nogil:
-    cdef Queue *queue = &(<Device *>port.kind).queues[2 * pair + 1]
+cdef bint has_work(PortOps *port, uint32_t pair) noexcept nogil:
+    cdef Queue *queue = &(<Device *>port.state).queues[2 * pair + 1]
     return is_polled(queue) and queue.ring.has_work(&queue.ring)

@@ -102,7 +102,7 @@ cdef class VirtioPort(ChangingPort):
         if self.device == NULL:
             raise MemoryError
         self.device.attention_fd = -1
-        self.next.port, self.next.device = &self.face, self.device
+        self.next.port, self.next.device = &self.ops, self.device
         self.apply, self.written = commit_change, &self.next
 
     def __init__(self, str name, Door door not None, uint32_t queue_pairs=1, *, close_fd=os.close) -> None:
@@ -125,15 +125,15 @@ cdef class VirtioPort(ChangingPort):
         self.attention_fd = self.device.attention_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.notifier = Notifier(BY_PORT, name, self.attention_fd, close_fd)
         self.device.asked = &self.notifier.asked
-        self.face.kind = self.device
-        self.face.receive_burst = receive_burst
-        self.face.deliver_burst = deliver_burst
-        self.face.release_burst = release_burst
-        self.face.is_open = is_open
-        self.face.may_receive = has_work
-        self.face.wait_fd = wait_fd
-        self.face.want_kicks = want_kicks
-        self.face.has_work = has_work
+        self.ops.state = self.device
+        self.ops.receive_burst = receive_burst
+        self.ops.deliver_burst = deliver_burst
+        self.ops.release_burst = release_burst
+        self.ops.is_open = is_open
+        self.ops.may_receive = has_work
+        self.ops.wait_fd = wait_fd
+        self.ops.want_kicks = want_kicks
+        self.ops.has_work = has_work
 
     def __dealloc__(self) -> None:
         free(self.next.queues)
@@ -473,7 +473,7 @@ cdef class VirtioPort(ChangingPort):
             view = look_at_queue(&copy, packed)
         for memory in kept:
             count_users(memory, -1)
-        tally = self.face.rx[index // 2] if index & 1 else self.face.tx[index // 2]
+        tally = self.ops.rx[index // 2] if index & 1 else self.ops.tx[index // 2]
         return QueueState(
             index=index,
             size=ring.size,

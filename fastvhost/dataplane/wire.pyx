@@ -21,15 +21,15 @@ cdef class Wire:
         if shares < 1:
             raise ValueError("a wire has one share at least")
         for port in (ingress, egress):
-            if port is not None and not (<Port>port).face.n_pairs:
+            if port is not None and not (<Port>port).ops.n_pairs:
                 raise ValueError("a wire joins ports that were made: call __init__ of a port first")
         if ingress.polled:
             raise ValueError(f"port {ingress.name} is the ingress of another wire already; frames leave it by one wire")
-        self.lanes = <Lane *>calloc(ingress.face.n_pairs, sizeof(Lane))
+        self.lanes = <Lane *>calloc(ingress.ops.n_pairs, sizeof(Lane))
         if self.lanes == NULL:
             raise MemoryError
         self.ingress, self.egress, self.shares = ingress, egress, shares
-        self.n_lanes = ingress.face.n_pairs
+        self.n_lanes = ingress.ops.n_pairs
         ingress.polled = True
         for pair in range(self.n_lanes):
             lane = &self.lanes[pair]
@@ -37,8 +37,8 @@ cdef class Wire:
             lane.burst.segments = <Segment *>malloc(MAX_SEGMENTS * sizeof(Segment))
             if lane.burst.segments == NULL:
                 raise MemoryError
-            lane.ingress, lane.pair = &ingress.face, pair
-            lane.egress = NULL if egress is None else &egress.face
+            lane.ingress, lane.pair = &ingress.ops, pair
+            lane.egress = NULL if egress is None else &egress.ops
             lane.hold, lane.hold_ns = hold, hold_timeout_ms * 1000000
 
     cdef int claim(self, uint32_t share, object worker, Door door) except -1:

@@ -35,6 +35,6 @@ cdef class Worker:
     cdef uint64_t n_rounds       # written by the worker's thread
     cdef uint64_t n_busy
     cdef int require_idle(self, str what) except -1
-    cdef void gather(self) noexcept nogil
+    cdef void enlist_lanes(self) noexcept nogil
     cdef uint32_t round(self) noexcept nogil
     cdef void loop(self) noexcept nogil

@@ -95,7 +95,7 @@ cdef class Worker:
             if port is not None and (<Port>port).entrance is not None:
                 self.door.owns(self.gate, (<Port>port).entrance)
 
-    cdef void gather(self) noexcept nogil:
+    cdef void enlist_lanes(self) noexcept nogil:
         """Fill the roster with the lanes to visit from now on: those that are open, and whose receiveq is ours.
 
         Which worker has a receiveq depends on the active pairs of its port alone, and while those change all workers
@@ -128,12 +128,12 @@ cdef class Worker:
         self.thread = <int>syscall(SYS_gettid)
         enter_thread(&self.signals, self.scratch)
         enter(self.gate)
-        self.gather()
+        self.enlist_lanes()
         while not load_acquire_u32(&self.gate.stopping):
             if pass_gate(self.gate):
                 if load_acquire_u32(&self.gate.stopping):
                     break  # it may have left what is posted half-way
-                self.gather()
+                self.enlist_lanes()
             if self.round():
                 self.idle.empty_rounds = 0
             else:
@@ -161,7 +161,7 @@ cdef class Worker:
         self.occupied = True
         with nogil:
             enter(self.gate)
-            self.gather()
+            self.enlist_lanes()
             start_afresh(&self.roster)
             moved = self.round()
             leave(self.gate)

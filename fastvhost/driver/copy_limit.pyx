@@ -21,7 +21,7 @@ cdef enum:
     BLOCK = 64             # a frame is copied in whole blocks: buffers end on such a boundary
 
 
-cdef struct Lane:
+cdef struct CopyLane:
     DriverQueue *source
     DriverQueue *target
     const uint8_t *source_zero   # guest address 0 of the sender, as it would lie in this process
@@ -35,7 +35,7 @@ cdef class CopyLimit:
     """A bare wire between two guests with split rings and buffers that are not mergeable."""
 
     cdef tuple devices
-    cdef Lane lanes[2]
+    cdef CopyLane lanes[2]
     cdef uint32_t stopped
 
     def __cinit__(self, GuestDevice a not None, GuestDevice b not None):
@@ -92,7 +92,7 @@ cdef class CopyLimit:
         store_release_u32(&self.stopped, 1)
 
 
-cdef uint32_t move(Lane *lane) noexcept nogil:
+cdef uint32_t move(CopyLane *lane) noexcept nogil:
     cdef const virtq_desc *source = <const virtq_desc *>lane.source.descriptor_area
     cdef const virtq_desc *target = <const virtq_desc *>lane.target.descriptor_area
     cdef const virtq_avail *source_avail = <const virtq_avail *>lane.source.driver_area

@@ -13,7 +13,7 @@ cdef enum:
 
 
 # One queue pair under load.
-cdef struct Side:
+cdef struct Pair:
     # Set before the load runs.
     QueueFormat format
     DriverQueue receiveq
@@ -59,13 +59,13 @@ cdef inline uint32_t part_position(uint32_t frame_bytes, uint32_t n_parts, uint3
     return first + (frame_bytes - first) // (n_parts - 1) * (part - 1)
 
 
-cdef inline void push_idle(Side *side, Completion slot) noexcept nogil:
+cdef inline void push_idle(Pair *side, Completion slot) noexcept nogil:
     cdef uint32_t at = side.oldest_idle + side.n_idle
     side.idle[at if at < side.transmitq.n_slots else at - side.transmitq.n_slots] = slot
     side.n_idle += 1
 
 
-cdef inline Completion pop_idle(Side *side) noexcept nogil:
+cdef inline Completion pop_idle(Pair *side) noexcept nogil:
     cdef Completion slot = side.idle[side.oldest_idle]
     side.oldest_idle = side.oldest_idle + 1 if side.oldest_idle + 1 < side.transmitq.n_slots else 0
     side.n_idle -= 1
@@ -79,7 +79,7 @@ cdef class GuestDevice:
     cdef readonly tuple call_fds
     cdef readonly bint packed
     cdef readonly unsigned int queues
-    cdef Side *sides           # one per queue pair
+    cdef Pair *sides           # one per queue pair
     cdef Stream *streams       # one per queue pair of the peer
     cdef unsigned int n_streams
     cdef bint loaded           # a Load works on it at this moment
@@ -87,13 +87,13 @@ cdef class GuestDevice:
     cdef bint closed
 
     cdef int begin(self, bint *mark) except -1
-    cdef int _shape(self, Side *side, unsigned int longest, unsigned int pieces) except -1
+    cdef int _shape(self, Pair *side, unsigned int longest, unsigned int pieces) except -1
     cdef int _lay_side(
-        self, Side *side, unsigned int queue_size, tuple sizes, bytes ethernet, unsigned int pieces, bint table
+        self, Pair *side, unsigned int queue_size, tuple sizes, bytes ethernet, unsigned int pieces, bint table
     ) except -1
     cdef int _lay_ring(
-        self, Side *side, DriverQueue *queue, unsigned int size, unsigned int chain_length, unsigned int buffer_bytes
+        self, Pair *side, DriverQueue *queue, unsigned int size, unsigned int chain_length, unsigned int buffer_bytes
     ) except -1
-    cdef int _lay_receive(self, Side *side) except -1
-    cdef int _lay_transmit(self, Side *side, tuple sizes, bytes ethernet, unsigned int pieces, bint table) except -1
+    cdef int _lay_receive(self, Pair *side) except -1
+    cdef int _lay_transmit(self, Pair *side, tuple sizes, bytes ethernet, unsigned int pieces, bint table) except -1
     cdef DriverQueue *_queue(self, unsigned int index) except NULL

@@ -58,7 +58,7 @@ cdef class GuestDevice:
         unsigned char peer_tag, bint sends=True, unsigned int pieces=1, bint indirect=False, str content="numbers",
         bint kick=True, bint huge=True, unsigned int queues=1, unsigned int peer_queues=0,
     ):
-        cdef Side *side
+        cdef Pair *side
         sizes = tuple([int(size) for size in sizes])
         if not sizes:
             raise ValueError("no frame sizes: give one at least")
@@ -78,7 +78,7 @@ cdef class GuestDevice:
         if not 1 <= queues <= MAX_QUEUE_PAIRS or peer_queues > MAX_QUEUE_PAIRS:
             raise ValueError(f"{queues} queue pairs: give 1..{MAX_QUEUE_PAIRS}")
         self.features, self.queues, self.n_streams = features, queues, peer_queues or queues
-        self.sides = <Side *>calloc(queues, sizeof(Side))
+        self.sides = <Pair *>calloc(queues, sizeof(Pair))
         self.streams = <Stream *>calloc(self.n_streams, sizeof(Stream))
         if self.sides == NULL or self.streams == NULL:
             raise MemoryError("guest driver: no memory for its queue pairs")
@@ -112,7 +112,7 @@ cdef class GuestDevice:
             for i in range(2 * queues):
                 self._queue(i).kick_fd = self.kick_fds[i]
 
-    cdef int _shape(self, Side *side, unsigned int longest, unsigned int pieces) except -1:
+    cdef int _shape(self, Pair *side, unsigned int longest, unsigned int pieces) except -1:
         """What a frame and a buffer look like."""
         side.mergeable = has_feature(self.features, NET_F_MRG_RXBUF)
         long_header = side.mergeable or has_feature(self.features, F_VERSION_1)
@@ -128,7 +128,7 @@ cdef class GuestDevice:
         return 0
 
     cdef int _lay_side(
-        self, Side *side, unsigned int queue_size, tuple sizes, bytes ethernet, unsigned int pieces, bint table
+        self, Pair *side, unsigned int queue_size, tuple sizes, bytes ethernet, unsigned int pieces, bint table
     ) except -1:
         """The rings and buffers of one queue pair; all receive buffers become available."""
         cdef bint in_order = has_feature(self.features, F_IN_ORDER)
@@ -144,7 +144,7 @@ cdef class GuestDevice:
         return 0
 
     cdef int _lay_ring(
-        self, Side *side, DriverQueue *queue, unsigned int size, unsigned int chain_length, unsigned int buffer_bytes
+        self, Pair *side, DriverQueue *queue, unsigned int size, unsigned int chain_length, unsigned int buffer_bytes
     ) except -1:
         queue.size = <uint16_t>size
         queue.chain_length = <uint16_t>chain_length
@@ -167,7 +167,7 @@ cdef class GuestDevice:
         side.format.prepare(queue)
         return 0
 
-    cdef int _lay_receive(self, Side *side) except -1:
+    cdef int _lay_receive(self, Pair *side) except -1:
         """One buffer, one writable descriptor each; all of them become available."""
         cdef Piece piece
         cdef Completion slot
@@ -181,7 +181,7 @@ cdef class GuestDevice:
             side.format.give(&side.receiveq, &slot, 1)
         return 0
 
-    cdef int _lay_transmit(self, Side *side, tuple sizes, bytes ethernet, unsigned int pieces, bint table) except -1:
+    cdef int _lay_transmit(self, Pair *side, tuple sizes, bytes ethernet, unsigned int pieces, bint table) except -1:
         """The frames, header and all; the driver holds them until the load starts."""
         cdef Completion idle
         cdef Piece parts[MAX_PIECES]

@@ -14,7 +14,7 @@ from array import array
 from enum import IntFlag
 from pathlib import Path
 
-from fastvhost.backend.payload import U64, Region, VringAddr, VringState
+from fastvhost.backend.payload import U64, SharedRegion, VringAddr, VringState
 from fastvhost.vhostuser.message import (
     HEADER,
     REPLY,
@@ -124,7 +124,7 @@ class FrontEnd:
         self._do(Request.SET_FEATURES, U64(self.features))
         return self.features
 
-    def share_memory(self, fd: int, region: Region) -> None:
+    def share_memory(self, fd: int, region: SharedRegion) -> None:
         """Give the back-end the guest's memory."""
         self._do(Request.SET_MEM_TABLE, MemoryTable((region,)), [fd])
 

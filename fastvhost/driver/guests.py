@@ -10,12 +10,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal, NamedTuple, Self
 
-from fastvhost.backend.payload import Region
+from fastvhost.backend.payload import SharedRegion
 from fastvhost.driver.device import GuestDevice
 from fastvhost.driver.frontend import Feature, FrontEnd, GuestsError
 from fastvhost.driver.load import Load
 
-__all__ = ["IMIX", "Counters", "Direction", "Guests", "GuestsError", "Latency"]
+__all__ = ["IMIX", "Direction", "GuestCounters", "Guests", "GuestsError", "Latency"]
 
 # The "simple IMIX" of seven short, four middle and one long frame, shuffled once for good.
 IMIX = (64, 594, 64, 64, 594, 64, 1518, 64, 594, 64, 594, 64)
@@ -42,7 +42,7 @@ class Direction(NamedTuple):
     """Sent and never received intact: while running, gaps in the numbers; after stop_load(), all that never came."""
 
 
-class Counters(NamedTuple):
+class GuestCounters(NamedTuple):
     """A snapshot of both directions."""
 
     a_to_b: Direction
@@ -165,7 +165,7 @@ class Guests:
         self._load: Load | None = None
         self._thread: threading.Thread | None = None
         self._drained = False
-        self._final: Counters | None = None
+        self._final: GuestCounters | None = None
         self._front_ends: list[FrontEnd] = []
         try:
             for path in (a_path, b_path):
@@ -229,7 +229,7 @@ class Guests:
 
     def _share_memory(self, front_end: FrontEnd, device: GuestDevice) -> None:
         ram = device.ram
-        front_end.share_memory(ram.fd, Region(ram.guest_addr, ram.bytes, ram.user_addr, 0))
+        front_end.share_memory(ram.fd, SharedRegion(ram.guest_addr, ram.bytes, ram.user_addr, 0))
 
     def _start_ring(self, front_end: FrontEnd, device: GuestDevice, index: int, base: int) -> None:
         kick_fd, call_fd = device.kick_fds[index], device.call_fds[index]
@@ -300,14 +300,14 @@ class Guests:
             done.wait()
             raise
 
-    def counters(self) -> Counters:
+    def counters(self) -> GuestCounters:
         """What went through so far. From any thread."""
         if self._final is not None:
             return self._final
         if not self._devices:
-            return Counters(Direction(*[0] * 8), Direction(*[0] * 8))
+            return GuestCounters(Direction(*[0] * 8), Direction(*[0] * 8))
         a, b = self._devices
-        return Counters(self._direction(a, b), self._direction(b, a))
+        return GuestCounters(self._direction(a, b), self._direction(b, a))
 
     def _direction(self, sender: GuestDevice, receiver: GuestDevice) -> Direction:
         # The receiver first: what arrives between the two readings then shows as sent, never as received without that.
@@ -350,7 +350,7 @@ class Guests:
         at = [samples[min(len(samples) - 1, int(len(samples) * q))] / 1e3 for q in (0.5, 0.99, 0.999, 1)]
         return Latency(at[0], at[1], at[2], at[3], len(samples), lost)
 
-    def stop_load(self) -> Counters:
+    def stop_load(self) -> GuestCounters:
         """Send no more, wait until everything sent is received or known lost (5 s at the most)."""
         if self._load is not None and self._thread is not None:
             self._load.drain()
@@ -376,7 +376,7 @@ class Guests:
                 return
             time.sleep(0.001)
 
-    def stop(self) -> Counters:
+    def stop(self) -> GuestCounters:
         """stop_load(), then stop the rings and disconnect. Idempotent. Final figures."""
         final = self.stop_load()
         if self._load is not None:

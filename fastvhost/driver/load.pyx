@@ -17,7 +17,7 @@ from fastvhost.abi.shared_memory cimport (
 from fastvhost.driver.content cimport (
     BODY_OFFSET, CONTENT_NONE, CONTENT_WHOLE, NUMBER_OFFSET, Content, Stream, fill_body, number_frame,
 )
-from fastvhost.driver.device cimport PIECE_GAP, GuestDevice, Side, part_position, pop_idle, push_idle
+from fastvhost.driver.device cimport PIECE_GAP, GuestDevice, Pair, part_position, pop_idle, push_idle
 from fastvhost.driver.queue cimport DRIVER_BURST, Completion
 from fastvhost.driver.verify cimport verify_burst
 
@@ -47,7 +47,7 @@ cdef class Load:
     """Runs the traffic of some guests. The devices stay the caller's."""
 
     cdef tuple devices
-    cdef Side **sides
+    cdef Pair **sides
     cdef pollfd *calls
     cdef uint32_t n_sides
     cdef uint32_t phase
@@ -67,7 +67,7 @@ cdef class Load:
             raise ValueError("a guest is in this load twice: give each once")
         self.devices = devices
         n_sides = sum([device.queues for device in devices])
-        self.sides = <Side **>calloc(n_sides, sizeof(Side *))
+        self.sides = <Pair **>calloc(n_sides, sizeof(Pair *))
         self.calls = <pollfd *>calloc(2 * n_sides, sizeof(pollfd))
         if self.sides == NULL or self.calls == NULL:
             raise MemoryError("guest load: no memory for its queue pairs")
@@ -139,7 +139,7 @@ cdef class Load:
             self.sides[i].format.want_calls(&self.sides[i].transmitq, False)
 
     cdef bint something_used(self) noexcept nogil:
-        cdef Side *side
+        cdef Pair *side
         cdef uint32_t i
         for i in range(self.n_sides):
             side = self.sides[i]
@@ -184,8 +184,8 @@ cdef class Load:
     def latency(self, double seconds, double gap_us, int limit=1_000_000) -> tuple[list[int], int]:
         """One frame in flight from the first guest to the second. Nanoseconds of each, and how many were lost."""
         cdef GuestDevice receiving = self.devices[len(self.devices) > 1]
-        cdef Side *sender = self.sides[0]
-        cdef Side *receiver = &receiving.sides[0]
+        cdef Pair *sender = self.sides[0]
+        cdef Pair *receiver = &receiving.sides[0]
         cdef int64_t end = now() + <int64_t>(seconds * 1e9)
         cdef int64_t gap = <int64_t>(gap_us * 1e3)
         cdef int64_t took
@@ -242,7 +242,7 @@ cdef class Load:
         """Every so often the first frame of a burst has its time noted until its number was seen."""
         cdef int64_t start = now(), end = start + <int64_t>(seconds * SECOND), time = start, noted_at = 0
         cdef uint64_t noted = 0, number
-        cdef Side *side
+        cdef Pair *side
         cdef uint32_t i
         cdef int n = 0
         for i in range(self.n_sides):
@@ -266,7 +266,7 @@ cdef class Load:
         return n
 
 
-cdef uint32_t allowance(const Side *side, int64_t since, double frames_per_second, uint64_t sent_before) noexcept nogil:
+cdef uint32_t allowance(const Pair *side, int64_t since, double frames_per_second, uint64_t sent_before) noexcept nogil:
     """Frames that a side may send now; 0 per second: as many as it can."""
     cdef int64_t due
     if not side.sends:
@@ -277,7 +277,7 @@ cdef uint32_t allowance(const Side *side, int64_t since, double frames_per_secon
     return <uint32_t>max(<int64_t>0, min(due, <int64_t>DRIVER_BURST))
 
 
-cdef uint32_t step(Side **sides, uint32_t n_sides, bint flood, bint *moved) noexcept nogil:
+cdef uint32_t step(Pair **sides, uint32_t n_sides, bint flood, bint *moved) noexcept nogil:
     cdef uint32_t n = 0
     cdef uint32_t sent = 0
     cdef uint32_t i
@@ -288,7 +288,7 @@ cdef uint32_t step(Side **sides, uint32_t n_sides, bint flood, bint *moved) noex
     return n
 
 
-cdef uint32_t receive_burst(Side *side) noexcept nogil:
+cdef uint32_t receive_burst(Pair *side) noexcept nogil:
     """Take what arrived, look at it, and give the buffers back. Returns frames."""
     cdef Completion done[DRIVER_BURST]
     cdef uint32_t n = side.format.take(&side.receiveq, done, DRIVER_BURST)
@@ -299,7 +299,7 @@ cdef uint32_t receive_burst(Side *side) noexcept nogil:
     return <uint32_t>(side.received_frames - n_frames)
 
 
-cdef uint32_t send_burst(Side *side, uint32_t most) noexcept nogil:
+cdef uint32_t send_burst(Pair *side, uint32_t most) noexcept nogil:
     """Take back what was sent, and send so many frames again under new numbers. Returns the slots moved."""
     cdef Completion slots[DRIVER_BURST]
     cdef uint32_t n = side.format.take(&side.transmitq, slots, DRIVER_BURST)
@@ -316,7 +316,7 @@ cdef uint32_t send_burst(Side *side, uint32_t most) noexcept nogil:
     return n | returned
 
 
-cdef void send(Side *side, const Completion *slots, uint32_t n) noexcept nogil:
+cdef void send(Pair *side, const Completion *slots, uint32_t n) noexcept nogil:
     """Number the frames of these slots and give them to the device."""
     cdef uint8_t *data = side.transmit_data + side.frame_offset
     cdef uint8_t *frame
@@ -344,7 +344,7 @@ cdef void send(Side *side, const Completion *slots, uint32_t n) noexcept nogil:
     side.format.give(&side.transmitq, slots, n)
 
 
-cdef void fill_frame(const Side *side, uint8_t *frame, uint32_t frame_bytes, uint64_t number) noexcept nogil:
+cdef void fill_frame(const Pair *side, uint8_t *frame, uint32_t frame_bytes, uint64_t number) noexcept nogil:
     cdef uint32_t start, end, part
     for part in range(side.n_parts):
         start = part_position(frame_bytes, side.n_parts, part)
@@ -354,7 +354,7 @@ cdef void fill_frame(const Side *side, uint8_t *frame, uint32_t frame_bytes, uin
         fill_body(frame + start + PIECE_GAP * part, number, start, end - start)
 
 
-cdef int64_t fly_one(Side *sender, Side *receiver, int64_t gap) noexcept nogil:
+cdef int64_t fly_one(Pair *sender, Pair *receiver, int64_t gap) noexcept nogil:
     """Nanoseconds until a frame sent by one guest is seen by the other, or -1 after a second."""
     cdef Completion slot
     cdef int64_t sent, seen

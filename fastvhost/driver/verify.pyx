@@ -12,11 +12,11 @@ from fastvhost.driver.content cimport (
     BODY_OFFSET, CONTENT_NONE, CONTENT_WHOLE, MOST_FRAME_BYTES, Stream, body_is_right, has_number, number_is_not_next,
     stream_of,
 )
-from fastvhost.driver.device cimport Side
+from fastvhost.driver.device cimport Pair
 from fastvhost.driver.queue cimport DRIVER_BURST, Completion
 
 
-cdef uint32_t verify_burst(Side *side, const Completion *done, uint32_t n) noexcept nogil:
+cdef uint32_t verify_burst(Pair *side, const Completion *done, uint32_t n) noexcept nogil:
     cdef uint32_t n_bytes = 0
     cdef uint32_t i
     if side.content == CONTENT_NONE and not side.spans:
@@ -30,7 +30,7 @@ cdef uint32_t verify_burst(Side *side, const Completion *done, uint32_t n) noexc
     return look_at_single(side, done, n) if not side.spans else look_at_spanning(side, done, n)
 
 
-cdef inline bint header_is_right(const Side *side, const uint8_t *header, uint32_t n_buffers) noexcept nogil:
+cdef inline bint header_is_right(const Pair *side, const uint8_t *header, uint32_t n_buffers) noexcept nogil:
     """No offload was negotiated: zeros, and the number of buffers where that counts. Section 5.1.6.4."""
     cdef uint64_t words
     cdef uint32_t tail
@@ -39,7 +39,7 @@ cdef inline bint header_is_right(const Side *side, const uint8_t *header, uint32
     return words | ((tail ^ n_buffers * side.header_tail) & side.header_tail_mask) == 0
 
 
-cdef uint32_t look_at_single(Side *side, const Completion *done, uint32_t n) noexcept nogil:
+cdef uint32_t look_at_single(Pair *side, const Completion *done, uint32_t n) noexcept nogil:
     """Frames of one buffer each."""
     cdef Stream *stream = side.stream
     cdef const uint8_t *data = side.receive_data
@@ -80,7 +80,7 @@ cdef void check_body(Stream *stream, const uint8_t *frame, uint32_t frame_bytes,
         stream.corrupt += 1
 
 
-cdef uint32_t look_twice(Side *side, const uint8_t *header, uint32_t frame_bytes) noexcept nogil:
+cdef uint32_t look_twice(Pair *side, const uint8_t *header, uint32_t frame_bytes) noexcept nogil:
     """A frame that is not as expected. Returns its bytes, as far as they are to be believed."""
     cdef const uint8_t *frame = header + side.header_bytes
     if frame_bytes > side.receive_bytes - side.header_bytes or not header_is_right(side, header, 1):
@@ -93,7 +93,7 @@ cdef uint32_t look_twice(Side *side, const uint8_t *header, uint32_t frame_bytes
     return frame_bytes
 
 
-cdef bint is_next_of_its_stream(Side *side, const uint8_t *frame, uint32_t frame_bytes) noexcept nogil:
+cdef bint is_next_of_its_stream(Pair *side, const uint8_t *frame, uint32_t frame_bytes) noexcept nogil:
     """The frame's stream becomes this side's. False, and the frame filed, if it is not the one expected there."""
     cdef Stream *stream = stream_of(side.streams, side.n_streams, frame)
     if stream != NULL:
@@ -104,7 +104,7 @@ cdef bint is_next_of_its_stream(Side *side, const uint8_t *frame, uint32_t frame
     return False
 
 
-cdef uint32_t look_at_spanning(Side *side, const Completion *done, uint32_t n) noexcept nogil:
+cdef uint32_t look_at_spanning(Pair *side, const Completion *done, uint32_t n) noexcept nogil:
     """Frames of one or more buffers. Returns the buffers looked at: a frame cut off by the burst's end is left."""
     cdef const uint8_t *header
     cdef uint16_t n_buffers
@@ -128,7 +128,7 @@ cdef uint32_t look_at_spanning(Side *side, const Completion *done, uint32_t n) n
     return i
 
 
-cdef void look_at_buffers(Side *side, const Completion *done, uint32_t n_buffers) noexcept nogil:
+cdef void look_at_buffers(Pair *side, const Completion *done, uint32_t n_buffers) noexcept nogil:
     """One frame that lies in n_buffers buffers, header in the first. Section 5.1.6.4."""
     cdef const uint8_t *first = side.receive_data + done[0].slot * <uint64_t>side.receive_stride
     cdef const uint8_t *data

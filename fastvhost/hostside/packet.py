@@ -9,8 +9,8 @@ import struct
 from typing import Final, Protocol
 
 from fastvhost.hostside.errors import HostPortError
-from fastvhost.hostside.face import HostPortFace
 from fastvhost.hostside.interfaces import Interface
+from fastvhost.hostside.port_api import HostPortApi
 from fastvhost.hostside.service import InterfaceService
 
 SOL_PACKET: Final = 263
@@ -25,7 +25,7 @@ RETIRE_MS: Final = 1
 SEND_BYTES: Final = 4 << 20
 
 
-class PacketFace(HostPortFace, Protocol):
+class PacketFace(HostPortApi, Protocol):
     """A packet port of the data plane."""
 
     def attach(self, ring: mmap.mmap, block_bytes: int, receive_fd: int, send_fd: int) -> None: ...

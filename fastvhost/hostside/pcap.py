@@ -9,11 +9,11 @@ from typing import Protocol
 from fastvhost.dataplane.ports.pcap import Capture, PcapError
 from fastvhost.hostside import interfaces
 from fastvhost.hostside.errors import HostPortError
-from fastvhost.hostside.face import HostPortFace
+from fastvhost.hostside.port_api import HostPortApi
 from fastvhost.hostside.service import InterfaceService
 
 
-class PcapFace(HostPortFace, Protocol):
+class PcapFace(HostPortApi, Protocol):
     """A pcap port of the data plane."""
 
     def attach(self, capture: Capture) -> None: ...

@@ -21,9 +21,9 @@ from fastvhost.dataplane.door import WorkerStuckError
 from fastvhost.dataplane.threads import Thread
 from fastvhost.hostside import interfaces
 from fastvhost.hostside.errors import HostPortError
-from fastvhost.hostside.face import HostPortFace
 from fastvhost.hostside.interfaces import Interface
 from fastvhost.hostside.namespaces import Namespace, Wanted
+from fastvhost.hostside.port_api import HostPortApi
 
 RETRY = 1.0
 """Seconds between two attempts to attach, and between two looks where the kernel said nothing."""
@@ -47,7 +47,7 @@ class InterfaceService:
     follows_netns = True
     """Whether the kind of port takes netns=."""
 
-    def __init__(self, port: HostPortFace, interface: str, netns: str = "") -> None:
+    def __init__(self, port: HostPortApi, interface: str, netns: str = "") -> None:
         self._port = port
         self._name = interface
         self._wanted = Wanted(netns) if netns else None

@@ -18,9 +18,9 @@ from typing import Any, Final, Protocol
 
 from fastvhost.hostside import interfaces, moved_tap
 from fastvhost.hostside.errors import HostPortError
-from fastvhost.hostside.face import HostPortFace
 from fastvhost.hostside.interfaces import Interface
 from fastvhost.hostside.moved_tap import Away
+from fastvhost.hostside.port_api import HostPortApi
 from fastvhost.hostside.service import RETRY, SHORT, InterfaceService, details
 
 TUN: Final = "/dev/net/tun"
@@ -34,7 +34,7 @@ IFREQ: Final = struct.Struct("16sH22x")
 """An interface's name and flags: struct ifreq, as TUNSETIFF takes it."""
 
 
-class TapFace(HostPortFace, Protocol):
+class TapFace(HostPortApi, Protocol):
     """A tap port of the data plane."""
 
     def attach(self, fds: Sequence[int]) -> None: ...

@@ -13,8 +13,8 @@ from typing import Any, Final, Protocol
 from fastvhost.dataplane.ports.xdp_socket import LONGEST, Redirect, XdpError, XdpSocket
 from fastvhost.hostside import interfaces
 from fastvhost.hostside.errors import HostPortError
-from fastvhost.hostside.face import HostPortFace
 from fastvhost.hostside.interfaces import Interface
+from fastvhost.hostside.port_api import HostPortApi
 from fastvhost.hostside.service import InterfaceService
 
 SOL_PACKET: Final = 263
@@ -25,7 +25,7 @@ LET_GO_SECONDS: Final = 1.0
 """The kernel takes the queue from a program that ended a moment after its end."""
 
 
-class XdpFace(HostPortFace, Protocol):
+class XdpFace(HostPortApi, Protocol):
     """An xdp port of the data plane."""
 
     def attach(self, sockets: Sequence[XdpSocket], longest: int) -> None: ...

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fastvhost.backend.errors import ServiceError
 from fastvhost.vhostcuse import message
-from fastvhost.vhostcuse.message import MalformedError, Opcode
+from fastvhost.vhostcuse.message import MalformedRequestError, Opcode
 
 CUSE = "/dev/cuse"
 PATIENCE = 2.0
@@ -29,7 +29,7 @@ class _TakenError(OSError):
     """The numbers of a device are another's."""
 
 
-class Device:
+class CuseDevice:
     """The file that front-ends open. Raises ServiceError, one sentence. mode, group: who may."""
 
     def __init__(
@@ -53,7 +53,7 @@ class Device:
             self.path.chmod(mode)
             if gid is not None:
                 os.chown(self.path, -1, gid)
-        except (OSError, MalformedError) as error:
+        except (OSError, MalformedRequestError) as error:
             self.close()
             raise ServiceError(f"{self.path}: cannot be made: {error}", "os") from error
         except BaseException:
@@ -84,7 +84,7 @@ class Device:
             raise OSError(errno.ETIMEDOUT, f"{CUSE} says nothing")
         request = message.decode_request(os.read(self._fd, message.READ_BYTES))
         if request.opcode != Opcode.CUSE_INIT:
-            raise MalformedError(f"the first request is {request.opcode}, not {Opcode.CUSE_INIT}")
+            raise MalformedRequestError(f"the first request is {request.opcode}, not {Opcode.CUSE_INIT}")
         message.decode_init(request.body)
         os.write(self._fd, message.encode_init(request.unique, name, major, minor))
         deadline = time.monotonic() + PATIENCE

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from fastvhost.backend import foreign_files
 from fastvhost.backend.advice import SHARE
 from fastvhost.backend.errors import ProtocolError
-from fastvhost.backend.payload import Region
+from fastvhost.backend.payload import SharedRegion
 from fastvhost.vhostcuse.caller import PERMIT, Caller, IoctlError
 
 MOST_FDS = 1 << 16
@@ -56,7 +56,7 @@ def parse_maps(text: bytes) -> list[Vma]:
     return found
 
 
-def locate(maps: Sequence[Vma], region: Region) -> tuple[Vma, int]:
+def locate(maps: Sequence[Vma], region: SharedRegion) -> tuple[Vma, int]:
     """The mapping a region begins in, and the offset of its first byte in that file.
 
     A region may go on over several mappings, as long as they go on in one file. Raises IoctlError, in words.
@@ -153,13 +153,13 @@ class GuestFiles:
     def __init__(
         self,
         caller: Caller,
-        regions: Sequence[Region],
+        regions: Sequence[SharedRegion],
         maps: Sequence[Vma] | None = None,
         *,
         any_file: bool = True,
     ) -> None:
         """Regions of private memory are left out, unless there are no others: a guest has ROMs, too."""
-        self.regions: list[Region] = []
+        self.regions: list[SharedRegion] = []
         self.fds: list[int] = []
         self.identities: list[tuple[int, int]] = []
         opened: dict[tuple[int, int], int] = {}
@@ -176,7 +176,7 @@ class GuestFiles:
                     opened[vma.file] = open_file(caller, vma, any_file=any_file)
                 self.fds.append(opened[vma.file])
                 self.identities.append(vma.file)
-                self.regions.append(Region(region.guest_addr, region.bytes, region.user_addr, offset))
+                self.regions.append(SharedRegion(region.guest_addr, region.bytes, region.user_addr, offset))
             if refusal is not None and not self.regions:
                 raise refusal
         except BaseException:

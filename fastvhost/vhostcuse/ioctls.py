@@ -12,7 +12,7 @@ from typing import ClassVar, Self
 
 from fastvhost.backend.errors import ProtocolError
 from fastvhost.backend.memory import MAX_SLOTS
-from fastvhost.backend.payload import Region
+from fastvhost.backend.payload import SharedRegion
 
 _TYPE = 0xAF
 _WRITE, _READ = 1, 2  # as linux/ioctl.h says it: the caller writes, reads
@@ -22,7 +22,7 @@ def _number(direction: int, number: int, bytes: int) -> int:
     return direction << 30 | bytes << 16 | _TYPE << 8 | number
 
 
-class Command(IntEnum):
+class IoctlNumber(IntEnum):
     """All there were before Linux 6.5."""
 
     GET_FEATURES = _number(_READ, 0x00, 8)
@@ -51,7 +51,7 @@ class Command(IntEnum):
 def command_name(command: int) -> str:
     """As vhost.h calls it, or its number."""
     try:
-        return f"VHOST_{Command(command).name}"
+        return f"VHOST_{IoctlNumber(command).name}"
     except ValueError:
         return f"ioctl {command:#010x}"
 
@@ -76,7 +76,7 @@ class VringFile:
 class MemoryMap:
     """struct vhost_memory: regions, each with flags where vhost-user has the offset in its file."""
 
-    regions: tuple[Region, ...]
+    regions: tuple[SharedRegion, ...]
     HEADER: ClassVar[struct.Struct] = struct.Struct("=II")
     REGION: ClassVar[struct.Struct] = struct.Struct("=QQQQ")
 
@@ -91,7 +91,7 @@ class MemoryMap:
     @classmethod
     def decode(cls, data: bytes) -> Self:
         regions = cls.REGION.iter_unpack(data[cls.HEADER.size :])
-        return cls(tuple(Region(guest, size, user, 0) for guest, size, user, _flags in regions))
+        return cls(tuple(SharedRegion(guest, size, user, 0) for guest, size, user, _flags in regions))
 
     def encode(self) -> bytes:
         body = b"".join(self.REGION.pack(r.guest_addr, r.bytes, r.user_addr, 0) for r in self.regions)

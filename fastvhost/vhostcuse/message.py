@@ -64,11 +64,11 @@ _IOCTL_OUT = struct.Struct("=iIII")  # fuse_ioctl_out: result, flags, in_iovs, o
 _IOVEC = struct.Struct("=QQ")  # fuse_ioctl_iovec: base, len
 
 
-class MalformedError(ValueError):
+class MalformedRequestError(ValueError):
     """Not a request of this protocol."""
 
 
-class Request(NamedTuple):
+class CuseRequest(NamedTuple):
     """Any request: its number, for the answer, and the thread that called."""
 
     opcode: int
@@ -89,42 +89,42 @@ class Ioctl(NamedTuple):
     out_size: int
 
 
-def decode_request(data: bytes) -> Request:
-    """One read() of the device. Raises MalformedError."""
+def decode_request(data: bytes) -> CuseRequest:
+    """One read() of the device. Raises MalformedRequestError."""
     if len(data) < _IN.size:
-        raise MalformedError(f"{len(data)} bytes where a header of {_IN.size} belongs")
+        raise MalformedRequestError(f"{len(data)} bytes where a header of {_IN.size} belongs")
     length, opcode, unique, _node, _uid, _gid, pid, _ = _IN.unpack_from(data)
     if length != len(data):
-        raise MalformedError(f"a request of {len(data)} bytes says that it has {length}")
-    return Request(opcode, unique, pid, data[_IN.size :])
+        raise MalformedRequestError(f"a request of {len(data)} bytes says that it has {length}")
+    return CuseRequest(opcode, unique, pid, data[_IN.size :])
 
 
 def decode_init(body: bytes) -> tuple[int, int]:
-    """The protocol's major and minor number in the kernel. Raises MalformedError where we cannot talk to it."""
+    """The protocol's major and minor number in the kernel. Raises MalformedRequestError where we cannot talk to it."""
     if len(body) < _INIT_IN.size:
-        raise MalformedError(f"{len(body)} bytes where cuse_init_in has {_INIT_IN.size}")
+        raise MalformedRequestError(f"{len(body)} bytes where cuse_init_in has {_INIT_IN.size}")
     major, minor, _, _flags = _INIT_IN.unpack_from(body)
     if major != MAJOR or minor < LEAST_MINOR:
-        raise MalformedError(f"the kernel speaks FUSE {major}.{minor}, this is {MAJOR}.{MINOR}")
+        raise MalformedRequestError(f"the kernel speaks FUSE {major}.{minor}, this is {MAJOR}.{MINOR}")
     return major, minor
 
 
 def decode_release(body: bytes) -> int:
     """The handle that was closed for the last time."""
     if len(body) < _RELEASE_IN.size:
-        raise MalformedError(f"{len(body)} bytes where fuse_release_in has {_RELEASE_IN.size}")
+        raise MalformedRequestError(f"{len(body)} bytes where fuse_release_in has {_RELEASE_IN.size}")
     handle: int = _RELEASE_IN.unpack_from(body)[0]
     return handle
 
 
 def decode_ioctl(body: bytes) -> Ioctl:
-    """Raises MalformedError where the data is not as long as it is said to be."""
+    """Raises MalformedRequestError where the data is not as long as it is said to be."""
     if len(body) < _IOCTL_IN.size:
-        raise MalformedError(f"{len(body)} bytes where fuse_ioctl_in has {_IOCTL_IN.size}")
+        raise MalformedRequestError(f"{len(body)} bytes where fuse_ioctl_in has {_IOCTL_IN.size}")
     handle, flags, command, argument, in_size, out_size = _IOCTL_IN.unpack_from(body)
     data = body[_IOCTL_IN.size :]
     if len(data) != in_size:
-        raise MalformedError(f"an ioctl with {len(data)} bytes of data says that it has {in_size}")
+        raise MalformedRequestError(f"an ioctl with {len(data)} bytes of data says that it has {in_size}")
     return Ioctl(handle, flags, command, argument, data, out_size)
 
 

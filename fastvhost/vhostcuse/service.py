@@ -18,11 +18,11 @@ from fastvhost.backend.errors import ServiceError
 from fastvhost.backend.logbook import Line
 from fastvhost.backend.memory import REAL_MEMORY
 from fastvhost.backend.narrative import Narrative, View
-from fastvhost.backend.port_face import PortFace
-from fastvhost.vhostcuse.desk import Desk
-from fastvhost.vhostcuse.device import Device
+from fastvhost.backend.port_api import PortApi
+from fastvhost.vhostcuse.device import CuseDevice
+from fastvhost.vhostcuse.dispatch import Dispatcher
 from fastvhost.vhostcuse.guest_files import GuestFiles
-from fastvhost.vhostcuse.message import MalformedError, decode_request, encode_error
+from fastvhost.vhostcuse.message import MalformedRequestError, decode_request, encode_error
 from fastvhost.vhostcuse.session import Surroundings
 
 __all__ = ["VhostCuseService"]
@@ -33,8 +33,8 @@ RETRY = 1.0
 """Seconds until a device that was taken away is made anew."""
 
 
-class DeviceFace(Protocol):
-    """Device, or what a test has instead."""
+class AnyCuseDevice(Protocol):
+    """CuseDevice, or what a test has instead."""
 
     def fileno(self) -> int: ...
     def read(self) -> bytes | None: ...
@@ -57,14 +57,14 @@ class VhostCuseService(ControlThread):
     def __init__(
         self,
         name: str,
-        port: PortFace,
+        port: PortApi,
         *,
         device_mode: int = 0o660,
         device_group: str | None = None,
-        device: Callable[[str, int, str | None], DeviceFace] = Device,
+        device: Callable[[str, int, str | None], AnyCuseDevice] = CuseDevice,
         most_memory: int = 0,
         any_memory_file: bool = False,
-        desk: Callable[..., Desk] = Desk,
+        desk: Callable[..., Dispatcher] = Dispatcher,
     ) -> None:
         """most_memory: bytes of a guest that may be mapped, 0 for as many as this machine has."""
         group = f", group {device_group}" if device_group else ""
@@ -72,7 +72,7 @@ class VhostCuseService(ControlThread):
         self._name = name
         self._permissions = (device_mode, device_group)
         self._make_device = device
-        self._device: DeviceFace | None = None
+        self._device: AnyCuseDevice | None = None
         self._again_at: float | None = None
         memory = REAL_MEMORY._replace(most_bytes=most_memory, any_file=any_memory_file)
         host = Surroundings(partial(GuestFiles, any_file=any_memory_file))
@@ -138,7 +138,7 @@ class VhostCuseService(ControlThread):
         if self._device is not None and self._device.fileno() in ready:
             self._pump(self._device)
 
-    def _pump(self, device: DeviceFace) -> None:
+    def _pump(self, device: AnyCuseDevice) -> None:
         for _ in range(REQUESTS_PER_TURN):
             if not self._may_read:
                 return
@@ -163,7 +163,7 @@ class VhostCuseService(ControlThread):
         return max((time for time in times if time is not None), default=None)
 
     @contextlib.contextmanager
-    def _watching(self, device: DeviceFace) -> Iterator[None]:
+    def _watching(self, device: AnyCuseDevice) -> Iterator[None]:
         """Whether the device is still there."""
         try:
             yield
@@ -179,10 +179,10 @@ class VhostCuseService(ControlThread):
             with self._watching(self._device):
                 super()._settle()
 
-    def _answer(self, device: DeviceFace, data: bytes) -> None:
+    def _answer(self, device: AnyCuseDevice, data: bytes) -> None:
         try:
             self._desk.answer(data, device.write)
-        except MalformedError as error:
+        except MalformedRequestError as error:
             self._narrative.refused(f"the kernel sent {error}")
         except OSError:
             raise
@@ -191,7 +191,7 @@ class VhostCuseService(ControlThread):
             device.write(encode_error(decode_request(data).unique, errno.EIO))
             raise
 
-    def _lose(self, device: DeviceFace) -> None:
+    def _lose(self, device: AnyCuseDevice) -> None:
         """The device was taken away (/sys/fs/fuse/connections/N/abort, or the module unloaded)."""
         self._drop(f"/dev/{self._name} is gone, somebody aborted it", logging.ERROR)
         self._device = None

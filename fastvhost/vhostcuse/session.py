@@ -12,11 +12,11 @@ from typing import Any, NamedTuple, Protocol
 
 from fastvhost.backend import eventfd, features, foreign_files
 from fastvhost.backend.changes import Changes
-from fastvhost.backend.front_end import FrontEnd
 from fastvhost.backend.memory import MemoryMaker
 from fastvhost.backend.narrative import Narrative
-from fastvhost.backend.payload import U64, Region, VringAddr, VringState
-from fastvhost.backend.port_face import PortFace
+from fastvhost.backend.payload import U64, SharedRegion, VringAddr, VringState
+from fastvhost.backend.port_api import PortApi
+from fastvhost.backend.session_state import SessionState
 from fastvhost.vhostcuse.caller import Caller, IoctlError
 from fastvhost.vhostcuse.guest_files import GuestFiles
 from fastvhost.vhostcuse.ioctls import MemoryMap, VringFile
@@ -30,7 +30,7 @@ EVENTFD = foreign_files.EVENTFD
 class Files(Protocol):
     """GuestFiles, or what a test has instead."""
 
-    regions: list[Region]
+    regions: list[SharedRegion]
     fds: list[int]
     identities: list[tuple[int, int]]
 
@@ -40,16 +40,16 @@ class Files(Protocol):
 class Surroundings(NamedTuple):
     """What of the host a session needs; tests bring their own."""
 
-    files: Callable[[Caller, tuple[Region, ...]], Files] = GuestFiles
+    files: Callable[[Caller, tuple[SharedRegion, ...]], Files] = GuestFiles
 
 
-class Session(FrontEnd):
+class CuseSession(SessionState):
     """The front-end that owns the device. Owns its caller."""
 
     def __init__(
         self,
         caller: Caller,
-        port: PortFace,
+        port: PortApi,
         changes: Changes,
         narrative: Narrative,
         memory: MemoryMaker,
@@ -61,7 +61,7 @@ class Session(FrontEnd):
         self._pairs: dict[int, int] = {}
         self._kicks: dict[int, int] = {}
         """Kick file descriptors by ring. A ring has a copy while it runs."""
-        self._table: list[tuple[Region, tuple[int, int]]] = []
+        self._table: list[tuple[SharedRegion, tuple[int, int]]] = []
 
     @property
     def empty(self) -> bool:
@@ -195,4 +195,4 @@ class Session(FrontEnd):
         return fd
 
 
-Handler = Callable[[Session, int, Any], U64 | VringState | Callable[[], VringState] | None]
+Handler = Callable[[CuseSession, int, Any], U64 | VringState | Callable[[], VringState] | None]

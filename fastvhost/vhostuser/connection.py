@@ -13,8 +13,8 @@ from fastvhost.backend.errors import ProtocolError, SessionEndError
 from fastvhost.backend.features import names
 from fastvhost.backend.memory import REAL_MEMORY, MemoryMaker
 from fastvhost.backend.narrative import Narrative
-from fastvhost.backend.port_face import PortFace
-from fastvhost.vhostuser.net_config import PLAIN, Device
+from fastvhost.backend.port_api import PortApi
+from fastvhost.vhostuser.net_config import PLAIN, DeviceSettings
 from fastvhost.vhostuser.offer import WITHDRAWN, Offer
 from fastvhost.vhostuser.session import Session
 from fastvhost.vhostuser.transport import PeerGoneError, Transport
@@ -48,14 +48,14 @@ class Connection:
     def __init__(
         self,
         sock: socket.socket,
-        port: PortFace,
+        port: PortApi,
         changes: Changes,
         narrative: Narrative,
         clock: Callable[[], float],
         memory: MemoryMaker = REAL_MEMORY,
         offer: Offer | None = None,
         pairs: int = 0,
-        device: Device = PLAIN,
+        device: DeviceSettings = PLAIN,
     ) -> None:
         self._port = port
         self._changes = changes

@@ -34,7 +34,7 @@ class Memory(Protocol):
     def store_u16(self, guest_addr: int, value: int) -> None: ...
 
 
-class Command(NamedTuple):
+class ControlCommand(NamedTuple):
     """A chain: what it says, where the answer goes, and what its ring knows it by."""
 
     data: bytes
@@ -58,10 +58,10 @@ class ControlRing(Protocol):
     def base(self) -> int:
         """What GET_VRING_BASE answers."""
 
-    def take(self) -> Command | None:
+    def take(self) -> ControlCommand | None:
         """The next command, None where there is none. Raises RingBrokenError, LookupError."""
 
-    def finish(self, command: Command) -> None:
+    def finish(self, command: ControlCommand) -> None:
         """One byte was written to its answer."""
 
     def wants_call(self) -> bool:
@@ -77,7 +77,7 @@ class _Piece(NamedTuple):
     writable: bool
 
 
-def _command(memory: Memory, pieces: Iterable[_Piece], ident: int, slots: int) -> Command:
+def _command(memory: Memory, pieces: Iterable[_Piece], ident: int, slots: int) -> ControlCommand:
     data, ack = b"", None
     for piece in pieces:
         if piece.writable:
@@ -89,7 +89,7 @@ def _command(memory: Memory, pieces: Iterable[_Piece], ident: int, slots: int) -
     if ack is None:
         raise RingBrokenError("a control command has no room for its answer")
     memory.read(ack, 1)  # nothing is done whose answer has no place
-    return Command(data, ack, ident, slots)
+    return ControlCommand(data, ack, ident, slots)
 
 
 def _table(bytes_long: int, most: int) -> int:
@@ -112,7 +112,7 @@ class SplitControlRing:
     def base(self) -> int:
         return self._next
 
-    def take(self) -> Command | None:
+    def take(self) -> ControlCommand | None:
         waiting = (self._memory.load_u16(self._areas.driver + 2) - self._next) & 0xFFFF
         if not waiting:
             return None
@@ -142,7 +142,7 @@ class SplitControlRing:
                 raise RingBrokenError("a chain without end")
             index = following
 
-    def finish(self, command: Command) -> None:
+    def finish(self, command: ControlCommand) -> None:
         place = self._areas.device + 4 + 8 * (self._used % self._size)
         self._memory.write(place, ELEMENT.pack(command.ident, 1))
         self._used = (self._used + 1) & 0xFFFF
@@ -180,7 +180,7 @@ class PackedControlRing:
     def _flags_at(self, slot: int) -> int:
         return self._areas.desc + 16 * slot + 14
 
-    def take(self) -> Command | None:
+    def take(self) -> ControlCommand | None:
         flags = self._memory.load_u16(self._flags_at(self._at))
         if bool(flags & AVAIL) != self._wrap or bool(flags & USED) == self._wrap:
             return None
@@ -214,7 +214,7 @@ class PackedControlRing:
         at += slots
         return (at - self._size, not wrap) if at >= self._size else (at, wrap)
 
-    def finish(self, command: Command) -> None:
+    def finish(self, command: ControlCommand) -> None:
         flags = (AVAIL | USED if self._used_wrap else 0) | WRITE
         place = self._areas.desc + 16 * self._used
         self._memory.write(place + 8, struct.pack("<IH", 1, command.ident))

@@ -13,11 +13,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from fastvhost.backend import features
-from fastvhost.backend.port_face import PortFace
+from fastvhost.backend.port_api import PortApi
 from fastvhost.dataplane.queue_setup import QueueSetup
 from fastvhost.vhostuser.control_rings import (
     Areas,
-    Command,
+    ControlCommand,
     ControlRing,
     PackedControlRing,
     RingBrokenError,
@@ -35,13 +35,13 @@ VQ_PAIRS_SET = bytes((4, 0))
 
 
 class ControlledPort:
-    """Stands for its port: a PortFace, by what is here and, for all the rest, by the port itself.
+    """Stands for its port: a PortApi, by what is here and, for all the rest, by the port itself.
 
     pairs: how many queue pairs its driver may use. The ring behind them is the control queue once CTRL_VQ was agreed on
     and a front-end starts it; from then on only the pairs are active that the driver asked for, one at first.
     """
 
-    def __init__(self, port: PortFace, pairs: int) -> None:
+    def __init__(self, port: PortApi, pairs: int) -> None:
         self._port = port
         self.pairs = pairs
         self._index = -1
@@ -183,12 +183,12 @@ class ControlledPort:
         """Readable when the driver kicked; -1 without a control queue that runs."""
         return self._kicks.fileno() if self._kicks is not None and self._ring is not None else -1
 
-    def serve(self) -> list[Command]:
+    def serve(self) -> list[ControlCommand]:
         """Do what the driver commands, as part of a change. Returns what is to be answered once that took effect."""
         self.more = False
         if self._kicks is not None:
             self._kicks.poll(0)
-        done: list[Command] = []
+        done: list[ControlCommand] = []
         if self._ring is None or self._ends or not self._enabled:
             return done
         try:
@@ -206,7 +206,7 @@ class ControlledPort:
         self.more = len(done) == COMMANDS_AT_ONCE
         return done
 
-    def answer(self, done: Iterable[Command]) -> None:
+    def answer(self, done: Iterable[ControlCommand]) -> None:
         """Give the commands back to the driver, and tell it."""
         if self._ring is None:
             return

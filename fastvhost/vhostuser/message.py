@@ -12,7 +12,7 @@ from enum import IntEnum
 from typing import ClassVar, NamedTuple, Protocol, Self
 
 from fastvhost.backend.errors import ProtocolError
-from fastvhost.backend.payload import U64, Region, VringAddr, VringState
+from fastvhost.backend.payload import U64, SharedRegion, VringAddr, VringState
 
 VERSION = 1
 VERSION_MASK = 0x3
@@ -146,7 +146,7 @@ class VringFd:
 class SingleRegion:
     """The specification's "Single memory region description": padding, then the region."""
 
-    region: Region
+    region: SharedRegion
     FORMAT: ClassVar[struct.Struct] = struct.Struct("=QQQQQ")
     LEAST: ClassVar[int] = 40
     MOST: ClassVar[int] = 40
@@ -154,7 +154,7 @@ class SingleRegion:
     @classmethod
     def decode(cls, data: bytes) -> Self:
         _, *fields = cls.FORMAT.unpack(data)
-        return cls(Region(*fields))
+        return cls(SharedRegion(*fields))
 
     def encode(self) -> bytes:
         return bytes(8) + self.region.encode()
@@ -164,7 +164,7 @@ class SingleRegion:
 class MemoryTable:
     """The specification's "Multiple memory regions description". Some front-ends send room for eight always."""
 
-    regions: tuple[Region, ...]
+    regions: tuple[SharedRegion, ...]
     FORMAT: ClassVar[struct.Struct] = struct.Struct("=II")
     LEAST: ClassVar[int] = 8
     MOST: ClassVar[int] = 8 + MAX_TABLE_REGIONS * 32
@@ -176,7 +176,7 @@ class MemoryTable:
             raise MalformedError(f"{n} regions in one table, {MAX_TABLE_REGIONS} fit")
         if len(data) - 8 < n * 32:
             raise MalformedError(f"{n} regions announced in {len(data)} bytes, they need {8 + n * 32}")
-        return cls(tuple(Region(*fields) for fields in Region.FORMAT.iter_unpack(data[8 : 8 + n * 32])))
+        return cls(tuple(SharedRegion(*fields) for fields in SharedRegion.FORMAT.iter_unpack(data[8 : 8 + n * 32])))
 
     def encode(self) -> bytes:
         return self.FORMAT.pack(len(self.regions), 0) + b"".join(region.encode() for region in self.regions)

@@ -23,7 +23,7 @@ LEAST_MTU, MOST_MTU = 68, 65535
 """Section 5.1.4.1."""
 
 
-class Device(NamedTuple):
+class DeviceSettings(NamedTuple):
     """What the operator says of one port's device. mac: six bytes, or none. mtu: the largest one; 0 for no word."""
 
     mac: bytes = b""
@@ -35,11 +35,11 @@ class Device(NamedTuple):
         return mask(NET_F_MAC) if self.mac else 0
 
 
-PLAIN = Device()
+PLAIN = DeviceSettings()
 """Of which nothing is said."""
 
 
-def is_told(device: Device, queue_pairs: int) -> bool:
+def is_told(device: DeviceSettings, queue_pairs: int) -> bool:
     """Whether front-ends are offered to ask (the protocol feature CONFIG). Only where there is something to tell:
 
     QEMU warns at each start of a back-end that offers it.
@@ -50,7 +50,7 @@ def is_told(device: Device, queue_pairs: int) -> bool:
 class NetConfig:
     """As one front-end sees it."""
 
-    def __init__(self, device: Device, queue_pairs: int, offered: int) -> None:
+    def __init__(self, device: DeviceSettings, queue_pairs: int, offered: int) -> None:
         """offered: feature bits. Fields of those that are not are 0."""
         self._device, self._pairs, self._offered = device, queue_pairs, offered
         self.mac = device.mac

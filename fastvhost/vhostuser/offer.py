@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from fastvhost.backend.features import F_RING_RESET, mask
 from fastvhost.backend.record import Record
-from fastvhost.vhostuser.net_config import PLAIN, Device
+from fastvhost.vhostuser.net_config import PLAIN, DeviceSettings
 from fastvhost.vhostuser.protocol_features import offered_features
 
 WITHDRAWN = mask(F_RING_RESET)
@@ -22,7 +22,7 @@ class Offer:
     """Of one port, to one front-end after the other. record: what one acknowledged before this process was there."""
 
     def __init__(
-        self, queue_pairs: int, without: int = 0, record: Record | None = None, device: Device = PLAIN
+        self, queue_pairs: int, without: int = 0, record: Record | None = None, device: DeviceSettings = PLAIN
     ) -> None:
         """without: feature bits (virtio 1.2, sections 5.1.3 and 6) that are offered to nobody."""
         self._usual, self._withdrawn = offered_features(queue_pairs, device) & ~without, WITHDRAWN & ~without

@@ -11,7 +11,7 @@ from fastvhost.backend.features import (
     mask,
     names,
 )
-from fastvhost.vhostuser.net_config import PLAIN, Device, is_told
+from fastvhost.vhostuser.net_config import PLAIN, DeviceSettings, is_told
 
 MOST_PAIRS = 128
 """As many as vring indices of one byte allow."""
@@ -59,7 +59,7 @@ ALWAYS_OFFERED = mask(
 )
 
 
-def offered_features(queue_pairs: int, device: Device = PLAIN) -> int:
+def offered_features(queue_pairs: int, device: DeviceSettings = PLAIN) -> int:
     """What a port with so many queue pairs offers. Not RING_RESET: QEMU does not tell us of it over this wire.
 
     MQ wants CTRL_VQ (virtio 1.2, section 5.1.3.1). MAC where one is given, STATUS where CONFIG is.
@@ -69,7 +69,7 @@ def offered_features(queue_pairs: int, device: Device = PLAIN) -> int:
     return OFFERED_FEATURES & ~mask(F_RING_RESET) | own
 
 
-def offered_protocol_features(queue_pairs: int, device: Device = PLAIN) -> int:
+def offered_protocol_features(queue_pairs: int, device: DeviceSettings = PLAIN) -> int:
     """What GET_PROTOCOL_FEATURES answers for a port with so many queue pairs.
 
     MQ only where there are several: front-ends that take GET_QUEUE_NUM for a number of virtqueues, as the word in the

@@ -20,16 +20,16 @@ from fastvhost.backend.features import names
 from fastvhost.backend.logbook import Line
 from fastvhost.backend.memory import REAL_MEMORY, MemoryMaker
 from fastvhost.backend.narrative import Narrative, View
-from fastvhost.backend.port_face import PortFace
+from fastvhost.backend.port_api import PortApi
 from fastvhost.backend.record import Record, RecordError
 from fastvhost.vhostuser import net_config
 from fastvhost.vhostuser.connection import Connection, EndedError
-from fastvhost.vhostuser.endpoint import Dialer, Listener
-from fastvhost.vhostuser.net_config import PLAIN, Device
+from fastvhost.vhostuser.listener import Dialer, Listener
+from fastvhost.vhostuser.net_config import PLAIN, DeviceSettings
 from fastvhost.vhostuser.offer import WITHDRAWN, Offer
 from fastvhost.vhostuser.protocol_features import promised_pairs, protocol_names
 
-__all__ = ["Device", "ServiceError", "VhostUserService", "promised_pairs"]
+__all__ = ["DeviceSettings", "ServiceError", "VhostUserService", "promised_pairs"]
 
 ACCEPTS_PER_TURN = 8
 SERVED_FOR = 1.0
@@ -49,7 +49,7 @@ class VhostUserService(ControlThread):
     def __init__(
         self,
         path: str,
-        port: PortFace,
+        port: PortApi,
         *,
         mode: Literal["server", "client"] = "server",
         socket_mode: int = 0o660,
@@ -58,7 +58,7 @@ class VhostUserService(ControlThread):
         any_memory_file: bool = False,
         without: int = 0,
         queue_pairs: int = 0,
-        device: Device = PLAIN,
+        device: DeviceSettings = PLAIN,
         memory: MemoryMaker = REAL_MEMORY,
         keep_record: Callable[[str, int], Record] | None = None,
     ) -> None:
@@ -112,7 +112,7 @@ class VhostUserService(ControlThread):
         if session.config.mac:
             about["mac"] = net_config.text(session.config.mac)
         wire = protocol_names(session.protocol_features)
-        face = cast(PortFace, session.control)
+        face = cast(PortApi, session.control)
         described = describe(session, connection.peer_pid, face, 2 * self._queue_pairs, protocol_features=wire)
         described["mtu"] = described["mtu"] or about.get("mtu")
         return about | described

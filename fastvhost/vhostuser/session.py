@@ -12,12 +12,12 @@ from typing import Any, NamedTuple, cast
 from fastvhost.backend import eventfd, features
 from fastvhost.backend.changes import Changes
 from fastvhost.backend.errors import ProtocolError, SessionEndError
-from fastvhost.backend.front_end import FrontEnd
 from fastvhost.backend.memory import MAX_SLOTS, REAL_MEMORY, MemoryMaker
 from fastvhost.backend.narrative import Narrative
 from fastvhost.backend.payload import U64, VringAddr, VringState
-from fastvhost.backend.port_face import PortFace
-from fastvhost.backend.rings import Ring
+from fastvhost.backend.port_api import PortApi
+from fastvhost.backend.rings import ConfiguredRing
+from fastvhost.backend.session_state import SessionState
 from fastvhost.vhostuser import protocol_features
 from fastvhost.vhostuser.controlled_port import ControlledPort
 from fastvhost.vhostuser.message import (
@@ -33,13 +33,13 @@ from fastvhost.vhostuser.message import (
     encode_reply,
     request_name,
 )
-from fastvhost.vhostuser.net_config import PLAIN, Device, NetConfig
+from fastvhost.vhostuser.net_config import PLAIN, DeviceSettings, NetConfig
 from fastvhost.vhostuser.transport import Received
 
 MOST_STATUS = 0xFF
 
 
-class Session(FrontEnd):
+class Session(SessionState):
     """A front-end on a socket. `send` takes an encoded reply; `chosen`, the features that were acknowledged; `met`,
     device and inode of the files in which the guest's memory lies.
 
@@ -49,7 +49,7 @@ class Session(FrontEnd):
 
     def __init__(
         self,
-        port: PortFace,
+        port: PortApi,
         changes: Changes,
         send: Callable[[bytes], None],
         narrative: Narrative,
@@ -58,11 +58,11 @@ class Session(FrontEnd):
         chosen: Callable[[int], None] = lambda _: None,
         met: Callable[[Sequence[tuple[int, int]]], None] = lambda _: None,
         pairs: int = 0,
-        device: Device = PLAIN,
+        device: DeviceSettings = PLAIN,
     ) -> None:
         offers = protocol_features.offered_features(port.queue_pairs, device) if offered is None else offered
         self.control = ControlledPort(port, pairs or port.queue_pairs)
-        face = cast(PortFace, self.control)
+        face = cast(PortApi, self.control)
         super().__init__(face, changes, narrative, offers, memory)
         self._offered_protocol_features = protocol_features.offered_protocol_features(port.queue_pairs, device)
         self.config = NetConfig(device, self.control.pairs, offers)
@@ -133,7 +133,7 @@ class Session(FrontEnd):
         acks = features.has(self.protocol_features, protocol_features.PROTOCOL_F_REPLY_ACK)
         return message.header.need_reply and acks
 
-    def _dispatch(self, row: Row | None, message: Received) -> AnyPayload | Callable[[], AnyPayload] | None:
+    def _dispatch(self, row: RequestRow | None, message: Received) -> AnyPayload | Callable[[], AnyPayload] | None:
         if row is None:
             raise ProtocolError("not a request of any feature offered here")
         payload = decode_payload(row.payload, message.payload)
@@ -279,7 +279,7 @@ class Session(FrontEnd):
 
     def _ring_fd(self, what: str, payload: VringFd, message: Received) -> int:
         """The message's file descriptor, checked and taken; -1 when it says that there is none."""
-        ring: Ring = self.rings[payload.index]
+        ring: ConfiguredRing = self.rings[payload.index]
         if payload.no_fd == bool(message.fds):
             raise ProtocolError(
                 f"ring {ring.index}: {len(message.fds)} file descriptors, the payload says {int(not payload.no_fd)}"
@@ -297,7 +297,7 @@ class Session(FrontEnd):
         self.rings.set_enabled(payload.index, bool(payload.num))
 
 
-class Row(NamedTuple):
+class RequestRow(NamedTuple):
     """How one request is handled. replies: it has an explicit reply, so it never gets an ack as well.
 
     A reply that is known only after the change has taken effect is a function.
@@ -309,32 +309,32 @@ class Row(NamedTuple):
     replies: bool = False
 
 
-HANDLERS: dict[int, Row] = {
-    Request.GET_FEATURES: Row(Session._get_features, Nothing, replies=True),
-    Request.SET_FEATURES: Row(Session._set_features, U64),
-    Request.SET_OWNER: Row(Session._set_owner, Nothing),
-    Request.RESET_OWNER: Row(Session._reset_owner, Nothing),
-    Request.SET_MEM_TABLE: Row(Session._set_mem_table, MemoryTable, most_fds=8),
-    Request.SET_LOG_BASE: Row(Session._set_log_base, LogBase, most_fds=1),
-    Request.SET_LOG_FD: Row(Session._set_log_fd, Nothing, most_fds=1),
-    Request.SET_VRING_NUM: Row(Session._set_vring_num, VringState),
-    Request.SET_VRING_ADDR: Row(Session._set_vring_addr, VringAddr),
-    Request.SET_VRING_BASE: Row(Session._set_vring_base, VringState),
-    Request.GET_VRING_BASE: Row(Session._get_vring_base, VringState, replies=True),
-    Request.SET_VRING_KICK: Row(Session._set_vring_kick, VringFd, most_fds=1),
-    Request.SET_VRING_CALL: Row(Session._set_vring_call, VringFd, most_fds=1),
-    Request.SET_VRING_ERR: Row(Session._set_vring_err, VringFd, most_fds=1),
-    Request.GET_PROTOCOL_FEATURES: Row(Session._get_protocol_features, Nothing, replies=True),
-    Request.SET_PROTOCOL_FEATURES: Row(Session._set_protocol_features, U64),
-    Request.GET_QUEUE_NUM: Row(Session._get_queue_num, Nothing, replies=True),
-    Request.SET_VRING_ENABLE: Row(Session._set_vring_enable, VringState),
-    Request.NET_SET_MTU: Row(Session._net_set_mtu, U64),
-    Request.GET_CONFIG: Row(Session._get_config, DeviceConfig, replies=True),
-    Request.SET_CONFIG: Row(Session._set_config, DeviceConfig),
-    Request.RESET_DEVICE: Row(Session._reset_device, Nothing),
-    Request.GET_MAX_MEM_SLOTS: Row(Session._get_max_mem_slots, Nothing, replies=True),
-    Request.ADD_MEM_REG: Row(Session._add_mem_reg, SingleRegion, most_fds=1),
-    Request.REM_MEM_REG: Row(Session._rem_mem_reg, SingleRegion, most_fds=1),
-    Request.SET_STATUS: Row(Session._set_status, U64),
-    Request.GET_STATUS: Row(Session._get_status, Nothing, replies=True),
+HANDLERS: dict[int, RequestRow] = {
+    Request.GET_FEATURES: RequestRow(Session._get_features, Nothing, replies=True),
+    Request.SET_FEATURES: RequestRow(Session._set_features, U64),
+    Request.SET_OWNER: RequestRow(Session._set_owner, Nothing),
+    Request.RESET_OWNER: RequestRow(Session._reset_owner, Nothing),
+    Request.SET_MEM_TABLE: RequestRow(Session._set_mem_table, MemoryTable, most_fds=8),
+    Request.SET_LOG_BASE: RequestRow(Session._set_log_base, LogBase, most_fds=1),
+    Request.SET_LOG_FD: RequestRow(Session._set_log_fd, Nothing, most_fds=1),
+    Request.SET_VRING_NUM: RequestRow(Session._set_vring_num, VringState),
+    Request.SET_VRING_ADDR: RequestRow(Session._set_vring_addr, VringAddr),
+    Request.SET_VRING_BASE: RequestRow(Session._set_vring_base, VringState),
+    Request.GET_VRING_BASE: RequestRow(Session._get_vring_base, VringState, replies=True),
+    Request.SET_VRING_KICK: RequestRow(Session._set_vring_kick, VringFd, most_fds=1),
+    Request.SET_VRING_CALL: RequestRow(Session._set_vring_call, VringFd, most_fds=1),
+    Request.SET_VRING_ERR: RequestRow(Session._set_vring_err, VringFd, most_fds=1),
+    Request.GET_PROTOCOL_FEATURES: RequestRow(Session._get_protocol_features, Nothing, replies=True),
+    Request.SET_PROTOCOL_FEATURES: RequestRow(Session._set_protocol_features, U64),
+    Request.GET_QUEUE_NUM: RequestRow(Session._get_queue_num, Nothing, replies=True),
+    Request.SET_VRING_ENABLE: RequestRow(Session._set_vring_enable, VringState),
+    Request.NET_SET_MTU: RequestRow(Session._net_set_mtu, U64),
+    Request.GET_CONFIG: RequestRow(Session._get_config, DeviceConfig, replies=True),
+    Request.SET_CONFIG: RequestRow(Session._set_config, DeviceConfig),
+    Request.RESET_DEVICE: RequestRow(Session._reset_device, Nothing),
+    Request.GET_MAX_MEM_SLOTS: RequestRow(Session._get_max_mem_slots, Nothing, replies=True),
+    Request.ADD_MEM_REG: RequestRow(Session._add_mem_reg, SingleRegion, most_fds=1),
+    Request.REM_MEM_REG: RequestRow(Session._rem_mem_reg, SingleRegion, most_fds=1),
+    Request.SET_STATUS: RequestRow(Session._set_status, U64),
+    Request.GET_STATUS: RequestRow(Session._get_status, Nothing, replies=True),
 }

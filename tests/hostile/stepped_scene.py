@@ -19,7 +19,7 @@ from tests.driver import Memory, Region, Timeout
 from tests.frontend import F_VERSION_1
 from tests.hostile.rings import FORMATS
 from tests.hostile.watch import WatchedMemory
-from tests.unit.rig import MIB, Side, mapped, setup_of
+from tests.unit.rig import MIB, GuestPort, mapped, setup_of
 
 ROUNDS = 50
 """Of the worker: what has not come by then does not come."""
@@ -73,7 +73,7 @@ class SteppedScene:
         door = Door()
         self.port = VirtioPort("a", door)
         self.victim = self
-        self._other = Side(door, "b", Memory.of(MIB), 256, F_VERSION_1)
+        self._other = GuestPort(door, "b", Memory.of(MIB), 256, F_VERSION_1)
         self._other.connect()
         self.net = self._other.driver
         self.net.post(64)

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from bench.guests.short_dir import short_dir
 from bench.guests.waits import PATIENCE
-from fastvhost.backend.payload import U64, Region, VringAddr, VringState
+from fastvhost.backend.payload import U64, SharedRegion, VringAddr, VringState
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.virtio_port import VirtioPort
 from fastvhost.dataplane.worker import Worker
@@ -84,7 +84,7 @@ LONGS = (
     4096,
     *RINGS,
 )
-REGION = Region(GUEST_ADDR, MEMORY_BYTES, USER_ADDR, 0)
+REGION = SharedRegion(GUEST_ADDR, MEMORY_BYTES, USER_ADDR, 0)
 
 
 # Payloads that are well-formed, made of such values
@@ -100,11 +100,11 @@ def mostly(usual: Any, *others: Any) -> st.SearchStrategy[Any]:
 index = st.sampled_from(INDICES)
 long = st.one_of(st.sampled_from(LONGS), st.integers(0, 2**64 - 1))
 shifted = st.builds(
-    lambda shift, size: Region((GUEST_ADDR + shift) % 2**64, size, (USER_ADDR + shift) % 2**64, 0),
+    lambda shift, size: SharedRegion((GUEST_ADDR + shift) % 2**64, size, (USER_ADDR + shift) % 2**64, 0),
     st.sampled_from((0, MEMORY_BYTES, 4096, 2**63)),
     st.sampled_from((4096, MEMORY_BYTES)),
 )
-region = mostly(st.just(REGION), shifted, st.builds(Region, long, long, long, long))
+region = mostly(st.just(REGION), shifted, st.builds(SharedRegion, long, long, long, long))
 
 
 @st.composite

@@ -39,7 +39,7 @@ MUTANTS = (
     ),
     Mutant(
         "features-acked-not-masked",
-        "backend/front_end.py",
+        "backend/session_state.py",
         "chosen & ~self._offered",
         "0",
         f"{OF_SESSION}::test_a_feature_not_offered_cannot_be_acked[26]",
@@ -307,7 +307,7 @@ MUTANTS = (
     ),
     Mutant(
         "clients-never-wait-longer",
-        "vhostuser/endpoint.py",
+        "vhostuser/listener.py",
         "min(LAST_RETRY, self._wait * 2)",
         "self._wait",
         "unit/test_service_client.py::test_the_wait_between_attempts_grows_to_two_seconds_and_no_further",

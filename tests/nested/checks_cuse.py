@@ -19,7 +19,7 @@ from bench.guests.fwd import Fwd
 from bench.guests.qemu import Machine
 from bench.guests.short_dir import short_dir
 from bench.guests.snapshot import WokenGuest
-from fastvhost.vhostcuse.ioctls import Command
+from fastvhost.vhostcuse.ioctls import IoctlNumber
 from tests.driver import Memory, Piece, Region
 from tests.frontend import U64, VRING_STATE, Frontend, Guest, Request
 
@@ -178,7 +178,7 @@ def a_device_file_is_asked_for_its_features() -> None:
     """By whom its owner does not know."""
     fd = os.open("/dev/fva", os.O_RDWR)
     features = bytearray(U64.size)
-    fcntl.ioctl(fd, Command.GET_FEATURES, features)
+    fcntl.ioctl(fd, IoctlNumber.GET_FEATURES, features)
     assert U64.unpack(features)[0]
     os.close(fd)
 

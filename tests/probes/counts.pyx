@@ -3,8 +3,8 @@
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 
-from fastvhost.dataplane.frame cimport Burst, Chain, Done, Frame, Segment
-from fastvhost.dataplane.port cimport Port, PortFace
+from fastvhost.dataplane.frame cimport FrameBurst, Chain, Done, Frame, Segment
+from fastvhost.dataplane.port cimport Port, PortOps
 from fastvhost.dataplane.ring cimport Ring
 from fastvhost.dataplane.virtio_port cimport VirtioPort
 
@@ -22,8 +22,8 @@ cdef struct Script:
     uint32_t out_of_order    # frames released in another order than received
 
 
-cdef uint32_t receive_scripted(PortFace *port, uint32_t pair, Burst *burst) noexcept nogil:
-    cdef Script *script = <Script *>port.kind
+cdef uint32_t receive_scripted(PortOps *port, uint32_t pair, FrameBurst *burst) noexcept nogil:
+    cdef Script *script = <Script *>port.state
     cdef uint32_t i, n = min(script.fills, script.supply), first = script.released
     for i in range(n):
         burst.frames[i].data, burst.frames[i].bytes, burst.frames[i].n_segments = script.frame, 60, 1
@@ -35,16 +35,16 @@ cdef uint32_t receive_scripted(PortFace *port, uint32_t pair, Burst *burst) noex
 
 
 cdef uint32_t deliver_scripted(
-    PortFace *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
+    PortOps *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
 ) noexcept nogil:
-    cdef Script *script = <Script *>port.kind
+    cdef Script *script = <Script *>port.state
     script.asked = n
     port.tx[pair].frames += min(n, script.answer)
     return script.answer
 
 
-cdef void release_scripted(PortFace *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil:
-    cdef Script *script = <Script *>port.kind
+cdef void release_scripted(PortOps *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil:
+    cdef Script *script = <Script *>port.state
     cdef uint32_t i
     for i in range(min(n, 1000)):
         script.out_of_order += done[i].ticket != script.released + i
@@ -61,16 +61,16 @@ cdef class ScriptedPort(Port):
         self.allot(1)
         self.script.supply, self.script.fills, self.script.excess = supply, fills, excess
         self.script.answer = answer
-        self.face.kind = &self.script
-        self.face.receive_burst = receive_scripted
-        self.face.deliver_burst = deliver_scripted
-        self.face.release_burst = release_scripted
+        self.ops.state = &self.script
+        self.ops.receive_burst = receive_scripted
+        self.ops.deliver_burst = deliver_scripted
+        self.ops.release_burst = release_scripted
 
     def set_answer(self, uint32_t answer) -> None:
         self.script.answer = answer
 
     def set_active_pairs(self, uint32_t pairs) -> None:
-        self.face.active_pairs = pairs
+        self.ops.active_pairs = pairs
 
     @property
     def asked(self) -> int:
@@ -189,8 +189,8 @@ def deliver(Port port not None, uint32_t n, uint32_t bytes) -> int:
         raise MemoryError
     for i in range(n):
         frames[i].data, frames[i].bytes, frames[i].n_segments = data, bytes, 1
-    done = port.face.deliver_burst(&port.face, 0, frames, NULL, n)
-    port.face.rx[0].frames += done
+    done = port.ops.deliver_burst(&port.ops, 0, frames, NULL, n)
+    port.ops.rx[0].frames += done
     free(frames)
     free(data)
     return done

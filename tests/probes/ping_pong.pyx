@@ -23,7 +23,7 @@ from fastvhost.dataplane.clock cimport monotonic_ns
 from fastvhost.dataplane.frame cimport BURST, MAX_SEGMENTS, Chain, Done, Segment
 from fastvhost.dataplane.ring cimport RING_OK, Ring
 from fastvhost.dataplane.virtio_port cimport VirtioPort
-from fastvhost.driver.device cimport GuestDevice, Side, pop_idle, push_idle
+from fastvhost.driver.device cimport GuestDevice, Pair, pop_idle, push_idle
 from fastvhost.driver.queue cimport Completion, DriverQueue
 
 cdef extern from "<sched.h>" nogil:
@@ -64,7 +64,7 @@ cdef class PingPong:
 
     cdef GuestDevice device
     cdef VirtioPort port
-    cdef Side *side
+    cdef Pair *side
     cdef Ring *ring
     cdef bint sleep_fence
     cdef bint clogged

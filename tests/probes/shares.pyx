@@ -2,8 +2,8 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from fastvhost.dataplane.frame cimport Burst, Done, Frame, Segment
-from fastvhost.dataplane.port cimport Port, PortFace
+from fastvhost.dataplane.frame cimport FrameBurst, Done, Frame, Segment
+from fastvhost.dataplane.port cimport Port, PortOps
 from fastvhost.dataplane.roster cimport LEAD_US, MOST_US, start_afresh
 from fastvhost.dataplane.worker cimport Worker
 
@@ -25,9 +25,9 @@ cdef struct Load:
     uint64_t spent
 
 
-cdef uint32_t receive_at_a_cost(PortFace *port, uint32_t pair, Burst *burst) noexcept nogil:
+cdef uint32_t receive_at_a_cost(PortOps *port, uint32_t pair, FrameBurst *burst) noexcept nogil:
     global time
-    cdef Load *load = <Load *>port.kind
+    cdef Load *load = <Load *>port.state
     cdef uint32_t i
     for i in range(load.frames):
         burst.frames[i].data, burst.frames[i].bytes, burst.frames[i].n_segments = load.frame, 60, 1
@@ -39,14 +39,14 @@ cdef uint32_t receive_at_a_cost(PortFace *port, uint32_t pair, Burst *burst) noe
     return load.frames
 
 
-cdef bint may_receive(PortFace *port, uint32_t pair) noexcept nogil:
-    return (<Load *>port.kind).frames != 0 or (<Load *>port.kind).bad
+cdef bint may_receive(PortOps *port, uint32_t pair) noexcept nogil:
+    return (<Load *>port.state).frames != 0 or (<Load *>port.state).bad
 
 
 cdef uint32_t deliver_or_not(
-    PortFace *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
+    PortOps *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
 ) noexcept nogil:
-    return 0 if (<Load *>port.kind).full else n
+    return 0 if (<Load *>port.state).full else n
 
 
 cdef class BusyPort(Port):
@@ -60,10 +60,10 @@ cdef class BusyPort(Port):
         self.name = name
         self.allot(pairs)
         self.load.frames, self.load.cost, self.load.bad = frames, cost, bad
-        self.face.kind = &self.load
-        self.face.receive_burst = receive_at_a_cost
-        self.face.may_receive = may_receive
-        self.face.deliver_burst = deliver_or_not
+        self.ops.state = &self.load
+        self.ops.receive_burst = receive_at_a_cost
+        self.ops.may_receive = may_receive
+        self.ops.deliver_burst = deliver_or_not
 
     def set_load(self, uint32_t frames, uint32_t cost) -> None:
         self.load.frames, self.load.cost = frames, cost
@@ -73,7 +73,7 @@ cdef class BusyPort(Port):
 
     @property
     def visits(self) -> list[int]:
-        return [self.load.visits[pair] for pair in range(self.face.n_pairs)]
+        return [self.load.visits[pair] for pair in range(self.ops.n_pairs)]
 
     @property
     def spent(self) -> int:
@@ -84,7 +84,7 @@ def start_rounds(Worker worker not None) -> None:
     """Gather its lanes, and let it look at the test's clock from now on."""
     worker.roster.read_ticks = read_test_clock
     worker.roster.lead, worker.roster.most = LEAD_US * TICKS_PER_US, MOST_US * TICKS_PER_US
-    worker.gather()
+    worker.enlist_lanes()
     start_afresh(&worker.roster)
 
 
@@ -98,4 +98,4 @@ def rounds(Worker worker not None, uint32_t n) -> int:
 
 def regather(Worker worker not None) -> None:
     """What a worker does after control was there."""
-    worker.gather()
+    worker.enlist_lanes()

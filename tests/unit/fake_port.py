@@ -24,7 +24,7 @@ class FakePort:
         self.queue_pairs = queue_pairs
         self.attention_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.calls: list[tuple[Any, ...]] = []
-        self.live: dict[int, dict[str, Any]] = {}
+        self.live: dict[int, QueueSetup] = {}
         self.next_avail: dict[int, int] = {}
         self.avail_idx: dict[int, int] = {}
         self.lost: tuple[int, ...] = ()

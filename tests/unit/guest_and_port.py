@@ -14,7 +14,7 @@ from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.port import Port
 from fastvhost.dataplane.worker import Worker
 from tests.driver import Memory, Piece
-from tests.unit.rig import F_RING_PACKED, F_VERSION_1, MIB, NET_F_MRG_RXBUF, Side
+from tests.unit.rig import F_RING_PACKED, F_VERSION_1, MIB, NET_F_MRG_RXBUF, GuestPort
 
 AnyPort = TypeVar("AnyPort", bound=Port)
 RINGS = {"split": F_VERSION_1, "packed": F_VERSION_1 | F_RING_PACKED}
@@ -70,7 +70,7 @@ def pieces(memory: Memory, size: int, cut: tuple[int, ...], *, writable: bool = 
     return [Piece(memory.take(max(length, 1), align=256), length, writable=writable) for length in lengths]
 
 
-def send(side: Side, sent: list[bytes], cuts: tuple[tuple[int, ...], ...] = SENT_CUTS) -> None:
+def send(side: GuestPort, sent: list[bytes], cuts: tuple[tuple[int, ...], ...] = SENT_CUTS) -> None:
     """Frames that become visible together, each in pieces as the next cut says."""
     heads = []
     for number, one in enumerate(sent):
@@ -83,7 +83,7 @@ def send(side: Side, sent: list[bytes], cuts: tuple[tuple[int, ...], ...] = SENT
     side.queues[1].make_available(*heads)
 
 
-def post(side: Side, buffers: Buffers) -> None:
+def post(side: GuestPort, buffers: Buffers) -> None:
     """Receive buffers, more than half a ring full; the driver posts each again when it has read it."""
     for number in range(64):
         cut = buffers.cuts[number % len(buffers.cuts)]
@@ -96,7 +96,7 @@ class GuestAndPort(Generic[AnyPort]):
     def __init__(self, make: Callable[[Door], AnyPort], features: int, ring_size: int) -> None:
         door = Door()
         self.port = make(door)
-        self.guest = Side(door, "guest", Memory.of(16 * MIB), ring_size, features)
+        self.guest = GuestPort(door, "guest", Memory.of(16 * MIB), ring_size, features)
         self.guest.connect()
         self.worker = Worker(door)
         self.worker.add_wire(self.guest.port, self.port, hold=True, hold_timeout_ms=60_000)

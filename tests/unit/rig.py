@@ -24,8 +24,8 @@ __all__ = [
     "NET_F_MRG_RXBUF",
     "RING_F_EVENT_IDX",
     "RING_F_INDIRECT_DESC",
+    "GuestPort",
     "Rig",
-    "Side",
     "mapped",
     "rig",
 ]
@@ -48,7 +48,7 @@ def setup_of(memory: Memory, queue: Any, **rest: Any) -> QueueSetup:
     return QueueSetup(queue.size, *places, **{"base": queue.base, **rest})
 
 
-class Side:
+class GuestPort:
     """One guest and its port."""
 
     def __init__(self, door: Door, name: str, memory: Memory, size: int, features: int) -> None:
@@ -106,9 +106,9 @@ class Rig:
         idle: str = "poll",
     ) -> None:
         self.door = Door()
-        self.a = Side(self.door, "a", memory or Memory.of(8 * MIB), size, features)
+        self.a = GuestPort(self.door, "a", memory or Memory.of(8 * MIB), size, features)
         b_features = features if b_features is None else b_features
-        self.b = Side(self.door, "b", b_memory or Memory.of(8 * MIB), b_size or size, b_features)
+        self.b = GuestPort(self.door, "b", b_memory or Memory.of(8 * MIB), b_size or size, b_features)
         self.worker = Worker(self.door, idle=idle)
         self.worker.add_wire(self.a.port, self.b.port, hold=hold, hold_timeout_ms=hold_timeout_ms)
         self.worker.add_wire(self.b.port, self.a.port, hold=hold, hold_timeout_ms=hold_timeout_ms)

@@ -16,15 +16,15 @@ from fastvhost.backend import advice, features
 from fastvhost.backend.changes import Changes
 from fastvhost.backend.memory import MemoryMaker
 from fastvhost.backend.narrative import Narrative
-from fastvhost.backend.payload import U64, Region, VringAddr, VringState
+from fastvhost.backend.payload import U64, SharedRegion, VringAddr, VringState
 from fastvhost.vhostuser import net_config, protocol_features
 from fastvhost.vhostuser.connection import Connection, EndedError
 from fastvhost.vhostuser.message import HEADER, MemoryTable, Payload, Request, SingleRegion, VringFd, encode_request
 from fastvhost.vhostuser.offer import Offer
 from tests.unit.fake_port import FAKE_MEMORY, FakePort
 
-REGION = Region(0x1000_0000, 1 << 20, 0x7000_0000_0000, 0)
-OTHER_REGION = Region(0x2000_0000, 1 << 20, 0x7100_0000_0000, 0)
+REGION = SharedRegion(0x1000_0000, 1 << 20, 0x7000_0000_0000, 0)
+OTHER_REGION = SharedRegion(0x2000_0000, 1 << 20, 0x7100_0000_0000, 0)
 MODERN = features.mask(features.F_VERSION_1, protocol_features.F_PROTOCOL_FEATURES)
 LEGACY = features.mask(features.NET_F_MRG_RXBUF)
 REPLY_ACK = features.mask(protocol_features.PROTOCOL_F_REPLY_ACK)
@@ -55,7 +55,7 @@ class Bench:
         queue_pairs: int = 1,
         memory: MemoryMaker = FAKE_MEMORY,
         without: int = 0,
-        device: net_config.Device = net_config.PLAIN,
+        device: net_config.DeviceSettings = net_config.PLAIN,
     ) -> None:
         self.port = FakePort(queue_pairs=queue_pairs)
         self.clock = Clock()
@@ -158,7 +158,7 @@ class Bench:
         self.send(Request.SET_OWNER)
         self.send(Request.SET_FEATURES, U64(bits))
 
-    def share(self, *regions: Region) -> None:
+    def share(self, *regions: SharedRegion) -> None:
         regions = regions or (REGION,)
         self.send(Request.SET_MEM_TABLE, MemoryTable(regions), [self.memfd() for _ in regions])
 
@@ -190,5 +190,5 @@ class Bench:
         return kick
 
 
-def single(region: Region) -> SingleRegion:
+def single(region: SharedRegion) -> SingleRegion:
     return SingleRegion(region)

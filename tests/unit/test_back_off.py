@@ -12,7 +12,7 @@ import pytest
 from bench.guests.waits import PATIENCE
 from fastvhost.backend import back_off
 from fastvhost.backend.back_off import BackOff
-from fastvhost.vhostcuse.ioctls import Command
+from fastvhost.vhostcuse.ioctls import IoctlNumber
 from fastvhost.vhostuser.message import Request
 from tests.frontend import Frontend
 from tests.unit import test_cuse_service
@@ -106,11 +106,11 @@ def cuse() -> Iterator[test_cuse_service.Rig]:
 
 def test_the_owner_of_a_device_file_loses_it_and_requests_wait(cuse: test_cuse_service.Rig) -> None:
     handle = cuse.kernel.open()
-    assert cuse.kernel.ioctl(handle, Command.SET_OWNER) == (0, b"")
+    assert cuse.kernel.ioctl(handle, IoctlNumber.SET_OWNER) == (0, b"")
     start = time.monotonic()
     cuse.service.memory_holds("worker3", 0.51, too_much=True)
     until(lambda: cuse.state() == "listening")
-    assert cuse.kernel.ioctl(handle, Command.SET_OWNER) == (0, b"")
+    assert cuse.kernel.ioctl(handle, IoctlNumber.SET_OWNER) == (0, b"")
     assert time.monotonic() - start >= WAIT
 
 

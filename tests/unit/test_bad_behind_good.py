@@ -12,7 +12,7 @@ import pytest
 
 from tests.driver import DESC_F_NEXT, Piece
 from tests.probes.bench_dataplane import take_chains
-from tests.unit.rig import F_RING_PACKED, F_VERSION_1, NET_F_MRG_RXBUF, RING_F_INDIRECT_DESC, Rig, Side, frame, rig
+from tests.unit.rig import F_RING_PACKED, F_VERSION_1, NET_F_MRG_RXBUF, RING_F_INDIRECT_DESC, GuestPort, Rig, frame, rig
 
 SPLIT = F_VERSION_1 | RING_F_INDIRECT_DESC
 FORMATS = {
@@ -87,7 +87,7 @@ each_way_to_break = pytest.mark.parametrize(("name", "ring"), CASES)
 each_format = pytest.mark.parametrize("ring", FORMATS)
 
 
-def offer_bad(side: Side, index: int, name: str) -> str:
+def offer_bad(side: GuestPort, index: int, name: str) -> str:
     """Make a bad chain available; words of the sentence that it earns."""
     make, words, _ = BAD[name]
     queue = side.queues[index]
@@ -95,16 +95,16 @@ def offer_bad(side: Side, index: int, name: str) -> str:
     return words
 
 
-def broken(side: Side, index: int) -> str:
+def broken(side: GuestPort, index: int) -> str:
     return side.port.queue_state(index).broken
 
 
-def used(side: Side, index: int) -> int:
+def used(side: GuestPort, index: int) -> int:
     """How far the device has come in handing chains back, as one number for every format."""
     return side.port.queue_state(index).used_idx
 
 
-def is_told_once(r: Rig, side: Side, index: int) -> None:
+def is_told_once(r: Rig, side: GuestPort, index: int) -> None:
     """Of this queue alone, however long one looks."""
     for _ in range(3):
         r.worker.step()

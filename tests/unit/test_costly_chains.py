@@ -6,7 +6,7 @@ import time
 
 from fastvhost.dataplane.worker import Worker
 from tests.driver import DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESCRIPTOR, Memory, Piece
-from tests.unit.rig import F_RING_PACKED, F_VERSION_1, MIB, NET_F_MRG_RXBUF, RING_F_INDIRECT_DESC, Side, frame, rig
+from tests.unit.rig import F_RING_PACKED, F_VERSION_1, MIB, NET_F_MRG_RXBUF, RING_F_INDIRECT_DESC, GuestPort, frame, rig
 
 SIZE = 32768
 LONGEST_ROUND = 0.004
@@ -14,7 +14,7 @@ LONGEST_ROUND = 0.004
 FEATURES = F_VERSION_1 | RING_F_INDIRECT_DESC
 
 
-def fill(side: Side, index: int, first_bytes: int = 0) -> None:
+def fill(side: GuestPort, index: int, first_bytes: int = 0) -> None:
     """Every entry names a chain of as many empty descriptors as the queue has, with a table of as many behind them.
 
     With first_bytes, the first entry's chain starts with a descriptor of so many bytes, which the others leave out.

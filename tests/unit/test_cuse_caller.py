@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from bench.guests.waits import PATIENCE
-from fastvhost.backend.payload import Region
+from fastvhost.backend.payload import SharedRegion
 from fastvhost.dataplane.guest_memory import Mapping
 from fastvhost.vhostcuse.caller import IoctlError, Process
 from fastvhost.vhostcuse.guest_files import GuestFiles, PrivateError, Vma, locate, parse_maps
@@ -178,8 +178,8 @@ def test_who_may_not_fetch_hears_what_it_takes() -> None:
 # Memory
 
 
-def region(user_addr: int, size: int = SIZE) -> Region:
-    return Region(0, size, user_addr, 0)
+def region(user_addr: int, size: int = SIZE) -> SharedRegion:
+    return SharedRegion(0, size, user_addr, 0)
 
 
 def test_a_region_lies_at_its_offset_in_the_file_of_its_mapping() -> None:

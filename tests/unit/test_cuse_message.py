@@ -7,14 +7,14 @@ import struct
 import pytest
 
 from fastvhost.vhostcuse import message
-from fastvhost.vhostcuse.ioctls import Command, command_name
-from fastvhost.vhostcuse.message import MalformedError
+from fastvhost.vhostcuse.ioctls import IoctlNumber, command_name
+from fastvhost.vhostcuse.message import MalformedRequestError
 from tests.unit.paper_kernel import IN, ioctl_body, request
 
 
 @pytest.mark.parametrize("length", [0, 1, 39])
 def test_a_request_shorter_than_its_header_is_malformed(length: int) -> None:
-    with pytest.raises(MalformedError):
+    with pytest.raises(MalformedRequestError):
         message.decode_request(request(14)[:length])
 
 
@@ -22,7 +22,7 @@ def test_a_request_shorter_than_its_header_is_malformed(length: int) -> None:
 def test_a_request_that_lies_about_its_length_is_malformed(lie: int) -> None:
     data = bytearray(request(14, b"x"))
     data[:4] = struct.pack("=I", lie if lie != 41 else 42)
-    with pytest.raises(MalformedError):
+    with pytest.raises(MalformedRequestError):
         message.decode_request(bytes(data))
 
 
@@ -32,21 +32,21 @@ def test_a_request_keeps_the_thread_that_asks() -> None:
 
 
 def test_every_prefix_of_an_ioctl_is_malformed_but_the_whole() -> None:
-    body = ioctl_body(1, Command.SET_VRING_NUM, bytes(8))
+    body = ioctl_body(1, IoctlNumber.SET_VRING_NUM, bytes(8))
     for length in range(len(body)):
-        with pytest.raises(MalformedError):
+        with pytest.raises(MalformedRequestError):
             message.decode_ioctl(body[:length])
     assert message.decode_ioctl(body).data == bytes(8)
 
 
 def test_an_ioctl_with_more_data_than_it_says_is_malformed() -> None:
-    with pytest.raises(MalformedError):
-        message.decode_ioctl(ioctl_body(1, Command.SET_VRING_NUM, bytes(8)) + b"x")
+    with pytest.raises(MalformedRequestError):
+        message.decode_ioctl(ioctl_body(1, IoctlNumber.SET_VRING_NUM, bytes(8)) + b"x")
 
 
 @pytest.mark.parametrize(("major", "minor"), [(6, 31), (8, 0), (7, 11)])
 def test_a_kernel_of_another_protocol_is_refused(major: int, minor: int) -> None:
-    with pytest.raises(MalformedError, match=rf"speaks FUSE {major}\.{minor}"):
+    with pytest.raises(MalformedRequestError, match=rf"speaks FUSE {major}\.{minor}"):
         message.decode_init(struct.pack("=IIII", major, minor, 0, 1))
 
 
@@ -73,26 +73,26 @@ def test_names_that_no_device_can_have_are_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("command", "number"),
     [
-        (Command.GET_FEATURES, 0x8008AF00),
-        (Command.SET_FEATURES, 0x4008AF00),
-        (Command.SET_OWNER, 0xAF01),
-        (Command.RESET_OWNER, 0xAF02),
-        (Command.SET_MEM_TABLE, 0x4008AF03),
-        (Command.SET_LOG_BASE, 0x4008AF04),
-        (Command.SET_LOG_FD, 0x4004AF07),
-        (Command.SET_VRING_NUM, 0x4008AF10),
-        (Command.SET_VRING_ADDR, 0x4028AF11),
-        (Command.SET_VRING_BASE, 0x4008AF12),
-        (Command.GET_VRING_BASE, 0xC008AF12),
-        (Command.SET_VRING_KICK, 0x4008AF20),
-        (Command.SET_VRING_CALL, 0x4008AF21),
-        (Command.SET_VRING_ERR, 0x4008AF22),
-        (Command.SET_BACKEND_FEATURES, 0x4008AF25),
-        (Command.GET_BACKEND_FEATURES, 0x8008AF26),
-        (Command.NET_SET_BACKEND, 0x4008AF30),
+        (IoctlNumber.GET_FEATURES, 0x8008AF00),
+        (IoctlNumber.SET_FEATURES, 0x4008AF00),
+        (IoctlNumber.SET_OWNER, 0xAF01),
+        (IoctlNumber.RESET_OWNER, 0xAF02),
+        (IoctlNumber.SET_MEM_TABLE, 0x4008AF03),
+        (IoctlNumber.SET_LOG_BASE, 0x4008AF04),
+        (IoctlNumber.SET_LOG_FD, 0x4004AF07),
+        (IoctlNumber.SET_VRING_NUM, 0x4008AF10),
+        (IoctlNumber.SET_VRING_ADDR, 0x4028AF11),
+        (IoctlNumber.SET_VRING_BASE, 0x4008AF12),
+        (IoctlNumber.GET_VRING_BASE, 0xC008AF12),
+        (IoctlNumber.SET_VRING_KICK, 0x4008AF20),
+        (IoctlNumber.SET_VRING_CALL, 0x4008AF21),
+        (IoctlNumber.SET_VRING_ERR, 0x4008AF22),
+        (IoctlNumber.SET_BACKEND_FEATURES, 0x4008AF25),
+        (IoctlNumber.GET_BACKEND_FEATURES, 0x8008AF26),
+        (IoctlNumber.NET_SET_BACKEND, 0x4008AF30),
     ],
 )
-def test_the_numbers_are_those_of_the_kernels_header(command: Command, number: int) -> None:
+def test_the_numbers_are_those_of_the_kernels_header(command: IoctlNumber, number: int) -> None:
     assert command == number
 
 

@@ -20,9 +20,9 @@ from bench.guests.waits import PATIENCE
 from fastvhost.backend import foreign_files
 from fastvhost.backend.errors import ServiceError
 from fastvhost.vhostcuse import device as device_module
-from fastvhost.vhostcuse.desk import Desk
-from fastvhost.vhostcuse.device import MISC_MAJOR, Device
-from fastvhost.vhostcuse.ioctls import Command, MemoryMap
+from fastvhost.vhostcuse.device import MISC_MAJOR, CuseDevice
+from fastvhost.vhostcuse.dispatch import Dispatcher
+from fastvhost.vhostcuse.ioctls import IoctlNumber, MemoryMap
 from fastvhost.vhostcuse.service import VhostCuseService
 from fastvhost.vhostcuse.session import Surroundings
 from tests.silent_files import Silent
@@ -79,8 +79,8 @@ class Rig:
         self.made.append((name, mode, group))  # last: whoever waits for it goes on with the new end
         return SocketDevice(ours)
 
-    def _desk(self, port: Any, narrative: Any, **_: Any) -> Desk:
-        return Desk(port, narrative, FAKE_MEMORY, self._identify, Surroundings(self._files))
+    def _desk(self, port: Any, narrative: Any, **_: Any) -> Dispatcher:
+        return Dispatcher(port, narrative, FAKE_MEMORY, self._identify, Surroundings(self._files))
 
     def _files(self, caller: Any, regions: Any) -> FakeFiles:
         self.asked_before_files()
@@ -118,7 +118,7 @@ def test_it_waits_for_a_front_end_and_tells_who_came(rig: Rig) -> None:
     waiting = {"device": "/dev/fv0", "queue_pairs": 1, "state": "listening", "peer_pid": None}
     assert rig.service.describe() == waiting
     handle = rig.kernel.open()
-    assert rig.kernel.ioctl(handle, Command.SET_OWNER) == (0, b"")
+    assert rig.kernel.ioctl(handle, IoctlNumber.SET_OWNER) == (0, b"")
     about = rig.service.describe()
     assert (about["peer_pid"], about["state"]) == (7000, "connected")
     rig.kernel.close(handle)
@@ -127,10 +127,10 @@ def test_it_waits_for_a_front_end_and_tells_who_came(rig: Rig) -> None:
 
 def test_the_end_of_its_process_ends_a_front_end_whose_file_lives_on(rig: Rig) -> None:
     handle = rig.kernel.open()
-    rig.kernel.ioctl(handle, Command.SET_OWNER)
+    rig.kernel.ioctl(handle, IoctlNumber.SET_OWNER)
     rig.callers[0].end()
     until(lambda: rig.state() == "listening")
-    assert rig.kernel.ioctl(handle, Command.SET_OWNER) == (0, b"")
+    assert rig.kernel.ioctl(handle, IoctlNumber.SET_OWNER) == (0, b"")
     assert len(rig.callers) == 2
 
 
@@ -149,10 +149,11 @@ def waits_for_a_file() -> bool:
 def test_a_port_that_is_to_stop_waits_no_longer_for_what_it_asked_about_memory(silent: int, rig: Rig) -> None:
     rig.asked_before_files = lambda: foreign_files.examine(silent)
     handle = rig.kernel.open()
-    rig.kernel.ioctl(handle, Command.SET_OWNER)
+    rig.kernel.ioctl(handle, IoctlNumber.SET_OWNER)
     answers: list[tuple[int, bytes]] = []
     table = MemoryMap((REGION,)).encode()
-    front_end = threading.Thread(target=lambda: answers.append(rig.kernel.ioctl(handle, Command.SET_MEM_TABLE, table)))
+    number = IoctlNumber.SET_MEM_TABLE
+    front_end = threading.Thread(target=lambda: answers.append(rig.kernel.ioctl(handle, number, table)))
     front_end.start()
     until(waits_for_a_file)
     rig.service.stop(PATIENCE)
@@ -165,12 +166,12 @@ def test_a_front_end_that_ends_while_a_worker_is_stuck_leaves_a_port_that_serves
     rig: Rig,
 ) -> None:
     handle = rig.kernel.open()
-    rig.kernel.ioctl(handle, Command.SET_OWNER)
+    rig.kernel.ioctl(handle, IoctlNumber.SET_OWNER)
     rig.port.worker_stuck = True
     rig.callers[0].end()
     until(lambda: rig.state() == "listening")
     answers: list[tuple[int, bytes]] = []
-    asks = threading.Thread(target=lambda: answers.append(rig.kernel.ioctl(handle, Command.SET_OWNER)))
+    asks = threading.Thread(target=lambda: answers.append(rig.kernel.ioctl(handle, IoctlNumber.SET_OWNER)))
     asks.start()
     time.sleep(0.1)  # in which nothing comes
     assert answers == []
@@ -182,10 +183,10 @@ def test_a_front_end_that_ends_while_a_worker_is_stuck_leaves_a_port_that_serves
 
 def test_an_ioctl_waits_for_a_worker_and_is_answered_once_that_is_back(rig: Rig) -> None:
     handle = rig.kernel.open()
-    rig.kernel.ioctl(handle, Command.SET_OWNER)
+    rig.kernel.ioctl(handle, IoctlNumber.SET_OWNER)
     rig.port.worker_stuck = True
     answers: list[tuple[int, bytes]] = []
-    ask = threading.Thread(target=lambda: answers.append(rig.kernel.ioctl(handle, Command.SET_FEATURES, bytes(8))))
+    ask = threading.Thread(target=lambda: answers.append(rig.kernel.ioctl(handle, IoctlNumber.SET_FEATURES, bytes(8))))
     ask.start()
     until(lambda: not rig.service._changes.settled)
     assert answers == []
@@ -197,30 +198,30 @@ def test_an_ioctl_waits_for_a_worker_and_is_answered_once_that_is_back(rig: Rig)
 
 def test_a_device_that_was_taken_away_is_made_anew(rig: Rig) -> None:
     handle = rig.kernel.open()
-    rig.kernel.ioctl(handle, Command.SET_OWNER)
+    rig.kernel.ioctl(handle, IoctlNumber.SET_OWNER)
     assert rig.kernel_end is not None
     rig.kernel_end.shutdown(socket.SHUT_RDWR)
     until(lambda: len(rig.made) == 2)
     until(lambda: rig.state() == "listening")
     assert rig.port.of("set_link") == [(True,), (False,)]
-    assert rig.kernel.ioctl(rig.kernel.open(), Command.SET_OWNER) == (0, b"")
+    assert rig.kernel.ioctl(rig.kernel.open(), IoctlNumber.SET_OWNER) == (0, b"")
 
 
 def test_a_defect_of_ours_is_an_error_to_the_caller_who_must_not_wait_for_ever(rig: Rig) -> None:
     handle = rig.kernel.open()
-    rig.kernel.ioctl(handle, Command.SET_OWNER)
+    rig.kernel.ioctl(handle, IoctlNumber.SET_OWNER)
     rig.port.error = RuntimeError("a defect")
-    assert rig.kernel.ioctl(handle, Command.SET_FEATURES, bytes(8)) == (5, b"")
+    assert rig.kernel.ioctl(handle, IoctlNumber.SET_FEATURES, bytes(8)) == (5, b"")
     rig.port.error = None
     until(lambda: rig.service.defects >= 1)
     until(lambda: rig.state() == "listening")
-    assert rig.kernel.ioctl(handle, Command.SET_OWNER) == (0, b"")
+    assert rig.kernel.ioctl(handle, IoctlNumber.SET_OWNER) == (0, b"")
 
 
 def test_noise_from_the_kernel_ends_nothing(rig: Rig) -> None:
     assert rig.kernel_end is not None
     rig.kernel_end.send(b"x" * 20)
-    assert rig.kernel.ioctl(rig.kernel.open(), Command.SET_OWNER) == (0, b"")
+    assert rig.kernel.ioctl(rig.kernel.open(), IoctlNumber.SET_OWNER) == (0, b"")
 
 
 # The device itself
@@ -263,8 +264,8 @@ class PaperDriver:
             thread.join(PATIENCE)
 
 
-def make(tmp_path: Path, driver: PaperDriver, mode: int = 0o660, group: str | None = None) -> Device:
-    return Device("fv0", mode, group, directory=str(tmp_path), opened=driver.open)
+def make(tmp_path: Path, driver: PaperDriver, mode: int = 0o660, group: str | None = None) -> CuseDevice:
+    return CuseDevice("fv0", mode, group, directory=str(tmp_path), opened=driver.open)
 
 
 def test_the_device_gets_vhost_nets_major_number_and_its_permissions(tmp_path: Path) -> None:
@@ -313,7 +314,7 @@ def test_a_host_without_cuse_hears_how_to_get_it(tmp_path: Path) -> None:
         raise FileNotFoundError(2, "No such file or directory", path)
 
     with pytest.raises(ServiceError, match="modprobe cuse") as refusal:
-        Device("fv0", 0o660, None, directory=str(tmp_path), opened=missing)
+        CuseDevice("fv0", 0o660, None, directory=str(tmp_path), opened=missing)
     assert refusal.value.kind == "os"
 
 
@@ -322,7 +323,7 @@ def test_a_user_who_may_not_open_it_hears_that(tmp_path: Path) -> None:
         raise PermissionError(13, "Permission denied", path)
 
     with pytest.raises(ServiceError, match="Permission denied; run fwd as root"):
-        Device("fv0", 0o660, None, directory=str(tmp_path), opened=forbidden)
+        CuseDevice("fv0", 0o660, None, directory=str(tmp_path), opened=forbidden)
 
 
 @pytest.mark.parametrize(

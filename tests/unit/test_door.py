@@ -15,7 +15,7 @@ from fastvhost.dataplane.door import Door, WorkerStuckError
 from fastvhost.dataplane.virtio_port import VirtioPort
 from fastvhost.dataplane.worker import Worker
 from tests.driver import Memory
-from tests.unit.rig import F_VERSION_1, MIB, Side, frame, mapped, rig, setup_of
+from tests.unit.rig import F_VERSION_1, MIB, GuestPort, frame, mapped, rig, setup_of
 from tests.unit.session_bench import open_fds
 from tests.unit.stuck_worker import StuckWorker
 
@@ -28,7 +28,7 @@ class Scene:
 
     def __init__(self) -> None:
         self.door = Door()
-        self.side = Side(self.door, "a", Memory.of(8 * MIB), 256, F_VERSION_1)
+        self.side = GuestPort(self.door, "a", Memory.of(8 * MIB), 256, F_VERSION_1)
         self.port = self.side.port
         self.worker = StuckWorker(self.door, "worker3", self.port)
 
@@ -50,7 +50,7 @@ def seen(port: VirtioPort) -> list[Any]:
     return [port.link_up, *states]
 
 
-SETTERS: dict[str, Callable[[Side], object]] = {
+SETTERS: dict[str, Callable[[GuestPort], object]] = {
     "set_link": lambda side: side.port.set_link(False),
     "set_memory": lambda side: side.port.set_memory(None),
     "stop_queue": lambda side: side.port.stop_queue(1),
@@ -331,7 +331,7 @@ def test_two_ports_change_two_thousand_times_at_once_under_traffic_and_no_frame_
         changed = [0, 0]
         traffic = threading.Event()  # a hundred frames came through meanwhile
 
-        def change(number: int, side: Side) -> None:
+        def change(number: int, side: GuestPort) -> None:
             while changed[number] < 1000 or not traffic.is_set():
                 side.port.set_call_fd(0, side.call[0] if changed[number] & 1 else -1)
                 changed[number] += 1

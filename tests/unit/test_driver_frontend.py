@@ -13,7 +13,7 @@ import pytest
 
 from bench.guests.short_dir import short_dir
 from bench.guests.waits import PATIENCE
-from fastvhost.backend.payload import U64, Region, VringState
+from fastvhost.backend.payload import U64, SharedRegion, VringState
 from fastvhost.driver.frontend import Feature, FrontEnd, GuestsError
 from fastvhost.vhostuser.message import HEADER, Request, encode_reply
 
@@ -104,7 +104,7 @@ def test_a_ring_is_set_up_before_it_is_kicked_and_enabled_last() -> None:
     with connected(back_end) as front_end:
         front_end.negotiate(ALL)
         fd = os.memfd_create("guest")
-        front_end.share_memory(fd, Region(0x4000_0000, 4096, 0x7F00_0000_0000, 0))
+        front_end.share_memory(fd, SharedRegion(0x4000_0000, 4096, 0x7F00_0000_0000, 0))
         os.close(fd)
         start_ring(front_end)
         front_end.enable_ring(1)

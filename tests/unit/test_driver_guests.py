@@ -20,7 +20,7 @@ from bench.guests.waits import PATIENCE, wait_until
 from bench.rig import USUAL_FEATURES, rig
 from fastvhost.driver import ram
 from fastvhost.driver.frontend import Feature
-from fastvhost.driver.guests import IMIX, Counters, Direction, Guests, GuestsError
+from fastvhost.driver.guests import IMIX, Direction, GuestCounters, Guests, GuestsError
 
 
 @pytest.mark.parametrize("sizes", [(60,), (1518,), (9000,), (65000, 60), IMIX])
@@ -92,14 +92,14 @@ def fwd(directory: Path, options: str = "") -> Iterator[tuple[str, str]]:
         assert process.wait(PATIENCE) == 0, (directory / "log").read_text()
 
 
-def flood_for(guests: Guests, seconds: float) -> Counters:
+def flood_for(guests: Guests, seconds: float) -> GuestCounters:
     guests.start()
     time.sleep(seconds)
     wait_until("a thousand frames each way", PATIENCE, lambda: both_ways(guests.counters()) > 1000)
     return guests.stop()
 
 
-def both_ways(counters: Counters) -> int:
+def both_ways(counters: GuestCounters) -> int:
     """Frames that arrived, of the way on which there are fewer."""
     return min((way.frames for way in counters if way.sent_frames), default=0)
 
@@ -120,7 +120,7 @@ def test_a_flood_through_a_real_fwd_loses_nothing() -> None:
 
 def test_counters_can_be_read_from_another_thread_and_never_run_ahead_of_themselves() -> None:
     with short_dir() as directory, fwd(directory) as (a, b), Guests(a, b) as guests:
-        seen: list[Counters] = []
+        seen: list[GuestCounters] = []
         readers = [threading.Thread(target=lambda: seen.extend(guests.counters() for _ in range(300))) for _ in "12"]
         for reader in readers:
             reader.start()

@@ -18,7 +18,7 @@ from bench.guests.short_dir import short_dir
 from bench.guests.waits import PATIENCE
 from fastvhost.backend import foreign_files, quota
 from fastvhost.backend.errors import ProtocolError
-from fastvhost.backend.payload import Region
+from fastvhost.backend.payload import SharedRegion
 from fastvhost.vhostcuse.caller import Process
 from fastvhost.vhostcuse.guest_files import GuestFiles
 from fastvhost.vhostuser.message import MemoryTable, SingleRegion
@@ -281,7 +281,7 @@ def test_files_left_behind_in_half_a_message_are_closed_without_waiting(path: Pa
 @pytest.mark.usefixtures("asked_for_a_second")
 def test_memory_of_a_cuse_front_end_on_such_a_file_is_refused_in_words() -> None:
     with Silent() as (fd,), Mapped(fd) as (pid, address), contextlib.closing(Process(pid)) as caller:
-        region = Region(0, FILE_BYTES, address, 0)
+        region = SharedRegion(0, FILE_BYTES, address, 0)
         with takes_at_most(AFTER_ASKING), pytest.raises(ProtocolError, match="does not answer"):
             GuestFiles(caller, [region])
 

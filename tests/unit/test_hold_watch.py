@@ -19,7 +19,7 @@ from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.hold_watch import HoldWatch
 from fastvhost.dataplane.worker import Worker
 from tests.driver import Memory, Piece, Region
-from tests.unit.rig import F_RING_PACKED, F_VERSION_1, MIB, Side, rig
+from tests.unit.rig import F_RING_PACKED, F_VERSION_1, MIB, GuestPort, rig
 
 HOLES = 128 * MIB
 """Filled and punched again and again: the longer, the longer a page fault waits."""
@@ -59,10 +59,10 @@ def memory_with_holes(*, rings: bool = False) -> Memory:
 
 
 @contextmanager
-def two_guests(features: int, left: Memory, right: Memory) -> Iterator[tuple[Side, Side, Worker]]:
+def two_guests(features: int, left: Memory, right: Memory) -> Iterator[tuple[GuestPort, GuestPort, Worker]]:
     """Wired to each other, at a worker that runs."""
     door = Door()
-    sides = [Side(door, name, memory, 64, features) for name, memory in (("left", left), ("right", right))]
+    sides = [GuestPort(door, name, memory, 64, features) for name, memory in (("left", left), ("right", right))]
     worker = Worker(door, "worker0", idle="adaptive")
     for ingress, egress in (sides, sides[::-1]):
         worker.add_wire(ingress.port, egress.port, hold=True, hold_timeout_ms=60_000)
@@ -129,7 +129,7 @@ class Stream:
 
     N = 8
 
-    def __init__(self, sender: Side, receiver: Side, pieces: int, *, fresh: Side | None = None) -> None:
+    def __init__(self, sender: GuestPort, receiver: GuestPort, pieces: int, *, fresh: GuestPort | None = None) -> None:
         self._ends = [(sender.queues[1], sender is fresh, False), (receiver.queues[0], receiver is fresh, True)]
         self._pieces = pieces
         self._next = FAR

@@ -16,7 +16,7 @@ from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.virtio_port import VirtioPort
 from fastvhost.dataplane.worker import Worker
 from tests.idle_cost import MOST_ROUNDS
-from tests.unit.rig import F_RING_PACKED, F_VERSION_1, RING_F_EVENT_IDX, Rig, Side, frame, mapped, rig
+from tests.unit.rig import F_RING_PACKED, F_VERSION_1, RING_F_EVENT_IDX, GuestPort, Rig, frame, mapped, rig
 
 RINGS = pytest.mark.parametrize(
     "features",
@@ -37,7 +37,7 @@ def running(r: Rig) -> Iterator[threading.Thread]:
         assert not thread.is_alive()
 
 
-def kicks_wanted(side: Side) -> bool:
+def kicks_wanted(side: GuestPort) -> bool:
     q = side.queues[1]
     if side.features & F_RING_PACKED:
         return bool(q.device_flags == 0)
@@ -46,7 +46,7 @@ def kicks_wanted(side: Side) -> bool:
     return bool(q.used_flags == 0)
 
 
-def send(side: Side, number: int) -> None:
+def send(side: GuestPort, number: int) -> None:
     """As a driver does it: offer, then kick if asked."""
     side.driver.send(frame(number))
     if kicks_wanted(side) or side.features & RING_F_EVENT_IDX:

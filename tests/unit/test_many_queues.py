@@ -12,7 +12,7 @@ import pytest
 
 from bench.guests.short_dir import short_dir
 from bench.guests.waits import PATIENCE, wait_until
-from fastvhost.backend.payload import Region
+from fastvhost.backend.payload import SharedRegion
 from fastvhost.control.control_client import ask
 from fastvhost.driver.device import GuestDevice
 from fastvhost.driver.frontend import Feature, FrontEnd
@@ -45,7 +45,7 @@ def flooded(directory: Path, ring: str, enabled: range) -> Iterator[tuple[FrontE
             )  # fmt: skip
             closing.callback(device.close)
             ram = device.ram
-            front_end.share_memory(ram.fd, Region(ram.guest_addr, ram.bytes, ram.user_addr, 0))
+            front_end.share_memory(ram.fd, SharedRegion(ram.guest_addr, ram.bytes, ram.user_addr, 0))
             for index in range(2 * MOST):
                 kick, call = device.kick_fds[index], device.call_fds[index]
                 front_end.start_ring(index, SIZE, device.ring_addresses(index), kick, call, device.base)

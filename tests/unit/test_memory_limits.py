@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from bench.guests.waits import PATIENCE
-from fastvhost.backend import foreign_files, front_end, quota
+from fastvhost.backend import foreign_files, quota, session_state
 from fastvhost.backend.errors import ProtocolError
 from fastvhost.backend.memory import REAL_MEMORY, SharedMemory
 from fastvhost.backend.memory_limit import own_limit
-from fastvhost.backend.payload import Region
+from fastvhost.backend.payload import SharedRegion
 from fastvhost.control import port_keys, port_text
 from fastvhost.control.errors import UsageError
 from fastvhost.dataplane.guest_memory import Mapping
@@ -42,8 +42,8 @@ def shared(most_bytes: int = 0, *, any_file: bool = False) -> SharedMemory:
     return SharedMemory(lambda _: (), AtOnce(), REAL_MEMORY._replace(most_bytes=most_bytes, any_file=any_file))
 
 
-def region(index: int, size: int, offset: int = 0) -> Region:
-    return Region(index << 48, size, index << 48, offset)
+def region(index: int, size: int, offset: int = 0) -> SharedRegion:
+    return SharedRegion(index << 48, size, index << 48, offset)
 
 
 def mapped(name: str = "/memfd:ram") -> int:
@@ -188,7 +188,7 @@ def test_the_least_limit_of_all_groups_counts(tmp_path: Path, version: int) -> N
 def test_memory_without_pages_is_warned_of_once_where_fwd_has_a_limit(
     monkeypatch: pytest.MonkeyPatch, limit: int | None, said: int
 ) -> None:
-    monkeypatch.setattr(front_end, "own_limit", lambda: limit)
+    monkeypatch.setattr(session_state, "own_limit", lambda: limit)
     bench = Bench(memory=REAL_MEMORY)
     for size in (GIB, 2 * GIB):
         bench.send(Request.SET_MEM_TABLE, MemoryTable((region(0, size),)), [sparse(size)])

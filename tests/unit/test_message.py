@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from fastvhost.backend.payload import U64, Region, VringAddr, VringState
+from fastvhost.backend.payload import U64, SharedRegion, VringAddr, VringState
 from fastvhost.vhostuser import message
 from fastvhost.vhostuser.message import (
     LogBase,
@@ -23,7 +23,7 @@ from fastvhost.vhostuser.message import (
 )
 
 TOP = 2**64 - 1
-REGIONS = tuple(Region(n << 30, 1 << 30, TOP - n, n * 4096) for n in range(8))
+REGIONS = tuple(SharedRegion(n << 30, 1 << 30, TOP - n, n * 4096) for n in range(8))
 
 SAMPLES = [
     Nothing(),
@@ -64,7 +64,7 @@ def test_a_payload_one_byte_short_or_long_is_malformed(payload: message.AnyPaylo
 
 
 def test_the_bytes_are_those_of_the_specification() -> None:
-    region = Region(1, 2, 3, 4)
+    region = SharedRegion(1, 2, 3, 4)
     assert MemoryTable((region,)).encode() == struct.pack("=IIQQQQ", 1, 0, 1, 2, 3, 4)
     assert SingleRegion(region).encode() == struct.pack("=QQQQQ", 0, 1, 2, 3, 4)
     # index, flags, descriptor, used, available, log

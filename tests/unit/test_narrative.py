@@ -9,7 +9,7 @@ import pytest
 from fastvhost.backend import advice
 from fastvhost.backend.logbook import BURST, PER_SECOND, Line, Logbook
 from fastvhost.backend.narrative import PATIENCE, SETTLE, Narrative, RingView, View
-from fastvhost.backend.rings import LEFT_STANDING, Ring
+from fastvhost.backend.rings import LEFT_STANDING, ConfiguredRing
 from tests.unit.session_bench import Clock
 
 
@@ -61,8 +61,8 @@ class Story:
         self.narrative.take()
 
 
-def rings(*running: int, size: int = 256, enabled: bool = True) -> list[Ring]:
-    return [Ring(index, size=size, live=index in running, enabled=enabled) for index in range(4)]
+def rings(*running: int, size: int = 256, enabled: bool = True) -> list[ConfiguredRing]:
+    return [ConfiguredRing(index, size=size, live=index in running, enabled=enabled) for index in range(4)]
 
 
 def test_every_step_is_one_line_in_order() -> None:

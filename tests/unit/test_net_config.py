@@ -14,7 +14,7 @@ from fastvhost.backend.payload import U64
 from fastvhost.control import config, port_text
 from fastvhost.control.errors import UsageError
 from fastvhost.vhostuser.message import DeviceConfig, Request
-from fastvhost.vhostuser.net_config import PLAIN, Device
+from fastvhost.vhostuser.net_config import PLAIN, DeviceSettings
 from fastvhost.vhostuser.protocol_features import (
     F_PROTOCOL_FEATURES,
     PROTOCOL_F_CONFIG,
@@ -24,12 +24,12 @@ from fastvhost.vhostuser.protocol_features import (
 from tests.unit.session_bench import Bench
 
 MAC = bytes.fromhex("52540000001a")
-TOLD = Device(MAC, 9000)
+TOLD = DeviceSettings(MAC, 9000)
 LEGACY = mask(NET_F_MAC, F_PROTOCOL_FEATURES)
 
 
 @contextlib.contextmanager
-def made(device: Device = TOLD, features: int = 0, **settings: Any) -> Iterator[Bench]:
+def made(device: DeviceSettings = TOLD, features: int = 0, **settings: Any) -> Iterator[Bench]:
     """features: what the front-end acknowledges, if anything."""
     with contextlib.closing(Bench(device=device, **settings)) as bench:
         wire = mask(PROTOCOL_F_CONFIG, PROTOCOL_F_REPLY_ACK) & offered_protocol_features(bench.port.queue_pairs, device)
@@ -53,13 +53,13 @@ def write(bench: Bench, offset: int, data: bytes, flags: int = 0) -> bool:
     [
         (PLAIN, 1, {NET_F_MTU}, False),  # nothing to tell: QEMU would warn of CONFIG at each start
         (PLAIN, 2, {NET_F_MTU, NET_F_STATUS}, True),
-        (Device(MAC), 1, {NET_F_MTU, NET_F_STATUS, NET_F_MAC}, True),
-        (Device(mtu=1400), 1, {NET_F_MTU, NET_F_STATUS}, True),
+        (DeviceSettings(MAC), 1, {NET_F_MTU, NET_F_STATUS, NET_F_MAC}, True),
+        (DeviceSettings(mtu=1400), 1, {NET_F_MTU, NET_F_STATUS}, True),
     ],
     ids=["no word", "two pairs", "a MAC", "an MTU"],
 )
 def test_a_bit_is_offered_where_there_is_something_to_tell(
-    device: Device, pairs: int, bits: set[int], asked: bool
+    device: DeviceSettings, pairs: int, bits: set[int], asked: bool
 ) -> None:
     with contextlib.closing(Bench(queue_pairs=pairs, device=device)) as bench:
         offered = bench.ask_u64(Request.GET_FEATURES)
@@ -75,11 +75,11 @@ def test_all_fields_are_those_of_the_port() -> None:
 
 
 def test_without_an_mtu_the_usual_one_is_told_or_what_the_front_end_set() -> None:
-    with made(Device(MAC)) as bench:
+    with made(DeviceSettings(MAC)) as bench:
         assert read(bench, 10, 2) == struct.pack("<H", 1500)  # virtio 1.2, section 5.1.4.1: not 0
         assert bench.ack(Request.NET_SET_MTU, U64(9000)) == 0
         assert read(bench, 10, 2) == struct.pack("<H", 9000)
-    with made(Device(MAC), without=mask(NET_F_MTU)) as bench:
+    with made(DeviceSettings(MAC), without=mask(NET_F_MTU)) as bench:
         assert read(bench, 10, 2) == bytes(2)
 
 

@@ -22,7 +22,7 @@ from fastvhost.dataplane.notifier import LOOK_SECONDS, MOST_RETIRED, Notificatio
 from fastvhost.dataplane.virtio_port import VirtioPort
 from fastvhost.dataplane.worker import Worker
 from tests.refused_calls import NUMBERS, without
-from tests.unit.rig import Rig, Side, frame, rig
+from tests.unit.rig import GuestPort, Rig, frame, rig
 from tests.unit.service_rig import until
 from tests.unit.session_bench import open_fds
 from tests.waiters import waiters
@@ -396,14 +396,14 @@ def test_a_socket_without_room_or_peer_holds_nothing(r: Rig, gone: bool) -> None
 # What control threads signal
 
 
-def side_with_err(r: Rig) -> tuple[Side, int]:
+def side_with_err(r: Rig) -> tuple[GuestPort, int]:
     err = os.eventfd(0)
     fill(err)
     fill(r.b.call[0])
     return r.b, err
 
 
-def tell(side: Side, err: int) -> None:
+def tell(side: GuestPort, err: int) -> None:
     side.port.call(0)
     side.port.signal_err(0, err)
 

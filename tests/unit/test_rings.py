@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from fastvhost.backend.payload import U64, Region, VringAddr, VringState
+from fastvhost.backend.payload import U64, SharedRegion, VringAddr, VringState
 from fastvhost.dataplane.queue_setup import QueueSetup
 from fastvhost.vhostuser.message import MemoryTable, Request, VringFd
 from tests.unit.session_bench import LEGACY, MODERN, OTHER_REGION, REGION, Bench, single
@@ -440,7 +440,7 @@ def test_a_lost_ring_can_be_stopped_and_set_up_elsewhere(bench: Bench) -> None:
 
 def test_another_table_leaves_live_rings_to_the_port(bench: Bench) -> None:
     bench.run(0)
-    bench.share(REGION, Region(OTHER_REGION.guest_addr, 4096, 0, 0))
+    bench.share(REGION, SharedRegion(OTHER_REGION.guest_addr, 4096, 0, 0))
     assert len(bench.port.of("start_queue")) == 1
     assert bench.port.of("stop_queue") == []
 

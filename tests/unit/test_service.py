@@ -16,7 +16,7 @@ import pytest
 from bench.guests.waits import PATIENCE
 from fastvhost.backend import control_thread
 from fastvhost.backend.payload import U64, VringState
-from fastvhost.vhostuser import endpoint
+from fastvhost.vhostuser import listener
 from fastvhost.vhostuser.message import Request, VringFd
 from fastvhost.vhostuser.service import LEAVERS_WAIT, VhostUserService
 from tests.frontend import F_RING_RESET, Closed, Frontend, readable
@@ -365,16 +365,16 @@ def test_out_of_file_descriptors_connections_wait_and_are_taken_later(
 ) -> None:
     with caplog.at_level(logging.INFO, "fastvhost"):
         rig = Rig(directory / "a.sock")
-        accept = endpoint.Listener.accept
+        accept = listener.Listener.accept
         attempts = []
 
-        def refuse(listener: endpoint.Listener) -> socket.socket | None:
+        def refuse(listener: listener.Listener) -> socket.socket | None:
             attempts.append(time.monotonic())
             if len(attempts) <= 2:
                 raise OSError(24, "Too many open files")
             return accept(listener)
 
-        monkeypatch.setattr(endpoint.Listener, "accept", refuse)
+        monkeypatch.setattr(listener.Listener, "accept", refuse)
         frontend = rig.frontend()
         assert frontend.ask_u64(Request.GET_QUEUE_NUM) == 1
         assert attempts[2] - attempts[0] > 0.4  # it did not spin

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.guests.waits import PATIENCE
 from fastvhost.backend import advice
-from fastvhost.vhostuser import endpoint
+from fastvhost.vhostuser import listener
 from fastvhost.vhostuser.message import Request
 from tests.frontend import Frontend
 from tests.unit.service_rig import Rig, run_a_ring, until
@@ -63,7 +63,7 @@ def test_a_socket_that_may_not_be_written_is_a_matter_of_rights_and_not_of_a_mis
 
 def test_the_wait_between_attempts_grows_to_two_seconds_and_no_further(directory: Path) -> None:
     now = [0.0]
-    dialer = endpoint.Dialer(str(directory / "none.sock"), lambda: now[0])
+    dialer = listener.Dialer(str(directory / "none.sock"), lambda: now[0])
     waits = []
     for _ in range(12):
         assert dialer.dial() is None

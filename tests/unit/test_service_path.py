@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from fastvhost.backend.errors import ServiceError
-from fastvhost.vhostuser import endpoint, socket_file
+from fastvhost.vhostuser import listener, socket_file
 from fastvhost.vhostuser.service import VhostUserService
 from tests.frontend import Request
 from tests.unit.fake_port import FakePort
@@ -43,9 +43,9 @@ def test_the_mode_is_that_which_was_asked_for_under_every_umask(directory: Path,
     before = os.umask(umask)
     try:
         for mode in (0o660, 0o600, 0o666):
-            listener = endpoint.Listener(str(directory / "a.sock"), mode, None)
+            made = listener.Listener(str(directory / "a.sock"), mode, None)
             assert stat.S_IMODE((directory / "a.sock").stat().st_mode) == mode
-            listener.close()
+            made.close()
     finally:
         os.umask(before)
 
@@ -80,7 +80,7 @@ def test_a_file_that_somebody_puts_in_the_place_of_the_new_socket_keeps_its_mode
     monkeypatch.setattr(socket, "socket", Quick)
     group = os.getgid() + 1
     with pytest.raises(ServiceError, match=r"cannot listen: (another file has its place|No such file)"):
-        endpoint.Listener(str(path), 0o660, str(group))
+        listener.Listener(str(path), 0o660, str(group))
     monkeypatch.undo()
     assert listen is socket.socket.listen
     for file in directory.iterdir():
@@ -102,14 +102,14 @@ def test_a_directory_that_others_may_write_is_refused_unless_it_is_sticky(
     place.chmod(mode)
     path = (place / "inner" if above else place) / "a.sock"
     with pytest.raises(ServiceError, match=f"replace files in {place} .*chmod \\+t {place}") as refused:
-        endpoint.Listener(str(path), 0o660, None)
+        listener.Listener(str(path), 0o660, None)
     assert refused.value.kind == "usage"
     assert not path.exists()
     (directory / "link").symlink_to(path.parent)
     with pytest.raises(ServiceError, match=f"replace files in {place}"):
-        endpoint.Listener(str(directory / "link" / "a.sock"), 0o660, None)
+        listener.Listener(str(directory / "link" / "a.sock"), 0o660, None)
     place.chmod(mode | 0o1000)
-    endpoint.Listener(str(path), 0o660, None).close()
+    listener.Listener(str(path), 0o660, None).close()
 
 
 def test_a_directory_that_only_the_group_of_this_user_alone_may_write_is_its_own(directory: Path) -> None:
@@ -147,9 +147,9 @@ def test_a_socket_somebody_answers_on_with_a_full_queue_is_left_alone(directory:
         busy.listen(0)
         with contextlib.suppress(BlockingIOError):
             for _ in range(10):
-                stack.enter_context(endpoint._connect(str(path)))
+                stack.enter_context(listener._connect(str(path)))
         with pytest.raises(ServiceError, match="another process answers"):
-            endpoint.Listener(str(path), 0o660, None)
+            listener.Listener(str(path), 0o660, None)
 
 
 def test_a_socket_that_is_about_to_listen_is_left_alone(directory: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_socket_that_is_about_to_listen_is_left_alone(directory: Path) -> None
     with socket.socket(socket.AF_UNIX) as early:
         early.bind(str(path))
         with pytest.raises(ServiceError, match="another process answers"):
-            endpoint.Listener(str(path), 0o660, None)
+            listener.Listener(str(path), 0o660, None)
         assert path.exists()
 
 
@@ -168,7 +168,7 @@ def test_a_socket_that_is_looked_at_hears_nothing_of_it(directory: Path) -> None
         busy.listen()
         busy.setblocking(False)
         with pytest.raises(ServiceError, match="another process answers"):
-            endpoint.Listener(str(path), 0o660, None)
+            listener.Listener(str(path), 0o660, None)
         with pytest.raises(BlockingIOError):
             busy.accept()
 
@@ -178,17 +178,17 @@ def test_a_socket_whose_listener_is_gone_is_stale_though_its_connections_live_on
     with socket.socket(socket.AF_UNIX) as left_behind:
         left_behind.bind(str(path))
         left_behind.listen()
-        client = endpoint._connect(str(path))
+        client = listener._connect(str(path))
         accepted = left_behind.accept()[0]
     with client, accepted:
-        endpoint.Listener(str(path), 0o660, None).close()
+        listener.Listener(str(path), 0o660, None).close()
 
 
 def test_a_file_that_is_no_socket_is_left_alone(directory: Path) -> None:
     path = directory / "a.sock"
     path.write_text("precious")
     with pytest.raises(ServiceError, match="no socket"):
-        endpoint.Listener(str(path), 0o660, None)
+        listener.Listener(str(path), 0o660, None)
     assert path.read_text() == "precious"
 
 
@@ -196,7 +196,7 @@ def test_a_link_to_a_file_is_left_alone(directory: Path) -> None:
     (directory / "precious").write_text("precious")
     (directory / "a.sock").symlink_to(directory / "precious")
     with pytest.raises(ServiceError, match="no socket"):
-        endpoint.Listener(str(directory / "a.sock"), 0o660, None)
+        listener.Listener(str(directory / "a.sock"), 0o660, None)
 
 
 def test_somebody_elses_socket_at_our_path_is_not_removed(directory: Path) -> None:
@@ -217,12 +217,12 @@ def test_a_port_that_withdraws_frees_its_path_at_once_though_its_thread_is_stuck
     go_on = threading.Event()
     rig.service._turn = go_on.wait  # type: ignore[method-assign]
     served.send(Request.SET_OWNER)  # it wakes, and is stuck from the next turn on
-    early = endpoint._connect(str(path))
+    early = listener._connect(str(path))
     rig.service.withdraw()
     assert not path.exists()
     with pytest.raises(OSError, match="No such file"):
-        endpoint._connect(str(path))
-    other = endpoint.Listener(str(path), 0o660, None)
+        listener._connect(str(path))
+    other = listener.Listener(str(path), 0o660, None)
     go_on.set()
     rig.close()
     assert path.exists()
@@ -249,33 +249,33 @@ def test_a_port_that_withdraws_serves_on_until_it_is_stopped_and_sleeps_meanwhil
 
 
 def test_a_path_is_107_bytes_at_most(directory: Path) -> None:
-    room = endpoint.MAX_PATH_BYTES - len(str(directory)) - 1
+    room = listener.MAX_PATH_BYTES - len(str(directory)) - 1
     rig = Rig(directory / ("a" * room))
     rig.close()
     with pytest.raises(ServiceError, match="108 bytes") as refused:
-        endpoint.Listener(str(directory / ("a" * (room + 1))), 0o660, None)
+        listener.Listener(str(directory / ("a" * (room + 1))), 0o660, None)
     assert refused.value.kind == "usage"
 
 
 def test_bytes_count_and_not_letters(directory: Path) -> None:
     with pytest.raises(ServiceError, match="bytes"):
-        endpoint.check_path(str(directory / ("é" * 60)))
+        listener.check_path(str(directory / ("é" * 60)))
 
 
 @pytest.mark.parametrize("path", ["", "a\0b"])
 def test_a_path_no_file_can_have_is_refused(path: str) -> None:
     with pytest.raises(ServiceError, match="no path"):
-        endpoint.check_path(path)
+        listener.check_path(path)
 
 
 def test_a_missing_directory_is_named_with_the_command_that_makes_it(directory: Path) -> None:
     with pytest.raises(ServiceError, match=f"mkdir -p {directory}/none"):
-        endpoint.Listener(str(directory / "none" / "a.sock"), 0o660, None)
+        listener.Listener(str(directory / "none" / "a.sock"), 0o660, None)
 
 
 def test_an_unknown_group_is_refused_before_anything_is_made(directory: Path) -> None:
     with pytest.raises(ServiceError, match="no group 'nosuchgroup'"):
-        endpoint.Listener(str(directory / "a.sock"), 0o660, "nosuchgroup")
+        listener.Listener(str(directory / "a.sock"), 0o660, "nosuchgroup")
     assert not (directory / "a.sock").exists()
 
 
@@ -286,7 +286,7 @@ def test_what_the_system_refuses_is_no_wrong_usage(directory: Path, monkeypatch:
     before = open_fds()
     monkeypatch.setattr(os, "chown", refuse)
     with pytest.raises(ServiceError, match="member of the group") as refused:
-        endpoint.Listener(str(directory / "a.sock"), 0o660, str(os.getgid() + 1))
+        listener.Listener(str(directory / "a.sock"), 0o660, str(os.getgid() + 1))
     assert refused.value.kind == "os"
     assert not (directory / "a.sock").exists()
     assert open_fds() == before

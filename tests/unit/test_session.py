@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from fastvhost.backend import features
-from fastvhost.backend.payload import U64, Region, VringState
+from fastvhost.backend.payload import U64, SharedRegion, VringState
 from fastvhost.vhostuser import protocol_features
 from fastvhost.vhostuser.message import LogBase, MemoryTable, Payload, Request, SingleRegion, VringFd
 from fastvhost.vhostuser.session import HANDLERS
@@ -195,12 +195,12 @@ def test_another_table_takes_effect_before_the_old_mappings_close(bench: Bench) 
 @pytest.mark.parametrize(
     "regions",
     [
-        pytest.param((Region(0, 666, 0, 0),), id="one that cannot be mapped"),
-        pytest.param((OTHER_REGION, Region(0, 666, 0, 0)), id="the second of two"),
+        pytest.param((SharedRegion(0, 666, 0, 0),), id="one that cannot be mapped"),
+        pytest.param((OTHER_REGION, SharedRegion(0, 666, 0, 0)), id="the second of two"),
         pytest.param((REGION, REGION), id="two that overlap"),
     ],
 )
-def test_a_table_that_is_refused_leaves_the_old_one(bench: Bench, regions: tuple[Region, ...]) -> None:
+def test_a_table_that_is_refused_leaves_the_old_one(bench: Bench, regions: tuple[SharedRegion, ...]) -> None:
     bench.negotiate()
     bench.share(REGION)
     (old,) = bench.port.of("set_memory")[0]
@@ -213,9 +213,9 @@ def test_a_table_that_is_refused_leaves_the_old_one(bench: Bench, regions: tuple
 @pytest.mark.parametrize(
     ("request_", "payload"),
     [
-        (Request.SET_MEM_TABLE, MemoryTable((Region(0, 666, 0, 0),))),
+        (Request.SET_MEM_TABLE, MemoryTable((SharedRegion(0, 666, 0, 0),))),
         (Request.SET_MEM_TABLE, b"\1"),
-        (Request.ADD_MEM_REG, SingleRegion(Region(0, 666, 0, 0))),
+        (Request.ADD_MEM_REG, SingleRegion(SharedRegion(0, 666, 0, 0))),
     ],
     ids=["table", "a table that is none", "region"],
 )
@@ -258,7 +258,7 @@ def test_slots_are_added_and_removed_one_by_one(bench: Bench) -> None:
 def test_a_region_is_removed_whatever_its_mmap_offset_and_a_stray_fd_closed(bench: Bench) -> None:
     bench.negotiate()
     bench.share(REGION)
-    other_offset = Region(REGION.guest_addr, REGION.bytes, REGION.user_addr, 4096)
+    other_offset = SharedRegion(REGION.guest_addr, REGION.bytes, REGION.user_addr, 4096)
     assert bench.ack(Request.REM_MEM_REG, single(other_offset), [bench.memfd()]) == 0
     assert bench.session.memory.regions == ()
 
@@ -266,12 +266,12 @@ def test_a_region_is_removed_whatever_its_mmap_offset_and_a_stray_fd_closed(benc
 @pytest.mark.parametrize(
     "region",
     [
-        Region(REGION.guest_addr + 1, REGION.bytes, REGION.user_addr, 0),
-        Region(REGION.guest_addr, REGION.bytes + 1, REGION.user_addr, 0),
-        Region(REGION.guest_addr, REGION.bytes, REGION.user_addr + 1, 0),
+        SharedRegion(REGION.guest_addr + 1, REGION.bytes, REGION.user_addr, 0),
+        SharedRegion(REGION.guest_addr, REGION.bytes + 1, REGION.user_addr, 0),
+        SharedRegion(REGION.guest_addr, REGION.bytes, REGION.user_addr + 1, 0),
     ],
 )
-def test_a_region_that_differs_is_not_removed(bench: Bench, region: Region) -> None:
+def test_a_region_that_differs_is_not_removed(bench: Bench, region: SharedRegion) -> None:
     bench.negotiate()
     bench.share(REGION)
     assert bench.ack(Request.REM_MEM_REG, single(region)) == 1
@@ -310,8 +310,8 @@ def test_a_slot_beyond_the_last_is_refused(bench: Bench) -> None:
     bench.negotiate()
     fd = bench.memfd()
     for n in range(509):
-        assert bench.ack(Request.ADD_MEM_REG, single(Region(n << 20, 1 << 20, n << 20, 0)), [fd]) == 0
-    assert bench.ack(Request.ADD_MEM_REG, single(Region(509 << 20, 1 << 20, 509 << 20, 0)), [fd]) == 1
+        assert bench.ack(Request.ADD_MEM_REG, single(SharedRegion(n << 20, 1 << 20, n << 20, 0)), [fd]) == 0
+    assert bench.ack(Request.ADD_MEM_REG, single(SharedRegion(509 << 20, 1 << 20, 509 << 20, 0)), [fd]) == 1
     assert len(bench.session.memory.regions) == 509
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from fastvhost.dataplane.door import Door
 from tests.driver import Memory
 from tests.hostile.accomplice import LIBC, SYS_USERFAULTFD, UFFD_API, UFFD_MISSING, UFFDIO_API, UFFDIO_REGISTER
-from tests.unit.rig import F_RING_PACKED, F_VERSION_1, MIB, Side
+from tests.unit.rig import F_RING_PACKED, F_VERSION_1, MIB, GuestPort
 
-side = Side(Door(), "a", Memory.of(MIB, name="slow"), 64, F_VERSION_1 | {packed} * F_RING_PACKED)
+side = GuestPort(Door(), "a", Memory.of(MIB, name="slow"), 64, F_VERSION_1 | {packed} * F_RING_PACKED)
 side.connect()
 # Its pages are gone, and whoever touches one of them through the port's mapping waits for whoever has this descriptor.
 region = side.memory.regions[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.driver import Memory, Piece
-from tests.unit.rig import F_RING_PACKED, F_VERSION_1, MIB, NET_F_MRG_RXBUF, RING_F_INDIRECT_DESC, Side, frame, rig
+from tests.unit.rig import F_RING_PACKED, F_VERSION_1, MIB, NET_F_MRG_RXBUF, RING_F_INDIRECT_DESC, GuestPort, frame, rig
 
 MOST_PIECES = 256
 MOST_BYTES = 96 * 1024
@@ -15,7 +15,7 @@ HEADER_BYTES = 12
 ring_formats = pytest.mark.parametrize("ring", RINGS.values(), ids=RINGS.keys())
 
 
-def offer_shared_table(side: Side, frames: int, pieces: int) -> None:
+def offer_shared_table(side: GuestPort, frames: int, pieces: int) -> None:
     """Frames that all are one and the same indirect table: the header, and so many pieces of one byte."""
     queue = side.queues[1]
     header, payload = side.memory.take(HEADER_BYTES), side.memory.take(pieces)

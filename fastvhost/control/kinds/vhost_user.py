@@ -132,7 +132,7 @@ class VhostUser(Kind):
 
     def make_service(self, spec: PortSpec, port: Any, socket_group: str | None) -> Service:
         """The protocol."""
-        from fastvhost.vhostuser.service import Device, VhostUserService
+        from fastvhost.vhostuser.service import DeviceSettings, VhostUserService
 
         without, mtu = spec.option("without"), spec.option("mtu")
         return VhostUserService(
@@ -144,7 +144,7 @@ class VhostUser(Kind):
             any_memory_file=port_keys.any_memory_file(spec),
             without=port_keys.without(str(spec), without) if without else 0,
             queue_pairs=spec.queues,
-            device=Device(bytes.fromhex(spec.mac.replace(":", "")), int(mtu or 0)),
+            device=DeviceSettings(bytes.fromhex(spec.mac.replace(":", "")), int(mtu or 0)),
             keep_record=functools.partial(records.keep, beside=_serves(spec)),
         )
 

@@ -9,7 +9,7 @@ from fastvhost.dataplane.port cimport Port
 from fastvhost.dataplane.ports.parcels cimport Parcel, Parcels
 
 
-cdef struct Side:
+cdef struct EndpointMemory:
     # set once
     uint8_t *memory          # n_slots of slot_bytes each
     uint32_t slot_bytes
@@ -27,7 +27,7 @@ cdef struct Side:
 
 
 cdef class Endpoint(Port):
-    cdef Side side
+    cdef EndpointMemory side
     cdef object memory       # the mapping, and a view of it
     cdef object view
     cdef readonly uint32_t slots, slot_bytes

@@ -19,12 +19,10 @@ from posix.unistd cimport close
 from fastvhost.abi.shared_memory cimport full_fence, load_acquire_u32, store_release_u32
 from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES
 from fastvhost.dataplane.door cimport Door
-from fastvhost.dataplane.eventfd cimport POLLIN, drain_eventfd, poll, pollfd, wake_eventfd
 from fastvhost.dataplane.drop_reason cimport LINK_DOWN, OVERSIZE
-from fastvhost.dataplane.frame cimport BURST as MOST_FRAMES, copy_frame
-from fastvhost.dataplane.frame cimport Burst as FrameBurst
-from fastvhost.dataplane.frame cimport Chain, Done, Frame, Segment
-from fastvhost.dataplane.port cimport Port, PortFace
+from fastvhost.dataplane.eventfd cimport POLLIN, drain_eventfd, poll, pollfd, wake_eventfd
+from fastvhost.dataplane.frame cimport BURST as MOST_FRAMES, Chain, Done, Frame, FrameBurst, Segment, copy_frame
+from fastvhost.dataplane.port cimport Port, PortOps
 from fastvhost.dataplane.ports.parcels cimport (
     Parcel,
     Parcels,
@@ -38,7 +36,7 @@ from fastvhost.dataplane.ports.parcels cimport (
 from fastvhost.dataplane.tally cimport Tally, count_drops
 
 
-# How long a program that waits sleeps at the most: one bell for two threads, one of which may answer it for the other.
+# How long a program that waits sleeps at most: two threads may wait on one eventfd, and one take the wake-up of both.
 cdef enum:
     WAKE_UP_MS = 100
 
@@ -49,15 +47,15 @@ class EndpointClosedError(Exception):
 
 # The worker's side
 
-cdef void wake_program(Side *side) noexcept nogil:
+cdef void wake_program(EndpointMemory *side) noexcept nogil:
     full_fence()  # pairs with Endpoint.wait_for: one of the two sees the other
     if load_acquire_u32(&side.program_waits):
         store_release_u32(&side.program_waits, 0)
         wake_eventfd(side.program_fd)
 
 
-cdef uint32_t receive_burst(PortFace *port, uint32_t pair, FrameBurst *burst) noexcept nogil:
-    cdef Side *side = <Side *>port.kind
+cdef uint32_t receive_burst(PortOps *port, uint32_t pair, FrameBurst *burst) noexcept nogil:
+    cdef EndpointMemory *side = <EndpointMemory *>port.state
     cdef uint32_t i, n = min(parcels_there(&side.leaving), <uint32_t>MOST_FRAMES)
     cdef Parcel parcel
     for i in range(n):
@@ -73,8 +71,8 @@ cdef uint32_t receive_burst(PortFace *port, uint32_t pair, FrameBurst *burst) no
     return n
 
 
-cdef void release_burst(PortFace *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil:
-    cdef Side *side = <Side *>port.kind
+cdef void release_burst(PortOps *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil:
+    cdef EndpointMemory *side = <EndpointMemory *>port.state
     cdef uint32_t i
     for i in range(n):
         put_parcel(&side.returned, done[i].ticket, 0)
@@ -83,9 +81,9 @@ cdef void release_burst(PortFace *port, uint32_t pair, const Done *done, uint32_
 
 
 cdef uint32_t deliver_burst(
-    PortFace *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
+    PortOps *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
 ) noexcept nogil:
-    cdef Side *side = <Side *>port.kind
+    cdef EndpointMemory *side = <EndpointMemory *>port.state
     cdef Tally *tally = &port.tx[pair]
     cdef uint32_t i = 0, room = parcels_there(&side.vacant), slot
     while i < n:
@@ -108,26 +106,26 @@ cdef uint32_t deliver_burst(
     return i
 
 
-cdef uint32_t deliver_to_nobody(
-    PortFace *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
+cdef uint32_t drop_after_end(
+    PortOps *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
 ) noexcept nogil:
     count_drops(&port.tx[pair], LINK_DOWN, n)
     return n
 
 
-cdef int wait_fd(PortFace *port, uint32_t pair, bint *kicked) noexcept nogil:
-    cdef Side *side = <Side *>port.kind
+cdef int wait_fd(PortOps *port, uint32_t pair, bint *kicked) noexcept nogil:
+    cdef EndpointMemory *side = <EndpointMemory *>port.state
     if drain_eventfd(side.worker_fd):
         kicked[0] = True
     return side.worker_fd
 
 
-cdef void want_kicks(PortFace *port, uint32_t pair, bint wanted) noexcept nogil:
-    store_release_u32(&(<Side *>port.kind).worker_waits, wanted)
+cdef void want_kicks(PortOps *port, uint32_t pair, bint wanted) noexcept nogil:
+    store_release_u32(&(<EndpointMemory *>port.state).worker_waits, wanted)
 
 
-cdef bint has_work(PortFace *port, uint32_t pair) noexcept nogil:
-    return parcels_there(&(<Side *>port.kind).leaving) != 0
+cdef bint has_work(PortOps *port, uint32_t pair) noexcept nogil:
+    return parcels_there(&(<EndpointMemory *>port.state).leaving) != 0
 
 
 # The program's side
@@ -308,10 +306,10 @@ cdef class Endpoint(Port):
             else:
                 put_parcel(&self.side.vacant, i, 0)
         show_parcels(&self.side.vacant)
-        self.face.kind = &self.side
-        self.face.receive_burst, self.face.deliver_burst = receive_burst, deliver_burst
-        self.face.release_burst = release_burst
-        self.face.wait_fd, self.face.want_kicks, self.face.has_work = wait_fd, want_kicks, has_work
+        self.ops.state = &self.side
+        self.ops.receive_burst, self.ops.deliver_burst = receive_burst, deliver_burst
+        self.ops.release_burst = release_burst
+        self.ops.wait_fd, self.ops.want_kicks, self.ops.has_work = wait_fd, want_kicks, has_work
 
     def __dealloc__(self) -> None:
         free(self.spare)
@@ -494,7 +492,7 @@ cdef class Endpoint(Port):
 
     def end(self) -> None:
         self.closed = True
-        self.face.deliver_burst = deliver_to_nobody  # one pointer, for good: no door
+        self.ops.deliver_burst = drop_after_end  # one pointer, for good: no door
         full_fence()
         wake_eventfd(self.side.program_fd)
 

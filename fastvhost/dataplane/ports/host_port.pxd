@@ -5,8 +5,8 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from fastvhost.abi.virtio_net cimport MAX_FRAME_BYTES
 from fastvhost.dataplane.changing_port cimport ChangingPort
 from fastvhost.dataplane.door cimport Door
-from fastvhost.dataplane.frame cimport Burst, Chain, Frame, Segment
-from fastvhost.dataplane.port cimport PortFace
+from fastvhost.dataplane.frame cimport FrameBurst, Chain, Frame, Segment
+from fastvhost.dataplane.port cimport PortOps
 
 
 cdef extern from "<sys/uio.h>" nogil:
@@ -38,7 +38,7 @@ cdef struct HostQueue:
     uint8_t *bounce
 
 
-cdef struct HostSide:
+cdef struct HostPortState:
     HostQueue *queues        # one a pair
     int attention_fd
     # set through the door
@@ -60,8 +60,8 @@ cdef struct HostFile:
 
 # What workers are to see: written down by control, in effect at the door.
 cdef struct HostChange:
-    PortFace *port           # what changes
-    HostSide *side
+    PortOps *port           # what changes
+    HostPortState *side
     bint lends               # frames received lie in memory that goes with the files
     bint begun               # what follows is filled in
     bint touched
@@ -80,19 +80,19 @@ cdef class HostFiles:
     cdef void let_go(self) noexcept         # no worker uses it, or ever did. Idempotent
 
 
-cdef void report_error(HostSide *side, int error) noexcept nogil
-cdef void report_first_frame(HostSide *side) noexcept nogil
-cdef uint32_t gather(HostQueue *queue, const Frame *frame, const Segment *segments, iovec *parts) noexcept nogil
-cdef int host_wait_fd(PortFace *port, uint32_t pair, bint *kicked) noexcept nogil
+cdef void report_error(HostPortState *side, int error) noexcept nogil
+cdef void report_first_frame(HostPortState *side) noexcept nogil
+cdef uint32_t list_pieces(HostQueue *queue, const Frame *frame, const Segment *segments, iovec *parts) noexcept nogil
+cdef int host_wait_fd(PortOps *port, uint32_t pair, bint *kicked) noexcept nogil
 
 
-cdef inline void add_frame(Burst *burst, uint32_t n, uint8_t *data, uint32_t bytes) noexcept nogil:
+cdef inline void add_frame(FrameBurst *burst, uint32_t n, uint8_t *data, uint32_t bytes) noexcept nogil:
     """The n-th frame of a burst, in one piece."""
     burst.frames[n] = Chain(data=data, bytes=bytes, ticket=n, first_segment=0, n_segments=1)
 
 
 cdef class HostPort(ChangingPort):
-    cdef HostSide *side
+    cdef HostPortState *side
     cdef HostFiles files         # what workers use
     # what they are to see
     cdef HostChange next

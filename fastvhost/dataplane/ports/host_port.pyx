@@ -11,27 +11,27 @@ from fastvhost.dataplane.changing_port cimport ChangingPort
 from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.eventfd cimport drain_eventfd, wake_eventfd
 from fastvhost.dataplane.frame cimport Frame, Segment, copy_frame
-from fastvhost.dataplane.port cimport NOTHING_TO_WAIT_FOR, Port, PortFace
+from fastvhost.dataplane.port cimport NOTHING_TO_WAIT_FOR, Port, PortOps
 
 
 # Seconds. Of a setter that stands alone: a worker that is later keeps the port waiting, whoever changes it tries again.
 cdef double PATIENCE = 0.5
 
 
-cdef void report_error(HostSide *side, int error) noexcept nogil:
+cdef void report_error(HostPortState *side, int error) noexcept nogil:
     """Tell control of a call that failed, once until it has looked."""
     if not side.found_error:
         store_release_u32(&side.found_error, error)  # pairs with HostPort.events
         wake_eventfd(side.attention_fd)
 
 
-cdef void report_first_frame(HostSide *side) noexcept nogil:
+cdef void report_first_frame(HostPortState *side) noexcept nogil:
     side.seen_frame = True
     store_release_u32(&side.found_first_frame, 1)  # pairs with HostPort.events
     wake_eventfd(side.attention_fd)
 
 
-cdef uint32_t gather(HostQueue *queue, const Frame *frame, const Segment *segments, iovec *parts) noexcept nogil:
+cdef uint32_t list_pieces(HostQueue *queue, const Frame *frame, const Segment *segments, iovec *parts) noexcept nogil:
     """A frame in pieces as the kernel wants them; in more pieces than it takes, by way of the bounce buffer."""
     cdef uint32_t i
     if frame.n_segments > MOST_PARTS:
@@ -43,16 +43,16 @@ cdef uint32_t gather(HostQueue *queue, const Frame *frame, const Segment *segmen
     return frame.n_segments
 
 
-cdef int host_wait_fd(PortFace *port, uint32_t pair, bint *kicked) noexcept nogil:
+cdef int host_wait_fd(PortOps *port, uint32_t pair, bint *kicked) noexcept nogil:
     """Readable while frames wait: poll() looks again by itself, so nothing is lost between looking and sleeping."""
-    cdef int fd = (<HostSide *>port.kind).queues[pair].fd
+    cdef int fd = (<HostPortState *>port.state).queues[pair].fd
     return NOTHING_TO_WAIT_FOR if fd < 0 else fd
 
 
 cdef void commit_host_change(void *written) noexcept nogil:
     """Workers see it from now on: a HostChange. While those that own lanes of this port are at the door."""
     cdef HostChange *change = <HostChange *>written
-    cdef HostSide *side = change.side
+    cdef HostPortState *side = change.side
     cdef uint32_t i
     if change.swaps:
         for i in range(change.port.n_pairs if side.queues != NULL else 0):
@@ -84,11 +84,11 @@ cdef class HostPort(ChangingPort):
 
     def __cinit__(self, *args, **kwargs) -> None:
         self.attention_fd = -1
-        self.side = <HostSide *>calloc(1, sizeof(HostSide))
+        self.side = <HostPortState *>calloc(1, sizeof(HostPortState))
         if self.side == NULL:
             raise MemoryError
         self.side.attention_fd = -1
-        self.next.port, self.next.side = &self.face, self.side
+        self.next.port, self.next.side = &self.ops, self.side
         self.apply, self.written = commit_host_change, &self.next
 
     cdef int make(self, str name, Door door, uint32_t n_pairs) except -1:
@@ -112,9 +112,9 @@ cdef class HostPort(ChangingPort):
             if queue.arena == NULL or queue.parts == NULL or queue.bounce == NULL:
                 raise MemoryError
         self.attention_fd = self.side.attention_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self.face.kind = self.side
-        self.face.wait_fd = host_wait_fd
-        self.face.active_pairs = n_pairs
+        self.ops.state = self.side
+        self.ops.wait_fd = host_wait_fd
+        self.ops.active_pairs = n_pairs
         return 0
 
     # Changes: written to `next`, unseen until they take effect all at once
@@ -169,7 +169,7 @@ cdef class HostPort(ChangingPort):
     def __dealloc__(self) -> None:
         cdef uint32_t i
         if self.side != NULL:
-            for i in range(self.face.n_pairs if self.side.queues != NULL else 0):
+            for i in range(self.ops.n_pairs if self.side.queues != NULL else 0):
                 free(self.side.queues[i].arena)
                 free(self.side.queues[i].parts)
                 free(self.side.queues[i].bounce)

@@ -17,14 +17,14 @@ from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES, NET_HDR_F_NEEDS_CSUM, 
 from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.drop_reason cimport BAD_DESCRIPTOR, GSO_UNSUPPORTED, LINK_DOWN, OVERSIZE, RUNT
 from fastvhost.dataplane.ether cimport ETHER_ADDRESSES_BYTES, ETHERTYPE_VLAN, VLAN_TAG_BYTES, put16
-from fastvhost.dataplane.frame cimport BURST, Burst, Frame, Segment, copy_frame
-from fastvhost.dataplane.port cimport PortFace
+from fastvhost.dataplane.frame cimport BURST, FrameBurst, Frame, Segment, copy_frame
+from fastvhost.dataplane.port cimport PortOps
 from fastvhost.dataplane.ports.host_port cimport (
     HostFile,
     HostFiles,
     HostPort,
     HostQueue,
-    HostSide,
+    HostPortState,
     add_frame,
     iovec,
     report_error,
@@ -139,14 +139,14 @@ cdef void give_back(PacketRing *ring) noexcept nogil:
         ring.n_held -= 1
 
 
-cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcept nogil:
-    cdef HostSide *side = <HostSide *>port.kind
+cdef uint32_t receive_burst(PortOps *port, uint32_t pair, FrameBurst *burst) noexcept nogil:
+    cdef HostPortState *side = <HostPortState *>port.state
     cdef HostQueue *queue = &side.queues[pair]
     cdef PacketRing *ring = <PacketRing *>queue.handle
     cdef Tally *tally = &port.rx[pair]
     cdef uint32_t n = 0, i
     cdef tpacket3_hdr *packet
-    cdef Found found
+    cdef FoundPacket found
     if queue.fd < 0:
         return 0
     if ring.n_held:
@@ -178,13 +178,13 @@ cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcep
 
 
 # Where a frame of the ring lies, each word read once.
-cdef struct Found:
+cdef struct FoundPacket:
     uint32_t next_offset
     uint32_t bytes
     uint32_t mac
 
 
-cdef inline bint lies_in_block(const PacketRing *ring, const tpacket3_hdr *packet, Found *found) noexcept nogil:
+cdef inline bint lies_in_block(const PacketRing *ring, const tpacket3_hdr *packet, FoundPacket *found) noexcept nogil:
     """Whether a frame and what stands in front of it lie in the block being read, and the next one behind it."""
     cdef size_t at = <size_t>(<const uint8_t *>packet - <const uint8_t *>block_at(ring, ring.block))
     if at > ring.block_bytes - sizeof(tpacket3_hdr):
@@ -200,7 +200,7 @@ cdef inline bint lies_in_block(const PacketRing *ring, const tpacket3_hdr *packe
 
 
 cdef uint32_t take_packet(
-    PacketRing *ring, tpacket3_hdr *packet, const Found *found, Burst *burst, uint32_t n, Tally *tally
+    PacketRing *ring, tpacket3_hdr *packet, const FoundPacket *found, FrameBurst *burst, uint32_t n, Tally *tally
 ) noexcept nogil:
     """One frame of the ring as the n-th of the burst. 0: it is none, or a super-frame that is to be cut now."""
     cdef uint8_t *frame = <uint8_t *>packet + found.mac
@@ -242,8 +242,8 @@ cdef void restore_tag(uint8_t *frame, const tpacket3_hdr *packet) noexcept nogil
     put16(tag + 2, packet.hv1.tp_vlan_tci)
 
 
-cdef bint may_receive(PortFace *port, uint32_t pair) noexcept nogil:
-    cdef HostQueue *queue = &(<HostSide *>port.kind).queues[pair]
+cdef bint may_receive(PortOps *port, uint32_t pair) noexcept nogil:
+    cdef HostQueue *queue = &(<HostPortState *>port.state).queues[pair]
     cdef PacketRing *ring = <PacketRing *>queue.handle
     if queue.fd < 0:
         return False
@@ -252,9 +252,9 @@ cdef bint may_receive(PortFace *port, uint32_t pair) noexcept nogil:
 
 
 cdef uint32_t deliver_burst(
-    PortFace *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
+    PortOps *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
 ) noexcept nogil:
-    cdef HostSide *side = <HostSide *>port.kind
+    cdef HostPortState *side = <HostPortState *>port.state
     cdef HostQueue *queue = &side.queues[pair]
     cdef PacketRing *ring = <PacketRing *>queue.handle
     cdef Tally *tally = &port.tx[pair]
@@ -356,12 +356,12 @@ cdef class PacketPort(HostPort):
     def __init__(self, str name, Door door not None) -> None:
         self.make(name, door, 1)
         self.next.lends = True
-        self.face.receive_burst, self.face.deliver_burst = receive_burst, deliver_burst
-        self.face.may_receive = may_receive
+        self.ops.receive_burst, self.ops.deliver_burst = receive_burst, deliver_burst
+        self.ops.may_receive = may_receive
 
     def attach(self, ring, uint32_t block_bytes, int receive_fd, int send_fd) -> None:
         cdef PacketFiles files = PacketFiles()
-        if not self.face.n_pairs:
+        if not self.ops.n_pairs:
             raise ValueError("a packet port takes a ring once it is made: call its __init__")
         if block_bytes < 4096:
             raise ValueError(f"port {self.name}: blocks of {block_bytes} bytes; a page is the least")

@@ -12,8 +12,8 @@ from libc.string cimport memcpy
 from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES
 from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.drop_reason cimport LINK_DOWN, OVERSIZE, RUNT
-from fastvhost.dataplane.frame cimport BURST, Burst, Frame, Segment, copy_frame
-from fastvhost.dataplane.port cimport PortFace
+from fastvhost.dataplane.frame cimport BURST, FrameBurst, Frame, Segment, copy_frame
+from fastvhost.dataplane.port cimport PortOps
 from fastvhost.dataplane.ports.host_port cimport (
     ARENA_BYTES,
     FRAME_ROOM,
@@ -21,7 +21,7 @@ from fastvhost.dataplane.ports.host_port cimport (
     HostFiles,
     HostPort,
     HostQueue,
-    HostSide,
+    HostPortState,
     add_frame,
     report_error,
     report_first_frame,
@@ -132,7 +132,7 @@ cdef class Capture:
 cdef struct Catch:
     pcap_t *handle
     HostQueue *queue
-    Burst *burst
+    FrameBurst *burst
     Tally *tally
     uint32_t n
     uint32_t at
@@ -157,8 +157,8 @@ cdef void take_frame(unsigned char *user, const pcap_pkthdr *header, const unsig
         pcap_library.breakloop(catch.handle)
 
 
-cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcept nogil:
-    cdef HostSide *side = <HostSide *>port.kind
+cdef uint32_t receive_burst(PortOps *port, uint32_t pair, FrameBurst *burst) noexcept nogil:
+    cdef HostPortState *side = <HostPortState *>port.state
     cdef HostQueue *queue = &side.queues[pair]
     cdef Catch catch = Catch(<pcap_t *>queue.handle, queue, burst, &port.rx[pair], 0, 0)
     if queue.fd < 0:
@@ -174,9 +174,9 @@ cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcep
 
 
 cdef uint32_t deliver_burst(
-    PortFace *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
+    PortOps *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
 ) noexcept nogil:
-    cdef HostSide *side = <HostSide *>port.kind
+    cdef HostPortState *side = <HostPortState *>port.state
     cdef HostQueue *queue = &side.queues[pair]
     cdef Tally *tally = &port.tx[pair]
     cdef uint32_t i
@@ -234,12 +234,12 @@ cdef class PcapPort(HostPort):
 
     def __init__(self, str name, Door door not None) -> None:
         self.make(name, door, 1)
-        self.face.receive_burst = receive_burst
-        self.face.deliver_burst = deliver_burst
+        self.ops.receive_burst = receive_burst
+        self.ops.deliver_burst = deliver_burst
 
     def attach(self, Capture capture not None) -> None:
         cdef PcapFiles files = PcapFiles()
-        if not self.face.n_pairs:
+        if not self.ops.n_pairs:
             raise ValueError("a pcap port takes a capture once it is made: call its __init__")
         if capture.handle == NULL or capture.closing:
             raise ValueError(f"port {self.name}: the capture is closed")

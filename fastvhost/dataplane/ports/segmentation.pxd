@@ -5,7 +5,7 @@ A super-frame is cut without copying its payload: each piece is a header of its 
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
-from fastvhost.dataplane.frame cimport Burst
+from fastvhost.dataplane.frame cimport FrameBurst
 
 
 # struct virtio_net_hdr as the kernel writes it in front of a frame: the host's byte order (packet(7), PACKET_VNET_HDR).
@@ -33,4 +33,4 @@ cdef struct Super:
 
 cdef bint complete_checksum(uint8_t *frame, uint32_t bytes, uint32_t start, uint32_t offset) noexcept nogil
 cdef bint begin_super(Super *super, uint8_t *frame, uint32_t bytes, const HostHeader *header) noexcept nogil
-cdef uint32_t cut_super(Super *super, Burst *burst, uint32_t n, uint8_t *arena) noexcept nogil
+cdef uint32_t cut_super(Super *super, FrameBurst *burst, uint32_t n, uint8_t *arena) noexcept nogil

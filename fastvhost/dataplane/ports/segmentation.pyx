@@ -6,7 +6,7 @@ from libc.string cimport memcpy
 
 from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES
 from fastvhost.dataplane.ether cimport ETHERTYPE_IPV4, ETHERTYPE_IPV6, ether_payload, get16, put16
-from fastvhost.dataplane.frame cimport BURST, Burst, Chain, Segment
+from fastvhost.dataplane.frame cimport BURST, FrameBurst, Chain, Segment
 
 cdef extern from "fastvhost/dataplane/ports/checksum.h" nogil:
     uint64_t add_bytes(const uint8_t *at, uint32_t n, uint64_t sum)
@@ -71,7 +71,7 @@ cdef bint begin_super(Super *super, uint8_t *frame, uint32_t bytes, const HostHe
     return True
 
 
-cdef uint32_t cut_super(Super *super, Burst *burst, uint32_t n, uint8_t *arena) noexcept nogil:
+cdef uint32_t cut_super(Super *super, FrameBurst *burst, uint32_t n, uint8_t *arena) noexcept nogil:
     """Pieces as frames n, n+1, ... of a burst, as far as it has room; their headers go to the arena, a slot a frame.
 
     Returns the burst's frames. After the last piece super.frame is NULL.
@@ -150,7 +150,7 @@ cdef void put_checksum(
 def cut(bytes frame, int gso_type, int gso_bytes, int csum_start, int csum_offset) -> list[bytes]:
     cdef HostHeader header
     cdef Super super
-    cdef Burst *burst = <Burst *>calloc(1, sizeof(Burst))
+    cdef FrameBurst *burst = <FrameBurst *>calloc(1, sizeof(FrameBurst))
     cdef uint8_t *arena = <uint8_t *>malloc(BURST * MOST_HEADER_BYTES)
     cdef Segment *segments = <Segment *>malloc(2 * BURST * sizeof(Segment))
     cdef uint32_t i, j, n

@@ -10,8 +10,8 @@ from libc.stdint cimport uint32_t
 from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES
 from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.drop_reason cimport LINK_DOWN, RUNT
-from fastvhost.dataplane.frame cimport BURST, Burst, Frame, Segment, copy_frame
-from fastvhost.dataplane.port cimport PortFace
+from fastvhost.dataplane.frame cimport BURST, FrameBurst, Frame, Segment, copy_frame
+from fastvhost.dataplane.port cimport PortOps
 from fastvhost.dataplane.ports.host_port cimport (
     ARENA_BYTES,
     FRAME_ROOM,
@@ -19,9 +19,9 @@ from fastvhost.dataplane.ports.host_port cimport (
     HostFiles,
     HostPort,
     HostQueue,
-    HostSide,
+    HostPortState,
     add_frame,
-    gather,
+    list_pieces,
     report_error,
     report_first_frame,
     writev,
@@ -40,8 +40,8 @@ cdef extern from * nogil:
     ssize_t send_frame(int fd, const void *source, size_t bytes)
 
 
-cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcept nogil:
-    cdef HostSide *side = <HostSide *>port.kind
+cdef uint32_t receive_burst(PortOps *port, uint32_t pair, FrameBurst *burst) noexcept nogil:
+    cdef HostPortState *side = <HostPortState *>port.state
     cdef HostQueue *queue = &side.queues[pair]
     cdef Tally *tally = &port.rx[pair]
     cdef uint32_t n = 0, at = 0
@@ -70,9 +70,9 @@ cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcep
 
 
 cdef uint32_t deliver_burst(
-    PortFace *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
+    PortOps *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
 ) noexcept nogil:
-    cdef HostSide *side = <HostSide *>port.kind
+    cdef HostPortState *side = <HostPortState *>port.state
     cdef HostQueue *queue = &side.queues[pair]
     cdef Tally *tally = &port.tx[pair]
     cdef uint32_t i
@@ -100,7 +100,7 @@ cdef int write_frame(HostQueue *queue, const Frame *frame, const Segment *segmen
     if frame.n_segments == 1:
         written = send_frame(queue.fd, frame.data, frame.bytes)
     else:
-        written = writev(queue.fd, queue.parts, gather(queue, frame, segments, queue.parts))
+        written = writev(queue.fd, queue.parts, list_pieces(queue, frame, segments, queue.parts))
     if written < 0 and errno == EFAULT:
         copy_frame(queue.bounce, frame, segments)
         written = send_frame(queue.fd, queue.bounce, frame.bytes)
@@ -114,8 +114,8 @@ cdef class TapPort(HostPort):
 
     def __init__(self, str name, Door door not None, uint32_t queues=1) -> None:
         self.make(name, door, queues)
-        self.face.receive_burst = receive_burst
-        self.face.deliver_burst = deliver_burst
+        self.ops.receive_burst = receive_burst
+        self.ops.deliver_burst = deliver_burst
 
     def attach(self, fds) -> None:
         cdef HostFiles files = HostFiles()
@@ -124,9 +124,9 @@ cdef class TapPort(HostPort):
         numbers = []
         for number in fds:
             numbers.append(number)
-        if len(numbers) != self.face.n_pairs or not numbers:
-            raise ValueError(f"port {self.name}: {len(numbers)} file descriptors for {self.face.n_pairs} queues")
-        files.make_room(self.face.n_pairs)
+        if len(numbers) != self.ops.n_pairs or not numbers:
+            raise ValueError(f"port {self.name}: {len(numbers)} file descriptors for {self.ops.n_pairs} queues")
+        files.make_room(self.ops.n_pairs)
         for i in range(files.n):
             files.files[i] = HostFile(numbers[i], NULL)
         self.swap(files)

@@ -13,15 +13,15 @@ from fastvhost.abi.shared_memory cimport full_fence, load_acquire_u32, store_rel
 from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES
 from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.drop_reason cimport KERNEL_OVERRUN, LINK_DOWN, OVERSIZE, RUNT
-from fastvhost.dataplane.frame cimport BURST, Burst, Chain, Done, Frame, Segment, copy_frame
-from fastvhost.dataplane.port cimport PortFace
+from fastvhost.dataplane.frame cimport BURST, FrameBurst, Chain, Done, Frame, Segment, copy_frame
+from fastvhost.dataplane.port cimport PortOps
 from fastvhost.dataplane.ports.host_port cimport (
     HostChange,
     HostFile,
     HostFiles,
     HostPort,
     HostQueue,
-    HostSide,
+    HostPortState,
     report_error,
     report_first_frame,
 )
@@ -92,8 +92,8 @@ cdef bint is_there(HostQueue *queue) noexcept nogil:
     return False
 
 
-cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcept nogil:
-    cdef HostSide *side = <HostSide *>port.kind
+cdef uint32_t receive_burst(PortOps *port, uint32_t pair, FrameBurst *burst) noexcept nogil:
+    cdef HostPortState *side = <HostPortState *>port.state
     cdef HostQueue *queue = &side.queues[pair]
     cdef XdpQueue *xdp = <XdpQueue *>queue.handle
     cdef Tally *tally = &port.rx[pair]
@@ -130,8 +130,8 @@ cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcep
     return n
 
 
-cdef void release_burst(PortFace *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil:
-    cdef HostQueue *queue = &(<HostSide *>port.kind).queues[pair]
+cdef void release_burst(PortOps *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil:
+    cdef HostQueue *queue = &(<HostPortState *>port.state).queues[pair]
     cdef XdpQueue *xdp = <XdpQueue *>queue.handle
     cdef uint32_t i
     if queue.fd < 0:
@@ -141,22 +141,22 @@ cdef void release_burst(PortFace *port, uint32_t pair, const Done *done, uint32_
     store_release_u32(xdp.fill.producer, xdp.next_fill)  # pairs with the kernel taking chunks to write to
 
 
-cdef bint may_receive(PortFace *port, uint32_t pair) noexcept nogil:
-    cdef HostQueue *queue = &(<HostSide *>port.kind).queues[pair]
+cdef bint may_receive(PortOps *port, uint32_t pair) noexcept nogil:
+    cdef HostQueue *queue = &(<HostPortState *>port.state).queues[pair]
     return queue.fd >= 0 and is_there(queue)
 
 
-cdef bint has_work(PortFace *port, uint32_t pair) noexcept nogil:
+cdef bint has_work(PortOps *port, uint32_t pair) noexcept nogil:
     """Frames that arrived wake a worker by themselves; what the kernel has still to send does not."""
-    cdef HostQueue *queue = &(<HostSide *>port.kind).queues[pair]
+    cdef HostQueue *queue = &(<HostPortState *>port.state).queues[pair]
     cdef XdpQueue *xdp = <XdpQueue *>queue.handle
     return queue.fd >= 0 and load_acquire_u32(&xdp.stuck) and wants_call(&xdp.transmit)
 
 
 cdef uint32_t deliver_burst(
-    PortFace *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
+    PortOps *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
 ) noexcept nogil:
-    cdef HostSide *side = <HostSide *>port.kind
+    cdef HostPortState *side = <HostPortState *>port.state
     cdef HostQueue *queue = &side.queues[pair]
     cdef XdpQueue *xdp = <XdpQueue *>queue.handle
     cdef Tally *tally = &port.tx[pair]
@@ -165,7 +165,7 @@ cdef uint32_t deliver_burst(
         count_drops(tally, LINK_DOWN, n)
         return n
     if xdp.n_free < n:
-        take_back(xdp)
+        reclaim_chunks(xdp)
     for i in range(n):
         if frames[i].bytes > side.longest:
             count_drops(tally, OVERSIZE, 1)
@@ -187,7 +187,7 @@ cdef uint32_t deliver_burst(
     return done
 
 
-cdef void take_back(XdpQueue *xdp) noexcept nogil:
+cdef void reclaim_chunks(XdpQueue *xdp) noexcept nogil:
     """Chunks of frames that were sent."""
     cdef uint32_t until = load_acquire_u32(xdp.completion.producer)  # pairs with the kernel's, done with the chunk
     cdef uint64_t *chunks = <uint64_t *>xdp.completion.entries
@@ -198,7 +198,7 @@ cdef void take_back(XdpQueue *xdp) noexcept nogil:
     store_release_u32(xdp.completion.consumer, until)
 
 
-cdef void send_off(HostSide *side, HostQueue *queue, Tally *tally) noexcept nogil:
+cdef void send_off(HostPortState *side, HostQueue *queue, Tally *tally) noexcept nogil:
     """Have the kernel look at the transmit ring until it is through with it, or stands still."""
     cdef XdpQueue *xdp = <XdpQueue *>queue.handle
     cdef uint32_t before, now
@@ -273,16 +273,16 @@ cdef class XdpPort(HostPort):
     def __init__(self, str name, Door door not None, uint32_t queue_pairs=1) -> None:
         self.make(name, door, queue_pairs)
         self.next.lends = True
-        self.face.receive_burst, self.face.deliver_burst = receive_burst, deliver_burst
-        self.face.release_burst, self.face.may_receive, self.face.has_work = release_burst, may_receive, has_work
+        self.ops.receive_burst, self.ops.deliver_burst = receive_burst, deliver_burst
+        self.ops.release_burst, self.ops.may_receive, self.ops.has_work = release_burst, may_receive, has_work
 
     def attach(self, sockets, uint32_t longest) -> None:
         cdef XdpSocket socket
         cdef XdpFiles files = XdpFiles()
         cdef tuple given = tuple(sockets)
         own = len(set(map(id, given)))
-        if len(given) != self.face.n_pairs or not given or own < len(given):
-            raise ValueError(f"port {self.name}: {len(given)} sockets for {self.face.n_pairs} queues; one for each")
+        if len(given) != self.ops.n_pairs or not given or own < len(given):
+            raise ValueError(f"port {self.name}: {len(given)} sockets for {self.ops.n_pairs} queues; one for each")
         for socket in given:
             if socket is None:
                 raise TypeError(f"port {self.name}: None is no AF_XDP socket")

@@ -5,8 +5,8 @@ from libc.stdlib cimport calloc, free, malloc
 
 from fastvhost.abi.shared_memory cimport load_acquire_u32, store_release_u32
 from fastvhost.abi.virtio_net cimport MAX_FRAME_BYTES
-from fastvhost.dataplane.frame cimport BURST, Burst, Chain, Done, Frame, Segment, copy_frame
-from fastvhost.dataplane.port cimport LOOK_AGAIN, Port, PortFace
+from fastvhost.dataplane.frame cimport BURST, FrameBurst, Chain, Done, Frame, Segment, copy_frame
+from fastvhost.dataplane.port cimport LOOK_AGAIN, Port, PortOps
 
 cdef enum:
     SLOTS = 2 * BURST
@@ -27,9 +27,9 @@ cdef inline uint8_t *place(Ring *ring, uint32_t number) noexcept nogil:
 
 
 cdef uint32_t deliver_burst(
-    PortFace *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
+    PortOps *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
 ) noexcept nogil:
-    cdef Ring *ring = <Ring *>port.kind
+    cdef Ring *ring = <Ring *>port.state
     cdef uint32_t room = SLOTS - (ring.delivered - load_acquire_u32(&ring.released)), i  # pairs with release_burst
     n = min(n, room)
     for i in range(n):
@@ -41,8 +41,8 @@ cdef uint32_t deliver_burst(
     return n
 
 
-cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcept nogil:
-    cdef Ring *ring = <Ring *>port.kind
+cdef uint32_t receive_burst(PortOps *port, uint32_t pair, FrameBurst *burst) noexcept nogil:
+    cdef Ring *ring = <Ring *>port.state
     cdef uint32_t n = min(load_acquire_u32(&ring.delivered) - ring.received, <uint32_t>BURST), i, bytes
     for i in range(n):
         bytes = ring.bytes[ring.received % SLOTS]
@@ -54,17 +54,17 @@ cdef uint32_t receive_burst(PortFace *port, uint32_t pair, Burst *burst) noexcep
     return n
 
 
-cdef void release_burst(PortFace *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil:
-    cdef Ring *ring = <Ring *>port.kind
+cdef void release_burst(PortOps *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil:
+    cdef Ring *ring = <Ring *>port.state
     store_release_u32(&ring.released, ring.released + n)  # pairs with deliver_burst
 
 
-cdef int wait_fd(PortFace *port, uint32_t pair, bint *kicked) noexcept nogil:
+cdef int wait_fd(PortOps *port, uint32_t pair, bint *kicked) noexcept nogil:
     return LOOK_AGAIN
 
 
-cdef bint has_work(PortFace *port, uint32_t pair) noexcept nogil:
-    cdef Ring *ring = <Ring *>port.kind
+cdef bint has_work(PortOps *port, uint32_t pair) noexcept nogil:
+    cdef Ring *ring = <Ring *>port.state
     return load_acquire_u32(&ring.delivered) != ring.received
 
 
@@ -82,12 +82,12 @@ cdef class LoopPort(Port):
         self.ring.frames = <uint8_t *>malloc(<size_t>SLOTS * MAX_FRAME_BYTES)
         if self.ring.frames == NULL:
             raise MemoryError
-        self.face.kind = self.ring
-        self.face.receive_burst, self.face.deliver_burst, self.face.release_burst = (
+        self.ops.state = self.ring
+        self.ops.receive_burst, self.ops.deliver_burst, self.ops.release_burst = (
             receive_burst, deliver_burst, release_burst,
         )
-        self.face.may_receive = self.face.has_work = has_work
-        self.face.wait_fd = wait_fd
+        self.ops.may_receive = self.ops.has_work = has_work
+        self.ops.wait_fd = wait_fd
 
     def __dealloc__(self) -> None:
         if self.ring != NULL:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from fastvhost.dataplane.queue_setup import QueueSetup
 
 
-class QueueStateFace(Protocol):
+class QueueStateApi(Protocol):
     """One queue as the data plane sees it now."""
 
     @property
@@ -18,7 +18,7 @@ class QueueStateFace(Protocol):
     def _asdict(self) -> dict[str, Any]: ...
 
 
-class PortFace(Protocol):
+class PortApi(Protocol):
     """Setters write down what is to be; commit() puts it into effect. Refusals are ValueErrors with a sentence."""
 
     @property
@@ -50,5 +50,5 @@ class PortFace(Protocol):
     def call(self, index: int) -> None: ...
     def signal_err(self, index: int, err_fd: int) -> None: ...
     def tend(self, now: float) -> float | None: ...
-    def queue_state(self, index: int) -> QueueStateFace: ...
+    def queue_state(self, index: int) -> QueueStateApi: ...
     def events(self) -> Iterable[tuple[str, int, str]]: ...

@@ -16,18 +16,18 @@ from fastvhost.backend.errors import ProtocolError, SessionEndError
 from fastvhost.backend.memory import REAL_MEMORY, MemoryMaker
 from fastvhost.backend.narrative import Narrative
 from fastvhost.backend.payload import U64, VringAddr, VringState
-from fastvhost.backend.port_face import PortFace
+from fastvhost.backend.port_api import PortApi
 from fastvhost.vhostcuse import message
 from fastvhost.vhostcuse.caller import Caller, IoctlError, Process
-from fastvhost.vhostcuse.ioctls import Command, MemoryMap, VringFile, command_name
-from fastvhost.vhostcuse.message import Ioctl, Opcode, Request
-from fastvhost.vhostcuse.session import OFFERED, Session, Surroundings
+from fastvhost.vhostcuse.ioctls import IoctlNumber, MemoryMap, VringFile, command_name
+from fastvhost.vhostcuse.message import CuseRequest, Ioctl, Opcode
+from fastvhost.vhostcuse.session import OFFERED, CuseSession, Surroundings
 
 MOST_OPEN = 1024
 """Files of one device. Each costs a few words here; more are refused."""
 
 
-class Payload(Protocol):
+class IoctlPayload(Protocol):
     """What an ioctl carries."""
 
     @classmethod
@@ -35,11 +35,11 @@ class Payload(Protocol):
     def encode(self) -> bytes: ...
 
 
-class Row(NamedTuple):
+class IoctlRow(NamedTuple):
     """How one ioctl is handled."""
 
     handler: Callable[..., Any]
-    payload: type[Payload] | None = None
+    payload: type[IoctlPayload] | None = None
     reads: int = 0
     """Bytes of the caller's memory it takes; of a table that says itself how long it is, the first part."""
     writes: int = 0
@@ -50,12 +50,12 @@ class Row(NamedTuple):
     """All that it takes, given the first part."""
 
 
-class Desk:
+class Dispatcher:
     """Answers one device's requests. identify: from a calling thread to its process."""
 
     def __init__(
         self,
-        port: PortFace,
+        port: PortApi,
         narrative: Narrative,
         memory: MemoryMaker = REAL_MEMORY,
         identify: Callable[[int], Caller] = Process,
@@ -68,7 +68,7 @@ class Desk:
         self._host = host
         self._handles: set[int] = set()
         self._next_handle = 1
-        self.session: Session | None = None
+        self.session: CuseSession | None = None
         self.changes = Changes(port)
         """Of the port; its service brings its own."""
 
@@ -79,13 +79,13 @@ class Desk:
     def answer(self, data: bytes, write: Callable[[bytes], None]) -> None:
         """One request, as it was read. Written is the answer, if any, once what it changes has taken effect.
 
-        Raises MalformedError without a header.
+        Raises MalformedRequestError without a header.
         """
         request = message.decode_request(data)
         self.changes.begin()
         try:
             answer = self._answer(request)
-        except message.MalformedError as error:
+        except message.MalformedRequestError as error:
             self._narrative.refused(f"the kernel asked {error}")
             answer = message.encode_error(request.unique, errno.EINVAL)
         if answer is not None:
@@ -93,7 +93,7 @@ class Desk:
             self.changes.then(lambda: write(late()))
         self.changes.settle()
 
-    def _answer(self, request: Request) -> bytes | Callable[[], bytes] | None:
+    def _answer(self, request: CuseRequest) -> bytes | Callable[[], bytes] | None:
         match request.opcode:
             case Opcode.IOCTL:
                 return self._ioctl(request)
@@ -106,20 +106,20 @@ class Desk:
             case _:
                 return message.encode_error(request.unique, errno.ENOSYS)
 
-    def _open(self, request: Request) -> bytes:
+    def _open(self, request: CuseRequest) -> bytes:
         if len(self._handles) >= MOST_OPEN:
             return message.encode_error(request.unique, errno.EMFILE)
         handle, self._next_handle = self._next_handle, self._next_handle + 1
         self._handles.add(handle)
         return message.encode_open(request.unique, handle)
 
-    def _release(self, request: Request) -> bytes:
+    def _release(self, request: CuseRequest) -> bytes:
         handle = message.decode_release(request.body)
         self._handles.discard(handle)
         self._disown(handle, "the front-end closed")
         return message.encode_error(request.unique, 0)
 
-    def _ioctl(self, request: Request) -> bytes | Callable[[], bytes]:
+    def _ioctl(self, request: CuseRequest) -> bytes | Callable[[], bytes]:
         ioctl = message.decode_ioctl(request.body)
         row = TABLE.get(ioctl.command)
         try:
@@ -139,7 +139,7 @@ class Desk:
                 return message.encode_retry(request.unique, reads, [(address, row.writes)] if row.writes else [])
             result = self._handle(row, request, ioctl)
         except ProtocolError as error:
-            memory = ioctl.command == Command.SET_MEM_TABLE
+            memory = ioctl.command == IoctlNumber.SET_MEM_TABLE
             self._narrative.refused(f"{command_name(ioctl.command)} refused: {error}", memory=memory)
             return message.encode_error(request.unique, error.errno if isinstance(error, IoctlError) else errno.EINVAL)
         if callable(result):
@@ -147,7 +147,7 @@ class Desk:
         return message.encode_ioctl(request.unique, result.encode() if result is not None else b"")
 
     @staticmethod
-    def _wanted(row: Row, ioctl: Ioctl) -> int | None:
+    def _wanted(row: IoctlRow, ioctl: Ioctl) -> int | None:
         """How much of the caller's memory to ask for, None when it is all here. Raises ProtocolError."""
         came = len(ioctl.data)
         if came < row.reads:
@@ -161,17 +161,19 @@ class Desk:
             raise ProtocolError(f"it says that it has {whole} bytes, and had {came} when it was asked before")
         return whole
 
-    def _handle(self, row: Row, request: Request, ioctl: Ioctl) -> Payload | Callable[[], Payload] | None:
+    def _handle(
+        self, row: IoctlRow, request: CuseRequest, ioctl: Ioctl
+    ) -> IoctlPayload | Callable[[], IoctlPayload] | None:
         payload = row.payload.decode(ioctl.data) if row.payload and row.reads else None
         if not row.door:
             return row.handler(self, request, ioctl)  # type: ignore[no-any-return]
         self.look()  # a ring that broke before it is set up anew has its word first
         session, pair = self._owner(request, ioctl)
-        result: Payload | Callable[[], Payload] | None = row.handler(session, pair, payload)
+        result: IoctlPayload | Callable[[], IoctlPayload] | None = row.handler(session, pair, payload)
         self._narrative.rings(session.rings)
         return result
 
-    def _owner(self, request: Request, ioctl: Ioctl) -> tuple[Session, int]:
+    def _owner(self, request: CuseRequest, ioctl: Ioctl) -> tuple[CuseSession, int]:
         """The session and queue pair of this file. Raises IoctlError for anybody but its owner."""
         pair = self.session.pair_of(ioctl.handle) if self.session is not None else None
         if self.session is None or pair is None:
@@ -180,10 +182,10 @@ class Desk:
             raise IoctlError(errno.EPERM, f"its owner is process {self.session.caller.pid}, and another one asks")
         return self.session, pair
 
-    def _get_features(self, _request: Request, _ioctl: Ioctl) -> U64:
+    def _get_features(self, _request: CuseRequest, _ioctl: Ioctl) -> U64:
         return U64(OFFERED)
 
-    def _set_owner(self, request: Request, ioctl: Ioctl) -> None:
+    def _set_owner(self, request: CuseRequest, ioctl: Ioctl) -> None:
         if self.session is not None:
             owner = self.session.caller
             if not owner.is_caller(request.thread):
@@ -191,14 +193,14 @@ class Desk:
             self.session.claim(ioctl.handle)
             return
         caller = self._identify(request.thread)
-        session = Session(caller, self._port, self.changes, self._narrative, self._memory, self._host)
+        session = CuseSession(caller, self._port, self.changes, self._narrative, self._memory, self._host)
         session.claim(ioctl.handle)
         self._port.set_link(True)
         self.session = session
         self._narrative.connected(caller.pid)
         self._narrative.spoke()
 
-    def _reset_owner(self, request: Request, ioctl: Ioctl) -> None:
+    def _reset_owner(self, request: CuseRequest, ioctl: Ioctl) -> None:
         self._owner(request, ioctl)
         self._disown(ioctl.handle, "the front-end let go of it")
 
@@ -241,22 +243,22 @@ class Desk:
                 self._narrative.disconnected(reason, level)
 
 
-TABLE: dict[int, Row] = {
-    Command.GET_FEATURES: Row(Desk._get_features, writes=8, door=False),
-    Command.SET_FEATURES: Row(Session.set_features, U64, reads=8),
-    Command.SET_OWNER: Row(Desk._set_owner, door=False),
-    Command.RESET_OWNER: Row(Desk._reset_owner, door=False),
-    Command.SET_MEM_TABLE: Row(Session.set_mem_table, MemoryMap, reads=8, whole=MemoryMap.whole),
-    Command.SET_VRING_NUM: Row(Session.set_vring_num, VringState, reads=8),
-    Command.SET_VRING_ADDR: Row(Session.set_vring_addr, VringAddr, reads=40),
-    Command.SET_VRING_BASE: Row(Session.set_vring_base, VringState, reads=8),
-    Command.GET_VRING_BASE: Row(Session.get_vring_base, VringState, reads=8, writes=8),
-    Command.SET_VRING_KICK: Row(Session.set_vring_kick, VringFile, reads=8),
-    Command.SET_VRING_CALL: Row(Session.set_vring_call, VringFile, reads=8),
-    Command.SET_VRING_ERR: Row(Session.set_vring_err, VringFile, reads=8),
-    Command.SET_VRING_BUSYLOOP_TIMEOUT: Row(Session.set_busyloop_timeout, VringState, reads=8),
-    Command.SET_BACKEND_FEATURES: Row(Session.set_backend_features, U64, reads=8),
-    Command.GET_BACKEND_FEATURES: Row(Session.get_backend_features, writes=8),
-    Command.NET_SET_BACKEND: Row(Session.net_set_backend, VringFile, reads=8),
+TABLE: dict[int, IoctlRow] = {
+    IoctlNumber.GET_FEATURES: IoctlRow(Dispatcher._get_features, writes=8, door=False),
+    IoctlNumber.SET_FEATURES: IoctlRow(CuseSession.set_features, U64, reads=8),
+    IoctlNumber.SET_OWNER: IoctlRow(Dispatcher._set_owner, door=False),
+    IoctlNumber.RESET_OWNER: IoctlRow(Dispatcher._reset_owner, door=False),
+    IoctlNumber.SET_MEM_TABLE: IoctlRow(CuseSession.set_mem_table, MemoryMap, reads=8, whole=MemoryMap.whole),
+    IoctlNumber.SET_VRING_NUM: IoctlRow(CuseSession.set_vring_num, VringState, reads=8),
+    IoctlNumber.SET_VRING_ADDR: IoctlRow(CuseSession.set_vring_addr, VringAddr, reads=40),
+    IoctlNumber.SET_VRING_BASE: IoctlRow(CuseSession.set_vring_base, VringState, reads=8),
+    IoctlNumber.GET_VRING_BASE: IoctlRow(CuseSession.get_vring_base, VringState, reads=8, writes=8),
+    IoctlNumber.SET_VRING_KICK: IoctlRow(CuseSession.set_vring_kick, VringFile, reads=8),
+    IoctlNumber.SET_VRING_CALL: IoctlRow(CuseSession.set_vring_call, VringFile, reads=8),
+    IoctlNumber.SET_VRING_ERR: IoctlRow(CuseSession.set_vring_err, VringFile, reads=8),
+    IoctlNumber.SET_VRING_BUSYLOOP_TIMEOUT: IoctlRow(CuseSession.set_busyloop_timeout, VringState, reads=8),
+    IoctlNumber.SET_BACKEND_FEATURES: IoctlRow(CuseSession.set_backend_features, U64, reads=8),
+    IoctlNumber.GET_BACKEND_FEATURES: IoctlRow(CuseSession.get_backend_features, writes=8),
+    IoctlNumber.NET_SET_BACKEND: IoctlRow(CuseSession.net_set_backend, VringFile, reads=8),
 }
 """Any other, the dirty log's and those of a guest of another byte order among them, is answered ENOTTY."""

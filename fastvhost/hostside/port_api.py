@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 
-class HostPortFace(Protocol):
+class HostPortApi(Protocol):
     """Every call returns after no worker can see the old state."""
 
     @property

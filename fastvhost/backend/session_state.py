@@ -1,7 +1,7 @@
 """What a front-end negotiated and shared, and the port it drives: the same whatever way its requests come.
 
 The room vhostuser brings them over a socket, the room vhostcuse by ioctls on a device file. The session of each is a
-FrontEnd, with a table of handlers.
+SessionState, with a table of handlers.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from fastvhost.backend.errors import ProtocolError, SessionEndError
 from fastvhost.backend.memory import MemoryMaker, SharedMemory
 from fastvhost.backend.memory_limit import own_limit
 from fastvhost.backend.narrative import Narrative, RingView, View
-from fastvhost.backend.port_face import PortFace
+from fastvhost.backend.port_api import PortApi
 from fastvhost.backend.rings import RingSet
 
 
-class FrontEnd:
+class SessionState:
     """The state of one front-end, from its first request to its end. offered: the feature bits it may choose from.
 
     What it changes of the port takes effect with `changes`, which the caller begins before a request and settles after.
     """
 
     def __init__(
-        self, port: PortFace, changes: Changes, narrative: Narrative, offered: int, memory: MemoryMaker
+        self, port: PortApi, changes: Changes, narrative: Narrative, offered: int, memory: MemoryMaker
     ) -> None:
         self._port = port
         self._changes = changes

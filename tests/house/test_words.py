@@ -1,0 +1,58 @@
+"""One word, one thing: an exported name has one home, and the glossary knows the words that are ours."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from tests.house import sources
+
+DECLARED = re.compile(
+    r"^(?:cdef|ctypedef)\s+(?:(?:packed\s+)?(?:struct|enum|union)|class)\s+(\w+)"  # a type
+    r"|^ctypedef\s+[^\n(]*?(\w+)$"  # another name of one
+    r"|^ctypedef\s+.*\(\*(\w+)\)"  # a pointer to a function
+    r"|^cdef\s+(?!enum|struct|class|extern|packed)[^\n(=]*?(\w+)\(",  # a function
+    re.MULTILINE,
+)
+
+
+def exported(path: Path) -> set[str]:
+    """What other modules may import by its own name: public classes, and what a .pxd declares."""
+    text = path.read_text()
+    if path.suffix == ".pxd":
+        return {name for match in DECLARED.findall(text) for name in match if name}
+    return {node.name for node in ast.parse(text).body if isinstance(node, ast.ClassDef) and node.name[0] != "_"}
+
+
+def homes() -> dict[str, set[str]]:
+    """The modules of each exported name."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for path in sources.files(".py", ".pyi", ".pxd"):
+        for name in exported(path):
+            found[name].add(sources.module_name(path))
+    return found
+
+
+def test_an_exported_name_has_one_home() -> None:
+    assert {name: modules for name, modules in homes().items() if len(modules) > 1} == {}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text", "names"),
+    [
+        (".py", "class A:\n    class Inner: ...\nclass _B: ...\ndef f(): ...\n", {"A"}),
+        (".pxd", "cdef struct S:\n    int a\ncdef packed struct P:\n    int b\n", {"S", "P"}),
+        (".pxd", "cdef class C(Base):\n    cdef int x\n    cdef void f(self)\n", {"C"}),
+        (".pxd", "ctypedef S T\nctypedef void (*Apply)(void *what) noexcept nogil\n", {"T", "Apply"}),
+        (".pxd", "cdef inline int f(const S *s) noexcept nogil:\n    pass\ncdef void g(\n    int a\n)\n", {"f", "g"}),
+        (".pxd", "cdef enum:\n    A = 1\ncdef enum E:\n    B\ncdef extern from 'x.h':\n    int h(int a)\n", {"E"}),
+    ],
+)
+def test_what_is_exported_is_seen(tmp_path: Path, suffix: str, text: str, names: set[str]) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_text(text)
+    assert exported(path) == names
