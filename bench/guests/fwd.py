@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import fastvhost
 from bench import conservation
 from bench.guests.cores import FWD_CORE
 from bench.guests.process import Process
 from bench.guests.waits import PATIENCE
-from fastvhost.control import control_client
+from fastvhost.control import control_client, fwd_process
 from fastvhost.control.errors import RuntimeFailure
 
-# The package that is imported here, whatever directory it is run in.
-FASTVHOST = [sys.executable, "-P", "-m", "fastvhost"]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(fastvhost.__file__).parents[1])}
+FASTVHOST = fwd_process.command()
+ENVIRONMENT = fwd_process.environment()
 # The time, then the severity where it is none of the ordinary ones; or a defect.
 WARNING = re.compile(r"^[-\d]+ [:.\d]+ (warning|error|critical): |^Traceback")
 # What else the machine does meanwhile is true, and no fault of fwd or its guests; so is how soon it wakes a CPU.

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fastvhost.control import affinity
+from fastvhost.control import affinity, fwd_process
 from fastvhost.control.children import dying_with_us
 from fastvhost.control.errors import RuntimeFailure
 
-START_SECONDS = 10.0
-STOP_SECONDS = 5.0
 SOCKETS = ("a.sock", "b.sock", "control.sock")
 
 
@@ -43,23 +38,25 @@ def temporary_directory(prefix: str) -> Iterator[Path]:
 @contextmanager
 def forwarder(directory: Path, core: int | None, log: Path | None = None) -> Iterator[None]:
     """From its first log line until it left with exit code 0. log: a file for all it says, instead of our streams."""
-    command = [sys.executable, "-m", "fastvhost", "fwd", "--port", "a.sock", "--port", "b.sock"]
-    command += ["--control", "control.sock"] + ([] if core is None else ["--cores", str(core)])
+    words = ["fwd", "--port", "a.sock", "--port", "b.sock", "--control", "control.sock"]
+    words += [] if core is None else ["--cores", str(core)]
+    command, environment = fwd_process.command(*words), fwd_process.environment()
     if log is None:
-        print("$ " + " ".join(["fastvhost", *command[3:]]), flush=True)
+        print("$ " + " ".join(["fastvhost", *words]), flush=True)
         # Its last counters go to stdout like ours: they are a part of what is shown.
-        process = subprocess.Popen(dying_with_us(command), cwd=directory, env=_environment())
+        process = subprocess.Popen(dying_with_us(command), cwd=directory, env=environment)
     else:
         with log.open("w") as lines:
             process = subprocess.Popen(
-                dying_with_us(command), cwd=directory, env=_environment(), stdout=lines, stderr=lines
+                dying_with_us(command), cwd=directory, env=environment, stdout=lines, stderr=lines
             )
     try:
         with _ended_by_signals():
-            _await_sockets(process, [directory / name for name in SOCKETS], log)
+            sockets = [directory / name for name in SOCKETS]
+            fwd_process.await_sockets(process, sockets, lambda: _end_of_log(log))
             yield
     finally:
-        code = _end(process)
+        code = fwd_process.end(process)
     if code:
         raise RuntimeFailure(f"fwd left with exit code {code}; {_end_of_log(log)}")
 
@@ -81,32 +78,6 @@ def _ended_by_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _end(process: subprocess.Popen[bytes]) -> int:
-    """SIGTERM, then SIGKILL. The exit code."""
-    process.send_signal(signal.SIGTERM)
-    try:
-        return process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return process.wait()
-
-
-def _environment() -> dict[str, str]:
-    """The child runs this very copy, from whatever directory it starts in."""
-    here = str(Path(__file__).resolve().parents[2])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))}
-
-
-def _await_sockets(process: subprocess.Popen[bytes], sockets: Sequence[Path], log: Path | None) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while not all(path.exists() for path in sockets):
-        if process.poll() is not None:
-            raise RuntimeFailure(f"fwd left with exit code {process.returncode} before it listened; {_end_of_log(log)}")
-        if time.monotonic() > deadline:
-            raise RuntimeFailure(f"fwd does not listen after {START_SECONDS:g} s; {_end_of_log(log)}")
-        time.sleep(0.01)
 
 
 def _end_of_log(log: Path | None) -> str:

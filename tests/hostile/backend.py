@@ -7,7 +7,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.guests.waits import PATIENCE
+from fastvhost.control import fwd_process
 from tests.hostile.broken.mini import main
 from tests.hostile.forked import Forked
 from tests.hostile.invariant import Broken
@@ -38,9 +38,9 @@ Starter = Callable[[list[str], Path], "subprocess.Popen[bytes] | Forked"]
 
 def fastvhost(arguments: list[str], log_path: Path) -> subprocess.Popen[bytes]:
     """The product."""
-    command = [sys.executable, "-m", "fastvhost", *arguments]
+    command, environment = fwd_process.command(*arguments), fwd_process.environment()
     with log_path.open("a") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 
 
 def mini(*bugs: str) -> Starter:

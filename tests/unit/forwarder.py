@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -17,12 +16,11 @@ from typing import Any
 from bench import conservation
 from bench.guests.short_dir import short_dir
 from bench.guests.waits import PATIENCE
-from fastvhost.control import control_client
-from tests.house.sources import ROOT
+from fastvhost.control import control_client, fwd_process
 from tests.own_time import OwnTime
 
-FASTVHOST = [sys.executable, "-m", "fastvhost"]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+FASTVHOST = fwd_process.command()
+ENVIRONMENT = fwd_process.environment()
 # The machine may be busy, and then fwd says so; that is no fault of what a test looks at. It may take
 # long to wake a guest, too.
 BUSY_MACHINE = re.compile(r"busy with other work|waited [\d.]+ (s|% of the time) for|more than 20 us to signal")
