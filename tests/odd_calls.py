@@ -93,9 +93,8 @@ NOT_CALLED = {
     "fastvhost.vhostcuse.guest_files": "fetches descriptors of any process of this host",
     "fastvhost.vhostcuse.service": "makes a device of this host",
     "fastvhost.vhostuser.listener": "closes descriptors that it got by number",
-    "fastvhost.vhostuser.listening": "makes files, and starts to listen",
+    "fastvhost.sockets": "makes and removes files, and starts to listen",
     "fastvhost.vhostuser.service": "starts threads that serve until they are stopped",
-    "fastvhost.vhostuser.socket_file": "removes files",
 }
 """Modules, or names in them, that are left alone, and why."""
 CUSTOM_BUILDS = {"GuestRam", "GuestDevice", "Load.latency", "Load.latency_under_load", "Recorder", "Player"}

@@ -28,8 +28,8 @@ from fastvhost.backend import foreign_files
 from fastvhost.control.errors import RuntimeFailure
 from fastvhost.control.open_files import RAISE, ran_out
 from fastvhost.dataplane.threads import Thread
-from fastvhost.vhostuser.listening import ListeningSocket
-from fastvhost.vhostuser.socket_file import PathTakenError
+from fastvhost.sockets.listening import ListeningSocket
+from fastvhost.sockets.socket_file import PathTakenError
 
 MODE = 0o660
 ELSEWHERE = "name another place with --control PATH"

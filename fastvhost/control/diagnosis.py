@@ -16,7 +16,7 @@ from fastvhost.control.finding import Finding
 from fastvhost.control.kinds import KINDS
 from fastvhost.control.open_files import ALLOW
 from fastvhost.control.units import format_cores
-from fastvhost.vhostuser import socket_file
+from fastvhost.sockets import socket_file
 
 MIN_OPEN_FILES = 4096
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 from fastvhost.backend import features
@@ -11,7 +10,7 @@ from fastvhost.control.errors import UsageError
 from fastvhost.control.port_spec import Options, PortSpec, Words
 from fastvhost.hostside import namespaces
 from fastvhost.hostside.interfaces import name_problem
-from fastvhost.vhostuser.socket_file import MAX_PATH_BYTES
+from fastvhost.sockets.socket_file import path_fault
 
 MAX_QUEUE_PAIRS = 128
 LEAST_MTU, MOST_MTU = 68, 65535
@@ -117,13 +116,8 @@ def mac(where: str, text: str) -> str:
 
 def socket_path(where: str, path: str) -> None:
     """A path that a socket can have."""
-    if not path or "\0" in path:
-        raise UsageError(f"{where}: no path; write the path of the socket")
-    if (length := len(os.fsencode(path))) > MAX_PATH_BYTES:
-        raise UsageError(
-            f"{where}: the path has {length} bytes and a socket's may have {MAX_PATH_BYTES}; "
-            "use a shorter directory, or start in it and give a relative path"
-        )
+    if fault := path_fault(path):
+        raise UsageError(f"{where}: {fault}")
 
 
 def guest_mac(name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import grp
 import os
 from pathlib import Path
 
@@ -10,9 +9,7 @@ from fastvhost.control import host, socket_place
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.control_socket import ELSEWHERE
 from fastvhost.control.errors import RuntimeFailure, UsageError
-
-MAX_ID = 2**32 - 2
-"""Of users and groups: the one beyond means "leave as it is" to the kernel."""
+from fastvhost.sockets.group import NoGroupError, number_of
 
 
 def check(settings: FwdConfig) -> None:
@@ -34,15 +31,11 @@ def check_for_later(settings: FwdConfig) -> tuple[str, ...]:
 
 def group_id(group: str | None) -> int:
     """The number of a group given by name or number, -1 for none."""
-    if group is None:
-        return -1
     try:
-        number = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
-    except KeyError:
-        raise UsageError(f"--socket-group {group}: there is no such group; make it with groupadd {group}") from None
-    if number > MAX_ID:
-        raise UsageError(f"--socket-group {group}: no group has a number beyond {MAX_ID}; see getent group")
-    return number
+        number = number_of(group)
+    except NoGroupError as error:
+        raise UsageError(f"--socket-group {error}") from None
+    return -1 if number is None else number
 
 
 def _check_group(name: str | None, number: int) -> None:

@@ -9,8 +9,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from fastvhost.vhostuser.socket_file import MAX_PATH_BYTES, PathTakenError, exposed
-from fastvhost.vhostuser.socket_file import remove_stale as remove_stale_socket
+from fastvhost.sockets.socket_file import MAX_PATH_BYTES, PathTakenError, exposed
+from fastvhost.sockets.socket_file import remove_stale as remove_stale_socket
 
 PREFIX = "fwd-"
 MACHINES_OWN = 0xEFFFFFFC

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fastvhost.control import host
 from fastvhost.control.errors import UsageError
-from fastvhost.vhostuser import socket_file
+from fastvhost.sockets import socket_file
 
 
 def check(path: Path, listens: bool, elsewhere: str) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import grp
 import os
 import select
 import time
@@ -12,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fastvhost.backend.errors import ServiceError
+from fastvhost.sockets.group import number_of
 from fastvhost.vhostcuse import message
 from fastvhost.vhostcuse.message import MalformedRequestError, Opcode
 
@@ -42,7 +42,7 @@ class CuseDevice:
         opened: Callable[[str, int], int] = os.open,
     ) -> None:
         self.path = Path(directory) / name
-        gid = _group(group)
+        gid = number_of(group)
         if self.path.exists():
             raise ServiceError(f"{self.path}: exists already; choose another name, or stop what serves it")
         self._opened = opened
@@ -118,15 +118,6 @@ class CuseDevice:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-
-def _group(group: str | None) -> int | None:
-    if group is None:
-        return None
-    try:
-        return int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
-    except KeyError:
-        raise ServiceError(f"no group {group!r} on this machine; see `getent group`") from None
 
 
 def _free_minors() -> list[int]:

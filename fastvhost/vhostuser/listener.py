@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import grp
 import os
 import random
 import socket
@@ -12,8 +11,9 @@ from collections.abc import Callable
 
 from fastvhost.backend import foreign_files
 from fastvhost.backend.errors import ServiceError
-from fastvhost.vhostuser.listening import ListeningSocket
-from fastvhost.vhostuser.socket_file import MAX_PATH_BYTES
+from fastvhost.sockets.group import number_of
+from fastvhost.sockets.listening import ListeningSocket
+from fastvhost.sockets.socket_file import path_fault
 
 BACKLOG = 8
 FIRST_RETRY, LAST_RETRY = 0.1, 2.0
@@ -21,13 +21,8 @@ FIRST_RETRY, LAST_RETRY = 0.1, 2.0
 
 def check_path(path: str) -> None:
     """Raises ServiceError for a path no socket can have."""
-    length = len(os.fsencode(path))
-    if not path or "\0" in path:
-        raise ServiceError(f"{path!r}: no path for a socket; give a file name such as /tmp/a.sock")
-    if length > MAX_PATH_BYTES:
-        raise ServiceError(
-            f"{path}: {length} bytes, a socket's path has at most {MAX_PATH_BYTES}; choose a shorter directory"
-        )
+    if fault := path_fault(path):
+        raise ServiceError(f"{path!r}: {fault}")
 
 
 def _connect(path: str) -> socket.socket:
@@ -45,7 +40,7 @@ class Listener(ListeningSocket):
 
     def __init__(self, path: str, mode: int, group: str | None) -> None:
         check_path(path)
-        gid = _group(group)
+        gid = number_of(group)
         directory = os.path.dirname(path) or "."  # noqa: PTH120
         if not os.path.isdir(directory):  # noqa: PTH112
             raise ServiceError(f"{path}: no such directory; mkdir -p {directory}")
@@ -97,12 +92,3 @@ class Dialer:
         # Jitter, so that the ports of one process do not knock in step.
         self.due = self._clock() + self._wait * random.uniform(0.8, 1.0)
         self._wait = min(LAST_RETRY, self._wait * 2)
-
-
-def _group(group: str | None) -> int | None:
-    if group is None:
-        return None
-    try:
-        return int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
-    except KeyError:
-        raise ServiceError(f"no group {group!r} on this machine; see `getent group`") from None

@@ -12,14 +12,16 @@ from tests.house import sources
 # What each room may use: rooms, or modules where a few will do. From top to bottom: nobody uses what stands above.
 ALLOWED = {
     "cli": "control driver.guests driver.limit backend.foreign_text backend.keeper backend.qemu",
-    "control": "vhostuser.service vhostuser.socket_file vhostuser.listening vhostcuse.service hostside dataplane.ports"
+    "control": "vhostuser.service vhostcuse.service sockets hostside dataplane.ports"
     " dataplane.door dataplane.drop_reason dataplane.hold_watch dataplane.port dataplane.virtio_port dataplane.worker"
     " dataplane.threads"
     " backend.foreign_text backend.foreign_files backend.features backend.record backend.qemu",
     "driver": "vhostuser.message backend.payload abi",
     # Two wires, and neither knows of the other: what they have in common is the room below.
-    "vhostuser": "backend dataplane.queue_setup",
-    "vhostcuse": "backend",
+    "vhostuser": "sockets backend dataplane.queue_setup",
+    "vhostcuse": "sockets backend",
+    # Socket files, for ports and for the control socket.
+    "sockets": "backend.errors",
     "hostside": "backend.logbook dataplane.door dataplane.ports dataplane.threads",
     "backend": "dataplane.guest_memory dataplane.door dataplane.notify dataplane.notifier dataplane.packed_journal"
     " dataplane.queue_setup dataplane.threads",

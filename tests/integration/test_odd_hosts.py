@@ -23,7 +23,7 @@ from tests.driver import Memory, SplitQueue
 from tests.frontend import Frontend, Guest
 from tests.unit.forwarder import ENVIRONMENT, FASTVHOST, Forwarder, forwarder
 
-QUICK = "from fastvhost.vhostuser import listening\nlistening.LOOK_SECONDS = 0.1"
+QUICK = "from fastvhost.sockets import listening\nlistening.LOOK_SECONDS = 0.1"
 """Has fwd look at its sockets' files more often."""
 REFUSED = ["sched_setaffinity", "prctl", "memfd_create", "io_setup", "sched_setscheduler", "mlock", "pidfd_open"]
 

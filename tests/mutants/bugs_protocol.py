@@ -3,7 +3,7 @@
 from tests.mutants.mutant import Mutant
 
 SESSION, MESSAGE, TRANSPORT = (f"vhostuser/{name}.py" for name in ("session", "message", "transport"))
-RINGS, MEMORY, SOCKET = "backend/rings.py", "backend/memory.py", "vhostuser/socket_file.py"
+RINGS, MEMORY, SOCKET = "backend/rings.py", "backend/memory.py", "sockets/socket_file.py"
 OF_SESSION, OF_RINGS, OF_TRANSPORT = (f"unit/test_{name}.py" for name in ("session", "rings", "transport"))
 OF_PATH = "unit/test_service_path.py"
 CONFIG, OF_CONFIG = "vhostuser/net_config.py", "unit/test_net_config.py"
@@ -279,7 +279,7 @@ MUTANTS = (
     ),
     Mutant(
         "socket-left-behind",
-        "vhostuser/listening.py",
+        "sockets/listening.py",
         "                self._file.remove()\n",
         "",
         f"{OF_PATH}::test_the_socket_has_the_mode_that_was_asked_for_and_goes_away",

@@ -348,5 +348,5 @@ def test_a_silent_kernel_is_not_waited_for_long(tmp_path: Path, monkeypatch: pyt
 
 
 def test_an_unknown_group_is_refused_before_anything_is_made(tmp_path: Path) -> None:
-    with pytest.raises(ServiceError, match="no group"):
+    with pytest.raises(ServiceError, match="no such group"):
         make(tmp_path, PaperDriver(tmp_path), group="no-such-group")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from bench.guests.waits import PATIENCE
-from fastvhost.vhostuser import listening
-from fastvhost.vhostuser.listening import ListeningSocket
+from fastvhost.sockets import listening
+from fastvhost.sockets.listening import ListeningSocket
 from tests.unit.session_bench import open_fds
 
 LATER = listening.LOOK_SECONDS

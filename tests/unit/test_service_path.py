@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from fastvhost.backend.errors import ServiceError
-from fastvhost.vhostuser import listener, socket_file
+from fastvhost.sockets import socket_file
+from fastvhost.vhostuser import listener
 from fastvhost.vhostuser.service import VhostUserService
 from tests.frontend import Request
 from tests.unit.fake_port import FakePort
@@ -249,7 +250,7 @@ def test_a_port_that_withdraws_serves_on_until_it_is_stopped_and_sleeps_meanwhil
 
 
 def test_a_path_is_107_bytes_at_most(directory: Path) -> None:
-    room = listener.MAX_PATH_BYTES - len(str(directory)) - 1
+    room = socket_file.MAX_PATH_BYTES - len(str(directory)) - 1
     rig = Rig(directory / ("a" * room))
     rig.close()
     with pytest.raises(ServiceError, match="108 bytes") as refused:
@@ -274,7 +275,7 @@ def test_a_missing_directory_is_named_with_the_command_that_makes_it(directory: 
 
 
 def test_an_unknown_group_is_refused_before_anything_is_made(directory: Path) -> None:
-    with pytest.raises(ServiceError, match="no group 'nosuchgroup'"):
+    with pytest.raises(ServiceError, match="nosuchgroup: there is no such group"):
         listener.Listener(str(directory / "a.sock"), 0o660, "nosuchgroup")
     assert not (directory / "a.sock").exists()
 

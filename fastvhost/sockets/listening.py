@@ -11,8 +11,8 @@ import errno
 import socket
 import threading
 
-from fastvhost.vhostuser import socket_file
-from fastvhost.vhostuser.socket_file import PathTakenError
+from fastvhost.sockets import socket_file
+from fastvhost.sockets.socket_file import PathTakenError
 
 LOOK_SECONDS = 5.0
 

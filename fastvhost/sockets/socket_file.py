@@ -29,6 +29,18 @@ class PathInUseError(PathTakenError):
     """A process answers there: it may be the one that is to be replaced."""
 
 
+def path_fault(path: str) -> str:
+    """Why no socket can have this path, with the remedy; or empty."""
+    if not path or "\0" in path:
+        return "no path; write the path of the socket"
+    if (length := len(os.fsencode(path))) > MAX_PATH_BYTES:
+        return (
+            f"the path has {length} bytes and a socket's may have {MAX_PATH_BYTES}; "
+            "use a shorter directory, or start in it and give a relative path"
+        )
+    return ""
+
+
 def is_there(path: str, elsewhere: str = "choose another path") -> bool:
     """Whether a socket's file is there. Raises PathTakenError where it is another kind of file.
 

@@ -1,0 +1,27 @@
+"""The group that a socket's file is given to."""
+
+from __future__ import annotations
+
+import grp
+
+from fastvhost.backend.errors import ServiceError
+
+MOST = 2**32 - 2
+"""Of users and groups: the one beyond means "leave as it is" to the kernel."""
+
+
+class NoGroupError(ServiceError):
+    """There is no such group here."""
+
+
+def number_of(group: str | None) -> int | None:
+    """Of a group given by name or number; None for none. Raises NoGroupError."""
+    if group is None:
+        return None
+    try:
+        number = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise NoGroupError(f"{group}: there is no such group; make it with groupadd {group}") from None
+    if number > MOST:
+        raise NoGroupError(f"{group}: no group has a number beyond {MOST}; see getent group")
+    return number
