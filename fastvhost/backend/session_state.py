@@ -7,15 +7,25 @@ SessionState, with a table of handlers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from fastvhost.backend import eventfd, features
 from fastvhost.backend.changes import Changes
 from fastvhost.backend.errors import ProtocolError, SessionEndError
-from fastvhost.backend.memory import MemoryMaker, SharedMemory
+from fastvhost.backend.memory import REAL_MEMORY, MemoryMaker, SharedMemory
 from fastvhost.backend.memory_limit import own_limit
 from fastvhost.backend.narrative import Narrative, RingView, View
 from fastvhost.backend.port_api import PortApi
 from fastvhost.backend.rings import RingSet
+
+
+class SessionContext(NamedTuple):
+    """What a session works with: a port, how changes of it take effect, its lines in the log, how memory is mapped."""
+
+    port: PortApi
+    changes: Changes
+    narrative: Narrative
+    memory: MemoryMaker = REAL_MEMORY
 
 
 class SessionState:
@@ -24,18 +34,14 @@ class SessionState:
     What it changes of the port takes effect with `changes`, which the caller begins before a request and settles after.
     """
 
-    def __init__(
-        self, port: PortApi, changes: Changes, narrative: Narrative, offered: int, memory: MemoryMaker
-    ) -> None:
-        self._port = port
-        self._changes = changes
-        self._narrative = narrative
+    def __init__(self, context: SessionContext, offered: int) -> None:
+        self._port, self._changes, self._narrative, memory = context
         self._offered = offered
         self.features: int | None = None
         self.mtu = 0
         self.status: int | None = None
-        self.memory = SharedMemory(port.set_memory, changes, memory)
-        self.rings = RingSet(port, changes, self._may_start, self._packed)
+        self.memory = SharedMemory(self._port.set_memory, self._changes, memory)
+        self.rings = RingSet(self._port, self._changes, self._may_start, self._packed)
 
     def _may_start(self) -> bool:
         return self.features is not None and bool(self.memory.regions)

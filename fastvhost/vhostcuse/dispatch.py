@@ -17,6 +17,7 @@ from fastvhost.backend.memory import REAL_MEMORY, MemoryMaker
 from fastvhost.backend.narrative import Narrative
 from fastvhost.backend.payload import U64, VringAddr, VringState
 from fastvhost.backend.port_api import PortApi
+from fastvhost.backend.session_state import SessionContext
 from fastvhost.vhostcuse import message
 from fastvhost.vhostcuse.caller import Caller, IoctlError, Process
 from fastvhost.vhostcuse.ioctls import IoctlNumber, MemoryMap, VringFile, command_name
@@ -193,7 +194,8 @@ class Dispatcher:
             self.session.claim(ioctl.handle)
             return
         caller = self._identify(request.thread)
-        session = CuseSession(caller, self._port, self.changes, self._narrative, self._memory, self._host)
+        context = SessionContext(self._port, self.changes, self._narrative, self._memory)
+        session = CuseSession(caller, context, self._host)
         session.claim(ioctl.handle)
         self._port.set_link(True)
         self.session = session

@@ -11,12 +11,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from fastvhost.backend import eventfd, features, foreign_files
-from fastvhost.backend.changes import Changes
-from fastvhost.backend.memory import MemoryMaker
-from fastvhost.backend.narrative import Narrative
 from fastvhost.backend.payload import U64, SharedRegion, VringAddr, VringState
-from fastvhost.backend.port_api import PortApi
-from fastvhost.backend.session_state import SessionState
+from fastvhost.backend.session_state import SessionContext, SessionState
 from fastvhost.vhostcuse.caller import Caller, IoctlError
 from fastvhost.vhostcuse.guest_files import GuestFiles
 from fastvhost.vhostcuse.ioctls import MemoryMap, VringFile
@@ -46,16 +42,8 @@ class Surroundings(NamedTuple):
 class CuseSession(SessionState):
     """The front-end that owns the device. Owns its caller."""
 
-    def __init__(
-        self,
-        caller: Caller,
-        port: PortApi,
-        changes: Changes,
-        narrative: Narrative,
-        memory: MemoryMaker,
-        host: Surroundings,
-    ) -> None:
-        super().__init__(port, changes, narrative, OFFERED, memory)
+    def __init__(self, caller: Caller, context: SessionContext, host: Surroundings) -> None:
+        super().__init__(context, OFFERED)
         self.caller = caller
         self._host = host
         self._pairs: dict[int, int] = {}

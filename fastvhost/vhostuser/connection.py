@@ -6,17 +6,14 @@ import contextlib
 import logging
 import select
 import socket
+import time
 from collections.abc import Callable, Iterator
 
-from fastvhost.backend.changes import Changes
 from fastvhost.backend.errors import ProtocolError, SessionEndError
 from fastvhost.backend.features import names
-from fastvhost.backend.memory import REAL_MEMORY, MemoryMaker
-from fastvhost.backend.narrative import Narrative
-from fastvhost.backend.port_api import PortApi
-from fastvhost.vhostuser.net_config import PLAIN, DeviceSettings
+from fastvhost.backend.session_state import SessionContext
 from fastvhost.vhostuser.offer import WITHDRAWN, Offer
-from fastvhost.vhostuser.session import Session
+from fastvhost.vhostuser.session import Session, Terms
 from fastvhost.vhostuser.transport import PeerGoneError, Transport
 
 MESSAGES_PER_TURN = 32
@@ -48,39 +45,23 @@ class Connection:
     def __init__(
         self,
         sock: socket.socket,
-        port: PortApi,
-        changes: Changes,
-        narrative: Narrative,
-        clock: Callable[[], float],
-        memory: MemoryMaker = REAL_MEMORY,
-        offer: Offer | None = None,
+        context: SessionContext,
+        offer: Offer,
         pairs: int = 0,
-        device: DeviceSettings = PLAIN,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._port = port
-        self._changes = changes
-        self._narrative = narrative
+        """pairs: how many queue pairs its driver is told of; 0 for all that the port has."""
+        self._port, self._changes, narrative, _ = context
         self.transport = Transport(sock, clock)
         self.peer_pid = self.transport.peer_pid
-        offer = offer or Offer(port.queue_pairs, device=device)
 
         def chosen(bits: int) -> None:
             offer.chosen(bits, self.peer_pid)
             if kept := names(bits & WITHDRAWN):
                 narrative.keeps(kept)
 
-        self.session = Session(
-            port,
-            changes,
-            self.transport.send,
-            narrative,
-            memory,
-            offer.to(self.peer_pid),
-            chosen,
-            offer.met,
-            pairs,
-            device,
-        )
+        terms = Terms(offer.to(self.peer_pid), chosen, offer.met, pairs, offer.device)
+        self.session = Session(context, self.transport.send, terms)
         self._kicks: list[tuple[int, int]] = []
         self._control_fd = -1
         self._reads_at: float | None = None

@@ -25,6 +25,7 @@ class Offer:
         self, queue_pairs: int, without: int = 0, record: Record | None = None, device: DeviceSettings = PLAIN
     ) -> None:
         """without: feature bits (virtio 1.2, sections 5.1.3 and 6) that are offered to nobody."""
+        self.device = device
         self._usual, self._withdrawn = offered_features(queue_pairs, device) & ~without, WITHDRAWN & ~without
         self._record = record
         self._features, self._pid = 0, 0

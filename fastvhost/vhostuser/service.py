@@ -22,6 +22,7 @@ from fastvhost.backend.memory import REAL_MEMORY, MemoryMaker
 from fastvhost.backend.narrative import Narrative, View
 from fastvhost.backend.port_api import PortApi
 from fastvhost.backend.record import Record, RecordError
+from fastvhost.backend.session_state import SessionContext
 from fastvhost.vhostuser import net_config
 from fastvhost.vhostuser.connection import Connection, EndedError
 from fastvhost.vhostuser.listener import Dialer, Listener
@@ -219,17 +220,8 @@ class VhostUserService(ControlThread):
 
     def _connect(self, sock: socket.socket) -> None:
         try:
-            self._connection = Connection(
-                sock,
-                self._port,
-                self._changes,
-                self._narrative,
-                time.monotonic,
-                self._memory,
-                self._offer,
-                self._queue_pairs,
-                self._device,
-            )
+            context = SessionContext(self._port, self._changes, self._narrative, self._memory)
+            self._connection = Connection(sock, context, self._offer, self._queue_pairs)
         except BaseException:
             foreign_files.close_socket(sock)
             raise

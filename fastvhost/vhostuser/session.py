@@ -10,14 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 from fastvhost.backend import eventfd, features
-from fastvhost.backend.changes import Changes
 from fastvhost.backend.errors import ProtocolError, SessionEndError
-from fastvhost.backend.memory import MAX_SLOTS, REAL_MEMORY, MemoryMaker
-from fastvhost.backend.narrative import Narrative
+from fastvhost.backend.memory import MAX_SLOTS
 from fastvhost.backend.payload import U64, VringAddr, VringState
 from fastvhost.backend.port_api import PortApi
 from fastvhost.backend.rings import ConfiguredRing
-from fastvhost.backend.session_state import SessionState
+from fastvhost.backend.session_state import SessionContext, SessionState
 from fastvhost.vhostuser import protocol_features
 from fastvhost.vhostuser.controlled_port import ControlledPort
 from fastvhost.vhostuser.message import (
@@ -39,34 +37,31 @@ from fastvhost.vhostuser.transport import Received
 MOST_STATUS = 0xFF
 
 
+class Terms(NamedTuple):
+    """What a front-end is told, and who hears what it makes of that."""
+
+    offered: int
+    """Feature bits."""
+    chosen: Callable[[int], None]
+    """Takes the features that were acknowledged."""
+    met: Callable[[Sequence[tuple[int, int]]], None]
+    """Takes device and inode of the files in which the guest's memory lies."""
+    pairs: int = 0
+    """How many queue pairs its driver is told of, where the port has more of them. 0: all."""
+    device: DeviceSettings = PLAIN
+    """What the operator says of it."""
+
+
 class Session(SessionState):
-    """A front-end on a socket. `send` takes an encoded reply; `chosen`, the features that were acknowledged; `met`,
-    device and inode of the files in which the guest's memory lies.
+    """A front-end on a socket. `send` takes an encoded reply."""
 
-    pairs: how many queue pairs its driver is told of, where the port has more of them. 0: all.
-    device: what the operator says of it.
-    """
-
-    def __init__(
-        self,
-        port: PortApi,
-        changes: Changes,
-        send: Callable[[bytes], None],
-        narrative: Narrative,
-        memory: MemoryMaker = REAL_MEMORY,
-        offered: int | None = None,
-        chosen: Callable[[int], None] = lambda _: None,
-        met: Callable[[Sequence[tuple[int, int]]], None] = lambda _: None,
-        pairs: int = 0,
-        device: DeviceSettings = PLAIN,
-    ) -> None:
-        offers = protocol_features.offered_features(port.queue_pairs, device) if offered is None else offered
-        self.control = ControlledPort(port, pairs or port.queue_pairs)
-        face = cast(PortApi, self.control)
-        super().__init__(face, changes, narrative, offers, memory)
-        self._offered_protocol_features = protocol_features.offered_protocol_features(port.queue_pairs, device)
-        self.config = NetConfig(device, self.control.pairs, offers)
-        self._chosen, self._meets = chosen, met
+    def __init__(self, context: SessionContext, send: Callable[[bytes], None], terms: Terms) -> None:
+        port = context.port
+        self.control = ControlledPort(port, terms.pairs or port.queue_pairs)
+        super().__init__(context._replace(port=cast(PortApi, self.control)), terms.offered)
+        self._offered_protocol_features = protocol_features.offered_protocol_features(port.queue_pairs, terms.device)
+        self.config = NetConfig(terms.device, self.control.pairs, terms.offered)
+        self._chosen, self._meets = terms.chosen, terms.met
         self.asked = False
         """What is offered."""
         self._send = send

@@ -17,6 +17,7 @@ from fastvhost.backend.changes import Changes
 from fastvhost.backend.memory import MemoryMaker
 from fastvhost.backend.narrative import Narrative
 from fastvhost.backend.payload import U64, SharedRegion, VringAddr, VringState
+from fastvhost.backend.session_state import SessionContext
 from fastvhost.vhostuser import net_config, protocol_features
 from fastvhost.vhostuser.connection import Connection, EndedError
 from fastvhost.vhostuser.message import HEADER, MemoryTable, Payload, Request, SingleRegion, VringFd, encode_request
@@ -64,9 +65,8 @@ class Bench:
         self.peer, ours = socket.socketpair()
         self.peer.settimeout(PATIENCE)
         offer = Offer(queue_pairs, without, device=device)
-        self.connection = Connection(
-            ours, self.port, self.changes, self.narrative, self.clock, memory, offer, device=device
-        )
+        context = SessionContext(self.port, self.changes, self.narrative, memory)
+        self.connection = Connection(ours, context, offer, clock=self.clock)
         self.ended = ""
         self._fds: list[int] = []
 
