@@ -22,7 +22,7 @@ MAX_SLOTS = 509
 """As libvhost-user and Linux vhost have it. It must never shrink: QEMU refuses a back-end whose number went down."""
 
 
-class MappingFace(Protocol):
+class AnyMapping(Protocol):
     """What of a mapping this room needs: that it ends."""
 
     def close(self) -> None: ...
@@ -31,7 +31,7 @@ class MappingFace(Protocol):
 class MemoryMaker(NamedTuple):
     """Where mappings and tables come from; tests bring their own. Both raise ValueError with a sentence."""
 
-    mapping: Callable[[int, int, int, int, int, int], MappingFace]
+    mapping: Callable[[int, int, int, int, int, int], AnyMapping]
     table: Callable[[Sequence[Any]], Any]
     most_bytes: int = 0
     """That one front-end may have mapped; 0 for as many as this machine has."""
@@ -44,7 +44,7 @@ REAL_MEMORY = MemoryMaker(Mapping, GuestMemory)
 
 class _Slot(NamedTuple):
     region: SharedRegion
-    mapping: MappingFace
+    mapping: AnyMapping
     file: GuestFile
     pin: foreign_files.Pin
     times_added: int = 1

@@ -56,3 +56,21 @@ def test_what_is_exported_is_seen(tmp_path: Path, suffix: str, text: str, names:
     path = tmp_path / f"a{suffix}"
     path.write_text(text)
     assert exported(path) == names
+
+
+GLOSSARY = (sources.PACKAGE / "README.md").read_text().split("## Glossary")[1].split("\n## ")[0]
+LINES = [line.strip("|").split("|") for line in GLOSSARY.splitlines() if line.startswith("| ")]
+ROWS = [[cell.strip() for cell in line] for line in LINES[1:]]
+
+
+def test_the_glossary_has_every_type_that_the_data_plane_exports_and_no_other() -> None:
+    listed = {name for _, names, _ in ROWS for name in re.findall(r"`(\w+)`", names)}
+    found = homes()
+    room = f"{sources.PACKAGE.name}.dataplane"
+    exported_there = {name for name, modules in found.items() if {one.rpartition(".")[0] for one in modules} == {room}}
+    assert listed == {name for name in exported_there if name[0].isupper() and not name.endswith("Error")}
+
+
+def test_no_word_of_the_glossary_stands_there_twice() -> None:
+    words = [word.strip() for row, _, _ in ROWS for word in row.split(",")]
+    assert sorted(set(words)) == sorted(words)
