@@ -100,7 +100,7 @@ cdef void sleep_until_kicked(
     for i in range(n):
         lane = roster.lanes[i]
         look_at(roster, lane)
-        work = work or lane.ingress.has_work(lane.ingress, lane.pair)
+        work = work or lane.ingress.has_silent_work(lane.ingress, lane.pair)
     look_at(roster, NULL)
     if not work and not load_acquire_u32(&gate.asked) and not load_acquire_u32(&gate.stopping):
         idle.sleeps += 1
@@ -128,6 +128,6 @@ cdef void learn(const Idle *idle, Roster *roster) noexcept nogil:
         look_at(roster, lane)
         if idle.fds[i + 1].revents:
             lane.missed_kicks = 0
-        elif lane.ingress.has_work(lane.ingress, lane.pair):
+        elif lane.ingress.has_silent_work(lane.ingress, lane.pair):
             lane.missed_kicks += 1
     look_at(roster, NULL)

@@ -1,18 +1,32 @@
-"""What every kind of port gives the forwarder: three burst functions, counters, and an epoch.
+"""What every kind of port gives the forwarder: a struct of functions (PortOps), counters, and an epoch.
 
-receive_burst   fills a burst with frames that arrived; they stay valid until they are released or the epoch changes
-                No more than BURST. What follows gets as many as that at the most: forward_burst sees to it
-deliver_burst   copies frames out; returns how many are dealt with (delivered, or dropped and counted): the rest waits,
-                for room, or, where tx.spent was counted up, only for the next visit
-release_burst   hands chains of received frames back to whoever sent them, in the order in which they came
-is_open         whether frames can arrive before control has come by again; a pair that is not open costs nothing
-may_receive     a cheap look whether receive_burst would find something; a kind without one says yes
+Workers call these functions, without the GIL. Of one queue pair, one worker receives, releases and asks what follows,
+and one, perhaps another, delivers. None of them waits, for whatever happens at the other end.
 
-and, for a worker that wants to sleep, what would wake it:
-wait_fd         readable when frames arrive from now on; NOTHING_TO_WAIT_FOR, or LOOK_AGAIN where nothing would tell.
-                *kicked becomes True where it was readable, too late for a sleep that had ended by itself
-want_kicks      ask for that, or say that it is not needed
-has_work        whether receive_burst may find something
+receive_burst   Puts frames that arrived into `frames` of a burst from 0 on, and what release_burst is to know of each
+                into `done`; sets n_frames, which is 0 before, and returns it: BURST at most. Counts frames and bytes
+                in rx. What it drops by itself it counts as dropped only. Called once all frames of the pair that it
+                handed out before are released, or forgotten because the epoch moved on. Until then they stay as they
+                are, wherever they lie
+deliver_burst   Copies frames out, from the first on, and leaves frames and pieces as they are. Returns how many it has
+                dealt with, each either counted in tx (frames, bytes) or as dropped. The rest waits, and will come
+                again: for room, or, where tx.spent was counted up, only for the next visit. 0 frames are no error
+release_burst   Takes frames back in the order in which they were received, all of a burst or the first of them. Never
+                called for none, nor for frames of an epoch before
+is_open         Whether frames can arrive before control has come by again; a pair that is not open costs nothing
+may_receive     Whether receive_burst may find something or has something to tidy up; cheaper than trying. It takes no
+                frame, but may call the kernel where that waits for it (xdp). A kind without such a look says yes
+
+And for a worker that wants to sleep, what would wake it, asked in this order:
+
+wait_fd         Readable when frames arrive from now on; NOTHING_TO_WAIT_FOR, or LOOK_AGAIN where nothing would tell.
+                *kicked becomes True where it was readable before, too late for a sleep that had ended by itself
+want_kicks      Ask for that, or say that it is not needed
+has_silent_work Whether there is something to do of which wait_fd will not tell any more: frames that came before
+                want_kicks, or what the kernel has still to send. Work that is found after a sleep which nothing ended
+                counts as a missed kick (idle): after some of them, the worker naps instead until a kick comes
+
+tests/unit/test_port_contract.py holds every kind to this.
 """
 
 from libc.stdint cimport uint32_t
@@ -37,7 +51,7 @@ cdef struct PortOps:
     bint (*may_receive)(PortOps *port, uint32_t pair) noexcept nogil
     int (*wait_fd)(PortOps *port, uint32_t pair, bint *kicked) noexcept nogil
     void (*want_kicks)(PortOps *port, uint32_t pair, bint wanted) noexcept nogil
-    bint (*has_work)(PortOps *port, uint32_t pair) noexcept nogil
+    bint (*has_silent_work)(PortOps *port, uint32_t pair) noexcept nogil
     void *state             # the kind's own struct
     Tally *rx                # one a pair: from the VM
     Tally *tx                # one a pair: towards the VM

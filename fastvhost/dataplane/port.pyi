@@ -15,7 +15,7 @@ class Counters:
     """Notifications written to the guest's call eventfds."""
 
 class Port:
-    """What every kind of port has. A kind fills in the three burst functions (port.pxd)."""
+    """What every kind of port has. A kind fills in the functions of PortOps (port.pxd)."""
 
     name: str
     @property

@@ -66,7 +66,7 @@ cdef bint no_work(PortOps *port, uint32_t pair) noexcept nogil:
 
 
 cdef class Port:
-    """What every kind of port has. A kind fills in the three burst functions (port.pxd)."""
+    """What every kind of port has. A kind fills in the functions of PortOps (port.pxd)."""
 
     def __cinit__(self, *args, **kwargs) -> None:
         self.delivering = {}
@@ -76,7 +76,7 @@ cdef class Port:
         self.ops.is_open = self.ops.may_receive = always
         self.ops.wait_fd = no_wait_fd
         self.ops.want_kicks = want_no_kicks
-        self.ops.has_work = no_work
+        self.ops.has_silent_work = no_work
 
     cdef int allot(self, uint32_t n_pairs) except -1:
         """Make room for the counters of this many pairs. Called once, by the kind's constructor."""

@@ -1,4 +1,4 @@
-"""What workers do with a virtio-net device's queues: the three burst functions, waiting, telling control of trouble.
+"""What workers do with a virtio-net device's queues: the burst functions, waiting, telling control of trouble.
 
 Virtio 1.2, section 5.1; vhost-user, "Ring states". The control side of the same device is virtio_port.
 """

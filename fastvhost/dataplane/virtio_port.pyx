@@ -133,7 +133,7 @@ cdef class VirtioPort(ChangingPort):
         self.ops.may_receive = has_work
         self.ops.wait_fd = wait_fd
         self.ops.want_kicks = want_kicks
-        self.ops.has_work = has_work
+        self.ops.has_silent_work = has_work
 
     def __dealloc__(self) -> None:
         free(self.next.queues)

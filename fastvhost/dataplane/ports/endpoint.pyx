@@ -309,7 +309,7 @@ cdef class Endpoint(Port):
         self.ops.state = &self.side
         self.ops.receive_burst, self.ops.deliver_burst = receive_burst, deliver_burst
         self.ops.release_burst = release_burst
-        self.ops.wait_fd, self.ops.want_kicks, self.ops.has_work = wait_fd, want_kicks, has_work
+        self.ops.wait_fd, self.ops.want_kicks, self.ops.has_silent_work = wait_fd, want_kicks, has_work
 
     def __dealloc__(self) -> None:
         free(self.spare)

@@ -146,7 +146,7 @@ cdef bint may_receive(PortOps *port, uint32_t pair) noexcept nogil:
     return queue.fd >= 0 and is_there(queue)
 
 
-cdef bint has_work(PortOps *port, uint32_t pair) noexcept nogil:
+cdef bint has_silent_work(PortOps *port, uint32_t pair) noexcept nogil:
     """Frames that arrived wake a worker by themselves; what the kernel has still to send does not."""
     cdef HostQueue *queue = &(<HostPortState *>port.state).queues[pair]
     cdef XdpQueue *xdp = <XdpQueue *>queue.handle
@@ -274,7 +274,8 @@ cdef class XdpPort(HostPort):
         self.make(name, door, queue_pairs)
         self.next.lends = True
         self.ops.receive_burst, self.ops.deliver_burst = receive_burst, deliver_burst
-        self.ops.release_burst, self.ops.may_receive, self.ops.has_work = release_burst, may_receive, has_work
+        self.ops.release_burst, self.ops.may_receive = release_burst, may_receive
+        self.ops.has_silent_work = has_silent_work
 
     def attach(self, sockets, uint32_t longest) -> None:
         cdef XdpSocket socket

@@ -86,7 +86,7 @@ cdef class LoopPort(Port):
         self.ops.receive_burst, self.ops.deliver_burst, self.ops.release_burst = (
             receive_burst, deliver_burst, release_burst,
         )
-        self.ops.may_receive = self.ops.has_work = has_work
+        self.ops.may_receive = self.ops.has_silent_work = has_work
         self.ops.wait_fd = wait_fd
 
     def __dealloc__(self) -> None:
