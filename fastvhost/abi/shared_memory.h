@@ -84,8 +84,6 @@ static inline struct vring_packed_desc read_once_packed_desc_anywhere(const stru
 }
 
 static inline uint16_t read_once_u16_anywhere(const void *p) { return ((const volatile fv_anywhere_u16 *)p)->value; }
-static inline void write_u16_anywhere(void *p, uint16_t v) { ((volatile fv_anywhere_u16 *)p)->value = v; }
-static inline void write_u64_anywhere(void *p, uint64_t v) { ((volatile fv_anywhere_u64 *)p)->value = v; }
 
 /* Store, then load, in that order as everybody sees it. */
 static inline void full_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }

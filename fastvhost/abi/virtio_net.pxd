@@ -6,12 +6,10 @@ from libc.stdint cimport uint64_t
 cdef enum:
     NET_HDR_LEGACY_BYTES = 10
     NET_HDR_BYTES = 12
-    NET_HDR_FLAGS_OFFSET = 0
     NET_HDR_GSO_TYPE_OFFSET = 1
     NET_HDR_NUM_BUFFERS_OFFSET = 10
 
     NET_HDR_F_NEEDS_CSUM = 1
-    NET_HDR_GSO_NONE = 0
 
 # Ethernet needs its two addresses and its type; the largest frame is 65535 bytes of IP behind them (section 5.1.6.3).
 cdef enum:

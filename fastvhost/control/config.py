@@ -45,7 +45,6 @@ class FwdConfig:
     ports: tuple[PortSpec, ...]
     wires: tuple[tuple[str, str], ...]
     """Pairs of port names; each is two directions."""
-    forward: str = "patch"
     on_full: str = "hold"
     hold_timeout: float = 0.1
     cores: tuple[int, ...] = ()
@@ -138,7 +137,6 @@ def build(options: Mapping[str, object]) -> FwdConfig:
     return FwdConfig(
         ports=ports,
         wires=wires,
-        forward=words["forward"],
         on_full=words["on-full"],
         hold_timeout=units.duration("hold-timeout", given.get("hold-timeout", "100ms"), 0.001, 3600),
         cores=units.core_list(given["cores"]) if "cores" in given else (),

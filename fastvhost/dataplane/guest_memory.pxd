@@ -47,7 +47,7 @@ cdef inline const Region *find_region(const RegionTable *table, uint64_t guest_a
 
 
 cdef inline bint holds_host(const RegionTable *table, const uint8_t *host, uint64_t bytes) noexcept nogil:
-    """Whether host memory lies in one region whole. For checks of a debug build."""
+    """Whether host memory lies in one region whole."""
     cdef uint32_t i
     cdef uint64_t offset
     for i in range(table.n_regions):

@@ -52,10 +52,6 @@ class GuestMemory:
     @property
     def faulted(self) -> bool:
         """True once any of its mappings met SIGBUS."""
-    def holds_user(self, user_addr: int, bytes: int) -> bool:
-        """Whether a range of front-end virtual addresses lies in one region whole (a ring must)."""
-    def holds_guest(self, guest_addr: int, bytes: int) -> bool:
-        """Whether a range of guest addresses is covered, by several adjacent regions if need be."""
     def guest_of_user(self, user_addr: int, bytes: int) -> int:
         """The guest address of a range of front-end virtual addresses. Raises LookupError outside of all regions."""
     def read(self, guest_addr: int, bytes: int) -> bytes:

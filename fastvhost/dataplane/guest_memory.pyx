@@ -248,22 +248,6 @@ cdef class GuestMemory:
     def faulted(self) -> bool:
         return any(mapping.faulted for mapping in self.mappings)
 
-    def holds_user(self, uint64_t user_addr, uint64_t bytes) -> bool:
-        return host_of_user(&self.table, user_addr, bytes) != NULL
-
-    def holds_guest(self, uint64_t guest_addr, uint64_t bytes) -> bool:
-        cdef const Region *region
-        cdef uint64_t room
-        while True:
-            region = find_region(&self.table, guest_addr)
-            if region == NULL:
-                return False
-            room = region.bytes - (guest_addr - region.guest_addr)
-            if bytes <= room:
-                return True
-            guest_addr += room
-            bytes -= room
-
     # For the control thread, a few bytes at a time. Pages may be slow to come: touched without the GIL.
 
     def guest_of_user(self, uint64_t user_addr, uint64_t bytes) -> int:

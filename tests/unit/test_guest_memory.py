@@ -14,6 +14,7 @@ import pytest
 
 from fastvhost.dataplane.guest_memory import MAX_REGIONS, GuestMemory, Mapping, MemoryRefusedError, file_system
 from tests.driver import Memory, Region
+from tests.probes.lookups import holds_guest, holds_user
 from tests.unit.rig import MIB, frame, mapped, rig
 
 
@@ -78,7 +79,7 @@ def test_whoever_knows_the_files_page_size_is_believed_and_the_file_system_not_a
 def test_the_mmap_offset_need_not_be_a_multiple_of_the_page_size(fd: int) -> None:
     os.pwrite(fd, b"hello", 5000)
     with_offset = Mapping(fd, 0x1000, 8192, 0x7000, 5000)
-    assert GuestMemory([with_offset]).holds_guest(0x1000, 8192)
+    assert holds_guest(GuestMemory([with_offset]), 0x1000, 8192)
     with_offset.close()
     assert with_offset.closed
 
@@ -104,7 +105,7 @@ def test_huge_pages_that_the_pool_does_not_have_are_mapped_and_none_is_reserved(
     size = (before["HugePages_Total"] + 4) * 2 * MIB
     os.ftruncate(fd, size)
     mapping = Mapping(fd, 0, size, 0, 0)
-    assert GuestMemory([mapping]).holds_guest(0, size)
+    assert holds_guest(GuestMemory([mapping]), 0, size)
     assert hugepages() == before
     mapping.close()
     os.close(fd)
@@ -131,15 +132,15 @@ def test_an_empty_table_and_one_with_too_many_regions_are_refused(fd: int) -> No
 
 def test_ranges_are_found_to_the_byte_and_across_adjacent_regions_for_guest_addresses_only(fd: int) -> None:
     memory = GuestMemory([Mapping(fd, 0x10000, 4096, 0x900000, 0), Mapping(fd, 0x11000, 4096, 0xA00000, 4096)])
-    assert memory.holds_guest(0x10000, 8192)
-    assert memory.holds_guest(0x11FFF, 1)
-    assert not memory.holds_guest(0x12000, 1)
-    assert not memory.holds_guest(0xFFFF, 2)
-    assert not memory.holds_guest(0x10001, 8192)
-    assert not memory.holds_guest(2**64 - 1, 2)
-    assert memory.holds_user(0x900000, 4096)
-    assert not memory.holds_user(0x900000, 4097)
-    assert not memory.holds_user(0x8FFFFF, 1)
+    assert holds_guest(memory, 0x10000, 8192)
+    assert holds_guest(memory, 0x11FFF, 1)
+    assert not holds_guest(memory, 0x12000, 1)
+    assert not holds_guest(memory, 0xFFFF, 2)
+    assert not holds_guest(memory, 0x10001, 8192)
+    assert not holds_guest(memory, 2**64 - 1, 2)
+    assert holds_user(memory, 0x900000, 4096)
+    assert not holds_user(memory, 0x900000, 4097)
+    assert not holds_user(memory, 0x8FFFFF, 1)
 
 
 def test_closing_unmaps_and_closing_again_is_nothing() -> None:

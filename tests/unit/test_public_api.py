@@ -18,7 +18,6 @@ from fastvhost.dataplane.port import NullPort, Port
 from fastvhost.dataplane.ports.endpoint import Burst, Endpoint
 from fastvhost.dataplane.ports.packet import PacketPort
 from fastvhost.dataplane.ports.pcap_file import Player, Recorder
-from fastvhost.dataplane.ports.segmentation import cut
 from fastvhost.dataplane.ports.tap import TapPort
 from fastvhost.dataplane.queue_setup import QueueSetup
 from fastvhost.dataplane.virtio_port import VirtioPort
@@ -27,6 +26,7 @@ from fastvhost.driver.copy_limit import CopyLimit
 from fastvhost.driver.device import GuestDevice
 from fastvhost.driver.load import Load
 from tests.house.sources import ROOT
+from tests.probes.offloads import cut
 from tests.unit.rig import rig
 
 MIB = 1 << 20

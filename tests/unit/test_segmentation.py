@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from fastvhost.dataplane.ports.segmentation import cut
+from tests.probes.offloads import cut
 from tests.unit.checksums import internet_sum
 
 TCPV4, UDP_FRAGMENTS, TCPV6, UDP, ECN = 1, 3, 4, 5, 0x80

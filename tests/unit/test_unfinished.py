@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from fastvhost.dataplane.ports.xdp import finish
+from tests.probes.offloads import finish
 from tests.unit.checksums import internet_sum
 
 TCP, UDP = 6, 17

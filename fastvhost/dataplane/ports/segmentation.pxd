@@ -31,6 +31,11 @@ cdef struct Super:
     bint udp
 
 
+cdef enum:
+    # Ethernet, two VLAN tags, IP and TCP with all their options.
+    MOST_HEADER_BYTES = 256
+
+
 cdef bint complete_checksum(uint8_t *frame, uint32_t bytes, uint32_t start, uint32_t offset) noexcept nogil
 cdef bint begin_super(Super *super, uint8_t *frame, uint32_t bytes, const HostHeader *header) noexcept nogil
 cdef uint32_t cut_super(Super *super, FrameBurst *burst, uint32_t n, uint8_t *arena) noexcept nogil

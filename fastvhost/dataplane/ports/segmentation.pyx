@@ -1,7 +1,6 @@
 """Checksums and super-frames of the host's stack, done in software. See segmentation.pxd."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
 from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES
@@ -22,8 +21,6 @@ cdef enum:
     PROTOCOL_TCP = 6
     PROTOCOL_UDP = 17
     UDP_HEADER_BYTES = 8
-    # Ethernet, two VLAN tags, IP and TCP with all their options.
-    MOST_HEADER_BYTES = 256
 
 
 cdef inline void put_sum(uint8_t *at, uint16_t checksum) noexcept nogil:
@@ -145,38 +142,3 @@ cdef void put_checksum(
     sum = add_bytes(transport, super.header_bytes - super.transport_at, sum)
     checksum = fold(add_bytes(super.frame + super.header_bytes + super.at, piece, sum))
     put_sum(transport + offset, checksum if checksum else 0xffff)
-
-
-def cut(bytes frame, int gso_type, int gso_bytes, int csum_start, int csum_offset) -> list[bytes]:
-    cdef HostHeader header
-    cdef Super super
-    cdef FrameBurst *burst = <FrameBurst *>calloc(1, sizeof(FrameBurst))
-    cdef uint8_t *arena = <uint8_t *>malloc(BURST * MOST_HEADER_BYTES)
-    cdef Segment *segments = <Segment *>malloc(2 * BURST * sizeof(Segment))
-    cdef uint32_t i, j, n
-    copy = bytearray(frame)
-    cdef uint8_t *data = copy
-    found = []
-    try:
-        if burst == NULL or arena == NULL or segments == NULL:
-            raise MemoryError
-        burst.segments = segments
-        header.flags, header.header_bytes = 1, 0
-        header.gso_type, header.gso_bytes = <uint8_t>gso_type, <uint16_t>gso_bytes
-        header.csum_start, header.csum_offset = <uint16_t>csum_start, <uint16_t>csum_offset
-        if gso_type == 0:
-            return [bytes(copy)] if complete_checksum(data, <uint32_t>len(copy), csum_start, csum_offset) else []
-        if not begin_super(&super, data, <uint32_t>len(copy), &header):
-            return []
-        while super.frame != NULL:
-            n = cut_super(&super, burst, 0, arena)
-            for i in range(n):
-                piece = b""
-                for j in range(burst.frames[i].n_segments):
-                    piece += segments[2 * i + j].data[:segments[2 * i + j].bytes]
-                found.append(piece)
-    finally:
-        free(burst)
-        free(arena)
-        free(segments)
-    return found

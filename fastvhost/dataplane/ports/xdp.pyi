@@ -17,6 +17,3 @@ class XdpPort(HostPort):
         """One socket a pair, each fresh; the caller's, open until detach() has returned. The door."""
     def set_longest(self, frame_bytes: int) -> None:
         """Frames of more bytes drop as oversize, in both directions. The door."""
-
-def finish(frame: bytes) -> bytes:
-    """What the port makes of a frame whose TCP or UDP checksum its sender left to the card. For tests."""

@@ -300,10 +300,3 @@ cdef class XdpPort(HostPort):
         if next.longest != longest:
             next.longest, next.touched = longest, True
         self.end_setter()
-
-
-def finish(bytes frame) -> bytes:
-    copy = bytearray(frame)
-    cdef uint8_t *data = copy
-    finish_checksum(data, <uint32_t>len(copy))
-    return bytes(copy)
