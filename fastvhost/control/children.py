@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# In the child, until it becomes the program. A parent that died before the wish was known to the kernel is another
-# one by now. The wish outlives execve, and is made here because code between fork and execve may not take locks.
+# In the child, until it becomes the program. If the parent died before prctl(), getppid() has changed: exit. What
+# prctl() sets outlives execve; it is called here because code between fork and execve may not take locks.
 FIRST = """
 import ctypes, os, sys
 PR_SET_PDEATHSIG, SIGKILL = 1, 9

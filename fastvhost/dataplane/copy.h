@@ -48,8 +48,8 @@ static void copy_frames_plain(const struct frame_copy *list, uint32_t n)
 
 #if defined(__x86_64__)
 
-/* Whoever takes a frame asks for its first two lines. Its others are asked for while the copies before it run, if there
- * are few: where a frame goes on for longer, the CPU sees by itself. */
+/* Taking a frame from its ring prefetches its first two cache lines. The others of a short frame are prefetched here,
+ * COPIES_AHEAD copies before its own; in frames of SEEN_FROM bytes and more the hardware prefetches by itself. */
 enum { ASKED_FOR = 128, SEEN_FROM = 1024, COPIES_AHEAD = 2 };
 
 static inline void expect_copy(const struct frame_copy *list, uint32_t n, uint32_t i)
@@ -64,8 +64,8 @@ static inline void expect_copy(const struct frame_copy *list, uint32_t n, uint32
     }
 }
 
-/* Where frames are long one behind the other, Intel's CPUs see each only when it has begun; so each line of the next one is
- * asked for while its like moves, at most one beyond its end. On others it was not measured. */
+/* Intel's prefetcher notices a long frame only after its copy has begun. So while line k of a long frame is copied, line k
+ * of the next one is prefetched, at most one line beyond its end. Not measured on other CPUs. */
 static int asks_line_by_line;
 
 static inline int asks_for_next(const struct frame_copy *list, uint32_t n, uint32_t i)

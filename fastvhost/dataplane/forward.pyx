@@ -97,7 +97,7 @@ cdef inline uint32_t pair_of(const Lane *lane) noexcept nogil:
 cdef bint may_wait(Lane *lane, uint64_t progress) noexcept nogil:
     """The egress took nothing: whether its time without progress is still short enough to wait on.
 
-    Its progress is that of its queue, which lanes may share: one that others crowd out waits on.
+    Progress is measured per receive queue: a lane goes on waiting while other lanes still get frames into it.
     """
     cdef uint64_t now
     if not lane.hold:

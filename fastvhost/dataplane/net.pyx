@@ -84,8 +84,8 @@ cdef uint32_t copy_at(Cursor *to, Cursor *source, uint32_t bytes) noexcept nogil
 cdef uint32_t strip_headers(FrameBurst *burst, uint32_t n, uint32_t header_bytes, Tally *tally) noexcept nogil:
     """Turn the n chains of a burst into frames, in place, up to the first that is none.
 
-    Where the first one is none, the burst gets no frames: those up to the first frame are counted as dropped, and are
-    to be completed. So no frame ever waits with a dropped one before or behind it. Returns the chains dealt with.
+    If the first chain is no frame, the burst gets none: the chains up to the first frame are counted as dropped, and
+    are to be completed now. So a burst never mixes frames and dropped chains. Returns the chains dealt with.
     """
     cdef uint32_t i = 0, shortest = header_bytes + ETHER_HEADER_BYTES
     cdef uint64_t total = 0

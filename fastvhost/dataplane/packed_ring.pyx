@@ -160,7 +160,7 @@ cdef uint32_t take_plain(
             prefetch_read(data)
             prefetch_read(data + 64)
         chains[n].data = data
-        # bytes, and the ticket behind them: as in the descriptor, but that the number of slots stands for the flags
+        # One store of eight bytes, bytes and ticket, as in the descriptor; in the place of its flags the count of slots
         (<uint64_t *>&chains[n].bytes)[0] = tail & but_flags | <uint64_t>ONE_SLOT << TAIL_ID_SHIFT
         chains[n].n_segments = 1
     return most

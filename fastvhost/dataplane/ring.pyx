@@ -44,14 +44,14 @@ cdef int add_segments(
 ) noexcept nogil:
     """One descriptor's buffer: one segment, or one for each adjacent region that it spans.
 
-    An empty one takes a place as well: what a burst may look at is bounded by its places alone.
+    A descriptor of 0 bytes takes a segment's place as well: the places alone bound the work of a burst.
     """
     cdef const Region *region
     cdef uint64_t room
     if length == 0:
         if n_segments[0] >= places:
             return NO_SEGMENTS_LEFT
-        segments[n_segments[0]] = Segment(ring.descriptor_area, 0)    # somewhere: nothing of it is ever touched
+        segments[n_segments[0]] = Segment(ring.descriptor_area, 0)    # any valid pointer: 0 bytes are read
         n_segments[0] += 1
     while length:
         region = find_region(ring.table, guest_addr)

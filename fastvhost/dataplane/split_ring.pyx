@@ -61,7 +61,7 @@ cdef uint32_t take(
 
     if ring.status != RING_OK:
         return 0
-    if n < most:    # else the index may change as it likes meanwhile, and its cache line stays with the driver
+    if n < most:    # else the known entries fill the burst, and the line of the index stays with the driver's core
         ring.known_avail = load_acquire_u16(&avail.idx)  # pairs with the driver's store of avail.idx
         n = <uint16_t>(ring.known_avail - first)
     if n + ring.outstanding > size:

@@ -1,7 +1,8 @@
 """A port that a program of this process owns: four rings of parcels between its thread and the worker's.
 
 Slots of one memory go round: lent by the program's share, filled, leaving, returned; or vacant, filled by the worker,
-arrived, released. A received slot that the program sends back comes home to the wrong share: rebalance sees to that.
+arrived, released. A received slot that the program sends back returns to the program's half; rebalance() moves the
+surplus to the worker's half again.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-/* Checksums that a sender's stack left to a network card there is none of. RFC 1071, RFC 768, RFC 9293, RFC 8200.
+/* Completes checksums that a sender's stack left to a network card, where there is no card. RFC 1071, 768, 9293, 8200.
  *
  * A frame of a neighbouring stack (a veth, a bridge) reaches XDP with only the sum of the pseudo-header in the checksum
  * field, and nothing with it that says so. That sum is the sign: where the field holds it, the checksum is computed. A
