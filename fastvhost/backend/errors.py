@@ -14,8 +14,8 @@ class SessionEndError(Exception):
 
 
 class ServiceError(ValueError):
-    """A port cannot be opened. kind: "usage" (another setting helps) or "os" (the system said no)."""
+    """A port cannot be opened. cause: "usage" (another setting helps) or "os" (the system said no)."""
 
-    def __init__(self, text: str, kind: Literal["usage", "os"] = "usage") -> None:
+    def __init__(self, text: str, cause: Literal["usage", "os"] = "usage") -> None:
         super().__init__(text)
-        self.kind = kind
+        self.cause = cause

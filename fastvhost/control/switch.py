@@ -153,9 +153,9 @@ class Switch:
             self.stop()
             if open_files.ran_out(error):
                 raise RuntimeFailure(f"{error}; {open_files.RAISE}") from error
-            # A service tells whether another setting would help (its kind is "usage") or the system said no.
-            kind = UsageError if getattr(error, "kind", "") == "usage" else RuntimeFailure
-            raise kind(str(error)) from error
+            # A service tells whether another setting would help (its cause is "usage") or the system said no.
+            refusal = UsageError if getattr(error, "cause", "") == "usage" else RuntimeFailure
+            raise refusal(str(error)) from error
         except RuntimeError as error:
             self.stop()
             raise RuntimeFailure(f"{error}; raise TasksMax= in the unit, or ulimit -u") from error

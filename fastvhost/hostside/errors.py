@@ -6,8 +6,8 @@ from typing import Literal
 
 
 class HostPortError(ValueError):
-    """kind: "usage" (another setting helps) or "os" (the system said no)."""
+    """cause: "usage" (another setting helps) or "os" (the system said no)."""
 
-    def __init__(self, text: str, kind: Literal["usage", "os"] = "os") -> None:
+    def __init__(self, text: str, cause: Literal["usage", "os"] = "os") -> None:
         super().__init__(text)
-        self.kind = kind
+        self.cause = cause

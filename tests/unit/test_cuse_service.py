@@ -315,7 +315,7 @@ def test_a_host_without_cuse_hears_how_to_get_it(tmp_path: Path) -> None:
 
     with pytest.raises(ServiceError, match="modprobe cuse") as refusal:
         CuseDevice("fv0", 0o660, None, directory=str(tmp_path), opened=missing)
-    assert refusal.value.kind == "os"
+    assert refusal.value.cause == "os"
 
 
 def test_a_user_who_may_not_open_it_hears_that(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_a_directory_that_others_may_write_is_refused_unless_it_is_sticky(
     path = (place / "inner" if above else place) / "a.sock"
     with pytest.raises(ServiceError, match=f"replace files in {place} .*chmod \\+t {place}") as refused:
         listener.Listener(str(path), 0o660, None)
-    assert refused.value.kind == "usage"
+    assert refused.value.cause == "usage"
     assert not path.exists()
     (directory / "link").symlink_to(path.parent)
     with pytest.raises(ServiceError, match=f"replace files in {place}"):
@@ -255,7 +255,7 @@ def test_a_path_is_107_bytes_at_most(directory: Path) -> None:
     rig.close()
     with pytest.raises(ServiceError, match="108 bytes") as refused:
         listener.Listener(str(directory / ("a" * (room + 1))), 0o660, None)
-    assert refused.value.kind == "usage"
+    assert refused.value.cause == "usage"
 
 
 def test_bytes_count_and_not_letters(directory: Path) -> None:
@@ -288,6 +288,6 @@ def test_what_the_system_refuses_is_no_wrong_usage(directory: Path, monkeypatch:
     monkeypatch.setattr(os, "chown", refuse)
     with pytest.raises(ServiceError, match="member of the group") as refused:
         listener.Listener(str(directory / "a.sock"), 0o660, str(os.getgid() + 1))
-    assert refused.value.kind == "os"
+    assert refused.value.cause == "os"
     assert not (directory / "a.sock").exists()
     assert open_fds() == before
