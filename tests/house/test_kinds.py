@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from fastvhost.control.kinds import KINDS
 from tests.house import sources
 
 HOME = sources.PACKAGE / "control" / "kinds"
+PLAIN = (sources.PACKAGE / "dataplane").glob("*.py")
 
 
 def named(path: Path) -> set[str]:
@@ -33,6 +36,13 @@ def test_every_file_of_kinds_is_one() -> None:
     homes = {type(kind).__module__.rpartition(".")[2] for kind in KINDS.values()}
     files = {path.stem for path in HOME.glob("*.py")} - {"__init__"}
     assert files == homes == {name.replace("-", "_") for name in KINDS}
+
+
+def test_who_knows_the_kinds_has_loaded_nothing_compiled() -> None:
+    """Or help, show and doctor would take as long as a start, and not say what is missing where nothing was built."""
+    code = "import sys, fastvhost.control.kinds; print(*(one for one in sys.modules if 'fastvhost.dataplane.' in one))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=sources.ROOT, capture_output=True, text=True, check=True)
+    assert {name.rpartition(".")[2] for name in done.stdout.split()} <= {path.stem for path in PLAIN}
 
 
 def test_a_name_is_seen_in_either_language(tmp_path: Path) -> None:

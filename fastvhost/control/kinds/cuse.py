@@ -12,7 +12,6 @@ from fastvhost.backend.qemu import Version
 from fastvhost.control import host, port_keys
 from fastvhost.control.errors import UsageError
 from fastvhost.control.finding import Finding
-from fastvhost.control.open_taps import open_taps
 from fastvhost.control.policy import Policy
 from fastvhost.control.port_parts import AnyPort, Service
 from fastvhost.control.port_spec import Kind, Options, PortSpec, Words
@@ -127,6 +126,8 @@ class Cuse(Kind):
         """The device file is opened once for each queue pair."""
         if guest not in TEMPLATES:
             raise UsageError(f"{guest}: it speaks vhost-user only, no vhost-net; give it a vhost-user port")
+        from fastvhost.control.open_taps import open_taps
+
         path, many = DEVICES / spec.value, spec.queues > 1
         fds, taps = open_files(spec.queues)
         return TEMPLATES[guest].format(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from fastvhost.backend import features, qemu
-from fastvhost.control import control_client, port_keys, records, runtime_dir, socket_place
+from fastvhost.control import control_client, port_keys, runtime_dir, socket_place
 from fastvhost.control.errors import FastvhostError, UsageError
 from fastvhost.control.finding import Finding
 from fastvhost.control.policy import Policy
@@ -132,6 +132,7 @@ class VhostUser(Kind):
 
     def make_service(self, spec: PortSpec, port: Any, socket_group: str | None) -> Service:
         """The protocol."""
+        from fastvhost.control import records
         from fastvhost.vhostuser.service import DeviceSettings, VhostUserService
 
         without, mtu = spec.option("without"), spec.option("mtu")
