@@ -19,6 +19,7 @@ import math
 import mmap
 import os
 import pkgutil
+import resource
 import signal
 import sys
 import tempfile
@@ -53,6 +54,8 @@ from fastvhost.driver.ram import GuestRam
 MIB = 1 << 20
 POOL = 400
 """Objects that take part at a time."""
+ADDRESS_SPACE = 8 << 30
+"""Bytes. A list of 2**31 numbers is MemoryError, not the end of what else runs on this machine."""
 TOO_LONG = 20
 """Seconds for one call, after which the script says where it is, and ends."""
 NUMBERS: tuple[Any, ...] = (
@@ -321,8 +324,20 @@ class Script:
 
     def use(self, one: Any) -> None:
         """A member of an object, whichever."""
+        self.use_member(one, self.random.choice(members(one)))
+
+    def use_closed(self) -> None:
+        """Each member of objects that were as they should be until they were closed."""
+        there = len(self.pool)
+        self.add_good()
+        for one in self.pool[there:]:
+            with contextlib.suppress(Exception):
+                one.close()
+            for name in members(one) * 4:
+                self.use_member(one, name)
+
+    def use_member(self, one: Any, name: str) -> None:
         kind = type(one)
-        name = self.random.choice([name for name in dir(kind) if name not in LEFT_ALONE])
         what = f"{kind.__name__}.{name}"
         os.pwrite(self.note, what.encode().ljust(1000), 0)
         try:
@@ -348,6 +363,7 @@ class Script:
                 if name not in LEFT_ALONE and f"{kind.__name__}.{name}" not in HOLDERS:
                     with contextlib.suppress(Exception):
                         self.call(getattr(half_made(kind), name), f"half made {kind.__name__}.{name}")
+        self.use_closed()
         end = self.made + self.calls
         while self.made < end:
             if len(self.pool) < 60 or self.random.random() < 0.002:
@@ -361,6 +377,11 @@ class Script:
                 self.random.shuffle(self.pool)
                 del self.pool[self.random.randrange(len(self.pool)) :]
                 gc.collect()
+
+
+def members(one: Any) -> list[str]:
+    """Names of what an object has, but for what every object of Python has."""
+    return [name for name in dir(type(one)) if name not in LEFT_ALONE]
 
 
 def half_made(kind: type) -> Any:
@@ -424,6 +445,8 @@ def interrupted(number: int, _frame: object) -> None:
 
 
 def main(seed: str, calls: str, note: str) -> None:
+    if "libasan" not in os.environ.get("LD_PRELOAD", ""):  # whose shadow takes terabytes; it has a limit of its own
+        resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     faulthandler.enable()
     faulthandler.dump_traceback_later(TOO_LONG * 4, exit=True)
     # What waits for frames is interrupted. (Not while an object is being let go of: that is only a line on stderr.)

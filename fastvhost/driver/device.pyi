@@ -50,6 +50,7 @@ class GuestDevice:
         """What SET_VRING_BASE says of a ring whose back-end is gone and cannot be asked where it stood, as QEMU has it.
 
         Of a split ring the used index in guest memory; a packed one has none there, so it is what that began with.
+        Raises ValueError of a device that is closed, or has no such queue.
         """
     @property
     def sent(self) -> tuple[int, int]:

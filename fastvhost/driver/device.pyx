@@ -239,10 +239,12 @@ cdef class GuestDevice:
         """What SET_VRING_BASE says of a ring whose back-end is gone and cannot be asked where it stood, as QEMU has it.
 
         Of a split ring the used index in guest memory; a packed one has none there, so it is what that began with.
+        Raises ValueError of a device that is closed, or has no such queue.
         """
-        if self.packed:
-            return self.base
-        return load_acquire_u16(&(<virtq_used *>self._queue(index).device_area).idx)
+        if self.closed:
+            raise ValueError("guest device: it is closed; ask before that")
+        cdef DriverQueue *queue = self._queue(index)
+        return self.base if self.packed else load_acquire_u16(&(<virtq_used *>queue.device_area).idx)
 
     @property
     def sent(self) -> tuple[int, int]:

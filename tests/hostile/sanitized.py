@@ -17,6 +17,7 @@ OPTIONS = {
         "handle_sigbus": 0,  # ours to handle: fault_guard.h
         "allow_user_segv_handler": 1,
         "allocator_may_return_null": 1,  # what is too much is refused, as without it
+        "max_allocation_size_mb": 4096,
         "detect_stack_use_after_return": 1,
         "exitcode": 99,
     },

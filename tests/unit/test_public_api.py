@@ -201,3 +201,13 @@ def test_a_guests_memory_stays_while_a_device_or_a_load_works_on_it() -> None:
         with pytest.raises(ValueError, match="closed"):
             call()
     b.close()
+
+
+def test_a_ring_whose_memory_is_gone_is_not_asked_where_it_stood() -> None:
+    device = guest()
+    assert device.base_left(1) == 0
+    with pytest.raises(ValueError, match=r"this device has 0\.\.1"):
+        device.base_left(2)
+    device.close()
+    with pytest.raises(ValueError, match="it is closed"):
+        device.base_left(1)
