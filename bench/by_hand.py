@@ -32,9 +32,9 @@ from bench.guests.waits import wait_until
 
 PAIRS = 2
 PINGS = 20
-PATIENCE = 60.0
+MAX_WAIT = 60.0
 """Seconds for whatever takes none on a machine that is not busy."""
-BOOT_PATIENCE = 600.0
+BOOT_MAX_WAIT = 600.0
 IPXE_SCRIPT = """\
 #!ipxe
 kernel http://{server}/vmlinuz {words}
@@ -82,11 +82,11 @@ class Scene:
         neighbour = UmlMachine("b", directory / "b.sock", 2)
         with contextlib.ExitStack() as stack:
             self.fwd = stack.enter_context(Fwd(directory, [self.machine.port, neighbour.port], HOLDS))
-            self.b = stack.enter_context(UmlGuest(neighbour, directory)).wait_ready(BOOT_PATIENCE)
+            self.b = stack.enter_context(UmlGuest(neighbour, directory)).wait_ready(BOOT_MAX_WAIT)
             self._serve_boot()
             self.a = stack.enter_context(Guest(self.machine, directory))
             self._skip_prompts()
-            self.a.wait_ready(BOOT_PATIENCE)
+            self.a.wait_ready(BOOT_MAX_WAIT)
             self.booted_bytes = int(self.fwd.stats()["ports"]["b"]["rx_bytes"])
             self.b.run("killall udhcpd httpd; kill $(cat /tmp/router)")
             for guest in (self.a, self.b):
@@ -118,24 +118,24 @@ class Scene:
             self.a.monitor("send-key", keys=[{"type": "qcode", "data": "spc"}])
             return int(self.fwd.stats()["ports"]["a"]["rx_frames"]) > 0
 
-        wait_until("iPXE asks the network", BOOT_PATIENCE, asks_for_an_address)
+        wait_until("iPXE asks the network", BOOT_MAX_WAIT, asks_for_an_address)
 
     @contextlib.contextmanager
     def traffic(self) -> Iterator[None]:
         """Both guests ping each other, also where there is no way at the moment."""
         for guest, how, other in ((self.b, "-A", self.a), (self.a, "-i 0.01", self.b)):
             ping = f"ping {how} -q -c 1000 -W 1 {other.address}"
-            guest.run(f"(while :; do {ping}; sleep 0.1; done) > /dev/null 2>&1 & echo $! > /tmp/traffic", PATIENCE)
+            guest.run(f"(while :; do {ping}; sleep 0.1; done) > /dev/null 2>&1 & echo $! > /tmp/traffic", MAX_WAIT)
         try:
             yield
         finally:
             for guest in (self.a, self.b):
-                guest.run("kill $(cat /tmp/traffic); killall ping 2> /dev/null; true", PATIENCE)
+                guest.run("kill $(cat /tmp/traffic); killall ping 2> /dev/null; true", MAX_WAIT)
 
     def ask(self, command: str) -> str:
         """What a command in the guest says. Raises Refused where it fails."""
         try:
-            return self.a.run(command, PATIENCE).strip()
+            return self.a.run(command, MAX_WAIT).strip()
         except CommandFailed as error:
             raise Refused(str(error).rpartition(": ")[2].strip()) from error
 
@@ -144,13 +144,13 @@ class Scene:
         self.a.run(
             "until [ -e /sys/class/net/eth0 ]; do sleep 0.1; done; "
             "ip link set eth0 mtu $guest_mtu up; ip address add $guest_address dev eth0 2> /dev/null; true",
-            PATIENCE,
+            MAX_WAIT,
         )
 
     def check(self) -> None:
         """Every ping is answered, no ring is broken, fwd has nothing to complain of."""
         for sender, receiver in ((self.a, self.b), (self.b, self.a)):
-            answered = sender.ping(receiver, PINGS, patience=5)
+            answered = sender.ping(receiver, PINGS, max_wait=5)
             assert answered == PINGS, f"{answered} of {PINGS} pings of {sender.name} were answered"
         broken = [ring["broken"] for port in "ab" for ring in self.fwd.show(port)["rings"] if ring["broken"]]
         assert not broken, broken
@@ -209,7 +209,7 @@ def mtu(scene: Scene) -> str:
     for size in (1400, 9000):
         scene.ask(f"ip link set eth0 mtu {size}")
         # Some are lost beside all other traffic, by a guest that is emulated.
-        wait_until("a ping of that size is answered", PATIENCE, partial(scene.a.ping, scene.b, 1, bytes=size - 28))
+        wait_until("a ping of that size is answered", MAX_WAIT, partial(scene.a.ping, scene.b, 1, bytes=size - 28))
     return "1400, then 9000"
 
 
@@ -245,8 +245,8 @@ def suspend_to_ram(scene: Scene) -> str:
     """S3. QEMU wakes it up."""
     with ThreadPoolExecutor(1) as pool:
         # What is sent to its serial port before it is awake is lost; so it says itself that it is.
-        slept = pool.submit(scene.a.run, "echo mem > /sys/power/state", PATIENCE)
-        wait_until("a sleeps", PATIENCE, lambda: scene.a.ask_monitor("query-status")["status"] == "suspended")
+        slept = pool.submit(scene.a.run, "echo mem > /sys/power/state", MAX_WAIT)
+        wait_until("a sleeps", MAX_WAIT, lambda: scene.a.ask_monitor("query-status")["status"] == "suspended")
         scene.a.monitor("system_wakeup")
         slept.result()
     return "slept, then woke up"
@@ -254,7 +254,7 @@ def suspend_to_ram(scene: Scene) -> str:
 
 def hot_unplug(scene: Scene) -> str:
     scene.a.monitor("device_del", id=CARD)
-    wait_until("the guest lets go of the card", PATIENCE, lambda: not scene.card_is_in())
+    wait_until("the guest lets go of the card", MAX_WAIT, lambda: not scene.card_is_in())
     assert "eth0" not in scene.ask("ls /sys/class/net")
     words = dict(word.split("=", 1) for word in scene.machine.device_words)
     values = {name: {"on": True, "off": False}.get(word, int(word) if word.isdecimal() else word)
@@ -297,7 +297,7 @@ def carry_out(scene: Scene, action: Action) -> str:
         except Refused as words:
             told, refused = f"told no: {words}", True
         scene.set_up()
-        scene.b.wait_answer(scene.a, PATIENCE)
+        scene.b.wait_answer(scene.a, MAX_WAIT)
     scene.check()  # without other traffic: a guest that is emulated loses frames where it is short of time
     assert refused == action.refused, f"{action.name}: {told}"
     return told

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Protocol
 
-from bench.guests.waits import PATIENCE, WaitedTooLong, wait_until
+from bench.guests.waits import MAX_WAIT, WaitedTooLong, wait_until
 from fastvhost.control.errors import RuntimeFailure
 
 NEVER_A_FRAME_BUT = "no_egress"
@@ -79,7 +79,7 @@ def check_stats(ask: Callable[[], Mapping[str, Any]], seconds: float = 1.0) -> b
     return True
 
 
-def check_pair(ask: Callable[[], Mapping[str, Any]], *names: str, seconds: float = PATIENCE) -> None:
+def check_pair(ask: Callable[[], Mapping[str, Any]], *names: str, seconds: float = MAX_WAIT) -> None:
     """The same of two ports wired to each other, whose guests are done, while others of that forwarder go on.
 
     None of their frames waits: all chains that were sent came back. So what came in was delivered or dropped. Counters

@@ -130,7 +130,7 @@ class App1(Process):
         return [line for line in self.log().splitlines(keepends=True) if line[0] == "{" and line[-1] == "\n"]
 
 
-def measure(number: int, seconds: float, size: int, rounds: int = 1, *, patience: float = 200) -> list[dict[str, Any]]:
+def measure(number: int, seconds: float, size: int, rounds: int = 1, *, max_wait: float = 200) -> list[dict[str, Any]]:
     """Everything about one path, each round as a line of bench/results/five-paths.jsonl. Nothing is left behind."""
     way = WAYS[number]
     with contextlib.ExitStack() as stack:
@@ -155,17 +155,17 @@ def measure(number: int, seconds: float, size: int, rounds: int = 1, *, patience
             wait_until(f"{machine.socket} is there", 60, lambda: _is_there(machine.socket, app))
             guest = stack.enter_context(WokenGuest(machine, directory))
         _let_roam(guest.pid)
-        guest.wake(patience)
-        guest.run(FORWARDS, patience)
-        app.said(patience)
+        guest.wake(max_wait)
+        guest.run(FORWARDS, max_wait)
+        app.said(max_wait)
         clocks = Clocks(guest, app)
         runs: list[dict[str, dict[str, Any]]] = [{} for _ in range(rounds)]
         for run in runs:
             run["bounce"] = _stream(app, clocks, seconds, size, "--window", "128")
             run["ping_pong"] = _stream(app, clocks, seconds, size, "--window", "1")
         # From here on the guest's network device belongs to a program.
-        guest.run("flood eth0 > /tmp/flood 2>&1 &", patience)
-        said = guest.run("while ! grep . /tmp/flood; do sleep 0.5; done", patience)
+        guest.run("flood eth0 > /tmp/flood 2>&1 &", max_wait)
+        said = guest.run("while ! grep . /tmp/flood; do sleep 0.5; done", max_wait)
         assert said.startswith("flooding"), said
         for run in runs:
             run["out"] = _stream(app, clocks, seconds, size, "--stream", "out", "--window", "256")

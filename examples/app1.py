@@ -41,7 +41,7 @@ SEEN, SEND, DONE = b"Seen", b"Send", b"Done"
 """The guest's program: what it has counted; floods for so many milliseconds; has flooded."""
 NO_NUMBER = bytes(4)
 BURST = 64
-PATIENCE = 0.5
+MAX_WAIT = 0.5
 """Seconds without an answer after which a window's frames count as lost."""
 REMEMBERED = 64
 """Streams of which a late frame is still known for one."""
@@ -288,7 +288,7 @@ class App1:
         """How many frames more may be on their way."""
         if self.figures.intact != self.progress[0] or not self.outstanding:
             self.progress = self.figures.intact, now
-        elif now - self.progress[1] > PATIENCE:
+        elif now - self.progress[1] > MAX_WAIT:
             self.given_up += self.outstanding
         return int(self.options.window) - self.outstanding
 

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 
 # A word that the device may read at any moment is packed first and then stored by a slice, which is one memcpy and so,
 # for these sizes, one store. struct.pack_into would not do: it zeroes the place before it writes. Loads in the native
@@ -299,7 +299,7 @@ class SplitQueue:
             taken.append(used)
         return taken
 
-    def wait_used(self, n: int = 1, timeout: float = PATIENCE) -> list[Used]:
+    def wait_used(self, n: int = 1, timeout: float = MAX_WAIT) -> list[Used]:
         """Take used elements until there are `n`. Raises Timeout."""
         taken = self.take_used()
         deadline = time.monotonic() + timeout
@@ -382,7 +382,7 @@ class NetDriver:
                 self._spare.append(self._transmit_buffers.pop(element.head))
         return len(used)
 
-    def wait_sent(self, timeout: float = PATIENCE) -> None:
+    def wait_sent(self, timeout: float = MAX_WAIT) -> None:
         """Wait until everything sent came back. Raises Timeout."""
         deadline = time.monotonic() + timeout
         while self._transmit_buffers:
@@ -405,7 +405,7 @@ class NetDriver:
         self.receiveq.make_available(head, kick=kick)
         return head
 
-    def receive(self, timeout: float = PATIENCE, *, repost: bool = True) -> bytes:
+    def receive(self, timeout: float = MAX_WAIT, *, repost: bool = True) -> bytes:
         """The next frame, without its header. Raises Timeout."""
         data = self._next_buffer(timeout, repost)
         buffers = NET_HEADER.unpack(data[:12])[6] if self.mergeable else 1

@@ -18,7 +18,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from tests.driver import NEAR_WRAP, Memory, NetDriver, Region, SplitQueue, Timeout
 
 HEADER = struct.Struct("<III")  # request, flags, size
@@ -110,7 +110,7 @@ class Closed(Exception):
 class Frontend:
     """One connection to a back-end."""
 
-    def __init__(self, sock: socket.socket, timeout: float = PATIENCE) -> None:
+    def __init__(self, sock: socket.socket, timeout: float = MAX_WAIT) -> None:
         self.sock = sock
         self.sock.settimeout(timeout)
         self.features = 0
@@ -118,7 +118,7 @@ class Frontend:
         self.reply_ack = False
 
     @classmethod
-    def connect(cls, path: str | Path, timeout: float = PATIENCE) -> Frontend:
+    def connect(cls, path: str | Path, timeout: float = MAX_WAIT) -> Frontend:
         """Connect to a listening back-end. Waits for it to listen, no longer than the timeout."""
         deadline = time.monotonic() + timeout
         while True:
@@ -134,7 +134,7 @@ class Frontend:
                 time.sleep(0.005)
 
     @classmethod
-    def listen(cls, path: str | Path, timeout: float = PATIENCE) -> Frontend:
+    def listen(cls, path: str | Path, timeout: float = MAX_WAIT) -> Frontend:
         """Listen, as QEMU with server=on does, and wait for a back-end in client mode."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
             listener.bind(str(path))
@@ -221,7 +221,7 @@ class Frontend:
             raise Refused(f"{request_name(request)} answered {U64.unpack(reply.payload)[0]}")
         return None
 
-    def wait_closed(self, timeout: float = PATIENCE) -> bool:
+    def wait_closed(self, timeout: float = MAX_WAIT) -> bool:
         """Whether the back-end closes the connection within the timeout. Replies on the way are thrown away."""
         deadline = time.monotonic() + timeout
         while True:
@@ -370,7 +370,7 @@ class Guest:
         start: int = NEAR_WRAP,
         receive_buffers: int = 0,
         name: str = "guest",
-        timeout: float = PATIENCE,
+        timeout: float = MAX_WAIT,
     ) -> Guest:
         """Connect, set everything up, post receive buffers and kick both queues."""
         memory = memory or Memory.of(memory_bytes, name=name)
@@ -431,7 +431,7 @@ def readable(fd: int, timeout: float) -> bool:
     return bool(poller.poll(max(0.0, timeout) * 1000))
 
 
-def wait_eventfd(fd: int, timeout: float = PATIENCE) -> int:
+def wait_eventfd(fd: int, timeout: float = MAX_WAIT) -> int:
     """Wait for a notification and take it. Raises Timeout."""
     if not readable(fd, timeout):
         raise Timeout(f"no notification within {timeout} s")

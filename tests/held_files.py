@@ -19,7 +19,7 @@ import sys
 import threading
 from pathlib import Path
 
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 
 _USERFAULTFD = {"x86_64": 323, "aarch64": 282}
 _PIDFD_GETFD = 438
@@ -52,7 +52,7 @@ class Held:
 
     def __exit__(self, *_: object) -> None:
         self._holder.kill()
-        self._holder.wait(PATIENCE)
+        self._holder.wait(MAX_WAIT)
         for pipe in (self._holder.stdin, self._holder.stdout):
             assert pipe is not None
             pipe.close()
@@ -78,7 +78,7 @@ def _hold(fds: list[int]) -> None:
     threading.Thread(target=libc.epoll_wait, args=arguments, daemon=True).start()
     fault = select.poll()
     fault.register(uffd, select.POLLIN)
-    assert fault.poll(PATIENCE * 1000)
+    assert fault.poll(MAX_WAIT * 1000)
     for fd in fds:  # the test has them
         os.close(fd)
     print(epoll.fileno(), flush=True)

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from tests.driver import DESC_F_NEXT, DESC_F_WRITE, Memory, Piece, Timeout, Used
 
 PACKED_DESCRIPTOR = struct.Struct("QIHH")  # addr, len, id, flags
@@ -117,7 +117,7 @@ class PackedQueue:
             self._ids.append(buffer)
             taken.append(Used(buffer, length))
 
-    def wait_used(self, n: int = 1, timeout: float = PATIENCE) -> list[Used]:
+    def wait_used(self, n: int = 1, timeout: float = MAX_WAIT) -> list[Used]:
         """Take used descriptors until there are `n`. Raises Timeout."""
         taken = self.take_used()
         deadline = time.monotonic() + timeout

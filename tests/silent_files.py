@@ -18,7 +18,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 
 FILE_BYTES = 1 << 20
 _HEADER = struct.Struct("=IIQQIIIxxxx")
@@ -41,7 +41,7 @@ class Silent:
             stdin=theirs, cwd=Path(__file__).parents[1],
         )  # fmt: skip
         theirs.close()
-        ours.settimeout(PATIENCE)
+        ours.settimeout(MAX_WAIT)
         self.fds = socket.recv_fds(ours, 1, files)[1]
         ours.close()
         assert len(self.fds) == files
@@ -51,7 +51,7 @@ class Silent:
 
     def __exit__(self, *_: object) -> None:
         self._server.kill()
-        self._server.wait(PATIENCE)
+        self._server.wait(MAX_WAIT)
         for fd in self.fds:
             with contextlib.suppress(OSError):  # there is nobody to tell any more
                 os.close(fd)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 
 POLLIN = 1
 MOST = 20_000
@@ -36,13 +36,13 @@ def waiters(fd: int) -> Iterator[int]:
     thread = threading.Thread(target=wait, daemon=True)
     thread.start()
     try:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + MAX_WAIT
         while not tid or "poll" not in Path(f"/proc/self/task/{tid[0]}/wchan").read_text():
             assert time.monotonic() < deadline, "does not wait"
             time.sleep(0.01)
         yield n
     finally:
         os.eventfd_write(end, 1)
-        thread.join(PATIENCE)
+        thread.join(MAX_WAIT)
         os.close(end)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

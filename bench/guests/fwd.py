@@ -12,7 +12,7 @@ from typing import Any
 from bench import conservation
 from bench.guests.cores import FWD_CORE
 from bench.guests.process import Process
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from fastvhost.control import control_client, fwd_process
 from fastvhost.control.errors import RuntimeFailure
 
@@ -59,7 +59,7 @@ class Fwd(Process):
         """What a verb of fastvhost prints about this process."""
         answer = subprocess.run(
             [*FASTVHOST, *words, "--control", self.control],
-            env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, check=True, timeout=2 * PATIENCE,
+            env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, check=True, timeout=2 * MAX_WAIT,
         )  # fmt: skip
         return answer.stdout
 

@@ -22,23 +22,23 @@ class NetworkedGuest(ObedientGuest):
         """Differs between any two starts of a guest."""
         return self.run("cat /proc/sys/kernel/random/boot_id").strip()
 
-    def ping(self, other: NetworkedGuest, count: int, *, bytes: int = 56, patience: int = 10) -> int:
+    def ping(self, other: NetworkedGuest, count: int, *, bytes: int = 56, max_wait: int = 10) -> int:
         """How many of so many pings the other guest answered. Each is sent when the one before was answered.
 
-        patience: seconds for the last one, and a fifteenth of what all may take.
+        max_wait: seconds for the last one, and a fifteenth of what all may take.
         """
-        command = f"ping -A -q -c {count} -s {bytes} -W {patience} {other.address}; true"
-        answers = re.search(r"(\d+) packets received", self.run(command, 15 * patience))
+        command = f"ping -A -q -c {count} -s {bytes} -W {max_wait} {other.address}; true"
+        answers = re.search(r"(\d+) packets received", self.run(command, 15 * max_wait))
         assert answers is not None
         return int(answers[1])
 
-    def copy_to(self, other: NetworkedGuest, mib: int, *, patience: float = 60) -> tuple[str, str]:
+    def copy_to(self, other: NetworkedGuest, mib: int, *, max_wait: float = 60) -> tuple[str, str]:
         """Copy random data by TCP. Returns its checksum where it came from, and where it arrived."""
-        self.run(f"dd if=/dev/urandom of=/tmp/sent bs=1M count={mib} 2>&1", patience)
+        self.run(f"dd if=/dev/urandom of=/tmp/sent bs=1M count={mib} 2>&1", max_wait)
         other.take_a_copy()
         # The receiver's answer to the end of the data is their checksum.
-        received = self.run(f"nc {other.address} 5000 < /tmp/sent", patience)
-        return self.run("sha256sum < /tmp/sent; rm /tmp/sent", patience), received
+        received = self.run(f"nc {other.address} 5000 < /tmp/sent", max_wait)
+        return self.run("sha256sum < /tmp/sent; rm /tmp/sent", max_wait), received
 
     def take_a_copy(self, seconds: float = 60) -> None:
         """Listen: who connects and ends what it sends gets its checksum."""

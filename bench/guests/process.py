@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, ClassVar, Self
 
-from bench.guests.waits import PATIENCE, wait_until
+from bench.guests.waits import MAX_WAIT, wait_until
 from fastvhost.control.children import dying_with_us
 
 LINES_SHOWN = 25
@@ -67,7 +67,7 @@ class Process:
         if self.popen.poll() is not None:
             raise AssertionError(f"{self.name} ended with {self.popen.returncode}: {last_lines(self.log(), 5)}")
 
-    def wait_log(self, pattern: str, seconds: float = PATIENCE, *, after: int = 0) -> re.Match[str]:
+    def wait_log(self, pattern: str, seconds: float = MAX_WAIT, *, after: int = 0) -> re.Match[str]:
         """Wait for a line of the log that matches, beyond the first `after` characters."""
 
         def found() -> re.Match[str] | None:
@@ -83,9 +83,9 @@ class Process:
     def kill(self) -> None:
         """SIGKILL: no chance to clean up."""
         self.popen.kill()
-        self.popen.wait(PATIENCE)
+        self.popen.wait(MAX_WAIT)
 
-    def stop(self, seconds: float = PATIENCE) -> int:
+    def stop(self, seconds: float = MAX_WAIT) -> int:
         """SIGTERM, then SIGKILL. Idempotent. Returns the exit status."""
         if self.popen.stdin is not None:
             with contextlib.suppress(OSError):

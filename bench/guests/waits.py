@@ -9,7 +9,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-PATIENCE = float(os.environ.get("FASTVHOST_PATIENCE", "30"))
+MAX_WAIT = float(os.environ.get("FASTVHOST_MAX_WAIT", "30"))
 """Seconds to wait for what must happen. A busy machine may have no time for it for a while.
 
 A test that waits for less asks how fast the machine is. Where a bug is seeded, less will do: tests/mutants sets it.

@@ -15,7 +15,7 @@ from fastvhost.backend import foreign_files
 from fastvhost.backend.budget import Bucket
 from fastvhost.backend.port_api import PortApi
 
-PATIENCE = 0.02
+MAX_WAIT = 0.02
 """Seconds until a worker that does not come makes a message wait."""
 FIRST_RETRY, LAST_RETRY = 0.01, 0.1
 """Seconds between two attempts."""
@@ -101,7 +101,7 @@ class Changes:
 
         Raises what the first of those acts raised that failed, after all of them.
         """
-        if not self._port.commit(PATIENCE if self.settled else 0.0):
+        if not self._port.commit(MAX_WAIT if self.settled else 0.0):
             now = self._clock()
             self.due = now + self._wait
             self._wait = min(LAST_RETRY, self._wait * 2)

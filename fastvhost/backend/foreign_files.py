@@ -7,7 +7,8 @@ the kernel can. fdinfo is not among that: an epoll's takes a lock that its owner
 Every file descriptor that a front-end hands over is held as soon as it arrived, and closed here: the helper process
 (keeper) has a duplicate, so that neither this close nor the exit of fwd is the last one, which may wait for whoever
 holds a lock under the file. Files with a path are not held: with those any close may wait (FUSE), so that they are
-closed in a thread aside. Without a helper process, what cannot wait is closed in place and the rest in a thread.
+closed in a *foreign-file* thread (`quota`). Without a helper process, what cannot wait is closed in place and the rest
+in such a thread.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ log = logging.getLogger("fastvhost")
 MOST = MOST_FDS
 """Held with one call."""
 ROOM_WITHIN = 0.05
-"""Seconds for which a port waits where the process has fallen behind. Its files are then closed in a thread aside."""
+"""Seconds for which a port waits where the process has fallen behind. Then a *foreign-file* thread closes its files."""
 _NOW = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 

@@ -1,7 +1,7 @@
 """What the log says of a port: listening -> connected -> features -> memory -> rings -> first packet.
 
 A pure state machine: it is told what happened, it keeps lines until take() fetches them, and it asks a clock. One line
-per step; a step missing for PATIENCE is said once, with its probable cause. What is normal to wait for, a guest that
+per step; a step missing for MAX_WAIT is said once, with its probable cause. What is normal to wait for, a guest that
 boots or a front-end that is not there yet, is information and no warning.
 """
 
@@ -18,7 +18,7 @@ from fastvhost.backend.logbook import Line
 from fastvhost.backend.rings import LEFT_STANDING, WENT_ON, ConfiguredRing
 from fastvhost.backend.words import readable
 
-PATIENCE = 5.0
+MAX_WAIT = 5.0
 MUCH = 8
 """Untouched memory is worth a word from this part of the limit on."""
 SETTLE = 0.1
@@ -68,7 +68,7 @@ class Narrative:
         self._reason = ""
         self._settle: float | None = None
         self._said: set[str] = set()
-        self._look: float | None = self._clock() + PATIENCE
+        self._look: float | None = self._clock() + MAX_WAIT
 
     @property
     def state(self) -> str:
@@ -203,7 +203,7 @@ class Narrative:
         if self._settle is not None and now >= self._settle:
             self._flush()
         if self._look is not None and now >= self._look:
-            self._look = now + PATIENCE
+            self._look = now + MAX_WAIT
             self._complain(view)
 
     def _complain(self, view: Callable[[], View]) -> None:
@@ -246,7 +246,7 @@ class Narrative:
             self._say_once(advice.NO_PACKET)
 
     def _moved(self) -> None:
-        self._look = self._clock() + PATIENCE
+        self._look = self._clock() + MAX_WAIT
 
     def _flush(self) -> None:
         self._settle = None

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 PLACES = 4
 """Threads of one port that may wait."""
-MOST_ASIDE = 512
+MOST_THREADS = 512
 """Of all ports."""
 MOST_UNCLOSED = 64
 """Files of one port that wait for one of its threads to close them. What comes beyond is closed by the port itself."""
@@ -30,7 +30,7 @@ MOST_UNCLOSED = 64
 CLOSED_WITHIN = 0.02
 """Seconds for which a port waits for a file of its front-end to be closed, and then goes on without."""
 
-_aside = threading.BoundedSemaphore(MOST_ASIDE)
+_all_threads = threading.BoundedSemaphore(MOST_THREADS)
 _numbers = itertools.count(1)
 
 
@@ -98,7 +98,7 @@ class Quota:
         with self._lock:
             if self._threads >= PLACES:
                 raise NoPlaceError("too many files of this port's front-ends do not answer already")
-            if not _aside.acquire(blocking=False):
+            if not _all_threads.acquire(blocking=False):
                 raise NoPlaceError("too many files do not answer already")
             self._threads += 1
 
@@ -108,7 +108,7 @@ class Quota:
                 self._close_one()
 
         try:
-            Thread(target=run, name="aside", daemon=True).start()
+            Thread(target=run, name="foreign-file", daemon=True).start()
         except BaseException as error:  # RuntimeError, MemoryError: the system has no room for one
             self._left(only_when_done=False)
             raise NoPlaceError(f"no thread can be made to ask a file: {error}") from error
@@ -119,7 +119,7 @@ class Quota:
             if only_when_done and self._unclosed:
                 return False
             self._threads -= 1
-        _aside.release()
+        _all_threads.release()
         return True
 
 

@@ -22,8 +22,8 @@ from fastvhost.cli.output import Figures
 from fastvhost.control import affinity, host, open_files, preflight, records, runtime_dir
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.control_socket import ControlSocket
+from fastvhost.control.core_watch import CoreWatch
 from fastvhost.control.errors import FastvhostError, RuntimeFailure
-from fastvhost.control.neighbours import NeighbourWatch
 from fastvhost.control.parts import Parts
 from fastvhost.control.placement import Place, PlacementWatch
 from fastvhost.control.stats import History, Snapshot, snapshot, with_rates
@@ -43,7 +43,7 @@ DEFECT = "this is a defect, please report it with the log above"
 TICK_SECONDS = 0.5
 MOST_DEFECTS = 8
 """So many kinds of them are told of; a defect must not fill a disk."""
-NEIGHBOUR_SECONDS = 5.0
+CORE_WATCH_SECONDS = 5.0
 
 
 def forward(settings: FwdConfig, parts: Parts | None = None) -> int:
@@ -187,7 +187,7 @@ def _wait(
             next_stats += period * max(1, int((now - next_stats) / period) + 1)
         if now >= next_watch:
             survive("the watch over the cores", watches.look, now)
-            next_watch = now + NEIGHBOUR_SECONDS
+            next_watch = now + CORE_WATCH_SECONDS
 
 
 class _Watches:
@@ -196,7 +196,7 @@ class _Watches:
     def __init__(self, switch: Switch, control_cores: frozenset[int]) -> None:
         self._switch = switch
         self._control_cores = control_cores
-        self._neighbours = NeighbourWatch()
+        self._core_watch = CoreWatch()
         self._placement = PlacementWatch()
 
     def look(self, now: float) -> None:
@@ -208,7 +208,7 @@ class _Watches:
         control = tuple(thread for thread in (threading.get_native_id(), *others) if thread)
         for warning in (
             *self._placement.check([*places, Place("the control plane", control, self._control_cores)]),
-            *self._neighbours.check(((one.name, one.native_id or 0, one.core_in_use) for one in workers), now),
+            *self._core_watch.check(((one.name, one.native_id or 0, one.core_in_use) for one in workers), now),
         ):
             log.warning("%s", warning)
 

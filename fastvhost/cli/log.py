@@ -9,7 +9,7 @@ from typing import TextIO
 
 from fastvhost.cli.output import printable, takes
 
-PATIENCE = 0.1
+MAX_WAIT = 0.1
 """Seconds a line waits for a reader who is slow, before the first one is left out."""
 
 
@@ -29,7 +29,7 @@ class _Handler(logging.StreamHandler[TextIO]):
     left_out = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not takes(self.stream, 0.0 if self.left_out else PATIENCE):
+        if not takes(self.stream, 0.0 if self.left_out else MAX_WAIT):
             self.left_out += 1
             return
         lost, self.left_out = self.left_out, 0

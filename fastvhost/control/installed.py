@@ -8,7 +8,7 @@ import subprocess
 from fastvhost.backend import qemu
 
 QEMU = "qemu-system-x86_64"
-PATIENCE = 5.0
+MAX_WAIT = 5.0
 """Seconds that it has to say its version."""
 
 
@@ -18,7 +18,7 @@ def qemu_version() -> qemu.Version | None:
         return None
     try:
         answer = subprocess.run(
-            [path, "--version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=True
+            [path, "--version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=MAX_WAIT, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -16,7 +16,7 @@ from fastvhost.vhostcuse import message
 from fastvhost.vhostcuse.message import MalformedRequestError, Opcode
 
 CUSE = "/dev/cuse"
-PATIENCE = 2.0
+MAX_WAIT = 2.0
 """Seconds for the kernel to make the device."""
 MISC_MAJOR = 10
 """vhost-net's own device has it, and DPDK's virtio-user knows a kernel's vhost by it."""
@@ -80,14 +80,14 @@ class CuseDevice:
             raise ServiceError(f"{CUSE}: {error.strerror}; {remedy}", "os") from error
         poller = select.poll()
         poller.register(self._fd, select.POLLIN)
-        if not poller.poll(PATIENCE * 1000):
+        if not poller.poll(MAX_WAIT * 1000):
             raise OSError(errno.ETIMEDOUT, f"{CUSE} says nothing")
         request = message.decode_request(os.read(self._fd, message.READ_BYTES))
         if request.opcode != Opcode.CUSE_INIT:
             raise MalformedRequestError(f"the first request is {request.opcode}, not {Opcode.CUSE_INIT}")
         message.decode_init(request.body)
         os.write(self._fd, message.encode_init(request.unique, name, major, minor))
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + MAX_WAIT
         while not self.path.exists():
             if any(events & select.POLLERR for _, events in poller.poll(0)):
                 raise _TakenError(errno.EBUSY, f"the kernel takes no such device ({major}:{minor}), see dmesg")

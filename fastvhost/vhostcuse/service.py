@@ -64,7 +64,7 @@ class VhostCuseService(ControlThread):
         device: Callable[[str, int, str | None], AnyCuseDevice] = CuseDevice,
         most_memory: int = 0,
         any_memory_file: bool = False,
-        desk: Callable[..., Dispatcher] = Dispatcher,
+        dispatcher: Callable[..., Dispatcher] = Dispatcher,
     ) -> None:
         """most_memory: bytes of a guest that may be mapped, 0 for as many as this machine has."""
         group = f", group {device_group}" if device_group else ""
@@ -76,8 +76,8 @@ class VhostCuseService(ControlThread):
         self._again_at: float | None = None
         memory = REAL_MEMORY._replace(most_bytes=most_memory, any_file=any_memory_file)
         host = Surroundings(partial(GuestFiles, any_file=any_memory_file))
-        self._desk = desk(port, self._narrative, memory=memory, host=host)
-        self._desk.changes = self._changes
+        self._dispatcher = dispatcher(port, self._narrative, memory=memory, host=host)
+        self._dispatcher.changes = self._changes
         self._kicks: list[tuple[int, int]] = []
 
     def describe(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class VhostCuseService(ControlThread):
             "queue_pairs": self._port.queue_pairs,
             "state": self._narrative.state,
         }
-        session = self._desk.session
+        session = self._dispatcher.session
         if seconds := self._back_off.seconds_left:
             about["refused_for_seconds"] = round(seconds, 1)
         if session is None:
@@ -106,7 +106,7 @@ class VhostCuseService(ControlThread):
             reads = self._changes.settled and allowed_at is None
             poller.register(self._device.fileno(), select.POLLIN if reads else 0)
         self._kicks = []
-        session = self._desk.session
+        session = self._dispatcher.session
         if session is not None:
             poller.register(session.caller.fileno(), select.POLLIN)
             self._kicks = session.rings.watched() if self._changes.settled else []
@@ -125,10 +125,10 @@ class VhostCuseService(ControlThread):
             self._narrative.waiting()
 
     def _serve(self, ready: dict[int, int]) -> None:
-        session = self._desk.session
+        session = self._dispatcher.session
         if self._port.attention_fd in ready:
-            self._desk.look()
-        if session is not None and session is self._desk.session:
+            self._dispatcher.look()
+        if session is not None and session is self._dispatcher.session:
             for fd, index in self._kicks:
                 if fd in ready:
                     session.kicked(index)
@@ -181,7 +181,7 @@ class VhostCuseService(ControlThread):
 
     def _answer(self, device: AnyCuseDevice, data: bytes) -> None:
         try:
-            self._desk.answer(data, device.write)
+            self._dispatcher.answer(data, device.write)
         except MalformedRequestError as error:
             self._narrative.refused(f"the kernel sent {error}")
         except OSError:
@@ -196,21 +196,21 @@ class VhostCuseService(ControlThread):
         self._drop(f"/dev/{self._name} is gone, somebody aborted it", logging.ERROR)
         self._device = None
         device.close()
-        self._desk.forget()
+        self._dispatcher.forget()
         self._again_at = time.monotonic() + RETRY
 
     def _view(self) -> View:
-        assert self._desk.session is not None
-        return self._desk.session.view()
+        assert self._dispatcher.session is not None
+        return self._dispatcher.session.view()
 
     def _drop(self, reason: str, level: int = logging.INFO) -> None:
-        if self._desk.session is None:
+        if self._dispatcher.session is None:
             if not self._stopping:
                 self._logbook.write(Line(level, reason, "defects"))
             return
         with contextlib.suppress(Exception):
-            self._desk.session.attend()
-        self._desk.drop(reason, level, stopping=self._stopping)
+            self._dispatcher.session.attend()
+        self._dispatcher.drop(reason, level, stopping=self._stopping)
 
     def _let_go(self) -> None:
         device, self._device = self._device, None

@@ -128,7 +128,7 @@ class Connection:
                 raise PeerGoneError("the front-end closed")
             if self._changes.settled:
                 self._pump()
-                self.transport.check_patience()
+                self.transport.check_stuck()
 
     def settle(self) -> None:
         """Try once more to have a message take effect that a worker keeps waiting. Raises EndedError."""

@@ -16,7 +16,7 @@ from fastvhost.backend import foreign_files
 from fastvhost.backend.errors import ProtocolError
 from fastvhost.vhostuser.message import HEADER, MAX_FDS, Header, decode_header, request_name
 
-PATIENCE = 1.0
+MAX_WAIT = 1.0
 """Seconds a message may stay half-sent, or a reply unread, before the front-end counts as gone."""
 
 _CREDENTIALS = struct.Struct("=iII")  # struct ucred: pid, uid, gid
@@ -82,18 +82,18 @@ class Transport:
 
     @property
     def deadline(self) -> float | None:
-        """When check_patience() will fail unless something moves, on the clock."""
-        return None if self._stuck_since is None else self._stuck_since + PATIENCE
+        """When check_stuck() will fail unless something moves, on the clock."""
+        return None if self._stuck_since is None else self._stuck_since + MAX_WAIT
 
-    def check_patience(self) -> None:
-        """Raises ProtocolError when a half-sent message or an unread reply is older than PATIENCE."""
+    def check_stuck(self) -> None:
+        """Raises ProtocolError when a half-sent message or an unread reply is older than MAX_WAIT."""
         deadline = self.deadline
         if deadline is None or self._clock() < deadline:
             return
         if self._out:
             raise ProtocolError("replies are not read")
         what = "a header" if self._header is None else request_name(self._header.request)
-        raise ProtocolError(f"{what} was begun and not finished within {PATIENCE:g} s")
+        raise ProtocolError(f"{what} was begun and not finished within {MAX_WAIT:g} s")
 
     def receive(self) -> Received | None:
         """The next message, or None when it is not here whole. Raises PeerGoneError, MalformedError, ProtocolError."""

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from bench import conservation
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from tests.driver import Memory, Region, Timeout
 from tests.frontend import FEATURES, Closed, Frontend, Guest, Refused
 from tests.hostile.attack import Attack
@@ -53,7 +53,7 @@ class Arena:
         *,
         beside: str = "split",
         pace: int = 6000,
-        patience: float = PATIENCE,
+        max_wait: float = MAX_WAIT,
         endurance: float = 1.0,
         longest_queue: int = 32768,
         longest_round: float = 0.001,
@@ -79,7 +79,7 @@ class Arena:
         self.in_hand: frozenset[str] = frozenset()
         """What the back-end had of the attack that ran last, by kind, but for its connection."""
         self.runs = 0
-        self.patience = patience
+        self.max_wait = max_wait
         self.endurance = endurance
         self.longest_queue = longest_queue
         self.longest_round = longest_round
@@ -118,7 +118,7 @@ class Arena:
     def _look_around(self) -> None:
         """What is open and runs without the attacker."""
         self._baseline = self.backend.descriptors()
-        self._threads, self._aside = self.backend.threads(), self.backend.notified_aside(PATIENCE)
+        self._threads, self._notified_by_threads = self.backend.threads(), self.backend.notified_by_threads(MAX_WAIT)
         self._helpers = self.backend.helpers_descriptors()
 
     def start_flood(self) -> Flood:
@@ -132,7 +132,7 @@ class Arena:
     def bystander(self, port: str) -> Guest:
         """An honest guest in this process, with receive buffers."""
         memory = WatchedMemory([Region(0x10000, 2 << 20, name=f"bystander-{port}")], port)
-        guest = self._boot(port, memory, receive_buffers=64, timeout=PATIENCE)
+        guest = self._boot(port, memory, receive_buffers=64, timeout=MAX_WAIT)
         self._closers.append(guest.close)
         return guest
 
@@ -311,7 +311,7 @@ class Arena:
 
     def _share_since(self, before: Progress) -> float:
         """The honest pair's share, once it offered enough frames for that."""
-        deadline = time.monotonic() + self.patience
+        deadline = time.monotonic() + self.max_wait
         while (since := self.honest.progress().since(before)).offered < LEAST_OFFERED:
             self.check_alive()
             if time.monotonic() > deadline:
@@ -355,7 +355,7 @@ class Arena:
         """I9: how often the poll loops went round."""
         own = self.backend.own_time()
         try:
-            workers = self.backend.statistics(self.patience)["workers"].values()
+            workers = self.backend.statistics(self.max_wait)["workers"].values()
         except OSError as error:
             self.check_alive()
             raise Broken("I9", f"statistics: {error!r}") from error
@@ -366,7 +366,7 @@ class Arena:
     def check_during(self, rounds: int) -> None:
         """While the attacker is still connected: I1, I2, I9, and that another port takes a new connection (I3)."""
         self.check_alive()
-        own, longest = self.backend.own_time(), min(ANSWER_SECONDS, self.patience)
+        own, longest = self.backend.own_time(), min(ANSWER_SECONDS, self.max_wait)
         while self.rounds() == rounds:
             if own.seconds > longest:
                 raise Broken("I9", "the poll loop stands still")
@@ -392,7 +392,7 @@ class Arena:
 
     def wait_released(self) -> None:
         """I4 and I5: nothing of the attacker stays open or mapped."""
-        deadline = time.monotonic() + self.patience
+        deadline = time.monotonic() + self.max_wait
         while True:
             self.check_alive()
             open_now = self.backend.descriptors()
@@ -415,7 +415,7 @@ class Arena:
 
         That has an eventfd of its own and a duplicate of each of the two that it writes to.
         """
-        honest = self.backend.notified_aside(self.patience) - self._aside - {"a", "e"}
+        honest = self.backend.notified_by_threads(self.max_wait) - self._notified_by_threads - {"a", "e"}
         return threads - len(honest), more - Counter({"anon_inode:[eventfd]": 3 * len(honest)})
 
     def start_again(self, number: int = signal.SIGTERM) -> None:
@@ -444,8 +444,8 @@ class Arena:
         own = self.backend.own_time()
         try:
             memory = Memory.of(1 << 17, name="fresh")
-            with self._boot(port, memory, receive_buffers=4, timeout=self.patience) as guest:
-                self._pass(guest, peer, b"to the peer".ljust(60), self.patience)
+            with self._boot(port, memory, receive_buffers=4, timeout=self.max_wait) as guest:
+                self._pass(guest, peer, b"to the peer".ljust(60), self.max_wait)
                 self._reach(peer, guest, b"from the peer".ljust(60))
         except (Timeout, TimeoutError, Closed, Refused, OSError) as error:
             self.check_alive()
@@ -460,11 +460,11 @@ class Arena:
 
     def _reach(self, sender: Guest, receiver: Guest, frame: bytes) -> None:
         """To a guest whose kick may not have been seen yet: until then its receiveq is stopped, and frames are lost."""
-        deadline = time.monotonic() + self.patience
+        deadline = time.monotonic() + self.max_wait
         while True:
             try:
                 self._pass(sender, receiver, frame, 0.05)
-                return sender.net.wait_sent(self.patience)
+                return sender.net.wait_sent(self.max_wait)
             except Timeout:
                 if time.monotonic() > deadline:
                     raise
@@ -476,7 +476,7 @@ class Arena:
                 raise Broken("I7", f"{len(stray)} frames that nobody sent, the first: {stray[0][:64].hex()}")
             if leaks(guest.memory, "attacker"):
                 raise Broken("I7", "bytes that no descriptor described reached another guest")
-            guest.net.wait_sent(self.patience)
+            guest.net.wait_sent(self.max_wait)
             assert isinstance(guest.memory, WatchedMemory)
             buffers = [(piece.addr, piece.bytes) for chain in guest.net.receive_buffers.values() for piece in chain]
             rings: list[Any] = [*guest.queues]
@@ -487,7 +487,7 @@ class Arena:
         """Each frame that the attacked pair, or the one beside it, received was delivered or dropped, and counted."""
         for pair in ("ab", "ef"):
             try:
-                conservation.check_pair(lambda: self.backend.statistics(self.patience), *pair, seconds=self.patience)
+                conservation.check_pair(lambda: self.backend.statistics(self.max_wait), *pair, seconds=self.max_wait)
             except AssertionError as error:
                 raise Broken("C", f"ports {pair[0]} and {pair[1]}: {error}") from error
 
@@ -496,7 +496,7 @@ class Arena:
         if self._more:
             return
         try:
-            counted = conservation.check_stats(lambda: self.backend.statistics(self.patience), self.patience)
+            counted = conservation.check_stats(lambda: self.backend.statistics(self.max_wait), self.max_wait)
         except AssertionError as error:
             raise Broken("C", str(error)) from error
         if not counted:
@@ -504,7 +504,7 @@ class Arena:
 
     def drops(self) -> Counter[str]:
         """Drop reasons of the attacked pair, both sides added up."""
-        ports = self.backend.statistics(self.patience)["ports"]
+        ports = self.backend.statistics(self.max_wait)["ports"]
         counted: Counter[str] = Counter()
         for name in "ab":
             for side in ("rx_dropped", "tx_dropped"):

@@ -124,7 +124,7 @@ class Commander:
         """Its answer. `sizes`: of the pieces before the last."""
         answer = self.answer()
         self.offer([*self.guest.pieces(command, sizes), answer])
-        self.queue.wait_used(1, self._scene.patience)
+        self.queue.wait_used(1, self._scene.max_wait)
         return self.guest.memory.read(answer.addr, 1)[0]
 
     def answered(self, command: bytes, expected: int, *sizes: int) -> None:
@@ -133,7 +133,7 @@ class Commander:
 
     def served(self) -> bool:
         """Whether what was offered comes back, or the ring breaks."""
-        deadline = time.monotonic() + self._scene.patience
+        deadline = time.monotonic() + self._scene.max_wait
         while time.monotonic() < deadline:
             if self.queue.take_used():
                 return True
@@ -147,10 +147,10 @@ class Commander:
 
     def broken(self) -> None:
         """It is told of, frames go on, and set up anew it serves."""
-        wait_eventfd(self.err, self._scene.patience)
+        wait_eventfd(self.err, self._scene.max_wait)
         guest = self.guest
         guest.send(guest.piece(guest.packet(self._scene.frame())))  # to nobody
-        guest.transmitq.wait_used(1, self._scene.patience)
+        guest.transmitq.wait_used(1, self._scene.max_wait)
         self.restart()
 
     def restart(self) -> None:
@@ -175,7 +175,7 @@ def control_commands_of_every_kind_and_length(scene: Scene) -> None:
     for _ in range(3):
         commands = [commander.guest.piece(scene.random.randbytes(5)) for _ in range(SIZE // 2)]
         commander.offer(*([command, commander.answer()] for command in commands))
-        commander.queue.wait_used(SIZE // 2, scene.patience)
+        commander.queue.wait_used(SIZE // 2, scene.max_wait)
     for _ in range(1000):  # for nothing
         os.eventfd_write(commander.kick, 1)
     commander.answered(USE_TWO, OK, 2)
@@ -194,9 +194,9 @@ def control_commands_without_a_place_for_the_answer(scene: Scene) -> None:
     # As long as it likes: one byte is written.
     answer = commander.answer()
     commander.offer([command, answer._replace(bytes=2**32 - 1)])
-    commander.queue.wait_used(1, scene.patience)
+    commander.queue.wait_used(1, scene.max_wait)
     commander.offer([commander.answer()])  # nothing is commanded
-    commander.queue.wait_used(1, scene.patience)
+    commander.queue.wait_used(1, scene.max_wait)
 
 
 @attack(beyond_mini=NO_QUEUE, rings=("split", "packed"))
@@ -220,7 +220,7 @@ def control_commands_in_tables_that_are_none(scene: Scene) -> None:
     if scene.format.packed:  # behind a descriptor; section 2.8.7 has it alone
         commander.broken_by(guest.piece(USE_TWO), table)
     commander.offer([table])
-    commander.queue.wait_used(1, scene.patience)
+    commander.queue.wait_used(1, scene.max_wait)
 
 
 @split_attack(beyond_mini=NO_QUEUE)

@@ -207,13 +207,13 @@ class FlippedGuest:
 
     def handled(self, index: int) -> int:
         """Chains of this queue that became a frame, and that broke it."""
-        counters = self.scene.arena.backend.statistics(self.scene.patience)["ports"]["a"]
+        counters = self.scene.arena.backend.statistics(self.scene.max_wait)["ports"]["a"]
         way = ("tx", "rx")[index]
         return int(counters[f"{way}_frames"]) + int(counters[f"{way}_dropped"].get("bad_descriptor", 0))
 
     def breaks_add_up(self) -> None:
         """No queue breaks twice without a new start, and each says so."""
-        deadline = time.monotonic() + self.scene.patience
+        deadline = time.monotonic() + self.scene.max_wait
         while True:
             counted = self.scene.arena.drops()["bad_descriptor"] - self.counted_before
             for index in range(2):
@@ -319,5 +319,5 @@ def a_second_hand_that_rewrites_descriptors_headers_and_tables(scene: Scene) -> 
         raise Broken("reaction", f"{flipped.breaks} broken queues, {flipped.frames} frames: nothing was tried")
     flipped.breaks_add_up()
     scene.disconnect()
-    scene.victim.net.wait_sent(scene.patience)
+    scene.victim.net.wait_sent(scene.max_wait)
     scene.frames_may_have_arrived()

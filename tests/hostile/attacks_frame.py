@@ -60,7 +60,7 @@ def ten_thousand_runts(scene: Scene) -> None:
     pieces = [guest.piece(bytes(20)) for _ in range(250)]
     for _ in range(40):
         guest.fire(*[guest.transmitq.chain([piece]) for piece in pieces])
-        guest.transmitq.wait_used(len(pieces), scene.patience)
+        guest.transmitq.wait_used(len(pieces), scene.max_wait)
     scene.counted({"runt": 10_000})
     scene.works(guest)
 
@@ -74,7 +74,7 @@ def a_frame_one_byte_longer_than_any_may_be(scene: Scene) -> None:
     guest = scene.boot()
     guest.send(*guest.room(12 + LONGEST + 1), queue=0)
     scene.victim.net.send(scene.frame(LONGEST + 1))
-    scene.victim.net.wait_sent(scene.patience)
+    scene.victim.net.wait_sent(scene.max_wait)
     scene.counted({"oversize": 1})
 
 
@@ -155,7 +155,7 @@ def frames_towards_a_peer_that_is_not_there(scene: Scene) -> None:
     """Towards a peer that is not there: the sender gets its buffers back."""
     for _ in range(8):
         scene.victim.net.send(scene.frame())
-    scene.victim.net.wait_sent(scene.patience)
+    scene.victim.net.wait_sent(scene.max_wait)
     scene.counted({"link_down": 8})
 
 
@@ -164,5 +164,5 @@ def frames_towards_a_peer_without_receive_buffers(scene: Scene) -> None:
     scene.works(scene.boot(), 0)
     for _ in range(8):
         scene.victim.net.send(scene.frame())
-    scene.victim.net.wait_sent(scene.patience)
+    scene.victim.net.wait_sent(scene.max_wait)
     scene.counted({"no_receive_buffers": 8})

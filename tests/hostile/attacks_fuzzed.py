@@ -85,7 +85,7 @@ class Rounds:
 
 
 @ring_attack(*RULES, *FRAMES, lasts=True)
-def rings_made_by_dice(scene: Scene) -> None:
+def random_rings(scene: Scene) -> None:
     """Until the time is over, and, but for a slow back-end, until every rule was met."""
     rounds = Rounds(scene)
     seconds = SECONDS if scene.arena.rates else SECONDS_SANITIZED

@@ -127,8 +127,8 @@ def the_same_head_twice_before_it_came_back(scene: Scene) -> None:
     frame = scene.frame()
     head = guest.transmitq.chain([guest.piece(guest.packet(frame))])
     guest.fire(head, head)
-    assert [scene.victim.net.receive(scene.patience) for _ in range(2)] == [frame, frame]
-    assert guest.transmitq.wait_used(2, scene.patience) == [Used(head, 0)] * 2
+    assert [scene.victim.net.receive(scene.max_wait) for _ in range(2)] == [frame, frame]
+    assert guest.transmitq.wait_used(2, scene.max_wait) == [Used(head, 0)] * 2
     guest.transmitq.reset(guest.transmitq.avail_index)
     scene.works(guest)
 

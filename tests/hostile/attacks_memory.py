@@ -146,9 +146,9 @@ def memory_tables_that_come_and_go_under_traffic(scene: Scene) -> None:
         for frame in back:
             scene.victim.net.send(frame)
         guest.frontend.set_mem_table([*guest.memory.regions, *[extra] * (number % 2)])
-        assert [scene.victim.net.receive(scene.patience) for _ in out] == out
-        assert [guest.net.receive(scene.patience, repost=False) for _ in back] == back
-        assert guest.transmitq.wait_used(len(out), scene.patience) == [Used(head, 0) for head in chains]
+        assert [scene.victim.net.receive(scene.max_wait) for _ in out] == out
+        assert [guest.net.receive(scene.max_wait, repost=False) for _ in back] == back
+        assert guest.transmitq.wait_used(len(out), scene.max_wait) == [Used(head, 0) for head in chains]
 
 
 @ring_attack("no-recovery")
@@ -238,7 +238,7 @@ def a_receive_buffer_in_a_truncated_region(scene: Scene) -> None:
         guest.send(Piece(addr, 2048, writable=True), queue=0)
         scene.victim.net.send(scene.frame())
         scene.closed(guest.frontend)
-        scene.victim.net.wait_sent(scene.patience)
+        scene.victim.net.wait_sent(scene.max_wait)
 
 
 @ring_attack("no-sigbus")
@@ -273,7 +273,7 @@ def memory_truncated_while_frames_arrive(scene: Scene) -> None:
         time.sleep(0.0002 * round_number)
         guest.memory.regions[0].truncate(0)
         scene.closed(guest.frontend)
-        scene.victim.net.wait_sent(scene.patience)
+        scene.victim.net.wait_sent(scene.max_wait)
 
 
 @ring_attack("no-sigbus")
@@ -310,7 +310,7 @@ def rings_shown_to_the_operator_in_truncated_memory(scene: Scene) -> None:
         guest = scene.boot()
         guest.memory.regions[0].truncate(0)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-            client.settimeout(scene.patience)
+            client.settimeout(scene.max_wait)
             client.connect(str(scene.arena.backend.control))
             client.sendall(b'{"command": "show", "port": "a"}\n')
             assert client.recv(1 << 16), "no answer to show"

@@ -61,7 +61,7 @@ def a_frame_longer_than_a_ring_full_of_chains(scene: Scene) -> None:
     guest = boot(scene, queue_size=4)
     post(guest, 18, 18, 18, 17)
     scene.victim.net.send(scene.frame())
-    scene.victim.net.wait_sent(scene.patience)
+    scene.victim.net.wait_sent(scene.max_wait)
     scene.counted({"oversize": 1})
     scene.arrives(guest, scene.frame(59), buffers=4)
 
@@ -81,7 +81,7 @@ def a_frame_that_waits_for_its_last_chain(scene: Scene) -> None:
     guest.writable += [(piece.addr, piece.bytes) for piece in room]
     post(guest, 12)
     try:
-        got = guest.net.receive(scene.patience, repost=False)
+        got = guest.net.receive(scene.max_wait, repost=False)
     except Timeout:
         # It gave up waiting first, on a busy machine; the next one finds all three chains.
         scene.forget_drops()
@@ -96,7 +96,7 @@ def a_frame_whose_chains_never_come(scene: Scene) -> None:
     guest = boot(scene)
     post(guest, 40, 20)
     scene.victim.net.send(scene.frame())
-    scene.victim.net.wait_sent(scene.patience)
+    scene.victim.net.wait_sent(scene.max_wait)
     scene.counted({"no_receive_buffers": 1})
 
 
@@ -107,7 +107,7 @@ def second_chain(scene: Scene, *pieces: Piece) -> None:
     guest.send(*pieces, queue=0)
     scene.victim.net.send(scene.frame())
     scene.broken(guest, 0)
-    scene.victim.net.wait_sent(scene.patience)
+    scene.victim.net.wait_sent(scene.max_wait)
 
 
 @ring_attack("sloppy-range")
@@ -134,4 +134,4 @@ def a_first_chain_shorter_than_the_header(scene: Scene) -> None:
         guest.send(Piece(guest.put(bytes(2048)), 2048, writable=True), queue=0)
         scene.victim.net.send(scene.frame())
         scene.broken(guest, 0)
-        scene.victim.net.wait_sent(scene.patience)
+        scene.victim.net.wait_sent(scene.max_wait)

@@ -19,7 +19,7 @@ def batch(scene: Scene, guest: Attacker, n: int) -> None:
     frames = [scene.frame(60 + i) for i in range(n)]
     heads = [guest.transmitq.chain(guest.pieces(guest.packet(frame), [12] * (i % 3))) for i, frame in enumerate(frames)]
     guest.fire(*heads)
-    if [scene.victim.net.receive(scene.patience) for _ in frames] != frames:
+    if [scene.victim.net.receive(scene.max_wait) for _ in frames] != frames:
         raise Broken("I7", f"{n} frames at once arrived in another form")
     scene.returned(guest, heads)
 
@@ -48,12 +48,12 @@ def burst(scene: Scene, guest: Attacker, *sizes: int, buffer: int = 2048) -> Non
     room = guest.room(*[buffer] * len(parts))
     heads = [guest.send(piece, queue=0) for piece in room]
     scene.victim.net.send_at_once(*frames)
-    used = guest.receiveq.wait_used(len(parts), scene.patience)
+    used = guest.receiveq.wait_used(len(parts), scene.max_wait)
     if used != [Used(head, len(part)) for head, part in zip(heads, parts, strict=True)]:
         raise Broken("C", f"{list(sizes)} bytes at once, in buffers {heads} of {buffer} bytes, were returned as {used}")
     if [guest.memory.read(piece.addr, len(part)) for piece, part in zip(room, parts, strict=True)] != parts:
         raise Broken("I7", f"frames of {list(sizes)} bytes at once arrived in another form")
-    scene.victim.net.wait_sent(scene.patience)
+    scene.victim.net.wait_sent(scene.max_wait)
 
 
 @attack("burst-length", "receive-batch", rings=BURST_RINGS)
@@ -82,7 +82,7 @@ def runts_between_frames(scene: Scene) -> None:
     heads = [guest.transmitq.chain([piece]) for piece in pieces]
     guest.fire(*heads)
     good = [frame for i, frame in enumerate(frames) if i % 3 != 1]
-    if [scene.victim.net.receive(scene.patience) for _ in good] != good:
+    if [scene.victim.net.receive(scene.max_wait) for _ in good] != good:
         raise Broken("I7", "the frames between runts arrived in another form")
     scene.returned(guest, heads)
     scene.counted({"runt": 4})
@@ -109,7 +109,7 @@ def buffer_ids_out_of_order(scene: Scene) -> None:
         for i in range(3, -1, -1):
             guest.transmitq.put(i, guest.put(guest.packet(scene.frame())), 72, order[i])
         guest.transmitq.move_on(4)
-        got = len([scene.victim.net.receive(scene.patience) for _ in order])
+        got = len([scene.victim.net.receive(scene.max_wait) for _ in order])
         if got != 4:
             raise Broken("C", f"{got} of 4 frames arrived")
         guest.restart_queue(1)
@@ -125,9 +125,9 @@ def a_bad_head_among_four(scene: Scene) -> None:
         heads = [guest.transmitq.chain([guest.piece(guest.packet(frame))]) for frame in frames]
         guest.decoy(guest.transmitq, 256, scene.frame())
         guest.fire(*heads[:position], 256, *heads[position + 1 :])
-        got = [scene.victim.net.receive(scene.patience) for _ in range(position)]
+        got = [scene.victim.net.receive(scene.max_wait) for _ in range(position)]
         if got != frames[:position]:
             raise Broken("I7", "the frames before the bad head arrived in another form")
-        if position and guest.transmitq.wait_used(position, scene.patience) != [Used(h, 0) for h in heads[:position]]:
+        if position and guest.transmitq.wait_used(position, scene.max_wait) != [Used(h, 0) for h in heads[:position]]:
             raise Broken("C", "the chains before the bad head came back as others")
         scene.broken(guest)

@@ -34,7 +34,7 @@ def offer_batch(scene: Scene, guest: Attacker, bad: Piece, position: int) -> Non
     pieces[position] = bad
     heads = [guest.transmitq.chain([piece]) for piece in pieces]
     guest.fire(*heads)
-    got = [scene.victim.net.receive(scene.patience) for _ in range(position)]
+    got = [scene.victim.net.receive(scene.max_wait) for _ in range(position)]
     if got != frames[:position]:
         raise Broken("I7", "the frames before the bad descriptor arrived in another form")
     scene.returned(guest, heads[:position])
@@ -68,13 +68,13 @@ def four_receive_buffers_at_once_of_which_one_is_bad(scene: Scene) -> None:
         guest.net.receive_buffers.update({head: [piece] for head, piece in zip(heads, pieces, strict=True)})
         guest.receiveq.offer(*heads)
         frames = [scene.frame() for _ in range(4)]
-        scene.victim.net.wait_sent(scene.patience)
+        scene.victim.net.wait_sent(scene.max_wait)
         sending = scene.victim.transmitq
         sending.make_available(*(sending.chain(scene.victim.net.offer(frame)) for frame in frames))
-        got = [guest.net.receive(scene.patience, repost=False) for _ in range(position)]
+        got = [guest.net.receive(scene.max_wait, repost=False) for _ in range(position)]
         if got != frames[:position]:
             raise Broken("I7", "the frames before the bad descriptor arrived in another form")
-        sending.wait_used(4, scene.patience)
+        sending.wait_used(4, scene.max_wait)
         scene.broken(guest, 0)
 
 
@@ -88,10 +88,10 @@ def four_descriptors_of_which_one_is_not_available_yet(scene: Scene) -> None:
         for i in (3, 2, 1, 0):
             addr = guest.put(guest.packet(frames[i]))
             queue.put(i, addr, 72, 10 + i, stale(guest, i) if i == position else None)
-        arrived = [scene.victim.net.receive(scene.patience) for _ in range(position)]
+        arrived = [scene.victim.net.receive(scene.max_wait) for _ in range(position)]
         scene.nothing_arrives("a descriptor that is not available")
         queue.put(position, guest.put(guest.packet(frames[position])), 72, 10 + position)
-        arrived += [scene.victim.net.receive(scene.patience) for _ in range(4 - position)]
+        arrived += [scene.victim.net.receive(scene.max_wait) for _ in range(4 - position)]
         if arrived != frames:
             raise Broken("I7", "four frames arrived in another order")
         queue.move_on(4)
@@ -120,7 +120,7 @@ def not_available(scene: Scene, *flags: tuple[bool, bool]) -> None:
             scene.nothing_arrives(f"AVAIL {avail} and USED {used} where the wrap counter is {wrap}")
         guest.transmitq.put(0, addr, 72, 7)
         guest.transmitq.move_on(1)
-        if scene.victim.net.receive(scene.patience) != frame:
+        if scene.victim.net.receive(scene.max_wait) != frame:
             raise Broken("I7", "another frame arrived")
         scene.echoed(guest, 7)
 
@@ -151,7 +151,7 @@ def an_available_descriptor_behind_one_that_is_not(scene: Scene) -> None:
         scene.nothing_arrives("a descriptor behind one that is not available")
         guest.transmitq.put(0, guest.put(guest.packet(first)), 72, 1)
         guest.transmitq.move_on(2)
-        if [scene.victim.net.receive(scene.patience) for _ in range(2)] != [first, second]:
+        if [scene.victim.net.receive(scene.max_wait) for _ in range(2)] != [first, second]:
             raise Broken("I7", "two frames in another order")
         scene.echoed(guest, 1, 2)
 
@@ -189,7 +189,7 @@ def buffer_ids_out_of_range(scene: Scene) -> None:
     for ident in ids:
         guest.transmitq.put(0, guest.put(guest.packet(scene.frame())), 72, ident)
         guest.transmitq.move_on(1)
-        scene.victim.net.receive(scene.patience)
+        scene.victim.net.receive(scene.max_wait)
     scene.echoed(guest, *ids)
 
 
@@ -201,9 +201,9 @@ def the_same_buffer_id_over_and_over(scene: Scene) -> None:
         for i in range(7, -1, -1):
             guest.transmitq.put(i, guest.put(guest.packet(frames[i])), 72, 5)
         guest.transmitq.move_on(8)
-        if [scene.victim.net.receive(scene.patience) for _ in frames] != frames:
+        if [scene.victim.net.receive(scene.max_wait) for _ in frames] != frames:
             raise Broken("I7", "eight frames under one id arrived in another form")
-        if guest.transmitq.echoes(8, scene.patience) != [Used(5, 0)] * 8:
+        if guest.transmitq.echoes(8, scene.max_wait) != [Used(5, 0)] * 8:
             raise Broken("C", "one id, offered eight times, came back as others")
 
 
@@ -217,7 +217,7 @@ def receive_buffer_ids_out_of_range_and_over_and_over(scene: Scene) -> None:
         guest.receiveq.move_on(1)
     for _ in ids:
         scene.victim.net.send(scene.frame())
-    if guest.receiveq.echoes(5, scene.patience) != [Used(ident, 72) for ident in ids]:
+    if guest.receiveq.echoes(5, scene.max_wait) != [Used(ident, 72) for ident in ids]:
         raise Broken("C", "the ids of receive buffers came back as others")
 
 
@@ -228,7 +228,7 @@ def a_buffer_id_out_of_range_alone_in_a_ring(scene: Scene) -> None:
     for ident in (256, 0xFFFF, 256):
         guest.transmitq.put(0, guest.put(guest.packet(scene.frame())), 72, ident)
         guest.transmitq.move_on(1)
-        scene.victim.net.receive(scene.patience)
+        scene.victim.net.receive(scene.max_wait)
         scene.echoed(guest, ident)
 
 
@@ -240,7 +240,7 @@ def buffer_ids_in_descriptors_that_are_not_the_last_of_their_chain(scene: Scene)
     first, last = guest.pieces(guest.packet(frame), [12])
     guest.transmitq.put(1, last.addr, last.bytes, 9)
     guest.transmitq.put(0, first.addr, first.bytes, 0xFFFF, DESC_F_NEXT | guest.transmitq.marks())
-    if scene.victim.net.receive(scene.patience) != frame:
+    if scene.victim.net.receive(scene.max_wait) != frame:
         raise Broken("I7", "another frame arrived")
     scene.echoed(guest, 9, slots=2)
 
@@ -267,7 +267,7 @@ def next_in_every_descriptor_of_the_receive_ring(scene: Scene) -> None:
             guest.receiveq.put(ahead, addr, length, ahead, DESC_F_NEXT | DESC_F_WRITE | guest.receiveq.marks(ahead))
         scene.victim.net.send(scene.frame())
         scene.broken(guest, 0)
-        scene.victim.net.wait_sent(scene.patience)
+        scene.victim.net.wait_sent(scene.max_wait)
 
 
 @packed_attack("sloppy-range")
@@ -325,7 +325,7 @@ def a_readable_buffer_in_an_indirect_table_in_the_receiveq(scene: Scene) -> None
     guest.send(guest.receiveq.indirect([*guest.room(40), Piece(guest.put(bytes(2048)), 2048)]), queue=0)
     scene.victim.net.send(scene.frame())
     scene.broken(guest, 0)
-    scene.victim.net.wait_sent(scene.patience)
+    scene.victim.net.wait_sent(scene.max_wait)
 
 
 @packed_attack("indirect-and-next")

@@ -19,7 +19,7 @@ def broken_when_used(scene: Scene, guest: Attacker) -> None:
     """The next frame from the victim meets the bad chain: nothing arrives, and the victim goes free."""
     scene.victim.net.send(scene.frame())
     scene.broken(guest, 0)
-    scene.victim.net.wait_sent(scene.patience)
+    scene.victim.net.wait_sent(scene.max_wait)
 
 
 def broken_by(scene: Scene, guest: Attacker, *pieces: Piece) -> None:
@@ -125,7 +125,7 @@ def a_receive_chain_with_room_for_the_header_alone(scene: Scene) -> None:
     guest = scene.boot()
     guest.send(*guest.room(12), queue=0)
     scene.victim.net.send(scene.frame())
-    scene.victim.net.wait_sent(scene.patience)
+    scene.victim.net.wait_sent(scene.max_wait)
     scene.counted({"oversize": 1})
 
 
@@ -134,7 +134,7 @@ def a_receive_chain_one_byte_too_short_for_the_frame(scene: Scene) -> None:
     guest = scene.boot()
     guest.send(*guest.room(12, 40, 19), queue=0)
     scene.victim.net.send(scene.frame())
-    scene.victim.net.wait_sent(scene.patience)
+    scene.victim.net.wait_sent(scene.max_wait)
     scene.counted({"oversize": 1})
 
 

@@ -51,7 +51,7 @@ class Notified:
         self.guest.send(Piece(self.guest.memory.regions[0].guest_addr, 20))  # a runt: dropped and returned
         if self.request == Request.SET_VRING_KICK:
             os.eventfd_write(self.fds[which], 1)
-        deadline = time.monotonic() + self.scene.patience
+        deadline = time.monotonic() + self.scene.max_wait
         while not self.guest.transmitq.take_used():
             if self.guest.frontend.wait_closed(0.0001):
                 raise Closed("with a frame on its way")
@@ -211,7 +211,7 @@ enter_held(HELD)
 @attack(beyond_mini=KERNELS, ends=True)
 def surplus_sockets_that_linger_for_an_hour(scene: Scene) -> None:
     """Whatever they take on this port, other ports have what is theirs: a file that must be asked is asked."""
-    scene.patience = 0.5  # for this port, which has taken what it may
+    scene.max_wait = 0.5  # for this port, which has taken what it may
     with lingering(70) as socks:
         with contextlib.suppress(Closed, OSError):
             for sock in socks:

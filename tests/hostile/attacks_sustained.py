@@ -102,7 +102,7 @@ def rings_stopped_and_started_without_end(scene: Scene) -> None:
 def rings_broken_and_started_without_end(scene: Scene) -> None:
     def break_it(guest: Attacker, _: int) -> None:
         guest.send(NOWHERE)
-        wait_eventfd(guest.errs[1], scene.patience)
+        wait_eventfd(guest.errs[1], scene.max_wait)
         guest.restart_queue(1)
 
     flood(scene, break_it)
@@ -218,7 +218,7 @@ def local_users_who_ask_for_statistics_without_end(scene: Scene) -> None:
 
     def ask() -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client, contextlib.suppress(OSError):
-            client.settimeout(scene.patience)
+            client.settimeout(scene.max_wait)
             client.connect(str(scene.arena.backend.control))
             client.sendall(lines[next(numbers) % len(lines)])
             client.recv(1 << 16)

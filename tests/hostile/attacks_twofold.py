@@ -44,11 +44,11 @@ for size in SIZES:
         """The sender's chains come back, each once, and no other; nothing of fwd's own is anybody's to read."""
         guest = full_of_short_buffers(scene, size)
         scene.victim.net.send(scene.frame(LONG))
-        scene.victim.net.wait_sent(scene.patience)
+        scene.victim.net.wait_sent(scene.max_wait)
         one_more(guest)
         for _ in range(3):
             scene.victim.net.send(scene.frame(LONG))
-        scene.victim.net.wait_sent(scene.patience)
+        scene.victim.net.wait_sent(scene.max_wait)
         scene.broken(guest, 0)
         if guest.net.receive_all():
             raise Broken("I7", "a frame that no chain had room for arrived")
@@ -67,6 +67,6 @@ def a_ring_that_breaks_behind_frames_that_still_fit(scene: Scene) -> None:
             guest.send(*guest.room(SHORT), queue=0)
         one_more(guest)
         scene.victim.net.send_at_once(*(scene.frame(LONG) for _ in range(16)))
-        scene.victim.net.wait_sent(scene.patience)
+        scene.victim.net.wait_sent(scene.max_wait)
         guest.net.receive_all()
         scene.disconnect()

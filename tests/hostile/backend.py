@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from fastvhost.control import fwd_process
 from tests.hostile.broken.mini import main
 from tests.hostile.forked import Forked
@@ -73,7 +73,7 @@ class Backend:
     def path(self, name: str) -> Path:
         return self.directory / f"{name}.sock"
 
-    def wait_listening(self, timeout: float = PATIENCE) -> None:
+    def wait_listening(self, timeout: float = MAX_WAIT) -> None:
         deadline = time.monotonic() + timeout
         while not (self.control.exists() and all(self.path(name).exists() for name in PORTS)):
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -94,7 +94,7 @@ class Backend:
         """End it as an operator would, or the hard way if that does not help."""
         self.process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            if self.process.wait(PATIENCE) is not None:
+            if self.process.wait(MAX_WAIT) is not None:
                 return
         self.process.kill()
         self.process.wait()
@@ -105,13 +105,13 @@ class Backend:
         """What `fastvhost stats --json` asks for, from the same socket. Raises OSError."""
         return self._ask("stats", timeout)
 
-    def notified_aside(self, timeout: float) -> set[str]:
+    def notified_by_threads(self, timeout: float) -> set[str]:
         """Ports whose drivers a thread of that port notifies, since this host takes long to. Raises OSError."""
         ports = self._ask("show", timeout)
         if not isinstance(ports, list):
             return set()  # the mini back-end, which has no such threads
-        aside = "a thread of this port"
-        return {port["name"] for port in ports if str(port.get("notified_by", "")).startswith(aside)}
+        threads = "a thread of this port"
+        return {port["name"] for port in ports if str(port.get("notified_by", "")).startswith(threads)}
 
     def _ask(self, command: str, timeout: float) -> Any:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:

@@ -267,7 +267,7 @@ class FuzzedGuest:
             self.arrive([])
         self.check_memory(outcome)
         if self.index == 0:
-            self.scene.victim.net.wait_sent(self.scene.patience)
+            self.scene.victim.net.wait_sent(self.scene.max_wait)
             self.sloppy += bool(outcome.broken)
         self.face.advance(outcome)
         if outcome.broken or self.index == 0 or self.rng.random() < 0.1:
@@ -332,7 +332,7 @@ class FuzzedGuest:
             raise Broken("I7", "a frame brings bytes that lie in no memory region")
         for index in range(2):
             self.restart(index, anywhere=True)
-        net.wait_sent(self.scene.patience)
+        net.wait_sent(self.scene.max_wait)
         if any(marker("attacker") in frame for frame in net.receive_all()):
             raise Broken("I7", "a frame brings bytes that lie in no memory region")
         self.check_outside()

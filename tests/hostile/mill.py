@@ -63,7 +63,7 @@ class Mill:
 
     def frames(self) -> int:
         """Sent so far, as fwd counts them."""
-        return int(self._scene.arena.backend.statistics(self._scene.patience)["ports"]["i"]["rx_frames"])
+        return int(self._scene.arena.backend.statistics(self._scene.max_wait)["ports"]["i"]["rx_frames"])
 
     def close(self) -> None:
         for frontend in self._frontends:

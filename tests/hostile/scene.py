@@ -136,7 +136,7 @@ class Scene:
         self.ring = ring
         self.format = FORMATS[ring]
         self.victim = arena.victim
-        self.patience = arena.patience
+        self.max_wait = arena.max_wait
         self.random = random.Random(2)
         self.connections = 0
         self.started = time.monotonic()
@@ -157,9 +157,9 @@ class Scene:
         if port == "a":
             self.disconnect()
         self.connections += 1
-        deadline = time.monotonic() + self.patience
+        deadline = time.monotonic() + self.max_wait
         while True:
-            frontend = Frontend.connect(self.arena.backend.path(port), self.patience)
+            frontend = Frontend.connect(self.arena.backend.path(port), self.max_wait)
             try:
                 frontend.ask(Request.GET_FEATURES)
             except Closed:
@@ -179,7 +179,7 @@ class Scene:
         except BlockingIOError:
             sock.close()
             return None
-        self._frontends.append(Frontend(sock, self.patience))
+        self._frontends.append(Frontend(sock, self.max_wait))
         return self._frontends[-1]
 
     def eventfd(self) -> int:
@@ -244,7 +244,7 @@ class Scene:
             act()
             after = backend.thread_seconds()
             busiest = max(after[task] - before.get(task, 0.0) for task in after)
-            if time.monotonic() > start + seconds + self.patience:
+            if time.monotonic() > start + seconds + self.max_wait:
                 raise Broken("I9", f"the worker had a CPU for {busiest:.3f} s")
         spent = busiest / max(self.arena.rounds() - rounds, 1)
         if spent > self.arena.longest_round:
@@ -289,7 +289,7 @@ class Scene:
 
     def let_rounds_pass(self, n: int = 3) -> None:
         """Long enough for the worker to have seen everything that is there, however busy the machine is."""
-        start, deadline = self.arena.rounds(), time.monotonic() + self.patience
+        start, deadline = self.arena.rounds(), time.monotonic() + self.max_wait
         while self.arena.rounds() < start + n:
             if time.monotonic() > deadline:
                 raise Broken("I9", "the poll loop stands still")
@@ -303,7 +303,7 @@ class Scene:
 
     def tries(self, pause: float) -> Iterator[None]:
         """Again and again with this pause, until what must happen has had its time."""
-        deadline = time.monotonic() + self.patience
+        deadline = time.monotonic() + self.max_wait
         while True:
             yield
             if time.monotonic() > deadline:
@@ -381,7 +381,7 @@ class Scene:
         """A, somewhere among these messages."""
         try:
             messages()
-            if frontend.reply_ack or not frontend.wait_closed(self.patience):
+            if frontend.reply_ack or not frontend.wait_closed(self.max_wait):
                 raise Broken("A", "what should be refused was accepted")
         except (Refused, Closed):
             pass
@@ -400,12 +400,12 @@ class Scene:
 
     def closed(self, frontend: Frontend) -> None:
         """A, where no ack can be given."""
-        if not frontend.wait_closed(self.patience):
+        if not frontend.wait_closed(self.max_wait):
             raise Broken("A", "the connection was not closed")
 
     def broken(self, attacker: Attacker, queue: int = 1) -> None:
         """B: the err eventfd written, counted once, the queue at rest; set up anew it works."""
-        wait_eventfd(attacker.errs[queue], self.patience)
+        wait_eventfd(attacker.errs[queue], self.max_wait)
         self.counted({"bad_descriptor": 1}, exactly=queue == 1)
         self._at_rest(attacker, queue)
         attacker.restart_queue(queue)
@@ -432,7 +432,7 @@ class Scene:
         else:
             attacker.send(*attacker.room(2048), queue=0)
             self.victim.net.send(self.frame())
-            self.victim.net.wait_sent(self.patience)
+            self.victim.net.wait_sent(self.max_wait)
             self._drops = self.arena.drops()
         if target.take_used():
             raise Broken("B", f"queue {queue} goes on after it was broken")
@@ -444,7 +444,7 @@ class Scene:
 
     def delivered(self, attacker: Attacker, frame: bytes, head: int) -> None:
         """Legal after all: the victim gets exactly this frame, and the chain comes back."""
-        got = self.victim.net.receive(self.patience)
+        got = self.victim.net.receive(self.max_wait)
         header = self.victim.net.received_header
         if got != frame:
             raise Broken("I7", f"{len(frame)} bytes sent, {len(got)} arrived: {got[:80].hex()}, not {frame[:80].hex()}")
@@ -455,14 +455,14 @@ class Scene:
     def arrives(self, attacker: Attacker, frame: bytes, *, buffers: int = 1) -> None:
         """The other way: a frame from the victim reaches the attacker, in so many receive chains."""
         self.victim.net.send(frame)
-        if (got := attacker.net.receive(self.patience, repost=False)) != frame:
+        if (got := attacker.net.receive(self.max_wait, repost=False)) != frame:
             raise Broken("I7", f"{len(frame)} bytes sent, {len(got)} arrived: {got[:80].hex()}, not {frame[:80].hex()}")
         if attacker.net.received_header != bytes(10) + buffers.to_bytes(2, "little"):
             raise Broken("I7", f"the frame arrived under the header {attacker.net.received_header.hex()}")
 
     def returned(self, attacker: Attacker, heads: Sequence[int]) -> None:
         try:
-            used = attacker.transmitq.wait_used(len(heads), self.patience)
+            used = attacker.transmitq.wait_used(len(heads), self.max_wait)
         except Timeout as error:
             raise Broken("C", f"chains were not returned: {error}") from error
         if used != [Used(head, 0) for head in heads]:
@@ -476,7 +476,7 @@ class Scene:
 
     def counted(self, expected: dict[str, int], *, exactly: bool = True) -> None:
         """Wait until the pair's drops since the last look are these."""
-        deadline = time.monotonic() + self.patience
+        deadline = time.monotonic() + self.max_wait
         while True:
             now = self.arena.drops()
             new = now - self._drops

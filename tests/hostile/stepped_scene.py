@@ -69,7 +69,7 @@ class SteppedScene:
 
     def __init__(self, ring: str) -> None:
         self.format = FORMATS[ring]
-        self.patience = 0.0
+        self.max_wait = 0.0
         door = Door()
         self.port = VirtioPort("a", door)
         self.victim = self

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from tests.frontend import Frontend, Request
 from tests.hostile.arena import Arena
 from tests.hostile.attacks_shared import Toggled
@@ -62,7 +62,7 @@ def own_thread(backend: Backend, port: str) -> int:
 def who_must_not_wait(backend: Backend) -> set[int]:
     """The workers, and who waits for whatever comes; a thread that notifies does nothing else, and may wait."""
     found: set[int] = set()
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + MAX_WAIT
     while len(found) <= len(PORTS):  # a thread for each port, a worker, and more
         assert time.monotonic() < deadline, f"only {len(found)} threads wait for anything to do"
         found |= {

@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from bench.guests.short_dir import short_dir
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from fastvhost.backend.payload import U64, SharedRegion, VringAddr, VringState
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.virtio_port import VirtioPort
@@ -310,7 +310,7 @@ class Target:
     def close(self) -> None:
         for fd in self.files.values():
             os.close(fd)
-        self.service.stop(PATIENCE)
+        self.service.stop(MAX_WAIT)
         self.worker.stop()
         self.polling.join()
         self.port.close()
@@ -318,7 +318,7 @@ class Target:
     def attack(self, messages: list[Sent]) -> None:
         """One connection, and what must hold after it."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            sock.settimeout(PATIENCE)
+            sock.settimeout(MAX_WAIT)
             sock.connect(str(self.path))
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may be closed on us at any point
                 for sent in messages:
@@ -353,7 +353,7 @@ class Target:
 
     def check(self) -> None:
         """The connection is over: everything is as it was before, and nothing went wrong in between."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + MAX_WAIT
         while self.service.describe()["state"] != "listening" or open_fds() != self.baseline:
             assert time.monotonic() < deadline, f"{self.service.describe()}, {open_fds()} fds of {self.baseline}"
             time.sleep(0.0002)

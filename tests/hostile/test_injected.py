@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.guests.waits import PATIENCE, wait_until
+from bench.guests.waits import MAX_WAIT, wait_until
 from tests.driver import Timeout
 from tests.frontend import U64, VRING_STATE, Closed, Refused, Request
 from tests.hostile.arena import Arena
@@ -34,7 +34,7 @@ CALLED = ("mmap", "pthread_create", "accept4", "recvmsg")
 """What a running fwd calls, whatever its helpers do."""
 CALLS = 6
 """So many calls of a function succeed at the most before one does not."""
-START_SECONDS = PATIENCE
+START_SECONDS = MAX_WAIT
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def scene(shared: Shared) -> Iterator[Scene]:
 def everything(scene: Scene) -> None:
     """What makes fwd ask for resources: a guest with its memory and rings, frames, surplus descriptors, memory gone."""
     unreachable = (Closed, Refused, Timeout, TimeoutError, OSError, AssertionError)
-    scene.patience = 0.3
+    scene.max_wait = 0.3
     with contextlib.suppress(*unreachable):
         guest = scene.boot()
         for _ in range(3):
@@ -82,15 +82,15 @@ def everything(scene: Scene) -> None:
     with contextlib.suppress(*unreachable):
         guest = scene.boot()
         guest.memory.regions[0].truncate(0)
-        guest.frontend.wait_closed(scene.patience)
+        guest.frontend.wait_closed(scene.max_wait)
     with contextlib.suppress(*unreachable):
-        scene.arena.backend.statistics(scene.patience)
+        scene.arena.backend.statistics(scene.max_wait)
 
 
 def healthy(scene: Scene) -> None:
     """Nothing is left of it, and everybody is served."""
     arena = scene.arena
-    scene.patience = arena.patience
+    scene.max_wait = arena.max_wait
     arena.check_alive()
     scene.disconnect()
     scene.frames_may_have_arrived()
@@ -104,7 +104,7 @@ def healthy(scene: Scene) -> None:
 
 def goes_on(arena: Arena) -> None:
     before = arena.honest.progress()
-    wait_until("the honest stream goes on", PATIENCE, lambda: arena.honest.progress().since(before).delivered)
+    wait_until("the honest stream goes on", MAX_WAIT, lambda: arena.honest.progress().since(before).delivered)
 
 
 @pytest.mark.parametrize("function", CALLED)
@@ -188,7 +188,7 @@ def test_a_thread_without_memory_for_its_first_frame_is_one_that_cannot_be_start
 
 def answers(control: Path) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client, contextlib.suppress(OSError):
-        client.settimeout(PATIENCE)
+        client.settimeout(MAX_WAIT)
         client.connect(str(control))
         client.sendall(b'{"command": "stats"}\n')
         return bool(client.recv(1))
@@ -214,7 +214,7 @@ def test_a_start_that_lacks_something_serves_or_says_so(
             time.sleep(0.01)
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-            assert process.wait(PATIENCE) == 0
+            assert process.wait(MAX_WAIT) == 0
         else:
             assert process.returncode == 1, log.read_text()
         assert "Traceback" not in log.read_text()
@@ -222,7 +222,7 @@ def test_a_start_that_lacks_something_serves_or_says_so(
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-        process.wait(PATIENCE)
+        process.wait(MAX_WAIT)
 
 
 # The limit of descriptors, reached exactly

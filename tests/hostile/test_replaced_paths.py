@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from tests.hostile.backend import fastvhost
 from tests.hostile.failing import Failing, build
 
 SECRET = b"not for anybody else\n"
-START_SECONDS = PATIENCE
+START_SECONDS = MAX_WAIT
 OTHER_GROUP = 65534
 NUMBERS = itertools.count()
 
@@ -79,12 +79,12 @@ class Running:
 
     def end(self) -> None:
         self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(PATIENCE) == 0, self.log()
+        assert self.process.wait(MAX_WAIT) == 0, self.log()
         assert "Traceback" not in self.log()
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait(PATIENCE)
+        self.process.wait(MAX_WAIT)
 
 
 @pytest.fixture

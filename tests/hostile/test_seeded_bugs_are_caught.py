@@ -47,12 +47,12 @@ CASES += [case for bug, case in ON_PACKED.items() if bug not in SEEN | SPLIT_ONL
 SECOND_HAND = "a_second_hand_that_rewrites_descriptors_headers_and_tables"
 CASES += [(bug, SECOND_HAND, "packed") for bug in ("sloppy-range", "behind-is-inside", "bad-ring-goes-on")]
 CASES += [("double-fetch", SECOND_HAND, "packed_in_order")]
-DICE = "rings_made_by_dice"
+RANDOM = "random_rings"
 OF_PACKED = ("batch-checks-last", "wrap-ignored", "used-bit-ignored", "gap-skipped", "used-wrap-forgotten")
 OF_PACKED += ("chain-does-not-wrap", "marks-whole-chain", "id-of-first", "mask-for-modulo", "base-without-wrap")
-CASES += [(bug, DICE, "packed") for bug in (*OF_PACKED, "sloppy-range", "indirect-and-next", "burst-length")]
+CASES += [(bug, RANDOM, "packed") for bug in (*OF_PACKED, "sloppy-range", "indirect-and-next", "burst-length")]
 IN_BATCHES = ("order-trusted", "batch-told-by-first", "batch-moves-one", "batch-length")
-CASES += [(bug, DICE, ring) for bug in IN_BATCHES for ring in ("split_in_order", "packed_in_order")]
+CASES += [(bug, RANDOM, ring) for bug in IN_BATCHES for ring in ("split_in_order", "packed_in_order")]
 CASES += [("burst-length", entry.name, "packed") for entry in CATALOGUE.values() if "burst-length" in entry.bugs]
 CASES = list(dict.fromkeys(CASES))
 """Every attack with every bug that it is there for, on one ring format; and every bug that a packed ring may have once
@@ -74,7 +74,7 @@ Where anything else is seen first, answers are waited for longer, in the end as 
 """
 DONE = {"I1", "I6", "I7"}
 """What is wrong however slow the machine is: no wait ends in it."""
-PATIENCE, IN_VAIN = 30.0, (0.2, 1.0, 5.0)
+MAX_WAIT, IN_VAIN = 30.0, (0.2, 1.0, 5.0)
 """Seconds to wait for what must come; for what, with most bugs, does not, and where the machine had no time, again."""
 ENOUGH_ROUNDS = 100
 """Of the worker: what has not come by then does not come."""
@@ -93,7 +93,7 @@ def stands(case: catalogue.Case) -> None:
     """Raises what the arena says of this attack on a mini back-end without a bug."""
     name, ring = case
     if not hasattr(own, "shared"):
-        own.shared = Shared(lambda beside: Arena(mini(), beside=beside, patience=PATIENCE, **LIMITS))
+        own.shared = Shared(lambda beside: Arena(mini(), beside=beside, max_wait=MAX_WAIT, **LIMITS))
         SHARED.append(own.shared)
     own.shared.get(catalogue.beside(case)).run(CATALOGUE[name], ring)
 
@@ -108,27 +108,27 @@ def outcome(case: Case) -> Broken | None:
     machine proves nothing: then it is tried again, and waited for longer.
     """
     harm = HARM.get(case[0])
-    waits = (IN_VAIN[1], PATIENCE) if harm else IN_VAIN
-    for patience in waits:
-        broken, certain = tried(case, patience)
+    waits = (IN_VAIN[1], MAX_WAIT) if harm else IN_VAIN
+    for max_wait in waits:
+        broken, certain = tried(case, max_wait)
         if not broken or ((certain or broken.invariant in DONE) and broken.invariant in (harm or {broken.invariant})):
             break
     return broken
 
 
-def tried(case: Case, patience: float) -> tuple[Broken | None, bool]:
+def tried(case: Case, max_wait: float) -> tuple[Broken | None, bool]:
     """And whether it is certain that it was not the machine which had no time.
 
     Its worker made rounds enough, or ended; or, where a bug makes it stand still, it had the time and made none.
     """
     bug, name, ring = case
-    arena = Arena(mini(bug), beside=catalogue.beside((name, ring)), patience=patience, persistence=2.0, **LIMITS)
+    arena = Arena(mini(bug), beside=catalogue.beside((name, ring)), max_wait=max_wait, persistence=2.0, **LIMITS)
     time_had, before = arena.backend.own_time(), math.inf
     try:
         before = arena.rounds()
         arena.run(CATALOGUE[name], ring)
     except Broken as broken:
-        had_time = patience > IN_VAIN[0] and time_had.seconds >= patience
+        had_time = max_wait > IN_VAIN[0] and time_had.seconds >= max_wait
         return words_of(broken), had_time or rounds_since(arena, before) >= ENOUGH_ROUNDS
     finally:
         arena.close()

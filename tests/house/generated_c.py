@@ -1,4 +1,4 @@
-"""What Cython makes of the sources: its log, and the C of each nogil function. Built aside of the checkout."""
+"""What Cython makes of the sources: its log, and the C of each nogil function. Built outside the checkout."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.guests.waits import PATIENCE, wait_until
+from bench.guests.waits import MAX_WAIT, wait_until
 
 CLONE_NEWNET = 0x40000000
 _NUMBERS = itertools.count()
@@ -26,7 +26,7 @@ class Namespace:
 
     def __init__(self, name: str = "") -> None:
         self.name = name or f"fv-{os.getpid()}-{next(_NUMBERS)}"
-        subprocess.run(["ip", "netns", "add", self.name], check=True, timeout=2 * PATIENCE)
+        subprocess.run(["ip", "netns", "add", self.name], check=True, timeout=2 * MAX_WAIT)
         # What the host says of its own accord would blur counters.
         self.run("sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1")
         self.run("ip link set lo up")
@@ -36,7 +36,7 @@ class Namespace:
         """The words before a command that is to run in it."""
         return ["ip", "netns", "exec", self.name]
 
-    def run(self, command: str, seconds: float = 2 * PATIENCE, *, check: bool = True) -> str:
+    def run(self, command: str, seconds: float = 2 * MAX_WAIT, *, check: bool = True) -> str:
         """Run a shell command in the namespace. Its output, also that to stderr."""
         done = subprocess.run(
             [*self.prefix, "sh", "-ec", command],
@@ -69,16 +69,16 @@ class Namespace:
     def listening(self, port: int, seconds: float) -> Iterator[None]:
         """Somebody in it answers the end of what is sent with its checksum, once."""
         command = f"timeout {seconds} busybox nc -l -p {port} -e sha256sum || true"
-        listener = threading.Thread(target=self.run, args=(command, seconds + PATIENCE))
+        listener = threading.Thread(target=self.run, args=(command, seconds + MAX_WAIT))
         listener.start()
         try:
-            wait_until("a listener", PATIENCE, lambda: f":{port} " in self.run("busybox netstat -ltn"))
+            wait_until("a listener", MAX_WAIT, lambda: f":{port} " in self.run("busybox netstat -ltn"))
             yield
         finally:
-            listener.join(seconds + PATIENCE)
+            listener.join(seconds + MAX_WAIT)
 
     def close(self) -> None:
-        subprocess.run(["ip", "netns", "delete", self.name], check=False, timeout=2 * PATIENCE)
+        subprocess.run(["ip", "netns", "delete", self.name], check=False, timeout=2 * MAX_WAIT)
         Path("/run/netns", self.name).unlink(missing_ok=True)
 
     def __enter__(self) -> Namespace:

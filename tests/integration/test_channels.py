@@ -12,7 +12,7 @@ import pytest
 
 from bench.guests.pair import Pair
 from bench.guests.qemu import Guest
-from bench.guests.waits import PATIENCE, wait_until
+from bench.guests.waits import MAX_WAIT, wait_until
 
 PAIRS = 4
 CHANGES = 12
@@ -50,7 +50,7 @@ def test_as_many_pairs_are_enabled_as_the_guest_says_and_frames_come_from_those_
     guest, other = (pair.a, pair.b) if port == "a" else (pair.b, pair.a)
     for pairs in (1, 3, 2, PAIRS):
         use(guest, pairs)
-        wait_until(f"{pairs} pairs are enabled", PATIENCE, partial(as_many, pair, port, pairs))
+        wait_until(f"{pairs} pairs are enabled", MAX_WAIT, partial(as_many, pair, port, pairs))
         before = frames_from(pair, port)
         flows(guest, other, 3)
         flows(other, guest, 3)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from bench.guests.pair import Pair
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 
-BACK_WITHIN = PATIENCE
+BACK_WITHIN = MAX_WAIT
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.guests.fwd import Fwd
-from bench.guests.waits import PATIENCE, wait_until
+from bench.guests.waits import MAX_WAIT, wait_until
 from tests.driver import Memory, Region
 from tests.frontend import Closed, Frontend, Guest, Request
 
@@ -67,7 +67,7 @@ def accepted(connection: Callable[[Path, int], None], path: Path, number: int) -
             return False
         return True
 
-    wait_until("fwd accepts the next front-end", PATIENCE, tried)
+    wait_until("fwd accepts the next front-end", MAX_WAIT, tried)
 
 
 def everything(path: Path, number: int) -> None:
@@ -106,7 +106,7 @@ def wait_alone(fwd: Fwd) -> Held:
         now = held(fwd.pid)
         return now if not now.mapped_guests and fwd.ports_down() and held(fwd.pid) == now else None
 
-    found = wait_until("fwd has let go of the last front-end", PATIENCE, at_rest)
+    found = wait_until("fwd has let go of the last front-end", MAX_WAIT, at_rest)
     assert found is not None
     return found
 

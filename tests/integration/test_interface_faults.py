@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from bench.guests.fwd import Fwd
-from bench.guests.waits import PATIENCE, wait_until
+from bench.guests.waits import MAX_WAIT, wait_until
 from fastvhost.control import control_client
 from tests.frontend import Frontend, Request, ring_fd
 from tests.integration.namespace import Namespace
@@ -47,7 +47,7 @@ def others_go_on(fwd: Fwd) -> None:
         return int(fwd.stats()["ports"]["t1"]["tx_frames"])
 
     before = arrived()
-    wait_until("frames of the stream arrive", PATIENCE, lambda: arrived() > before + 20)
+    wait_until("frames of the stream arrive", MAX_WAIT, lambda: arrived() > before + 20)
 
 
 def test_faults_of_interfaces_are_told_mended_and_disturb_nobody(place: Path) -> None:
@@ -56,43 +56,43 @@ def test_faults_of_interfaces_are_told_mended_and_disturb_nobody(place: Path) ->
             space.run(f"ip link add {veth}0 type veth peer name {veth}1")
             space.run(f"ip link set {veth}1 up; ip link set {veth}0 up")
         with Fwd(place, PORTS, prefix=space.prefix) as fwd:
-            wait_until("fwd answers", PATIENCE, fwd.control.exists)
+            wait_until("fwd answers", MAX_WAIT, fwd.control.exists)
             attached = {
                 "v0": "packet socket on v0, MTU 1500",
                 "w0": "capturing on w0 with libpcap, MTU 1500",
                 "t2": "made tap t2, MTU 1500",
             }
             for name, words in attached.items():
-                fwd.wait_log(f"port {name}: {words}", PATIENCE)
+                fwd.wait_log(f"port {name}: {words}", MAX_WAIT)
             command = [*space.prefix, sys.executable, "-c", STREAM]
             with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as stream:
                 for name, words in attached.items():
                     mark = len(fwd.log())
                     space.run(f"ip link set {name} down")
                     told = f"port {name}: {name} is down; bring it up with: ip link set {name} up"
-                    fwd.wait_log(told, PATIENCE, after=mark)
+                    fwd.wait_log(told, MAX_WAIT, after=mark)
                     others_go_on(fwd)
                     mark = len(fwd.log())
                     space.run(f"ip link set {name} up")
-                    fwd.wait_log(f"port {name}: ({words}|{name} is up)", PATIENCE, after=mark)
+                    fwd.wait_log(f"port {name}: ({words}|{name} is up)", MAX_WAIT, after=mark)
                     if name != "t2":
                         mark = len(fwd.log())
                         space.run(f"ip link set {name[0]}1 down")
-                        fwd.wait_log(f"port {name}: {name} has no carrier; bring up", PATIENCE, after=mark)
+                        fwd.wait_log(f"port {name}: {name} has no carrier; bring up", MAX_WAIT, after=mark)
                         others_go_on(fwd)
                         assert fwd.show(name)["link"] == "down"
                         mark = len(fwd.log())
                         space.run(f"ip link set {name[0]}1 up")
-                        fwd.wait_log(f"port {name}: {name} is up", PATIENCE, after=mark)
+                        fwd.wait_log(f"port {name}: {name} is up", MAX_WAIT, after=mark)
                     mark = len(fwd.log())
                     space.run(f"ip link delete {name}")
-                    fwd.wait_log(f"port {name}: {name} was removed; waiting for it to come back", PATIENCE, after=mark)
+                    fwd.wait_log(f"port {name}: {name} was removed; waiting for it to come back", MAX_WAIT, after=mark)
                     others_go_on(fwd)
                     if name != "t2":  # a tap is made again by fwd itself
                         space.run(f"ip link add {name} type veth peer name {name[0]}1; ip link set {name[0]}1 up")
                         space.run(f"ip link set {name} up")
-                    fwd.wait_log(f"port {name}: {words}", PATIENCE, after=mark)
-                said, _ = stream.communicate("stop", timeout=PATIENCE)
+                    fwd.wait_log(f"port {name}: {words}", MAX_WAIT, after=mark)
+                said, _ = stream.communicate("stop", timeout=MAX_WAIT)
             result = json.loads(said)
     assert (result["lost"], result["in_order"]) == (0, True), result
     assert result["sent"] > 500

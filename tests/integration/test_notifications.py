@@ -17,7 +17,7 @@ import pytest
 from bench.guests.cores import FWD_CORE
 from bench.guests.fwd import Fwd
 from bench.guests.process import Process
-from bench.guests.waits import PATIENCE, wait_until
+from bench.guests.waits import MAX_WAIT, wait_until
 from tests.driver import Timeout
 from tests.frontend import U64, Closed, Guest, Refused, Request, wait_eventfd
 from tests.waiters import waiters
@@ -56,7 +56,7 @@ class Place:
             assert receiver.net.receive() == frame
 
     def wait_released(self) -> None:
-        wait_until("descriptors and threads are back", PATIENCE, lambda: self.held() == self.before)
+        wait_until("descriptors and threads are back", MAX_WAIT, lambda: self.held() == self.before)
 
     def close(self) -> None:
         self.left.close()
@@ -111,7 +111,7 @@ def test_without_aio_a_call_descriptor_that_blocks_now_and_then_costs_its_own_co
 
         refused = r"port a: disconnected: its call or err descriptors block: 4 threads .*"
         try:
-            while_honest(fwd, send, lambda: "port a: disconnected" in fwd.fwd.log(), 2 * PATIENCE)
+            while_honest(fwd, send, lambda: "port a: disconnected" in fwd.fwd.log(), 2 * MAX_WAIT)
             fwd.fwd.wait_log(refused)
         finally:
             toggler.popen.kill()
@@ -160,7 +160,7 @@ def test_a_call_descriptor_with_many_waiters_is_written_by_a_thread_of_its_own_p
             peer.net.receive()
 
         with waiters(attacker.calls[1]):
-            while_honest(fwd, send, lambda: "port a: its call descriptors take" in fwd.fwd.log(), 2 * PATIENCE)
+            while_honest(fwd, send, lambda: "port a: its call descriptors take" in fwd.fwd.log(), 2 * MAX_WAIT)
             os.eventfd_read(attacker.calls[1])
             send()
             assert wait_eventfd(attacker.calls[1])
@@ -172,7 +172,7 @@ def test_a_call_descriptor_with_many_waiters_is_written_by_a_thread_of_its_own_p
 def test_a_socket_is_told_of_used_buffers_and_a_pipe_refused(place: Path) -> None:
     with attacked(place) as fwd:
         ours, theirs = socket.socketpair()
-        ours.settimeout(PATIENCE)
+        ours.settimeout(MAX_WAIT)
         with Guest.boot(fwd.path["a"], name="a") as a, Guest.boot(fwd.path["b"], receive_buffers=8, name="b") as b:
             a.frontend.tell(Request.SET_VRING_CALL, U64.pack(1), [theirs.fileno()])
             assert ours.recv(8) == (1).to_bytes(8, "little")  # whoever sets a new one is told once

@@ -292,7 +292,7 @@ class Cpuset:
 
 
 def test_a_cpuset_that_shrinks_and_grows_is_told_and_stats_names_the_core_in_use() -> None:
-    quick = "from fastvhost.cli import forwarding\nforwarding.NEIGHBOUR_SECONDS = forwarding.TICK_SECONDS = 0.1"
+    quick = "from fastvhost.cli import forwarding\nforwarding.CORE_WATCH_SECONDS = forwarding.TICK_SECONDS = 0.1"
     first, *_, last = sorted(os.sched_getaffinity(0))
     with contextlib.closing(Cpuset()) as cpuset:
         cpuset.allow(first, last)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.guests.fwd import Fwd
-from bench.guests.waits import PATIENCE, wait_until
+from bench.guests.waits import MAX_WAIT, wait_until
 from tests.integration.namespace import Namespace
 
 FRAMES = 60_000
@@ -32,7 +32,7 @@ def test_frames_that_the_kernel_drops_while_fwd_does_not_run_are_counted(
         with Fwd(place, [port, "null:"], prefix=space.prefix) as fwd:
             name = port.partition(":")[2]
             fwd.wait_log("control socket")  # its file is there a little before it answers
-            wait_until(f"{name} is up", PATIENCE, lambda: fwd.stats()["ports"][name]["link"] == "up")
+            wait_until(f"{name} is up", MAX_WAIT, lambda: fwd.stats()["ports"][name]["link"] == "up")
             fwd.popen.send_signal(signal.SIGSTOP)
             try:
                 subprocess.run([*space.prefix, sys.executable, "-c", FLOOD, sender], check=True, timeout=60)
@@ -43,7 +43,7 @@ def test_frames_that_the_kernel_drops_while_fwd_does_not_run_are_counted(
                 counters = fwd.stats()["ports"][name]
                 return counters["rx_frames"], counters["rx_dropped"]["kernel_overrun"]
 
-            wait_until("every frame is accounted for", PATIENCE, lambda: sum(counted()) == FRAMES)
+            wait_until("every frame is accounted for", MAX_WAIT, lambda: sum(counted()) == FRAMES)
             received, dropped = counted()
             assert received > 0
             assert dropped > 0

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bench.guests.fwd import ENVIRONMENT
-from bench.guests.waits import PATIENCE, wait_until
+from bench.guests.waits import MAX_WAIT, wait_until
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "paths"
 
@@ -70,8 +70,8 @@ class Run:
         self.popen.send_signal(number)
         status = self.popen.wait(60)
         assert status == (-9 if number == signal.SIGKILL else 128 + number), self.log()
-        wait_until("all its processes have ended", PATIENCE, lambda: started_for(self.place) == [])
-        wait_until("its taps are gone", PATIENCE, lambda: taps() <= self._before)
+        wait_until("all its processes have ended", MAX_WAIT, lambda: started_for(self.place) == [])
+        wait_until("its taps are gone", MAX_WAIT, lambda: taps() <= self._before)
 
 
 def test_paths_measures_each_direction_verifies_and_leaves_nothing_behind(place: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from fastvhost.dataplane.ports.packet import PacketPort
 from fastvhost.dataplane.ports.pcap import PcapPort
 from fastvhost.dataplane.ports.tap import TapPort
@@ -29,7 +29,7 @@ from tests.unit.guest_and_port import BUFFERS, MOST, RINGS, GuestAndPort, frame,
 PROTOCOL = 0x88B5
 """Of the frames here. A socket bound to it does not see what it sends itself."""
 TAP, VETH = ("t0", "t0"), ("w0", "w1")
-"""The port's interface, and where its neighbour's socket is: of a tap, the stack's side of the same one."""
+"""The port's interface, and the one that the host's socket is bound to: for a tap, the stack's side of the same one."""
 KINDS: dict[str, tuple[Any, Any, tuple[str, str]]] = {
     "tap": (TapPort, TapService, TAP),
     "packet": (PacketPort, PacketService, VETH),
@@ -50,7 +50,7 @@ def on_one_cpu() -> Iterator[None]:
 
 
 @contextmanager
-def neighbour(kind: str, features: int, ring_size: int = 256) -> Iterator[tuple[GuestAndPort[Any], socket.socket]]:
+def guest_and_host(kind: str, features: int, ring_size: int = 256) -> Iterator[tuple[GuestAndPort[Any], socket.socket]]:
     """A guest and its port, with a socket at the other end of the port's interface."""
     new_port, new_service, (interface, far) = KINDS[kind]
     with Namespace() as space, space.entered(), on_one_cpu():
@@ -67,7 +67,7 @@ def neighbour(kind: str, features: int, ring_size: int = 256) -> Iterator[tuple[
                     sock.bind((far, PROTOCOL))
                     yield pair, sock
             finally:
-                service.stop(PATIENCE)
+                service.stop(MAX_WAIT)
 
 
 def arriving(sock: socket.socket, found: list[bytes], most: int = MOST) -> Callable[[], bool]:
@@ -86,10 +86,10 @@ def arriving(sock: socket.socket, found: list[bytes], most: int = MOST) -> Calla
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_host_gets_frames_that_the_guest_sent_in_pieces(kind: str, ring: str) -> None:
     found: list[bytes] = []
-    with neighbour(kind, RINGS[ring]) as (pair, sock):
+    with guest_and_host(kind, RINGS[ring]) as (pair, sock):
         send(pair.guest, frames())
         pair.wait_sent(MOST)
-        pair.until("a burst at the neighbour's", arriving(sock, found))
+        pair.until("a burst at the host's socket", arriving(sock, found))
         assert found == frames()
 
 
@@ -97,10 +97,10 @@ def test_the_host_gets_frames_that_the_guest_sent_in_pieces(kind: str, ring: str
 def test_the_host_gets_frames_in_more_pieces_than_the_kernel_takes_in_one_call(kind: str) -> None:
     found: list[bytes] = []
     sent = [frame(number, 1514) for number in range(3)]
-    with neighbour(kind, RINGS["split"], ring_size=4096) as (pair, sock):
+    with guest_and_host(kind, RINGS["split"], ring_size=4096) as (pair, sock):
         send(pair.guest, sent, ((12,), (12,) + 1200 * (1,), (12, 700)))
         pair.wait_sent(3)
-        pair.until("three frames at the neighbour's", arriving(sock, found, 3))
+        pair.until("three frames at the host's socket", arriving(sock, found, 3))
         assert found == sent
 
 
@@ -108,7 +108,7 @@ def test_the_host_gets_frames_in_more_pieces_than_the_kernel_takes_in_one_call(k
 @pytest.mark.parametrize("buffers", BUFFERS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_guest_gets_the_hosts_frames_in_buffers_of_several_pieces(kind: str, buffers: str, ring: str) -> None:
-    with neighbour(kind, RINGS[ring] | BUFFERS[buffers].features) as (pair, sock):
+    with guest_and_host(kind, RINGS[ring] | BUFFERS[buffers].features) as (pair, sock):
         post(pair.guest, BUFFERS[buffers])
         for one in frames():
             sock.send(one)

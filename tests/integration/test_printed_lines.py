@@ -14,7 +14,7 @@ from bench.guests.fwd import ENVIRONMENT, FASTVHOST, Fwd
 from bench.guests.kernel import WORDS
 from bench.guests.networked import NetworkedGuest
 from bench.guests.qemu import QEMU, boot_words, newest_qemu
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 
 pytestmark = pytest.mark.long
 
@@ -67,8 +67,8 @@ def guests(place: Path, ports: list[str]) -> Iterator[tuple[Fwd, PrintedGuest, P
         PrintedGuest(fwd, "a", 1) as a,
         PrintedGuest(fwd, "b", 2) as b,
     ):
-        a.wait_ready(4 * PATIENCE)
-        b.wait_ready(4 * PATIENCE)
+        a.wait_ready(4 * MAX_WAIT)
+        b.wait_ready(4 * MAX_WAIT)
         yield fwd, a, b
 
 
@@ -84,7 +84,7 @@ def test_guests_that_were_started_so_have_their_network_back_when_fwd_is_started
         for n in range(4):
             fwd.stop() if n % 2 else fwd.kill()
             fwd = Fwd(place, ports)
-            took.append(a.wait_answer(b, PATIENCE))
+            took.append(a.wait_answer(b, MAX_WAIT))
             assert b.ping(a, 20) == 20
             assert fwd.warnings() == []
     finally:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.guests.fwd import Fwd
 from bench.guests.uml import UmlGuest, UmlMachine
-from bench.guests.waits import PATIENCE, wait_until
+from bench.guests.waits import MAX_WAIT, wait_until
 
 GUEST_MAC, OUR_MAC = bytes.fromhex("525400000001"), bytes.fromhex("5254000000fe")
 GUEST, OURS = bytes([10, 0, 0, 1]), bytes([10, 0, 0, 254])
@@ -48,6 +48,6 @@ def test_a_guest_answers_the_pings_of_a_capture_file_and_its_answers_are_recorde
     with Fwd(place, [machine.port, file_port]) as fwd, UmlGuest(machine, place) as guest:
         guest.wait_ready()
         recorded = place / "out.pcap"
-        wait_until("all answers are recorded", PATIENCE, lambda: all(one in recorded.read_bytes() for one in answers))
+        wait_until("all answers are recorded", MAX_WAIT, lambda: all(one in recorded.read_bytes() for one in answers))
         assert fwd.warnings() == []
         assert fwd.show("in")["played"] >= len(frames)

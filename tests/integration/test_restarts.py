@@ -14,9 +14,9 @@ import pytest
 
 from bench.guests.fwd import ENVIRONMENT
 from bench.guests.pair import Pair
-from bench.guests.waits import PATIENCE, wait_until
+from bench.guests.waits import MAX_WAIT, wait_until
 
-BACK_WITHIN = PATIENCE
+BACK_WITHIN = MAX_WAIT
 
 
 AS_BEFORE = """
@@ -125,7 +125,7 @@ def test_a_tcp_copy_survives_a_killed_fwd(pair: Pair) -> None:
     pair.a.run("dd if=/dev/urandom of=/tmp/sent bs=1M count=64 2>&1", 60)
     pair.b.take_a_copy()
     pair.a.run(f"(nc {pair.b.address} 5000 < /tmp/sent > /tmp/received; touch /tmp/done) > /dev/null 2>&1 &")
-    wait_until("the copy is under way", PATIENCE, lambda: pair.fwd.stats()["ports"]["a"]["rx_bytes"] > 4 << 20)
+    wait_until("the copy is under way", MAX_WAIT, lambda: pair.fwd.stats()["ports"]["a"]["rx_bytes"] > 4 << 20)
 
     pair.fwd.kill()
     pair.start_fwd()

@@ -44,7 +44,7 @@ def test_a_flood_over_restarts_loses_no_frame_and_doubles_one_burst_of_each_at_m
 ) -> None:
     """Twenty restarts with --long, by SIGKILL and by SIGTERM in turn."""
     long = pytestconfig.getoption("--long")
-    restarts, patience = (RESTARTS_WHEN_LONG, BACK_WITHIN_WHEN_LONG) if long else (RESTARTS, BACK_WITHIN)
+    restarts, max_wait = (RESTARTS_WHEN_LONG, BACK_WITHIN_WHEN_LONG) if long else (RESTARTS, BACK_WITHIN)
     options = RINGS[rings]
     pairs = options.get("queues", 1)
     sockets = [place / f"{end}.sock" for end in "ab"]
@@ -59,7 +59,7 @@ def test_a_flood_over_restarts_loses_no_frame_and_doubles_one_burst_of_each_at_m
     try:
         guests.start()
         for n in range(restarts):
-            wait_for_traffic(guests, 1000, patience)
+            wait_for_traffic(guests, 1000, max_wait)
             doubled.append(guests.counters().duplicated)
             time.sleep(moments.uniform(0, 0.02))
             fwd.stop() if n % 2 else fwd.kill()
@@ -67,12 +67,12 @@ def test_a_flood_over_restarts_loses_no_frame_and_doubles_one_burst_of_each_at_m
             fwd = Fwd(place, ports)
             listens = time.monotonic()
             guests.reconnect()
-            wait_for_traffic(guests, 1, patience)
+            wait_for_traffic(guests, 1, max_wait)
             started.append(listens - begin)
             away.append(time.monotonic() - listens)
             if options.get("packed"):
                 fwd.wait_log("port b: rings .* running, size 1024, from where the fwd before left them", 30)
-        wait_for_traffic(guests, 1000, patience)
+        wait_for_traffic(guests, 1000, max_wait)
         ended = guests.stop()
     finally:
         guests.stop()
@@ -82,7 +82,7 @@ def test_a_flood_over_restarts_loses_no_frame_and_doubles_one_burst_of_each_at_m
         f"{rings}: {restarts} restarts, fwd listened after {median(started):.2f} s ({max(started):.2f} s at most), "
         f"frames came both ways {median(away):.2f} s ({max(away):.2f} s at most) later; {ended}"
     )
-    assert not long or max(away) <= patience
+    assert not long or max(away) <= max_wait
     assert (ended.lost, ended.corrupt, ended.reordered) == (0, 0, 0)
     assert all(after - before <= BURST for before, after in itertools.pairwise(doubled)), doubled
     assert fwd.warnings() == []

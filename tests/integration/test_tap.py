@@ -11,7 +11,7 @@ import pytest
 
 from bench.guests.fwd import Fwd
 from bench.guests.uml import UmlGuest, UmlMachine
-from bench.guests.waits import PATIENCE, wait_until
+from bench.guests.waits import MAX_WAIT, wait_until
 from tests.integration.namespace import Namespace
 
 HOST = "10.0.0.254"
@@ -87,6 +87,6 @@ def test_a_tap_that_is_deleted_is_made_again(scene: Scene) -> None:
 
 def test_the_interface_goes_with_fwd(scene: Scene) -> None:
     scene.space.run("ip link delete t0")
-    wait_until("fwd makes t0 again", PATIENCE, lambda: scene.space.has("t0"))
+    wait_until("fwd makes t0 again", MAX_WAIT, lambda: scene.space.has("t0"))
     assert scene.fwd.stop() == 0
     assert not scene.space.has("t0")

@@ -11,7 +11,7 @@ import pytest
 
 from bench.guests.fwd import Fwd
 from bench.guests.qemu import Guest, Machine
-from bench.guests.waits import PATIENCE, wait_until
+from bench.guests.waits import MAX_WAIT, wait_until
 from tests.integration.namespace import Namespace
 
 HOST = "10.0.0.254"
@@ -47,7 +47,7 @@ def made(place: Path, space: Namespace, options: str) -> None:
     """A tap that a fwd made, which has ended since."""
     with Fwd(place, [f"tap:t0,{options}", "null:"], prefix=space.prefix) as fwd:
         fwd.wait_log("port t0: made tap t0")
-        wait_until("fwd answers", PATIENCE, fwd.control.exists)
+        wait_until("fwd answers", MAX_WAIT, fwd.control.exists)
         assert fwd.stop() == 0
 
 
@@ -66,14 +66,14 @@ def test_the_owner_of_a_tap_needs_no_rights_and_nobody_else_gets_it(place: Path,
     prefix = [*space.prefix, *WITHOUT_RIGHTS]
     with Fwd(place, ["tap:t0", "null:"], prefix=prefix) as fwd:
         fwd.wait_log("port t0: attached to tap t0, MTU 1500")
-        wait_until("fwd answers", PATIENCE, fwd.control.exists)
+        wait_until("fwd answers", MAX_WAIT, fwd.control.exists)
         before = fwd.stats()["ports"]["t0"]["rx_frames"]
         space.run("ip address add 10.3.0.1/24 dev t0; busybox ping -q -c 1 -W 1 10.3.0.2 || true")
         assert fwd.stats()["ports"]["t0"]["rx_frames"] > before
     space.run("ip link delete t0")
     made(place, space, "persist=yes,owner=nobody")
     with Fwd(place, ["tap:t0", "null:"], prefix=prefix) as fwd:
-        wait_until("fwd ends", PATIENCE, lambda: fwd.popen.poll() is not None)
+        wait_until("fwd ends", MAX_WAIT, lambda: fwd.popen.poll() is not None)
         assert fwd.popen.returncode == 1
         assert "tap t0: not permitted (CAP_NET_ADMIN); run as root, or let root make it for you: ip tuntap" in fwd.log()
 
@@ -81,7 +81,7 @@ def test_the_owner_of_a_tap_needs_no_rights_and_nobody_else_gets_it(place: Path,
 def test_a_tap_of_one_queue_is_none_of_two(place: Path, space: Namespace) -> None:
     made(place, space, "persist=yes")
     with Fwd(place, [f"tap:t0,queues={QUEUES}", "null:"], prefix=space.prefix) as fwd:
-        wait_until("fwd ends", PATIENCE, lambda: fwd.popen.poll() is not None)
+        wait_until("fwd ends", MAX_WAIT, lambda: fwd.popen.poll() is not None)
         assert "tap t0: it exists and is no tap interface of this many queues" in fwd.log()
 
 
@@ -137,7 +137,7 @@ def test_flows_of_the_stack_reach_the_guest_through_all_queues(scene: Scene) -> 
     def arrived() -> list[int]:
         return [now - then for then, now in zip(before, scene.frames(0), strict=True)]
 
-    wait_until("all of them arrive", PATIENCE, lambda: sum(arrived()) >= 300)
+    wait_until("all of them arrive", MAX_WAIT, lambda: sum(arrived()) >= 300)
     assert min(arrived()) >= 30
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from bench.guests.pair import Pair
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from tests.conftest import endurance
 from tests.idle_cost import MOST_WAKE_UPS, cost
 
 PLUGGED = 256 << 20
-BACK_WITHIN = PATIENCE
+BACK_WITHIN = MAX_WAIT
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_memory_plugged_in_under_traffic_is_used_and_disturbs_nothing(pair: Pair
     online = "for block in /sys/devices/system/memory/memory*/state; do echo online > $block; done 2> /dev/null"
     pair.a.run(
         f"until [ $(sed -n 's/MemTotal: *//; 1s/ kB//p' /proc/meminfo) -gt 300000 ]; do {online}; sleep 0.1; done",
-        PATIENCE,
+        MAX_WAIT,
     )
     pair.a.run("mount -o remount,size=90% /tmp; dd if=/dev/urandom of=/tmp/sent bs=1M count=220 2>&1", 60)
     pair.b.take_a_copy()

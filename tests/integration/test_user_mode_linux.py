@@ -13,7 +13,7 @@ import pytest
 from bench.guests.fwd import Fwd
 from bench.guests.short_dir import short_dir
 from bench.guests.uml import MTU, UmlGuest, UmlMachine
-from bench.guests.waits import PATIENCE, wait_until
+from bench.guests.waits import MAX_WAIT, wait_until
 
 MIB = 1 << 20
 COPIED = 8 * MIB
@@ -129,7 +129,7 @@ def test_a_driver_that_is_unbound_and_bound_under_traffic_has_it_back(pair: UmlP
 
 def test_a_guest_that_powers_off_ends_well_and_comes_again(pair: UmlPair) -> None:
     assert pair.a.power_off() == 0
-    wait_until("port a is down", PATIENCE, lambda: pair.fwd.stats()["ports"]["a"]["link"] == "down")
+    wait_until("port a is down", MAX_WAIT, lambda: pair.fwd.stats()["ports"]["a"]["link"] == "down")
     with UmlGuest(pair.machines[0], pair.fwd.directory) as again:
         again.wait_ready(60)
         assert again.ping(pair.b, 20) == 20

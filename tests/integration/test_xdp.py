@@ -17,7 +17,7 @@ import pytest
 from bench.guests.fwd import ENVIRONMENT, FASTVHOST, Fwd
 from bench.guests.qemu import Guest, Machine
 from bench.guests.short_dir import short_dir
-from bench.guests.waits import PATIENCE, wait_until
+from bench.guests.waits import MAX_WAIT, wait_until
 from tests.integration.namespace import Namespace
 from tests.integration.receiver import TAGGED, received, sending
 
@@ -130,7 +130,7 @@ def test_what_the_kernel_had_no_room_for_is_counted_and_the_port_goes_on(scene: 
         lost = after["rx_dropped"]["kernel_overrun"] - before["rx_dropped"]["kernel_overrun"]
         return lost > 0 and lost + after["rx_frames"] - before["rx_frames"] >= 5000
 
-    wait_until("every frame received or counted", PATIENCE, counted)
+    wait_until("every frame received or counted", MAX_WAIT, counted)
     assert scene.ping(STACK) == 20
 
 
@@ -178,7 +178,7 @@ def test_generic_mode_where_the_driver_refuses_and_what_is_too_long_drops_as_ove
                 far.run(f"{send} 5000 || true")
             subprocess.run([*far.prefix, sys.executable, "-c", NO_SUPER_FRAMES], check=True, timeout=20)
             # Only now: until here the far stack may have tried once more what nobody waits for.
-            before = wait_until("frames too long, and no more of them", PATIENCE, come_to_rest)
+            before = wait_until("frames too long, and no more of them", MAX_WAIT, come_to_rest)
             with space.listening(5001, 60):
                 assert far.run(f"{send} 5001").split()[0] == hashlib.sha256(bytes(2000000)).hexdigest()
             assert come_to_rest() == before

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.guests.cores import GUEST_CORES
 from bench.guests.process import Process
-from bench.guests.waits import PATIENCE, wait_until
+from bench.guests.waits import MAX_WAIT, wait_until
 
 PROMPT = "testpmd> "
 # What the driver itself counts of a port, as testpmd prints it.
@@ -101,4 +101,4 @@ class VirtioUser(Process):
         """The orderly end: testpmd stops its devices."""
         self.stdin.write(b"stop\nquit\n")
         self.stdin.flush()
-        self.popen.wait(PATIENCE)
+        self.popen.wait(MAX_WAIT)

@@ -32,7 +32,7 @@ class Outcomes:
         self._known: dict[tuple[str, str], dict[str, object]] = {}
         without, with_bug = ([job for job in jobs if bool(job[0]) is bug] for bug in (False, True))
         # What a bug keeps from happening is not waited for as long as on a busy machine.
-        self._next = [(without, {}), (with_bug, {"FASTVHOST_PATIENCE": "2"})]
+        self._next = [(without, {}), (with_bug, {"FASTVHOST_MAX_WAIT": "2"})]
         self._begin()
 
     def _begin(self) -> None:

@@ -23,7 +23,7 @@ from fastvhost.vhostcuse.ioctls import IoctlNumber
 from tests.driver import Memory, Piece, Region
 from tests.frontend import U64, VRING_STATE, Frontend, Guest, Request
 
-PATIENCE = 150
+MAX_WAIT = 150
 SLOW = 20
 """Seconds for an answer."""
 COPIED_MIB = 1
@@ -55,8 +55,8 @@ def scene() -> Iterator[Scene]:
             a, b = (WokenGuest(machine, directory) for machine in machines)
             scene = Scene(directory, ports, fwd, a, b)
             try:
-                a.wake(PATIENCE)
-                b.wake(PATIENCE)
+                a.wake(MAX_WAIT)
+                b.wake(MAX_WAIT)
                 yield scene
             finally:
                 scene.a.stop()
@@ -64,8 +64,8 @@ def scene() -> Iterator[Scene]:
 
 
 def test_a_guest_on_the_device_file_and_one_on_a_socket_ping_each_other(scene: Scene) -> None:
-    assert scene.a.ping(scene.b, 10, patience=SLOW) == 10
-    assert scene.b.ping(scene.a, 10, bytes=1400, patience=SLOW) == 10
+    assert scene.a.ping(scene.b, 10, max_wait=SLOW) == 10
+    assert scene.b.ping(scene.a, 10, bytes=1400, max_wait=SLOW) == 10
     a, b = scene.fwd.show("a"), scene.fwd.show("b")
     assert a["device"] == "/dev/fva"
     assert a["peer_pid"] == scene.a.pid
@@ -77,8 +77,8 @@ def test_a_guest_on_the_device_file_and_one_on_a_socket_ping_each_other(scene: S
 
 def test_frames_larger_than_a_receive_buffer_arrive_whole(scene: Scene) -> None:
     before = scene.fwd.stats()["ports"]["a"]["rx_frames"]
-    assert scene.a.ping(scene.b, 5, bytes=8000, patience=SLOW) == 5
-    assert scene.b.ping(scene.a, 5, bytes=8000, patience=SLOW) == 5
+    assert scene.a.ping(scene.b, 5, bytes=8000, max_wait=SLOW) == 5
+    assert scene.b.ping(scene.a, 5, bytes=8000, max_wait=SLOW) == 5
     # One frame each, not fragments: the guests' MTU is 9000.
     assert scene.fwd.stats()["ports"]["a"]["rx_frames"] - before < 20
 
@@ -86,7 +86,7 @@ def test_frames_larger_than_a_receive_buffer_arrive_whole(scene: Scene) -> None:
 @pytest.mark.parametrize("sender_is_a", [True, False], ids=["to the socket", "to the device file"])
 def test_a_copy_by_tcp_arrives_unchanged(scene: Scene, sender_is_a: bool) -> None:
     sender, receiver = (scene.a, scene.b) if sender_is_a else (scene.b, scene.a)
-    sent, received = sender.copy_to(receiver, COPIED_MIB, patience=100)
+    sent, received = sender.copy_to(receiver, COPIED_MIB, max_wait=100)
     assert sent == received
 
 
@@ -95,7 +95,7 @@ def test_a_guest_is_paused_and_goes_on(scene: Scene) -> None:
     scene.a.monitor("stop")
     scene.fwd.wait_log("port a: rings stopped", after=mark)
     scene.a.monitor("cont")
-    assert scene.b.ping(scene.a, 3, patience=SLOW) == 3
+    assert scene.b.ping(scene.a, 3, max_wait=SLOW) == 3
 
 
 def test_a_guest_killed_under_traffic_leaves_the_port_waiting_and_the_next_one_is_served(scene: Scene) -> None:
@@ -106,8 +106,8 @@ def test_a_guest_killed_under_traffic_leaves_the_port_waiting_and_the_next_one_i
     scene.fwd.wait_log("port a: disconnected: the front-end (closed|ended); listening again", after=mark)
     assert scene.fwd.show("b")["link"] == "up"
     # Its memory on huge pages this time.
-    scene.a = WokenGuest(replace(scene.a.machine, memory="hugepages"), scene.directory).wake(PATIENCE)
-    assert scene.a.ping(scene.b, 10, patience=SLOW) == 10
+    scene.a = WokenGuest(replace(scene.a.machine, memory="hugepages"), scene.directory).wake(MAX_WAIT)
+    assert scene.a.ping(scene.b, 10, max_wait=SLOW) == 10
     assert scene.fwd.show("a")["peer_pid"] == scene.a.pid
     scene.b.run("kill $(cat /tmp/traffic)")
 
@@ -119,7 +119,7 @@ def test_a_driver_lets_go_of_the_device_and_takes_it_again_as_in_a_reboot(scene:
     scene.fwd.wait_log("port a: rings stopped", after=mark)
     scene.a.run(f"cd /sys/bus/virtio/drivers/virtio_net && echo {device} > bind", 60)
     scene.a.run(f"ip address add {scene.a.address}/24 dev eth0; ip link set eth0 mtu 9000 up", 60)
-    assert scene.b.ping(scene.a, 3, patience=SLOW) == 3
+    assert scene.b.ping(scene.a, 3, max_wait=SLOW) == 3
     assert scene.fwd.show("a")["peer_pid"] == scene.a.pid
 
 
@@ -127,7 +127,7 @@ def test_a_guest_with_several_open_device_files_uses_as_many_queue_pairs(scene: 
     mark = len(scene.fwd.log())
     scene.a.kill()
     scene.fwd.wait_log("port a: disconnected", after=mark)
-    scene.a = WokenGuest(replace(scene.a.machine, memory="shared", queue_pairs=PAIRS), scene.directory).wake(PATIENCE)
+    scene.a = WokenGuest(replace(scene.a.machine, memory="shared", queue_pairs=PAIRS), scene.directory).wake(MAX_WAIT)
     for processor in range(PAIRS):
         answered = scene.a.run(f"taskset {1 << processor} ping -A -q -c 5 -W {SLOW} {scene.b.address}; true", 15 * SLOW)
         assert " 5 packets received" in answered

@@ -39,7 +39,7 @@ cdef enum:
     LINE = 8                       # words of 8 bytes in a cache line
 
 
-cdef uint32_t dice(uint64_t *state, uint32_t n) noexcept nogil:
+cdef uint32_t random_below(uint64_t *state, uint32_t n) noexcept nogil:
     """0..n-1. Marsaglia's xorshift64."""
     state[0] ^= state[0] << 13
     state[0] ^= state[0] >> 7
@@ -50,7 +50,7 @@ cdef uint32_t dice(uint64_t *state, uint32_t n) noexcept nogil:
 cdef void dawdle(uint64_t *state) noexcept nogil:
     """For a few nanoseconds, so that the two threads meet at every offset."""
     cdef uint32_t _i
-    for _i in range(dice(state, 8)):
+    for _i in range(random_below(state, 8)):
         cpu_pause()
 
 
@@ -118,7 +118,7 @@ cdef class PingPong:
         cdef uint64_t state = self.seed
         cdef uint32_t n, i, got, left, ahead
         while self.rounds < rounds and not self.stopped():
-            n = 1 + dice(&state, MOST)
+            n = 1 + random_below(&state, MOST)
             for i in range(n):
                 slots[i] = pop_idle(self.side)
             if self.clogged:
@@ -127,8 +127,8 @@ cdef class PingPong:
             self.side.format.give(queue, slots, n)
             left = n
             while left and not self.stopped():
-                if dice(&state, 2):
-                    ahead = dice(&state, left)
+                if random_below(&state, 2):
+                    ahead = random_below(&state, left)
                     self.driver_sleep(queue, ahead, &state)
                 else:
                     cpu_pause()
@@ -157,7 +157,7 @@ cdef class PingPong:
                         break
             if since:
                 self.driver_longest_ns = max(self.driver_longest_ns, monotonic_ns() - since)
-        if dice(state, 2):
+        if random_below(state, 2):
             self.side.format.want_calls(queue, False)
 
     cdef void serve_on(self) noexcept nogil:
@@ -169,10 +169,10 @@ cdef class PingPong:
         cdef uint32_t n, i, n_segments, empty = 0
         while not self.stopped() and ring.status == RING_OK:
             n_segments = 0
-            n = ring.take(ring, chains, 1 + dice(&state, MOST), segments, &n_segments)
+            n = ring.take(ring, chains, 1 + random_below(&state, MOST), segments, &n_segments)
             if n == 0:
                 empty += 1
-                if dice(&state, 2):
+                if random_below(&state, 2):
                     self.device_sleep(&state)
                 elif empty % SPINS == 0:
                     sched_yield()
@@ -208,7 +208,7 @@ cdef class PingPong:
                         break
             if since:
                 self.device_longest_ns = max(self.device_longest_ns, monotonic_ns() - since)
-        if dice(state, 2):
+        if random_below(state, 2):
             ring.want_kicks(ring, False)
 
     cdef void dirty_lines(self) noexcept nogil:

@@ -15,7 +15,7 @@ from typing import Any
 
 from bench import conservation
 from bench.guests.short_dir import short_dir
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from fastvhost.control import control_client, fwd_process
 from tests.own_time import OwnTime
 
@@ -52,7 +52,7 @@ class Forwarder:
         ]
         return [line for line in lines if not BUSY_MACHINE.search(line)]
 
-    def wait_for(self, what: str, condition: Callable[[], object], seconds: float = PATIENCE) -> None:
+    def wait_for(self, what: str, condition: Callable[[], object], seconds: float = MAX_WAIT) -> None:
         """Until the condition holds; a failure shows the log."""
         deadline = time.monotonic() + seconds
         while not condition():
@@ -68,12 +68,12 @@ class Forwarder:
         """Every counter."""
         return dict(control_client.ask(str(self.directory / "control.sock"), "stats"))
 
-    def wait_log(self, text: str, seconds: float = PATIENCE) -> None:
+    def wait_log(self, text: str, seconds: float = MAX_WAIT) -> None:
         self.wait_for(f"'{text}' in the log", lambda: text in self.log, seconds)
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
         """Exit code after a signal, and the seconds it took by itself."""
-        own, deadline = OwnTime(self.process.pid), time.monotonic() + PATIENCE
+        own, deadline = OwnTime(self.process.pid), time.monotonic() + MAX_WAIT
         self.process.send_signal(number)
         while self.process.poll() is None:
             seconds = own.seconds
@@ -87,7 +87,7 @@ def forwarder(
     *options: str,
     ports: tuple[str, ...] = ("a.sock", "b.sock"),
     defect: str = "",
-    seconds: float = PATIENCE,
+    seconds: float = MAX_WAIT,
     prefix: Sequence[str] = (),
 ) -> Iterator[Forwarder]:
     """A fwd that listens on its sockets, within so many seconds. Killed at the end where the test has not ended it.
@@ -116,7 +116,7 @@ def forwarder(
 
 
 def fastvhost(
-    *words: str, cwd: Path | None = None, seconds: float = 2 * PATIENCE, **settings: str
+    *words: str, cwd: Path | None = None, seconds: float = 2 * MAX_WAIT, **settings: str
 ) -> subprocess.CompletedProcess[str]:
     """Another verb, to its end. settings: for its environment."""
     return subprocess.run(

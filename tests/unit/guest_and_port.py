@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Generic, NamedTuple, TypeVar
 
 from bench import conservation
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.port import Port
 from fastvhost.dataplane.worker import Worker
@@ -102,7 +102,7 @@ class GuestAndPort(Generic[AnyPort]):
         self.worker.add_wire(self.guest.port, self.port, hold=True, hold_timeout_ms=60_000)
         self.worker.add_wire(self.port, self.guest.port, hold=True, hold_timeout_ms=60_000)
 
-    def until(self, what: str, done: Callable[[], object], seconds: float = PATIENCE) -> None:
+    def until(self, what: str, done: Callable[[], object], seconds: float = MAX_WAIT) -> None:
         """Step until it is so."""
         deadline = time.monotonic() + seconds
         while not done():

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from fastvhost.backend.payload import U64, VringState
 from fastvhost.vhostuser.message import MemoryTable, Request, VringFd
 from fastvhost.vhostuser.service import VhostUserService
@@ -21,7 +21,7 @@ from tests.unit.fake_port import FAKE_MEMORY, FakePort
 from tests.unit.session_bench import MODERN, REGION
 
 
-def until(condition: Callable[[], Any], timeout: float = PATIENCE) -> None:
+def until(condition: Callable[[], Any], timeout: float = MAX_WAIT) -> None:
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, "not in time"
@@ -47,7 +47,7 @@ class Rig:
         return Frontend.connect(self.path)
 
     def close(self) -> None:
-        self.service.stop(PATIENCE)
+        self.service.stop(MAX_WAIT)
         self.port.close()
 
 

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from fastvhost.backend import advice, features
 from fastvhost.backend.changes import Changes
 from fastvhost.backend.memory import MemoryMaker
@@ -63,7 +63,7 @@ class Bench:
         self.changes = Changes(self.port, self.clock)
         self.narrative = Narrative(advice.by_listening("/tmp/bench.sock", "mode 0660"), self.clock)
         self.peer, ours = socket.socketpair()
-        self.peer.settimeout(PATIENCE)
+        self.peer.settimeout(MAX_WAIT)
         offer = Offer(queue_pairs, without, device=device)
         context = SessionContext(self.port, self.changes, self.narrative, memory)
         self.connection = Connection(ours, context, offer, clock=self.clock)

@@ -7,7 +7,7 @@ import threading
 import time
 from pathlib import Path
 
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.port import NullPort, Port
 from fastvhost.dataplane.ports.tap import TapPort
@@ -59,7 +59,7 @@ class StuckWorker:
     def close(self) -> None:
         self.worker.stop()
         self.let_go()
-        self.thread.join(PATIENCE)
+        self.thread.join(MAX_WAIT)
         assert not self.thread.is_alive()
         self.worker.close()
         os.close(self._end)
@@ -70,7 +70,7 @@ class StuckWorker:
 
     @staticmethod
     def _until(condition) -> None:  # type: ignore[no-untyped-def]
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + MAX_WAIT
         while not condition():
             assert time.monotonic() < deadline, "not in time"
             time.sleep(0.001)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from fastvhost.backend import back_off
 from fastvhost.backend.back_off import BackOff
 from fastvhost.vhostcuse.ioctls import IoctlNumber
@@ -129,7 +129,7 @@ def test_it_may_be_said_while_the_port_stops(rig: Rig) -> None:
 
     thread = threading.Thread(target=say)
     thread.start()
-    rig.service.stop(PATIENCE)
+    rig.service.stop(MAX_WAIT)
     stopping.set()
     thread.join()
     assert rig.service.defects == 0

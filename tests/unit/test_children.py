@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.guests.waits import PATIENCE, wait_until
+from bench.guests.waits import MAX_WAIT, wait_until
 from fastvhost.control import children
 from tests.house.sources import ROOT
 
@@ -34,11 +34,11 @@ def test_a_program_dies_with_its_starter_that_is_killed() -> None:
     with subprocess.Popen([sys.executable, "-c", STARTER], cwd=ROOT, stdout=subprocess.PIPE) as starter:
         assert starter.stdout is not None
         child = int(starter.stdout.readline())
-        wait_until("the child is what it is to be", PATIENCE, lambda: b"sleep" in command_line(child)[:5])
+        wait_until("the child is what it is to be", MAX_WAIT, lambda: b"sleep" in command_line(child)[:5])
         assert runs(child)
         starter.kill()
-        starter.wait(PATIENCE)
-        wait_until("the child has died", PATIENCE, lambda: not runs(child))
+        starter.wait(MAX_WAIT)
+        wait_until("the child has died", MAX_WAIT, lambda: not runs(child))
 
 
 def command_line(pid: int) -> bytes:
@@ -48,10 +48,10 @@ def command_line(pid: int) -> bytes:
 def test_a_program_whose_starter_died_before_the_kernel_was_told_is_not_run(tmp_path: Path) -> None:
     words = children.dying_with_us(["touch", tmp_path / "ran"])
     assert words[3] == str(os.getpid())
-    assert subprocess.run(words, timeout=2 * PATIENCE).returncode == 0
+    assert subprocess.run(words, timeout=2 * MAX_WAIT).returncode == 0
     (tmp_path / "ran").unlink()
     words[3] = "1"  # who takes over those whose parent has died
-    assert subprocess.run(words, timeout=2 * PATIENCE).returncode == 1
+    assert subprocess.run(words, timeout=2 * MAX_WAIT).returncode == 1
     assert not (tmp_path / "ran").exists()
 
 
@@ -72,7 +72,7 @@ def test_whoever_starts_a_program_and_goes_on_has_it_die_with_him(folder: str) -
 def test_where_nothing_can_be_told_to_the_kernel_a_program_runs_with_a_warning(tmp_path: Path) -> None:
     refused = [sys.executable, "-m", "tests.refused_calls", "EPERM", "prctl", "--"]
     words = [*refused, *children.dying_with_us(["touch", tmp_path / "ran"])]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=2 * PATIENCE)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=2 * MAX_WAIT)
     assert (done.returncode, done.stdout) == (0, "")
     assert "prctl is not allowed here" in done.stderr
     assert (tmp_path / "ran").exists()

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from bench.guests.short_dir import short_dir
-from bench.guests.waits import PATIENCE, wait_until
+from bench.guests.waits import MAX_WAIT, wait_until
 from fastvhost.backend.qemu import reconnect
 from fastvhost.control.installed import qemu_version
 from fastvhost.driver.guests import Guests
@@ -36,7 +36,7 @@ HOLDS = ("--hold-timeout", "10s")
 
 def frames_pass(guests: Guests, n: int = 1000) -> None:
     """Until so many frames have arrived."""
-    wait_until(f"{n} frames", PATIENCE, lambda: guests.counters().frames > n)
+    wait_until(f"{n} frames", MAX_WAIT, lambda: guests.counters().frames > n)
 
 
 def kib(pid: int, key: str) -> int:
@@ -122,9 +122,9 @@ def test_a_defect_of_the_figures_is_told_once_and_ends_nothing() -> None:
 
 
 def test_a_defect_of_the_main_thread_ends_it_with_a_word_and_its_sockets_are_gone() -> None:
-    defect = "from fastvhost.cli import forwarding\nforwarding.NeighbourWatch = lambda: 1 / 0"
+    defect = "from fastvhost.cli import forwarding\nforwarding.CoreWatch = lambda: 1 / 0"
     with forwarder(defect=defect) as fwd:
-        assert fwd.process.wait(PATIENCE) == 1
+        assert fwd.process.wait(MAX_WAIT) == 1
         assert "ZeroDivisionError" in fwd.log
         assert list(fwd.directory.glob("*.sock")) == []
 
@@ -154,7 +154,7 @@ def test_whatever_is_stuck_a_signal_frees_the_paths_at_once_and_ends_it_in_time(
         again = Forwarder(next_one, fwd.directory)
         try:
             again.wait_for("it serves", lambda: len(list(fwd.directory.glob("*.sock"))) == 3)
-            deadline, took = time.monotonic() + PATIENCE, freed
+            deadline, took = time.monotonic() + MAX_WAIT, freed
             while fwd.process.poll() is None:
                 took = own.seconds
                 assert time.monotonic() < deadline
@@ -193,7 +193,7 @@ def test_stats_and_show_answer_within_a_second_under_load() -> None:
         control = ("--control", str(fwd.directory / "control.sock"))
         frames_pass(guests)
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(PATIENCE)
+            connection.settimeout(MAX_WAIT)
             connection.connect(control[1])
             own = OwnTime(fwd.process.pid)
             connection.sendall(b'{"command": "stats"}\n')
@@ -241,7 +241,7 @@ def test_a_stopped_reader_of_figures_does_not_end_the_forwarder() -> None:
         time.sleep(0.5)
         assert process.poll() is None
         process.terminate()
-        _, log = process.communicate(timeout=PATIENCE)
+        _, log = process.communicate(timeout=MAX_WAIT)
         assert process.returncode == 0
         assert b"Traceback" not in log
         assert b"BrokenPipe" not in log
@@ -406,7 +406,7 @@ def test_what_example_prints_for_qemu_is_what_qemu_takes() -> None:
             assert qemu.poll() is None
         finally:
             qemu.kill()
-            output = qemu.communicate(timeout=PATIENCE)[0]
+            output = qemu.communicate(timeout=MAX_WAIT)[0]
         assert output == b""
 
 
@@ -415,7 +415,7 @@ def test_what_example_prints_for_virtio_user_is_what_testpmd_takes() -> None:
         lines = fastvhost("example", "virtio-user", f"{fwd.directory}/a.sock").stdout
         # Without a terminal it leaves after its last command.
         testpmd = subprocess.run(
-            ["bash", "-c", lines], input="start\n", capture_output=True, text=True, timeout=2 * PATIENCE, check=False
+            ["bash", "-c", lines], input="start\n", capture_output=True, text=True, timeout=2 * MAX_WAIT, check=False
         )
         assert testpmd.returncode == 0, testpmd.stdout + testpmd.stderr
         assert "port a: rings 0 1 running" in fwd.log

@@ -10,9 +10,9 @@ import threading
 import pytest
 
 from fastvhost.control import host
+from fastvhost.control.core_watch import CoreWatch, run_delay
 from fastvhost.control.errors import UsageError
 from fastvhost.control.host import HostState, plan_cores
-from fastvhost.control.neighbours import NeighbourWatch, run_delay
 from fastvhost.control.placement import Affinity, Place, PlacementWatch
 
 
@@ -106,7 +106,7 @@ def test_a_busy_neighbour_is_found_and_named() -> None:
 
 def test_a_worker_that_waits_for_its_core_is_mentioned_once_until_it_recovers() -> None:
     waited = 0
-    watch = NeighbourWatch(lambda _thread: waited)
+    watch = CoreWatch(lambda _thread: waited)
     workers = [("worker0", 1, 3)]
     assert watch.check(workers, 0.0) == []
     waited += 500_000_000
@@ -122,7 +122,7 @@ def test_a_worker_that_waits_for_its_core_is_mentioned_once_until_it_recovers() 
 def test_a_wait_that_lasted_longer_than_the_time_between_two_looks_is_told_in_seconds() -> None:
     """The kernel books a wait when it ends, so all of a long one falls into one interval: 336 % of it were told."""
     waited = 0
-    watch = NeighbourWatch(lambda _thread: waited)
+    watch = CoreWatch(lambda _thread: waited)
     watch.check([("worker0", 1, 0)], 0.0)
     waited += 16_800_000_000
     (warning,) = watch.check([("worker0", 1, 0)], 5.0)
@@ -186,12 +186,12 @@ def test_threads_that_are_gone_and_places_that_lost_only_some_of_their_cores_are
 
 
 def test_a_stopped_process_does_not_count_as_waiting() -> None:
-    watch = NeighbourWatch(lambda _thread: 0)
+    watch = CoreWatch(lambda _thread: 0)
     watch.check([("worker0", 1, None)], 0.0)
     assert watch.check([("worker0", 1, None)], 3600.0) == []
 
 
 def test_a_kernel_that_does_not_count_is_no_error() -> None:
-    assert NeighbourWatch(lambda _thread: None).check([("worker0", 1, 0)], 0.0) == []
+    assert CoreWatch(lambda _thread: None).check([("worker0", 1, 0)], 0.0) == []
     assert run_delay(2**22 + 1) is None
     assert (run_delay(threading.get_native_id()) or 0) >= 0

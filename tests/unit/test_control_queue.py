@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bench.guests.short_dir import short_dir
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.virtio_port import VirtioPort
 from fastvhost.vhostuser.service import VhostUserService, promised_pairs
@@ -107,7 +107,7 @@ class Bench:
 
     def close(self) -> None:
         self.frontend.close()
-        self.service.stop(PATIENCE)
+        self.service.stop(MAX_WAIT)
         self.port.close()
         self.memory.close()
         for fd in [fd for fds in self.fds for fd in fds]:

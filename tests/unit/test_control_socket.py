@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from fastvhost.backend import foreign_files
 from fastvhost.control import control_client, control_socket, runtime_dir
 from fastvhost.control.control_socket import ControlSocket
@@ -51,7 +51,7 @@ def path(directory: Path) -> Iterator[Path]:
 
 def connect(path: Path) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.settimeout(PATIENCE)
+    connection.settimeout(MAX_WAIT)
     connection.connect(os.fspath(path))
     return connection
 
@@ -121,7 +121,7 @@ def test_a_client_that_never_reads_does_not_keep_others_waiting(path: Path) -> N
 
 def test_idle_clients_shut_nobody_out_the_longest_idle_one_makes_room(path: Path) -> None:
     idle = [connect(path) for _ in range(control_socket.MAX_PER_USER + 4)]
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + MAX_WAIT
     sent_away: list[socket.socket] = []
     while len(sent_away) < 4 and time.monotonic() < deadline:
         sent_away = select.select(idle, [], [], 0.1)[0]
@@ -179,7 +179,7 @@ def test_no_error_of_its_own_ends_the_thread(
     monkeypatch.setattr(ControlSocket, where, fail)
     with connect(path) as connection, contextlib.suppress(BrokenPipeError):  # it may be the one that is dropped
         connection.send(b'{"command": "echo"}\n')
-    assert failed.wait(PATIENCE)
+    assert failed.wait(MAX_WAIT)
     for _ in range(3):
         with connect(path) as other:
             assert answer(other, b'{"command": "echo"}\n')["ok"]
@@ -190,7 +190,7 @@ def test_without_a_file_left_an_operator_is_answered_and_nothing_spins(
 ) -> None:
     waiting, third, fourth = (socket.socket(socket.AF_UNIX) for _ in range(3))
     for connection in (waiting, third, fourth):
-        connection.settimeout(PATIENCE)
+        connection.settimeout(MAX_WAIT)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = os.dup(0)
     os.close(free)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from fastvhost.control import config
 from fastvhost.control.errors import RuntimeFailure
 from fastvhost.control.host import CorePlan
@@ -87,12 +87,12 @@ def test_sockets_listen_before_workers_poll_and_guests_are_answered_last() -> No
     fakes = Fakes()
     running = switch(fakes, "a.sock", "b.sock")
     running.start()
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + MAX_WAIT
     while "run worker0" not in fakes.log and time.monotonic() < deadline:
         time.sleep(0.001)
     assert fakes.log[:3] == ["prepare worker0", "open a", "open b"]
     assert set(fakes.log[3:]) == {"run worker0", "start a", "start b"}
-    assert running.stop(PATIENCE)
+    assert running.stop(MAX_WAIT)
     assert fakes.log[6:] == ["withdraw a", "withdraw b", "stop worker0", "stop a", "stop b"]
     running.close()
     assert fakes.log[11:] == ["close a", "close b"]
@@ -102,7 +102,7 @@ def test_workers_that_cannot_notify_by_themselves_are_said_once(caplog: pytest.L
     fakes = Fakes(moods={"worker0": "unprepared", "worker1": "unprepared"})
     running = switch(fakes, "a.sock", "b.sock", cores=2)
     running.start()
-    assert running.stop(PATIENCE)
+    assert running.stop(MAX_WAIT)
     assert [message for message in caplog.messages if "no room" in message] == [
         "guests are notified by threads of their ports, which is slower: no room"
     ]
@@ -121,15 +121,15 @@ def test_a_socket_that_cannot_be_made_is_one_sentence_and_leaves_nothing_running
 def test_a_worker_that_ends_unasked_is_a_failure(mood: str, said: str) -> None:
     running = switch(Fakes(moods={"worker0": mood}), "a.sock", "b.sock")
     running.start()
-    running.workers[0].join(PATIENCE)
+    running.workers[0].join(MAX_WAIT)
     assert said in running.failure
-    running.stop(PATIENCE)
+    running.stop(MAX_WAIT)
 
 
 def test_a_worker_that_ends_when_told_to_is_no_failure() -> None:
     running = switch(Fakes(), "a.sock", "b.sock")
     running.start()
-    assert running.stop(PATIENCE)
+    assert running.stop(MAX_WAIT)
     assert running.failure == ""
 
 
@@ -175,10 +175,10 @@ def test_a_worker_runs_on_its_core_and_nowhere_else() -> None:
     running = Switch(settings, plan(core), fakes.parts())
     fakes.workers[0].run = lambda: seen.append(set(os.sched_getaffinity(0)))  # type: ignore[method-assign]
     running.start()
-    running.workers[0].join(PATIENCE)
+    running.workers[0].join(MAX_WAIT)
     assert seen == [{core}]
     assert os.sched_getaffinity(0) != {core} or len(os.sched_getaffinity(0)) == 1
-    running.stop(PATIENCE)
+    running.stop(MAX_WAIT)
 
 
 def test_describe_knows_every_port_and_its_other_end() -> None:

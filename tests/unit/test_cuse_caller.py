@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from fastvhost.backend.payload import SharedRegion
 from fastvhost.dataplane.guest_memory import Mapping
 from fastvhost.vhostcuse.caller import IoctlError, Process
@@ -59,7 +59,7 @@ def child(prepare: Callable[[], None] = lambda: None) -> Iterator[int]:
 
 def gone(thread: int) -> None:
     """Wait until a thread of ours has left the kernel too, which it does some time after join() returned."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + MAX_WAIT
     while Path(f"/proc/self/task/{thread}").exists():
         assert time.monotonic() < deadline, f"thread {thread} has been joined for 10 s and still exists"
         time.sleep(0.001)
@@ -116,7 +116,7 @@ def test_a_thread_is_its_process_and_another_process_is_not() -> None:
 
     def wait() -> None:
         seen.append(threading.get_native_id())
-        go_on.wait(PATIENCE)
+        go_on.wait(MAX_WAIT)
 
     thread = threading.Thread(target=wait)
     thread.start()

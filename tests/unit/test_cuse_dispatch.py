@@ -1,4 +1,4 @@
-"""The device file's front desk: who may ask what, ioctls in several attempts, lies, and ends of all kinds."""
+"""The dispatcher of a device file: who may ask what, ioctls in several attempts, false addresses, ends of all kinds."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from fastvhost.vhostcuse.dispatch import MOST_OPEN, TABLE, Dispatcher
 from fastvhost.vhostcuse.ioctls import IoctlNumber, MemoryMap, VringFile
 from fastvhost.vhostcuse.session import OFFERED, Surroundings
 from fastvhost.vhostuser import protocol_features
+from tests.unit.fake_kernel import OTHER_THREAD, THREAD, FakeCaller, FakeFiles, FakeKernel, ioctl_body, request
 from tests.unit.fake_port import FAKE_MEMORY, FakeMapping, FakePort
-from tests.unit.paper_kernel import OTHER_THREAD, THREAD, FakeCaller, FakeFiles, PaperKernel, ioctl_body, request
 from tests.unit.session_bench import REGION, Clock, open_fds
 
 MODERN = features.mask(features.F_VERSION_1)
@@ -26,7 +26,7 @@ KICK, CALL, ERR, TAP = 40, 41, 42, 43
 
 
 class Bench:
-    """A desk, a kernel to ask it, and callers by process number."""
+    """A dispatcher, a kernel that asks it, and callers by process number."""
 
     def __init__(self, queue_pairs: int = 1) -> None:
         self.port = FakePort(queue_pairs=queue_pairs)
@@ -34,12 +34,12 @@ class Bench:
         self.narrative = Narrative(advice.by_listening("/dev/x", ""), self.clock)
         self.callers: dict[int, FakeCaller] = {}
         self.files = {number: os.eventfd(0, os.EFD_NONBLOCK) for number in (KICK, CALL, ERR, TAP)}
-        self.desk = Dispatcher(self.port, self.narrative, FAKE_MEMORY, self.identify, Surroundings(FakeFiles))
-        self.kernel = PaperKernel(self.answer)
+        self.dispatcher = Dispatcher(self.port, self.narrative, FAKE_MEMORY, self.identify, Surroundings(FakeFiles))
+        self.kernel = FakeKernel(self.answer)
 
     def answer(self, data: bytes) -> bytes | None:
         answers: list[bytes] = []
-        self.desk.answer(data, answers.append)
+        self.dispatcher.answer(data, answers.append)
         return answers[0] if answers else None
 
     def identify(self, thread: int) -> FakeCaller:
@@ -86,7 +86,7 @@ class Bench:
         return handle
 
     def close(self) -> None:
-        self.desk.drop("the test ends")
+        self.dispatcher.drop("the test ends")
         self.port.close()
         for fd in self.files.values():
             os.close(fd)
@@ -111,7 +111,7 @@ def test_qemus_order_of_ioctls_ends_in_running_rings(bench: Bench) -> None:
     assert settings.kick_fd >= 0
     assert settings.desc_user_addr != settings.avail_user_addr != settings.used_user_addr
     assert bench.port.of("set_features") == [(MODERN,)]
-    assert bench.desk.session is not None
+    assert bench.dispatcher.session is not None
     assert "connected to process 7000" in bench.said()
 
 
@@ -212,7 +212,7 @@ def test_the_last_close_stops_everything_and_the_port_waits_again(bench: Bench) 
     assert bench.port.live == {}
     assert bench.port.of("set_memory")[-1] == (None,)
     assert bench.port.of("set_link") == [(True,), (False,)]
-    assert bench.desk.session is None
+    assert bench.dispatcher.session is None
     assert bench.callers[7000].closed
     assert "disconnected: the front-end closed; listening again" in bench.said()
     bench.run()
@@ -229,8 +229,8 @@ def test_a_reset_owner_can_own_again(bench: Bench) -> None:
 def test_faulted_memory_ends_the_front_end_and_its_file_may_be_owned_anew(bench: Bench) -> None:
     handle = bench.run()
     bench.port.happen("faulted", -1, "the file became shorter")
-    bench.desk.look()
-    assert bench.desk.session is None
+    bench.dispatcher.look()
+    assert bench.dispatcher.session is None
     assert bench.port.live == {}
     assert "the file became shorter" in bench.said()
     assert bench.do(handle, IoctlNumber.SET_VRING_NUM, VringState(0, 256)) == errno.EPERM
@@ -247,7 +247,7 @@ def test_a_ring_that_breaks_just_before_a_request_says_so_before_the_request_is_
 def test_a_broken_ring_is_told_by_its_error_eventfd(bench: Bench) -> None:
     bench.run()
     bench.port.happen("broken", 0, "a loop")
-    bench.desk.look()
+    bench.dispatcher.look()
     assert os.eventfd_read(bench.files[ERR]) == 1
 
 
@@ -275,7 +275,7 @@ class TestQueuePairs:
         bench.run()
         bench.kernel.close(first)
         assert sorted(bench.port.live) == [2, 3]
-        assert bench.desk.session is not None
+        assert bench.dispatcher.session is not None
         bench.run()
         assert sorted(bench.port.live) == [0, 1, 2, 3]
 
@@ -387,7 +387,7 @@ def test_handles_that_were_never_given_are_refused(bench: Bench) -> None:
     for wrong in (0, handle + 1, 1 << 63):
         assert bench.kernel.ioctl(wrong, IoctlNumber.SET_OWNER)[0] == errno.EBADF
     bench.kernel.close(wrong)
-    assert bench.desk.session is not None
+    assert bench.dispatcher.session is not None
 
 
 @pytest.mark.parametrize("opcode", [0, 1, 15, 16, 20, 25, 38, 40, 4096, 0xFFFF_FFFF])
@@ -449,9 +449,9 @@ def test_memory_that_was_refused_is_not_called_missing_afterwards(bench: Bench) 
     handle = bench.owned()
     assert bench.do(handle, IoctlNumber.SET_FEATURES, U64(MODERN)) == 0
     assert bench.do(handle, IoctlNumber.SET_MEM_TABLE, MemoryMap((SharedRegion(0, 4711, 0, 0),))) == errno.EFAULT
-    assert bench.desk.session is not None
+    assert bench.dispatcher.session is not None
     bench.clock.now += 60
-    bench.narrative.tick(bench.desk.session.view)
+    bench.narrative.tick(bench.dispatcher.session.view)
     said = bench.said()
     assert "SET_MEM_TABLE refused: private memory" in said
     assert "no memory" not in said

@@ -9,7 +9,7 @@ import pytest
 from fastvhost.vhostcuse import message
 from fastvhost.vhostcuse.ioctls import IoctlNumber, command_name
 from fastvhost.vhostcuse.message import MalformedRequestError
-from tests.unit.paper_kernel import IN, ioctl_body, request
+from tests.unit.fake_kernel import IN, ioctl_body, request
 
 
 @pytest.mark.parametrize("length", [0, 1, 39])

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from fastvhost.backend import foreign_files
 from fastvhost.backend.errors import ServiceError
 from fastvhost.vhostcuse import device as device_module
@@ -26,8 +26,8 @@ from fastvhost.vhostcuse.ioctls import IoctlNumber, MemoryMap
 from fastvhost.vhostcuse.service import VhostCuseService
 from fastvhost.vhostcuse.session import Surroundings
 from tests.silent_files import Silent
+from tests.unit.fake_kernel import FakeCaller, FakeFiles, FakeKernel, request
 from tests.unit.fake_port import FAKE_MEMORY, FakePort
-from tests.unit.paper_kernel import FakeCaller, FakeFiles, PaperKernel, request
 from tests.unit.service_rig import until
 from tests.unit.session_bench import REGION, open_fds
 
@@ -66,8 +66,8 @@ class Rig:
         self.made: list[tuple[str, int, str | None]] = []
         self.kernel_end: socket.socket | None = None
         self.asked_before_files: Callable[[], object] = lambda: None
-        self.service = VhostCuseService("fv0", self.port, device=self._device, desk=self._desk)
-        self.kernel = PaperKernel(self._ask)
+        self.service = VhostCuseService("fv0", self.port, device=self._device, dispatcher=self._dispatcher)
+        self.kernel = FakeKernel(self._ask)
         self.service.open()
         self.service.start()
 
@@ -75,11 +75,11 @@ class Rig:
         if self.kernel_end is not None:
             self.kernel_end.close()
         self.kernel_end, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.kernel_end.settimeout(PATIENCE)
+        self.kernel_end.settimeout(MAX_WAIT)
         self.made.append((name, mode, group))  # last: whoever waits for it goes on with the new end
         return SocketDevice(ours)
 
-    def _desk(self, port: Any, narrative: Any, **_: Any) -> Dispatcher:
+    def _dispatcher(self, port: Any, narrative: Any, **_: Any) -> Dispatcher:
         return Dispatcher(port, narrative, FAKE_MEMORY, self._identify, Surroundings(self._files))
 
     def _files(self, caller: Any, regions: Any) -> FakeFiles:
@@ -99,7 +99,7 @@ class Rig:
         return str(self.service.describe()["state"])
 
     def close(self) -> None:
-        self.service.stop(PATIENCE)
+        self.service.stop(MAX_WAIT)
         if self.kernel_end is not None:
             self.kernel_end.close()
         self.port.close()
@@ -143,7 +143,7 @@ def silent() -> Iterator[int]:
 
 
 def waits_for_a_file() -> bool:
-    return any(thread.name == "aside" for thread in threading.enumerate())
+    return any(thread.name == "foreign-file" for thread in threading.enumerate())
 
 
 def test_a_port_that_is_to_stop_waits_no_longer_for_what_it_asked_about_memory(silent: int, rig: Rig) -> None:
@@ -156,8 +156,8 @@ def test_a_port_that_is_to_stop_waits_no_longer_for_what_it_asked_about_memory(s
     front_end = threading.Thread(target=lambda: answers.append(rig.kernel.ioctl(handle, number, table)))
     front_end.start()
     until(waits_for_a_file)
-    rig.service.stop(PATIENCE)
-    front_end.join(PATIENCE)
+    rig.service.stop(MAX_WAIT)
+    front_end.join(MAX_WAIT)
     assert answers == [(errno.EINVAL, b"")]
     assert rig.service.defects == 0
 
@@ -176,7 +176,7 @@ def test_a_front_end_that_ends_while_a_worker_is_stuck_leaves_a_port_that_serves
     time.sleep(0.1)  # in which nothing comes
     assert answers == []
     rig.port.worker_stuck = False
-    asks.join(PATIENCE)
+    asks.join(MAX_WAIT)
     assert answers == [(0, b"")]
     assert rig.state() == "connected"
 
@@ -191,7 +191,7 @@ def test_an_ioctl_waits_for_a_worker_and_is_answered_once_that_is_back(rig: Rig)
     until(lambda: not rig.service._changes.settled)
     assert answers == []
     rig.port.worker_stuck = False
-    ask.join(PATIENCE)
+    ask.join(MAX_WAIT)
     assert answers == [(0, b"")]
     assert (rig.state(), rig.service.defects) == ("features", 0)
 
@@ -227,7 +227,7 @@ def test_noise_from_the_kernel_ends_nothing(rig: Rig) -> None:
 # The device itself
 
 
-class PaperDriver:
+class FakeDriver:
     """/dev/cuse: asks for an introduction and makes the device, or says that its numbers are taken."""
 
     def __init__(self, directory: Path, *, taken: int = 0, first: bytes | None = None, silent: bool = False) -> None:
@@ -248,7 +248,7 @@ class PaperDriver:
 
     def _serve(self, kernel: socket.socket) -> None:
         with kernel:
-            kernel.settimeout(PATIENCE)
+            kernel.settimeout(MAX_WAIT)
             if not self.silent:
                 kernel.send(self.first)
             with contextlib.suppress(OSError):
@@ -261,15 +261,15 @@ class PaperDriver:
 
     def join(self) -> None:
         for thread in self._threads:
-            thread.join(PATIENCE)
+            thread.join(MAX_WAIT)
 
 
-def make(tmp_path: Path, driver: PaperDriver, mode: int = 0o660, group: str | None = None) -> CuseDevice:
+def make(tmp_path: Path, driver: FakeDriver, mode: int = 0o660, group: str | None = None) -> CuseDevice:
     return CuseDevice("fv0", mode, group, directory=str(tmp_path), opened=driver.open)
 
 
 def test_the_device_gets_vhost_nets_major_number_and_its_permissions(tmp_path: Path) -> None:
-    driver = PaperDriver(tmp_path)
+    driver = FakeDriver(tmp_path)
     device = make(tmp_path, driver, 0o620, str(os.getgid()))
     assert driver.numbers[0][0] == MISC_MAJOR
     assert stat.S_IMODE((tmp_path / "fv0").stat().st_mode) == 0o620
@@ -279,7 +279,7 @@ def test_the_device_gets_vhost_nets_major_number_and_its_permissions(tmp_path: P
 
 
 def test_where_all_of_that_major_is_taken_the_kernel_chooses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    driver = PaperDriver(tmp_path, taken=3)
+    driver = FakeDriver(tmp_path, taken=3)
     poll_error(monkeypatch)
     make(tmp_path, driver).close()
     assert [major for major, _ in driver.numbers] == [MISC_MAJOR] * 3 + [0]
@@ -305,7 +305,7 @@ def poll_error(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_name_that_is_there_already_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "fv0").write_text("mine")
     with pytest.raises(ServiceError, match="exists already"):
-        make(tmp_path, PaperDriver(tmp_path))
+        make(tmp_path, FakeDriver(tmp_path))
     assert (tmp_path / "fv0").read_text() == "mine"
 
 
@@ -331,7 +331,7 @@ def test_a_user_who_may_not_open_it_hears_that(tmp_path: Path) -> None:
     [b"x", request(14, bytes(8)), request(4096, bytes(15)), request(4096, struct.pack("=IIII", 8, 0, 0, 1))],
 )
 def test_a_kernel_that_speaks_something_else_is_refused(tmp_path: Path, first: bytes) -> None:
-    driver = PaperDriver(tmp_path, first=first)
+    driver = FakeDriver(tmp_path, first=first)
     before = open_fds()
     with pytest.raises(ServiceError, match="cannot be made"):
         make(tmp_path, driver)
@@ -340,8 +340,8 @@ def test_a_kernel_that_speaks_something_else_is_refused(tmp_path: Path, first: b
 
 
 def test_a_silent_kernel_is_not_waited_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_module, "PATIENCE", 0.1)
-    driver = PaperDriver(tmp_path, silent=True)
+    monkeypatch.setattr(device_module, "MAX_WAIT", 0.1)
+    driver = FakeDriver(tmp_path, silent=True)
     with pytest.raises(ServiceError, match="says nothing"):
         make(tmp_path, driver)
     driver.join()
@@ -349,4 +349,4 @@ def test_a_silent_kernel_is_not_waited_for_long(tmp_path: Path, monkeypatch: pyt
 
 def test_an_unknown_group_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match="no such group"):
-        make(tmp_path, PaperDriver(tmp_path), group="no-such-group")
+        make(tmp_path, FakeDriver(tmp_path), group="no-such-group")

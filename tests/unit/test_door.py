@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from fastvhost.dataplane.door import Door, WorkerStuckError
 from fastvhost.dataplane.virtio_port import VirtioPort
 from fastvhost.dataplane.worker import Worker
@@ -175,7 +175,7 @@ def test_other_threads_run_while_the_door_waits(scene: Scene) -> None:
     """Or nobody would ever let the worker go."""
     scene.worker.stick()
     thread = scene.worker.let_go_in_a_while()
-    with scene.port.change(PATIENCE):
+    with scene.port.change(MAX_WAIT):
         scene.port.set_link(True)
         thread.start()
     thread.join()
@@ -188,7 +188,7 @@ def test_a_port_whose_workers_are_others_is_not_kept_waiting(scene: Scene) -> No
     with contextlib.closing(StuckWorker(scene.door, "worker4", other)):
         scene.worker.stick()
         for port in (other, alone):
-            with port.change(PATIENCE):
+            with port.change(MAX_WAIT):
                 port.set_link(True)
             assert port.link_up
         scene.worker.let_go()
@@ -204,16 +204,16 @@ def test_a_worker_that_came_goes_on_while_another_one_is_waited_for(scene: Scene
         waits_for_it_alone(scene.port, "worker3")
         for _ in range(3):
             assert not scene.port.commit(0.01)
-            rounds, deadline = other.worker.rounds, time.monotonic() + PATIENCE
+            rounds, deadline = other.worker.rounds, time.monotonic() + MAX_WAIT
             while other.worker.rounds < rounds + 100:
                 assert time.monotonic() < deadline
         scene.worker.let_go()
-        assert scene.port.commit(PATIENCE)
+        assert scene.port.commit(MAX_WAIT)
         assert scene.port.link_up
 
 
 def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + MAX_WAIT
     while not condition():
         assert time.monotonic() < deadline, "not in time"
         time.sleep(0.001)
@@ -295,9 +295,9 @@ def test_a_worker_that_is_asked_for_still_ends(scene: Scene) -> None:
     assert not scene.port.commit(0.01)
     scene.worker.let_go()
     scene.worker.worker.stop()
-    scene.worker.thread.join(PATIENCE)
+    scene.worker.thread.join(MAX_WAIT)
     assert not scene.worker.thread.is_alive()
-    assert scene.port.commit(PATIENCE)
+    assert scene.port.commit(MAX_WAIT)
     assert scene.port.link_up
 
 
@@ -312,7 +312,7 @@ def test_a_worker_that_starts_while_a_change_waits_sees_it_whole(scene: Scene) -
         scene.worker.let_go()
         waits_for_it_alone(scene.port, "worker4")
         late.let_go()
-        assert scene.port.commit(PATIENCE)
+        assert scene.port.commit(MAX_WAIT)
         assert scene.port.link_up
 
 
@@ -355,7 +355,7 @@ def test_two_ports_change_two_thousand_times_at_once_under_traffic_and_no_frame_
                     traffic.set()
         finally:
             r.worker.stop()
-            thread.join(PATIENCE)
+            thread.join(MAX_WAIT)
         assert min(changed) >= 1000
         assert got == sent
 

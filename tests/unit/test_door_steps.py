@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 import pytest
 
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from fastvhost.dataplane.door import Door
 from tests.probes.doors import PostingPort, SteppedWorker
 
@@ -29,7 +29,7 @@ def scene(n_workers: int, n_ports: int = 1) -> tuple[list[SteppedWorker], list[P
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + MAX_WAIT
     while not condition():
         assert time.monotonic() < deadline, "not in time"
         time.sleep(0.001)
@@ -255,9 +255,9 @@ def test_a_worker_does_not_start_while_control_makes_a_change() -> None:
         done, _ = wait(entered, 0.05, FIRST_COMPLETED)
         port.halt(False)
         assert not done
-        assert made.result(PATIENCE)
+        assert made.result(MAX_WAIT)
         for one in entered:
-            one.result(PATIENCE)
+            one.result(MAX_WAIT)
     assert (port.value, port.changes) == (7, 1)
 
 

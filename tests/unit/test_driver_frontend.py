@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench.guests.short_dir import short_dir
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from fastvhost.backend.payload import U64, SharedRegion, VringState
 from fastvhost.driver.frontend import Feature, FrontEnd, GuestsError
 from fastvhost.vhostuser.message import HEADER, Request, encode_reply
@@ -72,13 +72,13 @@ def connected(back_end: ScriptedBackEnd) -> Iterator[FrontEnd]:
         listener.listen(1)
         thread = threading.Thread(target=lambda: back_end.serve(listener.accept()[0]), daemon=True)
         thread.start()
-        front_end = FrontEnd(path, timeout=PATIENCE)
+        front_end = FrontEnd(path, timeout=MAX_WAIT)
         try:
             front_end.connect()
             yield front_end
         finally:
             front_end.close()
-            thread.join(PATIENCE)
+            thread.join(MAX_WAIT)
         assert not thread.is_alive()
 
 
@@ -186,7 +186,7 @@ def test_a_back_end_that_comes_later_is_waited_for() -> None:
 
         timer = threading.Timer(0.2, come)
         timer.start()
-        front_end = FrontEnd(path, timeout=PATIENCE)
+        front_end = FrontEnd(path, timeout=MAX_WAIT)
         front_end.connect()
         front_end.close()
         timer.join()
@@ -194,7 +194,7 @@ def test_a_back_end_that_comes_later_is_waited_for() -> None:
 
 def test_in_listen_mode_the_back_end_connects_and_the_path_is_free_afterwards() -> None:
     with short_path() as path:
-        front_end = FrontEnd(path, listen=True, timeout=PATIENCE)
+        front_end = FrontEnd(path, listen=True, timeout=MAX_WAIT)
         with socket.socket(socket.AF_UNIX) as back_end:
             back_end.connect(path)
             front_end.connect()

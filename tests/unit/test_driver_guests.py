@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from bench.guests.short_dir import short_dir
-from bench.guests.waits import PATIENCE, wait_until
+from bench.guests.waits import MAX_WAIT, wait_until
 from bench.rig import USUAL_FEATURES, rig
 from fastvhost.driver import ram
 from fastvhost.driver.frontend import Feature
@@ -85,17 +85,17 @@ def fwd(directory: Path, options: str = "") -> Iterator[tuple[str, str]]:
             [*command, *(word for path in paths for word in ("--port", path + options))], stdout=log, stderr=log
         )
     try:
-        wait_until("fwd listens", PATIENCE, lambda: all(Path(path).exists() for path in paths) or process.poll())
+        wait_until("fwd listens", MAX_WAIT, lambda: all(Path(path).exists() for path in paths) or process.poll())
         yield paths[0], paths[1]
     finally:
         process.terminate()
-        assert process.wait(PATIENCE) == 0, (directory / "log").read_text()
+        assert process.wait(MAX_WAIT) == 0, (directory / "log").read_text()
 
 
 def flood_for(guests: Guests, seconds: float) -> GuestCounters:
     guests.start()
     time.sleep(seconds)
-    wait_until("a thousand frames each way", PATIENCE, lambda: both_ways(guests.counters()) > 1000)
+    wait_until("a thousand frames each way", MAX_WAIT, lambda: both_ways(guests.counters()) > 1000)
     return guests.stop()
 
 
@@ -166,12 +166,12 @@ def test_a_measurement_that_is_interrupted_ends_before_its_memory_goes(under_loa
         try:
             signal.setitimer(signal.ITIMER_REAL, 0.2)
             with pytest.raises(Interrupted):
-                (guests.latency_under_load if under_load else guests.latency)(4 * PATIENCE)
+                (guests.latency_under_load if under_load else guests.latency)(4 * MAX_WAIT)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
-        assert time.monotonic() - start < PATIENCE
-        wait_until("its threads have ended", PATIENCE, lambda: threading.active_count() <= threads)
+        assert time.monotonic() - start < MAX_WAIT
+        wait_until("its threads have ended", MAX_WAIT, lambda: threading.active_count() <= threads)
         guests.stop()
 
 
@@ -182,7 +182,7 @@ def test_the_load_can_be_started_again() -> None:
         for _ in range(3):
             guests.start()
             before = guests.counters().frames
-            wait_until("more frames", PATIENCE, lambda before=before: guests.counters().frames > before)
+            wait_until("more frames", MAX_WAIT, lambda before=before: guests.counters().frames > before)
             totals.append(guests.stop_load().frames)
         assert 0 < totals[0] < totals[1] < totals[2]
         assert guests.stop().lost == 0
@@ -200,13 +200,13 @@ def test_a_back_end_killed_under_load_is_noticed_and_its_frames_are_lost() -> No
         try:
             guests = Guests(a, b)
             guests.start()
-            wait_until("a thousand frames", PATIENCE, lambda: guests.counters().frames > 1000)
+            wait_until("a thousand frames", MAX_WAIT, lambda: guests.counters().frames > 1000)
             assert guests.connected
         finally:
             process.kill()
             process.wait()
         # Its helper process still had the connections, and closes them as soon as it sees that it is gone.
-        wait_until("the guests notice", PATIENCE, lambda: not guests.connected)
+        wait_until("the guests notice", MAX_WAIT, lambda: not guests.connected)
         final = guests.stop()
         assert final.frames > 1000
         assert final.lost == final.a_to_b.sent_frames + final.b_to_a.sent_frames - final.frames

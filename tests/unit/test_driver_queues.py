@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import pytest
 
 from bench.guests.short_dir import short_dir
-from bench.guests.waits import PATIENCE, wait_until
+from bench.guests.waits import MAX_WAIT, wait_until
 from fastvhost.driver.device import GuestDevice
 from fastvhost.driver.frontend import Feature
 from fastvhost.driver.guests import Guests, GuestsError
 from fastvhost.driver.load import Load
-from tests.unit.paper_device import PaperWire
+from tests.unit.fake_device import FakeWire
 from tests.unit.test_driver_guests import fwd
 
 SIZE = 16
@@ -40,7 +40,7 @@ def guests() -> Iterator[tuple[GuestDevice, GuestDevice, Load]]:
 @pytest.mark.parametrize("shift", [0, 1], ids=["to the queue of its number", "to the next queue"])
 def test_every_queue_counts_and_checks_its_own_frames(shift: int) -> None:
     with guests() as (a, b, load):
-        wires = [PaperWire(a, b, SIZE, queue=n, to_queue=(n + shift) % QUEUES) for n in range(QUEUES)]
+        wires = [FakeWire(a, b, SIZE, queue=n, to_queue=(n + shift) % QUEUES) for n in range(QUEUES)]
         for turn in range(20):
             load.step()
             for wire in wires[: 1 + turn % QUEUES]:    # the first queue carries most
@@ -55,7 +55,7 @@ def test_every_queue_counts_and_checks_its_own_frames(shift: int) -> None:
 
 def test_two_flows_through_one_queue_are_checked_apart() -> None:
     with guests() as (a, b, load):
-        first, second = (PaperWire(a, b, SIZE, queue=n) for n in range(2))
+        first, second = (FakeWire(a, b, SIZE, queue=n) for n in range(2))
         second.target, second.room = first.target, first.room
         kept: list[bytes] = []
 
@@ -79,7 +79,7 @@ def test_two_flows_through_one_queue_are_checked_apart() -> None:
 
 def test_a_frame_out_of_order_in_one_queue_is_found_out() -> None:
     with guests() as (a, b, load):
-        wires = [PaperWire(a, b, SIZE, queue=n, to_queue=n) for n in range(QUEUES)]
+        wires = [FakeWire(a, b, SIZE, queue=n, to_queue=n) for n in range(QUEUES)]
         wires[1].tamper = lambda frames: [frames[1], frames[0], *frames[2:]]
         load.step()
         for wire in wires:
@@ -102,7 +102,7 @@ def test_several_queue_pairs_flood_a_real_fwd(packed: bool) -> None:
     with short_dir() as directory, fwd(directory, ",queues=4") as (a, b):
         load = Guests(a, b, queues=4, packed=packed, queue_size=128)
         load.start()
-        wait_until("frames of every queue", PATIENCE, lambda: all(sent > 100 for sent, _ in load.by_queue[0]))
+        wait_until("frames of every queue", MAX_WAIT, lambda: all(sent > 100 for sent, _ in load.by_queue[0]))
         counters = load.stop_load()
         assert counters.lost == counters.corrupt == counters.reordered == counters.duplicated == 0
         for sent, received in zip(*load.by_queue, strict=True):
@@ -117,7 +117,7 @@ def test_guests_that_sleep_are_woken_by_every_frame(packed: bool, event_idx: boo
     with short_dir() as directory, fwd(directory) as (a, b):
         load = Guests(a, b, packed=packed, event_idx=event_idx, sleeps=True, queue_size=4)
         load.start()
-        wait_until("it has slept", PATIENCE, lambda: load.naps > 10 and load.counters().frames > 100)
+        wait_until("it has slept", MAX_WAIT, lambda: load.naps > 10 and load.counters().frames > 100)
         final = load.stop_load()
         assert load.stalls == 0
         assert final.lost == final.corrupt == final.reordered == 0

@@ -14,7 +14,7 @@ from fastvhost.driver.device import GuestDevice
 from fastvhost.driver.frontend import Feature
 from fastvhost.driver.guests import IMIX
 from fastvhost.driver.load import Load
-from tests.unit.paper_device import PaperWire
+from tests.unit.fake_device import FakeWire
 
 SIZE = 16
 PACKED = Feature.VERSION_1 | Feature.RING_PACKED
@@ -26,12 +26,12 @@ BODY = HEADER + 30
 
 @dataclass
 class Pair:
-    """Guest a sends, guest b receives, a device on paper between them."""
+    """Guest a sends, guest b receives, a fake device between them."""
 
     a: GuestDevice
     b: GuestDevice
     load: Load
-    wire: PaperWire
+    wire: FakeWire
 
     def go(self, rounds: int) -> None:
         for _ in range(rounds):
@@ -63,7 +63,7 @@ def pair(
         )
         for tag in (1, 2)
     ]
-    wire = PaperWire(devices[0], devices[1], queue_size, mergeable=bool(features & Feature.MRG_RXBUF))
+    wire = FakeWire(devices[0], devices[1], queue_size, mergeable=bool(features & Feature.MRG_RXBUF))
     try:
         yield Pair(devices[0], devices[1], Load(*devices), wire)
     finally:
@@ -188,7 +188,7 @@ def test_a_flipped_bit_in_the_body_is_corrupt_in_whole_frames() -> None:
 
 def test_a_frame_sent_back_to_its_sender_is_corrupt() -> None:
     with pair() as p:
-        echo = PaperWire(p.a, p.a, SIZE)
+        echo = FakeWire(p.a, p.a, SIZE)
         p.load.step()
         echo.carry()
         p.load.step()

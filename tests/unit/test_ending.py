@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench import ending
-from bench.guests.waits import PATIENCE, wait_until
+from bench.guests.waits import MAX_WAIT, wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,7 +59,7 @@ with ending.own_directory() as own:
         own = Path(owner.stdout.readline().strip())
         assert ending.remove_left_over() == []
         owner.kill()
-        owner.wait(PATIENCE)
+        owner.wait(MAX_WAIT)
     assert ending.remove_left_over() == [own]
 
 
@@ -80,11 +80,11 @@ finally:
     open({str(tmp_path / "ended")!r}, "w").close()
 """
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE) as run:
-        wait_until("both sleep", PATIENCE, lambda: len(asleep(run.pid)) == 2)
+        wait_until("both sleep", MAX_WAIT, lambda: len(asleep(run.pid)) == 2)
         run.send_signal(number)
-        wait_until("it ends what it started", PATIENCE, (tmp_path / "ending").exists)
+        wait_until("it ends what it started", MAX_WAIT, (tmp_path / "ending").exists)
         run.send_signal(number)
-        output, _ = run.communicate(timeout=PATIENCE)
+        output, _ = run.communicate(timeout=MAX_WAIT)
         assert (run.returncode, output) == (128 + number, b"")
         assert (tmp_path / "ended").exists()
 

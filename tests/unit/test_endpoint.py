@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from fastvhost import Door, Worker
 from fastvhost.dataplane.ports.endpoint import Burst, Endpoint, EndpointClosedError
 
@@ -38,7 +38,7 @@ def two(request: pytest.FixtureRequest) -> Iterator[Two]:
         worker.add_wire(one, other, hold=True, hold_timeout_ms=1000)
     yield Two(a, b, worker)
     worker.stop()
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + MAX_WAIT
     while worker.running and time.monotonic() < deadline:
         time.sleep(0.001)
     worker.close()
@@ -164,11 +164,11 @@ def test_who_waits_is_woken_by_a_frame_and_a_sleeping_worker_by_a_send(two: Two)
     two.run()
     time.sleep(0.05)
     got: list[bytes] = []
-    reader = threading.Thread(target=lambda: got.extend(bytes(view) for view in two.b.recv(timeout=PATIENCE)))
+    reader = threading.Thread(target=lambda: got.extend(bytes(view) for view in two.b.recv(timeout=MAX_WAIT)))
     reader.start()
     time.sleep(0.05)
     assert two.a.send([frame(7)]) == 1
-    reader.join(PATIENCE)
+    reader.join(MAX_WAIT)
     assert got == [frame(7)]
 
 
@@ -190,7 +190,7 @@ def test_waiting_ends_with_the_time_and_with_the_forwarder(two: Two) -> None:
     reader = threading.Thread(target=wait)
     reader.start()
     two.b.end()
-    reader.join(PATIENCE)
+    reader.join(MAX_WAIT)
     assert "the forwarder has ended" in str(ended[0])
     with pytest.raises(EndpointClosedError):
         two.b.send([frame(2)])
@@ -214,7 +214,7 @@ def test_asyncio_programs_wait_without_holding_up_the_loop(two: Two) -> None:
         return answers
 
     async def both() -> list[int]:
-        return (await asyncio.wait_for(asyncio.gather(ask(), echo()), 2 * PATIENCE))[0]
+        return (await asyncio.wait_for(asyncio.gather(ask(), echo()), 2 * MAX_WAIT))[0]
 
     assert asyncio.run(both()) == list(range(50))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from tests.probes.fault_race import Scene
 from tests.unit.service_rig import until
 
@@ -23,7 +23,7 @@ def test_a_mapping_that_begins_while_the_handler_stands_still_is_not_replaced_by
     replacing.join(0.05)
     scene.go_on()
     for thread in (faulting, replacing):
-        thread.join(PATIENCE)
+        thread.join(MAX_WAIT)
         assert not thread.is_alive()
     assert scene.faulted == (False, True)
     assert scene.first_byte() == ord("x")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from bench.guests.short_dir import short_dir
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from fastvhost.backend import foreign_files, quota
 from fastvhost.backend.errors import ProtocolError
 from fastvhost.backend.payload import SharedRegion
@@ -60,11 +60,11 @@ def asked_for_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quota, "_aside", threading.Semaphore(0))
+    monkeypatch.setattr(quota, "_all_threads", threading.Semaphore(0))
 
 
 def waits_for_a_file() -> bool:
-    return any(thread.name == "aside" for thread in threading.enumerate())
+    return any(thread.name == "foreign-file" for thread in threading.enumerate())
 
 
 def duplicate(fd: int) -> int:
@@ -141,7 +141,7 @@ def test_an_answer_after_the_time_is_not_lost() -> None:
     late: list[int] = []
 
     def call() -> int:
-        go_on.wait(2 * PATIENCE)
+        go_on.wait(2 * MAX_WAIT)
         return 7
 
     with pytest.raises(ProtocolError):
@@ -154,7 +154,7 @@ def test_an_answer_after_the_time_is_not_lost() -> None:
 def test_who_does_not_answer_is_named() -> None:
     go_on = threading.Event()
     with pytest.raises(ProtocolError, match="process 7 holds it up"):
-        foreign_files.within(lambda: go_on.wait(2 * PATIENCE), unanswered="process 7 holds it up")
+        foreign_files.within(lambda: go_on.wait(2 * MAX_WAIT), unanswered="process 7 holds it up")
     go_on.set()
 
 
@@ -162,7 +162,7 @@ def test_an_overloaded_machine_has_seconds_to_answer(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(foreign_files, "ANSWER_WITHIN", USUAL)
     go_on = threading.Event()
     threading.Timer(2, go_on.set).start()
-    assert foreign_files.within(lambda: go_on.wait(2 * PATIENCE))
+    assert foreign_files.within(lambda: go_on.wait(2 * MAX_WAIT))
 
 
 def test_an_overlay_is_refused_because_nobody_knows_what_lies_below() -> None:
@@ -180,7 +180,7 @@ def test_an_overlay_is_refused_because_nobody_knows_what_lies_below() -> None:
             ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", f"cd {directory} && cd . && {words}", "sh",
              sys.executable, "-c", code],
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-            stdout=subprocess.PIPE, text=True, check=True, timeout=2 * PATIENCE,
+            stdout=subprocess.PIPE, text=True, check=True, timeout=2 * MAX_WAIT,
         )  # fmt: skip
     assert "(overlay)" in said.stdout
 
@@ -196,7 +196,7 @@ def path() -> Iterator[Path]:
         service.open()
         service.start()
         yield directory / "a.sock"
-        service.stop(PATIENCE)
+        service.stop(MAX_WAIT)
         assert service.defects == 0
         port.close()
 
@@ -243,7 +243,7 @@ def test_a_port_that_waits_for_such_a_file_ends_as_soon_as_it_is_to_stop(monkeyp
         with contextlib.closing(Frontend.connect(directory / "a.sock")) as frontend:
             frontend.send(Request.SET_MEM_TABLE, MemoryTable((REGION, OTHER_REGION)).encode(), fds)
             until(waits_for_a_file)
-            service.stop(PATIENCE)
+            service.stop(MAX_WAIT)
         assert service.defects == 0
     port.close()
 
@@ -255,7 +255,7 @@ def test_a_stop_ends_the_waiting_of_its_own_thread_alone() -> None:
     def wait_for_it(stop: Future[None]) -> None:
         foreign_files.give_up_with(stop)
         try:
-            said.append(foreign_files.within(lambda: go_on.wait(2 * PATIENCE)))
+            said.append(foreign_files.within(lambda: go_on.wait(2 * MAX_WAIT)))
         except ProtocolError as error:
             said.append(str(error))
 
@@ -263,10 +263,10 @@ def test_a_stop_ends_the_waiting_of_its_own_thread_alone() -> None:
     for thread in threads:
         thread.start()
     stopped.set_result(None)
-    threads[0].join(PATIENCE)
+    threads[0].join(MAX_WAIT)
     assert said == ["given up, because the port is to stop"]
     go_on.set()
-    threads[1].join(PATIENCE)
+    threads[1].join(MAX_WAIT)
     assert said[1:] == [True]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import fastvhost
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from fastvhost.backend.back_off import BackOff
 from fastvhost.control.held_time import HeldTime, Judgement
 from fastvhost.control.watch import WatchThread
@@ -133,7 +133,7 @@ def test_a_program_that_attaches_to_a_guest_has_its_worker_looked_at_as_fwd_has(
     before = watches()
     with fastvhost.attach(f"vhost-user:{tmp_path}/a.sock"):
         assert watches() == before + 1
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + MAX_WAIT
     while watches() > before:
         assert time.monotonic() < deadline
         time.sleep(0.001)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.hold_watch import HoldWatch
 from fastvhost.dataplane.worker import Worker
@@ -77,7 +77,7 @@ def two_guests(features: int, left: Memory, right: Memory) -> Iterator[tuple[Gue
     finally:
         worker.stop()
         if thread.ident:
-            thread.join(PATIENCE)
+            thread.join(MAX_WAIT)
         worker.close()
         for side in sides:
             side.close()
@@ -88,7 +88,7 @@ ENOUGH = 0.1
 
 
 def seconds_held(
-    worker: Worker, region: Region, work: Callable[[], object], most: float = PATIENCE
+    worker: Worker, region: Region, work: Callable[[], object], most: float = MAX_WAIT
 ) -> dict[str, float]:
     """By port, while the region is punched: until there are ENOUGH in all, or `most` seconds have passed."""
     watch, seconds = HoldWatch([worker]), Counter[str]()
@@ -110,7 +110,7 @@ def seconds_held(
     finally:
         puncher.stop()
         watch.stop()
-        thread.join(PATIENCE)
+        thread.join(MAX_WAIT)
     return dict(seconds)
 
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import pytest
 
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from fastvhost.dataplane.door import Door, WorkerStuckError
 from fastvhost.dataplane.ports.host_port import HostPort
 from fastvhost.dataplane.ports.packet import PacketPort
@@ -43,7 +43,7 @@ def in_a_network_of_its_own(make: Callable[[], Made]) -> Made:
         return make()
 
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(there).result(PATIENCE)
+        return pool.submit(there).result(MAX_WAIT)
 
 
 class Kind(ABC):
@@ -174,7 +174,7 @@ def scene(request: pytest.FixtureRequest) -> Iterator[Scene]:
 
 
 def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + MAX_WAIT
     while not condition():
         assert time.monotonic() < deadline, "not in time"
         time.sleep(0.001)
@@ -194,7 +194,7 @@ SETTERS: dict[str, Callable[[Scene], object]] = {
 
 @pytest.mark.parametrize("name", SETTERS)
 def test_a_setter_changes_nothing_while_a_worker_is_stuck_and_all_once_it_is_back(scene: Scene, name: str) -> None:
-    with scene.port.change(PATIENCE):
+    with scene.port.change(MAX_WAIT):
         scene.kind.attach()
         scene.port.set_link(True)
     before = scene.seen
@@ -204,14 +204,14 @@ def test_a_setter_changes_nothing_while_a_worker_is_stuck_and_all_once_it_is_bac
             SETTERS[name](scene)
         assert scene.seen == before
     scene.worker.let_go()
-    with scene.port.change(PATIENCE):
+    with scene.port.change(MAX_WAIT):
         SETTERS[name](scene)
     assert scene.seen == (name == "attach", before[1] + 1)
 
 
 def test_the_longest_frame_is_another_one_only_once_a_worker_is_back() -> None:
     with contextlib.closing(Scene("xdp")) as scene:
-        with scene.port.change(PATIENCE):
+        with scene.port.change(MAX_WAIT):
             scene.kind.attach()
         doors = scene.port.doors
         scene.worker.stick()
@@ -220,7 +220,7 @@ def test_the_longest_frame_is_another_one_only_once_a_worker_is_back() -> None:
         assert scene.port.doors == doors
         scene.worker.let_go()
         for _ in range(2):  # the second time it is no other one
-            with scene.port.change(PATIENCE):
+            with scene.port.change(MAX_WAIT):
                 longest(scene.port)
             assert scene.port.doors == doors + 1
 
@@ -235,9 +235,9 @@ def test_what_was_to_be_attached_is_let_go_of_where_a_worker_is_stuck(scene: Sce
 
 def test_what_is_attached_is_let_go_of_once_the_next_is_in_effect(scene: Scene) -> None:
     for _ in range(3):
-        with scene.port.change(PATIENCE):
+        with scene.port.change(MAX_WAIT):
             scene.kind.attach()
-    with scene.port.change(PATIENCE):
+    with scene.port.change(MAX_WAIT):
         scene.port.detach()
     assert scene.kind.all_free()
 
@@ -251,9 +251,9 @@ def test_sockets_that_a_worker_never_saw_can_be_attached_once_it_is_back() -> No
         with pytest.raises(WorkerStuckError), port.change(SHORT):
             port.attach(sockets, 1514)
         scene.worker.let_go()
-        with port.change(PATIENCE):
+        with port.change(MAX_WAIT):
             port.attach(sockets, 1514)
-        with port.change(PATIENCE):
+        with port.change(MAX_WAIT):
             port.detach()
         with pytest.raises(ValueError, match="was used before"):
             port.attach(sockets, 1514)
@@ -273,7 +273,7 @@ def test_a_block_takes_effect_at_once_and_one_that_raises_changes_nothing(scene:
         half_done()
     assert scene.seen == (False, doors)
     assert scene.kind.all_free()
-    with scene.port.change(PATIENCE):
+    with scene.port.change(MAX_WAIT):
         scene.kind.attach()
         scene.kind.attach()
         scene.port.set_link(True)
@@ -287,7 +287,7 @@ def test_where_nothing_changes_no_worker_is_asked(scene: Scene) -> None:
     scene.port.detach()
     assert scene.port.doors == doors
     for act in (scene.kind.attach, scene.port.detach, scene.port.detach):
-        with scene.port.change(PATIENCE):
+        with scene.port.change(MAX_WAIT):
             act()
     assert scene.port.doors == doors + 2
 
@@ -304,7 +304,7 @@ def test_the_worker_makes_the_change_whatever_control_does_meanwhile(scene: Scen
     scene.worker.let_go()
     until(lambda: scene.port.link_up)
     until(lambda: scene.worker.worker.rounds > rounds + 100)
-    with scene.port.change(PATIENCE):
+    with scene.port.change(MAX_WAIT):
         scene.port.detach()  # it learns of it now, and lets go of it
     assert scene.seen == (False, doors + 2)
     assert scene.kind.all_free()
@@ -314,7 +314,7 @@ def test_other_threads_run_while_a_port_waits_for_its_worker(scene: Scene) -> No
     """Or nobody would ever let the worker go."""
     scene.worker.stick()
     thread = scene.worker.let_go_in_a_while()
-    with scene.port.change(PATIENCE):
+    with scene.port.change(MAX_WAIT):
         scene.port.set_link(True)
         thread.start()
     thread.join()
@@ -329,12 +329,12 @@ def test_frames_are_read_from_what_is_attached_and_from_nothing_else() -> None:
     for end, _ in pipes:
         os.set_blocking(end, False)
     for number, (end, other) in enumerate(pipes):
-        with port.change(PATIENCE):
+        with port.change(MAX_WAIT):
             port.attach([end])
         os.write(other, bytes(60))
         until(lambda expected=number + 1: port.counters().rx_frames == expected)
     os.write(pipes[0][1], bytes(60))
-    with port.change(PATIENCE):
+    with port.change(MAX_WAIT):
         port.detach()
     os.write(pipes[1][1], bytes(60))
     rounds = worker.worker.rounds

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.guests.waits import PATIENCE, wait_until
+from bench.guests.waits import MAX_WAIT, wait_until
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.virtio_port import VirtioPort
 from fastvhost.dataplane.worker import Worker
@@ -162,7 +162,7 @@ def looks_up_seldom(r: Rig) -> None:
         time.sleep(0.5)
         return (r.worker.sleeps - before) / (time.monotonic() - start) < 100
 
-    wait_until("the worker believes that it will be kicked", PATIENCE, seldom)
+    wait_until("the worker believes that it will be kicked", MAX_WAIT, seldom)
 
 
 def test_frames_held_back_are_delivered_soon_after_buffers_come_without_any_kick() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from fastvhost.dataplane.door import WorkerStuckError
 from fastvhost.hostside import interfaces, service
 from fastvhost.hostside.interfaces import Interface
@@ -90,13 +90,13 @@ def attached(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     wait_for(lambda: made.port.link_up)
     yield made
     made.port.trouble = None
-    made.stop(PATIENCE)
+    made.stop(MAX_WAIT)
     assert (made.port.attached, made.opened) == (False, 0)
     os.close(made.port.attention_fd)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + MAX_WAIT
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.001)

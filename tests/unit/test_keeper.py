@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from bench.guests.short_dir import short_dir
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from fastvhost.backend import foreign_files, keeper, quota
 from fastvhost.backend.errors import ProtocolError
 from fastvhost.backend.keeper_process import CLOSERS_OF_A_PORT, CROWD
@@ -221,7 +221,7 @@ class Fwd:
 
     def ends(self, number: signal.Signals) -> int:
         self.process.send_signal(number)
-        return self.process.wait(PATIENCE)
+        return self.process.wait(MAX_WAIT)
 
 
 @pytest.fixture
@@ -232,7 +232,7 @@ def fwd() -> Iterator[Fwd]:
             yield running
         finally:
             running.process.kill()
-            running.process.wait(PATIENCE)
+            running.process.wait(MAX_WAIT)
             until(lambda: gone(running.keeper))
 
 

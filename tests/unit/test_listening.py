@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from fastvhost.sockets import listening
 from fastvhost.sockets.listening import ListeningSocket
 from tests.unit.session_bench import open_fds
@@ -129,17 +129,17 @@ def test_one_that_is_withdrawn_just_while_it_is_made_again_leaves_no_file(
 
     def slowly() -> object:
         making.set()
-        assert go_on.wait(PATIENCE)
+        assert go_on.wait(MAX_WAIT)
         return made()
 
     monkeypatch.setattr(listener, "_made", slowly)
     threads = [threading.Thread(target=listener.looked), threading.Thread(target=listener.withdraw)]
     threads[0].start()
-    assert making.wait(PATIENCE)
+    assert making.wait(MAX_WAIT)
     threads[1].start()
     go_on.set()
     for thread in threads:
-        thread.join(PATIENCE)
+        thread.join(MAX_WAIT)
         assert not thread.is_alive()
     assert not path.exists()
     assert list(path.parent.iterdir()) == []

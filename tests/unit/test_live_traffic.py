@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bench.guests.short_dir import short_dir
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.virtio_port import VirtioPort
 from fastvhost.dataplane.worker import Worker
@@ -57,7 +57,7 @@ class Switch:
         self.worker.stop()
         self.thread.join()
         for service in self.services:
-            service.stop(PATIENCE)
+            service.stop(MAX_WAIT)
             assert service.defects == 0
         for port in self.ports:
             port.close()
@@ -113,7 +113,7 @@ def drained(guest: Guest) -> None:
 
 
 def written(fd: int) -> None:
-    assert select.select([fd], [], [], PATIENCE)[0]
+    assert select.select([fd], [], [], MAX_WAIT)[0]
     assert os.eventfd_read(fd) == 1
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.guests.short_dir import short_dir
-from bench.guests.waits import PATIENCE, wait_until
+from bench.guests.waits import MAX_WAIT, wait_until
 from fastvhost.backend.payload import SharedRegion
 from fastvhost.control.control_client import ask
 from fastvhost.driver.device import GuestDevice
@@ -73,7 +73,7 @@ def enable(front_end: FrontEnd, pair: int, on: bool = True) -> None:
 
 def settled(a: GuestDevice, b: GuestDevice, control: str) -> None:
     """Everything that was sent has arrived."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + MAX_WAIT
     while a.unreturned or b.received[0] < a.sent[0]:
         if time.monotonic() > deadline:
             counters = ask(control, "stats")["ports"]
@@ -87,7 +87,7 @@ def arrived(b: GuestDevice) -> list[int]:
 
 def wait_until_only(pairs: range, b: GuestDevice) -> None:
     """Until frames come through these receiveqs, and for a tenth of a second through no other."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + MAX_WAIT
     moved: set[int] = set()
     while moved != set(pairs):
         assert time.monotonic() < deadline, f"frames come through {sorted(moved)}"
@@ -105,7 +105,7 @@ def test_each_of_128_flooded_pairs_keeps_to_its_own_queue_over_a_real_socket(rin
     with short_dir() as directory, fwd(directory, f",queues={MOST}") as (a, b):
         load = Guests(a, b, queues=MOST, queue_size=SIZE, packed=ring == "packed", content="whole", huge=False)
         load.start()
-        wait_until("each queue has more frames than it holds", PATIENCE, lambda: all_moved(load))
+        wait_until("each queue has more frames than it holds", MAX_WAIT, lambda: all_moved(load))
         counters = load.stop_load()
         assert counters.lost == counters.corrupt == counters.reordered == counters.duplicated == 0
         for sent, received in (load.by_queue, load.by_queue[::-1]):
@@ -141,6 +141,6 @@ def test_pairs_enabled_and_disabled_under_a_flood_lose_no_frame_and_double_none(
                 enable(front_end, pair, wanted > active)
             active = wanted
             more = a.sent[0] + 1000
-            wait_until("a thousand frames", PATIENCE, lambda more=more: a.sent[0] > more)
+            wait_until("a thousand frames", MAX_WAIT, lambda more=more: a.sent[0] > more)
     assert b.received[0] == a.sent[0] > 1000
     assert (b.received[2], b.received[4]) == (0, 0)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from fastvhost.backend import foreign_files, quota, session_state
 from fastvhost.backend.errors import ProtocolError
 from fastvhost.backend.memory import REAL_MEMORY, SharedMemory
@@ -225,7 +225,7 @@ def test_a_thread_that_cannot_be_started_loses_no_descriptor_and_no_place(monkey
     before = open_fds()
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", no_thread)
-        for _ in range(quota.MOST_ASIDE + 1):
+        for _ in range(quota.MOST_THREADS + 1):
             fds = [*os.pipe(), socket.socket().detach()]
             foreign_files.close_all(fds)
             assert fds == []
@@ -233,7 +233,7 @@ def test_a_thread_that_cannot_be_started_loses_no_descriptor_and_no_place(monkey
                 foreign_files.within(lambda: 1)
     assert open_fds() == before
     assert foreign_files.within(lambda: 1) == 1
-    until(lambda: not any(thread.name == "aside" for thread in threading.enumerate()))
+    until(lambda: not any(thread.name == "foreign-file" for thread in threading.enumerate()))
 
 
 def test_a_mapping_that_cannot_be_made_loses_no_descriptor_and_keeps_the_table() -> None:
@@ -270,6 +270,6 @@ def test_a_front_end_cannot_take_the_places_of_another_port(tmp_path: Path) -> N
 
         thread = threading.Thread(target=other_port)
         thread.start()
-        thread.join(PATIENCE)
+        thread.join(MAX_WAIT)
         assert asked == [7]
     assert rig.service.defects == 0

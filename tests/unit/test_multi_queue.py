@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.virtio_port import VirtioPort
 from fastvhost.dataplane.worker import Worker
@@ -97,7 +97,7 @@ class Bench:
         finally:
             for worker, thread in zip(self.workers, threads, strict=True):
                 worker.stop()
-                thread.join(PATIENCE)
+                thread.join(MAX_WAIT)
                 assert not thread.is_alive()
 
     def close(self) -> None:
@@ -252,7 +252,7 @@ def test_pairs_that_come_and_go_under_traffic_lose_and_double_nothing(workers: i
             active = 1 + burst % pairs
             it.b.enable(range(active, pairs), False)
             it.b.enable(range(active), True)
-            deadline = time.monotonic() + PATIENCE
+            deadline = time.monotonic() + MAX_WAIT
             while len(arrived) < 6 * pairs * (burst + 1) and time.monotonic() < deadline:
                 arrived += itertools.chain.from_iterable(it.b.receive_all().values())
         assert sorted(arrived) == [(pair, number) for pair in range(pairs) for number in range(6 * bursts)]

@@ -8,12 +8,12 @@ import pytest
 
 from fastvhost.backend import advice
 from fastvhost.backend.logbook import BURST, PER_SECOND, Line, Logbook
-from fastvhost.backend.narrative import PATIENCE, SETTLE, Narrative, RingView, View
+from fastvhost.backend.narrative import MAX_WAIT, SETTLE, Narrative, RingView, View
 from fastvhost.backend.rings import LEFT_STANDING, ConfiguredRing
 from tests.unit.session_bench import Clock
 
 
-class Story:
+class Recorder:
     """A narrative, its clock, and what it says."""
 
     def __init__(self, mode: str = "server") -> None:
@@ -66,8 +66,8 @@ def rings(*running: int, size: int = 256, enabled: bool = True) -> list[Configur
 
 
 def test_every_step_is_one_line_in_order() -> None:
-    story = Story()
-    narrative = story.narrative
+    recorder = Recorder()
+    narrative = recorder.narrative
     narrative.waiting()
     assert narrative.state == "listening"
     narrative.connected(4711)
@@ -81,11 +81,11 @@ def test_every_step_is_one_line_in_order() -> None:
     narrative.rings(rings(0))
     narrative.rings(rings(0, 1))
     assert narrative.state == "rings"
-    story.after(2 * SETTLE)
+    recorder.after(2 * SETTLE)
     narrative.first_packet()
     narrative.first_packet()
     assert narrative.state == "first packet"
-    assert story.said() == [
+    assert recorder.said() == [
         "listening on /run/a.sock",
         "connected to process 4711",
         "features MRG_RXBUF VERSION_1",
@@ -93,48 +93,48 @@ def test_every_step_is_one_line_in_order() -> None:
         "rings 0 1 running, size 256",
         "first packet from the guest",
     ]
-    story.after(60)
-    assert story.said() == []
+    recorder.after(60)
+    assert recorder.said() == []
 
 
 def test_a_first_packet_is_never_said_before_the_steps_that_led_to_it() -> None:
-    story = Story()
-    story.reach("features")
-    story.narrative.memory(1, 1 << 20)
-    story.narrative.rings(rings(0, 1))
-    story.narrative.first_packet()
-    assert story.said() == ["memory 1 region, 1 MiB", "rings 0 1 running, size 256", "first packet from the guest"]
+    recorder = Recorder()
+    recorder.reach("features")
+    recorder.narrative.memory(1, 1 << 20)
+    recorder.narrative.rings(rings(0, 1))
+    recorder.narrative.first_packet()
+    assert recorder.said() == ["memory 1 region, 1 MiB", "rings 0 1 running, size 256", "first packet from the guest"]
 
 
 def test_a_reboot_stops_the_rings_and_starts_them_and_repeats_no_other_step() -> None:
-    story = Story()
-    story.reach("rings")
-    story.narrative.rings(rings())
-    assert story.narrative.state == "memory"
-    story.after(1)
-    story.narrative.features(["VERSION_1"])
-    story.narrative.memory(1, 1 << 20)
-    story.narrative.rings(rings(0, 1))
-    story.after(1)
-    assert story.said() == ["rings stopped", "rings 0 1 running, size 256"]
+    recorder = Recorder()
+    recorder.reach("rings")
+    recorder.narrative.rings(rings())
+    assert recorder.narrative.state == "memory"
+    recorder.after(1)
+    recorder.narrative.features(["VERSION_1"])
+    recorder.narrative.memory(1, 1 << 20)
+    recorder.narrative.rings(rings(0, 1))
+    recorder.after(1)
+    assert recorder.said() == ["rings stopped", "rings 0 1 running, size 256"]
 
 
 def test_a_quick_restart_of_the_rings_is_no_news() -> None:
-    story = Story()
-    story.reach("rings")
-    story.narrative.rings(rings(1))
-    story.narrative.rings(rings(0, 1))
-    story.after(1)
-    assert story.said() == []
+    recorder = Recorder()
+    recorder.reach("rings")
+    recorder.narrative.rings(rings(1))
+    recorder.narrative.rings(rings(0, 1))
+    recorder.after(1)
+    assert recorder.said() == []
 
 
 def test_the_end_of_a_connection_is_said_and_the_next_one_begins_anew() -> None:
-    story = Story()
-    story.reach("features")
-    story.narrative.disconnected("the front-end closed")
-    story.narrative.connected(8)
-    story.narrative.features(["VERSION_1"])
-    assert story.said() == [
+    recorder = Recorder()
+    recorder.reach("features")
+    recorder.narrative.disconnected("the front-end closed")
+    recorder.narrative.connected(8)
+    recorder.narrative.features(["VERSION_1"])
+    assert recorder.said() == [
         "disconnected: the front-end closed; listening again",
         "connected to process 8",
         "features VERSION_1",
@@ -142,12 +142,12 @@ def test_the_end_of_a_connection_is_said_and_the_next_one_begins_anew() -> None:
 
 
 def test_in_client_mode_it_connects_instead_of_listening() -> None:
-    story = Story("client")
-    story.narrative.waiting()
-    assert story.narrative.state == "connecting"
-    story.narrative.cannot_connect("nobody listens there")
-    story.after(PATIENCE)
-    first, missing = story.said()
+    recorder = Recorder("client")
+    recorder.narrative.waiting()
+    assert recorder.narrative.state == "connecting"
+    recorder.narrative.cannot_connect("nobody listens there")
+    recorder.after(MAX_WAIT)
+    first, missing = recorder.said()
     assert first == "connecting to /run/a.sock"
     assert "nobody listens there" in missing
     assert "path=/run/a.sock,server=on" in missing
@@ -157,105 +157,105 @@ def test_in_client_mode_it_connects_instead_of_listening() -> None:
 
 
 def test_nobody_connecting_is_said_once_with_the_line_that_connects() -> None:
-    story = Story()
-    story.reach("listening")
-    story.after(PATIENCE - 0.01)
-    assert story.said() == []
-    story.after(0.02)
-    (line,) = story.said()
+    recorder = Recorder()
+    recorder.reach("listening")
+    recorder.after(MAX_WAIT - 0.01)
+    assert recorder.said() == []
+    recorder.after(0.02)
+    (line,) = recorder.said()
     assert "-chardev socket,id=c0,path=/run/a.sock,reconnect-ms=50 " in line
     assert "(QEMU before 9.2: reconnect=1)" in line
     assert "mode 0660" in line
-    story.after(1000)
-    assert story.said() == []
-    assert story.narrative.deadline is None
+    recorder.after(1000)
+    assert recorder.said() == []
+    assert recorder.narrative.deadline is None
 
 
 def test_a_peer_that_says_nothing_is_a_warning_where_it_connected() -> None:
-    story = Story()
-    story.reach("connected")
-    story.after(PATIENCE)
-    assert story.warned() == [advice.NO_WORD]
+    recorder = Recorder()
+    recorder.reach("connected")
+    recorder.after(MAX_WAIT)
+    assert recorder.warned() == [advice.NO_WORD]
 
 
 def test_a_peer_that_says_nothing_where_we_connected_may_just_not_have_come_to_it() -> None:
-    story = Story("client")
-    story.reach("connected")
-    story.after(PATIENCE)
-    assert story.said() == [advice.NO_WORD]
+    recorder = Recorder("client")
+    recorder.reach("connected")
+    recorder.after(MAX_WAIT)
+    assert recorder.said() == [advice.NO_WORD]
 
 
 def test_a_guest_that_boots_for_minutes_is_information_said_once() -> None:
-    story = Story()
-    story.reach("spoke")
-    story.after(600)
-    assert story.said() == [advice.NO_DRIVER]
+    recorder = Recorder()
+    recorder.reach("spoke")
+    recorder.after(600)
+    assert recorder.said() == [advice.NO_DRIVER]
 
 
 def test_features_without_memory_are_memory_that_is_not_shared() -> None:
-    story = Story()
-    story.reach("features")
-    story.after(60)
-    (line,) = story.warned()
+    recorder = Recorder()
+    recorder.reach("features")
+    recorder.after(60)
+    (line,) = recorder.warned()
     assert "-object memory-backend-memfd,id=m0,size=1G,share=on -machine memory-backend=m0" in line
     assert "<access mode='shared'/>" in line
 
 
 def test_features_without_memory_are_normal_while_the_driver_says_it_is_not_ready() -> None:
-    story = Story()
-    story.reach("features")
-    story.view = View(0b1011, ())
-    story.after(60)
-    assert story.said() == [advice.NOT_STARTED]
-    story.view = View(0b1111, ())
-    story.after(60)
-    assert story.warned() == [advice.MEMORY_NOT_SHARED]
+    recorder = Recorder()
+    recorder.reach("features")
+    recorder.view = View(0b1011, ())
+    recorder.after(60)
+    assert recorder.said() == [advice.NOT_STARTED]
+    recorder.view = View(0b1111, ())
+    recorder.after(60)
+    assert recorder.warned() == [advice.MEMORY_NOT_SHARED]
 
 
 def test_memory_that_was_refused_in_words_is_not_called_missing_as_well() -> None:
-    story = Story()
-    story.reach("features")
-    story.narrative.refused("SET_MEM_TABLE refused: private memory", memory=True)
-    story.after(60)
-    assert story.warned() == ["SET_MEM_TABLE refused: private memory"]
-    story.narrative.memory(1, 1 << 20)
-    story.narrative.memory(0, 0)
-    story.after(60)
-    assert [line.text for line in story.narrative.take()][-1] == advice.MEMORY_NOT_SHARED
+    recorder = Recorder()
+    recorder.reach("features")
+    recorder.narrative.refused("SET_MEM_TABLE refused: private memory", memory=True)
+    recorder.after(60)
+    assert recorder.warned() == ["SET_MEM_TABLE refused: private memory"]
+    recorder.narrative.memory(1, 1 << 20)
+    recorder.narrative.memory(0, 0)
+    recorder.after(60)
+    assert [line.text for line in recorder.narrative.take()][-1] == advice.MEMORY_NOT_SHARED
 
 
 def test_another_refusal_does_not_explain_that_there_is_no_memory() -> None:
-    story = Story()
-    story.reach("features")
-    story.narrative.refused("NET_SET_MTU refused: MTU 1")
-    story.after(60)
-    assert story.warned() == ["NET_SET_MTU refused: MTU 1", advice.MEMORY_NOT_SHARED]
+    recorder = Recorder()
+    recorder.reach("features")
+    recorder.narrative.refused("NET_SET_MTU refused: MTU 1")
+    recorder.after(60)
+    assert recorder.warned() == ["NET_SET_MTU refused: MTU 1", advice.MEMORY_NOT_SHARED]
 
 
 def test_memory_refused_to_one_front_end_may_be_missing_with_the_next() -> None:
-    story = Story()
-    story.reach("features")
-    story.narrative.refused("SET_MEM_TABLE refused: private memory", memory=True)
-    story.narrative.disconnected("the front-end closed")
-    story.reach("features")
-    story.after(60)
-    assert story.warned() == [advice.MEMORY_NOT_SHARED]
+    recorder = Recorder()
+    recorder.reach("features")
+    recorder.narrative.refused("SET_MEM_TABLE refused: private memory", memory=True)
+    recorder.narrative.disconnected("the front-end closed")
+    recorder.reach("features")
+    recorder.after(60)
+    assert recorder.warned() == [advice.MEMORY_NOT_SHARED]
 
 
 def test_memory_without_rings_is_a_guest_without_a_driver() -> None:
-    story = Story()
-    story.reach("memory")
-    story.after(60)
-    assert story.said() == [advice.NO_RINGS]
+    recorder = Recorder()
+    recorder.reach("memory")
+    recorder.after(60)
+    assert recorder.said() == [advice.NO_RINGS]
 
 
 def test_rings_that_are_not_enabled_are_told_from_no_rings() -> None:
-    story = Story()
-    story.reach("memory")
-    story.narrative.rings(rings(0, 1, enabled=False))
-    story.view = View(None, (RingView(False, 1, False),))
-    story.after(60)
-    assert story.said() == [advice.NOT_ENABLED]
+    recorder = Recorder()
+    recorder.reach("memory")
+    recorder.narrative.rings(rings(0, 1, enabled=False))
+    recorder.view = View(None, (RingView(False, 1, False),))
+    recorder.after(60)
+    assert recorder.said() == [advice.NOT_ENABLED]
 
 
 @pytest.mark.parametrize(
@@ -270,57 +270,57 @@ def test_rings_that_are_not_enabled_are_told_from_no_rings() -> None:
     ],
 )
 def test_rings_without_a_packet_are_normal(views: tuple[RingView, ...], expected: str) -> None:
-    story = Story()
-    story.reach("rings")
-    story.view = View(None, views)
-    story.after(60)
-    assert story.said() == [expected]
+    recorder = Recorder()
+    recorder.reach("rings")
+    recorder.view = View(None, views)
+    recorder.after(60)
+    assert recorder.said() == [expected]
 
 
 def test_rings_that_stand_since_nothing_tells_where_they_were_are_not_called_private_memory_as_well() -> None:
-    story = Story()
-    story.reach("memory")
+    recorder = Recorder()
+    recorder.reach("memory")
     standing = rings(0, 1)
     standing[1].begins = LEFT_STANDING
-    story.narrative.rings(standing)
-    story.view = View(None, (RingView(True, 1, False), RingView(True, 2, False)))
-    assert story.warned() == [advice.left_standing([1])]
-    story.after(60)
-    assert story.said() == ["rings 0 1 running, size 256"]
+    recorder.narrative.rings(standing)
+    recorder.view = View(None, (RingView(True, 1, False), RingView(True, 2, False)))
+    assert recorder.warned() == [advice.left_standing([1])]
+    recorder.after(60)
+    assert recorder.said() == ["rings 0 1 running, size 256"]
 
 
 def test_kicks_into_rings_that_look_empty_are_private_memory() -> None:
-    story = Story()
-    story.reach("rings")
-    story.view = View(None, (RingView(True, 1, False), RingView(True, 2, False)))
-    story.after(60)
-    (line,) = story.warned()
+    recorder = Recorder()
+    recorder.reach("rings")
+    recorder.view = View(None, (RingView(True, 1, False), RingView(True, 2, False)))
+    recorder.after(60)
+    (line,) = recorder.warned()
     assert "private mapping" in line
     assert "share=on" in line
 
 
 def test_each_step_has_its_own_five_seconds() -> None:
-    story = Story()
-    story.narrative.waiting()
+    recorder = Recorder()
+    recorder.narrative.waiting()
     for happen in (
-        lambda: story.narrative.connected(7),
-        story.narrative.spoke,
-        lambda: story.narrative.features(["VERSION_1"]),
-        lambda: story.narrative.memory(1, 1 << 20),
-        lambda: story.narrative.rings(rings(0, 1)),
-        story.narrative.first_packet,
+        lambda: recorder.narrative.connected(7),
+        recorder.narrative.spoke,
+        lambda: recorder.narrative.features(["VERSION_1"]),
+        lambda: recorder.narrative.memory(1, 1 << 20),
+        lambda: recorder.narrative.rings(rings(0, 1)),
+        recorder.narrative.first_packet,
     ):
-        story.after(PATIENCE - 0.01)
+        recorder.after(MAX_WAIT - 0.01)
         happen()
-    assert len(story.said()) == 6
+    assert len(recorder.said()) == 6
 
 
 def test_trouble_and_refusals_are_warnings() -> None:
-    story = Story()
-    story.reach("rings")
-    story.narrative.trouble("ring 1 is broken and stopped: a loop")
-    story.narrative.refused("NET_SET_MTU refused: MTU 1")
-    assert story.warned() == ["ring 1 is broken and stopped: a loop", "NET_SET_MTU refused: MTU 1"]
+    recorder = Recorder()
+    recorder.reach("rings")
+    recorder.narrative.trouble("ring 1 is broken and stopped: a loop")
+    recorder.narrative.refused("NET_SET_MTU refused: MTU 1")
+    assert recorder.warned() == ["ring 1 is broken and stopped: a loop", "NET_SET_MTU refused: MTU 1"]
 
 
 # Bounded

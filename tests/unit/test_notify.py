@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.guests.waits import PATIENCE, wait_until
+from bench.guests.waits import MAX_WAIT, wait_until
 from fastvhost.dataplane import notify
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.notifier import LOOK_SECONDS, MOST_RETIRED, NotificationsStuckError
@@ -31,7 +31,7 @@ FULL = 2**64 - 2
 AIO = ["io_submit"]
 
 
-def in_time(call: object, seconds: float = PATIENCE) -> None:
+def in_time(call: object, seconds: float = MAX_WAIT) -> None:
     """It returns; in a thread of its own, so that the test ends if it does not."""
     thread = threading.Thread(target=call, daemon=True)  # type: ignore[arg-type]
     thread.start()

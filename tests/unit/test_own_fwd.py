@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench.guests.short_dir import short_dir
-from bench.guests.waits import PATIENCE, wait_until
+from bench.guests.waits import MAX_WAIT, wait_until
 from tests.unit.forwarder import ENVIRONMENT, FASTVHOST
 from tests.unit.test_children import runs
 
@@ -30,7 +30,7 @@ def running(verb: str, place: Path) -> Iterator[subprocess.Popen[str]]:
         start_new_session=True,
     )  # fmt: skip
     try:
-        wait_until("its fwd listens", PATIENCE, lambda: len(ports_of(place)) == 3)
+        wait_until("its fwd listens", MAX_WAIT, lambda: len(ports_of(place)) == 3)
         yield process
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -44,7 +44,7 @@ def test_who_is_killed_leaves_no_forwarder(verb: str) -> None:
         (child,) = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
         assert runs(child)
         process.kill()
-        wait_until("its fwd has died", PATIENCE, lambda: not runs(child))
+        wait_until("its fwd has died", MAX_WAIT, lambda: not runs(child))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -53,7 +53,7 @@ def test_who_is_told_to_end_leaves_no_forwarder_and_no_file(verb: str, number: s
     with short_dir() as place:
         with running(verb, place) as process:
             process.send_signal(number)
-            _, said = process.communicate(timeout=PATIENCE)
+            _, said = process.communicate(timeout=MAX_WAIT)
             assert process.returncode == 1
             assert f"fastvhost: ended by {number.name} before it was done" in said
             assert ports_of(place) == []

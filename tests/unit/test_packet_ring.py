@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from fastvhost import Door, Worker
 from fastvhost.dataplane.door import WorkerStuckError
 from fastvhost.dataplane.ports.endpoint import Endpoint
@@ -28,7 +28,7 @@ PLAIN = bytes(10)
 HEADER_BYTES, MAC_AT = 48, 80
 
 
-class PaperRing:
+class FakeRing:
     """The kernel's side: it fills a block that is its own, closes it, and goes on to the next."""
 
     def __init__(self) -> None:
@@ -60,10 +60,10 @@ class PaperRing:
 
 
 class Scene:
-    """A packet port on a paper ring, wired to an endpoint with room for `slots` frames."""
+    """A packet port on a fake ring, wired to an endpoint with room for `slots` frames."""
 
     def __init__(self, slots: int = 1024) -> None:
-        self.ring, door = PaperRing(), Door()
+        self.ring, door = FakeRing(), Door()
         self.nothing = os.open("/dev/null", os.O_RDWR)
         self.port, self.endpoint = PacketPort("x", door), Endpoint("e", door, slots=slots)
         self.port.attach(self.ring.memory, BLOCK_BYTES, self.nothing, self.nothing)
@@ -164,7 +164,7 @@ def test_frames_of_a_ring_that_another_one_replaced_are_neither_delivered_nor_co
     numbers = itertools.count()
     assert scene.ring.close_block(numbered(numbers, 12))
     before = scene.step()
-    other, behind = PaperRing(), numbered(numbers, 3)
+    other, behind = FakeRing(), numbered(numbers, 3)
     scene.port.attach(other.memory, BLOCK_BYTES, scene.nothing, scene.nothing)
     assert other.close_block(behind)
     assert [scene.step() for _ in range(3)] == [behind, [], []]
@@ -179,11 +179,11 @@ def test_a_ring_that_a_late_worker_kept_out_can_be_closed_and_another_one_attach
     tap.attach([end])  # reading it blocks, as nothing that a worker is given ever should
     thread = threading.Thread(target=worker.run)
     thread.start()
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + MAX_WAIT
     while not worker.running or state(thread) != "S":
         assert time.monotonic() < deadline
         time.sleep(0.001)
-    ring = PaperRing()
+    ring = FakeRing()
     try:
         with pytest.raises(WorkerStuckError):
             port.attach(ring.memory, BLOCK_BYTES, nothing, nothing)
@@ -191,10 +191,10 @@ def test_a_ring_that_a_late_worker_kept_out_can_be_closed_and_another_one_attach
     finally:
         os.set_blocking(end, False)
         os.write(other, bytes(60))
-    with port.change(PATIENCE):
-        port.attach(PaperRing().memory, BLOCK_BYTES, nothing, nothing)
+    with port.change(MAX_WAIT):
+        port.attach(FakeRing().memory, BLOCK_BYTES, nothing, nothing)
     worker.stop()
-    thread.join(PATIENCE)
+    thread.join(MAX_WAIT)
     assert not thread.is_alive()
     for fd in (nothing, end, other):
         os.close(fd)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from fastvhost import attach
 from fastvhost.control.attachment import Attachment
 from fastvhost.control.errors import FastvhostError
@@ -52,7 +52,7 @@ def load(path: Path) -> list[bytes]:
 FRAMES = [bytes([n]) * (14 + 37 * n) for n in range(40)]
 
 
-def receive(port: str, count: int, seconds: float = PATIENCE) -> list[bytes]:
+def receive(port: str, count: int, seconds: float = MAX_WAIT) -> list[bytes]:
     """What comes from a port, until there are so many frames or the time is over."""
     found: list[bytes] = []
     with attach(port) as attached:
@@ -65,8 +65,8 @@ def receive(port: str, count: int, seconds: float = PATIENCE) -> list[bytes]:
 
 def send_all(port: Attachment) -> None:
     """FRAMES, until the port has them."""
-    assert port.endpoint.send(FRAMES, timeout=PATIENCE) == len(FRAMES)
-    deadline = time.monotonic() + PATIENCE
+    assert port.endpoint.send(FRAMES, timeout=MAX_WAIT) == len(FRAMES)
+    deadline = time.monotonic() + MAX_WAIT
     while port.stats()["ports"][port.spec.name]["tx_frames"] < len(FRAMES) and time.monotonic() < deadline:
         time.sleep(0.01)
 
@@ -124,7 +124,7 @@ def test_a_file_that_is_none_is_refused_in_one_line(tmp_path: Path) -> None:
 def ask(fwd: Forwarder, command: str) -> object:
     """An answer of its control socket."""
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(PATIENCE)
+        connection.settimeout(MAX_WAIT)
         connection.connect(str(fwd.directory / "control.sock"))
         connection.sendall(json.dumps({"command": command}).encode() + b"\n")
         return json.loads(connection.makefile().readline())["result"]
@@ -233,7 +233,7 @@ def test_a_defect_ends_the_playing_with_a_word_and_the_state_tells(
 
     monkeypatch.setattr(pcap_file, "Player", Broken)
     with attach(f"pcap-file:in={tmp_path}/in.pcap,out={tmp_path}/out.pcap") as port:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + MAX_WAIT
         while port.describe()["state"] == "playing" and time.monotonic() < deadline:
             time.sleep(0.01)
         assert "internal error MemoryError" in port.describe()["state"]
@@ -256,7 +256,7 @@ def test_a_defect_does_not_end_the_recording(
 
     monkeypatch.setattr(pcap_file, "Recorder", Broken)
     with attach(f"pcap-file:out={tmp_path}/out.pcap") as port:
-        assert failed.wait(PATIENCE)
+        assert failed.wait(MAX_WAIT)
         send_all(port)
     assert load(tmp_path / "out.pcap") == FRAMES
     assert caplog.text.count("internal error MemoryError") == 1

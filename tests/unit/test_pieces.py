@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from fastvhost.dataplane.port import NullPort
 from fastvhost.dataplane.ports.endpoint import Endpoint
 from fastvhost.dataplane.ports.packet import PacketPort
 from fastvhost.hostside.pcap_file import PcapFileService
 from tests.unit.guest_and_port import BUFFERS, MOST, RINGS, frames, guest_and_port, post, send
 from tests.unit.rig import rig
-from tests.unit.test_packet_ring import BLOCK_BYTES, PaperRing
+from tests.unit.test_packet_ring import BLOCK_BYTES, FakeRing
 from tests.unit.test_pcap_file import load, save
 from tests.unit.test_segmentation import TCPV4, check, super_frame
 
@@ -71,7 +71,7 @@ def test_frames_in_pieces_are_recorded_as_they_were_sent(ring: str, tmp_path: Pa
         service.open()
         send(pair.guest, sent)
         pair.wait_sent(MOST)
-        service.stop(PATIENCE)
+        service.stop(MAX_WAIT)
     assert load(tmp_path / "out.pcap") == sent
 
 
@@ -87,7 +87,7 @@ def test_a_guest_gets_a_played_file_in_buffers_of_several_pieces(ring: str, buff
         try:
             assert pair.received(MOST) == sent
         finally:
-            service.stop(PATIENCE)
+            service.stop(MAX_WAIT)
 
 
 @pytest.mark.parametrize("buffers", BUFFERS)
@@ -96,13 +96,13 @@ def test_a_guest_gets_the_pieces_of_a_super_frame_each_with_its_own_header(ring:
     payload = random.Random(7).randbytes(21 * 300 - 50)
     header = struct.pack("=BBHHHH", 1, TCPV4, 0, 300, 34, 16)
     behind = frames(3)
-    paper, nothing = PaperRing(), os.open("/dev/null", os.O_RDWR)
+    fake, nothing = FakeRing(), os.open("/dev/null", os.O_RDWR)
     try:
         with guest_and_port(lambda door: PacketPort("p", door), RINGS[ring] | BUFFERS[buffers].features) as pair:
-            pair.port.attach(paper.memory, BLOCK_BYTES, nothing, nothing)
+            pair.port.attach(fake.memory, BLOCK_BYTES, nothing, nothing)
             post(pair.guest, BUFFERS[buffers])
-            assert paper.close_block([super_frame(payload)], header)
-            assert paper.close_block(behind)
+            assert fake.close_block([super_frame(payload)], header)
+            assert fake.close_block(behind)
             found = pair.received(21 + 3)
             cut = [payload[at : at + 300] for at in range(0, len(payload), 300)]
             assert [check(piece) for piece in found[:21]] == cut

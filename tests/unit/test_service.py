@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from fastvhost.backend import control_thread
 from fastvhost.backend.payload import U64, VringState
 from fastvhost.vhostuser import listener
@@ -293,7 +293,7 @@ def test_stop_is_heard_while_a_message_waits_for_a_worker(directory: Path, caplo
     rig.port.worker_stuck = True
     frontend.send(Request.SET_VRING_ENABLE, VringState(0, 0).encode())
     until(lambda: not rig.service._changes.settled)
-    rig.service.stop(PATIENCE)
+    rig.service.stop(MAX_WAIT)
     assert frontend.wait_closed()
     assert not rig.path.exists()
     assert caplog.text.count("did not stop cleanly: WorkerStuckError: worker7 does not come to the door") == 1
@@ -310,8 +310,8 @@ def test_stop_without_start_removes_the_socket(directory: Path) -> None:
     port = FakePort("a")
     service = VhostUserService(str(directory / "a.sock"), port)
     service.open()
-    service.stop(PATIENCE)
-    service.stop(PATIENCE)
+    service.stop(MAX_WAIT)
+    service.stop(MAX_WAIT)
     port.close()
     assert not (directory / "a.sock").exists()
     assert open_fds() == before
@@ -326,14 +326,14 @@ def test_a_front_end_that_is_early_waits_in_the_sockets_queue(directory: Path) -
     service.start()
     assert frontend.receive().payload == U64(1).encode()
     frontend.close()
-    service.stop(PATIENCE)
+    service.stop(MAX_WAIT)
     port.close()
 
 
 def test_stop_ends_the_connection_and_stops_the_rings(rig: Rig) -> None:
     frontend = rig.frontend()
     run_a_ring(frontend)
-    rig.service.stop(PATIENCE)
+    rig.service.stop(MAX_WAIT)
     assert frontend.wait_closed()
     assert rig.port.live == {}
     assert not rig.path.exists()
@@ -346,13 +346,13 @@ def test_a_thread_that_hangs_in_the_system_is_reported_and_not_waited_for(direct
 
     def hang(_features: int) -> None:
         hangs.set()
-        release.wait(2 * PATIENCE)
+        release.wait(2 * MAX_WAIT)
 
     rig.port.set_features = hang  # type: ignore[method-assign]
     frontend = rig.frontend()
     frontend.ask_u64(Request.GET_QUEUE_NUM)
     frontend.send(Request.SET_FEATURES, U64(MODERN).encode())
-    assert hangs.wait(PATIENCE)
+    assert hangs.wait(MAX_WAIT)
     with pytest.raises(TimeoutError, match="control thread of port a"):
         rig.service.stop(0.2)
     release.set()

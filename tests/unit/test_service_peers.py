@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from fastvhost.backend.payload import U64, VringState
 from fastvhost.vhostuser import service, transport
 from fastvhost.vhostuser.message import HEADER, Request
@@ -21,18 +21,18 @@ from tests.unit.session_bench import MODERN
 
 
 def test_half_a_message_delays_neither_stop_nor_kicks_nor_events(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "PATIENCE", 3 * PATIENCE)  # nobody waits for the rest of it
+    monkeypatch.setattr(transport, "MAX_WAIT", 3 * MAX_WAIT)  # nobody waits for the rest of it
     frontend = rig.frontend()
     run_a_ring(frontend)
     frontend.send_raw(struct.pack("=IIII", Request.SET_FEATURES, 1, 8, 0))
     rig.port.happen("broken", 0, "a loop")
     until(lambda: rig.service.describe()["rings"][0]["broken"] == "a loop")
-    rig.service.stop(PATIENCE)
+    rig.service.stop(MAX_WAIT)
     frontend.close()
 
 
 def test_half_a_message_and_silence_frees_the_port_after_a_second(rig: Rig) -> None:
-    assert transport.PATIENCE == 1.0
+    assert transport.MAX_WAIT == 1.0
     silent = rig.frontend()
     silent.send_raw(struct.pack("=III", Request.SET_FEATURES, 1, 8) + b"half")
     assert silent.wait_closed()
@@ -44,7 +44,7 @@ def test_half_a_message_and_silence_frees_the_port_after_a_second(rig: Rig) -> N
 
 def test_replies_that_are_not_read_end_the_connection(rig: Rig) -> None:
     frontend = rig.frontend()
-    frontend.sock.settimeout(PATIENCE)
+    frontend.sock.settimeout(MAX_WAIT)
     request = struct.pack("=III", Request.GET_FEATURES, 1, 0)
     with contextlib.suppress(Closed):
         while True:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bench.guests.short_dir import short_dir
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from fastvhost.vhostuser.message import HEADER, Request, encode_request
 from tests.unit.forwarder import ENVIRONMENT, FASTVHOST
 
@@ -50,12 +50,12 @@ def running(directory: Path, stdout: int, stderr: int) -> Iterator[subprocess.Po
     """A fwd that answers a front-end at a.sock, whatever becomes of what it prints."""
     process = subprocess.Popen(COMMAND, cwd=directory, env=ENVIRONMENT, stdout=stdout, stderr=stderr)
     try:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + MAX_WAIT
         while not (directory / "b.sock").exists():
             assert time.monotonic() < deadline, "it does not listen"
             time.sleep(0.01)
         with socket.socket(socket.AF_UNIX) as front_end:
-            front_end.settimeout(PATIENCE)
+            front_end.settimeout(MAX_WAIT)
             front_end.connect(str(directory / "a.sock"))
             front_end.sendall(encode_request(Request.GET_FEATURES))
             assert len(front_end.recv(FEATURES_REPLY_BYTES, socket.MSG_WAITALL)) == FEATURES_REPLY_BYTES
@@ -69,7 +69,7 @@ def running(directory: Path, stdout: int, stderr: int) -> Iterator[subprocess.Po
 
 def ends(process: subprocess.Popen[bytes]) -> int:
     process.send_signal(signal.SIGTERM)
-    return process.wait(PATIENCE)
+    return process.wait(MAX_WAIT)
 
 
 def test_figures_that_nobody_reads_keep_it_neither_from_working_nor_from_ending(
@@ -119,7 +119,7 @@ def test_without_a_stream_it_works_and_ends_as_with_one(directory: Path, closed:
     command = f"exec {' '.join(COMMAND)} 2>log {closed}"
     process = subprocess.Popen(["bash", "-c", command], cwd=directory, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + MAX_WAIT
         while not (directory / "b.sock").exists():
             assert time.monotonic() < deadline, "it does not listen"
             time.sleep(0.01)

@@ -16,7 +16,7 @@ import pytest
 from fastvhost.backend.errors import ProtocolError
 from fastvhost.backend.payload import U64
 from fastvhost.vhostuser.message import MalformedError, Request, encode_reply, encode_request
-from fastvhost.vhostuser.transport import PATIENCE, PeerGoneError, Transport
+from fastvhost.vhostuser.transport import MAX_WAIT, PeerGoneError, Transport
 from tests.unit.session_bench import Clock, open_fds
 
 
@@ -192,12 +192,12 @@ def test_the_end_in_the_middle_of_a_message_says_so(pair: Pair) -> None:
 def test_a_half_sent_message_is_waited_for_only_so_long(pair: Pair, sent: int) -> None:
     pair.send(encode_request(Request.SET_FEATURES, U64(1))[:sent])
     assert pair.transport.receive() is None
-    assert pair.transport.deadline == pair.clock.now + PATIENCE
-    pair.clock.now += PATIENCE / 2
-    pair.transport.check_patience()
-    pair.clock.now += PATIENCE / 2
+    assert pair.transport.deadline == pair.clock.now + MAX_WAIT
+    pair.clock.now += MAX_WAIT / 2
+    pair.transport.check_stuck()
+    pair.clock.now += MAX_WAIT / 2
     with pytest.raises(ProtocolError, match="not finished"):
-        pair.transport.check_patience()
+        pair.transport.check_stuck()
 
 
 def test_a_whole_message_ends_the_wait(pair: Pair) -> None:
@@ -206,8 +206,8 @@ def test_a_whole_message_ends_the_wait(pair: Pair) -> None:
     assert pair.transport.receive() is None
     pair.send(data[5:])
     assert pair.transport.receive() is not None
-    pair.clock.now += 10 * PATIENCE
-    pair.transport.check_patience()
+    pair.clock.now += 10 * MAX_WAIT
+    pair.transport.check_stuck()
 
 
 def test_a_reply_reaches_the_front_end(pair: Pair) -> None:
@@ -223,9 +223,9 @@ def test_replies_nobody_reads_are_kept_and_after_a_while_an_error(pair: Pair) ->
     while not pair.transport.wants_write:
         pair.transport.send(reply)
         sent += 1
-    pair.clock.now += PATIENCE
+    pair.clock.now += MAX_WAIT
     with pytest.raises(ProtocolError, match="not read"):
-        pair.transport.check_patience()
+        pair.transport.check_stuck()
     # It reads after all: every byte is there, in order.
     data = bytearray()
     while pair.transport.wants_write:
@@ -236,7 +236,7 @@ def test_replies_nobody_reads_are_kept_and_after_a_while_an_error(pair: Pair) ->
         while True:
             data += pair.peer.recv(1 << 20)
     assert data == reply * sent
-    pair.transport.check_patience()
+    pair.transport.check_stuck()
 
 
 def test_a_reply_to_somebody_who_left_is_the_end_and_no_signal(pair: Pair) -> None:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from fastvhost.control.port_text import parse
 from fastvhost.dataplane.door import WorkerStuckError
 from fastvhost.dataplane.ports.xdp_socket import LONGEST, Redirect, XdpError, XdpSocket
@@ -85,7 +85,7 @@ def test_a_stop_does_not_wait_for_a_queue_that_stays_taken(monkeypatch: pytest.M
         raise XdpError("attach", errno.EBUSY)
 
     monkeypatch.setattr(xdp, "Redirect", refuse)
-    monkeypatch.setattr(xdp, "LET_GO_SECONDS", 4 * PATIENCE)
+    monkeypatch.setattr(xdp, "LET_GO_SECONDS", 4 * MAX_WAIT)
     state = ["down", "up"]
     monkeypatch.setattr(
         xdp.interfaces, "look", lambda name, *_: xdp.Interface(name, 7, state[-1] == "up", True, 1500, "", True)
@@ -98,7 +98,7 @@ def test_a_stop_does_not_wait_for_a_queue_that_stays_taken(monkeypatch: pytest.M
     service.start()
     state.append("up")
     until(lambda: len(tries) > 1)
-    service.stop(PATIENCE)  # raises TimeoutError
+    service.stop(MAX_WAIT)  # raises TimeoutError
     os.close(port.attention_fd)
 
 

@@ -31,8 +31,8 @@ def ioctl_body(handle: int, command: int, data: bytes = b"", out: int = 0, flags
     return IOCTL_IN.pack(handle, flags, command, ADDRESS, len(data), out) + data
 
 
-class PaperKernel:
-    """Asks whatever answers requests: a desk, or a service behind a socket."""
+class FakeKernel:
+    """Sends requests, as the kernel does, to a dispatcher or to a service behind a socket."""
 
     def __init__(self, ask: Callable[[bytes], bytes | None]) -> None:
         self._ask = ask

@@ -17,7 +17,7 @@ class _Seen:
     warned: bool = False
 
 
-class NeighbourWatch:
+class CoreWatch:
     """Says once that a worker waits for its core, and again only after it had the core to itself in between."""
 
     def __init__(self, waited_ns: Callable[[int], int | None] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""A device on paper for the built-in driver's tests: slow, literal, and able to go wrong on purpose.
+"""A device in plain Python for the built-in driver's tests: slow, literal, and able to go wrong on purpose.
 
 It sees two GuestDevices only as their memory and their ring addresses, as a device does. Virtio 1.2, sections 2.7, 2.8.
 """
@@ -21,7 +21,7 @@ Buffer = tuple[int, int, int]
 """Where in the guest's memory, how many bytes, flags."""
 
 
-class PaperRing:
+class FakeRing:
     """The device side of one queue, of either format."""
 
     def __init__(self, device: GuestDevice, index: int, size: int) -> None:
@@ -63,7 +63,7 @@ class PaperRing:
         raise NotImplementedError
 
 
-class SplitPaperRing(PaperRing):
+class SplitFakeRing(FakeRing):
     """Section 2.7."""
 
     @property
@@ -113,7 +113,7 @@ class SplitPaperRing(PaperRing):
         self.put("<H", self.used + 4 + 8 * self.size, index)
 
 
-class PackedPaperRing(PaperRing):
+class PackedFakeRing(FakeRing):
     """Section 2.8."""
 
     def __init__(self, device: GuestDevice, index: int, size: int) -> None:
@@ -179,18 +179,18 @@ class PackedPaperRing(PaperRing):
         self.put("<HH", self.used, index % self.size | wrap << 15, EVENT_DESC)
 
 
-def paper_ring(device: GuestDevice, index: int, size: int) -> PaperRing:
-    return (PackedPaperRing if device.packed else SplitPaperRing)(device, index, size)
+def fake_ring(device: GuestDevice, index: int, size: int) -> FakeRing:
+    return (PackedFakeRing if device.packed else SplitFakeRing)(device, index, size)
 
 
-class PaperWire:
+class FakeWire:
     """Takes every frame from one guest and puts it into the other's buffers, header and all."""
 
     def __init__(
         self, sender: GuestDevice, receiver: GuestDevice, size: int, *, mergeable: bool = False, queue: int = 0,
         to_queue: int = 0,
     ) -> None:  # fmt: skip
-        self.source, self.target = paper_ring(sender, 2 * queue + 1, size), paper_ring(receiver, 2 * to_queue, size)
+        self.source, self.target = fake_ring(sender, 2 * queue + 1, size), fake_ring(receiver, 2 * to_queue, size)
         self.mergeable = mergeable
         self.room: list[tuple[int, list[Buffer]]] = []
         self.tamper: Callable[[list[bytes]], list[bytes]] = lambda frames: frames

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.guests.waits import PATIENCE
+from bench.guests.waits import MAX_WAIT
 from tests.hostile.arena import Arena
 from tests.hostile.catalogue import CATALOGUE
 from tests.integration.namespace import Namespace
@@ -94,7 +94,7 @@ class Traffic:
 
     def stop(self) -> None:
         self._ends.set()
-        self._thread.join(PATIENCE)
+        self._thread.join(MAX_WAIT)
         self._socket.close()
 
 
@@ -128,7 +128,7 @@ def test_a_tap_and_capture_files_lose_and_mix_up_nothing_beside_attacks(arena: A
     finally:
         traffic.stop()
     path = arena.backend.directory / "out.pcap"
-    deadline = time.monotonic() + arena.patience
+    deadline = time.monotonic() + arena.max_wait
     while len(recorded(path)) < traffic.sent and time.monotonic() < deadline:
         time.sleep(0.05)
     frames = recorded(path)
