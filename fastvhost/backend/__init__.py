@@ -1,5 +1,5 @@
-"""The back-end whatever wire its front-end speaks over: what that one shared, its rings, its lines in the log.
+"""What a back-end keeps of a front-end, whatever protocol brings its requests: its memory, its rings, its log lines.
 
-vhost-user's socket and vhost-net's device file, the rooms vhostuser and vhostcuse, each bring the requests; what these
-come to is the same and stands here. Pure Python on purpose, like them: what a front-end sends is not to be trusted.
+Requests come over a vhost-user socket (room `vhostuser`) or over vhost-net's device file (room `vhostcuse`); what they
+change is the same and stands here. Pure Python on purpose: what a front-end sends is not to be trusted.
 """

@@ -15,13 +15,13 @@ class Approach(NamedTuple):
     """How front-ends come to a port."""
 
     state: str
-    """What the port does while nobody is there, in one word."""
+    """What the port does while it has no front-end, in one word."""
     opening: str
-    """The same as a line of the log."""
+    """The same, as a line of the log."""
     nobody: Callable[[str], str]
-    """What to say when nobody came for a while, given the last reason of a failed attempt."""
+    """What to say when no front-end has come for a while. Takes the reason why the last attempt to connect failed."""
     silence: int = logging.WARNING
-    """How serious a front-end is that came and says nothing."""
+    """Log level for a front-end that connected and sends no message."""
 
 
 SHARE = (
@@ -38,7 +38,7 @@ def _qemu(path: str, chardev: str) -> str:
 
 
 def by_listening(path: str, permissions: str) -> Approach:
-    """On a socket of ours."""
+    """Front-ends connect to the port's socket."""
     needed = _qemu(path, qemu.reconnect(None))
     older = f"(QEMU before 9.2: {qemu.reconnect((0, 0, 0))})"
     nobody = f"nobody connects; a guest needs {needed} {older}, and its user write permission ({permissions})"
@@ -46,7 +46,7 @@ def by_listening(path: str, permissions: str) -> Approach:
 
 
 def by_connecting(path: str) -> Approach:
-    """On a socket of theirs, where the peer may not even have accepted yet."""
+    """The port connects to the front-end's socket. A connection there may not be accepted yet."""
 
     def nobody(reason: str) -> str:
         if reason == os.strerror(errno.EACCES):
@@ -60,7 +60,7 @@ def by_connecting(path: str) -> Approach:
 
 
 HELD = (
-    "memory does that which is swapped out, lies on a slow disk, or into which holes are punched; "
+    "that happens with memory that is swapped out, lies on a slow disk, or has holes punched into it; "
     "lock the guest's memory (QEMU -overcommit mem-lock=on) and keep it in a memfd or hugepages"
 )
 
@@ -89,7 +89,7 @@ NO_PACKET = "no packet from the guest yet; it has posted receive buffers, so it 
 
 
 def kept(bits: list[str]) -> str:
-    """Of a guest that has feature bits from an earlier fwd."""
+    """The guest still uses feature bits that an earlier fwd offered and this one does not."""
     return (
         f"the guest has {' '.join(bits)} from an earlier fwd, and its front-end keeps resets to itself: ethtool -G in "
         "it ends its network, until its QEMU is started anew (a reboot within the guest is not enough)"
@@ -97,7 +97,7 @@ def kept(bits: list[str]) -> str:
 
 
 def left_standing(rings: list[int]) -> str:
-    """Packed rings that were in use, with nothing that tells where."""
+    """Packed rings that were in use before, and no record says at which position."""
     which = f"ring{'s' * (len(rings) > 1)} {' '.join(map(str, rings))}"
     return (
         f"{which}: packed, and in use before this connection, but nothing tells where it stood (its fwd kept no "

@@ -1,4 +1,4 @@
-"""How long no front-end is taken after one whose connection had to be ended for what it did to others."""
+"""How long a port takes no front-end after it ended one that disturbed other ports."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable
 
 FIRST, LAST = 1.0, 60.0
-"""Seconds; each time twice as long as before, up to a minute."""
+"""Seconds. Each refusal lasts twice as long as the one before, up to a minute."""
 FORGOTTEN_AFTER = 300.0
-"""Seconds of good conduct behind the end of one; then it begins anew."""
+"""Seconds after the end of a refusal. With no new one in that time, the next lasts FIRST seconds again."""
 
 
 class BackOff:
-    """Of one port."""
+    """The refusals of one port."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -20,7 +20,7 @@ class BackOff:
         self._until = float("-inf")
 
     def begin(self) -> float:
-        """Take no front-end from now on, for so many seconds."""
+        """Take no front-end from now on. Returns for how many seconds."""
         now = self._clock()
         if now >= self._until + FORGOTTEN_AFTER:
             self._wait = FIRST
@@ -30,10 +30,10 @@ class BackOff:
 
     @property
     def ends_at(self) -> float | None:
-        """On the clock; None where front-ends are taken."""
+        """When the refusal ends, on the clock; None where front-ends are taken."""
         return self._until if self._clock() < self._until else None
 
     @property
     def seconds_left(self) -> float:
-        """0 where front-ends are taken."""
+        """Until the refusal ends; 0 where front-ends are taken."""
         return max(0.0, self._until - self._clock())

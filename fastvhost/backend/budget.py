@@ -1,4 +1,4 @@
-"""So many at once, then so many a second: what one port may cost the others."""
+"""A token bucket: how much one port may cost the others, at once and then per second."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class Bucket:
-    """Holds `most` at first and at most, and gains `a_second`. What is taken beyond it is owed."""
+    """Starts with `most` tokens, never has more, and gains `a_second`. What is taken beyond that is owed."""
 
     def __init__(self, most: float, a_second: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._most = self._holds = float(most)
@@ -16,19 +16,19 @@ class Bucket:
         self._at = clock()
 
     def take(self, n: float = 1) -> None:
-        """Take so many, which may be more than it holds."""
+        """Take n tokens, which may be more than there are."""
         self._fill()
         self._holds -= n
 
     @property
     def ready_at(self) -> float | None:
-        """When it holds one again, on the clock; None: it does."""
+        """When there will be a token, on the clock; None: there is one now."""
         self._fill()
         return None if self._holds >= 1 else self._at + (1 - self._holds) / self._a_second
 
     @property
     def at_rest(self) -> bool:
-        """Whether it holds half of what it may: nobody takes much."""
+        """Whether at least half of the tokens are there, so little was taken of late."""
         self._fill()
         return self._holds >= self._most / 2
 

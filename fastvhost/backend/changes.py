@@ -1,8 +1,8 @@
-"""What a message of a front-end changes, from its handler to the moment when no worker sees the state before.
+"""What a message of a front-end changes, from its handler until no worker uses the old state any more.
 
-A handler writes down what is to be (the port's setters do, between begin() and its commit), and what is to follow: to
-close what is not used any more, to answer. Then the workers of the port come to the door and all of it takes effect.
-Where one does not come, everything waits as it is.
+A handler writes down the new state (by the port's setters, between begin() and its commit) and the acts that follow:
+closing what is no longer used, answering. Then the port's workers come to the door, and all of it takes effect. While
+one of them does not come, the old state holds and the acts wait.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ MAX_WAIT = 0.02
 FIRST_RETRY, LAST_RETRY = 0.01, 0.1
 """Seconds between two attempts."""
 DOORS_AT_ONCE, DOORS_A_SECOND = 1024, 100
-"""Changes that workers come to the door for: a port with 128 queue pairs starts with about 500."""
+"""Changes for which workers come to the door. A port with 128 queue pairs needs about 500 to start."""
 MESSAGES_AT_ONCE, MESSAGES_A_SECOND = 8192, 2000
-"""Its front-end sends about 2000 messages for that."""
+"""The front-end of such a port sends about 2000 messages meanwhile."""
 
 
 class Changes:
-    """The changes of one port, whatever front-end it has. Of its control thread alone."""
+    """The changes of one port. Only its control thread may use it."""
 
     def __init__(self, port: PortApi, clock: Callable[[], float] = time.monotonic) -> None:
         self._port = port
@@ -37,18 +37,18 @@ class Changes:
         self._counted = port.doors
         self._messages = Bucket(MESSAGES_AT_ONCE, MESSAGES_A_SECOND, clock)
         self.waits_since: float | None = None
-        """Since when a worker keeps a change waiting, on the clock."""
+        """When a worker began to keep a change waiting, on the clock; None: no change waits."""
         self.due: float | None = None
-        """When settle() is to be tried again."""
+        """When settle() is to be called again, on the clock; None: it need not be."""
 
     @property
     def settled(self) -> bool:
-        """Whether all that was begun has taken effect."""
+        """Whether every change that was begun has taken effect."""
         return self.waits_since is None
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time for settle() once more."""
+        """Whether it is time to call settle() again."""
         return self.due is not None and self._clock() >= self.due
 
     @property
@@ -58,13 +58,13 @@ class Changes:
 
     @property
     def allowed_at(self) -> float | None:
-        """When the next message may be taken, None for now: the port has spent its share of the workers' time."""
+        """When the next message may be taken, once the port has spent its share of the workers' time; None: at once."""
         times = [bucket.ready_at for bucket in (self._doors, self._messages) if bucket.ready_at is not None]
         return max(times, default=None)
 
     @property
     def overdone(self) -> str:
-        """What its front-end does more often than its share lets through, in words; empty: nothing."""
+        """What the front-end does more often than its share allows, in words; empty: nothing."""
         if self._doors.ready_at is not None:
             return (
                 f"sets up or changes its rings and memory more than {DOORS_A_SECOND} times a second "
@@ -76,11 +76,11 @@ class Changes:
 
     @property
     def is_calm(self) -> bool:
-        """Whether half of its share, or more, is there to be spent again."""
+        """Whether at least half of the port's share is there again."""
         return self._doors.at_rest and self._messages.at_rest
 
     def begin(self) -> None:
-        """What follows, up to settle(), is one change."""
+        """Begin a change: all that the setters write down before settle() takes effect at once."""
         self._port.begin()
 
     def count_message(self) -> None:
@@ -88,7 +88,7 @@ class Changes:
         self._messages.take()
 
     def then(self, act: Callable[[], None]) -> None:
-        """Done in this order once no worker sees the state before."""
+        """Call act once no worker uses the old state any more. Acts are called in the order of these calls."""
         self._then.append(act)
 
     def close_fd(self, fd: int) -> None:
@@ -97,9 +97,10 @@ class Changes:
             self.then(lambda: foreign_files.close(fd))
 
     def settle(self) -> bool:
-        """Have it take effect, and do what follows. False: not yet, a worker does not come; `due` says when again.
+        """Put the change into effect, then call the acts.
 
-        Raises what the first of those acts raised that failed, after all of them.
+        False: a worker has not come; `due` says when to call this again. All acts are called, also after one that
+        raised; then the last exception is raised, with those before it as its context.
         """
         if not self._port.commit(MAX_WAIT if self.settled else 0.0):
             now = self._clock()

@@ -1,7 +1,8 @@
-"""The control side of a port with virtqueues: a thread, one front-end at a time, whatever way it comes.
+"""The control side of a port with virtqueues: a thread that serves one front-end at a time, over whatever protocol.
 
-The thread sleeps in one poll() over everything that concerns its port: what its front-end comes by, kick file
-descriptors that wait for their first kick, the port's own attention and the wish to stop. It never waits for a peer.
+The thread sleeps in one poll() over everything that concerns its port: the socket or device file of its front-end, kick
+file descriptors that wait for their first kick, the fd by which workers report news, and the fd by which it is told to
+stop. It never waits for a peer.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ from fastvhost.dataplane.notifier import NotificationsStuckError
 from fastvhost.dataplane.threads import Thread
 
 PAUSE = 0.25
-"""Seconds without accepting when there was no room for a connection, and of rest after a defect."""
+"""Seconds without accepting where there was no room for a connection, and of pause after an internal error."""
 TELL_AFTER = 1.0
 """Seconds that a worker may keep a port waiting before the log says so."""
 
 
 class ControlThread(ABC):
-    """Opened, started and stopped by the switch; what comes between is the subclass's."""
+    """Opened, started and stopped by the switch. A subclass speaks the protocol."""
 
     def __init__(self, port: PortApi, narrative: Narrative) -> None:
         self._port = port
@@ -45,7 +46,7 @@ class ControlThread(ABC):
         self._wake = -1
         self._wake_lock = threading.Lock()
         self._stop: Future[None] = Future()
-        """Has a result once the thread is to end: what it waits for then waits no longer."""
+        """Has a result once the thread is to end: its waits end then."""
         self._thread: threading.Thread | None = None
         self._quota = quota.Quota()
         self._changes = Changes(port)
@@ -57,30 +58,30 @@ class ControlThread(ABC):
 
     @abstractmethod
     def _take(self) -> None:
-        """Take what front-ends come by. Raises ServiceError, one sentence."""
+        """Make the socket or device file that front-ends open. Raises ServiceError, one sentence."""
 
     @abstractmethod
     def _register(self, poller: select.poll, now: float) -> Iterable[float | None]:
-        """Say what to wait for. Returns until when, on the monotonic clock."""
+        """Register what poll() waits for. Returns the times, on the monotonic clock, at which it must end."""
 
     @abstractmethod
     def _serve(self, ready: dict[int, int]) -> None:
-        """Deal with what poll() found."""
+        """Deal with the file descriptors that poll() found ready."""
 
     @abstractmethod
     def _view(self) -> View:
-        """What the narrative looks at when something is missing. Asked only while a front-end is there."""
+        """What the narrative needs to name a missing step. Called only while there is a front-end."""
 
     @abstractmethod
     def _drop(self, reason: str, level: int = logging.INFO) -> None:
         """End the front-end that is there, if any."""
 
     def _settle(self) -> None:
-        """Have changes take effect that a worker kept waiting."""
+        """Try again to put a change into effect that a worker kept waiting."""
         self._changes.settle()
 
     def _tell_waiting(self, now: float) -> None:
-        """Say once which worker does not come, and that it is back."""
+        """Log once which worker does not come to the door, and once when it has come."""
         since = self._changes.waits_since
         if since is None and self._told_waiting:
             self._logbook.write(Line(logging.WARNING, "the worker is back, this port goes on", "defects"))
@@ -90,7 +91,7 @@ class ControlThread(ABC):
             self._told_waiting = True
 
     def _tell_overdone(self) -> None:
-        """Say once that messages wait because the port has spent its share, and again only after a calm time."""
+        """Log that messages wait because the port has spent its share; again only after half of it was there again."""
         if self._changes.is_calm:
             self._told_overdone = False
         elif not self._told_overdone and (overdone := self._changes.overdone):
@@ -98,9 +99,9 @@ class ControlThread(ABC):
             self._logbook.write(Line(logging.WARNING, f"the front-end {overdone}; {advice.OVERDONE}", "share"))
 
     def memory_holds(self, worker: str, seconds: float, *, too_much: bool) -> None:
-        """The guest's memory keeps a worker waiting: so long in one visit, or for too much of the last 5 seconds.
+        """The guest's memory kept a worker waiting: `seconds` in one visit; too_much: `seconds` of the last 5.
 
-        From any thread, at once: this port's own does what follows.
+        From any thread; returns at once. The control thread does what follows.
         """
         self._holds.append((worker, seconds, too_much))
         with self._wake_lock:
@@ -122,7 +123,7 @@ class ControlThread(ABC):
 
     @property
     def _engaged(self) -> bool:
-        """Whether a worker may still see the front-end before."""
+        """Whether a worker may still use the state of the last front-end."""
         return not self._changes.settled
 
     @abstractmethod
@@ -134,20 +135,20 @@ class ControlThread(ABC):
         """What `fastvhost show` tells. From any thread."""
 
     def open(self) -> None:
-        """Be where front-ends come. Raises ServiceError, one sentence."""
+        """Make the socket or device file that front-ends open, see _take(). Raises ServiceError, one sentence."""
         self._take()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._narrative.waiting()
         self._log()
 
     def start(self) -> None:
-        """Answer, in a thread of its own, until stop()."""
+        """Serve front-ends in a thread of its own until stop()."""
         thread = Thread(target=self._run, name=f"control {self._port.name}", daemon=True)
         thread.start()
         self._thread = thread
 
-    def withdraw(self) -> None:  # noqa: B027 - a kind without a path of its own has nothing to free
-        """The first step of a stop: take no front-end any more, free the path. From any thread, waits for nothing."""
+    def withdraw(self) -> None:  # noqa: B027 - a port without a path of its own has nothing to remove
+        """The first step of a stop: take no more front-ends, remove the path. From any thread; does not wait."""
 
     def stop(self, timeout: float) -> None:
         """Stop the rings, close everything. Raises TimeoutError when the thread does not end."""
@@ -181,7 +182,7 @@ class ControlThread(ABC):
         self._shut()
 
     def _survive(self, error: Exception) -> None:
-        """A defect of ours must cost this front-end its connection, and nobody else anything."""
+        """An internal error ends this front-end's connection and disturbs nobody else."""
         self.defects += 1
         logging.getLogger("fastvhost").debug("port %s", self._port.name, exc_info=error)
         with contextlib.suppress(Exception):
@@ -205,24 +206,24 @@ class ControlThread(ABC):
         poller.register(self._port.attention_fd, select.POLLIN)
         deadlines = [*self._register(poller, now), self._narrative.deadline, self._changes.due, tend_at]
         first = min((when for when in deadlines if when is not None), default=None)
-        # Rounded up: waking before the time would only mean to wait again.
+        # Rounded up: woken before that time, it would only wait again.
         timeout = None if first is None else max(0, math.ceil((first - now) * 1000))
         ready = dict(poller.poll(timeout))
         if self._wake in ready and not self._stopping:
             os.eventfd_read(self._wake)
-        self._tell_overdone()  # what follows may spend all of it at once
+        self._tell_overdone()  # before _serve(), which may spend the whole share
         self._serve(ready)
         self._tell_overdone()
         self._judge()
         self._narrative.tick(self._view)
 
     def _tend(self, now: float) -> float | None:
-        """Look after the thread that notifies the driver, where there is one. Returns until when."""
+        """Let the port look after its notify thread, where it has one. Returns when to do so again."""
         try:
             return self._port.tend(now)
         except NotificationsStuckError as error:
             self._drop(str(error), logging.ERROR)
-            self._log()  # poll() comes first, and there may be nothing to wait for
+            self._log()  # now: the next poll() may wait for long
             return None
 
     def _log(self) -> None:

@@ -1,4 +1,7 @@
-"""A front-end in words and numbers, for `fastvhost show`. Reads what the control thread writes, field by field."""
+"""A front-end in words and numbers, for `fastvhost show`.
+
+Reads, from another thread, what the control thread writes.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ from fastvhost.backend.session_state import SessionState
 def describe(
     session: SessionState, peer_pid: int, port: PortApi, rings: int, **negotiated: object
 ) -> dict[str, Any]:
-    """The front-end that is connected: its process, features, what else its wire negotiated, memory and rings.
+    """The front-end that is connected: its process, features, what else its protocol negotiated, memory and rings.
 
-    rings: so many are shown in any case, others only where the front-end has set them up.
+    rings: how many are always shown; further ones are shown where the front-end has set them up.
     """
     return {
         "peer_pid": peer_pid,

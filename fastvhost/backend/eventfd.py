@@ -1,4 +1,4 @@
-"""What a front-end hands over as kick, call and err of a ring: eventfds, mostly.
+"""Checks the file descriptors that a front-end sends as kick, call and err of a ring: eventfds, mostly.
 
 A front-end could send another kind of file, where a poll or a write goes to a program of its choice (FUSE) and may wait
 for ever; so only eventfds are taken, and where we only write, sockets of AF_UNIX too (user-mode Linux sends one).
@@ -26,12 +26,12 @@ def check(fd: int, what: str, *, or_socket: bool = False) -> None:
 
 
 def unblock(fd: int) -> None:
-    """One that is full would hold a helper thread that writes it. Its other owner can undo that; see notifier."""
+    """Set O_NONBLOCK: a full eventfd would block the notify thread. Its other owner can undo that; see notifier."""
     os.set_blocking(fd, False)
 
 
 def count(fd: int) -> int:
-    """The counter, without taking it; 0 when it cannot be seen."""
+    """The counter, read without resetting it; 0 where it cannot be read."""
     try:
         with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as info:  # noqa: PTH123
             for line in info:

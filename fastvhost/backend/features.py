@@ -1,4 +1,4 @@
-"""Feature bits by name, and the bits we offer whatever the wire. Virtio 1.2, sections 5.1.3 and 6.
+"""Feature bits by name, and the bits offered over every protocol. Virtio 1.2, sections 5.1.3 and 6.
 
 Only what is implemented is offered: an acknowledged bit is a promise.
 """
@@ -91,7 +91,7 @@ OFFERED_FEATURES = mask(
     F_IN_ORDER,
     F_RING_RESET,
 )
-"""Some wires have features of their own, which their rooms add.
+"""vhostuser and vhostcuse add bits of their own.
 
 IN_ORDER is kept by construction: chains are completed in the order in which they were taken, dropped ones too.
 RING_RESET needs nothing of its own: a front-end resets a ring by GET_VRING_BASE and sets it up again.

@@ -1,14 +1,15 @@
-"""Files that another program opened: to look at one, or only to close it, may mean to wait for that program.
+"""Files that another program opened. To look at one, or even to close it, may mean waiting for that program.
 
-A file system of the front-end's own choice (FUSE) hears of fstat, fstatfs and close, and takes its time. What a file
-is, is decided by what asks nobody: the link in /proc/self/fd, and whether it can be sealed, which only memory files of
-the kernel can. fdinfo is not among that: an epoll's takes a lock that its owner may hold for ever.
+fstat, fstatfs and close call the file's own file system, and a front-end may have chosen one (FUSE) that does not
+answer. What kind of file it is, is therefore decided without asking it: by the link in /proc/self/fd, and by whether it
+can be sealed, which only the kernel's memory files can. fdinfo will not do: an epoll's takes a lock that its owner may
+hold.
 
-Every file descriptor that a front-end hands over is held as soon as it arrived, and closed here: the helper process
-(keeper) has a duplicate, so that neither this close nor the exit of fwd is the last one, which may wait for whoever
-holds a lock under the file. Files with a path are not held: with those any close may wait (FUSE), so that they are
-closed in a *foreign-file* thread (`quota`). Without a helper process, what cannot wait is closed in place and the rest
-in such a thread.
+Every file descriptor that a front-end sends is *held* as soon as it arrives: the helper process (`keeper`) has a
+duplicate. So neither a close here nor the exit of fwd is the last close of the file, which may wait for a lock that
+somebody else holds. Other files with a path are not held: any close of one may wait (FUSE), so a *foreign-file* thread
+closes them (`quota`). Without a helper process, files whose close cannot wait are closed at once, others by such a
+thread.
 """
 
 from __future__ import annotations
@@ -32,23 +33,23 @@ from fastvhost.dataplane.guest_memory import file_system, why_not
 T = TypeVar("T")
 
 ANSWER_WITHIN = 5.0
-"""Seconds. A kernel answers in microseconds, but on an overloaded machine only once it comes to it."""
+"""Seconds. A file system answers in microseconds, except on an overloaded machine."""
 UNANSWERED = "its file system does not answer; use memory-backend-memfd, or a file on tmpfs or hugetlbfs"
 EVENTFD = "anon_inode:[eventfd]"
 MOST_CARRIED = 253
-"""Descriptors with one message of a socket: SCM_MAX_FD, which is the kernel's. unix(7)"""
+"""The most descriptors that one message on a socket carries: the kernel's SCM_MAX_FD. unix(7)"""
 _ANCILLARY_BYTES = socket.CMSG_SPACE(MOST_CARRIED * array.array("i").itemsize)
 _RECEIVE = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
 
 CROWDED = "too many files that its front-ends sent cannot be closed, something of theirs holds them"
 
 _keys: dict[int, int] = {}
-"""Of the helper process, by file descriptor."""
+"""The keys of the helper process's duplicates, by our file descriptor."""
 _stop: ContextVar[Future[None] | None] = ContextVar("stop", default=None)
 
 
 def give_up_with(stop: Future[None]) -> None:
-    """From now on this thread waits for no answer any longer than until `stop` has a result."""
+    """From now on this thread stops waiting for an answer once `stop` has a result."""
     _stop.set(stop)
 
 
@@ -61,13 +62,13 @@ class GuestFile(NamedTuple):
     """Bytes."""
     bytes: int = 0
     allocated: int = 0
-    """Bytes that have pages already."""
+    """Bytes of the file that have pages already."""
 
 
 def examine(fd: int, *, any_file: bool = True) -> GuestFile:
-    """A file that is to be guest memory. Raises ProtocolError, in words, where it must not.
+    """Look at a file that is to be guest memory. Raises ProtocolError, one sentence, where it must not be.
 
-    any_file: a disk's file system will do, too; which one it is, it must be asked. Without, nobody is asked.
+    any_file: a file system on a disk is allowed, too; to learn which one it is, the file system is asked.
     """
     try:
         if is_kernel_memory(fd):
@@ -89,12 +90,12 @@ def examine(fd: int, *, any_file: bool = True) -> GuestFile:
 
 
 def link(fd: int) -> str:
-    """What /proc calls it, which asks no file system. Raises OSError."""
+    """The file's name in /proc/self/fd. Asks no file system. Raises OSError."""
     return os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115
 
 
 def is_kernel_memory(fd: int) -> bool:
-    """Whether it is a memfd, or a file on tmpfs or hugetlbfs, of whatever mount namespace. Nobody is asked."""
+    """Whether it is a memfd, or a file on tmpfs or hugetlbfs, of any mount namespace. Asks no file system."""
     # fcntl(2), F_GET_SEALS: the kernel looks at what kind of file it is, and answers EINVAL for every other one.
     try:
         return fcntl.fcntl(fd, fcntl.F_GET_SEALS) >= 0
@@ -103,9 +104,11 @@ def is_kernel_memory(fd: int) -> bool:
 
 
 def within(call: Callable[[], T], late: Callable[[T], object] = lambda _: None, *, unanswered: str = UNANSWERED) -> T:
-    """What a call returns or raises. Raises ProtocolError after ANSWER_WITHIN; `late` gets what comes after that.
+    """Run call() in a thread. Returns or raises what it does.
 
-    Also as soon as this thread is to give up, and at once where its port has too many of them already.
+    Raises ProtocolError after ANSWER_WITHIN; a later result goes to `late`.
+
+    Raises it, too, once this thread is to give up, and at once where too many such threads of its port wait already.
     """
     try:
         future, stop = quota.current().start(call), _stop.get()
@@ -120,11 +123,11 @@ def within(call: Callable[[], T], late: Callable[[T], object] = lambda _: None, 
 
 
 def receive(sock: socket.socket, n_bytes: int) -> tuple[bytes, list[int], bool]:
-    """Data, descriptors that came with it (held from now on), and whether some were lost. Does not wait.
+    """Returns data, the descriptors that came with it (held from now on), and whether some were lost. Does not wait.
 
-    sock: a stream socket of AF_UNIX. There is room for as many descriptors as one message carries. What finds none here
-    is closed by the kernel in this thread, which may wait; so it is where no more files may be open, and therefore as
-    many are kept in reserve (control/open_files). Raises OSError.
+    sock: a stream socket of AF_UNIX. There is room for as many descriptors as one message carries. The kernel closes a
+    descriptor that finds no room, in this thread, which may wait; so also one beyond the limit of open files. Therefore
+    as many descriptors are kept in reserve (control/open_files). Raises OSError.
     """
     data, ancillary, flags, _ = sock.recvmsg(n_bytes, _ANCILLARY_BYTES, _RECEIVE)
     fds = array.array("i")
@@ -137,12 +140,12 @@ def receive(sock: socket.socket, n_bytes: int) -> tuple[bytes, list[int], bool]:
 
 
 def hold(fds: Sequence[int]) -> None:
-    """Descriptors that just arrived: from now on no close of one, nor the end of fwd, is the last of its file."""
+    """Have the helper process duplicate descriptors that just arrived, so that no close here is the last of a file."""
     helper = keeper.running()
     if helper is None:
         return
     kept = [fd for fd in fds if _is_kept(fd)]
-    helper.let_go([_keys.pop(fd) for fd in kept if fd in _keys])  # of an earlier file
+    helper.let_go([_keys.pop(fd) for fd in kept if fd in _keys])  # the key of an earlier file with this number
     for at in range(0, len(kept), keeper.MOST):
         part = kept[at : at + keeper.MOST]
         _keys.update(zip(part, helper.hold(quota.current().number, part), strict=False))
@@ -163,7 +166,7 @@ def duplicate(fd: int) -> int:
 
 
 class Pin:
-    """What keeps the end of a mapping from being the last use of its file, as hold() does for a descriptor."""
+    """Keeps munmap() from being the last use of a file, as hold() keeps close() from being it."""
 
     def __init__(self, fd: int) -> None:
         helper = keeper.running()
@@ -178,12 +181,12 @@ class Pin:
 
 
 def close(fd: int) -> None:
-    """Close without waiting for anybody. What the file system thinks of it does not matter."""
+    """Close without waiting for another program. What close() returns is ignored."""
     close_all([fd])
 
 
 def close_socket(sock: socket.socket) -> None:
-    """The same for a connection, or a listener: files that were sent and not received go with it. Idempotent."""
+    """The same for a connection or a listener, which also holds files that were sent and not received. Idempotent."""
     if keeper.running() is None:
         sock.close()
         return
@@ -213,7 +216,7 @@ def close_all(fds: list[int]) -> None:
 
 
 def _is_kept(fd: int) -> bool:
-    """Whether only the last close of such a file may wait. Any path starts with a slash, the others' names do not."""
+    """Whether only its last close may wait: it is kernel memory, or has no path (a path starts with a slash)."""
     try:
         return not link(fd).startswith("/") or is_kernel_memory(fd)
     except OSError:
@@ -221,7 +224,7 @@ def _is_kept(fd: int) -> bool:
 
 
 def _closes_at_once(fd: int) -> bool:
-    """Whether that took no time, and is done."""
+    """Close it here if its close cannot wait. Returns whether it did."""
     with contextlib.suppress(OSError):
         # The last close of an eventfd waits for whoever holds an epoll that watches it. A helper that is only behind
         # is no reason to risk that.

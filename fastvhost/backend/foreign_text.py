@@ -1,4 +1,4 @@
-"""Text that somebody else chose (names of processes and files, answers, messages), fit for a terminal and a log."""
+"""Makes text from outside (names of processes and files, answers, messages) safe for a terminal and a log."""
 
 from __future__ import annotations
 

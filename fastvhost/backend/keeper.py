@@ -1,7 +1,7 @@
-"""fwd's side of the process that closes the files of front-ends last: what it is to keep, and when to let go.
+"""fwd's side of the keeper, the process that closes the files of front-ends last: what it keeps, and when it closes.
 
-It is forked before the first thread and before there is a socket, and ends when fwd has ended, however that ends. A
-program that serves a port without it (VhostUserService) closes in place.
+The keeper is forked before the first thread and the first socket, and ends when fwd has ended, however that ends. A
+program that serves a port without a keeper (VhostUserService) closes files itself.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ log = logging.getLogger("fastvhost")
 MOST = MOST_FDS
 """Held with one call."""
 ROOM_WITHIN = 0.05
-"""Seconds for which a port waits where the process has fallen behind. Then a *foreign-file* thread closes its files."""
+"""Seconds that a port waits where the keeper has fallen behind. Then a *foreign-file* thread closes its files."""
 _NOW = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 
 class Keeper:
-    """The socket to the process. Any thread may use it; nothing here waits longer than ROOM_WITHIN."""
+    """The socket to the keeper. Any thread may use it; nothing here waits longer than ROOM_WITHIN."""
 
     def __init__(self, sock: socket.socket, pid: int) -> None:
         self.pid = pid
@@ -42,7 +42,7 @@ class Keeper:
         self.gone = False
 
     def hold(self, port: int, fds: Sequence[int]) -> list[int]:
-        """Keep a duplicate of each. Returns a key for each, or none at all where it cannot."""
+        """Have the keeper duplicate each. Returns a key for each, or no key where it cannot."""
         if self.gone or not fds:
             return []
         keys = [next(self._keys) for _ in fds]
@@ -57,7 +57,7 @@ class Keeper:
                         return keys
                 except BlockingIOError:
                     pass
-                except OSError as error:  # no more in flight (ETOOMANYREFS), or it ended
+                except OSError as error:  # too many descriptors in flight (ETOOMANYREFS), or it ended
                     self._failed(error)
                     return []
             if self.gone or last:
@@ -68,29 +68,29 @@ class Keeper:
         return []
 
     def let_go(self, keys: Sequence[int]) -> None:
-        """Close the duplicates, now that fwd has closed its own."""
+        """Have the keeper close its duplicates, now that fwd has closed its own."""
         if keys and not self.gone:
             with self._lock:
                 self._unsaid.extend(keys)
                 self._catch_up()
 
     def crowded(self, port: int) -> bool:
-        """Whether many files that came over this port cannot be closed."""
+        """Whether too many files that this port received cannot be closed."""
         return port in self._crowded
 
     def look(self) -> None:
-        """Now and then: say what could not be said at once, and notice that the process ended."""
+        """To be called now and then: sends what could not be sent at once, and notices that the keeper ended."""
         with self._lock:
             self._catch_up()
 
     def close(self) -> None:
-        """It lets go of everything and ends."""
+        """Closes the socket, so that the keeper closes everything and ends."""
         with self._lock:
             self.gone = True
             self._sock.close()
 
     def _catch_up(self) -> None:
-        """Hear what it has to say, and say what waits. With the lock held."""
+        """Receive the keeper's messages, and send those that wait. With the lock held."""
         try:
             while not self.gone:
                 answer = self._sock.recv(HEAD.size, socket.MSG_DONTWAIT)
@@ -133,13 +133,16 @@ _keeper: Keeper | None = None
 
 
 def running() -> Keeper | None:
-    """The one of this process, while it lives."""
+    """The keeper of this process, while it lives."""
     return _keeper if _keeper is not None and not _keeper.gone else None
 
 
 @contextlib.contextmanager
 def started() -> Iterator[Keeper | None]:
-    """Fork it. To be called before the first thread, and before there are descriptors that it must not have."""
+    """Fork the keeper.
+
+    To be called before the first thread, and before there are descriptors that it must not inherit.
+    """
     global _keeper
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:

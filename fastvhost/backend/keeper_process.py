@@ -1,11 +1,11 @@
-"""The process that closes the files of front-ends last, so that fwd never does. Forked by keeper.
+"""The keeper: the process that closes the files of front-ends last, so that fwd never does. Forked by `keeper`.
 
-Closing the last descriptor of a file may wait for whoever holds a lock under it (an epoll that watches an eventfd,
-the other end of a pipe), as long as that one likes, and so may the exit of a process that has it open. So this process
-keeps a duplicate of each such file. Told to let go, it passes it on to a *closer*, a child that closes it and may be
-stuck with it; then there is another child, a few for each port at the same time.
+The last close of a file may wait for a lock that another program holds (an epoll that watches an eventfd, the other end
+of a pipe) for as long as that program likes; so may the exit of a process that has it open. So this process keeps a
+duplicate of each such file. Told to let go of one, it passes it to a *closer*, a child that closes it. Where that
+blocks, another child takes over, up to a few for each port.
 
-Every duplicate of ours is closed while the child has one, and the child closes after that: here, too, none is the last.
+The keeper closes its duplicate while the child has one, and only then may the child close: so the keeper never blocks.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import time
 from collections import deque
 
 HEAD = struct.Struct("<cI")
-"""What to do, and the port's number where it matters. Then keys."""
+"""What to do, and the port's number (0 for LET_GO). Keys follow."""
 KEY = struct.Struct("<Q")
 HOLD, LET_GO = b"H", b"L"
 CROWDED, ROOM = b"C", b"R"
@@ -30,21 +30,24 @@ MOST_FDS = 253
 MOST_BYTES = HEAD.size + MOST_FDS * KEY.size
 
 STUCK_AFTER = 0.02
-"""Seconds after which a closer counts as stuck, and another one takes its place."""
+"""Seconds after which a closer counts as stuck, and another one takes over."""
 CLOSERS_OF_A_PORT = 4
 MOST_CLOSERS = 256
 BATCH = 16
-"""Files handed to a closer at once; what hangs keeps the rest of its batch, all of one port, waiting."""
+"""Files handed to a closer at once, all of one port. One that blocks keeps the rest of its batch waiting."""
 CROWD, LESS = 256, 64
-"""Files of one port that wait behind closers which are stuck: its front-ends are to send no more, and may again."""
+"""Files of one port that wait behind stuck closers. Beyond CROWD its front-ends may send no more, below LESS again."""
 MOST_WAITING = 1024
-"""The same where none is stuck, and this process has only fallen behind. A guest of 128 queue pairs leaves 768."""
+"""The same as CROWD where no closer is stuck and this process is only slow.
+
+A guest of 128 queue pairs leaves 768 files.
+"""
 
 _ANCILLARY = socket.CMSG_SPACE(MOST_FDS * array.array("i").itemsize)
 
 
 def main(front: socket.socket) -> None:
-    """In the child, from fork to exit. front: the socket to fwd, a SOCK_SEQPACKET."""
+    """What the keeper does from fork to exit. front: the socket to fwd, a SOCK_SEQPACKET."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)  # it ends when fwd has ended, and not before
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # closers that end leave nothing behind
@@ -57,7 +60,7 @@ def main(front: socket.socket) -> None:
 
 
 def _alone_with(sock: socket.socket, number: int) -> socket.socket:
-    """Close everything else, also the standard streams: whoever reads those must see that fwd has ended."""
+    """Close all others, also the standard streams: their readers must see the end of file when fwd has ended."""
     if sock.fileno() != number:
         os.dup2(sock.fileno(), number)
         sock.detach()
@@ -74,7 +77,7 @@ def _alone_with(sock: socket.socket, number: int) -> socket.socket:
 
 
 class _Closer:
-    """A child. Busy from the moment it is made: it closes what it inherited first, and even that may hang."""
+    """A child process. Busy from the start: it first closes the descriptors it inherited, and even that may block."""
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -95,7 +98,7 @@ class _Closer:
         self.busy_since: float | None = time.monotonic()
 
     def give(self, port: int, fds: list[int]) -> None:
-        """It has a duplicate once this is sent; then ours are closed; then it is told to go on. Raises OSError."""
+        """Send the files, close ours, then tell the child to close its own. Raises OSError."""
         self.sock.sendmsg([b"c"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
         for fd in fds:
             os.close(fd)
@@ -129,7 +132,7 @@ class _Keeper:
     def __init__(self, front: socket.socket) -> None:
         self._front = front
         self._held: dict[int, tuple[int, int]] = {}
-        """By key: port, file descriptor."""
+        """Key to (port, file descriptor)."""
         self._queues: dict[int, deque[int]] = {}
         self._closers: list[_Closer] = []
         self._crowded: set[int] = set()
@@ -168,7 +171,7 @@ class _Keeper:
         self._closers.remove(closer)
 
     def _take(self) -> None:
-        """One message of fwd, or its end: then all is let go of."""
+        """Take one message of fwd. Where fwd has ended, let go of every file."""
         try:
             data, fds = _receive(self._front)
         except OSError:
@@ -201,7 +204,7 @@ class _Keeper:
                     self._drop(closer)
             if not queue:
                 del self._queues[port]
-            else:  # the next time it is another port's turn first
+            else:  # moved to the end: the next time another port is served first
                 self._queues[port] = self._queues.pop(port)
 
     def _may_have_another(self, port: int) -> bool:
@@ -210,7 +213,10 @@ class _Keeper:
         )
 
     def _idle(self) -> _Closer | None:
-        """A closer that has nothing to do. None: one will be done soon, or there is room for no more."""
+        """A closer that has nothing to do.
+
+        None: wait, one may be done soon or is being made, or there can be no more.
+        """
         now = time.monotonic()
         for closer in self._closers:
             if closer.busy_since is None:
@@ -223,7 +229,7 @@ class _Keeper:
         return None  # not before it has closed what it inherited
 
     def _tell(self) -> None:
-        """Tell fwd of ports whose files pile up, and of those that are rid of them."""
+        """Tell fwd which ports have too many files that are not closed, and which no longer have."""
         for port, queue in self._queues.items():
             most = MOST_WAITING if self._may_have_another(port) else CROWD
             if port not in self._crowded and len(queue) > most and self._said(CROWDED, port):

@@ -23,20 +23,20 @@ MAX_SLOTS = 509
 
 
 class AnyMapping(Protocol):
-    """What of a mapping this room needs: that it ends."""
+    """What this room needs of a mapping."""
 
     def close(self) -> None: ...
 
 
 class MemoryMaker(NamedTuple):
-    """Where mappings and tables come from; tests bring their own. Both raise ValueError with a sentence."""
+    """Makes mappings and tables; tests have their own. Both functions raise ValueError with a sentence."""
 
     mapping: Callable[[int, int, int, int, int, int], AnyMapping]
     table: Callable[[Sequence[Any]], Any]
     most_bytes: int = 0
-    """That one front-end may have mapped; 0 for as many as this machine has."""
+    """The most bytes that one front-end may have mapped; 0: as many as this machine has."""
     any_file: bool = False
-    """Whether a file on a disk's file system will do, too."""
+    """Whether a file on a disk's file system is taken, too."""
 
 
 REAL_MEMORY = MemoryMaker(Mapping, GuestMemory)
@@ -69,7 +69,7 @@ class SharedMemory:
 
     @property
     def files(self) -> tuple[tuple[int, int], ...]:
-        """Device and inode of what each region lies in."""
+        """Device and inode of the file of each region."""
         return tuple(slot.file.identity for slot in self._slots)
 
     @property
@@ -78,19 +78,25 @@ class SharedMemory:
 
     @property
     def untouched(self) -> int:
-        """Bytes of the mapped files that have no page yet: whoever touches one first is charged for it."""
+        """Bytes of the mapped files that have no page yet.
+
+        The kernel charges a page to the process that touches it first.
+        """
         files = {slot.file.identity: slot.file for slot in self._slots}.values()
         return max(0, min(self.bytes, sum(file.bytes - file.allocated for file in files)))
 
     def replace(self, regions: Sequence[SharedRegion], fds: Sequence[int]) -> tuple[int, ...]:
-        """SET_MEM_TABLE: another table in one step. Returns the live rings that lie in no region of it."""
+        """SET_MEM_TABLE: replace the table in one step. Returns the live rings that lie in none of the new regions."""
         files = [self._examine(fd) for fd in fds]
         self._check_limit(_mapped_bytes(region, file) for region, file in zip(regions, files, strict=True))
         fresh = self._map(zip(regions, fds, files, strict=True))
         return self._swap(fresh, fresh=fresh, stale=self._slots)
 
     def add(self, region: SharedRegion, fd: int) -> tuple[int, ...]:
-        """ADD_MEM_REG. The same region over the same file once more changes nothing, and is to be removed as often."""
+        """ADD_MEM_REG.
+
+        The same region of the same file may be added several times; it goes when it was removed as often.
+        """
         file = self._examine(fd)
         for slot in self._slots:
             if (slot.region, slot.file.identity) == (region, file.identity):
@@ -127,7 +133,7 @@ class SharedMemory:
         return foreign_files.examine(fd, any_file=self._maker.any_file)
 
     def _check_limit(self, sizes: Iterable[int]) -> None:
-        """Before anything is mapped: address space is one for all ports, and a sparse file costs its owner nothing."""
+        """Before mapping: all ports share one address space, and a sparse file of any size costs its owner nothing."""
         total, limit = sum(sizes), self._maker.most_bytes
         whose = "its memory= says so"
         if not limit:
@@ -175,7 +181,7 @@ class SharedMemory:
 
 
 def _mapped_bytes(region: SharedRegion, file: GuestFile) -> int:
-    """What it takes of the address space: whole pages."""
+    """Bytes of address space that it takes: whole pages."""
     return -(-(region.mmap_offset % file.page + region.bytes) // file.page) * file.page
 
 

@@ -1,4 +1,4 @@
-"""How much memory this process may have: the least limit of the control groups it is in. cgroups(7)."""
+"""How much memory this process may use: the smallest limit of the control groups it is in. cgroups(7)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ROOT = Path("/sys/fs/cgroup")
 
 
 def own_limit(root: Path = ROOT, groups: Path = Path("/proc/self/cgroup")) -> int | None:
-    """Bytes; None where there is no limit below what this machine has."""
+    """The limit in bytes; None where there is none below this machine's memory."""
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGESIZE")
     limits = [machine]
     with contextlib.suppress(OSError):

@@ -1,8 +1,8 @@
 """What the log says of a port: listening -> connected -> features -> memory -> rings -> first packet.
 
-A pure state machine: it is told what happened, it keeps lines until take() fetches them, and it asks a clock. One line
-per step; a step missing for MAX_WAIT is said once, with its probable cause. What is normal to wait for, a guest that
-boots or a front-end that is not there yet, is information and no warning.
+A pure state machine: it is told what happened, keeps lines until take() fetches them, and reads a clock. Each step is
+one line; a step that has not come for MAX_WAIT is one more, with the probable cause. A wait that is normal, for a guest
+that boots or a front-end that has not connected, has the level INFO, others WARNING.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from fastvhost.backend.words import readable
 
 MAX_WAIT = 5.0
 MUCH = 8
-"""Untouched memory is worth a word from this part of the limit on."""
+"""Untouched memory is reported from 1/8 of the limit on."""
 SETTLE = 0.1
-"""Seconds until a change of memory or rings is said: both come in several messages."""
+"""Seconds before a change of memory or rings is logged, since each comes in several messages."""
 
 
 class RingView(NamedTuple):
-    """What can be seen of a live ring when something is missing."""
+    """A live ring, as it is looked at when a step is missing."""
 
     enabled: bool
     kicks: int
@@ -35,10 +35,10 @@ class RingView(NamedTuple):
 
 
 class View(NamedTuple):
-    """What is known of a front-end when something is missing."""
+    """A front-end, as it is looked at when a step is missing."""
 
     status: int | None
-    """The device status it told, None when it told none."""
+    """The device status that it sent; None where it sent none."""
     rings: tuple[RingView, ...]
 
 
@@ -87,7 +87,7 @@ class Narrative:
 
     @property
     def deadline(self) -> float | None:
-        """When tick() has something to do, on the clock."""
+        """When tick() is to be called, on the clock; None: it need not be."""
         return min((when for when in (self._settle, self._look) if when is not None), default=None)
 
     # What happens
@@ -97,21 +97,21 @@ class Narrative:
         self._say(self._approach.opening)
 
     def unrecorded(self, reason: str) -> None:
-        """Nothing is kept of this port that outlives fwd."""
+        """The port can keep no record."""
         self._say(
             f"nothing is kept of this port beyond the end of fwd ({reason}); a guest with packed rings that runs "
             "meanwhile must load its driver anew afterwards",
         )
 
     def turned_down(self, bits: list[str]) -> None:
-        """A front-end asked what is offered, and left."""
+        """A front-end asked for the features and disconnected."""
         self._say(
             f"the front-end left when it knew the features; the next one is offered {' '.join(bits)} as well, which a "
             "guest may have from an earlier fwd"
         )
 
     def keeps(self, bits: list[str]) -> None:
-        """The guest has bits that are offered to no new one."""
+        """The guest has feature bits that no new guest is offered."""
         self._say_once(advice.kept(bits), logging.WARNING)
 
     def cannot_connect(self, reason: str) -> None:
@@ -150,7 +150,7 @@ class Narrative:
         self._settle = self._settle or self._clock() + SETTLE
 
     def sparse(self, untouched: int, limit: int) -> None:
-        """Most of the memory has no pages yet, and this process's own memory is limited. Once a connection."""
+        """Much of the guest's memory has no pages yet, and fwd's own memory is limited. Called once a connection."""
         if not self._sparse_said and untouched > limit // MUCH:
             self._sparse_said = True
             self._say(
@@ -162,7 +162,7 @@ class Narrative:
             )
 
     def rings(self, rings: Iterable[ConfiguredRing]) -> None:
-        """The rings as they are now; most calls bring nothing new."""
+        """The rings as they are now. Called often; most calls bring no change."""
         running = tuple(ring for ring in rings if ring.running and ring.enabled)
         indices = tuple(ring.index for ring in running)
         if indices != self._running:
@@ -183,14 +183,14 @@ class Narrative:
             self._say("first packet from the guest")
 
     def trouble(self, sentence: str) -> None:
-        """A ring that does not run any more."""
+        """A ring stopped because of an error."""
         self._flush()
         self._say(sentence, logging.WARNING, "trouble")
 
     def refused(self, sentence: str, *, memory: bool = False) -> None:
         """A message that was answered non-zero, or a connection that was turned away.
 
-        memory: it was to bring the guest's memory, which is missing for that reason.
+        memory: the message would have shared the guest's memory, so this is why the memory is missing.
         """
         self._memory_refused |= memory
         self._say(sentence, logging.WARNING, "refused")
@@ -198,7 +198,7 @@ class Narrative:
     # What is missing
 
     def tick(self, view: Callable[[], View]) -> None:
-        """Say what has settled, and what has been missing for too long."""
+        """Log changes of memory and rings that are older than SETTLE, and a step that has been missing for too long."""
         now = self._clock()
         if self._settle is not None and now >= self._settle:
             self._flush()
@@ -234,7 +234,7 @@ class Narrative:
 
     def _complain_of_silence(self, view: View) -> None:
         if self._standing:
-            return  # the cause was said, and it is no other one
+            return  # the cause is known, and was logged already
         # One kick proves nothing, some front-ends write it themselves. A driver that kicks again has put buffers in;
         # where any of these is seen, memory is shared.
         used = any(ring.used for ring in view.rings)

@@ -1,6 +1,6 @@
-"""Payloads that every wire has: vhost-user, "Message Specification", took them over from Linux, uapi/linux/vhost.h.
+"""Payloads that vhost-user ("Message Specification") and the kernel's vhost (uapi/linux/vhost.h) have in common.
 
-Syntax only. All numbers are in the machine's native byte order. How many bytes came is checked by whoever decodes.
+Syntax only. All numbers are in the machine's native byte order. Callers check the number of bytes before they decode.
 """
 
 from __future__ import annotations

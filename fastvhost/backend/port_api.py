@@ -1,4 +1,4 @@
-"""What a session asks of a port: the setters of dataplane.virtio_port.VirtioPort, which is the one in production."""
+"""What a session calls of a port: the setters of dataplane.virtio_port.VirtioPort. Tests have a fake one."""
 
 from collections.abc import Iterable
 from typing import Any, Protocol
@@ -19,7 +19,10 @@ class QueueStateApi(Protocol):
 
 
 class PortApi(Protocol):
-    """Setters write down what is to be; commit() puts it into effect. Refusals are ValueErrors with a sentence."""
+    """Setters write down the new state; commit() puts it into effect.
+
+    A setter that refuses raises ValueError, one sentence.
+    """
 
     @property
     def name(self) -> str: ...

@@ -7,7 +7,7 @@ import re
 Version = tuple[int, int, int]
 
 RECONNECT_MS = 50
-"""Between two attempts to connect: as long, about, as a new fwd takes to listen."""
+"""Between two attempts to connect: about as long as a new fwd takes until it listens."""
 IN_MILLISECONDS_SINCE: Version = (9, 2, 0)
 """reconnect-ms= came; reconnect=, in seconds, was deprecated, and went with 10.2."""
 ABORTS: Version = (11, 0, 0)
@@ -22,7 +22,7 @@ def version_in(text: str) -> Version | None:
 
 
 def reconnect(version: Version | None) -> str:
-    """The option of a socket chardev that has it connect again. None: of the newest."""
+    """The option that makes a socket chardev connect again. version: None for the newest."""
     old = version is not None and version < IN_MILLISECONDS_SINCE
     return "reconnect=1" if old else f"reconnect-ms={RECONNECT_MS}"
 

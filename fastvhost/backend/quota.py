@@ -1,7 +1,7 @@
-"""How much the front-ends of one port may hold up: threads that wait for a file, and files that wait to be closed.
+"""How many threads, and files to be closed, the front-ends of one port may keep waiting.
 
-A thread that asks or closes a front-end's file may wait as long as that file's program likes. Each port has a few of
-them, and there is a total beyond; with all of them taken, that port is refused what would need another one.
+A thread that asks or closes a front-end's file may wait as long as the program behind that file likes. Each port has a
+few such threads, and all ports together have a limit. Where all are waiting, what needs another one is refused.
 """
 
 from __future__ import annotations
@@ -21,21 +21,24 @@ from fastvhost.dataplane.threads import Thread
 T = TypeVar("T")
 
 PLACES = 4
-"""Threads of one port that may wait."""
+"""The most threads of one port."""
 MOST_THREADS = 512
-"""Of all ports."""
+"""The most threads of all ports."""
 MOST_UNCLOSED = 64
-"""Files of one port that wait for one of its threads to close them. What comes beyond is closed by the port itself."""
+"""The most files of one port that wait for its threads to close them.
+
+The control thread closes what is beyond itself.
+"""
 
 CLOSED_WITHIN = 0.02
-"""Seconds for which a port waits for a file of its front-end to be closed, and then goes on without."""
+"""Seconds that a port waits for files of its front-end to be closed; then it goes on."""
 
 _all_threads = threading.BoundedSemaphore(MOST_THREADS)
 _numbers = itertools.count(1)
 
 
 class NoPlaceError(Exception):
-    """All threads of the port, or of all ports, wait already, or the system makes no more. The text says which."""
+    """The port, or all ports together, have no thread left, or the system makes no more. The text says which."""
 
 
 class Quota:
@@ -43,13 +46,13 @@ class Quota:
 
     def __init__(self) -> None:
         self.number = next(_numbers)
-        """No other port's."""
+        """A number that no other port has."""
         self._lock = threading.Lock()
         self._threads = 0
         self._unclosed: deque[int] = deque()
 
     def start(self, call: Callable[[], T]) -> Future[T]:
-        """Call it in a thread that may be left behind. Raises NoPlaceError, and then nothing was taken."""
+        """Call it in a thread, which may never return. Raises NoPlaceError, and then it is not called."""
         future: Future[T] = Future()
 
         def run() -> None:
@@ -62,9 +65,9 @@ class Quota:
         return future
 
     def close(self, fds: Sequence[int]) -> None:
-        """Close files that may keep whoever closes them waiting: in a thread, or, with too many of them, here.
+        """Close files whose close may block: in a thread, or, where too many wait already, in this one.
 
-        They are closed on return as a rule: an honest file takes microseconds.
+        On return they are closed as a rule: closing an ordinary file takes microseconds.
         """
         done = threading.Event()
 
@@ -79,7 +82,7 @@ class Quota:
             self._begin(close)
             done.wait(CLOSED_WITHIN)
         except NoPlaceError:
-            # A thread that waits now goes on with them, where there is one and they do not become too many.
+            # A thread that is at it closes them later, unless there is none, or too many wait.
             while self._threads == 0 or len(self._unclosed) > MOST_UNCLOSED:
                 if not self._close_one():
                     return
@@ -94,7 +97,7 @@ class Quota:
         return True
 
     def _begin(self, work: Callable[[], None]) -> None:
-        """Do it in a thread, and then close what is to be closed."""
+        """Call work() in a thread, which then closes the files that wait."""
         with self._lock:
             if self._threads >= PLACES:
                 raise NoPlaceError("too many files of this port's front-ends do not answer already")
@@ -114,7 +117,10 @@ class Quota:
             raise NoPlaceError(f"no thread can be made to ask a file: {error}") from error
 
     def _left(self, *, only_when_done: bool) -> bool:
-        """Give a thread's place back, in one step with the look at what is to be closed: nothing is left over."""
+        """A thread ends. only_when_done: not while files wait to be closed.
+
+        One step under the lock, so that none is missed.
+        """
         with self._lock:
             if only_when_done and self._unclosed:
                 return False
@@ -128,10 +134,10 @@ _current: ContextVar[Quota] = ContextVar("quota", default=_of_nobody)
 
 
 def use(quota: Quota) -> None:
-    """From now on what this thread does is that port's doing."""
+    """From now on what this thread does counts for that port."""
     _current.set(quota)
 
 
 def current() -> Quota:
-    """The port this thread works for."""
+    """The quota of the port that this thread works for."""
     return _current.get()

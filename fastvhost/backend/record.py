@@ -1,11 +1,11 @@
 """What outlives fwd of a port: what its front-end acknowledged, and where its packed rings stand.
 
-A file of this user's on a memory file system, mapped as long as the port is there: the next fwd finds it where this one
-ended, killed or not. On a disk's file system the kernel writes such a page back now and then, and the worker that notes
-something in it then waits for the disk; so there none is kept.
+A file on a memory file system, mapped as long as the port exists. The next fwd finds it as this one left it, killed or
+not. On a disk the kernel writes such a page back now and then, and a worker that stores into it meanwhile waits for the
+disk; so no record is kept there.
 
-It is believed only about the front-end process that it was written about, of this boot of this machine, and where the
-guest's memory still is the same file.
+It is used only for the front-end process that it was written about, in the same boot of this machine, and only while
+the guest's memory is the same file.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class Record:
             if not foreign_files.is_kernel_memory(fd):
                 raise RecordError("it lies on no memory file system")
             if os.fstat(fd).st_size < n_bytes:
-                os.posix_fallocate(fd, 0, n_bytes)  # a page that cannot be had is missed now, not by a worker
-            with contextlib.suppress(OSError):  # whoever looks whether it is abandoned has it for a moment
-                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # as long as it is mapped: mmap has a duplicate
+                os.posix_fallocate(fd, 0, n_bytes)  # allocates now: a worker's store must not find the file system full
+            with contextlib.suppress(OSError):  # abandoned() in another process holds this lock for a moment
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # held while it is mapped, since mmap has a duplicate
             self._map = mmap.mmap(fd, n_bytes)
         except (OSError, RecordError) as error:
             if fresh:
@@ -71,9 +71,10 @@ class Record:
         return memoryview(self._map)[HEADER_BYTES:]
 
     def acknowledged(self, pid: int) -> int:
-        """The feature bits that this process acknowledged before, to fwd or to one before it; 0 for another process.
+        """The feature bits that this process acknowledged, to this fwd or an earlier one; 0 for another process.
 
-        Where the rings of another one stand is forgotten. pid: 0 where it cannot be known; then it is believed.
+        For another process the journals of its rings are cleared. pid: 0 where it is not known; then the record is
+        used.
         """
         _, _, namespace, _, features, *process = self._header()[:7]
         now = _process(pid)
@@ -89,7 +90,10 @@ class Record:
         self._about(features, _process(pid), self._header()[7:])
 
     def met(self, files: Sequence[tuple[int, int]]) -> None:
-        """The guest's memory lies in these files (device and inode); in others than before, it is another guest."""
+        """The guest's memory lies in these files (device and inode).
+
+        If they are not the recorded ones, it is another guest.
+        """
         *_, features, pid, started, device, inode = self._header()
         if files and (device, inode) not in files:
             if (device, inode) != NO_FILE:
@@ -97,7 +101,7 @@ class Record:
             self._about(features, (pid, started), files[0])
 
     def close(self) -> None:
-        """Remove it, unless the front-end lives on and comes to the next fwd."""
+        """Remove the file, unless the front-end process still runs and may connect to the next fwd."""
         _, _, _, _, features, *process = self._header()[:7]
         pid = process[0]
         if not features or (pid and _process(pid) != tuple(process)):
@@ -118,7 +122,7 @@ class Record:
 
 
 def _open(path: str) -> int:
-    """Ours, whatever was there. Links are never followed."""
+    """Open or make the file. A file of somebody else is not used. Links are not followed."""
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
         with contextlib.suppress(FileNotFoundError):
@@ -143,7 +147,7 @@ def _boot_id() -> bytes:
 
 @functools.cache
 def _pid_namespace() -> int:
-    """The number of ours; 0 where it cannot be known."""
+    """The inode of this process's pid namespace; 0 where it cannot be known."""
     try:
         return os.stat("/proc/self/ns/pid").st_ino & 0xFFFFFFFF  # noqa: PTH116
     except OSError:
@@ -151,7 +155,7 @@ def _pid_namespace() -> int:
 
 
 def _process(pid: int) -> tuple[int, int]:
-    """A process and when it started, in clock ticks since boot (proc(5)); NOBODY for none that can be seen."""
+    """A process and when it started, in clock ticks since boot (proc(5)); NOBODY where it is not visible here."""
     try:
         return pid, int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
     except (OSError, IndexError, ValueError):
@@ -159,9 +163,9 @@ def _process(pid: int) -> tuple[int, int]:
 
 
 def abandoned(path: Path) -> bool:
-    """Whether the file at this path is a record that no fwd has, about a front-end that is gone, or of another boot.
+    """Whether the file at this path is a record that no fwd uses, and its front-end is gone or of another boot.
 
-    A process of another pid namespace is not seen here: only who shares that namespace can say that it is gone.
+    A process of another pid namespace is not visible here, so a record about one is never taken for abandoned.
     """
     try:
         with path.open("rb") as file:

@@ -1,8 +1,8 @@
 """What a front-end said about each ring, and when that makes the ring live. vhost-user, "Ring states".
 
-A ring has two independent states. Enabled or not is kept whether it runs or not. A ring is *live* here, that is handed
-to the data plane, from SET_VRING_KICK to GET_VRING_BASE; it is *started* from its first kick on (or when no kick file
-descriptor was given), and until then its kick file descriptor is watched.
+A ring has two independent states. *Enabled* is kept whether the ring runs or not. A ring is *live*, which means handed
+to the data plane, from SET_VRING_KICK to GET_VRING_BASE. It is *started* from its first kick on (at once where there is
+no kick file descriptor); until then its kick file descriptor is watched.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_BASE = 0xFFFF
 """A split ring's base is one 16-bit available index; a packed ring's, two of 15 bits with their wrap counters."""
 WENT_ON, LEFT_STANDING = "went on", "left standing"
 PACKED_START = 1 << 15 | 1 << 31
-"""Where a packed ring that was never used stands: its wrap counters start at 1 (virtio 1.2, section 2.8.1)."""
+"""The base of a packed ring that was never used: its wrap counters start at 1 (virtio 1.2, section 2.8.1)."""
 
 
 @dataclass(slots=True)
@@ -34,27 +34,27 @@ class ConfiguredRing:
     size: int = 0
     addresses: VringAddr | None = None
     base: int | None = None
-    """SET_VRING_BASE's value, or where the ring was stopped. None: neither, so it starts as a fresh one."""
+    """The value of SET_VRING_BASE, or where the ring stopped. None: neither, so it starts as a fresh ring."""
     kick: int = -1
     call: int = -1
     err: int = -1
     enabled: bool = False
     armed: bool = False
-    """SET_VRING_KICK came: it goes live as soon as everything else is known."""
+    """SET_VRING_KICK came: the ring goes live as soon as everything else is known."""
     live: bool = False
     stopping: bool = False
-    """Where it stands is known once the workers have let go of it."""
+    """It is being stopped: its base is known once no worker uses it any more."""
     kicked: bool = False
     broken: str = ""
-    """Why the data plane gave it up. It recovers by GET_VRING_BASE or another SET_VRING_KICK.
+    """Why the data plane stopped it; empty: it did not. The ring recovers by GET_VRING_BASE or another SET_VRING_KICK.
 
     Until then it stays live, with its size, addresses and base: to its front-end it was never stopped, only
     GET_VRING_BASE does that, and QEMU and DPDK's virtio-user send it before they give a ring other ones.
     """
     begins: str = ""
-    """How it started last, see VirtioPort.start_queue()."""
+    """How it last started, see VirtioPort.start_queue()."""
     lost: bool = False
-    """The memory it lies in was taken away. It recovers when that comes back."""
+    """The memory it lies in was removed. It goes live again when that memory is back."""
     resting: bool = False
     """Taken from the workers while it is disabled, see RingSet.rest()."""
 
@@ -64,7 +64,7 @@ class ConfiguredRing:
 
 
 class RingSet:
-    """The rings of one front-end, and the port they run on. What it asks of that port takes effect with `changes`.
+    """The rings of one front-end on their port. What this class changes of the port takes effect with `changes`.
 
     may_start: whether features and memory are known, without which no ring can run. packed: whether RING_PACKED was
     negotiated, None before features are known.
@@ -123,16 +123,17 @@ class RingSet:
         ring.base, ring.stopping = base, False
 
     def _leave(self, ring: ConfiguredRing, refusal: str) -> None:
-        """A live ring is to lie elsewhere. If it is disabled, it stops, as by GET_VRING_BASE: its driver left it.
+        """A live ring is given another place or size.
 
-        User-mode Linux never sends GET_VRING_BASE, DPDK's back-end takes another place at any time.
+        A disabled one stops, as by GET_VRING_BASE: its driver has left it. User-mode Linux never sends GET_VRING_BASE,
+        DPDK's back-end takes another place at any time.
         """
         if ring.enabled:
             raise ProtocolError(f"ring {ring.index}: {refusal}")
         self.stop(ring.index)
 
     def rest(self) -> None:
-        """Where every live ring is disabled, no worker looks at one until it is enabled, or set up anew and kicked.
+        """Where all live rings are disabled: take them from the workers until they are enabled or set up anew.
 
         User-mode Linux has no GET_VRING_BASE: it disables rings, asks for the features and frees them at the answer.
         A broken one is left as well, and only another kick descriptor starts it.
@@ -161,11 +162,14 @@ class RingSet:
         ring.kick = self._closed(ring.kick)
 
     def base(self, index: int) -> int:
-        """The next available index of a stopped ring, once that has taken effect."""
+        """The base of a stopped ring, once the stop has taken effect."""
         return self._base(self[index])
 
     def set_kick(self, index: int, fd: int) -> None:
-        """Takes the file descriptor, -1 for "poll". Starts the ring, or changes what a live one is kicked by."""
+        """Takes ownership of fd; -1: the ring is polled.
+
+        Starts the ring, or changes the kick file descriptor of a live one.
+        """
         ring = self[index]
         self._closed(ring.kick)
         ring.kick = fd
@@ -182,7 +186,7 @@ class RingSet:
         self._start_if_complete(ring)
 
     def kicked(self, index: int) -> None:
-        """The kick file descriptor was seen readable, or is not needed."""
+        """A watched kick file descriptor is readable, or there is none: the ring starts."""
         ring = self[index]
         if not ring.kicked and ring.running:
             self._port.kick_queue(index)
@@ -218,17 +222,17 @@ class RingSet:
                 self.set_enabled(ring.index, enabled)
 
     def reset(self) -> None:
-        """Stop every ring and forget how it was set up, except where to call, whether it is enabled, and its base.
+        """Stop every ring and forget its setup, except call and err, whether it is enabled, and its base.
 
-        QEMU before 8.1 resets the device also when it only pauses a guest, and asks for the base after that. Where
-        the driver did reset the device, SET_VRING_BASE comes before the ring starts again.
+        QEMU before 8.1 also resets the device when it only pauses a guest, and asks for the base after that. Where
+        the driver reset the device, SET_VRING_BASE comes before the ring starts again.
         """
         for ring in self._rings:
             self.stop(ring.index)
             ring.size, ring.addresses = 0, None
 
     def forget(self, index: int) -> None:
-        """Stop a ring as if its front-end had never said anything of it."""
+        """Stop a ring and forget everything that its front-end said about it."""
         ring = self[index]
         self.stop(index)
         ring.call, ring.err = self._closed(ring.call), self._closed(ring.err)
@@ -236,16 +240,17 @@ class RingSet:
         ring.size, ring.addresses, ring.base, ring.enabled = 0, None, None, False
 
     def broke(self, index: int, sentence: str) -> None:
-        """The data plane gave up a ring."""
+        """The data plane reports a ring as broken."""
         ring = self[index]
         ring.broken = sentence
         if ring.err >= 0:
             self._port.signal_err(ring.index, ring.err)
 
     def memory_changed(self, lost: Iterable[int]) -> list[str]:
-        """After another table took effect: rings that lie in no region of it any more wait, those that do again go on.
+        """Another memory table took effect.
 
-        Returns a sentence for each ring that cannot run now.
+        `lost` rings lie in none of its regions and wait; those that lie in one again go on. Returns a sentence for each
+        ring that cannot run now.
         """
         lost = set(lost)
         troubles = []
@@ -263,7 +268,7 @@ class RingSet:
         return troubles + self.start_pending()
 
     def start_pending(self) -> list[str]:
-        """Start what waited for features or memory. Returns a sentence for each ring that is refused."""
+        """Start the rings that waited for features or memory. Returns a sentence for each ring that is refused."""
         refusals = []
         for ring in self._rings:
             if ring.lost:
@@ -317,7 +322,7 @@ class RingSet:
         return ring.base
 
     def _park(self, ring: ConfiguredRing) -> None:
-        """Take it from the data plane, to start it again from where that was."""
+        """Take it from the data plane, so that it can start again where it was."""
         if ring.live:
             self._port.stop_queue(ring.index)
             ring.live, ring.stopping = False, True
@@ -328,11 +333,14 @@ class RingSet:
             ring.base, ring.stopping = self._port.queue_setup(ring.index).base, False
 
     def _nudge(self, ring: ConfiguredRing) -> None:
-        """One call too many costs nothing; one lost while the back-end was away would leave the guest waiting."""
+        """Notify the driver once.
+
+        A spurious call costs little; one lost while no back-end ran would leave the guest waiting.
+        """
         self._changes.then(lambda: self._port.call(ring.index) if ring.call >= 0 else None)
 
     def _closed(self, fd: int) -> int:
-        """Close it once no worker can use it. Returns what stands for none."""
+        """Close it once no worker can use it. Returns -1."""
         self._changes.close_fd(fd)
         return -1
 

@@ -1,7 +1,7 @@
-"""What a front-end negotiated and shared, and the port it drives: the same whatever way its requests come.
+"""What a front-end negotiated and shared, and its port: the same for every protocol.
 
-The room vhostuser brings them over a socket, the room vhostcuse by ioctls on a device file. The session of each is a
-SessionState, with a table of handlers.
+vhostuser receives requests over a socket, vhostcuse as ioctls on a device file. The session of each is a SessionState
+with a table of handlers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fastvhost.backend.rings import RingSet
 
 
 class SessionContext(NamedTuple):
-    """What a session works with: a port, how changes of it take effect, its lines in the log, how memory is mapped."""
+    """What a session works with: a port, its changes, its lines in the log, and what maps memory."""
 
     port: PortApi
     changes: Changes
@@ -31,7 +31,7 @@ class SessionContext(NamedTuple):
 class SessionState:
     """The state of one front-end, from its first request to its end. offered: the feature bits it may choose from.
 
-    What it changes of the port takes effect with `changes`, which the caller begins before a request and settles after.
+    The caller calls changes.begin() before each request and changes.settle() after it, which puts it into effect.
     """
 
     def __init__(self, context: SessionContext, offered: int) -> None:
@@ -54,7 +54,7 @@ class SessionState:
         self.rings.kicked(index)
 
     def attend(self) -> None:
-        """The port has news from its workers. Raises SessionEndError when guest memory is gone."""
+        """Take the news that the workers have of the port. Raises SessionEndError where guest memory is gone."""
         for what, index, sentence in self._port.events():
             if what == "faulted":
                 raise SessionEndError(sentence)
@@ -90,7 +90,7 @@ class SessionState:
     # What handlers do
 
     def _choose_features(self, chosen: int) -> None:
-        """The choice takes effect. Raises ProtocolError for bits not offered, or while they cannot change."""
+        """Set the features. Raises ProtocolError for bits that were not offered, and where they cannot change now."""
         if unknown := chosen & ~self._offered:
             raise ProtocolError(f"{' '.join(features.names(unknown))} not offered")
         try:
@@ -101,7 +101,10 @@ class SessionState:
         self._narrative.features(features.names(chosen))
 
     def _met(self, files: Sequence[tuple[int, int]]) -> None:
-        """The guest's memory lies in these files (device and inode). Before a ring in it starts."""
+        """Compare the files of the guest's memory (device and inode) with the record.
+
+        To be called before a ring starts.
+        """
 
     def _memory_changed(self, lost: tuple[int, ...]) -> None:
         self._met(self.memory.files)
