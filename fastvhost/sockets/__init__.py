@@ -1,1 +1,4 @@
-"""Sockets that have a file: made, made again where somebody removed it, and taken away; for ports and control alike."""
+"""Sockets that have a file: making it, making it again where somebody removed it, removing it.
+
+For ports and control.
+"""

@@ -7,7 +7,7 @@ import grp
 from fastvhost.backend.errors import ServiceError
 
 MOST = 2**32 - 2
-"""Of users and groups: the one beyond means "leave as it is" to the kernel."""
+"""The largest group number: to the kernel, the next one means "leave the group as it is"."""
 
 
 class NoGroupError(ServiceError):
@@ -15,7 +15,7 @@ class NoGroupError(ServiceError):
 
 
 def number_of(group: str | None) -> int | None:
-    """Of a group given by name or number; None for none. Raises NoGroupError."""
+    """The number of a group given by name or number; None for None. Raises NoGroupError."""
     if group is None:
         return None
     try:

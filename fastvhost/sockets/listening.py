@@ -1,7 +1,7 @@
 """A listening socket and its file, which is made again where somebody removed it. unix(7)
 
-A socket whose file is gone goes on listening, and nobody can reach it. Cleaners of old files (systemd-tmpfiles) remove
-one that has been there for days. So its owner looks at it now and then.
+A socket whose file is gone goes on listening, but nobody can connect to it. Cleaners of old files (systemd-tmpfiles)
+remove a file that has been there for days. So its owner checks now and then that it is there.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class ListeningSocket:
         self._backlog = backlog
         self._elsewhere = elsewhere
         self._lock = threading.Lock()
-        """Whoever makes or removes the file has it, so that none is made once it was withdrawn."""
+        """Held while the file is made or removed, so that none is made after withdraw()."""
         self.withdrawn = False
         self._lost = False
         self._looked: float | None = None
@@ -54,14 +54,14 @@ class ListeningSocket:
         return sock, file
 
     def _hold(self, sock: socket.socket) -> None:
-        """What is to be done with a fresh one."""
+        """Called for each new socket."""
 
     def _discard(self, sock: socket.socket) -> None:
-        """What is to be done with one that is used no more. Idempotent."""
+        """Close a socket that is used no more. Idempotent."""
         sock.close()
 
     def _prepare(self) -> None:
-        """What is to be there before the file is made again. May raise OSError."""
+        """Called before the file is made again, to make its directory, for example. May raise OSError."""
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -77,13 +77,13 @@ class ListeningSocket:
 
     @property
     def look_at(self) -> float | None:
-        """When look() has something to do next, on the clock that it is told; None: never again."""
+        """When look() is to be called next, on the clock of its `now`; None: never again."""
         return None if self.withdrawn or self._lost or self._looked is None else self._looked + LOOK_SECONDS
 
     def look(self, now: float) -> str:
-        """See now and then whether the file is still there. Returns what is to be told, mostly nothing.
+        """Check that the file is still there. Returns a text for the log, mostly empty.
 
-        A file that is gone is made again. One that somebody else put there is that one's, and stays.
+        A file that is gone is made again. A file that somebody else put there stays.
         """
         if self._looked is None:  # it has just been made
             self._looked = now
@@ -104,7 +104,7 @@ class ListeningSocket:
                 return ""
         except FileNotFoundError:
             pass
-        except OSError:  # nothing can be seen, and so nothing is known to be wrong
+        except OSError:  # the file cannot be looked at: try again later
             return ""
         else:
             return self._lose()
@@ -131,17 +131,17 @@ class ListeningSocket:
 
     @property
     def lost(self) -> bool:
-        """Whether the path is somebody else's by now."""
+        """Whether somebody else's file has the path now."""
         return self._lost
 
     def withdraw(self) -> None:
-        """Free the path and take no connection any more. From any thread: the descriptor stays open until close()."""
+        """Remove the file and take no more connections. From any thread: the descriptor stays open until close()."""
         with self._lock:
             if not self.withdrawn:
                 self.withdrawn = True
                 self._file.remove()
             with contextlib.suppress(OSError):
-                # Whoever connects from now on is refused, as by a listener that is closed. unix(7)
+                # Peers that connect from now on are refused, as by a closed listener. unix(7)
                 self._sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:

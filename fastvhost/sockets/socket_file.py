@@ -1,7 +1,7 @@
-"""The file of a listening socket: whether its path is free, whose it becomes, and taking one's own file away again.
+"""The file of a listening socket: whether its path is free, its mode and group, and removing it again.
 
-Between two looks at a path somebody else may put another file there, a link to one of ours perhaps. So nothing here
-changes what a path leads to: mode and group are set on a descriptor of the file, and links are never followed.
+Between two system calls with the same path somebody else may put another file there, or a link. So nothing here changes
+a file by its path: mode and group are set on a descriptor of the file, and links are never followed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ MAX_PATH_BYTES = 107
 
 
 class PathTakenError(ServiceError):
-    """Something that must stay is where a socket was wanted."""
+    """The path has a file that must not be removed."""
 
 
 class PathInUseError(PathTakenError):
-    """A process answers there: it may be the one that is to be replaced."""
+    """A process listens there: perhaps the one that is to be replaced."""
 
 
 def path_fault(path: str) -> str:
@@ -44,7 +44,7 @@ def path_fault(path: str) -> str:
 def is_there(path: str, elsewhere: str = "choose another path") -> bool:
     """Whether a socket's file is there. Raises PathTakenError where it is another kind of file.
 
-    elsewhere: the remedy that is always there.
+    elsewhere: a remedy that the error names in any case.
     """
     try:
         if stat.S_ISSOCK(os.lstat(path).st_mode):
@@ -57,7 +57,7 @@ def is_there(path: str, elsewhere: str = "choose another path") -> bool:
 
 
 def is_stale(path: str, elsewhere: str = "choose another path") -> bool:
-    """Whether a socket is there that no process has any more; False where nothing is. Else raises PathTakenError."""
+    """Whether the path has a socket that no process uses; False where it has no file. Else raises PathTakenError."""
     try:
         if not is_there(path, elsewhere):
             return False
@@ -84,9 +84,9 @@ def remove_stale(path: str, elsewhere: str = "choose another path") -> None:
 
 
 def exposed(directory: str) -> str:
-    """The directory, or the one above it, in which users other than this one may replace what is not theirs; or empty.
+    """The directory, or the one above it, in which other users may replace this user's files; or empty.
 
-    A sticky directory is none: there only a file's owner replaces it, and the directory's. inode(7), S_ISVTX
+    In a sticky directory only the owner of a file, or of the directory, may replace it. inode(7), S_ISVTX
     Raises OSError.
     """
     place = Path(os.path.realpath(directory))
@@ -100,7 +100,7 @@ def exposed(directory: str) -> str:
 
 
 def check_directory(path: str, elsewhere: str = "choose another path") -> None:
-    """Raises PathTakenError where others could put a socket of theirs in the place of ours, and get who connects."""
+    """Raises PathTakenError where others could replace the socket by their own, to which peers would then connect."""
     directory = os.path.dirname(path) or "."  # noqa: PTH120
     try:
         place = exposed(directory)
@@ -115,7 +115,7 @@ def check_directory(path: str, elsewhere: str = "choose another path") -> None:
 
 
 def _ours_alone(gid: int) -> bool:
-    """Whether only this user (and root) is in a group: many systems give each user such a group, and umask 0002."""
+    """Whether nobody else is in a group: many systems give each user a group of its own, and umask 0002."""
     ours = {"root"}
     with contextlib.suppress(KeyError):
         ours.add(pwd.getpwuid(os.geteuid()).pw_name)
@@ -127,10 +127,10 @@ def _ours_alone(gid: int) -> bool:
 
 
 def _has_an_owner(path: str) -> bool:
-    """Asked by a datagram socket: the kernel tells it that the one there is of another type, and that one nothing.
+    """Whether a process has a socket there. A datagram socket tries to connect: the kernel says that the type differs.
 
-    Unlike a connection this disturbs nobody, minds no full queue, and sees a socket that is bound and about to listen.
-    /proc/net/unix would not do: it has paths as they were given, relative ones too, and of one network namespace only.
+    The listener notices nothing, its queue may be full, and it may be bound without listening yet. /proc/net/unix would
+    not do: it has paths as they were given, relative ones too, and those of one network namespace only.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as asking:
         try:
@@ -144,11 +144,11 @@ def _has_an_owner(path: str) -> bool:
 
 
 def bind(listener: socket.socket, path: str, mode: int, gid: int | None = None) -> OwnFile:
-    """Bind a socket, nobody can connect to yet, to a file of this mode and group. Raises OSError, and leaves no file.
+    """Bind a socket that does not listen yet to a file of this mode and group. Raises OSError, and then leaves no file.
 
-    gid: None leaves the group as it comes.
+    gid: None keeps the group that a new file has.
     """
-    # The file gets its mode from the socket, less the umask: never more than was asked for, not for a moment.
+    # The file gets the socket's mode, less the umask: so it never has more rights than asked for.
     os.fchmod(listener.fileno(), mode)
     listener.bind(path)
     file = None
@@ -174,18 +174,18 @@ def bind(listener: socket.socket, path: str, mode: int, gid: int | None = None) 
 
 
 class OwnFile:
-    """The file that bind() has just made. Removed while the socket is open, whose inode then is no other file's."""
+    """The file that bind() made. To be removed while the socket is open: until then no other file has its inode."""
 
     def __init__(self, path: str, inode: tuple[int, int]) -> None:
         self._path = path
         self._inode = inode
 
     def is_there(self) -> bool:
-        """False where another file has its path by now. Raises OSError, FileNotFoundError where none has."""
+        """False where the path has another file now. Raises OSError; FileNotFoundError where it has none."""
         return _inode(self._path) == self._inode
 
     def remove(self) -> None:
-        """Unless another file has its path by now."""
+        """Remove the file, unless the path has another one now."""
         with contextlib.suppress(OSError):
             if self.is_there():
                 os.unlink(self._path)  # noqa: PTH108

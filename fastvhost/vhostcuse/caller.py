@@ -1,7 +1,7 @@
-"""Who calls the device file: a process, held by a pidfd, and file descriptors of its own fetched from it.
+"""The process that calls the device file: held by a pidfd, and a source of file descriptors.
 
-The kernel names the calling thread. Its process is looked up once and pinned, so that a number used again later is not
-mistaken for it; every further call is checked to come from the same process.
+The kernel names the calling thread. Its process is looked up once and held by a pidfd, so that another process that
+gets the same number later is not mistaken for it. Each further call is checked to come from the same process.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ALLOW = "allow the system call pidfd_open in the seccomp filter of fwd, or take 
 
 
 class IoctlError(ProtocolError):
-    """An ioctl that fails with a number of its own."""
+    """An ioctl that fails with a certain errno."""
 
     def __init__(self, number: int, text: str) -> None:
         super().__init__(text)
@@ -35,20 +35,20 @@ class IoctlError(ProtocolError):
 
 
 class Caller(Protocol):
-    """A process that called. Tests bring their own."""
+    """The process of a caller. Tests have a fake one."""
 
     @property
     def pid(self) -> int: ...
     def is_caller(self, thread: int) -> bool:
-        """Whether this thread is one of the process."""
+        """Whether this thread belongs to the process."""
         ...
 
     def fetch(self, fd: int, wanted: str) -> int:
-        """A file descriptor of the process, as one of ours. wanted: what its link in /proc must be."""
+        """Duplicate a file descriptor of the process. wanted: what its link in /proc must be."""
         ...
 
     def fileno(self) -> int:
-        """To poll: readable once the process has ended."""
+        """For poll(): readable once the process has ended."""
         ...
 
     def close(self) -> None: ...
@@ -71,7 +71,7 @@ class Process:
             raise IoctlError(
                 errno.ESRCH, f"process {self.pid} cannot be held: {error.strerror}{remedy}"
             ) from error
-        if not self.is_caller(thread):  # the number was used again in between
+        if not self.is_caller(thread):  # another process has got the number meanwhile
             self.close()
             raise IoctlError(errno.ESRCH, f"process {self.pid} is gone")
 
@@ -82,7 +82,7 @@ class Process:
         return not poller.poll(0)
 
     def is_caller(self, thread: int) -> bool:
-        """Whether this thread is one of the process, which a thread that is gone is not."""
+        """Whether this thread belongs to the process. A thread that has ended does not."""
         try:
             return _process_of(thread) == self.pid and self.alive
         except IoctlError:
@@ -96,7 +96,7 @@ class Process:
         ours = self._get(fd)
         foreign_files.hold([ours])
         if (link := _link(f"/proc/self/fd/{ours}")) != wanted:  # changed meanwhile
-            foreign_files.close(ours)  # perhaps the last hold on our own device, whose close waits for us
+            foreign_files.close(ours)  # perhaps the last descriptor of our own device, whose close would wait for us
             raise IoctlError(errno.EINVAL, f"file descriptor {fd} of process {self.pid} is {str(link)[:60]!r}")
         return ours
 
@@ -120,7 +120,7 @@ class Process:
 
 
 def _process_of(thread: int) -> int:
-    """The process a thread belongs to: its Tgid (proc(5)). pidfds are of processes."""
+    """The process a thread belongs to: its Tgid (proc(5)). A pidfd needs that number."""
     try:
         with open(f"/proc/{thread}/status", encoding="ascii", errors="replace") as status:  # noqa: PTH123
             for line in status:

@@ -1,4 +1,4 @@
-"""The character device: /dev/cuse, and the device file that comes to be by it."""
+"""The character device: /dev/cuse, and the device file that the kernel makes by it."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ CUSE = "/dev/cuse"
 MAX_WAIT = 2.0
 """Seconds for the kernel to make the device."""
 MISC_MAJOR = 10
-"""vhost-net's own device has it, and DPDK's virtio-user knows a kernel's vhost by it."""
+"""The major number of vhost-net's own device, by which DPDK's virtio-user recognises a kernel's vhost."""
 FIRST_MINOR, MINORS_TRIED = 1024, 3
 """Before Linux 6.11 the kernel's own devices of that major have minor numbers up to 255."""
 NO_CUSE = f"{CUSE} is not there; load its module (modprobe cuse), or use a kernel that has it (CONFIG_CUSE)"
 
 
 class _TakenError(OSError):
-    """The numbers of a device are another's."""
+    """Another device has these numbers."""
 
 
 class CuseDevice:
-    """The file that front-ends open. Raises ServiceError, one sentence. mode, group: who may."""
+    """The file that front-ends open. Raises ServiceError, one sentence. mode, group: of that file."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class CuseDevice:
         self._fd = -1
         try:
             self._make(name)
-            # Neither of these asks the device itself, which only we could answer.
+            # Neither of these opens the device: that would wait for an answer from this very thread.
             self.path.chmod(mode)
             if gid is not None:
                 os.chown(self.path, -1, gid)
@@ -69,7 +69,7 @@ class CuseDevice:
         self._introduce(name, 0, 0)
 
     def _introduce(self, name: str, major: int, minor: int) -> None:
-        """The handshake: the kernel asks who we are, first and once."""
+        """The handshake: the kernel's first request asks for the name and numbers of the device."""
         self.close()
         try:
             self._fd = self._opened(CUSE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -105,16 +105,16 @@ class CuseDevice:
         except (BlockingIOError, InterruptedError):
             return None
         except OSError as error:
-            if error.errno == errno.ENOENT:  # its caller was interrupted before we came to it
+            if error.errno == errno.ENOENT:  # its caller was interrupted before it was read
                 return None
             raise
 
     def write(self, answer: bytes) -> None:
-        with contextlib.suppress(FileNotFoundError):  # its caller does not wait any more
+        with contextlib.suppress(FileNotFoundError):  # its caller no longer waits for the answer
             os.write(self._fd, answer)
 
     def close(self) -> None:
-        """The device file goes with it, and who has it open gets errors. Idempotent."""
+        """Remove the device; programs that have it open get errors. Idempotent."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -1,7 +1,8 @@
 """Requests of the kernel to answers: open files, the ioctl table, the retry protocol, and who may ask what.
 
-Nothing is remembered of an ioctl between its attempts. The kernel asks first without data; how much of the caller's
-memory is wanted follows from how much came: nothing, a first part, or the whole. What comes then is checked again.
+The kernel sends an ioctl first without data. The answer says how much of the caller's memory is wanted, and the kernel
+sends the ioctl again with that. No state is kept between these attempts: how much came (nothing, a first part, or all)
+decides what is next, and everything is checked again at each attempt.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from fastvhost.vhostcuse.message import CuseRequest, Ioctl, Opcode
 from fastvhost.vhostcuse.session import OFFERED, CuseSession, Surroundings
 
 MOST_OPEN = 1024
-"""Files of one device. Each costs a few words here; more are refused."""
+"""The most open files of one device. Each needs a few words of memory here; more are refused."""
 
 
 class IoctlPayload(Protocol):
@@ -42,17 +43,17 @@ class IoctlRow(NamedTuple):
     handler: Callable[..., Any]
     payload: type[IoctlPayload] | None = None
     reads: int = 0
-    """Bytes of the caller's memory it takes; of a table that says itself how long it is, the first part."""
+    """Bytes of the caller's memory that it reads; of a table whose length stands in the table, the first part."""
     writes: int = 0
-    """Bytes of the caller's memory it fills."""
+    """Bytes of the caller's memory that it writes."""
     door: bool = True
-    """It goes through the door to the workers, or prepares what does: for the owner only, in its session."""
+    """It changes the port (through the door) or prepares that: for the owner only, in its session."""
     whole: Callable[[bytes], int] | None = None
-    """All that it takes, given the first part."""
+    """All bytes that it reads, given the first part."""
 
 
 class Dispatcher:
-    """Answers one device's requests. identify: from a calling thread to its process."""
+    """Answers one device's requests. identify: finds the process of a calling thread."""
 
     def __init__(
         self,
@@ -71,14 +72,14 @@ class Dispatcher:
         self._next_handle = 1
         self.session: CuseSession | None = None
         self.changes = Changes(port)
-        """Of the port; its service brings its own."""
+        """The changes of the port; the service replaces it by its own."""
 
     @property
     def open_files(self) -> int:
         return len(self._handles)
 
     def answer(self, data: bytes, write: Callable[[bytes], None]) -> None:
-        """One request, as it was read. Written is the answer, if any, once what it changes has taken effect.
+        """Handle one request as it was read. The answer, if any, goes to `write` once its change has taken effect.
 
         Raises MalformedRequestError without a header.
         """
@@ -103,7 +104,7 @@ class Dispatcher:
             case Opcode.RELEASE:
                 return self._release(request)
             case Opcode.INTERRUPT:
-                return None  # nothing here takes long; the answer is on its way
+                return None  # there is nothing to interrupt: the answer is on its way
             case _:
                 return message.encode_error(request.unique, errno.ENOSYS)
 
@@ -129,7 +130,7 @@ class Dispatcher:
             if ioctl.flags & message.OTHER_ABI:
                 raise IoctlError(errno.EOPNOTSUPP, "a 32-bit program asks; use a 64-bit one")
             if row is None:
-                # Newer ones among them, which callers try and do without: not worth a word.
+                # Not logged: callers try newer ioctls and do without them.
                 return message.encode_error(request.unique, errno.ENOTTY)
             if row.door:
                 self._owner(request, ioctl)
@@ -149,7 +150,7 @@ class Dispatcher:
 
     @staticmethod
     def _wanted(row: IoctlRow, ioctl: Ioctl) -> int | None:
-        """How much of the caller's memory to ask for, None when it is all here. Raises ProtocolError."""
+        """How many bytes of the caller's memory to ask for; None where all have come. Raises ProtocolError."""
         came = len(ioctl.data)
         if came < row.reads:
             if came:
@@ -168,14 +169,14 @@ class Dispatcher:
         payload = row.payload.decode(ioctl.data) if row.payload and row.reads else None
         if not row.door:
             return row.handler(self, request, ioctl)  # type: ignore[no-any-return]
-        self.look()  # a ring that broke before it is set up anew has its word first
+        self.look()  # report a ring that broke before this request sets it up anew
         session, pair = self._owner(request, ioctl)
         result: IoctlPayload | Callable[[], IoctlPayload] | None = row.handler(session, pair, payload)
         self._narrative.rings(session.rings)
         return result
 
     def _owner(self, request: CuseRequest, ioctl: Ioctl) -> tuple[CuseSession, int]:
-        """The session and queue pair of this file. Raises IoctlError for anybody but its owner."""
+        """The session and queue pair of this file. Raises IoctlError unless the owner calls."""
         pair = self.session.pair_of(ioctl.handle) if self.session is not None else None
         if self.session is None or pair is None:
             raise IoctlError(errno.EPERM, "the file has no owner, VHOST_SET_OWNER comes first")
@@ -217,9 +218,9 @@ class Dispatcher:
         self._handles.clear()
 
     def look(self) -> None:
-        """What poll() cannot tell apart: news of the workers, and an owner that has ended."""
+        """Take news of the workers, and notice an owner that has ended."""
         if self.session is None:
-            self._port.events()  # of the front-end before
+            self._port.events()  # discards news of the front-end before
             return
         try:
             self.session.attend()
@@ -227,7 +228,7 @@ class Dispatcher:
             self.drop(str(error), logging.WARNING)
 
     def drop(self, reason: str, level: int = logging.INFO, *, stopping: bool = False) -> None:
-        """End the session, if there is one. Its files stay open, and may find an owner again."""
+        """End the session, if there is one. Its files stay open, and a process may become their owner again."""
         session, self.session = self.session, None
         if session is None:
             return
@@ -263,4 +264,4 @@ TABLE: dict[int, IoctlRow] = {
     IoctlNumber.GET_BACKEND_FEATURES: IoctlRow(CuseSession.get_backend_features, writes=8),
     IoctlNumber.NET_SET_BACKEND: IoctlRow(CuseSession.net_set_backend, VringFile, reads=8),
 }
-"""Any other, the dirty log's and those of a guest of another byte order among them, is answered ENOTTY."""
+"""All other ioctls are answered ENOTTY: those of the dirty log, and of guests of another byte order, for example."""

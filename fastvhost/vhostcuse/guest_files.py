@@ -1,7 +1,7 @@
-"""The files behind a front-end's memory: from its addresses to file descriptors and offsets. proc(5).
+"""Finds the files of a front-end's memory: file descriptor and offset for an address in its process. proc(5).
 
-vhost-net's table says where regions lie in the front-end's own address space, and a kernel just goes there. From user
-space the same memory is reached by its file, so it must have one: memory that only that process sees is refused.
+vhost-net's table has addresses in the front-end's own address space, which a kernel can access. From user space the
+same memory can only be mapped by its file, so it must have one: private memory is refused.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from fastvhost.backend.payload import SharedRegion
 from fastvhost.vhostcuse.caller import PERMIT, Caller, IoctlError
 
 MOST_FDS = 1 << 16
-"""Of a front-end's file descriptors looked through for one file."""
+"""The most file descriptors of a front-end that are searched for one file."""
 MOST_MAPS_BYTES = 1 << 24
-"""Of its list of mappings: 65530 of them, the kernel's own limit, fit in."""
+"""The most bytes of its list of mappings that are read: 65530 mappings, the kernel's own limit, fit in."""
 _LINE = re.compile(rb"([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+) *(.*)")
 
 
@@ -40,7 +40,7 @@ class Vma(NamedTuple):
 
 
 class PrivateError(IoctlError):
-    """Memory that no other process can see."""
+    """Private memory, which no other process can map."""
 
 
 def parse_maps(text: bytes) -> list[Vma]:
@@ -59,7 +59,7 @@ def parse_maps(text: bytes) -> list[Vma]:
 def locate(maps: Sequence[Vma], region: SharedRegion) -> tuple[Vma, int]:
     """The mapping a region begins in, and the offset of its first byte in that file.
 
-    A region may go on over several mappings, as long as they go on in one file. Raises IoctlError, in words.
+    A region may cross several mappings, if they are adjacent in one file. Raises IoctlError, one sentence.
     """
     what = f"the region at guest address {region.guest_addr:#x}"
     at, end = region.user_addr, region.user_addr + region.bytes
@@ -91,7 +91,7 @@ def read_maps(pid: int) -> list[Vma]:
             return file.read(MOST_MAPS_BYTES)
 
     try:
-        # The process may hold up whoever looks at its mappings.
+        # The process can make a reader of its mappings wait.
         return parse_maps(foreign_files.within(read, unanswered=f"process {pid} does not let its mappings be read"))
     except OSError as error:
         raise IoctlError(
@@ -107,7 +107,7 @@ def open_file(caller: Caller, vma: Vma, *, any_file: bool = True) -> int:
             if _is(ours, vma, any_file):
                 return ours
             foreign_files.close(ours)
-    # Its process closed it after mapping it. This way takes more rights.
+    # The process closed the file after mapping it. Opening it by the mapping needs more rights.
     path = f"/proc/{caller.pid}/map_files/{vma.start:x}-{vma.end:x}"
     try:
         ours = foreign_files.within(lambda: os.open(path, os.O_RDWR | os.O_CLOEXEC), late=foreign_files.close)
@@ -125,7 +125,7 @@ def open_file(caller: Caller, vma: Vma, *, any_file: bool = True) -> int:
 
 
 def _fds_of(pid: int, path: str) -> list[int]:
-    """File descriptors of a process whose link is this path. The link asks no file system, which might not answer."""
+    """The file descriptors of a process whose link is this path. Reading a link asks no file system."""
     found = []
     with contextlib.suppress(OSError):
         for n, name in enumerate(os.listdir(f"/proc/{pid}/fd")):  # noqa: PTH208
@@ -138,7 +138,7 @@ def _fds_of(pid: int, path: str) -> list[int]:
 
 
 def _is(fd: int, vma: Vma, any_file: bool) -> bool:
-    """Whether it is this mapping's file, and can be mapped for writing. Closes what it cannot look at."""
+    """Whether fd is this mapping's file, and can be mapped for writing. Closes fd where it cannot be examined."""
     try:
         same = foreign_files.examine(fd, any_file=any_file).identity == vma.file
     except ProtocolError:
@@ -148,7 +148,7 @@ def _is(fd: int, vma: Vma, any_file: bool) -> bool:
 
 
 class GuestFiles:
-    """Regions as their front-end shares them: each with its offset in a file, and that file open. Owns those."""
+    """The regions of a front-end, each with its offset in a file, and that file open. Owns the files."""
 
     def __init__(
         self,
@@ -158,7 +158,7 @@ class GuestFiles:
         *,
         any_file: bool = True,
     ) -> None:
-        """Regions of private memory are left out, unless there are no others: a guest has ROMs, too."""
+        """Regions of private memory (a guest's ROMs) are left out, unless there are no others."""
         self.regions: list[SharedRegion] = []
         self.fds: list[int] = []
         self.identities: list[tuple[int, int]] = []
@@ -185,7 +185,7 @@ class GuestFiles:
         self._opened = opened
 
     def close(self) -> None:
-        """The mappings stay. Idempotent."""
+        """Close the files; mappings of them stay. Idempotent."""
         _close_all(self._opened)
 
 

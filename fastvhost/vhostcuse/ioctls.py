@@ -1,4 +1,4 @@
-"""vhost-net's ioctls: their numbers, and what they carry. Linux, include/uapi/linux/vhost.h.
+"""vhost-net's ioctls: numbers and payloads. Linux, include/uapi/linux/vhost.h.
 
 The payloads that vhost-user took over unchanged are those of backend/payload.py.
 """
@@ -23,7 +23,7 @@ def _number(direction: int, number: int, bytes: int) -> int:
 
 
 class IoctlNumber(IntEnum):
-    """All there were before Linux 6.5."""
+    """All ioctls of Linux before 6.5."""
 
     GET_FEATURES = _number(_READ, 0x00, 8)
     SET_FEATURES = _number(_WRITE, 0x00, 8)
@@ -58,7 +58,7 @@ def command_name(command: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class VringFile:
-    """struct vhost_vring_file: a ring, and a file descriptor of the caller's; -1 is none."""
+    """struct vhost_vring_file: a ring, and a file descriptor of the calling process; -1: none."""
 
     index: int
     fd: int
@@ -74,7 +74,7 @@ class VringFile:
 
 @dataclass(frozen=True, slots=True)
 class MemoryMap:
-    """struct vhost_memory: regions, each with flags where vhost-user has the offset in its file."""
+    """struct vhost_memory: regions, each with a field for flags in the place of vhost-user's mmap offset."""
 
     regions: tuple[SharedRegion, ...]
     HEADER: ClassVar[struct.Struct] = struct.Struct("=II")
@@ -82,7 +82,7 @@ class MemoryMap:
 
     @classmethod
     def whole(cls, header: bytes) -> int:
-        """How much the whole has, by its first bytes. Raises ProtocolError beyond the regions there may be."""
+        """The bytes of the whole table, given its header. Raises ProtocolError where it has too many regions."""
         n, _ = cls.HEADER.unpack_from(header)
         if n > MAX_SLOTS:
             raise ProtocolError(f"{n} regions in one table, {MAX_SLOTS} fit")

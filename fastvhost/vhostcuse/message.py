@@ -1,7 +1,7 @@
-"""What the kernel asks a character device in user space, and what it is answered. Linux, include/uapi/linux/fuse.h.
+"""The kernel's requests to a character device in user space, and their answers. Linux, include/uapi/linux/fuse.h.
 
-Bytes to requests and answers to bytes: syntax only, no state, no file. The requests are those of CUSE, FUSE's protocol
-7.12 and later for a device file. A header is the kernel's word; what an ioctl carries is the caller's.
+Bytes to requests and answers to bytes: syntax only, no state, no file. CUSE is FUSE's protocol 7.12 and later for a
+device file. Headers come from the kernel and are trusted; the data of an ioctl comes from its caller and is not.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import NamedTuple
 MAJOR, MINOR = 7, 31
 """The protocol we speak. The kernel's minor number may be another; nothing here differs between them."""
 LEAST_MINOR = 12
-"""Of FUSE's protocol 7: the first with CUSE."""
+"""The first minor version of FUSE's protocol 7 that has CUSE."""
 UNRESTRICTED_IOCTL = 1
-"""cuse_init_out.flags: an ioctl comes without data first, and we say by retry what of the caller's memory we want."""
+"""cuse_init_out.flags: an ioctl comes without data first, and a retry asks for parts of the caller's memory."""
 MAX_TRANSFER = 1 << 16
-"""max_read and max_write. Nothing is read or written here; the kernel only wants buffers this large."""
+"""max_read and max_write. The device is never read or written; the kernel requires buffers this large."""
 READ_BYTES = 1 << 17
 """A buffer for one request: the kernel refuses one that max_write and headers do not fit in."""
 MAX_NAME = 63
@@ -69,7 +69,7 @@ class MalformedRequestError(ValueError):
 
 
 class CuseRequest(NamedTuple):
-    """Any request: its number, for the answer, and the thread that called."""
+    """Any request: its opcode, its number for the answer, and the thread that called."""
 
     opcode: int
     unique: int
@@ -79,7 +79,7 @@ class CuseRequest(NamedTuple):
 
 
 class Ioctl(NamedTuple):
-    """FUSE_IOCTL. data: what came of the caller's memory, in_size bytes of it."""
+    """FUSE_IOCTL. data: in_size bytes of the caller's memory."""
 
     handle: int
     flags: int
@@ -100,7 +100,7 @@ def decode_request(data: bytes) -> CuseRequest:
 
 
 def decode_init(body: bytes) -> tuple[int, int]:
-    """The protocol's major and minor number in the kernel. Raises MalformedRequestError where we cannot talk to it."""
+    """The protocol version of the kernel, major and minor. Raises MalformedRequestError where it is not supported."""
     if len(body) < _INIT_IN.size:
         raise MalformedRequestError(f"{len(body)} bytes where cuse_init_in has {_INIT_IN.size}")
     major, minor, _, _flags = _INIT_IN.unpack_from(body)
@@ -110,7 +110,7 @@ def decode_init(body: bytes) -> tuple[int, int]:
 
 
 def decode_release(body: bytes) -> int:
-    """The handle that was closed for the last time."""
+    """The handle of the open file that is gone."""
     if len(body) < _RELEASE_IN.size:
         raise MalformedRequestError(f"{len(body)} bytes where fuse_release_in has {_RELEASE_IN.size}")
     handle: int = _RELEASE_IN.unpack_from(body)[0]
@@ -118,7 +118,7 @@ def decode_release(body: bytes) -> int:
 
 
 def decode_ioctl(body: bytes) -> Ioctl:
-    """Raises MalformedRequestError where the data is not as long as it is said to be."""
+    """Raises MalformedRequestError where the data does not have the length that its header says."""
     if len(body) < _IOCTL_IN.size:
         raise MalformedRequestError(f"{len(body)} bytes where fuse_ioctl_in has {_IOCTL_IN.size}")
     handle, flags, command, argument, in_size, out_size = _IOCTL_IN.unpack_from(body)
@@ -138,7 +138,7 @@ def encode_error(unique: int, error: int) -> bytes:
 
 
 def encode_init(unique: int, name: str, major: int = 0, minor: int = 0) -> bytes:
-    """The device is to be called so; major 0: its numbers are the kernel's choice."""
+    """Answers CUSE_INIT: the device's name and numbers. major 0: the kernel chooses the numbers."""
     word = name.encode("ascii")
     if not 0 < len(word) <= MAX_NAME or b"\0" in word or b"/" in word:
         raise ValueError(f"{name!r} is no device's name")
@@ -147,7 +147,7 @@ def encode_init(unique: int, name: str, major: int = 0, minor: int = 0) -> bytes
 
 
 def encode_open(unique: int, handle: int) -> bytes:
-    """The file is open, and will be called so."""
+    """Answers an open: later requests name the file by this handle."""
     return _answer(unique, 0, _OPEN_OUT.pack(handle, 0, 0))
 
 
@@ -157,6 +157,6 @@ def encode_ioctl(unique: int, data: bytes = b"") -> bytes:
 
 
 def encode_retry(unique: int, reads: Sequence[tuple[int, int]], writes: Sequence[tuple[int, int]]) -> bytes:
-    """Ask again with this of the caller's memory: (address, bytes) to read now, and to write in the answer."""
+    """Ask for parts of the caller's memory, (address, bytes): to read now, and to write with the answer."""
     iovecs = b"".join(_IOVEC.pack(*one) for one in (*reads, *writes))
     return _answer(unique, 0, _IOCTL_OUT.pack(0, IoctlFlag.RETRY, len(reads), len(writes)) + iovecs)

@@ -28,13 +28,13 @@ from fastvhost.vhostcuse.session import Surroundings
 __all__ = ["VhostCuseService"]
 
 REQUESTS_PER_TURN = 32
-"""Then kicks and the port's events have their turn, whatever storm of requests there is."""
+"""Requests handled before kicks and the port's events are looked at again."""
 RETRY = 1.0
 """Seconds until a device that was taken away is made anew."""
 
 
 class AnyCuseDevice(Protocol):
-    """CuseDevice, or what a test has instead."""
+    """CuseDevice, or a test's fake."""
 
     def fileno(self) -> int: ...
     def read(self) -> bytes | None: ...
@@ -52,7 +52,7 @@ def _approach(name: str, permissions: str) -> Approach:
 
 
 class VhostCuseService(ControlThread):
-    """Serves /dev/NAME, and drives a port as the process that opened it says."""
+    """Serves /dev/NAME, and does on a port what the process that opened it asks."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class VhostCuseService(ControlThread):
         any_memory_file: bool = False,
         dispatcher: Callable[..., Dispatcher] = Dispatcher,
     ) -> None:
-        """most_memory: bytes of a guest that may be mapped, 0 for as many as this machine has."""
+        """most_memory: the most bytes of a guest that are mapped; 0: as many as this machine has."""
         group = f", group {device_group}" if device_group else ""
         super().__init__(port, Narrative(_approach(name, f"mode {device_mode:04o}{group}")))
         self._name = name
@@ -100,7 +100,7 @@ class VhostCuseService(ControlThread):
     def _register(self, poller: select.poll, now: float) -> Iterable[float | None]:
         if self._again_at is not None and now >= self._again_at:
             self._take_again(now)
-        # Looked at once: at a second look its share might be there, and nobody would come by for what waits.
+        # Read once, here: a second reading might find the share there, and then nothing would wake us for what waits.
         allowed_at = self._allowed_at
         if self._device is not None:
             reads = self._changes.settled and allowed_at is None
@@ -133,7 +133,7 @@ class VhostCuseService(ControlThread):
                 if fd in ready:
                     session.kicked(index)
             if session.caller.fileno() in ready:
-                # Its files may live on in another process, which could be an owner in turn.
+                # Its files may still be open in another process, which could become the owner.
                 self._drop("the front-end ended")
         if self._device is not None and self._device.fileno() in ready:
             self._pump(self._device)
@@ -153,18 +153,18 @@ class VhostCuseService(ControlThread):
 
     @property
     def _may_read(self) -> bool:
-        """Not while a worker keeps a change waiting, nor beyond its share of requests and changes, nor in disgrace."""
+        """Not while a worker keeps a change waiting, the share is spent, or front-ends are refused (BackOff)."""
         return self._changes.settled and self._allowed_at is None
 
     @property
     def _allowed_at(self) -> float | None:
-        """When requests are read again, None for now. Until then whoever asks waits in the kernel."""
+        """When requests are read again, None for now. Until then the caller waits in the kernel."""
         times = (self._changes.allowed_at, self._back_off.ends_at)
         return max((time for time in times if time is not None), default=None)
 
     @contextlib.contextmanager
     def _watching(self, device: AnyCuseDevice) -> Iterator[None]:
-        """Whether the device is still there."""
+        """Notice in this block that the device is gone."""
         try:
             yield
         except OSError as error:
@@ -187,7 +187,7 @@ class VhostCuseService(ControlThread):
         except OSError:
             raise
         except Exception:
-            # A defect of ours; whoever asked must not wait for ever.
+            # An internal error; the caller must get an answer all the same.
             device.write(encode_error(decode_request(data).unique, errno.EIO))
             raise
 

@@ -1,7 +1,7 @@
 """One process that drives vhost-net's device file: the ioctls that set up rings and memory. Linux, uapi/linux/vhost.h.
 
-Every open file is one queue pair, with rings 0 and 1; all of a front-end are opened by one process and share its
-memory. A ring runs while it has a backend: for a kernel a tap to join it to; here NET_SET_BACKEND only means "start".
+Every open file is one queue pair, with rings 0 and 1. All files of a front-end are opened by one process and share its
+memory. NET_SET_BACKEND gives a kernel the tap to join a ring to; here it only means "start".
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from fastvhost.vhostcuse.guest_files import GuestFiles
 from fastvhost.vhostcuse.ioctls import MemoryMap, VringFile
 
 OFFERED = features.OFFERED_FEATURES
-"""And none of this wire's own: a kernel has no MQ, every queue pair is a file. Bit 27 is vhost's here, not virtio's:
-"the tap has no header"."""
+"""No bits are added: vhost-net has no MQ, since every queue pair is a file.
+
+Bit 27 is vhost-net's own, not virtio's: the tap has no header.
+"""
 EVENTFD = foreign_files.EVENTFD
 
 
 class Files(Protocol):
-    """GuestFiles, or what a test has instead."""
+    """GuestFiles, or a test's fake."""
 
     regions: list[SharedRegion]
     fds: list[int]
@@ -34,13 +36,13 @@ class Files(Protocol):
 
 
 class Surroundings(NamedTuple):
-    """What of the host a session needs; tests bring their own."""
+    """What a session needs of the host; tests have fakes."""
 
     files: Callable[[Caller, tuple[SharedRegion, ...]], Files] = GuestFiles
 
 
 class CuseSession(SessionState):
-    """The front-end that owns the device. Owns its caller."""
+    """The front-end that owns the device. Closes the caller's pidfd."""
 
     def __init__(self, caller: Caller, context: SessionContext, host: Surroundings) -> None:
         super().__init__(context, OFFERED)
@@ -48,7 +50,7 @@ class CuseSession(SessionState):
         self._host = host
         self._pairs: dict[int, int] = {}
         self._kicks: dict[int, int] = {}
-        """Kick file descriptors by ring. A ring has a copy while it runs."""
+        """Kick file descriptors by ring. A ring has a duplicate while it runs."""
         self._table: list[tuple[SharedRegion, tuple[int, int]]] = []
 
     @property
@@ -66,7 +68,7 @@ class CuseSession(SessionState):
         self._pairs[handle] = min(free)
 
     def release(self, handle: int) -> None:
-        """An open file is gone, or has no owner any more: its rings stop and forget what they were told."""
+        """An open file is gone, or has no owner any more: its rings stop and forget their setup."""
         pair = self._pairs.pop(handle, None)
         if pair is not None:
             for index in (2 * pair, 2 * pair + 1):
@@ -93,12 +95,12 @@ class CuseSession(SessionState):
             self._kicks[index] = fd
 
     def _ring(self, pair: int, index: int) -> int:
-        """From the number in a file to the port's."""
+        """The port's ring index for one in a file."""
         if index > 1:
             raise IoctlError(errno.ENOBUFS, f"ring {index} of a queue pair, which has 0 and 1")
         return 2 * pair + index
 
-    # Handlers: (queue pair, payload) -> what goes back to the caller
+    # Handlers: (queue pair, payload) -> the answer
 
     def set_features(self, _pair: int, payload: U64) -> None:
         self._choose_features(payload.value)
@@ -116,7 +118,7 @@ class CuseSession(SessionState):
         try:
             table = list(zip(files.regions, files.identities, strict=True))
             if table == self._table and table:
-                return  # every queue pair tells the same, and so does QEMU whenever anything near it changed
+                return  # every queue pair sends the same table, and QEMU repeats it after unrelated changes
             self._memory_changed(self.memory.replace(files.regions, files.fds))
             self._table = table
         finally:
@@ -134,7 +136,7 @@ class CuseSession(SessionState):
         self.rings.set_base(self._ring(pair, payload.index), payload.num)
 
     def get_vring_base(self, pair: int, payload: VringState) -> Callable[[], VringState]:
-        """Unlike vhost-user's, it stops nothing."""
+        """Unlike vhost-user's, it does not stop the ring."""
         index = self._ring(pair, payload.index)
         runs = self.rings[index].live
         self.rings.stop(index)
@@ -155,7 +157,7 @@ class CuseSession(SessionState):
         self.rings.set_err(self._ring(pair, payload.index), self._fetch("err", payload))
 
     def set_busyloop_timeout(self, pair: int, payload: VringState) -> None:
-        """How long to poll before sleeping is fwd's own affair (--idle)."""
+        """Ignored: --idle says how long fwd polls before it sleeps."""
         self._ring(pair, payload.index)
 
     def net_set_backend(self, pair: int, payload: VringFile) -> None:
@@ -178,7 +180,7 @@ class CuseSession(SessionState):
             fd = self.caller.fetch(payload.fd, EVENTFD)
         except IoctlError as error:
             raise IoctlError(error.errno, f"ring {payload.index}: {what}: {error}") from error
-        if what != "kick":  # that one is never written, and read only without waiting
+        if what != "kick":  # a kick eventfd is never written, and only read in ways that do not block
             eventfd.unblock(fd)
         return fd
 

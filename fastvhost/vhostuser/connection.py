@@ -17,7 +17,7 @@ from fastvhost.vhostuser.session import Session, Terms
 from fastvhost.vhostuser.transport import PeerGoneError, Transport
 
 MESSAGES_PER_TURN = 32
-"""Then kicks and the port's events have their turn, whatever storm of messages there is."""
+"""Messages handled before kicks and the port's events are looked at again."""
 
 
 class EndedError(Exception):
@@ -30,7 +30,7 @@ class EndedError(Exception):
 
 @contextlib.contextmanager
 def _ends() -> Iterator[None]:
-    """Whatever ends a connection, as EndedError."""
+    """Turn each exception that ends a connection into EndedError."""
     try:
         yield
     except PeerGoneError as error:
@@ -40,7 +40,7 @@ def _ends() -> Iterator[None]:
 
 
 class Connection:
-    """Driven by poll(): register() what to wait for, serve() what came. Both raise nothing but EndedError."""
+    """Driven by poll(): register() before it, serve() after it. Both raise nothing but EndedError."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Connection:
         pairs: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """pairs: how many queue pairs its driver is told of; 0 for all that the port has."""
+        """pairs: the number of queue pairs that the driver is told of; 0 for all that the port has."""
         self._port, self._changes, narrative, _ = context
         self.transport = Transport(sock, clock)
         self.peer_pid = self.transport.peer_pid
@@ -68,7 +68,7 @@ class Connection:
         narrative.connected(self.peer_pid)
 
     def register(self, poller: select.poll) -> None:
-        # Looked at once: were `deadline` to look again, its share might be there by then, and nobody would come by.
+        # Read once, here: a second reading, in `deadline`, might find the share there, and then nothing would wake us.
         self._reads_at = self._may_read_at
         poller.register(self.transport, self._awaited)
         self._kicks = self.session.rings.watched() if self._changes.settled else []
@@ -80,12 +80,12 @@ class Connection:
 
     @property
     def _may_serve_control(self) -> bool:
-        """Commands of the control queue are messages, too."""
+        """Commands of the control queue count as messages, too."""
         return self._changes.settled and self._changes.allowed_at is None
 
     @property
     def _awaited(self) -> int:
-        """What of its socket to wait for. That it hangs up is told in any case."""
+        """The poll() events to wait for on its socket. That it hung up is reported in any case."""
         if not self._changes.settled:
             return 0
         if self.transport.wants_write:
@@ -94,12 +94,12 @@ class Connection:
 
     @property
     def _may_read_at(self) -> float | None:
-        """None: now. Else it has spent its share of messages and changes; what it has begun to send is still read."""
+        """When the next message may be read, None for now. The rest of a message that has begun is read at once."""
         return None if self.transport.amid_message else self._changes.allowed_at
 
     @property
     def deadline(self) -> float | None:
-        """When to come by though nothing happened, as of the last register()."""
+        """When to call serve() without an event, as of the last register()."""
         control = self.session.control
         served_at = self._changes.allowed_at if control.kicks_fd >= 0 else None
         if control.more and self._may_serve_control:
@@ -109,13 +109,13 @@ class Connection:
 
     @property
     def hung_up(self) -> bool:
-        """Whether the front-end has closed, seen now and not at the last poll()."""
+        """Whether the front-end has closed its socket by now, not only at the last poll()."""
         poller = select.poll()
         poller.register(self.transport, 0)
         return bool(poller.poll(0))
 
     def serve(self, ready: dict[int, int]) -> None:
-        """Handle what poll() found. ready: its answer, as a dict."""
+        """Handle events. ready: what poll() returned, as a dict."""
         with _ends():
             if self._port.attention_fd in ready:
                 self.session.attend()
@@ -131,7 +131,7 @@ class Connection:
                 self.transport.check_stuck()
 
     def settle(self) -> None:
-        """Try once more to have a message take effect that a worker keeps waiting. Raises EndedError."""
+        """Try again to put a message into effect that a worker keeps waiting. Raises EndedError."""
         with _ends():
             self._changes.settle()
 
@@ -147,7 +147,7 @@ class Connection:
             self.session.handle(message)
 
     def close(self) -> None:
-        """Close it; stop the rings and give everything back with the change that the caller settles."""
+        """Close the socket and stop the rings. The rest is released with the change that the caller settles."""
         try:
             self.transport.close()
         finally:

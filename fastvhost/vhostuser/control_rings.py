@@ -18,7 +18,7 @@ SPLIT_DESC = struct.Struct("<QIHH")  # address, bytes, flags, next
 PACKED_DESC = struct.Struct("<QIHH")  # address, bytes, id, flags
 ELEMENT = struct.Struct("<II")
 MOST_READ = 8
-"""Bytes of a command that are looked at: class, command, and what the longest one that is known has behind them."""
+"""Bytes of a command that are read: class, command, and the data of the longest command that is known."""
 
 
 class RingBrokenError(Exception):
@@ -35,7 +35,7 @@ class Memory(Protocol):
 
 
 class ControlCommand(NamedTuple):
-    """A chain: what it says, where the answer goes, and what its ring knows it by."""
+    """A chain: the command, the address of its answer, and its id in the ring."""
 
     data: bytes
     ack_addr: int
@@ -56,16 +56,16 @@ class ControlRing(Protocol):
 
     @property
     def base(self) -> int:
-        """What GET_VRING_BASE answers."""
+        """The value that GET_VRING_BASE returns."""
 
     def take(self) -> ControlCommand | None:
         """The next command, None where there is none. Raises RingBrokenError, LookupError."""
 
     def finish(self, command: ControlCommand) -> None:
-        """One byte was written to its answer."""
+        """Give a chain back whose answer, one byte, was written."""
 
     def wants_call(self) -> bool:
-        """Whether the driver is to be told of what was finished since the last question."""
+        """Whether the driver wants a call for the chains that were finished since the last wants_call()."""
 
     def want_kick(self) -> None:
         """Ask the driver to kick at its next command. What it wrote before is seen by the next take()."""
@@ -88,7 +88,7 @@ def _command(memory: Memory, pieces: Iterable[_Piece], ident: int, slots: int) -
             data += memory.read(piece.addr, min(piece.bytes, MOST_READ - len(data)))
     if ack is None:
         raise RingBrokenError("a control command has no room for its answer")
-    memory.read(ack, 1)  # nothing is done whose answer has no place
+    memory.read(ack, 1)  # raises where the answer cannot be written, before anything is done
     return ControlCommand(data, ack, ident, slots)
 
 
@@ -167,7 +167,7 @@ class PackedControlRing:
         self._memory, self._size, self._areas = memory, size, areas
         if base == 0 and not any(memory.load_u16(self._flags_at(slot)) & USED for slot in range(size)):
             base = 1 << 15  # a ring that was never used, see packed_ring
-        # Nothing is in flight between two messages, so that used is where available is.
+        # Between two messages no chain is outstanding, so the used index equals the available index.
         self._at, self._wrap = base & 0x7FFF, bool(base >> 15 & 1)
         self._used, self._used_wrap = self._at, self._wrap
         memory.store_u16(areas.device, 0)

@@ -1,8 +1,8 @@
-"""A port whose control queue is left to us. Virtio 1.2, sections 5.1.2, 5.1.6.5 and 5.1.6.5.5.
+"""A port whose control queue this back-end serves. Virtio 1.2, sections 5.1.2, 5.1.6.5 and 5.1.6.5.5.
 
 QEMU, DPDK's virtio-user and Cloud Hypervisor serve the control queue themselves and never set up its ring here.
-User-mode Linux does set it up, behind all the rings for frames. To a session it is a ring like the others; of the port
-below it there is nothing but rings for frames.
+User-mode Linux does set it up, after all the rings for frames. A session sees it as one more ring; the port in the data
+plane has rings for frames only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fastvhost.vhostuser.control_rings import (
 
 MOST_SIZE = 1024
 COMMANDS_AT_ONCE = 16
-"""Then messages have their turn."""
+"""Commands done before messages are looked at again."""
 ACK_OK, ACK_ERROR = b"\0", b"\1"
 ANNOUNCE_ACK = bytes((3, 0))
 """Section 5.1.6.5.4: class, command."""
@@ -35,17 +35,18 @@ VQ_PAIRS_SET = bytes((4, 0))
 
 
 class ControlledPort:
-    """Stands for its port: a PortApi, by what is here and, for all the rest, by the port itself.
+    """A PortApi in front of a port: what concerns the control queue is done here, all else by that port.
 
-    pairs: how many queue pairs its driver may use. The ring behind them is the control queue once CTRL_VQ was agreed on
-    and a front-end starts it; from then on only the pairs are active that the driver asked for, one at first.
+    pairs: how many queue pairs the driver may use. The ring after them is the control queue, once CTRL_VQ was
+    negotiated and a front-end starts it. From then on only the pairs that the driver asked for are active, one at
+    first.
     """
 
     def __init__(self, port: PortApi, pairs: int) -> None:
         self._port = port
         self.pairs = pairs
         self._index = -1
-        """Of the control queue; -1 where there is none."""
+        """The ring index of the control queue; -1 where there is none."""
         self._features = 0
         self._memory: Any = None
         self._ring: ControlRing | None = None
@@ -57,10 +58,10 @@ class ControlledPort:
         self._active: int | None = None
         self._broken = ""
         self._ends = False
-        """It broke: no further command is taken once those before are answered."""
+        """The ring broke: it is stopped once the commands before are answered."""
         self._kicks: select.epoll | None = None
         self.more = False
-        """Commands may be left: serve() is to be called again though nobody kicks."""
+        """Commands may be left: serve() is to be called again without a kick."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._port, name)
@@ -115,7 +116,7 @@ class ControlledPort:
     def forget_queue(self, index: int) -> None:
         self._port.forget_queue(index)
         if index == self._index:
-            self._set_active(None)  # who starts it again is a driver that has not said yet how many it uses
+            self._set_active(None)  # a driver that starts it again has not said yet how many pairs it uses
 
     def queue_setup(self, index: int) -> QueueSetup:
         if index != self._index:
@@ -142,7 +143,7 @@ class ControlledPort:
             return
         self._unwatch()
         if kick_fd >= 0:
-            # Edge-triggered: a look takes nothing out of the eventfd, so that none can wait for its other owners.
+            # Edge-triggered: the eventfd is never read, which might block where its other owners read it first.
             self._kicks = self._kicks or select.epoll()
             self._kicks.register(kick_fd, select.EPOLLIN | select.EPOLLET)
             self._kick = kick_fd
@@ -184,7 +185,7 @@ class ControlledPort:
         return self._kicks.fileno() if self._kicks is not None and self._ring is not None else -1
 
     def serve(self) -> list[ControlCommand]:
-        """Do what the driver commands, as part of a change. Returns what is to be answered once that took effect."""
+        """Do what the driver commands, as part of a change. Returns the commands to answer once it has taken effect."""
         self.more = False
         if self._kicks is not None:
             self._kicks.poll(0)
@@ -207,7 +208,7 @@ class ControlledPort:
         return done
 
     def answer(self, done: Iterable[ControlCommand]) -> None:
-        """Give the commands back to the driver, and tell it."""
+        """Give the commands back to the driver, and notify it."""
         if self._ring is None:
             return
         try:

@@ -1,4 +1,4 @@
-"""The socket's path: where a port listens for its front-end, or connects to one. Connections come out of both."""
+"""How connections to front-ends are made: a Listener accepts them at a path, a Dialer connects to one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ def _connect(path: str) -> socket.socket:
 
 
 class Listener(ListeningSocket):
-    """A port's: who connects may send files before anybody takes the connection, and none of them may hold us up."""
+    """A port's listening socket.
+
+    Peers may send files before their connection is accepted; closing those must not block.
+    """
 
     def __init__(self, path: str, mode: int, group: str | None) -> None:
         check_path(path)
@@ -58,7 +61,7 @@ class Listener(ListeningSocket):
 
 
 class Dialer:
-    """Connects, and tries again for ever, less often the longer it takes."""
+    """Connects; tries again for ever, at growing intervals."""
 
     def __init__(self, path: str, clock: Callable[[], float] = time.monotonic) -> None:
         check_path(path)
@@ -80,15 +83,15 @@ class Dialer:
         return sock
 
     def settled(self) -> None:
-        """The peer turned out to be one: after this connection, try again at once."""
+        """The connection served a front-end: after it, try again at once."""
         self._wait = FIRST_RETRY
         self.due = self._clock() + self._wait
 
     def lost(self) -> None:
-        """The connection ended before it came to anything."""
+        """The connection ended before it served a front-end."""
         self._back_off()
 
     def _back_off(self) -> None:
-        # Jitter, so that the ports of one process do not knock in step.
+        # Jitter, so that the ports of one process do not connect at the same time.
         self.due = self._clock() + self._wait * random.uniform(0.8, 1.0)
         self._wait = min(LAST_RETRY, self._wait * 2)

@@ -21,7 +21,7 @@ NEED_REPLY = 0x8
 
 HEADER = struct.Struct("=III")
 MAX_PAYLOAD = 4096
-"""No message we know is longer than 268 bytes; what we do not know is read to this size, so that it can be answered."""
+"""No known request has more than 268 bytes. An unknown one is read up to this size, so that it can be answered."""
 MAX_FDS = 8
 """File descriptors in one message at the most: one per region of SET_MEM_TABLE."""
 MAX_TABLE_REGIONS = 8
@@ -84,7 +84,7 @@ class Header(NamedTuple):
 
 
 def decode_header(data: bytes) -> Header:
-    """The header of a request. Raises MalformedError where nothing after it can be trusted either."""
+    """The header of a request. Raises MalformedError, after which the rest of the stream cannot be read either."""
     request, flags, size = HEADER.unpack(data)
     name = request_name(request)
     if flags & VERSION_MASK != VERSION:
@@ -184,7 +184,7 @@ class MemoryTable:
 
 @dataclass(frozen=True, slots=True)
 class LogBase:
-    """The payload of SET_LOG_BASE, not looked into: nothing, an address or a "Log description", front-ends differ."""
+    """The payload of SET_LOG_BASE, ignored. Front-ends differ: none, an address, or a "Log description"."""
 
     data: bytes
     LEAST: ClassVar[int] = 0
@@ -202,7 +202,7 @@ class LogBase:
 
 @dataclass(frozen=True, slots=True)
 class DeviceConfig:
-    """The specification's "Virtio device config space": where, how many bytes, flags, and those bytes."""
+    """The specification's "Virtio device config space": offset, size, flags, and the bytes."""
 
     offset: int
     flags: int

@@ -1,8 +1,8 @@
 """The configuration space of a virtio-net device, for front-ends that ask the back-end. Virtio 1.2, section 5.1.4.
 
-User-mode Linux asks; QEMU, Cloud Hypervisor and DPDK's virtio-user have one of their own. Nothing in it changes while a
-front-end is connected: its link is up as long as it is served, whatever the other end of a wire does. So nobody is
-ever told that it changed (VHOST_USER_BACKEND_CONFIG_CHANGE_MSG), and no channel for that is offered.
+User-mode Linux asks; QEMU, Cloud Hypervisor and DPDK's virtio-user have a configuration space of their own. Nothing in
+it changes while a front-end is connected: its link is up as long as it is served, whatever the port at the other end of
+the wire does. So VHOST_USER_BACKEND_CONFIG_CHANGE_MSG is never sent, and the back-end channel for it is not offered.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ LAYOUT = struct.Struct("<6sHHHIBBHI")  # mac, status, max_virtqueue_pairs, mtu, 
 MAC_BYTES = 6
 LINK_UP = 1
 USUAL_MTU = 1500
-"""The largest one that a driver is told of where nobody set another: those of all Ethernets. A driver takes what it is
-told for its own MTU at first, so that the most that would work (65535) is no answer."""
+"""The MTU that a driver is told where none was set: Ethernet's. A driver begins with the MTU that it is told, so the
+largest possible one (65535) would be a bad answer."""
 LEAST_MTU, MOST_MTU = 68, 65535
 """Section 5.1.4.1."""
 
 
 class DeviceSettings(NamedTuple):
-    """What the operator says of one port's device. mac: six bytes, or none. mtu: the largest one; 0 for no word."""
+    """What the operator set for one port's device. mac: six bytes, or empty. mtu: the largest one; 0: not set."""
 
     mac: bytes = b""
     mtu: int = 0
 
     @property
     def features(self) -> int:
-        """Feature bits that it has beside those of every device."""
+        """Feature bits that these settings add to those of every device."""
         return mask(NET_F_MAC) if self.mac else 0
 
 
 PLAIN = DeviceSettings()
-"""Of which nothing is said."""
+"""A device for which nothing was set."""
 
 
 def is_told(device: DeviceSettings, queue_pairs: int) -> bool:
-    """Whether front-ends are offered to ask (the protocol feature CONFIG). Only where there is something to tell:
+    """Whether the protocol feature CONFIG is offered. Only where there is something to tell:
 
     QEMU warns at each start of a back-end that offers it.
     """
@@ -48,15 +48,15 @@ def is_told(device: DeviceSettings, queue_pairs: int) -> bool:
 
 
 class NetConfig:
-    """As one front-end sees it."""
+    """The configuration space as one front-end sees it."""
 
     def __init__(self, device: DeviceSettings, queue_pairs: int, offered: int) -> None:
-        """offered: feature bits. Fields of those that are not are 0."""
+        """offered: feature bits. Fields of a feature that is not offered read as 0."""
         self._device, self._pairs, self._offered = device, queue_pairs, offered
         self.mac = device.mac
 
     def read(self, offset: int, count: int, mtu: int) -> bytes | None:
-        """So many bytes of it, None beyond its end. mtu: what the front-end set itself (NET_SET_MTU), or 0."""
+        """`count` bytes at `offset`, None beyond the end. mtu: what the front-end set itself (NET_SET_MTU), or 0."""
         status = LINK_UP if has(self._offered, NET_F_STATUS) else 0
         largest = (mtu or self._device.mtu or USUAL_MTU) if has(self._offered, NET_F_MTU) else 0
         config = LAYOUT.pack(self.mac, status, self._pairs, largest, 0, 0, 0, 0, 0)
@@ -65,8 +65,8 @@ class NetConfig:
     def write(self, offset: int, data: bytes, flags: int, features: int | None) -> None:
         """What the driver writes. Raises ProtocolError for all but the MAC of a legacy driver, section 5.1.4.
 
-        Such a driver has no other way to tell its address; it writes byte by byte. Frames are not looked into, so that
-        nothing but what the next one reads depends on it. flags: 0 for a driver's write, 1 for one of a migration.
+        Such a driver has no other way to tell its address; it writes byte by byte. Only later reads of the MAC depend
+        on it, since addresses in frames are not looked at. flags: 0 for a driver's write, 1 for a migration's.
         """
         if features is None or has(features, F_VERSION_1) or not has(features, NET_F_MAC):
             raise ProtocolError("nothing of this device's configuration can be written")
@@ -77,7 +77,7 @@ class NetConfig:
         self.mac = self.mac[:offset] + data + self.mac[offset + len(data) :]
 
     def check_mtu(self, mtu: int) -> None:
-        """What a front-end says is the largest MTU. Raises ProtocolError."""
+        """Check the MTU that a front-end sets. Raises ProtocolError."""
         most = self._device.mtu or MOST_MTU
         if not LEAST_MTU <= mtu <= most:
             at_port = ", the mtu= of this port; raise it there" if self._device.mtu else ""

@@ -1,7 +1,7 @@
-"""The feature bits that a port offers to whoever comes next. vhost-user, VHOST_USER_GET_FEATURES.
+"""The feature bits that a port offers to its next front-end. vhost-user, VHOST_USER_GET_FEATURES.
 
-A bit that was once offered cannot simply be withdrawn: the guest that acknowledged it runs, and QEMU gives up a
-back-end that lacks a bit of those ("vhost lacks feature mask"). So what this front-end acknowledged is offered again.
+A bit that was once offered cannot simply be withdrawn: a guest that acknowledged it goes on running, and its QEMU
+refuses a back-end without it ("vhost lacks feature mask"). So what this front-end acknowledged is offered to it again.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from fastvhost.vhostuser.net_config import PLAIN, DeviceSettings
 from fastvhost.vhostuser.protocol_features import offered_features
 
 WITHDRAWN = mask(F_RING_RESET)
-"""Bits that were offered once and are so no longer. RING_RESET: QEMU lets the guest have it and resets a queue in
-itself only, so that the back-end goes on with the rings of before (hw/net/virtio-net.c, virtio_net_queue_reset)."""
+"""Bits that earlier versions offered. RING_RESET: QEMU offers it to the guest, but resets a queue in itself only, so
+that the back-end goes on with the old ring (hw/net/virtio-net.c, virtio_net_queue_reset)."""
 
 
 class Offer:
-    """Of one port, to one front-end after the other. record: what one acknowledged before this process was there."""
+    """What one port offers, to one front-end after another. record: what one acknowledged to an earlier fwd."""
 
     def __init__(
         self, queue_pairs: int, without: int = 0, record: Record | None = None, device: DeviceSettings = PLAIN
@@ -32,7 +32,7 @@ class Offer:
         self._turned_down = False
 
     def to(self, pid: int) -> int:
-        """What GET_FEATURES answers this process; pid 0 where it cannot be known."""
+        """What GET_FEATURES answers this front-end process; pid: 0 where it is not known."""
         if self._record is not None:
             before = self._record.acknowledged(pid)
         else:
@@ -40,20 +40,20 @@ class Offer:
         return self._usual | (self._withdrawn if self._turned_down else before & self._withdrawn)
 
     def chosen(self, features: int, pid: int) -> None:
-        """The front-end acknowledged these."""
+        """The front-end acknowledged these features."""
         self._features, self._pid, self._turned_down = features, pid, False
         if self._record is not None:
             self._record.acknowledge(features, pid)
 
     def met(self, files: Sequence[tuple[int, int]]) -> None:
-        """Its guest's memory lies in these (device and inode)."""
+        """Its guest's memory lies in these files (device and inode)."""
         if self._record is not None:
             self._record.met(files)
 
     def turned_down(self) -> bool:
-        """A front-end asked for the features and left without a word. Perhaps its guest runs and has more of them.
+        """A front-end asked for the features and disconnected.
 
-        Whether the next one is offered more than this one was.
+        Perhaps its guest runs and uses features that were missing. Returns whether the next front-end is offered more.
         """
         before, self._turned_down = self._turned_down, True
         return not before

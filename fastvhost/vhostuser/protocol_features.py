@@ -1,4 +1,4 @@
-"""What only this wire negotiates: protocol features, and the bit that opens them. vhost-user, "Protocol features"."""
+"""What only vhost-user negotiates: protocol features, and the feature bit for them. vhost-user, "Protocol features"."""
 
 from collections.abc import Mapping
 
@@ -14,9 +14,9 @@ from fastvhost.backend.features import (
 from fastvhost.vhostuser.net_config import PLAIN, DeviceSettings, is_told
 
 MOST_PAIRS = 128
-"""As many as vring indices of one byte allow."""
+"""As many as a vring index of one byte allows."""
 F_PROTOCOL_FEATURES = 30
-"""Of the virtio feature bits: the front-end knows the requests for those here."""
+"""A virtio feature bit: the front-end knows the requests for protocol features."""
 
 PROTOCOL_F_MQ = 0
 PROTOCOL_F_LOG_SHMFD = 1
@@ -60,7 +60,7 @@ ALWAYS_OFFERED = mask(
 
 
 def offered_features(queue_pairs: int, device: DeviceSettings = PLAIN) -> int:
-    """What a port with so many queue pairs offers. Not RING_RESET: QEMU does not tell us of it over this wire.
+    """The feature bits that a port offers. Not RING_RESET: over vhost-user QEMU does not tell the back-end of a reset.
 
     MQ wants CTRL_VQ (virtio 1.2, section 5.1.3.1). MAC where one is given, STATUS where CONFIG is.
     """
@@ -72,18 +72,18 @@ def offered_features(queue_pairs: int, device: DeviceSettings = PLAIN) -> int:
 def offered_protocol_features(queue_pairs: int, device: DeviceSettings = PLAIN) -> int:
     """What GET_PROTOCOL_FEATURES answers for a port with so many queue pairs.
 
-    MQ only where there are several: front-ends that take GET_QUEUE_NUM for a number of virtqueues, as the word in the
-    specification is (user-mode Linux, Cloud Hypervisor), refuse a device of one pair that answers 1. Without MQ all
-    of them assume one pair. CONFIG tells how many there are, MAC, MTU and link; see net_config.
+    MQ only where there are several pairs. The specification lets GET_QUEUE_NUM be read as a number of virtqueues, and
+    front-ends that do so (user-mode Linux, Cloud Hypervisor) refuse a device of one pair that answers 1. Without MQ
+    all front-ends assume one pair. CONFIG tells the number of pairs, MAC, MTU and link; see net_config.
     """
     several = mask(PROTOCOL_F_MQ) if queue_pairs > 1 else 0
     return ALWAYS_OFFERED | several | (mask(PROTOCOL_F_CONFIG) if is_told(device, queue_pairs) else 0)
 
 
 def promised_pairs(queue_pairs: int) -> int:
-    """What GET_QUEUE_NUM answers for a port with so many queue pairs; so many have to be there.
+    """What GET_QUEUE_NUM answers for a port with so many queue pairs; the port must have that many.
 
-    Of several, a number that is enough for who reads it as virtqueues, the control queue among them.
+    For several pairs, it is enough also when read as a number of virtqueues, with the control queue.
     """
     return 1 if queue_pairs == 1 else min(2 * queue_pairs + 1, MOST_PAIRS)
 

@@ -34,18 +34,18 @@ __all__ = ["DeviceSettings", "ServiceError", "VhostUserService", "promised_pairs
 
 ACCEPTS_PER_TURN = 8
 SERVED_FOR = 1.0
-"""A connection that lasted so long was one: the next attempt comes at once."""
+"""Seconds. After a connection that lasted this long, the next attempt to connect comes at once."""
 LEAVING = 3
-"""So many front-ends, one after the other, that left at once before they shared memory: there is a reason."""
+"""Front-ends in a row that left at once, before they shared memory, after which the log names the probable cause."""
 LEAVERS_WAIT = 0.5
-"""Seconds until the next one is taken then. A QEMU that waits for its back-end comes again as fast as it can."""
+"""Seconds until the next front-end is taken then. A QEMU that waits for its back-end connects as fast as it can."""
 IDLE_VISITS_AT_ONCE, IDLE_VISITS_A_SECOND = 1024, 100
-"""Connections that ended before their first ring, or came while another was there. A guest that boots makes two or
-three. Who comes beyond that waits in the socket's queue."""
+"""Connections that end before their first ring, or come while another front-end is there. A guest that boots makes two
+or three. Connections beyond that wait in the socket's queue."""
 
 
 class VhostUserService(ControlThread):
-    """Listens on (mode "server") or connects to (mode "client") a path, and drives a port as its front-end says."""
+    """Listens on a path (mode "server") or connects to it ("client"), and does on a port what its front-end asks."""
 
     def __init__(
         self,
@@ -63,14 +63,14 @@ class VhostUserService(ControlThread):
         memory: MemoryMaker = REAL_MEMORY,
         keep_record: Callable[[str, int], Record] | None = None,
     ) -> None:
-        """most_memory: bytes of a guest that may be mapped, 0 for as many as this machine has.
+        """most_memory: the most bytes of a guest that are mapped; 0: as many as this machine has.
 
         any_memory_file: guest memory may lie on a disk's file system, beside memfd, tmpfs and hugetlbfs.
         without: feature bits (virtio 1.2, sections 5.1.3 and 6) that are not offered to its front-ends.
-        queue_pairs: how many a driver is told of, 0 for all that the port has. Of several, the port needs
-        promised_pairs(queue_pairs), for front-ends that count differently.
+        queue_pairs: how many a driver is told of; 0 for all that the port has. The port must have
+        promised_pairs(queue_pairs) of them, for front-ends that read the number as one of virtqueues.
         device: MAC and largest MTU, for front-ends that ask.
-        keep_record: from the path and the number of rings to the record that outlives this process.
+        keep_record: opens the record that outlives this process, given the path and the number of rings.
         """
         self._path = path
         self._mode = mode
@@ -119,7 +119,7 @@ class VhostUserService(ControlThread):
         return about | described
 
     def _take(self) -> None:
-        """Take the path: listen, or check that it can be connected to."""
+        """Listen on the path, or check that it is one that can be connected to."""
         if self._mode == "server":
             self._listener = Listener(self._path, self._socket_mode, self._socket_group)
         else:
@@ -142,7 +142,7 @@ class VhostUserService(ControlThread):
         if self._listener is not None:
             if said := self._listener.look(now):
                 self._narrative.trouble(said)
-                self._log()  # poll() comes first, and there may be nothing to wait for
+                self._log()  # now: the next poll() may wait for long
             deadlines.append(self._listener.look_at)
         if self._listener is not None and not self._listener.withdrawn and not self._engaged:
             accepts_at = max(self._paused_until, self._idle_visits.ready_at or 0.0, backs_off_until)
@@ -162,7 +162,7 @@ class VhostUserService(ControlThread):
             with self._ending():
                 self._connection.serve(ready)
         elif self._port.attention_fd in ready:
-            self._port.events()  # of the connection before
+            self._port.events()  # discards news of the connection before
         if self._listener is not None and self._listener.fileno() in ready:
             self._accept(self._listener)
 
@@ -172,7 +172,7 @@ class VhostUserService(ControlThread):
 
     @contextlib.contextmanager
     def _ending(self) -> Iterator[None]:
-        """Drop the connection when it ends."""
+        """Drop the connection on EndedError."""
         try:
             yield
         except EndedError as end:
@@ -180,7 +180,7 @@ class VhostUserService(ControlThread):
 
     def _accept(self, listener: Listener) -> None:
         for _ in range(ACCEPTS_PER_TURN):
-            if self._paused:  # since we looked
+            if self._paused:  # paused since register()
                 return
             try:
                 foreign_files.check_room()
@@ -193,10 +193,11 @@ class VhostUserService(ControlThread):
             if sock is None:
                 return
             if self._connection is not None and self._connection.hung_up:
-                # Its end came after we looked: whoever closes and comes back at once is not turned away.
+                # The old connection may have ended after poll(): a front-end that reconnects at once is not turned
+                # away.
                 self._drop("the front-end closed")
             if self._engaged or self._paused:
-                foreign_files.close_socket(sock)  # it comes again
+                foreign_files.close_socket(sock)  # the peer connects again
                 self._idle_visits.take()
             elif self._connection is None:
                 self._connect(sock)
@@ -239,7 +240,7 @@ class VhostUserService(ControlThread):
         if left and self._offer.turned_down():
             self._narrative.turned_down(names(WITHDRAWN))
         with contextlib.suppress(Exception):
-            # What the rings did last is logged before the disconnection; trouble with it does not matter any more.
+            # News of the rings is logged before the disconnection; errors of it do not matter any more.
             connection.session.attend()
         try:
             try:
@@ -257,7 +258,7 @@ class VhostUserService(ControlThread):
                 self._dialer.settled() if served else self._dialer.lost()
 
     def _tell_leaving(self, connection: Connection) -> None:
-        """Front-ends that want more queues than there are say so on their own stderr only, and come again and again."""
+        """Tell why front-ends leave: those that want more queues than there are say so only on their own stderr."""
         session = connection.session
         brief = time.monotonic() - self._connected_at < SERVED_FOR
         if session.shared:

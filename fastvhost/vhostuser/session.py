@@ -1,7 +1,7 @@
 """One front-end on a socket: its requests, and how they are answered. vhost-user, "Front-end message types".
 
-A request is legal or it is not; nothing is half done. What is refused is answered non-zero where the front-end asked
-for an acknowledgement, and ends the connection where it did not, since it could not know otherwise ("REPLY_ACK").
+A request takes effect whole or not at all. A refused one is answered non-zero where the front-end asked for an
+acknowledgement ("REPLY_ACK"); else it ends the connection, since the front-end could not learn of it otherwise.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ MOST_STATUS = 0xFF
 
 
 class Terms(NamedTuple):
-    """What a front-end is told, and who hears what it makes of that."""
+    """What a front-end is offered, and the functions that take its choices."""
 
     offered: int
     """Feature bits."""
     chosen: Callable[[int], None]
-    """Takes the features that were acknowledged."""
+    """Called with the features that were acknowledged."""
     met: Callable[[Sequence[tuple[int, int]]], None]
-    """Takes device and inode of the files in which the guest's memory lies."""
+    """Called with device and inode of the files in which the guest's memory lies."""
     pairs: int = 0
-    """How many queue pairs its driver is told of, where the port has more of them. 0: all."""
+    """How many queue pairs the driver is told of, where the port has more. 0: all."""
     device: DeviceSettings = PLAIN
-    """What the operator says of it."""
+    """What the operator set for the device."""
 
 
 class Session(SessionState):
@@ -69,15 +69,18 @@ class Session(SessionState):
         self.protocol_features = 0
         self.owned = False
         self.shared = False
-        """Whether it sent memory, taken or not."""
+        """Whether the front-end sent memory, accepted or not."""
 
     def handle(self, message: Received) -> None:
-        """Answer one message and close what it brought, once what it changes took effect. Raises SessionEndError."""
+        """Handle one message. Once its change has taken effect, answer it and close its files.
+
+        Raises SessionEndError.
+        """
         request = message.header.request
         row = HANDLERS.get(request)
         self._changes.begin()
         self._changes.then(message.close)
-        self.attend()  # a ring that broke before it is set up anew has its word first
+        self.attend()  # report a ring that broke before this message sets it up anew
         try:
             reply = self._dispatch(row, message)
         except ProtocolError as error:
@@ -106,7 +109,7 @@ class Session(SessionState):
             self._send(encode_reply(request, U64(0)))
 
     def close(self) -> None:
-        """Nothing is answered any more."""
+        """End the session; no message is answered after this."""
         self._closed = True
         try:
             super().close()
@@ -117,14 +120,14 @@ class Session(SessionState):
         """Do what the driver commands by its control queue. Raises SessionEndError when guest memory is gone."""
         self._changes.begin()
         done = self.control.serve()
-        for _ in range(1 + len(done)):  # a kick for nothing is one, too
+        for _ in range(1 + len(done)):  # a kick without a command counts as a message, too
             self._changes.count_message()
         self._changes.then(lambda: self.control.answer(done))
         self._changes.settle()
         self.attend()
 
     def _wants_ack(self, message: Received) -> bool:
-        """Asked after the request took effect: SET_PROTOCOL_FEATURES may itself be the one that acks REPLY_ACK."""
+        """Called after the request took effect: it may be the SET_PROTOCOL_FEATURES that acknowledges REPLY_ACK."""
         acks = features.has(self.protocol_features, protocol_features.PROTOCOL_F_REPLY_ACK)
         return message.header.need_reply and acks
 
@@ -136,14 +139,14 @@ class Session(SessionState):
             raise ProtocolError(f"{len(message.fds)} file descriptors with it, at most {row.most_fds} belong there")
         self._narrative.spoke()
         reply: AnyPayload | Callable[[], AnyPayload] | None = row.handler(self, payload, message)
-        self._port.set_link(True)  # a front-end is there, and not only somebody who opens the socket
+        self._port.set_link(True)  # it sent a message, so it is a front-end
         self._narrative.rings(self.rings)
         return reply
 
     # Negotiation
 
     def _get_features(self, _payload: Nothing, _message: Received) -> U64:
-        """A running front-end of these asks before it frees rings that its driver has left, see RingSet.rest()."""
+        """User-mode Linux asks again before it frees rings that its driver has left, see RingSet.rest()."""
         self.asked = True
         if self.protocol_features and not self._may_disable:
             for ring in self.rings:
@@ -154,10 +157,10 @@ class Session(SessionState):
 
     @property
     def _may_disable(self) -> bool:
-        """Whether it has SET_VRING_ENABLE.
+        """Whether the front-end sends SET_VRING_ENABLE.
 
-        User-mode Linux 7.2 has not: it negotiates protocol features, and then features without the bit for them. So it
-        leaves out that message when a driver goes, and only asks for the features.
+        User-mode Linux 7.2 does not: it negotiates protocol features, and then features without the bit for them. So
+        when a driver leaves, it does not disable rings, and only asks for the features.
         """
         return self.features is None or features.has(self.features, protocol_features.F_PROTOCOL_FEATURES)
 
@@ -165,7 +168,7 @@ class Session(SessionState):
         self._choose_features(payload.value)
         self._chosen(payload.value)
         if not features.has(payload.value, protocol_features.F_PROTOCOL_FEATURES):
-            # Such a front-end has no SET_VRING_ENABLE. With the bit, rings that are enabled already stay so.
+            # Such a front-end sends no SET_VRING_ENABLE. With the bit, rings that are enabled already stay so.
             self.rings.set_all_enabled(True)
         self._tell_troubles(self.rings.start_pending())
 
@@ -243,10 +246,10 @@ class Session(SessionState):
         self._memory_changed(self.memory.remove(payload.region))
 
     def _set_log_base(self, _payload: LogBase, _message: Received) -> None:
-        """Nothing is logged, LOG_ALL is not offered. Only with LOG_SHMFD would it have a reply of its own."""
+        """Ignored: LOG_ALL is not offered. The request has a reply of its own only with LOG_SHMFD."""
 
     def _set_log_fd(self, _payload: Nothing, _message: Received) -> None:
-        """As above; handle() closes the file descriptor."""
+        """Ignored; handle() closes the file descriptor."""
 
     # Rings
 
@@ -273,7 +276,7 @@ class Session(SessionState):
         self.rings.set_err(payload.index, self._ring_fd("err", payload, message))
 
     def _ring_fd(self, what: str, payload: VringFd, message: Received) -> int:
-        """The message's file descriptor, checked and taken; -1 when it says that there is none."""
+        """The message's file descriptor, checked; the caller owns it. -1 where the message says that none comes."""
         ring: ConfiguredRing = self.rings[payload.index]
         if payload.no_fd == bool(message.fds):
             raise ProtocolError(
@@ -282,7 +285,7 @@ class Session(SessionState):
         if payload.no_fd:
             return -1
         eventfd.check(message.fds[0], f"ring {ring.index}: {what}", or_socket=what != "kick")
-        if what != "kick":  # that one is never written, and read only without waiting
+        if what != "kick":  # a kick eventfd is never written, and only read in ways that do not block
             eventfd.unblock(message.fds[0])
         return message.take_fd()
 
@@ -293,9 +296,9 @@ class Session(SessionState):
 
 
 class RequestRow(NamedTuple):
-    """How one request is handled. replies: it has an explicit reply, so it never gets an ack as well.
+    """How one request is handled. replies: it has a reply of its own, so it never gets an acknowledgement as well.
 
-    A reply that is known only after the change has taken effect is a function.
+    A handler whose reply is known only after the change has taken effect returns a function.
     """
 
     handler: Callable[[Session, Any, Received], AnyPayload | Callable[[], AnyPayload] | None]

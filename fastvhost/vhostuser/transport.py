@@ -1,8 +1,8 @@
 """One connection: bytes and file descriptors in, whole messages out. vhost-user, "Message Specification".
 
-Nothing here ever waits: a message that arrives in pieces is put together over several calls of receive(), and a reply
-the front-end does not read yet stays queued. The transport owns every file descriptor from recvmsg on, until the
-message it belongs to is handed out; the message owns it until a handler takes it.
+Nothing here waits: a message that arrives in pieces is put together over several calls of receive(), and a reply that
+the front-end does not read yet stays queued. The transport owns each file descriptor from recvmsg on, until it returns
+the message; the message owns it until a handler takes it.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class Received:
         self.fds = fds
 
     def take_fd(self) -> int:
-        """The next file descriptor; the caller closes it from here on."""
+        """The next file descriptor; the caller owns it from here on."""
         return self.fds.pop(0)
 
     def close(self) -> None:
-        """Close what nobody took. Idempotent."""
+        """Close the file descriptors that were not taken. Idempotent."""
         foreign_files.close_all(self.fds)
 
 
@@ -72,17 +72,17 @@ class Transport:
 
     @property
     def wants_write(self) -> bool:
-        """A reply waits for room in the socket. Until it has left, no further request should be read."""
+        """Whether a reply waits for room in the socket. Until it is sent, no further request should be read."""
         return bool(self._out)
 
     @property
     def amid_message(self) -> bool:
-        """Whether a message has begun to arrive and is not here whole."""
+        """Whether a part of a message has arrived."""
         return self._header is not None or bool(self._data)
 
     @property
     def deadline(self) -> float | None:
-        """When check_stuck() will fail unless something moves, on the clock."""
+        """When check_stuck() will raise unless bytes are read or written before, on the clock."""
         return None if self._stuck_since is None else self._stuck_since + MAX_WAIT
 
     def check_stuck(self) -> None:
@@ -96,7 +96,7 @@ class Transport:
         raise ProtocolError(f"{what} was begun and not finished within {MAX_WAIT:g} s")
 
     def receive(self) -> Received | None:
-        """The next message, or None when it is not here whole. Raises PeerGoneError, MalformedError, ProtocolError."""
+        """The next message, or None while it is not complete. Raises PeerGoneError, MalformedError, ProtocolError."""
         while True:
             if self._header is None:
                 if not self._fill(HEADER.size):
@@ -111,7 +111,7 @@ class Transport:
             return message
 
     def _fill(self, wanted: int) -> bool:
-        """Read up to `wanted` bytes; whether they are all here. Never past the message, what follows is the next."""
+        """Read until the buffer has `wanted` bytes. Returns whether it has. Never reads beyond this message."""
         while len(self._data) < wanted:
             try:
                 data, arrived, lost = foreign_files.receive(self._sock, wanted - len(self._data))
@@ -155,6 +155,6 @@ class Transport:
             self._stuck_since = None
 
     def close(self) -> None:
-        """Close the connection and every file descriptor nobody was handed. Idempotent."""
+        """Close the connection and all file descriptors that it owns. Idempotent."""
         foreign_files.close_all(self._fds)
         foreign_files.close_socket(self._sock)

@@ -110,7 +110,7 @@ MUTANTS = (
     Mutant(
         "control-command-done-without-an-answer",
         "vhostuser/control_rings.py",
-        "    memory.read(ack, 1)  # nothing is done whose answer has no place\n",
+        "    memory.read(ack, 1)  # raises where the answer cannot be written, before anything is done\n",
         "",
         "unit/test_control_queue.py::test_nothing_is_done_whose_answer_has_no_place[split]",
     ),
