@@ -1,4 +1,4 @@
-"""Which cores threads of ours may use, and do use. A sandbox may forbid to ask or to change it."""
+"""The cores that threads of this process may use and do use. A sandbox may forbid asking and changing."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from pathlib import Path
 
 ALLOW = "; allow the system call sched_setaffinity here (systemd: it is in @resources)"
 _PROCESSOR = 36
-"""Of the fields behind the name in /proc/PID/stat, which is the second one and may contain spaces. proc(5)"""
+"""The index of `processor` among the fields of /proc/PID/stat after the name, which may contain spaces. proc(5)"""
 
 
 def allowed() -> frozenset[int]:
-    """The cores of the calling thread; all there are where the kernel does not tell."""
+    """The cores that the calling thread may use; all cores where the kernel does not tell."""
     return of(0) or frozenset(range(os.cpu_count() or 1))
 
 
 def of(thread: int) -> frozenset[int]:
-    """The cores of a thread, 0 for the calling one; none where the kernel does not tell or the thread is gone."""
+    """The cores that a thread may use, 0: the calling one.
+
+    Empty where the kernel does not tell or the thread has ended.
+    """
     try:
         return frozenset(os.sched_getaffinity(thread))
     except OSError:
@@ -26,7 +29,7 @@ def of(thread: int) -> frozenset[int]:
 
 
 def pin(thread: int, cores: Iterable[int]) -> str:
-    """Have a thread, 0 for the calling one, run on these cores only. Returns why it cannot, or nothing."""
+    """Keep a thread, 0: the calling one, on these cores. Returns why that is not possible, or an empty text."""
     try:
         os.sched_setaffinity(thread, cores)
     except OSError as error:
@@ -35,8 +38,8 @@ def pin(thread: int, cores: Iterable[int]) -> str:
 
 
 def last_core(thread: int | None = None) -> int | None:
-    """Where a thread of this process, None for the calling one, ran last; None where /proc does not tell."""
-    # Not /proc/PID: in a pid namespace with the /proc of another one that is a stranger.
+    """The core that a thread of this process, None: the calling one, ran on last; None where /proc does not tell."""
+    # Not /proc/PID: in a pid namespace that sees the /proc of another one, that is another process.
     where = "/proc/thread-self" if thread is None else f"/proc/self/task/{thread}"
     try:
         return int(Path(where, "stat").read_text().rpartition(")")[2].split()[_PROCESSOR])

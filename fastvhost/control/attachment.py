@@ -19,7 +19,7 @@ PROGRAM = "program"
 
 
 class _Program(Kind):
-    """The one port that no command line names: its other end is a program of this process."""
+    """The kind of the endpoint's port, which no command line can name: its other end is this program."""
 
     name = "endpoint"
     endpoint: Endpoint

@@ -1,4 +1,4 @@
-"""Programs that die with the one that started them, whatever ends that: SIGKILL leaves nobody the time to end them."""
+"""Child programs that the kernel kills when their parent ends, also by SIGKILL, after which it could not end them."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ os.execvp(sys.argv[2], sys.argv[2:])
 
 
 def dying_with_us(command: Sequence[str | Path]) -> list[str]:
-    """The words to start a command with, so that the kernel kills it when the thread that starts it ends.
+    """The command line that starts a command so that the kernel kills it when the thread that started it ends.
 
-    prctl(2), PR_SET_PDEATHSIG: of that thread, not of its process, so this is for the main thread, or one that stays.
+    prctl(2), PR_SET_PDEATHSIG: when that thread ends, not its process. So start it in the main thread, or one that stays.
     Raises FileNotFoundError where there is no such program.
     """
     program = str(command[0])

@@ -1,7 +1,7 @@
-"""What `fastvhost fwd` runs, frozen and validated: the one thing the rest of the control plane reads.
+"""The configuration of `fastvhost fwd`, validated and frozen. The rest of the control plane reads nothing else.
 
-Options reach this file as they were written, from the command line and from a TOML file alike, under the long option's
-name; what the command line says wins.
+Options come as text from the command line or as values from a TOML file, under the name of the long option. The command
+line wins.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fastvhost.control import port_keys, port_text, units
 from fastvhost.control.errors import UsageError
 from fastvhost.control.port_spec import PortSpec
 
-# Options whose value is a word: what this version does, and what a later one will, which gets an answer of its own.
+# Options whose value is a word: the values of this version, and those of a later one, which get an error of their own.
 WORDS = {
     "forward": (("patch",), ("learn",)),
     "on-full": (("hold", "drop"), ()),
@@ -48,7 +48,7 @@ class FwdConfig:
     on_full: str = "hold"
     hold_timeout: float = 0.1
     cores: tuple[int, ...] = ()
-    """Empty: one worker, placed by the host's state."""
+    """Empty: one worker, on the core where it disturbs least."""
     idle: str = "adaptive"
     idle_sleep_max: float = 50e-6
     """The longest nap of an adaptive worker, before it sleeps until a driver kicks."""
@@ -59,19 +59,19 @@ class FwdConfig:
 
     @property
     def unwired(self) -> tuple[str, ...]:
-        """Ports no wire leads on from."""
+        """Ports without a wire."""
         wired = {name for wire in self.wires for name in wire}
         return tuple(port.name for port in self.ports if port.name not in wired)
 
     @property
     def directions(self) -> tuple[tuple[str, str | None], ...]:
-        """Who sends to whom, in the order in which workers get them."""
+        """Pairs of (ingress, egress or None), in the order in which workers get them."""
         ways: list[tuple[str, str | None]] = []
         for left, right in self.wires:
             ways += [(left, right), (right, left)]
-        # A guest without a wire must not hang: its frames are taken and counted as no_egress.
+        # A guest without a wire must not hang: its frames are taken, dropped and counted as no_egress.
         ways += [(name, None) for name in self.unwired]
-        # No core is to wait for a port out of which nothing ever comes.
+        # No worker is to poll a port that never sends.
         return tuple(way for way in ways if way[0] not in self._silent)
 
     @property
@@ -88,7 +88,7 @@ class FwdConfig:
         )
 
     def without_a_wire(self, name: str) -> str:
-        """What becomes of an unwired port."""
+        """What happens with the frames of an unwired port."""
         return "no frame reaches it" if name in self._silent else "frames from it drop as no_egress"
 
     @property
@@ -97,7 +97,7 @@ class FwdConfig:
 
     @property
     def most_workers(self) -> int:
-        """More than so many would have none of the queue pairs, as the switch spreads them."""
+        """The most workers that get a queue pair to poll."""
         pairs = {port.name: port.queues for port in self.ports}
         return max((number + pairs[ingress] for number, (ingress, _) in enumerate(self.directions)), default=1)
 
@@ -175,8 +175,8 @@ def _check_ports(ports: tuple[PortSpec, ...]) -> None:
 
 
 def socket_file(path: str) -> Path:
-    """One and the same for one file: the directory's links are followed, not the socket's, which need not exist yet."""
-    # Path.resolve() gives up where links go round in circles.
+    """A path that is the same for the same file: links of the directory are followed. The socket need not exist yet."""
+    # Path.resolve() raises where links form a loop.
     return Path(os.path.realpath(Path(path).parent)) / Path(path).name
 
 
@@ -208,7 +208,7 @@ def _wires(ports: tuple[PortSpec, ...], items: Sequence[object]) -> tuple[tuple[
 
 
 def _check_macs(ports: tuple[PortSpec, ...], wires: tuple[tuple[str, str], ...]) -> None:
-    """Both ends of a wire are on one network."""
+    """The guests at both ends of a wire are on one network, so their addresses must differ."""
     macs = {port.name: port.mac for port in ports if port.mac}
     for left, right in wires:
         if left in macs and macs[left] == macs.get(right):

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from fastvhost.control import runtime_dir
 from fastvhost.control.errors import RuntimeFailure
 
-# An answer takes a second at the most where the machine has any time for us; beyond this, it is stopped or stuck.
+# An answer takes at most a second on a machine that is not overloaded; after this, fwd is stopped or stuck.
 TIMEOUT_SECONDS = 10.0
 MAX_ANSWER_BYTES = 16 << 20
 NOT_OURS = "the answer is not fastvhost's; name its control socket with --control"
@@ -39,7 +39,7 @@ def ask(control: str | None, command: str, **arguments: object) -> Any:
 
 
 def understood(made_of: Callable[[Any], T], answer: Any) -> T:
-    """What is made of an answer. Raises where it is not of the form that a fwd's answer has."""
+    """made_of(answer). Raises RuntimeFailure where the answer does not have the form of a fwd's answer."""
     try:
         return made_of(answer)
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError):

@@ -1,11 +1,10 @@
 """The control socket of a running fwd: one JSON request per line, one JSON answer per line.
 
 Request: {"command": "stats"} or {"command": "show", "port": "a"}. Answer: {"ok": true, "result": ...} or
-{"ok": false, "error": "..."}. One small thread serves all clients without ever blocking on one of them; how many they
-are, how long a request may be and how much may wait to be sent are bounded. Idle clients make room for new ones, and no
-error ends the thread: one with a client costs that client its connection. Nobody sends file descriptors here: where the
-kernel knows how to refuse them (Linux 6.16) the sender hears so, else they are closed as a front-end's are, and so is
-the connection.
+{"ok": false, "error": "..."}. One thread serves all clients and never waits for one of them. The number of clients, the
+length of a request and the bytes that wait to be sent are bounded. Idle clients make room for new ones. An error with a
+client ends that client's connection and never the thread. File descriptors are not taken: since Linux 6.16 the kernel
+refuses them for us; before, they are closed as a front-end's are, and the connection with them.
 """
 
 from __future__ import annotations
@@ -35,15 +34,15 @@ MODE = 0o660
 ELSEWHERE = "name another place with --control PATH"
 MAX_CLIENTS = 16
 MAX_PER_USER = 8
-"""A user who has so many loses the longest idle one to the next, and so nobody has all places."""
+"""The most clients of one user. A further one takes the place of the one that was idle longest."""
 PAUSE = 0.25
-"""Seconds without accepting where there is no room for a client, and of rest after a defect."""
+"""Seconds without accepting where there is no room for a client, and of pause after an internal error."""
 MOST_TOLD = 8
-"""So many kinds of trouble are told of; no client can fill a disk."""
+"""The most kinds of trouble that are logged, so that no client can fill a disk."""
 MAX_REQUEST_BYTES = 4096
 # An answer to show with hundreds of ports is a few hundred KiB; a client that does not read is cut off beyond this.
 MAX_UNSENT_BYTES = 4 << 20
-# A client that says nothing gives its place to another one after this long.
+# After this long without a request, a client may lose its place to a new one.
 IDLE_SECONDS = 30.0
 
 SO_PASSRIGHTS = 83
@@ -73,7 +72,7 @@ class _Listener(ListeningSocket):
 
     def _hold(self, sock: socket.socket) -> None:
         with contextlib.suppress(OSError):  # an older kernel
-            sock.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)  # all connections to it have that, too
+            sock.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)  # its connections inherit that
         foreign_files.hold([sock.fileno()])
 
     def _discard(self, sock: socket.socket) -> None:
@@ -102,7 +101,7 @@ class ControlSocket:
         self._stopping = threading.Event()
         self._paused_until = 0.0
         self._reserve = -1
-        """A file that is closed to take a client where no more can be opened: an operator's, who asks why."""
+        """A file that is closed to take one client where no more files can be opened: it may be an operator."""
         self._told: set[str] = set()
 
     def open(self) -> None:
@@ -124,7 +123,7 @@ class ControlSocket:
             raise RuntimeFailure(f"{self.path}: {error}; raise TasksMax= in the unit, or ulimit -u") from error
 
     def withdraw(self) -> None:
-        """Free the path, answer nobody any more, ask the thread to end. Waits for nothing. Idempotent."""
+        """Remove the file, answer no more requests, ask the thread to end. Does not wait. Idempotent."""
         self._stopping.set()
         if self._listener is not None:
             self._listener.withdraw()
@@ -137,7 +136,7 @@ class ControlSocket:
         if self._thread.ident is not None:
             self._thread.join(timeout)
             if self._thread.is_alive():
-                return False  # what it works on stays open
+                return False  # it still uses its sockets
         if self._listener is not None:
             self._listener.close()
             self._listener = None
@@ -157,12 +156,12 @@ class ControlSocket:
                 self._turn()
             except Exception as error:
                 self._tell("internal error", error)
-                self._stopping.wait(PAUSE)  # what failed at once may fail at once again
+                self._stopping.wait(PAUSE)  # the same error may come again at once
 
     def _turn(self) -> None:
         if self._listener is not None and (said := self._listener.look(time.monotonic())):
             log.warning("control socket: %s", said)
-        # Made anew each turn: what failed half-way in the last one leaves nothing registered.
+        # Made anew each turn, so that a turn that failed half-way leaves nothing registered.
         poller = select.poll()
         poller.register(self._woken, select.POLLIN)
         paused = time.monotonic() < self._paused_until
@@ -197,7 +196,7 @@ class ControlSocket:
             self._make_room(client.user)
             self._clients[connection] = client
         except Exception as error:
-            # There is no room for it: those who are there are served on, and it may come again.
+            # There is no room for it: the other clients are served, and it may connect again later.
             self._tell("cannot take a client", error)
             if connection is not None:
                 foreign_files.close_socket(connection)
@@ -218,7 +217,7 @@ class ControlSocket:
         return listener.accept()
 
     def _make_room(self, user: int) -> None:
-        """For a client of a user: those who have most give a place, the one that was idle longest."""
+        """Close a client to make room for this user: of the user with most clients, the one idle longest."""
         users = Counter(client.user for client in self._clients.values())
         if users[user] < MAX_PER_USER:
             if len(self._clients) < MAX_CLIENTS:
@@ -281,7 +280,7 @@ class ControlSocket:
         except LookupError as error:
             return {"ok": False, "error": str(error.args[0]) if error.args else "no such thing"}
         except Exception as error:
-            # A defect in one answer must not take the control socket away from the operator.
+            # An internal error in one answer must not end the control socket.
             return {"ok": False, "error": f"internal error: {error!r}"}
 
     def _drop_idle(self) -> None:

@@ -1,4 +1,4 @@
-"""Watches whether workers get their cores to themselves: the kernel counts how long each thread waited for its turn."""
+"""Watches whether workers have their cores to themselves: the kernel counts how long a thread waited for its core."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class _Seen:
 
 
 class CoreWatch:
-    """Says once that a worker waits for its core, and again only after it had the core to itself in between."""
+    """Warns once that a worker waits for its core, and again only after it had the core to itself meanwhile."""
 
     def __init__(self, waited_ns: Callable[[int], int | None] | None = None) -> None:
         self._waited_ns = waited_ns or run_delay
@@ -40,7 +40,8 @@ class CoreWatch:
             before.time, before.waited = now, waited
             if percent >= WAITING_PERCENT and not before.warned:
                 where = "a core" if core is None else f"core {core}"
-                # The kernel counts a wait when it ends: one that began before the last call is no share of this time.
+                # The kernel counts a wait when it ends, so it may have begun before the last call, and is no share of
+                # this time.
                 share = f"{percent:.0f} % of the time" if seconds <= elapsed else f"{seconds:.1f} s"
                 warnings.append(f"{name} waited {share} for {where}: {REMEDY}")
             before.warned = percent >= (WAITING_PERCENT / 2 if before.warned else WAITING_PERCENT)

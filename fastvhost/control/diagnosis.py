@@ -1,4 +1,4 @@
-"""What `fastvhost doctor` looks at: one function per question, one finding each."""
+"""The checks of `fastvhost doctor`: one function per question, one finding each."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def python() -> Finding:
 
 
 def data_plane() -> Finding:
-    """Whether the compiled part is there and fits this interpreter."""
+    """Whether the extension modules load into this interpreter."""
     from fastvhost import build_info
 
     try:
@@ -81,7 +81,7 @@ def shared_memory() -> Finding:
 
 
 def cores() -> Finding:
-    """Where the worker would go."""
+    """The core that a worker would get."""
     state = host.observe()
     plan = host.plan_cores((), state)
     if not state.busy:
@@ -102,7 +102,7 @@ def cores() -> Finding:
 
 
 def sockets(directory: Path) -> Finding:
-    """Whether sockets can be made where they are wanted."""
+    """Whether sockets can be made in this directory."""
     if fault := host.directory_fault(directory):
         remedy = {
             host.MISSING: f"mkdir -p {directory}",
@@ -119,7 +119,7 @@ def sockets(directory: Path) -> Finding:
 
 
 def control() -> Finding:
-    """Where the control socket would go."""
+    """The directory of the control socket."""
     try:
         return Finding("ok", f"control sockets go to {runtime_dir.choose()}")
     except OSError as error:
@@ -171,7 +171,7 @@ def qemu() -> Finding:
 
 
 def kvm() -> Finding:
-    """Guests without KVM are slow, and work."""
+    """Guests work without KVM, but slowly."""
     if not Path("/dev/kvm").exists():
         return Finding(
             "note", "no /dev/kvm: guests are emulated and slow", "sudo modprobe kvm-intel || sudo modprobe kvm-amd"
@@ -182,7 +182,7 @@ def kvm() -> Finding:
 
 
 def proc() -> Finding:
-    """What is looked at for every guest."""
+    """Whether /proc is there, which every guest's files need."""
     if fault := host.proc_fault():
         what, _, remedy = fault.partition("; ")
         return Finding("bad", what, remedy)

@@ -1,10 +1,10 @@
-"""What the command line turns into one line on stderr and an exit code. Exit 1 and exit 2."""
+"""Errors that the command line prints as one line on stderr, with exit code 1 or 2."""
 
 from __future__ import annotations
 
 
 class FastvhostError(Exception):
-    """Something the operator must hear about: the thing, the reason and the remedy, in one line."""
+    """An error for the operator: the thing, the reason and the remedy, in one line."""
 
     exit_code = 1
 

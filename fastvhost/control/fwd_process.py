@@ -1,4 +1,4 @@
-"""A fwd of this very copy as a process of its own: how it is called, awaited and ended. For demo, bench and tests."""
+"""Starts a fwd of this copy of fastvhost as a process, waits for it and ends it. For demo, bench and tests."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def command(*words: str | Path) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Ours, by which the child finds this very copy, whatever directory it starts in."""
+    """Environment variables with which the child imports this copy, whatever directory it starts in."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))}
 
 
 def await_sockets(
     process: subprocess.Popen[bytes], sockets: Iterable[Path], said: Callable[[], str], seconds: float = START_SECONDS
 ) -> None:
-    """Until it listens on all of them. said: what to add to the RuntimeFailure where it ends, or is late."""
+    """Wait until fwd listens on all sockets. said: what to add to the RuntimeFailure where it ends or is late."""
     missing, deadline = list(sockets), time.monotonic() + seconds
     while missing := [path for path in missing if not path.exists()]:
         if process.poll() is not None:
@@ -40,7 +40,7 @@ def await_sockets(
 
 
 def end(process: subprocess.Popen[bytes], seconds: float = STOP_SECONDS) -> int:
-    """SIGTERM, then SIGKILL. The exit code."""
+    """Send SIGTERM, and SIGKILL after `seconds`. Returns the exit code."""
     process.terminate()
     try:
         return process.wait(seconds)

@@ -1,7 +1,7 @@
-"""How long the memory of one port kept workers waiting: when that is worth a word, and when it is too much.
+"""How long the memory of one port kept workers waiting: when that is logged, and when it is too much.
 
-A guest whose memory is swapped in now and then keeps a worker waiting for milliseconds, and is told of. One that does
-so for a tenth of the time takes that from all its neighbours.
+A guest whose memory is swapped in now and then keeps a worker waiting for milliseconds; that is logged. A tenth of all
+time is too much: it is taken from the other guests of that worker.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ from collections import deque
 from typing import NamedTuple
 
 LONG = 0.010
-"""Seconds in one visit that are worth a word."""
+"""Seconds in one visit that are logged."""
 WINDOW, MOST = 5.0, 0.5
-"""Seconds; and how many of them are too much."""
+"""Seconds that are looked back at, and how many of them are too much."""
 PAUSE = 0.1
-"""Seconds between two judgements that it is too much: it takes a moment until its front-end is gone."""
+"""Seconds between two reports that it is too much: ending the front-end takes a moment."""
 
 
 class Judgement(NamedTuple):
-    """What the port's control thread is to know."""
+    """What is reported to the port's control thread."""
 
     seconds: float
-    """Of one visit; or, where it is too much, of the last WINDOW seconds."""
+    """In one visit; where it is too much, in the last WINDOW seconds."""
     too_much: bool
 
 
 class HeldTime:
-    """Of one port. `now` is on the monotonic clock."""
+    """The held time of one port. `now` is on the monotonic clock."""
 
     def __init__(self) -> None:
         self._parts: deque[tuple[float, float]] = deque()
@@ -36,7 +36,7 @@ class HeldTime:
         self._tells_at = self._judges_at = float("-inf")
 
     def add(self, now: float, seconds: float, visit: int) -> Judgement | None:
-        """So many seconds more, in this visit of a worker. What is to be told of it, if anything."""
+        """Add seconds of a visit. Returns what to report, if anything."""
         self._parts.append((now, seconds))
         self._total += seconds
         while self._parts[0][0] < now - WINDOW:

@@ -1,6 +1,6 @@
-"""The host: which cores there are, who may use them, who is busy on them, and what follows for the workers.
+"""The host: its cores, which of them are allowed and busy, and so where workers go.
 
-And what this user may do here.
+Also what this user may do on it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from fastvhost.control.errors import UsageError
 from fastvhost.control.units import format_cores
 from fastvhost.dataplane.threads import Thread
 
-# A core that other work keeps busier than this loses a fifth of a worker's rounds, and its guests notice.
+# Percent. On a core that other work keeps this busy a worker loses a fifth of its rounds, and its guests notice.
 BUSY_PERCENT = 20.0
 # Long enough for a tick-based figure to mean something (10 ms ticks), short enough for a start below one second.
 SAMPLE_SECONDS = 0.1
 PR_GET_TIMERSLACK = 30
-# What a directory may lack that sockets are to be made in.
+# Faults of a directory in which sockets are to be made.
 MISSING = "no such directory"
 READ_ONLY = "not writable for this user"
 
@@ -43,7 +43,7 @@ class CorePlan:
 
 @dataclass(frozen=True, slots=True)
 class HostState:
-    """What the plan is made from, so that a test can invent a host."""
+    """What the plan depends on. Tests make up a host."""
 
     present: frozenset[int]
     allowed: frozenset[int]
@@ -85,7 +85,7 @@ def observe() -> HostState:
 
 
 def _sample() -> dict[int, float]:
-    """Nothing where this process may not see what the machine does (ProcSubset=pid of a unit)."""
+    """Percent busy by core; empty where this process may not read /proc/stat (ProcSubset=pid of a unit)."""
     try:
         percents = psutil.cpu_percent(interval=SAMPLE_SECONDS, percpu=True)
     except (OSError, psutil.Error):
@@ -94,7 +94,7 @@ def _sample() -> dict[int, float]:
 
 
 def _cpu_seconds() -> dict[psutil.Process, float]:
-    """CPU time so far of every process that can be asked."""
+    """CPU time so far of every process that can be looked at."""
     seconds: dict[psutil.Process, float] = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -104,7 +104,7 @@ def _cpu_seconds() -> dict[psutil.Process, float]:
 
 
 def _users(before: Mapping[psutil.Process, float]) -> dict[int, str]:
-    """Per core the program that used most time since then, as a bracketed remark."""
+    """By core, the program that used most CPU time since then, in brackets."""
     used = {process: seconds - before.get(process, seconds) for process, seconds in _cpu_seconds().items()}
     users: dict[int, str] = {}
     for process in sorted(used, key=lambda process: used[process], reverse=True):
@@ -118,7 +118,7 @@ def _users(before: Mapping[psutil.Process, float]) -> dict[int, str]:
 def plan_cores(asked: Sequence[int], host: HostState, most: int | None = None) -> CorePlan:
     """Place the workers: where asked, or one worker on the quietest core that leaves another to the control plane.
 
-    No more than so many: a core is not for a worker to spin on that has nothing to do.
+    most: no more workers than this, since a worker with nothing to do would only waste a core.
     """
     if not asked:
         return _default_plan(host)
@@ -169,7 +169,7 @@ def _default_plan(host: HostState) -> CorePlan:
 
 
 def _present_cores(count: int) -> frozenset[int]:
-    """Cores that are online; their numbers may have holes."""
+    """The numbers of the cores that are online."""
     try:
         text = Path("/sys/devices/system/cpu/online").read_text().strip()
     except OSError:
@@ -182,14 +182,14 @@ def _present_cores(count: int) -> frozenset[int]:
 
 
 def may_pin(core: int) -> bool:
-    """Whether the kernel lets a thread go there: a cpuset may be wider than the affinity we were started with."""
+    """Whether the kernel lets a thread run there. The cpuset may allow more cores than the affinity at the start."""
     answer: list[bool] = []
 
     def attempt() -> None:
         answer.append(not affinity.pin(0, {core}))
 
     thread = Thread(target=attempt, name="core-probe")
-    with contextlib.suppress(RuntimeError):  # no thread can be made: what follows says so
+    with contextlib.suppress(RuntimeError):  # no thread can be made: what comes next reports that
         thread.start()
         thread.join()
     return answer == [True]
@@ -209,14 +209,14 @@ def has_capability(number: int) -> bool:
 
 
 def proc_fault() -> str:
-    """Why no port can serve a guest here at all, with the remedy, or nothing."""
+    """Why no port can serve a guest on this host, with the remedy; or an empty text."""
     if Path("/proc/self/fd").is_dir():
         return ""
     return "/proc is not mounted: what guests hand over cannot be looked at; mount -t proc proc /proc"
 
 
 def naps_fault() -> str:
-    """Why naps are longer than asked for, or nothing. prctl(2), PR_GET_TIMERSLACK"""
+    """Why naps are longer than asked for; or an empty text. prctl(2), PR_GET_TIMERSLACK"""
     if ctypes.CDLL(None, use_errno=True).prctl(PR_GET_TIMERSLACK) >= 0:
         return ""
     return (
@@ -226,7 +226,7 @@ def naps_fault() -> str:
 
 
 def directory_fault(directory: Path) -> str:
-    """Why this user cannot make sockets there: MISSING, READ_ONLY or what the system says; nothing where they can."""
+    """Why this user cannot make sockets there: MISSING, READ_ONLY or the system's error; empty where it can."""
     try:
         if not directory.is_dir():
             return MISSING

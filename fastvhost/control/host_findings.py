@@ -1,4 +1,4 @@
-"""What `fastvhost doctor` finds about rights that several kinds of port want."""
+"""Findings of `fastvhost doctor` about rights that several kinds of port need."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from fastvhost.control.finding import Finding
 
 
 def setcap(rights: str) -> str:
-    """The command that gives them to this interpreter."""
+    """The command that gives these capabilities to this interpreter."""
     return f"run fwd as root, or sudo setcap {rights}=ep {os.path.realpath(sys.executable)}"
 
 
 def namespaces() -> Finding:
-    """What netns= needs on top of what the kind of port needs."""
+    """The right that netns= needs beside those of the kind of port."""
     if not host.has_capability(host.CAP_SYS_ADMIN):
         return Finding(
             "note",

@@ -1,4 +1,4 @@
-"""Programs of this machine that others are started with."""
+"""Versions of programs that are installed here."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from fastvhost.backend import qemu
 
 QEMU = "qemu-system-x86_64"
 MAX_WAIT = 5.0
-"""Seconds that it has to say its version."""
+"""Seconds that QEMU has to print its version."""
 
 
 def qemu_version() -> qemu.Version | None:
-    """Of the QEMU that is started by its name here; None where there is none, or it does not say."""
+    """The version of the QEMU in PATH; None where there is none, or it does not print a version."""
     if (path := shutil.which(QEMU)) is None:
         return None
     try:

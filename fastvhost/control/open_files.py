@@ -1,4 +1,4 @@
-"""How many files this process may have open, and how many its ports need: running out of them hurts every port."""
+"""How many files this process may have open, and how many its ports need. With too few, all ports suffer."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ if TYPE_CHECKING:
 PER_RING = 3
 """Kick, call and err."""
 PER_PORT = 16
-"""The listener, what wakes its thread, a connection, messages on their way, and the regions of a guest's memory."""
+"""Of one port: its listener, its thread's eventfd, a connection, messages being handled, and memory regions."""
 RESERVE = 64 + MOST_CARRIED
-"""What workers, log, control socket and its clients have beside the ports, and room for what comes and goes.
+"""Files that workers, log, control socket and its clients use beside the ports, and as many as one message may bring.
 
-And for as many as anybody may send with one message: those that find no room are closed by the kernel in the thread
-that receives, and their owner may make that wait. (Several ports at the same moment take theirs out of what is wanted
-for rings that do not run.)
+A descriptor that finds no room is closed by the kernel in the thread that receives it, and its sender can make that
+wait. (Where several ports receive at the same moment, they use what is reserved for rings that do not run.)
 """
 LEAST_RESERVE = 32
 ALLOW = "allow prlimit64, or give fwd enough of them: LimitNOFILE= in the unit, or ulimit -n"
@@ -29,9 +28,9 @@ RAISE = "raise the hard limit: LimitNOFILE= in the unit, or ulimit -Hn as root"
 
 
 def raise_limit() -> int | None:
-    """Raise the soft limit to the hard one. Returns what holds then; None where a sandbox lets nobody ask.
+    """Raise the soft limit to the hard one. Returns the limit; None where a sandbox forbids asking.
 
-    The soft one is kept low (1024) for programs that use select(2), and fwd is none.
+    Systems keep the soft limit low (1024) for programs that use select(2), which fwd does not.
     """
     try:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -45,17 +44,17 @@ def raise_limit() -> int | None:
 
 
 def wanted(settings: FwdConfig) -> int:
-    """Enough for all rings of all ports, and the reserve."""
+    """Files that are enough for all rings of all ports, with the reserve."""
     return RESERVE + sum(PER_PORT + 2 * port.queues * PER_RING for port in settings.ports)
 
 
 def least(settings: FwdConfig) -> int:
-    """Enough for one queue pair a port."""
+    """Files that are enough for one queue pair a port."""
     return LEAST_RESERVE + sum(PER_PORT for _ in settings.ports)
 
 
 def check(settings: FwdConfig, limit: int | None) -> tuple[str, ...]:
-    """Warnings. Raises RuntimeFailure where not even one queue pair a port can be served. limit: None if not known."""
+    """Returns warnings. Raises RuntimeFailure where the limit is below least(). limit: None where it is not known."""
     if limit is None:
         return (f"how many open files are allowed is not known here, and cannot be raised; {ALLOW}",)
     ports = f"these {len(settings.ports)} ports need"

@@ -1,6 +1,6 @@
-"""A program that opens a tap's queues and becomes another one, which finds them open: for lines that people paste.
+"""The text of a Python program that opens a tap's queues and then execs another program. For lines to paste.
 
-QEMU opens no tap with several queues beside open device files: it takes them open, too.
+QEMU with vhostfds= does not open a tap of several queues itself: it wants their descriptors, too.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from fastvhost.hostside.tap import IFF_MULTI_QUEUE, IFF_NO_PI, IFF_TAP, IFREQ, TUN, TUNSETIFF
 
-# It runs where there may be no fastvhost. The name that the kernel gives the first queue brings the others to it.
+# It runs where fastvhost may not be installed. The first queue's name, which the kernel chooses, joins the others to
+# it.
 _PROGRAM = """\
 import fcntl, os, struct, sys
 name = b""

@@ -1,4 +1,4 @@
-"""What the switch is put together from, as types and as the real thing. Tests hand the switch other parts."""
+"""The factories by which the switch makes its parts. Tests give it other factories."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class Parts:
     service: Callable[[PortSpec, Any, str | None], Service | None]
     drop_reasons: tuple[str, ...]
     refusals: tuple[type[Exception], ...]
-    """What these parts raise where the configuration cannot be put into effect."""
+    """Exceptions of these parts that mean: the configuration cannot be put into effect."""
     watch: Callable[[Sequence[Any]], AnyWatch] | None = None
-    """Over the workers, once they have their wires."""
+    """Makes the watch over the workers, which have their wires by then."""
 
 
 def real_parts() -> Parts:
-    """The data plane, and what each kind of port brings. Imported here so that other verbs start without them."""
+    """The real data plane and kinds of port. Imported here so that other verbs start without them."""
     from fastvhost.dataplane import drop_reason
     from fastvhost.dataplane.door import Door
     from fastvhost.dataplane.hold_watch import HoldWatch

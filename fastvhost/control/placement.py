@@ -1,4 +1,4 @@
-"""Watches whether threads stay on their cores: a cpuset that shrinks moves them, one that grows may bring them back.
+"""Watches whether threads stay on their cores. A cpuset that shrinks moves them; when it grows, they may go back.
 
 cpuset(7); cgroups, "Cpuset Interface Files". Kernels before 6.2 leave a thread where it was moved to.
 """
@@ -22,7 +22,7 @@ class Place(NamedTuple):
 
 
 class Affinity(NamedTuple):
-    """What the kernel says of threads and cores; tests bring their own."""
+    """How the kernel is asked about threads and cores; tests have fakes."""
 
     of: Callable[[int], frozenset[int]] = affinity.of
     may_pin: Callable[[int], bool] = may_pin
@@ -30,15 +30,15 @@ class Affinity(NamedTuple):
 
 
 class PlacementWatch:
-    """Says once that threads were moved off their cores, and once that they are back."""
+    """Reports once that threads were moved off their cores, and once that they are back."""
 
     def __init__(self, kernel: Affinity | None = None) -> None:
         self._kernel = kernel or Affinity()
         self._moved: dict[str, bool] = {}
-        """By name: whether it was by hand (taskset), which is not undone."""
+        """By name: whether somebody moved it (taskset); that is not undone."""
 
     def check(self, places: Iterable[Place]) -> list[str]:
-        """Sentences about those that were moved since the last call, or came back."""
+        """Returns a sentence about each place whose threads were moved, or are back, since the last call."""
         return [said for place in places if place.threads and (said := self._look(place))]
 
     def _look(self, place: Place) -> str:

@@ -1,4 +1,4 @@
-"""What a port of any kind takes: the keys of --port that no kind has to name."""
+"""The keys of --port that every kind of port takes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What forwarding does with a port, whatever kind it is of."""
+    """What forwarding does with a port, whatever its kind."""
 
     name: str
 

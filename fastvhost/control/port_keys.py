@@ -1,4 +1,4 @@
-"""Keys that several kinds of port take: each is checked here, whatever kind it stands at."""
+"""Checks of the keys of --port that several kinds of port take."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from fastvhost.sockets.socket_file import path_fault
 MAX_QUEUE_PAIRS = 128
 LEAST_MTU, MOST_MTU = 68, 65535
 LEAST_MEMORY, MOST_MEMORY = 1 << 20, 1 << 46
-"""Bytes. The most is half of the address space of a process (47 bits on x86-64)."""
+"""Bytes. The largest is half of the address space of a process (47 bits on x86-64)."""
 MEMORY_FILES = ("kernel", "any")
 EXAMPLE_MAC = "52:54:00:12:34:56"
 MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}")
 YES_NO = {"yes": True, "no": False}
 OF_GUESTS = ("queues", "memory", "memory-files")
-"""Of every kind whose other end is a guest."""
+"""The keys of every kind whose other end is a guest."""
 
 
 def as_written(options: Options, *keys: str) -> Words:
@@ -45,7 +45,7 @@ def yes_no(where: str, options: Options, *keys: str) -> None:
 
 
 def is_yes(spec: PortSpec, key: str) -> bool:
-    """What such a key says; no where it was not given."""
+    """Whether a yes-or-no key is yes; False where it was not given."""
     return YES_NO[spec.option(key, "no")]
 
 
@@ -103,7 +103,7 @@ def without(where: str, names: str) -> int:
 
 
 def mac(where: str, text: str) -> str:
-    """mac=, the address of one device: neither of a group nor of nobody. IEEE 802.3, section 3.2.3."""
+    """mac=, the address of one device: not a group address, not all zeros. IEEE 802.3, section 3.2.3."""
     address, give = text.lower(), f"give one of a device, such as {EXAMPLE_MAC}"
     if not MAC.fullmatch(text):
         raise UsageError(f"{where}: mac={text} is no address; write six pairs of digits, such as mac={EXAMPLE_MAC}")
@@ -121,6 +121,6 @@ def socket_path(where: str, path: str) -> None:
 
 
 def guest_mac(name: str) -> str:
-    """A locally administered address for a guest of the port of this name: others differ, and it is always the same."""
+    """A locally administered MAC for the guest of the port of this name: always the same, and another for each name."""
     number = sum(byte * 31**place for place, byte in enumerate(name.encode())) & 0xFFFFFF
     return "52:54:00:" + ":".join(f"{number >> shift & 0xFF:02x}" for shift in (16, 8, 0))

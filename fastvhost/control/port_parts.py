@@ -1,4 +1,4 @@
-"""The two halves of a port as the control plane uses them: what its worker moves frames through, and its service."""
+"""The two halves of a port, as the control plane uses them: its data plane port and its service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a port is, as the operator asked for it (PortSpec), and what the control plane must know of its kind (Kind)."""
+"""A port as the operator asked for it (PortSpec), and what the control plane must know of its kind (Kind)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class PortSpec:
 
     kind: Kind
     value: str
-    """What stands behind the kind: a path, the name of an interface, of a device; empty where the kind has none."""
+    """What follows the colon: a path, or the name of an interface or a device; empty where the kind has no value."""
     policy: Policy
     words: Words = ()
     """The keys of its kind."""
@@ -62,29 +62,29 @@ class PortSpec:
 class Kind(ABC):
     """One kind of port. Each file of control/kinds has one, and calls it KIND.
 
-    Methods that a kind does not override are right for one without keys, service, or need of this host.
+    The methods here fit a kind without keys, without a service, and without needs of the host; others override them.
     """
 
     name: str
     """What stands before the colon."""
     place: int
-    """In lists of the kinds: the smaller one stands before."""
+    """Its place in lists of the kinds: smaller ones come first."""
     usage: str
     """Its lines in the help of fwd."""
     keys: tuple[str, ...] = ()
-    """Those that it takes beside the ones of every kind."""
+    """The keys that it takes beside those of every kind."""
     keys_only = False
-    """It has no value: its first key stands there."""
+    """It has no value: its first key follows the colon."""
     bare_suffix = ""
-    """A path that ends so is one of this kind, without the kind before it."""
+    """A bare path with this ending is a port of this kind."""
     value_is_a_socket = False
-    """Its value is the path of a socket, which no other port may have."""
+    """Its value is the path of a socket, which no other port may use."""
     silent = False
-    """Nothing ever comes out of it, and no worker looks."""
+    """It never sends, and no worker polls it."""
     findings: tuple[Callable[[], Finding], ...] = ()
-    """What `fastvhost doctor` asks of this host for it."""
+    """The checks of `fastvhost doctor` for it."""
     guests: tuple[str, ...] = ()
-    """For which guests there are lines to paste that attach them."""
+    """The guests that example() has lines for."""
 
     def read(self, where: str, value: str, options: Options) -> Words:  # noqa: ARG002
         """Its keys, checked. where: what an error names. Raises UsageError where value or keys make no sense."""
@@ -95,7 +95,7 @@ class Kind(ABC):
         return value
 
     def check_host(self, spec: PortSpec) -> tuple[str, ...]:  # noqa: ARG002
-        """Whether it can work here, without changing anything. Returns what another process has now, and may let go of.
+        """Check that it can work here, without changing anything. Returns paths that another process uses now.
 
         Raises UsageError, or RuntimeFailure.
         """
@@ -103,18 +103,18 @@ class Kind(ABC):
 
     @abstractmethod
     def make_port(self, spec: PortSpec, door: Any) -> AnyPort:
-        """The data plane's half. The data plane is imported here, so that other verbs start without it."""
+        """Make the data plane port. Methods import the data plane themselves, so that other verbs start without it."""
 
     def make_service(self, spec: PortSpec, port: Any, socket_group: str | None) -> Service | None:  # noqa: ARG002
-        """The control side, where it has one. socket_group: who may connect, by name or number."""
+        """Make the service, where it has one. socket_group: the group that may connect, by name or number."""
         return None
 
     def describe(self, spec: PortSpec) -> dict[str, Any]:  # noqa: ARG002
-        """What `fastvhost show` tells of it, before what its service tells."""
+        """What `fastvhost show` prints of it, before what its service tells."""
         return {}
 
     def from_description(self, about: Mapping[str, Any]) -> PortSpec:
-        """The port that `fastvhost show` told of, as far as guests must know it."""
+        """A PortSpec from what `fastvhost show --json` prints, as far as a guest's lines depend on it."""
         return PortSpec(self, "", Policy(about["name"]))
 
     def example(self, guest: str, spec: PortSpec, memory: str, version: Version | None) -> str:
@@ -125,5 +125,5 @@ class Kind(ABC):
         raise UsageError(f"{guest}: a {self.name} port takes no guest: {spec}, {memory}, {version}")
 
     def remark(self, guest: str, spec: PortSpec, version: Version | None) -> str:  # noqa: ARG002
-        """What these lines do not say of themselves, if anything."""
+        """A remark for the operator about these lines; or an empty text."""
         return ""

@@ -1,4 +1,4 @@
-"""What --port says: KIND:VALUE[,key=value...], or a bare path by whose end its kind is known."""
+"""Parses --port: KIND:VALUE[,key=value...], or a bare path whose ending tells the kind."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def parse(text: str) -> PortSpec:
             f"{' or '.join(KINDS)}"
         )
     if kind in KINDS and KINDS[kind].keys_only and value:
-        # The first of them stands where other kinds have their value.
+        # The first key stands where other kinds have their value.
         value, pairs = "", [value, *pairs]
     options: dict[str, str] = {}
     for pair in pairs:
@@ -37,7 +37,7 @@ def parse(text: str) -> PortSpec:
 
 def from_table(table: Mapping[str, object]) -> PortSpec:
     """A port specification from a table of a configuration file: kind and value, or path, and the keys."""
-    words = {True: "yes", False: "no"}  # as TOML has them, true and false
+    words = {True: "yes", False: "no"}  # TOML's true and false
     rest = {key: words[value] if isinstance(value, bool) else str(value) for key, value in table.items()}
     where = "port " + ",".join(f"{key}={value}" for key, value in rest.items())
     path = rest.pop("path", "")

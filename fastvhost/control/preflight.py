@@ -1,4 +1,4 @@
-"""What of a configuration can be checked against this host without changing anything on it."""
+"""Checks a configuration against this host without changing anything on it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from fastvhost.sockets.group import NoGroupError, number_of
 
 
 def check(settings: FwdConfig) -> None:
-    """Before a start: raise UsageError at the first thing that cannot work."""
+    """Check before a start. Raises UsageError for the first thing that cannot work."""
     for said in check_for_later(settings):
         raise UsageError(said)
 
 
 def check_for_later(settings: FwdConfig) -> tuple[str, ...]:
-    """The same beside whatever runs now: returns the paths that another process has, which may be gone by then."""
+    """The same for a later start: returns the paths that another process uses now, which may be free by then."""
     if fault := host.proc_fault():
         raise RuntimeFailure(fault)
     _check_group(settings.socket_group, group_id(settings.socket_group))
@@ -39,7 +39,7 @@ def group_id(group: str | None) -> int:
 
 
 def _check_group(name: str | None, number: int) -> None:
-    """A file can be given to a group of one's own, or by the right to give it to any. chown(2)"""
+    """A user can give a file to a group of which it is a member; CAP_CHOWN allows any group. chown(2)"""
     if number in (-1, os.getegid(), *os.getgroups()) or host.has_capability(host.CAP_CHOWN):
         return
     user = os.geteuid()

@@ -1,4 +1,4 @@
-"""Where the records of ports are kept: beside the socket, or in a directory of this user's in memory."""
+"""Where the records of ports are kept: beside the socket, or in this user's directory in /dev/shm."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHARED_MEMORY = Path("/dev/shm")
 
 
 def keep(path: str, rings: int, *, beside: bool) -> Record:
-    """The record of the port at this socket. beside: it may lie beside the socket, whose directory is fwd's own.
+    """The record of the port at this socket. beside: it may lie beside the socket, since fwd listens there.
 
     Raises RecordError with the reasons where none can be kept.
     """
@@ -33,7 +33,7 @@ def _places(path: str, *, beside: bool) -> Iterator[Path]:
     whole = os.path.abspath(path)  # noqa: PTH100 - a link to the socket stays as it is
     if beside:
         yield Path(whole + SUFFIX)
-    # Containers that share the directory may have the same path, each to a socket of its own.
+    # Containers that share the directory may use the same path for different sockets.
     told_apart = f"{_directory(whole)}:".encode() + os.fsencode(whole)
     name = hashlib.sha256(told_apart).hexdigest()[:24] + SUFFIX
     private = SHARED_MEMORY / f"fastvhost-{os.geteuid()}"
@@ -43,7 +43,7 @@ def _places(path: str, *, beside: bool) -> Iterator[Path]:
 
 
 def _directory(path: str) -> tuple[int, int]:
-    """Device and inode of the directory that this path leads to. The socket's own are others after each start."""
+    """Device and inode of the socket's directory. Those of the socket change with each start."""
     try:
         found = os.stat(os.path.dirname(path))  # noqa: PTH116, PTH120
     except OSError:
@@ -52,7 +52,7 @@ def _directory(path: str) -> tuple[int, int]:
 
 
 def remove_abandoned() -> None:
-    """Remove records about front-ends that are gone. Those beside sockets go with the port."""
+    """Remove records about front-ends that have ended. A record beside a socket is removed with the port."""
     with contextlib.suppress(OSError):
         for path in (SHARED_MEMORY / f"fastvhost-{os.geteuid()}").glob(f"*{SUFFIX}"):
             if abandoned(path):

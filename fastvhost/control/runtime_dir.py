@@ -22,14 +22,17 @@ def candidates() -> Iterator[Path]:
     if session := os.environ.get("XDG_RUNTIME_DIR"):
         yield Path(session) / "fastvhost"
     yield Path("/run/fastvhost")
-    # Not tempfile.gettempdir(): it makes a file in each of its places, the current directory among them, to see whether
-    # it can. A place that does not exist or cannot be written is passed over by whoever tries these.
+    # Not tempfile.gettempdir(): it makes a file in each place that it tries, also in the current directory. Callers
+    # pass over a directory that does not exist or cannot be written.
     for place in filter(None, (os.environ.get("TMPDIR"), "/tmp")):
         yield Path(place).absolute() / f"fastvhost-{os.getuid()}"
 
 
 def choose() -> Path:
-    """The first directory that is ours to write, made where it is missing. Raises OSError where there is none."""
+    """The first directory that this user owns and can write, made where it is missing.
+
+    Raises OSError where there is none.
+    """
     reasons = []
     for directory in candidates():
         try:
@@ -44,7 +47,7 @@ def own(directory: Path) -> Path:
     longest = len(os.fsencode(directory)) + len(f"/{_own_name()}")
     if longest > MAX_PATH_BYTES:
         raise OSError("the path is too long for a socket")
-    # 0755 in /run: the sockets themselves say who may connect (0660). Elsewhere nobody else has any business.
+    # 0755 in /run, since the mode of the sockets (0660) says who may connect; 0700 elsewhere.
     with contextlib.suppress(FileExistsError):
         directory.mkdir(mode=0o700 if _private(directory) else 0o755)
     _believe(directory)
@@ -54,12 +57,12 @@ def own(directory: Path) -> Path:
 
 
 def _private(directory: Path) -> bool:
-    """Whether it must be this user's. One in /run has its owner from root, who alone makes directories there."""
+    """Whether this user must own it. A directory in /run was made by root, who chose its owner."""
     return directory.parent != Path("/run")
 
 
 def _believe(directory: Path) -> os.stat_result:
-    """Raises OSError, saying why, where others than its owner could have put sockets there. Links are not followed."""
+    """Raises OSError, saying why, where other users could have put sockets there. Links are not followed."""
     found = os.lstat(directory)
     if not stat.S_ISDIR(found.st_mode):
         raise OSError("not a directory")
@@ -79,7 +82,7 @@ def own_socket() -> Path:
 
 
 def _own_name() -> str:
-    """With more than the pid in a pid namespace: containers may share the directory, and fwd is pid 1 in each."""
+    """In a pid namespace, with more than the pid: containers may share the directory, and fwd is pid 1 in each."""
     pid = os.getpid()
     try:
         namespace = os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116
@@ -89,9 +92,9 @@ def _own_name() -> str:
 
 
 def sockets() -> list[Path]:
-    """Control sockets there are, of running and of killed processes alike, whom this user may believe.
+    """All control sockets, also of killed processes, that this user may trust:
 
-    Those are this user's, those of root and those of who owns the directory.
+    its own, those of root, and those of the directory's owner.
     """
     found: list[Path] = []
     for directory in candidates():
@@ -102,10 +105,10 @@ def sockets() -> list[Path]:
 
 
 def remove_stale() -> None:
-    """Remove the sockets of processes that are gone and could not clean up, from directories of ours.
+    """Remove the sockets of processes that were killed, from directories of this user.
 
-    Each socket is asked whether a process has it. A pid says nothing: that of a process in another container, which may
-    share the directory, is not seen here, or is somebody else's.
+    Each socket is tried, since its pid says nothing: a process of another container that shares the directory has no
+    pid here, or the same as another process.
     """
     for path in sockets():
         with contextlib.suppress(PathTakenError):

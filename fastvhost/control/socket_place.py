@@ -1,4 +1,4 @@
-"""Whether a socket can be made at a path, or reached there, without trying it."""
+"""Whether a socket can be made at a path, or connected to, without doing so."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from fastvhost.sockets import socket_file
 
 
 def check(path: Path, listens: bool, elsewhere: str) -> tuple[str, ...]:
-    """What is in its way at the moment: another process, maybe the one whose place the next start is to take.
+    """Returns the path where another process uses it now, perhaps the fwd that the next start replaces.
 
-    elsewhere: the remedy that is always there. Raises UsageError where it cannot be made there, or reached.
+    elsewhere: a remedy that the error names in any case. Raises UsageError where it cannot be made or connected to.
     """
     directory = path.parent
     fault = host.directory_fault(directory)
-    # A directory that is not there is made by whoever listens in it, later perhaps.
+    # A missing directory may be made later by the process that listens there.
     if fault and (listens or fault not in (host.MISSING, host.READ_ONLY)):
         remedy = {
             host.MISSING: f"make it with mkdir -p {directory}",

@@ -16,7 +16,7 @@ from fastvhost.control.switch import PortUnit, Switch, WorkerThread
 
 Snapshot = dict[str, Any]
 
-# What a frame occupies on a wire beyond its bytes (preamble, checksum, gap) is left out: bits are those of the frames.
+# Bits are those of the frames' bytes, without preamble, checksum and gap, which a frame has on an Ethernet.
 BITS = 8
 
 
@@ -86,12 +86,12 @@ def _port_rates(now: Mapping[str, Any], before: Mapping[str, Any], seconds: floa
 
 
 def _worker_rates(now: Mapping[str, Any], before: Mapping[str, Any], seconds: float) -> dict[str, float]:
-    # No percentage of busy rounds: an empty one takes a hundredth of a full one, that says nothing about time.
+    # No percentage of busy rounds: an empty round takes a hundredth of the time of a full one.
     return {key: round((now[key] - before[key]) / seconds, 1) for key in ("rounds", "busy_rounds", "sleeps")}
 
 
 class History:
-    """The last snapshots, so that whoever asks gets rates over about a second without waiting for one."""
+    """The last snapshots, so that rates over about the last second can be told without waiting for one."""
 
     def __init__(self, switch: Switch, spacing: float = 0.5) -> None:
         self._switch = switch

@@ -1,9 +1,8 @@
 """The composition root: ports, their services, workers and wires, put together, started and stopped in order.
 
-Starting: what workers notify guests by is made, sockets listen, then workers poll, then services answer; a guest that
-is early waits in the socket's queue. Stopping: paths are freed first, so that whatever is stuck here keeps no other fwd
-from serving on them; then workers finish their burst, services publish used entries and close connections, and only
-then is the memory let go.
+Starting: AIO contexts are made, sockets listen, workers poll, then services answer; a guest that is early waits in the
+socket's queue. Stopping: paths are removed first, so that another fwd can serve on them whatever is stuck here. Then
+workers finish their burst, services publish used entries and close connections, and only then memory is unmapped.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ from fastvhost.dataplane.threads import Thread
 log = logging.getLogger("fastvhost")
 
 STOP_SECONDS = 1.5
-"""How long workers and services have to stop, all together: two seconds are promised from a signal to the exit of fwd.
-What is left of them is for the last figures and Python's own end."""
+"""Seconds for all workers and services together to stop. Two seconds are promised from a signal to the exit of fwd: the
+rest is for the last figures and for Python to end."""
 SERVICES_SECONDS = 0.4
-"""How much of it a worker that does not end leaves to the services, all together."""
+"""Seconds of that which are left to all services together, where a worker does not end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +112,9 @@ class Switch:
         return PortUnit(number, spec, port, self.parts.service(spec, port, self.config.socket_group))
 
     def _wire_up(self) -> None:
-        """Spread directions over the workers, and the queue pairs of each: worker after worker, pair after pair.
+        """Spread directions, and the queue pairs of each, over the workers in turn.
 
-        Two workers share the two ways of one wire; with several queue pairs, each has part of both ways.
+        Two workers share the two directions of one wire; with several queue pairs, each gets pairs of both directions.
         """
         by_name = {unit.spec.name: unit for unit in self.ports}
         for number, (ingress, egress) in enumerate(self.config.directions):
@@ -136,7 +135,7 @@ class Switch:
 
     def start(self) -> None:
         """Prepare, listen, poll, answer. On failure everything that was started is stopped again."""
-        # Before anybody can come: a front-end could see to it that there is no room for it any more.
+        # Before a front-end can connect: it could use up the AIO contexts of this host.
         if trouble := next(filter(None, [thread.worker.prepare() for thread in self.workers]), ""):
             log.warning("guests are notified by threads of their ports, which is slower: %s", trouble)
         try:
@@ -168,12 +167,12 @@ class Switch:
             services: list[tuple[str, object]] = [(unit.spec.name, unit.service) for unit in self.ports]
             judged = {name: service for name, service in services if isinstance(service, Judged)}
             watch = self.parts.watch([thread.worker for thread in self.workers])
-            watch.meet(MEET_SECONDS)  # a worker that comes later is met later
+            watch.meet(MEET_SECONDS)  # workers that start later are found later
             self._watch = WatchThread(watch, judged)
             self._watch.start()
 
     def withdraw(self) -> None:
-        """Free the paths of all ports and take no further front-end. Waits for nothing. Idempotent."""
+        """Remove the paths of all ports and take no more front-ends. Does not wait. Idempotent."""
         for unit in self.ports:
             if unit.service:
                 try:
@@ -182,7 +181,7 @@ class Switch:
                     log.warning("port %s: its path is not free: %s", unit.spec.name, error)
 
     def stop(self, timeout: float = STOP_SECONDS) -> bool:
-        """Paths free, used entries published, connections closed. False where a thread did not end in time."""
+        """Remove paths, publish used entries, close connections. False where a thread did not end in time."""
         deadline = time.monotonic() + timeout
         self.withdraw()
         if self._watch is not None:
@@ -194,7 +193,7 @@ class Switch:
             if thread.ident is not None:
                 thread.join(max(0.0, deadline - SERVICES_SECONDS - time.monotonic()))
                 in_time &= not thread.is_alive()
-        # All are asked before one is waited for: a port that is stuck takes no time from the others.
+        # All are asked to stop before one is waited for, so that a stuck port takes no time from the others.
         asked = [unit for unit in self.ports if unit.service and not self._stopped(unit, 0.0)]
         deadline = max(deadline, time.monotonic() + SERVICES_SECONDS)
         for unit in asked:
@@ -202,7 +201,7 @@ class Switch:
         return in_time
 
     def _stopped(self, unit: PortUnit, timeout: float) -> bool:
-        """Whether its service ended within so many seconds; why not is said, unless it was only asked (0 seconds)."""
+        """Whether its service ended within `timeout` seconds. Logs why not, unless timeout is 0."""
         assert unit.service is not None
         try:
             unit.service.stop(timeout)
@@ -213,13 +212,13 @@ class Switch:
         return True
 
     def close(self) -> None:
-        """Let go of guest memory. Only after stop() said True, and after the last look at the counters."""
+        """Unmap guest memory. Only after stop() returned True, and after the counters were read for the last time."""
         for unit in self.ports:
             unit.port.close()
 
     @property
     def left_behind(self) -> bool:
-        """Whether, after stop(), a thread waits for a file and touches nothing else any more."""
+        """Whether, after stop(), a thread still waits for a file and uses nothing else."""
         return any(getattr(unit.service, "left_behind", False) for unit in self.ports)
 
     @property

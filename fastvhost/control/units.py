@@ -6,12 +6,12 @@ import re
 
 from fastvhost.control.errors import UsageError
 
-# How many make a second, or how many seconds one makes: whole numbers, so that 50us become 5e-05 and nothing beside it.
+# Units per second, or seconds per unit: whole numbers, so that 50us become exactly 5e-05.
 PER_SECOND = {"us": 1_000_000, "ms": 1_000, "s": 1, "": 1}
 SECONDS = {"m": 60}
 BINARY = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 """Shifts."""
-# Linux itself knows 8192 CPUs at the most (NR_CPUS on x86-64); a larger number is a slip of the finger.
+# Linux knows at most 8192 CPUs (NR_CPUS on x86-64); a larger number is a typing error.
 MAX_CORE = 8191
 
 
@@ -80,5 +80,5 @@ def format_cores(cores: tuple[int, ...] | frozenset[int]) -> str:
 
 
 def _text(value: object) -> str:
-    # TOML gives numbers where a person writes them; True is an int in Python, and no number here.
+    # TOML values may be numbers; True is an int in Python, but not a number here.
     return "" if isinstance(value, bool) or value is None else str(value).strip()

@@ -1,4 +1,4 @@
-"""The thread that looks on at the workers, and tells a port whose memory keeps one of them waiting."""
+"""The watch thread: notices that a worker waits for a guest's memory, and tells that guest's port."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger("fastvhost")
 
 
 MEET_SECONDS = 2.0
-"""For which it is waited for the workers to run: while descriptors are there, and before anybody is served."""
+"""Seconds that the start waits for the workers to run: before front-ends are served, who may use up descriptors."""
 
 
 class Held(Protocol):
@@ -40,7 +40,7 @@ class AnyWatch(Protocol):
 
 @runtime_checkable
 class Judged(Protocol):
-    """A service whose port has memory of a guest's."""
+    """A service whose port uses a guest's memory."""
 
     def memory_holds(self, worker: str, seconds: float, *, too_much: bool) -> None:
         """From any thread, at once."""
@@ -50,7 +50,7 @@ class WatchThread(Thread):
     """Charges each port with the time for which its memory kept a worker waiting."""
 
     def __init__(self, watch: AnyWatch, services: Mapping[str, Judged]) -> None:
-        # A daemon: it may have to wait for a guest's memory as a worker does.
+        # A daemon: like a worker, it may block on a guest's memory.
         super().__init__(target=self._look_on, name="watch", daemon=True)
         self._watch = watch
         self._ports = {name: (service, HeldTime()) for name, service in services.items()}
@@ -78,6 +78,6 @@ class WatchThread(Thread):
             service.memory_holds(hold.worker, judgement.seconds, too_much=judgement.too_much)
 
     def stop(self) -> None:
-        """Ask it to end, which it does at once unless it is held itself."""
+        """Ask it to end, which it does at once unless it is blocked itself."""
         self._stopping = True
         self._watch.stop()

@@ -1,4 +1,4 @@
-"""Kinds of port, one file each: nothing outside of this folder names one, and a file that is put here is one more."""
+"""Kinds of port, one file each. Nothing outside this folder names a kind; a new file here is a new kind."""
 
 from __future__ import annotations
 
@@ -18,4 +18,4 @@ def _found() -> dict[str, Kind]:
 KINDS: Mapping[str, Kind] = _found()
 """By name, in the order in which they are listed."""
 (BARE,) = (kind for kind in KINDS.values() if kind.bare_suffix)
-"""The one whose value may stand without its kind."""
+"""The kind of a bare path."""

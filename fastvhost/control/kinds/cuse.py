@@ -1,4 +1,4 @@
-"""cuse:NAME, a guest whose front-end speaks to vhost-net's device file, which is served at /dev/NAME."""
+"""cuse:NAME, a guest whose front-end opens /dev/NAME, a device file like vhost-net's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEVICE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,62}")
 DEVICES = Path("/dev")
 FIRST_FD = 5
 
-# Guests of a device file need a tap as well, through which nothing goes; without vnet_hdr it has no offloads.
+# QEMU wants a tap beside the device file, but no frame goes through it; without vnet_hdr it has no offloads.
 QEMU = """\
 exec {opened}
 {taps_opened}qemu-system-x86_64 -accel kvm -cpu host -m {memory} -machine q35,memory-backend=m0 \\
@@ -54,7 +54,7 @@ TEMPLATES = {"qemu": QEMU, "libvirt": LIBVIRT, "virtio-user": VIRTIO_USER}
 
 
 def _pidfds() -> str:
-    """Why files of another process cannot be fetched here at all, or nothing."""
+    """Why files of another process cannot be fetched on this host; or an empty text."""
     try:
         os.close(os.pidfd_open(os.getpid()))
     except OSError as error:
@@ -63,7 +63,7 @@ def _pidfds() -> str:
 
 
 def device_files() -> Finding:
-    """Whether device files can be served, and what guests share fetched."""
+    """Whether device files can be served, and guests' files fetched."""
     if not Path("/dev/cuse").exists():
         return Finding("note", "no /dev/cuse: cuse: ports do not work, others do", "sudo modprobe cuse")
     if not os.access("/dev/cuse", os.R_OK | os.W_OK):
@@ -93,13 +93,13 @@ class Cuse(Kind):
     guests = tuple(TEMPLATES)
 
     def read(self, where: str, value: str, options: Options) -> Words:
-        """The device's name, and how much of a guest it takes."""
+        """The device's name, queues= and the keys of guest memory."""
         if not DEVICE_NAME.fullmatch(value):
             raise UsageError(f"{where}: '{value}' is no device's name; write cuse:NAME, for a file /dev/NAME")
         return (*port_keys.queues(where, options), *port_keys.memory(where, options))
 
     def make_port(self, spec: PortSpec, door: Any) -> AnyPort:
-        """Split and packed rings in the guest's memory."""
+        """A VirtioPort."""
         from fastvhost.backend import foreign_files
         from fastvhost.dataplane.virtio_port import VirtioPort
 
@@ -150,7 +150,7 @@ def _open_files(queues: int) -> tuple[list[int], list[int]]:
 
 
 def _tap_options(fds: list[int], taps: list[int]) -> str:
-    """What QEMU -netdev tap takes for open device files: of a single one's tap it opens the only queue itself."""
+    """Options of QEMU's -netdev tap for open device files. With a single one, QEMU opens the tap itself."""
     if len(fds) == 1:
         return f"script=no,downscript=no,vnet_hdr=off,vhostfd={fds[0]}"
     return f"fds={':'.join(map(str, taps))},vhostfds={':'.join(map(str, fds))}"

@@ -27,7 +27,7 @@ class Null(Kind):
         return self.name
 
     def make_port(self, spec: PortSpec, door: Any) -> AnyPort:  # noqa: ARG002
-        """It never changes, and has no use for a door."""
+        """A NullPort, which never changes and needs no door."""
         from fastvhost.dataplane.port import NullPort
 
         return NullPort(spec.name)

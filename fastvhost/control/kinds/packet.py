@@ -12,7 +12,7 @@ from fastvhost.control.port_spec import Kind, Options, PortSpec, Words
 
 
 def raw_sockets() -> Finding:
-    """What packet: ports need, and pcap: ports as well."""
+    """The right that packet: and pcap: ports need."""
     if not host.has_capability(host.CAP_NET_RAW):
         return Finding(
             "note",
@@ -31,7 +31,7 @@ class Packet(Kind):
     findings = (raw_sockets,)
 
     def read(self, where: str, value: str, options: Options) -> Words:
-        """The interface's name, and where it is."""
+        """The interface's name, and netns=."""
         port_keys.interface(where, value, options)
         return port_keys.as_written(options, "netns")
 

@@ -17,7 +17,7 @@ from fastvhost.control.port_spec import Kind, Options, PortSpec, Words
 from fastvhost.dataplane.threads import Thread
 
 ANSWER_SECONDS = 2.0
-"""How long a file system has to answer about a capture file."""
+"""Seconds that a file system has to answer about a capture file."""
 
 
 class PcapFile(Kind):
@@ -30,7 +30,7 @@ class PcapFile(Kind):
     findings = (libpcap,)
 
     def read(self, where: str, value: str, options: Options) -> Words:  # noqa: ARG002
-        """At least one file, and two where there are two."""
+        """in= and out=: at least one of them, and different files."""
         played, recorded = options.get("in"), options.get("out")
         if not played and not recorded:
             raise UsageError(f"{where}: no file; write pcap-file:in=FILE to play one, out=FILE to record")
@@ -40,7 +40,7 @@ class PcapFile(Kind):
         return port_keys.as_written(options, *self.keys)
 
     def default_name(self, value: str, options: Options) -> str:
-        """After the file that is played, or else recorded to."""
+        """The name of the file that is played, or else of the recorded one."""
         return value or Path(options.get("in") or options.get("out", "")).stem
 
     def check_host(self, spec: PortSpec) -> tuple[str, ...]:
@@ -51,7 +51,7 @@ class PcapFile(Kind):
         return ()
 
     def make_port(self, spec: PortSpec, door: Any) -> AnyPort:
-        """The two threads of the service are a program at an endpoint."""
+        """An Endpoint, whose program is the service's two threads."""
         from fastvhost.dataplane.ports.endpoint import Endpoint
 
         return Endpoint(spec.name, door)
@@ -65,7 +65,7 @@ class PcapFile(Kind):
 
 
 def _in_time(path: str, check_file: Callable[[str], None]) -> None:
-    """In a thread that can be left behind: the file server of a path may not answer for ever."""
+    """Run the check in a thread that can be left behind, since a file server may never answer."""
     answer: Future[None] = Future()
 
     def ask() -> None:
@@ -85,7 +85,7 @@ def _in_time(path: str, check_file: Callable[[str], None]) -> None:
 
 
 def _check_played(path: str) -> None:
-    """A capture file. A pipe belongs to whoever writes to it, and is not to be opened twice."""
+    """Check a file to be played. A pipe is not opened: it must be opened only once."""
     try:
         if stat.S_ISREG(Path(path).stat().st_mode):
             os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
@@ -94,7 +94,7 @@ def _check_played(path: str) -> None:
 
 
 def _check_recorded(path: str) -> None:
-    """A file to be made, or to be emptied when it is started with."""
+    """Check a file to be recorded: it is made or emptied at the start."""
     fault = host.directory_fault(Path(path).parent)
     try:
         if stat.S_ISREG(Path(path).stat().st_mode):

@@ -1,4 +1,4 @@
-"""tap:NAME, a tap interface of this host: its network stack, or whoever else opens it, is the other end."""
+"""tap:NAME, a tap interface of this host: the other end is its network stack."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Tap(Kind):
     findings = (taps,)
 
     def read(self, where: str, value: str, options: Options) -> Words:
-        """The interface's name, and what is to become of it."""
+        """The interface's name, and how it is made."""
         port_keys.interface(where, value, options)
         port_keys.yes_no(where, options, "persist")
         port_keys.mtu(where, options.get("mtu", "1500"))

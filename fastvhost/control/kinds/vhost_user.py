@@ -46,7 +46,7 @@ VIRTIO_USER = """\
 dpdk-testpmd --no-pci --no-huge -m 1024 --file-prefix={name} \\
   --vdev net_virtio_user0,path={path},queues={queues},queue_size=1024{virtio_user_mode} -- -i"""
 
-# Its memory is a file in TMPDIR, which others can map where that is a memory file system.
+# User-mode Linux keeps its memory in a file in TMPDIR, which can be shared where that is a memory file system.
 UML = """\
 TMPDIR=/dev/shm linux.uml mem={memory} virtio_uml.device={path}:1 \\
   ubd0=guest.img root=/dev/ubda rw"""
@@ -66,7 +66,7 @@ TEMPLATES = {
 
 
 def earlier_guests() -> Finding:
-    """Guests of running fwds that have feature bits of an earlier one."""
+    """Guests of running fwds that use feature bits of an earlier version."""
     ports = []
     for path in runtime_dir.sockets():
         with contextlib.suppress(FastvhostError):
@@ -98,7 +98,7 @@ class VhostUser(Kind):
     guests = tuple(TEMPLATES)
 
     def read(self, where: str, value: str, options: Options) -> Words:
-        """The socket's path; who listens at it, and what the guest is offered."""
+        """The socket's path; who listens there, and what the guest is offered."""
         port_keys.socket_path(where, value)
         mode = options.get("mode", MODES[0])
         if mode not in MODES:
@@ -150,18 +150,18 @@ class VhostUser(Kind):
         )
 
     def describe(self, spec: PortSpec) -> dict[str, Any]:
-        """Where it is, and who listens there."""
+        """The socket's path, and who listens there."""
         path = str(Path(spec.value).absolute())
         return {"socket": path, "mode": spec.option("mode"), "queue_pairs": spec.queues}
 
     def from_description(self, about: Mapping[str, Any]) -> PortSpec:
-        """With all that a guest's lines depend on."""
+        """With everything that a guest's lines depend on."""
         words: Words = (("mode", about.get("mode", MODES[0])), ("queues", str(about.get("queue_pairs", 1))))
         device = tuple((key, str(about[key])) for key in ("mac", "mtu") if about.get(key))
         return PortSpec(self, about["socket"], Policy(about["name"]), (*words, *device))
 
     def example(self, guest: str, spec: PortSpec, memory: str, version: qemu.Version | None) -> str:
-        """A port that listens has a guest that connects, and connects again after a restart; else the guest listens."""
+        """Where the port listens, the guest connects, and connects again after a restart; else the guest listens."""
         path = os.path.abspath(spec.value)  # noqa: PTH100 - a link to the socket stays as it is
         serves, many, mtu = _serves(spec), spec.queues > 1, spec.option("mtu")
         if guest == "uml" and not serves:
@@ -189,7 +189,7 @@ class VhostUser(Kind):
         )
 
     def remark(self, guest: str, spec: PortSpec, version: qemu.Version | None) -> str:
-        """Which QEMU the lines are for, or what this guest does not do by itself."""
+        """Which QEMU the lines are for, or what the operator must do for this guest."""
         if guest == "uml":
             own = (
                 f"its address is {spec.mac}"
