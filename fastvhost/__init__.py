@@ -101,5 +101,5 @@ def build_info() -> dict[str, str]:
 
 
 def get_include() -> str:
-    """The directory to compile against: C headers are "fastvhost/abi/...", `cimport fastvhost...` finds its .pxd."""
+    """The directory for include_dirs and include_path: C headers are "fastvhost/abi/...", .pxd files fastvhost/...."""
     return str(Path(__file__).resolve().parent.parent)

@@ -1,8 +1,8 @@
 """Rates and latency of this machine: a real fwd as a process of its own, two built-in guests at its sockets.
 
-Beside each rate stands the copy limit: what the same guests reach on the same CPUs through a bare loop that copies each
-frame once and checks nothing. fwd may pass it: copying well is part of the work. Single figures of a virtual machine
-vary a lot from minute to minute. Needs no VM, no root and no hugepages (and uses hugepages where there are some).
+Beside each rate stands the copy limit: the rate of the same guests on the same CPUs through a bare loop that copies
+each frame once and checks nothing. fwd may be faster, since it copies better. On a virtual machine single figures vary
+a lot from minute to minute. Needs no VM, no root and no hugepages (and uses hugepages where there are some).
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ Table = Callable[[Sequence[Record]], str]
 def _parts(
     bench: _Bench, sizes: Sequence[str], rings: Sequence[str], latency: bool
 ) -> Iterator[tuple[Table, Iterator[Record]]]:
-    """What is measured, and how it is shown."""
+    """The measurements, and the function that formats each group of them."""
     for ways in WAYS:
         yield _rate_table, bench.rates(sizes, rings, ways)
     if latency:
@@ -110,7 +110,7 @@ class _Bench:
         self.directory = Path()
 
     def rates(self, sizes: Sequence[str], rings: Sequence[str], ways: int) -> Iterator[Record]:
-        """Frames and bits per second, and the copy limit."""
+        """Measure frames and bits per second, and the copy limit."""
         from fastvhost.driver.guests import IMIX
         from fastvhost.driver.limit import copy_limit
 
@@ -137,7 +137,7 @@ class _Bench:
         return (now.frames - before.frames) / took, (now.bytes - before.bytes) * BITS / took, final
 
     def latencies(self, rings: Sequence[str]) -> Iterator[Record]:
-        """One frame in flight; half of the rate of a flood; a flood."""
+        """Measure latency with one frame in flight, at half of the rate of a flood, and in a flood."""
         for ring in rings:
             guests = self._guests(str(LATENCY_SIZE), ring, 2)
             try:
@@ -176,7 +176,7 @@ def _rate_table(records: Sequence[Record]) -> str:
         row = [first["size"], f"{limit / 1e6:.2f}"]
         for record in (r for r in records if r["size"] == first["size"]):
             rate = record["frames_per_second"]
-            # A limit of nothing: the machine was busy with others all the while.
+            # A limit of 0: other work kept the machine busy all the time.
             share = f"{100 * rate / limit:.0f} %" if limit else "-"
             row += [f"{rate / 1e6:.2f}", share, f"{record['bits_per_second'] / 1e9:.1f}"]
         rows.append(row)

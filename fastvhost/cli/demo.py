@@ -1,5 +1,5 @@
-"""The main job on an embedded default: a real fwd as a process of its own, two built-in guests at its sockets, and what
-goes through, second by second. Needs no VM, no root and no hugepages.
+"""A demonstration: a real fwd as a process of its own, two built-in guests at its sockets, and rates each second.
+Needs no VM, no root and no hugepages.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fastvhost.driver.guests import Direction, GuestCounters, Guests
 
 LATENCY_SECONDS = 1.0
-# What a guest sends to a neighbour: from the shortest Ethernet frame to the longest one of the usual MTU.
+# Bytes of a frame: from the shortest Ethernet frame to the longest one of the usual MTU.
 SIZES = (60, 1514)
 
 
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _watch(guests: Guests, control: Path, seconds: float) -> None:
-    """A line of rates per second: what the guests received, what the forwarder dropped."""
+    """Print a line per second: what the guests received, what the forwarder dropped."""
     start = before_at = time.monotonic()
     before = guests.counters()
     while before_at < start + seconds:

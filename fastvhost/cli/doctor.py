@@ -13,14 +13,14 @@ COLOURS = {"ok": "green", "note": "yellow", "bad": "red"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Nothing but where the sockets shall live."""
+    """Only the directory for the sockets."""
     parser.add_argument(
         "--directory", default=".", metavar="DIR", help="where the ports' sockets will be; default: here"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print findings; 1 where something stands in the way of fwd."""
+    """Print the findings. Returns 1 where fwd cannot run."""
     findings = diagnosis.examine(arguments.directory)
     for finding in findings:
         print(f"{paint(finding.verdict.ljust(4), COLOURS[finding.verdict], sys.stdout)}  {printable(finding.text)}")

@@ -46,12 +46,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def lines(guest: str, spec: PortSpec, memory: str = "1G", version: qemu.Version | None = None) -> str:
-    """What to paste for one kind of guest and one port. version: of QEMU; None: the newest."""
+    """The lines to paste for one kind of guest and one port. version: of QEMU; None: the newest."""
     return spec.kind.example(guest, spec, memory, version)
 
 
 def remark(guest: str, spec: PortSpec, version: qemu.Version | None) -> str:
-    """What the lines do not say of themselves, if anything."""
+    """A remark about the lines; or an empty text."""
     return spec.kind.remark(guest, spec, version)
 
 

@@ -1,4 +1,4 @@
-"""fwd from the first log line to the exit code: signals, the periodic figures, the last ones."""
+"""fwd from the first log line to the exit code: signals, the periodic and the last figures."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ T = TypeVar("T")
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LAST_FIGURES_SECONDS = 0.1
 CONTROL_SECONDS = 0.1
-"""What the control socket's thread gets for the answer that it is at."""
+"""Seconds that the control socket's thread has to finish its answer."""
 END_SECONDS = 1.9
-"""From the signal on: then the process ends, whatever hangs."""
+"""Seconds after the signal until the process ends, whatever is stuck."""
 DEFECT = "this is a defect, please report it with the log above"
 TICK_SECONDS = 0.5
 MOST_DEFECTS = 8
-"""So many kinds of them are told of; a defect must not fill a disk."""
+"""The most kinds of internal errors that are logged, so that a defect cannot fill a disk."""
 CORE_WATCH_SECONDS = 5.0
 
 
@@ -58,8 +58,8 @@ def forward(settings: FwdConfig, parts: Parts | None = None) -> int:
 
 
 def _ending() -> tuple[signal.Signals, ...]:
-    """The signals that end it. One that was ignored at the start (by nohup, or a shell's `&`) stays ignored."""
-    # To be asked before they are blocked: the kernel keeps one that is blocked, ignored or not, for who waits for it.
+    """The signals that end fwd. A signal that was ignored at the start (by nohup, or a shell's `&`) stays ignored."""
+    # Call this before they are blocked: a blocked signal stays pending for sigtimedwait() even where it is ignored.
     return tuple(number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN)
 
 
@@ -124,7 +124,7 @@ def _control_socket(settings: FwdConfig, switch: Switch, history: History) -> Co
 
     records.remove_abandoned()
     try:
-        if settings.control:  # nothing but the places it was told
+        if settings.control:  # only the places of an explicit configuration
             path = Path(settings.control)
         else:
             runtime_dir.remove_stale()
@@ -154,7 +154,7 @@ def _wait(
     helper: keeper.Keeper | None,
     watches: _Watches,
 ) -> int:
-    """Tick along until a signal; raises RuntimeFailure when the switch cannot go on."""
+    """The main thread's loop, until a signal. Raises RuntimeFailure when the switch cannot go on."""
     now = time.monotonic()
     period = settings.stats_period
     next_stats = now + period if period else float("inf")
@@ -165,7 +165,8 @@ def _wait(
     while True:
         pause = max(0.0, min(TICK_SECONDS, next_stats - time.monotonic()))
         received = signal.sigtimedwait(ending, pause)
-        # Stopped and continued after the pause was over, CPython returns a siginfo that nobody filled in.
+        # Where the process was stopped and continued after the timeout, CPython returns a siginfo that is not filled
+        # in.
         if received and received.si_signo in ending:
             if signal.SIGINT in ending:
                 # A second ^C ends at once, as it would any program.
@@ -191,7 +192,7 @@ def _wait(
 
 
 class _Watches:
-    """Whether threads are on their cores, and workers have theirs to themselves."""
+    """Watches whether threads are on their cores, and workers have theirs to themselves."""
 
     def __init__(self, switch: Switch, control_cores: frozenset[int]) -> None:
         self._switch = switch
@@ -200,7 +201,7 @@ class _Watches:
         self._placement = PlacementWatch()
 
     def look(self, now: float) -> None:
-        """To be called by the main thread, which is on the control plane's cores."""
+        """To be called by the main thread, which runs on the control plane's cores."""
         workers = self._switch.workers
         places = [Place(one.name, (one.native_id,), frozenset({one.core})) for one in workers
                   if one.native_id and one.core is not None]  # fmt: skip
@@ -214,7 +215,10 @@ class _Watches:
 
 
 class _Survivor:
-    """Runs what the main thread does beside waiting: whatever goes wrong with that, ports and signals are served."""
+    """Calls the main thread's periodic tasks.
+
+    An error in one of them is logged, and ports and signals are served on.
+    """
 
     def __init__(self) -> None:
         self._said: set[str] = set()
@@ -231,7 +235,7 @@ class _Survivor:
 
 
 def _end_by(seconds: float) -> None:
-    """End the process after so long, even if no Python code runs any more by then."""
+    """End the process after this many seconds, even if no Python code can run any more by then."""
     nowhere: TextIO = sys.stderr
     with contextlib.suppress(OSError):
         nowhere = open(os.devnull, "w")  # noqa: PTH123, SIM115 - faulthandler keeps it
@@ -243,7 +247,7 @@ def _end(
 ) -> int:
     """Stop everything, print the last figures. Returns the exit code; does not return where a thread is stuck.
 
-    error: why it ends, for stderr in that case; else whoever called raises it.
+    error: why it ends; printed on stderr in that case, otherwise the caller raises it.
     """
     survive = _Survivor()
     if control:
@@ -257,7 +261,7 @@ def _end(
         faulthandler.cancel_dump_traceback_later()
         log.info("stopped")
         if switch.left_behind:
-            # The C library's exit may wait for a stream that a thread is reading.
+            # exit(3) may wait for a stream that a thread is reading.
             logging.shutdown()
             os._exit(code)
         return code
@@ -265,19 +269,19 @@ def _end(
         log.error("%s", error)
     log.error("a thread did not end within %g s, leaving all the same", STOP_SECONDS)
     logging.shutdown()
-    # Its thread may still be reading guest memory: end without taking that away from under it.
+    # That thread may still read guest memory: end the process without unmapping it.
     os._exit(code or 1)
 
 
 def _print_since(settings: FwdConfig, out: Figures, switch: Switch, printed: Snapshot) -> Snapshot:
-    """Figures with the rates since those that were printed before. Returns what was printed."""
+    """Print figures, with the rates since those of `printed`. Returns what was printed."""
     figures = snapshot(switch)
     _print(settings, out, with_rates(figures, printed))
     return figures
 
 
 def _print(settings: FwdConfig, out: Figures, snapshot: Snapshot, seconds: float = 0.0) -> None:
-    # Whoever read our figures may be gone, asleep or out of disk; the guests are not, so that is no reason to end.
+    # The reader of the figures may have ended, or its disk may be full. Guests do not depend on it: go on.
     before = out.trouble
     out.say(json.dumps(snapshot) if settings.json else render.stats(snapshot), seconds)
     if out.trouble and out.trouble != before:

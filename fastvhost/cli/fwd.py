@@ -18,8 +18,8 @@ from fastvhost.control.config import FwdConfig
 from fastvhost.control.kinds import BARE, KINDS
 from fastvhost.control.units import format_cores, format_duration
 
-# Long option, what its value is called, and what it does. Values are text here; control.config makes sense of them,
-# from a file and from the command line alike.
+# Long option, name of its value, and meaning. Values are text here; control.config parses them, from a file and from
+# the command line alike.
 OPTIONS = (
     ("forward", "patch|learn", "patch (default): what --wire says; learn is not in this version"),
     (

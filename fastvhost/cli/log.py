@@ -1,4 +1,7 @@
-"""The log: what the control plane says, on stderr, one line each. backend.logbook bounds what a peer can cause."""
+"""The log: messages of the control plane, on stderr, one line each.
+
+backend.logbook bounds how many a peer can cause.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import TextIO
 from fastvhost.cli.output import printable, takes
 
 MAX_WAIT = 0.1
-"""Seconds a line waits for a reader who is slow, before the first one is left out."""
+"""Seconds that a line waits for a slow reader before it is left out. Further lines are left out at once."""
 
 
 class _Formatter(logging.Formatter):
@@ -24,7 +27,7 @@ class _Formatter(logging.Formatter):
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Leaves lines out while nobody reads them: a full pipe must keep neither a port nor the end of it all waiting."""
+    """Leaves lines out while nobody reads them: a full pipe must not make a port or the exit wait."""
 
     left_out = 0
 

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        output.discard()  # whoever read us had enough
+        output.discard()  # the reader of our output has closed it
         return 0
     except OSError as error:
         if open_files.ran_out(error):

@@ -1,4 +1,4 @@
-"""Standard output and standard error, which are somebody else's: not there, full, unread, or closed before we end."""
+"""Standard output and standard error, which may be missing, full, not read, or closed before this program ends."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from fastvhost.backend.foreign_text import printable
 __all__ = ["Figures", "discard", "harmless", "open_closed_streams", "printable", "say", "takes"]
 
 AT_ONCE = select.PIPE_BUF
-"""So many bytes go into a pipe without waiting where poll() finds any room at all. pipe(7)"""
+"""Bytes that can be written to a pipe without waiting where poll() says that it is writable. pipe(7)"""
 
 
 def harmless(answer: Any) -> Any:
-    """What another process answered, every text in it as a terminal may have it (backend.foreign_text)."""
+    """The answer of another process, with every text in it made safe for a terminal (backend.foreign_text)."""
     if isinstance(answer, str):
         return printable(answer)
     if isinstance(answer, list):
@@ -27,7 +27,7 @@ def harmless(answer: Any) -> Any:
 
 
 def say(text: str) -> bool:
-    """Print and flush. False once nobody reads any more; from then on everything goes nowhere, without an error."""
+    """Print and flush. False once the reader has gone; from then on all output is discarded, without an error."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -44,21 +44,22 @@ def discard() -> None:
 
 
 def open_closed_streams() -> None:
-    """Put /dev/null in the place of streams we were started without (`>&-`).
+    """Put /dev/null in the place of standard streams that were closed at the start (`>&-`).
 
-    Otherwise what is opened next gets their number, a guest's memory perhaps, and what is written to them goes there.
+    Otherwise the next file that is opened gets their number, and output would be written to it: to a guest's memory,
+    perhaps.
     """
     for fd, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
         try:
             os.fstat(fd)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free: this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest free number, this one
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(fd, "w" if fd else "r", closefd=False))
 
 
 def takes(stream: TextIO, seconds: float = 0.0) -> bool:
-    """Whether a short line goes out without waiting any longer. A pipe that nobody reads fills up, and takes none."""
+    """Whether a short line can be written within `seconds`. A pipe that nobody reads fills up."""
     try:
         fd = stream.fileno()
     except (OSError, ValueError):
@@ -69,15 +70,15 @@ def takes(stream: TextIO, seconds: float = 0.0) -> bool:
 
 
 class Figures:
-    """Lines on standard output that are never waited for: whoever reads them, guests do not depend on it."""
+    """Writes lines to standard output without ever waiting for their reader, so that guests do not depend on it."""
 
     def __init__(self) -> None:
         self._rest = b""
         self.trouble = ""
-        """Why the last line did not go out, empty where it did."""
+        """Why the last line was not written; empty where it was."""
 
     def say(self, text: str, seconds: float = 0.0) -> None:
-        """Print. Left out, or finished later, where there is no room for it within so many seconds."""
+        """Print. Where there is no room within `seconds`, the line is left out, or finished later."""
         try:
             if self._push(seconds):
                 self._rest = text.encode() + b"\n"
@@ -91,7 +92,7 @@ class Figures:
             self.trouble = "nobody reads them" if self._rest else ""
 
     def _push(self, seconds: float) -> bool:
-        """Write what is left of a line, as far as it goes. Whether all of it went."""
+        """Write what is left of a line, as far as there is room. Returns whether all of it was written."""
         while self._rest and takes(sys.stdout, seconds):
             try:
                 fd = sys.stdout.fileno()

@@ -17,14 +17,14 @@ SOCKETS = ("a.sock", "b.sock", "control.sock")
 
 
 def cores() -> tuple[int | None, int | None]:
-    """A core for the worker and one for both guests, where there are two; else the kernel shares what there is."""
+    """A core for the worker and one for both guests, where two are allowed; else none is pinned."""
     allowed = sorted(affinity.allowed())
     return (allowed[-1], allowed[-2]) if len(allowed) > 1 else (None, None)
 
 
 @contextmanager
 def temporary_directory(prefix: str) -> Iterator[Path]:
-    """A new directory, gone afterwards with all that is in it. Raises RuntimeFailure where none can be made."""
+    """A new directory, removed afterwards with its contents. Raises RuntimeFailure where none can be made."""
     try:
         made = tempfile.TemporaryDirectory(prefix=prefix)
     except OSError as error:
@@ -37,13 +37,16 @@ def temporary_directory(prefix: str) -> Iterator[Path]:
 
 @contextmanager
 def forwarder(directory: Path, core: int | None, log: Path | None = None) -> Iterator[None]:
-    """From its first log line until it left with exit code 0. log: a file for all it says, instead of our streams."""
+    """A fwd that listens; the end of the block ends it. Raises where its exit code is not 0.
+
+    log: a file for its output.
+    """
     words = ["fwd", "--port", "a.sock", "--port", "b.sock", "--control", "control.sock"]
     words += [] if core is None else ["--cores", str(core)]
     command, environment = fwd_process.command(*words), fwd_process.environment()
     if log is None:
         print("$ " + " ".join(["fastvhost", *words]), flush=True)
-        # Its last counters go to stdout like ours: they are a part of what is shown.
+        # Its last counters go to our stdout: they are a part of what is shown.
         process = subprocess.Popen(dying_with_us(command), cwd=directory, env=environment)
     else:
         with log.open("w") as lines:
@@ -63,7 +66,7 @@ def forwarder(directory: Path, core: int | None, log: Path | None = None) -> Ite
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """On SIGTERM or SIGHUP stop the child fwd, too, as ^C does: else it polls its core for ever.
+    """On SIGTERM or SIGHUP stop the child fwd, too, as ^C does; otherwise it would go on polling its core.
 
     A signal that is ignored (SIGHUP under nohup) stays ignored.
     """

@@ -1,4 +1,4 @@
-"""argparse with our manners: one line of error, exit 2, no abbreviated options, plain layout of the help."""
+"""argparse with one line for an error, exit code 2, no abbreviated options, and a plain layout of the help."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        """One line, with the way on."""
+        """Raise UsageError: one line that names the help."""
         raise UsageError(f"{message}; see {self.prog} --help")
 
 

@@ -1,4 +1,4 @@
-"""What a running fwd knows about its ports: socket, peer, features, memory regions and every ring with its indices."""
+"""Prints what a running fwd knows about its ports: socket, peer, features, memory regions, rings with their indices."""
 
 from __future__ import annotations
 

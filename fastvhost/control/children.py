@@ -25,7 +25,7 @@ os.execvp(sys.argv[2], sys.argv[2:])
 def dying_with_us(command: Sequence[str | Path]) -> list[str]:
     """The command line that starts a command so that the kernel kills it when the thread that started it ends.
 
-    prctl(2), PR_SET_PDEATHSIG: when that thread ends, not its process. So start it in the main thread, or one that stays.
+    prctl(2), PR_SET_PDEATHSIG: when that thread ends, not its process. So start it in a thread that stays.
     Raises FileNotFoundError where there is no such program.
     """
     program = str(command[0])

@@ -1,6 +1,6 @@
 """The front-end half of a vhost-user connection, for the built-in guests. vhost-user, "Communication".
 
-Says what a front-end says to start and stop a device, and checks that the back-end took it.
+Sends what a front-end sends to start and stop a device, and checks that the back-end accepts it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ REPLY_ACK = 1 << 3
 
 
 class Feature(IntFlag):
-    """Device features the guests know how to use (virtio 1.2, sections 5.1.3 and 6), and vhost-user's own bit."""
+    """Device features that the guests can use (virtio 1.2, sections 5.1.3 and 6), and vhost-user's own bit."""
 
     MRG_RXBUF = 1 << 15
     MQ = 1 << 22
@@ -46,7 +46,7 @@ class Feature(IntFlag):
 
 
 class GuestsError(Exception):
-    """The guests cannot start, or their back-end went wrong. One line: the thing, the reason, the remedy."""
+    """The guests cannot start, or their back-end failed. One line: the thing, the reason, the remedy."""
 
 
 class FrontEnd:
@@ -57,7 +57,7 @@ class FrontEnd:
         self.timeout = timeout
         self.features = Feature(0)
         self.queue_pairs = 1
-        """The most that the back-end serves."""
+        """The most queue pairs that the back-end serves."""
         self._acks = False
         self._socket: socket.socket | None = None
         self._listener = _listen(path) if listen else None
@@ -68,7 +68,7 @@ class FrontEnd:
         self._socket.settimeout(self.timeout)
 
     def reconnect(self) -> None:
-        """The same with the next back-end, after one that is gone."""
+        """The same with another back-end, after the last one ended."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -102,7 +102,7 @@ class FrontEnd:
 
     @property
     def connected(self) -> bool:
-        """The back-end has not hung up."""
+        """Whether the back-end has not closed the connection."""
         if self._socket is None:
             return False
         poll = select.poll()
@@ -110,7 +110,10 @@ class FrontEnd:
         return not poll.poll(0)
 
     def negotiate(self, wish: Feature) -> Feature:
-        """Agree on features: what both sides know of `wish`. Returns them. vhost-user, "Feature negotiation"."""
+        """Negotiate features: those of `wish` that the back-end offers. Returns them.
+
+        vhost-user, "Feature negotiation".
+        """
         self._say(Request.SET_OWNER)
         offered = self._ask(Request.GET_FEATURES)
         self.features = Feature(offered & wish)
@@ -177,7 +180,7 @@ class FrontEnd:
             raise self._gone(request, error) from error
 
     def _do(self, request: Request, payload: Payload, fds: list[int] | None = None) -> None:
-        """Send a request that has no answer of its own, and wait for the acknowledgement where there is one."""
+        """Send a request that has no reply of its own, and wait for the acknowledgement where one was negotiated."""
         self._say(request, payload, fds, ack=self._acks)
         if self._acks and (code := U64.decode(self._reply(request)).value):
             raise GuestsError(f"{self.path}: the back-end refused {request.name} ({code}); its log has the reason")
@@ -216,7 +219,7 @@ class FrontEnd:
 
 
 def _listen(path: str) -> socket.socket:
-    """A listening socket at a path where nothing is, or the socket of somebody who is gone."""
+    """A listening socket at a path that has no file, or a stale socket."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         if Path(path).is_socket():

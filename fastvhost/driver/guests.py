@@ -27,19 +27,19 @@ class Direction(NamedTuple):
     """Frames from one guest to the other, so far."""
 
     sent_frames: int
-    """Given to the back-end, in flight ones included."""
+    """Frames given to the back-end, also those in flight."""
     sent_bytes: int
     """Ethernet bytes, without the virtio-net header."""
     frames: int
-    """Received, in order and intact or not."""
+    """Frames received, also those out of order or not intact."""
     bytes: int
     corrupt: int
-    """Received with a wrong length, header, number or content."""
+    """Frames received with a wrong length, header, number or content."""
     reordered: int
-    """Received after a frame that was sent later."""
+    """Frames received after one that was sent later."""
     duplicated: int
     lost: int
-    """Sent and never received intact: while running, gaps in the numbers; after stop_load(), all that never came."""
+    """Frames sent and not received intact: while running, gaps in the numbers; after stop_load(), all missing ones."""
 
 
 class GuestCounters(NamedTuple):
@@ -50,7 +50,7 @@ class GuestCounters(NamedTuple):
 
     @property
     def frames(self) -> int:
-        """Received, both directions."""
+        """Frames received, both directions together."""
         return self.a_to_b.frames + self.b_to_a.frames
 
     @property
@@ -94,18 +94,18 @@ def _allowed_cores() -> set[int]:
 
 
 class Guests:
-    """Guest A and guest B: a virtio-net driver each, both in one thread, which never sleeps unless told to.
+    """Guest A and guest B: a virtio-net driver each, both in one thread, which never sleeps unless `sleeps` is set.
 
     size: Ethernet bytes of every frame (without the frame check sequence), 60 at the least, or "imix" (7 x 64, 4 x 594,
     1 x 1518). both_ways: B sends too. queue_size: a power of two unless packed. core: the CPU to pin the thread to.
     content: "none" sends frames as they are, "numbers" numbers each and checks number, length and a check word,
     "whole" fills and checks every byte.
-    mergeable, indirect, event_idx, version_1, packed, in_order: features wished for; what the back-end does not offer
-    is done without. queues: queue pairs of each guest, which it floods all; too few at the back-end are an error.
+    mergeable, indirect, event_idx, version_1, packed, in_order: features to ask for; those that the back-end does not
+    offer are not used. queues: queue pairs of each guest, all of them flooded; an error where the back-end has fewer.
     pieces: descriptors per sent frame, header included; 1 is one buffer with the header in front.
     indirect=True puts them into a table of descriptors. kick: notify the back-end when it asks for it; False: only when
-    a ring starts, for a back-end that polls. sleeps: the guests' thread too blocks while nothing moves, until it is
-    notified. listen: the guests listen on the sockets and the back-end connects.
+    a ring starts, for a back-end that polls. sleeps: the guests' thread blocks until it is notified while it has
+    nothing to do. listen: the guests listen on the sockets and the back-end connects.
     """
 
     def __init__(
@@ -201,10 +201,10 @@ class Guests:
         self._load = Load(*self._devices, sleeps=self._sleeps)
 
     def reconnect(self) -> None:
-        """Go on with another back-end at the same sockets: the one before is gone, and was not asked where it stood.
+        """Go on with another back-end at the same sockets, after the last one ended without GET_VRING_BASE.
 
-        Also while the load runs: its rings are in memory, and wait. Those that send start last, as nobody's frames are
-        kept for a neighbour that is not there yet. Raises GuestsError after `timeout` seconds.
+        Also while the load runs, which waits meanwhile. Rings that send start last: their frames would be dropped while
+        the other guest is not there. Raises GuestsError after `timeout` seconds.
         """
         guests = list(zip(self._front_ends, self._devices, strict=True))
         for front_end, device in guests:
@@ -237,7 +237,7 @@ class Guests:
 
     @property
     def features(self) -> tuple[Feature, Feature]:
-        """What guest A and guest B agreed on with the back-end."""
+        """The features that guest A and guest B negotiated with the back-end."""
         a, b = self._front_ends
         return a.features, b.features
 
@@ -254,16 +254,16 @@ class Guests:
 
     @property
     def stalls(self) -> int:
-        """How often it slept for a second with something to do, for want of a notification."""
+        """How often the guests' thread slept for a second with something to do: a notification was missing."""
         return self._load.stalls if self._load else 0
 
     @property
     def connected(self) -> bool:
-        """Both connections are up, and neither back-end returned a buffer it did not hold."""
+        """Whether both connections are up, and no back-end returned a buffer that it did not have."""
         return all(f.connected for f in self._front_ends) and not any(d.broken for d in self._devices)
 
     def start(self) -> None:
-        """Connect if that is still to be done, then flood, in a thread of its own. Returns at once."""
+        """Connect if not done yet, then flood in a thread of its own. Returns at once."""
         self.connect()
         if self._load is None or self._thread is not None:
             raise GuestsError("the guests run already; call stop_load() first")
@@ -274,7 +274,7 @@ class Guests:
     def _in_thread(self, work: Callable[[], object]) -> threading.Thread:
         def pinned() -> None:
             if self._core is not None:
-                with contextlib.suppress(OSError):  # a sandbox forbids it; they run where they may
+                with contextlib.suppress(OSError):  # a sandbox forbids pinning: they run where they may
                     os.sched_setaffinity(0, {self._core})
             work()
 
@@ -283,8 +283,8 @@ class Guests:
         return thread
 
     def _wait_for(self, load: Load, work: Callable[[], object]) -> None:
-        """In a thread of its own, which is done when this returns: also after ^C, for then the memory goes."""
-        done = threading.Event()    # Python 3.11 takes a thread whose join() was interrupted for one that has ended
+        """Call work() in a thread, and wait for it: also after ^C, since the caller unmaps the memory then."""
+        done = threading.Event()    # in Python 3.11 a thread whose join() was interrupted counts as ended
 
         def run() -> None:
             try:
@@ -301,7 +301,7 @@ class Guests:
             raise
 
     def counters(self) -> GuestCounters:
-        """What went through so far. From any thread."""
+        """The counters now. From any thread."""
         if self._final is not None:
             return self._final
         if not self._devices:
@@ -310,14 +310,14 @@ class Guests:
         return GuestCounters(self._direction(a, b), self._direction(b, a))
 
     def _direction(self, sender: GuestDevice, receiver: GuestDevice) -> Direction:
-        # The receiver first: what arrives between the two readings then shows as sent, never as received without that.
+        # The receiver's counter first: so no frame shows as received that does not show as sent.
         frames, n_bytes, corrupt, reordered, duplicated, missing = receiver.received
         sent_frames, sent_bytes = sender.sent
         lost = max(0, sent_frames - (frames - corrupt - duplicated)) if self._drained else missing
         return Direction(sent_frames, sent_bytes, frames, n_bytes, corrupt, reordered, duplicated, lost)
 
     def latency(self, seconds: float = 2.0, gap_us: float = 5.0) -> Latency:
-        """One frame in flight from A to B, again and again. Instead of start(), or after stop_load()."""
+        """Measure one frame in flight from A to B, again and again. Instead of start(), or after stop_load()."""
         self.connect()
         load = self._load
         if load is None or self._thread is not None:
@@ -328,9 +328,9 @@ class Guests:
         return self._percentiles(samples, lost)
 
     def latency_under_load(self, seconds: float = 1.0, frames_per_second: float = 0) -> tuple[Latency, float]:
-        """Of frames picked out of a flood, or of so many frames per second and way. Also the rate they were in.
+        """Measure samples of a flood, or of `frames_per_second` each way. Returns also the rate that was reached.
 
-        Instead of start(), or after stop_load(). In a flood a frame waits behind all that its ring holds.
+        Instead of start(), or after stop_load(). In a flood a frame waits behind all others in its ring.
         """
         self.connect()
         load = self._load
@@ -351,7 +351,7 @@ class Guests:
         return Latency(at[0], at[1], at[2], at[3], len(samples), lost)
 
     def stop_load(self) -> GuestCounters:
-        """Send no more, wait until everything sent is received or known lost (5 s at the most)."""
+        """Stop sending, and wait until all frames are received or known to be lost (5 s at most)."""
         if self._load is not None and self._thread is not None:
             self._load.drain()
             self._await_quiet()
@@ -362,7 +362,7 @@ class Guests:
         return self.counters()
 
     def _await_quiet(self) -> None:
-        """Until all buffers are back and each frame that went came, or nothing has moved for a while."""
+        """Wait until all buffers are back and all frames received, or nothing has changed for a while."""
         deadline = time.monotonic() + DRAIN_SECONDS
         seen, since = -1, time.monotonic()
         while (now := time.monotonic()) < deadline:
@@ -377,11 +377,11 @@ class Guests:
             time.sleep(0.001)
 
     def stop(self) -> GuestCounters:
-        """stop_load(), then stop the rings and disconnect. Idempotent. Final figures."""
+        """stop_load(), then stop the rings and disconnect. Returns the final counters. Idempotent."""
         final = self.stop_load()
         if self._load is not None:
             for front_end in self._front_ends:
-                with contextlib.suppress(GuestsError):    # a back-end that is gone has stopped as well
+                with contextlib.suppress(GuestsError):    # a back-end that ended has stopped as well
                     for index in range(2 * self._queues):
                         front_end.stop_ring(index)
         self._final = final

@@ -21,7 +21,7 @@ SETTLE_SECONDS = 0.05
 def copy_limit(
     sizes: Sequence[int], seconds: float, *, both_ways: bool = True, copy_core: int | None, guests_core: int | None
 ) -> float:
-    """Frames per second through a bare wire that runs in a thread of its own, as the guests do."""
+    """Frames per second through the bare copy loop, which runs in a thread of its own, as the guests do."""
     devices = [
         GuestDevice(
             features=int(Feature.VERSION_1), queue_size=1024, sizes=sizes, tag=tag, peer_tag=3 - tag,
@@ -52,7 +52,7 @@ def _received(devices: Sequence[GuestDevice]) -> int:
 def _pinned(work: Callable[[], None], core: int | None) -> threading.Thread:
     def run() -> None:
         if core is not None:
-            with contextlib.suppress(OSError):  # a sandbox forbids it
+            with contextlib.suppress(OSError):  # a sandbox forbids pinning
                 os.sched_setaffinity(0, {core})
         work()
 

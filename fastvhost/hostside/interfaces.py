@@ -1,4 +1,4 @@
-"""Network interfaces as the kernel shows them: what one is like now, and when any of them changes. netdevice(7)."""
+"""Network interfaces as the kernel shows them: the state of one, and a watch for changes of any. netdevice(7)."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ RTM_DELLINK = 17
 IFLA_NEW_NETNSID = 45
 NLMSG, IFINFO, ATTRIBUTE = struct.Struct("IHHII"), struct.Struct("BxHiII"), struct.Struct("HH")
 MOST_GONE: Final = 64
-"""Interfaces that are remembered as gone: the last ones."""
+"""The most interfaces that are remembered as gone."""
 MOST_FIGURES: Final = 1 << 20
-"""Bytes of FIGURES that are read where others say how many interfaces there are."""
+"""The most bytes of FIGURES that are read: other users decide how many interfaces there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +52,17 @@ class Interface:
 
     name: str
     index: int
-    """Another one after the interface was removed and made again."""
+    """The kernel's number; an interface that is removed and made again gets another one."""
     up: bool
     carrier: bool
-    """Whether its other end is there: a cable, the other half of a veth, a port of the bridge."""
+    """Whether it has a carrier: its other end (a cable, the other half of a veth, a port of the bridge) is there."""
     mtu: int
     mac: str
     ethernet: bool
 
 
 def name_problem(name: str) -> str:
-    """Why no interface can be called that, or empty."""
+    """Why no interface can have this name; or an empty text."""
     if not name:
         return "no interface; write its name behind the colon"
     if len(os.fsencode(name)) > MAX_NAME_BYTES:
@@ -75,8 +75,8 @@ def name_problem(name: str) -> str:
 def look(name: str, asking: socket.socket | None = None) -> Interface | None:
     """The interface of that name in the network namespace of this thread, or None where there is none.
 
-    asking: a socket to ask by, in its namespace; none is opened and closed then. Raises OSError where the kernel does
-    not tell: that no more files can be opened, say, is no sign that an interface is gone.
+    asking: a socket to ask with, in its namespace; then no socket is opened. Raises OSError where the kernel does not
+    tell: where no more files can be opened, for example, the interface may still be there.
     """
     with contextlib.ExitStack() as stack:
         sock = asking or stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC))
@@ -96,14 +96,15 @@ def look(name: str, asking: socket.socket | None = None) -> Interface | None:
 
 
 def text_of_mac(answer: bytes) -> str:
-    """Of what SIOCGIFHWADDR answers."""
+    """The MAC address in the answer of SIOCGIFHWADDR, as text."""
     return ":".join(f"{byte:02x}" for byte in answer[18:24])
 
 
 def dropped_by_kernel(name: str) -> int:
-    """Frames that the stack sent to an interface and nobody took, since it was made. proc_pid_net(5).
+    """Frames that the host's stack sent to an interface and the kernel dropped, since it was made. proc_pid_net(5).
 
-    In the network namespace of this thread. 0 where thousands of interfaces are before it. Raises OSError.
+    In the network namespace of this thread. 0 where thousands of interfaces stand before it in the file. Raises
+    OSError.
     """
     with Path(FIGURES).open("rb") as file:
         return _dropped(file.read(MOST_FIGURES), name)
@@ -119,7 +120,7 @@ def _dropped(figures: bytes, name: str) -> int:
 
 
 def driver(name: str) -> str:
-    """What the kernel calls it: "tun" for taps. Empty where it does not say. ethtool(8), --driver."""
+    """The name of its driver: "tun" for taps. Empty where the kernel does not tell. ethtool(8), --driver."""
     answer = array.array("B", DRIVER_INFO.pack(ETHTOOL_GDRVINFO, b""))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         _ethtool(sock, name, answer)
@@ -141,7 +142,7 @@ def set_up(name: str) -> None:
 
 
 def receive_queues(name: str) -> int:
-    """How many queues frames arrive on: 1 where the driver does not say. ethtool(8), --show-channels."""
+    """The number of its receive queues; 1 where the driver does not tell. ethtool(8), --show-channels."""
     # struct ethtool_channels: cmd, the most of rx, tx, other and combined, then how many there are of each.
     channels = array.array("I", (ETHTOOL_GCHANNELS, *8 * (0,)))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
@@ -154,20 +155,20 @@ def _ask(sock: socket.socket, request: int, name: str) -> bytes:
 
 
 def _has_carrier(sock: socket.socket, name: str) -> bool:
-    """As it is now: IFF_RUNNING follows within a second. An interface that cannot tell has it."""
+    """The carrier as it is now; IFF_RUNNING follows only within a second. True for an interface that cannot tell."""
     answer = array.array("I", [ETHTOOL_GLINK, 1])
     _ethtool(sock, name, answer)
     return bool(answer[1])
 
 
 def _ethtool(sock: socket.socket, name: str, command: array.array[int]) -> None:
-    """Have the driver fill in a command. What it does not answer stays as it is."""
+    """Have the driver fill in a command. Without an answer it stays as it is."""
     with contextlib.suppress(OSError):
         fcntl.ioctl(sock, SIOCETHTOOL, struct.pack("16sP16x", os.fsencode(name), command.buffer_info()[0]))
 
 
 def _kinds(attributes: bytes) -> Iterator[int]:
-    """Of the attributes of a message. netlink(7)."""
+    """The types of the attributes of a message. netlink(7)."""
     while len(attributes) >= ATTRIBUTE.size:
         n_bytes, kind = ATTRIBUTE.unpack_from(attributes)
         if n_bytes < ATTRIBUTE.size:
@@ -177,9 +178,10 @@ def _kinds(attributes: bytes) -> Iterator[int]:
 
 
 class Watch:
-    """Readable when some interface of the namespace changed. What changed, look() tells, and opens no file for it.
+    """A descriptor that is readable when an interface of the namespace changed.
 
-    It stays with the network namespace of the thread that made it, whoever asks.
+    look() tells the new state without opening a file. It belongs to the network namespace of the thread that made it,
+    whichever thread uses it.
     """
 
     def __init__(self) -> None:
@@ -193,7 +195,7 @@ class Watch:
             self._socket.close()
             raise
         self._gone: dict[int, bool] = {}
-        """By index: whether it went to another namespace."""
+        """By index: whether it was moved to another namespace."""
         self._figures: io.FileIO | None = None
         with contextlib.suppress(OSError):
             self._figures = io.FileIO(FIGURES)
@@ -206,7 +208,10 @@ class Watch:
         return look(name, self._asking)
 
     def was_moved(self, index: int, seconds: float = 0.0) -> bool:
-        """Whether an interface that is gone was moved to another namespace. Waits so long for the kernel to tell."""
+        """Whether an interface that is gone was moved to another namespace.
+
+        Waits up to `seconds` for the kernel to tell.
+        """
         poller = select.poll()
         poller.register(self._socket, select.POLLIN)
         deadline = time.monotonic() + seconds
@@ -216,21 +221,24 @@ class Watch:
         return self._gone.get(index, False)
 
     def name_of(self, index: int) -> str:
-        """Empty where there is none."""
+        """The name of the interface with this index; empty where there is none."""
         with contextlib.suppress(OSError):
             answer = fcntl.ioctl(self._asking, SIOCGIFNAME, struct.pack("16xi20x", index))
             return os.fsdecode(answer[:16].partition(b"\0")[0])
         return ""
 
     def dropped_by_kernel(self, name: str) -> int:
-        """Frames that the stack sent to an interface and nobody took, since it was made. Raises OSError."""
+        """Frames that the host's stack sent to an interface and the kernel dropped, since it was made.
+
+        Raises OSError.
+        """
         if self._figures is None:
             return 0
         self._figures.seek(0)
         return _dropped(self._figures.readall(), name)
 
     def drain(self) -> None:
-        """Take what the kernel said; that it said more than there was room for is no harm."""
+        """Read the kernel's messages. It may have dropped some for want of room; that does no harm."""
         with contextlib.suppress(BlockingIOError):
             while True:
                 with contextlib.suppress(InterruptedError):
@@ -241,7 +249,7 @@ class Watch:
                             raise
 
     def _note(self, messages: bytes) -> None:
-        """Remember which interfaces went, and how. rtnetlink(7)."""
+        """Remember which interfaces are gone, and whether they were moved. rtnetlink(7)."""
         while len(messages) >= NLMSG.size:
             n_bytes, kind, *_ = NLMSG.unpack_from(messages)
             if not NLMSG.size + IFINFO.size <= n_bytes <= len(messages):
@@ -249,7 +257,7 @@ class Watch:
             family, _, index, *_ = IFINFO.unpack_from(messages, NLMSG.size)
             attributes = messages[NLMSG.size + IFINFO.size : n_bytes]
             self._gone.pop(index, None)
-            if kind == RTM_DELLINK and family == socket.AF_UNSPEC:  # else it left a bridge, say, and is still there
+            if kind == RTM_DELLINK and family == socket.AF_UNSPEC:  # else it left a bridge, and is still there
                 self._gone[index] = IFLA_NEW_NETNSID in _kinds(attributes)
             if len(self._gone) > MOST_GONE:
                 del self._gone[next(iter(self._gone))]

@@ -1,6 +1,6 @@
-"""What became of a tap that was renamed, or moved to another network namespace, as its descriptor tells. tuntap.rst.
+"""Finds a tap that was renamed, or moved to another network namespace, by its descriptor. tuntap.rst.
 
-Nothing of it is kept open there: a namespace ends with its last process, and with it the tap, also where fwd has that.
+No file of that namespace is kept open, so that it can end with its last process, and the tap with it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ IFREQ_BYTES: Final = 40
 
 @dataclass(frozen=True, slots=True)
 class Away:
-    """A tap that is in another namespace than the one that it was opened in."""
+    """A tap that was moved to another namespace."""
 
     words: str
-    """How messages call the namespace."""
+    """The name of the namespace in messages."""
     label: str
     """Its name or number."""
     prefix: str
-    """What stands before a command that is to run there; empty where it cannot be said."""
+    """The words before a command that is to run there; empty where they are not known."""
     mac: str
     seen: Interface | None = None
     """None where fwd may not look there."""
@@ -39,7 +39,7 @@ class Away:
 
 
 def name(fd: int) -> str:
-    """What the tap of this descriptor is called now. Raises OSError, with EBADFD when it was removed."""
+    """The name that the tap of this descriptor has now. Raises OSError, with EBADFD when it was removed."""
     found = fcntl.ioctl(fd, TUNGETIFF, bytes(IFREQ_BYTES))
     return os.fsdecode(found[:16].partition(b"\0")[0])
 
@@ -71,7 +71,7 @@ def look(fd: int, called: str, home: Identity | None, at_home: Interface | None)
 
 
 def _namespace(fd: int) -> int | None:
-    """A file descriptor of it, where the kernel tells: it wants CAP_NET_ADMIN there, and Linux 5.4."""
+    """A file descriptor of its namespace; None where the kernel refuses: it takes CAP_NET_ADMIN and Linux 5.4."""
     try:
         return fcntl.ioctl(fd, TUNGETDEVNETNS)
     except OSError as error:

@@ -1,8 +1,8 @@
-"""Network namespaces beside that of fwd: how one is found, and how something is opened in it. network_namespaces(7).
+"""Network namespaces other than that of fwd: how one is found, and how something is opened in it.
 
-A thread that entered one and could not come back would be lost to its port. So none comes back: what is to be opened
-there is opened by a thread of its own, which ends with that. A socket belongs to the namespace that it was opened in,
-whoever uses it, and keeps that namespace as long as it is open.
+network_namespaces(7). A thread that enters one may not be able to come back. So a thread of its own enters it, opens
+what is needed and ends. A socket belongs to the namespace that it was opened in, whichever thread uses it, and keeps
+that namespace alive while it is open.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fastvhost.dataplane.threads import Thread
 from fastvhost.hostside.errors import HostPortError
 
 NAMED: Final = Path("/var/run/netns")
-"""Where ip-netns(8) keeps the names."""
+"""The directory in which ip-netns(8) keeps namespaces by name."""
 CLONE_NEWNET: Final = 0x40000000
 NS_GET_NSTYPE: Final = 0xB703
 RIGHTS: Final = "run as root, or with AmbientCapabilities=CAP_SYS_ADMIN CAP_NET_ADMIN CAP_NET_RAW"
@@ -34,7 +34,7 @@ Given = TypeVar("Given")
 
 
 def problem(text: str) -> str:
-    """Why no network namespace can be named so, or empty."""
+    """Why this text cannot name a network namespace; or an empty text."""
     if text.startswith("/"):
         return "a path must have no NUL in it" if "\0" in text else ""
     if text in ("", ".", "..") or any(c == "/" or c.isspace() or not c.isprintable() for c in text):
@@ -43,17 +43,23 @@ def problem(text: str) -> str:
 
 
 class Namespace:
-    """A network namespace that is open here, and stays as long as it is."""
+    """A network namespace, kept alive by an open descriptor."""
 
     def __init__(self, fd: int, words: str = "") -> None:
-        """Takes the file descriptor. words: how messages call it; empty for the name that it has, or its number."""
+        """Takes ownership of fd.
+
+        words: its name in messages; empty: the name that ip-netns(8) has for it, or its number.
+        """
         self._fd = fd
         self.identity = identity_of(fd)
         self.name = "" if words else name_of(self.identity)
         self.words = words or f"network namespace {self.name or f'{self.identity[1]} (see lsns -t net)'}"
 
     def run(self, act: Callable[[], Given]) -> Given:
-        """What `act` returns or raises, called in this namespace. Raises HostPortError where it cannot be entered."""
+        """Call `act` in this namespace, and return or raise what it does.
+
+        Raises HostPortError where it cannot be entered.
+        """
         answer: Future[Given] = Future()
 
         def enter() -> None:
@@ -80,7 +86,7 @@ class Namespace:
 class Wanted:
     """The namespace that netns= names: of ip-netns(8), of a process, or a file at a path.
 
-    A number is a process, as for ip-link(8): the one that has it at the first look, and no later one.
+    A number is a process id, as for ip-link(8). It means the process that has it at the first look, not a later one.
     """
 
     def __init__(self, text: str) -> None:
@@ -97,12 +103,12 @@ class Wanted:
 
     @property
     def ended(self) -> bool:
-        """Whether waiting is in vain: the process is not there any more."""
+        """Whether the process has ended, so that waiting is no use."""
         return bool(self.pid) and (self._started is None or _started(self.pid) != self._started)
 
     @property
     def missing(self) -> str:
-        """What to say while it is not there."""
+        """A message for while it is not there."""
         if self.pid and self._started is None:
             return f"netns={self.text}: there is no such process; give the id of one that runs, or a name of ip netns"
         if self.pid:
@@ -110,13 +116,16 @@ class Wanted:
         return f"there is no {self.words}; waiting for it"
 
     def left(self, now: Identity | None) -> str:
-        """Why the one that was there is no longer meant. now: what is there instead."""
+        """Why the namespace that was found before is no longer the wanted one. now: the one in its place, or None."""
         if self.pid:
             return f"process {self.pid} {'entered another network namespace' if now else 'ended'}"
         return f"{self.words} was {'made anew' if now else 'removed'}"
 
     def identity(self) -> Identity | None:
-        """What is there now, a namespace or not; None for nothing. Raises HostPortError where that is not told."""
+        """The identity of the file that is there now, a namespace or not; None for no file.
+
+        Raises HostPortError where unknown.
+        """
         if self.ended:
             return None
         try:
@@ -154,13 +163,13 @@ class Wanted:
 
 
 def identity_of(file: int | str) -> Identity:
-    """Of an open namespace, or the file at a path. Raises OSError."""
+    """The identity of an open namespace, or of the file at a path. Raises OSError."""
     found = os.stat(file)  # noqa: PTH116
     return found.st_dev, found.st_ino
 
 
 def own_identity() -> Identity:
-    """The calling thread's. Raises OSError."""
+    """The identity of the calling thread's namespace. Raises OSError."""
     return identity_of("/proc/thread-self/ns/net")
 
 
@@ -183,7 +192,7 @@ def _is_network(fd: int) -> bool:
 
 
 def _started(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None where there is none that runs. proc_pid_stat(5)."""
+    """When a process started, in clock ticks since boot; None where it does not run. proc_pid_stat(5)."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
         return None if state in (b"Z", b"X") else int(fields[18])

@@ -18,7 +18,7 @@ PACKET_ADD_MEMBERSHIP, PACKET_RX_RING, PACKET_STATISTICS, PACKET_VERSION = 1, 5,
 PACKET_VNET_HDR, PACKET_QDISC_BYPASS, PACKET_IGNORE_OUTGOING = 15, 20, 23
 TPACKET_V3, PACKET_MR_PROMISC = 2, 1
 ETH_P_ALL: Final = 3
-# A block holds the longest super-frame with all headers. It is handed over when full, or after a millisecond.
+# A block has room for the longest super-frame with all headers. The kernel hands it over when full, or after 1 ms.
 BLOCK_BYTES: Final = 128 << 10
 BLOCKS: Final = 32
 RETIRE_MS: Final = 1
@@ -32,7 +32,7 @@ class PacketFace(HostPortApi, Protocol):
 
 
 class PacketService(InterfaceService):
-    """Opens the sockets while the interface is up, and counts what the kernel dropped."""
+    """Opens the sockets while the interface is up, and counts the frames that the kernel dropped."""
 
     def __init__(self, port: PacketFace, interface: str, *, netns: str = "") -> None:
         super().__init__(port, interface, netns)
@@ -89,13 +89,13 @@ class PacketService(InterfaceService):
     def _kernel_drops(self) -> int:
         if self._receiver is None:
             return 0
-        # Reading sets the kernel's figures back to 0.
+        # Reading resets the kernel's counters to 0.
         _packets, drops, _freezes = struct.unpack("3I", self._receiver.getsockopt(SOL_PACKET, PACKET_STATISTICS, 12))
         return int(drops)
 
 
 def _reason(error: OSError) -> str:
-    """What to do about it, in one line."""
+    """The error with its remedy, in one line."""
     if error.errno in (errno.EPERM, errno.EACCES):
         return "not permitted (CAP_NET_RAW); run as root, or with AmbientCapabilities=CAP_NET_RAW"
     if error.errno == errno.ENOMEM:

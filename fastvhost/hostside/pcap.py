@@ -20,7 +20,7 @@ class PcapFace(HostPortApi, Protocol):
 
 
 class PcapService(InterfaceService):
-    """Opens the interface, and counts what the kernel dropped."""
+    """Opens the interface, and counts the frames that the kernel dropped."""
 
     follows_netns = False
 

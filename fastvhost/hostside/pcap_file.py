@@ -1,7 +1,7 @@
-"""Capture files as a port: one is played to the neighbour, what the neighbour sends is recorded in another.
+"""Capture files as a port: one is played to the port that it is wired to, another records what that port sends.
 
-A file may be a pipe, or lie on a file server, and say nothing for ever. So each is opened, read or written and closed
-by a thread of its own; nobody else waits for it, neither a start nor a stop.
+A file may be a pipe, or lie on a file server, and never answer. So a thread of its own opens, reads or writes, and
+closes each; neither a start nor a stop waits for it for long.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ T = TypeVar("T")
 
 BURST = 64
 IDLE_SECONDS = 0.1
-"""A stop, or a buffer that comes free, is seen that late at the most where nothing arrives."""
+"""Seconds until a stop, or a buffer that comes free, is noticed at the latest where nothing arrives."""
 OPEN_SECONDS = 2.0
-"""How long a start waits to hear that a file is one. One that answers later is told of in the log."""
+"""Seconds that a start waits until a file is open. A file that takes longer is reported in the log."""
 LEAVE_SECONDS = 0.2
-"""How long a stop waits for threads that may be waiting for a file, and have nothing to lose."""
+"""Seconds that a stop waits for a thread that may be waiting for a file and has nothing to write."""
 
 
 class PcapFileService:
-    """Plays and records. Once played, a file is not played again unless `loop`."""
+    """Plays and records. A file is played once, or again and again with `loop`."""
 
     def __init__(
         self, port: Endpoint, *, played: str = "", recorded: str = "", loop: bool = False, timed: bool = False
@@ -49,16 +49,19 @@ class PcapFileService:
         self._stopping = threading.Event()
         self._start = 0.0
         self._frames = 0
-        """Played from the rounds before, of a file that loops."""
+        """Frames played in earlier rounds of a file that loops."""
         self._written = 0
         self._records = not recorded
-        """Whether frames are taken: not before there is a file for them."""
+        """Whether frames are taken: only once the file to record to is open."""
         self._failed = ""
         self.left_behind = False
-        """Whether a thread still waits for its file after stop(). It touches nothing any more when that answers."""
+        """Whether a thread still waits for its file after stop(). It uses nothing else, also once the file answers."""
 
     def open(self) -> None:
-        """Open the files. Raises HostPortError for one that cannot be played or written, if it says so by now."""
+        """Open the files.
+
+        Raises HostPortError for a file that cannot be played or written, if that is known within OPEN_SECONDS.
+        """
         jobs = {"play": (self._run_player, self._played)} if self._played else {}
         jobs["record"] = (self._run_recorder, self._recorded)
         waited: list[tuple[str, Future[None]]] = []
@@ -85,7 +88,7 @@ class PcapFileService:
         """The first step of a stop. There is no path here that another process could want."""
 
     def stop(self, timeout: float) -> None:
-        """Write what has arrived, close the files. Raises TimeoutError where that is not done in time.
+        """Write the frames that have arrived, close the files. Raises TimeoutError where that takes longer.
 
         A thread that waits for a file to be played is left behind.
         """
@@ -124,7 +127,7 @@ class PcapFileService:
     # The threads
 
     def _opened(self, kind: Callable[[str], T], path: str, remedy: str, opened: Future[None]) -> T | None:
-        """The file, or None where there is none; who waits for the answer gets it, and else the log."""
+        """The open file, or None. The error goes to who waits for `opened`; to the log where nobody waits any more."""
         with contextlib.suppress(OSError):
             if stat.S_ISFIFO(Path(path).stat().st_mode) and opened.set_running_or_notify_cancel():
                 self._say(f"waiting for {path}, a pipe")
@@ -162,7 +165,7 @@ class PcapFileService:
             self._fail(f"playing {self._played} has ended: internal error {type(error).__name__}: {error}")
 
     def _play_through(self, player: Player) -> Player | None:
-        """Until the end of the file or a stop. Returns the one to go on with."""
+        """Play until the end of the file, or a stop. Returns the player to go on with, None for none."""
         self._player = player
         self._go.wait()
         start = time.monotonic()
@@ -188,9 +191,9 @@ class PcapFileService:
         return None
 
     def _pause(self, player: Player, start: float) -> float:
-        """How long nothing can be sent."""
+        """Seconds until the next frame can be sent."""
         if not self._timed:
-            return 0.001  # all buffers are on their way
+            return 0.001  # all buffers are in flight
         due = player.next_us() / 1e6 - (time.monotonic() - start)
         return min(IDLE_SECONDS, max(0.0, due))
 
@@ -218,7 +221,7 @@ class PcapFileService:
                     break
                 self._stopping.wait(IDLE_SECONDS)
             except Exception as error:
-                # The next burst may do; told once.
+                # The next burst may work; this is logged once.
                 if last:
                     break
                 if type(error).__name__ not in said:

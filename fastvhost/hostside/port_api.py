@@ -1,4 +1,4 @@
-"""What a service asks of a port towards this host: HostPort of the data plane is the one in production."""
+"""What a service calls of a port towards this host: HostPort of the data plane. Tests have a fake one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class HostPortApi(Protocol):
-    """Every call returns after no worker can see the old state."""
+    """Each call returns only when no worker can use the old state any more."""
 
     @property
     def name(self) -> str: ...

@@ -1,7 +1,7 @@
 """The control side of a port on an interface: a thread that attaches it, watches it, and attaches it again.
 
-Whatever happens to the interface, the worker meets only calls that fail at once: it counts the frames as link_down and
-goes on. This thread finds out what happened, says so once, and tries again every second and with every change.
+Whatever happens to the interface, the worker's calls fail at once: it counts the frames as link_down and goes on. This
+thread finds out what happened, logs it once, and tries again every second and with every change.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from fastvhost.hostside.namespaces import Namespace, Wanted
 from fastvhost.hostside.port_api import HostPortApi
 
 RETRY = 1.0
-"""Seconds between two attempts to attach, and between two looks where the kernel said nothing."""
+"""Seconds between two attempts to attach, and between two looks where the kernel reports no change."""
 SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
-"""What a call fails with where something runs out, and says nothing about the interface."""
+"""Errors that mean that this host is short of something, and say nothing about the interface."""
 FATE_SECONDS = 0.5
-"""How long the kernel may take to tell what became of an interface that is not found any more."""
+"""Seconds that the kernel may take to tell what happened to an interface that is gone."""
 CARRIER_LOOK = 0.05
-"""Seconds between two looks for a carrier that is missing: the kernel tells of it up to a second late."""
+"""Seconds between two looks for a missing carrier, which the kernel reports up to a second late."""
 Given = TypeVar("Given")
 
 
 class InterfaceService:
-    """Base of the services of tap, packet, xdp and pcap ports. A kind says how to attach, and when.
+    """Base of the services of tap, packet, xdp and pcap ports. A subclass says how to attach, and when.
 
     netns: the network namespace that the interface is in, as the operator wrote it; empty for that of fwd.
     """
@@ -52,7 +52,7 @@ class InterfaceService:
         self._name = interface
         self._wanted = Wanted(netns) if netns else None
         self._there: Namespace | None = None
-        """The one that is wanted, while it is there."""
+        """The wanted namespace, while it is there."""
         self._logbook = Logbook(port.name)
         self._watch: interfaces.Watch | None = None
         self._wake = -1
@@ -62,67 +62,67 @@ class InterfaceService:
         self._was: Interface | None = None
         """What was attached last."""
         self._losing = False
-        """Whether what was attached is still to be let go of: a worker that was late kept us from it."""
+        """Whether the attached sockets are still to be released, because a worker was late at the door."""
         self._late = False
         self._retry_at = 0.0
         self._said = ""
         self._trouble = ""
-        """What kept it from looking at the interface, empty where nothing does."""
+        """Why the last look at the interface failed; empty where it did not."""
         self._stats_at = 0.0
         self._misses_carrier = False
 
-    # What a kind defines
+    # For subclasses to define
 
     def _attach(self) -> str:
-        """Give the port what it works on. Returns what to log; raises HostPortError."""
+        """Open the interface and give it to the port. Returns a text for the log; raises HostPortError."""
         raise NotImplementedError
 
     def _release(self) -> None:
-        """Close what _attach opened, after the port let go of it. Idempotent."""
+        """Close what _attach() opened, once the port does not use it any more. Idempotent."""
         raise NotImplementedError
 
     def _kernel_drops(self) -> int:
-        """Frames that the kernel dropped since the last call because the port was late."""
+        """Frames that the kernel dropped since the last call because the port did not read them in time."""
         return 0
 
     @property
     def _is_away(self) -> bool:
-        """Whether what is attached was moved to another network namespace, and works on there."""
+        """Whether the attached interface was moved to another network namespace and still works."""
         return False
 
     def _is_attached(self, seen: Interface) -> bool:
-        """Whether the interface that _seen() found is the one that was attached."""
+        """Whether the interface that _seen() found is the attached one."""
         return self._attached is not None and seen.index == self._attached.index
 
     def _refused(self, _number: int, _now: float) -> bool:
-        """A worker's call failed with this errno on what is attached. Whether that was to be expected."""
+        """A worker's call on the attached interface failed with this errno. Returns whether that was to be expected."""
         return False
 
     @property
     def _label(self) -> str:
-        """What messages call the interface."""
+        """The name of the interface in messages."""
         return self._name
 
-    # What a kind may use
+    # For subclasses to use
 
     def _inside(self, act: Callable[[], Given]) -> Given:
-        """Call it in the interface's network namespace. Raises HostPortError where that cannot be entered."""
+        """Call act in the interface's network namespace. Raises HostPortError where that cannot be entered."""
         return act() if self._there is None else self._there.run(act)
 
     @property
     def _where(self) -> str:
-        """The namespace, as the end of a clause; empty where it is that of fwd."""
+        """" in " and the namespace; empty where it is that of fwd."""
         return f" in {self._wanted.words}" if self._wanted else ""
 
     @property
     def _prefix(self) -> str:
-        """What stands before a command that is to run there."""
+        """The words before a command that is to run there."""
         return self._wanted.prefix if self._wanted else ""
 
-    # The switch's side
+    # For the switch
 
     def open(self) -> None:
-        """Attach, or find that the interface is not there yet. Raises HostPortError where waiting would not help."""
+        """Attach, unless the interface is not there yet. Raises HostPortError where waiting would not help."""
         if self._wanted is None:
             self._watch = interfaces.Watch()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -172,7 +172,7 @@ class InterfaceService:
                     self._late = False
                     self._write(logging.WARNING, "the worker is back")
             except WorkerStuckError as error:
-                # What was to change did not, and the next look finds it so. What was half attached is let go of.
+                # The change did not happen, which the next look finds. A half-attached interface is released.
                 self._losing |= self._attached is None
                 if not self._late:
                     self._late = True
@@ -183,9 +183,9 @@ class InterfaceService:
                 self._rest()
 
     def _survive(self, error: Exception) -> None:
-        """It is looked at again later.
+        """After an error: the interface is looked at again later.
 
-        What is attached stays, or a tap would go, and all that was done to it. What is half attached is let go of.
+        An attached interface stays: closing a tap would remove it with its settings. A half-attached one is released.
         """
         self._losing |= self._attached is None
         if isinstance(error, OSError) and error.errno in SHORT:
@@ -198,7 +198,7 @@ class InterfaceService:
             self._write(level, trouble)
 
     def _rest(self, seconds: float | None = None) -> bool:
-        """Until the next attempt, or a stop: whether it is that."""
+        """Wait until the next attempt, or a stop. Returns whether to stop."""
         poller = select.poll()
         if self._wake >= 0:
             poller.register(self._wake, select.POLLIN)
@@ -214,21 +214,24 @@ class InterfaceService:
             self._watch.drain()
 
     def _seen(self) -> Interface | None:
-        """What is attached, or else the interface that could be, as it is now. Raises OSError if that is not told."""
+        """The attached interface, or else the one to attach to, as it is now.
+
+        Raises OSError where the kernel does not tell.
+        """
         return self._named()
 
     def _named(self, name: str = "") -> Interface | None:
-        """The interface of that name, where the port's one belongs. From any thread."""
+        """The interface of that name in the port's namespace. From any thread."""
         watch, name = self._watch, name or self._name
         if watch is None:
             return None if self._wanted else interfaces.look(name)
         try:
             return watch.look(name)
-        except ValueError:  # closed meanwhile by the control thread
+        except ValueError:  # the control thread closed it meanwhile
             return None
 
     def _reach(self, wanted: Wanted, first: bool) -> bool:
-        """Whether the namespace is there, and the one that it was. Raises HostPortError at the first look only."""
+        """Whether the namespace is there, and the same as before. Raises HostPortError only at the first look."""
         try:
             if self._there is not None:
                 now = wanted.identity()
@@ -254,7 +257,7 @@ class InterfaceService:
         return self._there is not None
 
     def _leave(self, there: Namespace, reason: str) -> None:
-        """Keep nothing of it: what is open there keeps it alive, with all interfaces in it."""
+        """Close all files of the namespace: they would keep it alive, with all interfaces in it."""
         if self._attached is not None:
             self._lose()
             self._say(f"{reason}, and {self._name} is let go of", logging.WARNING)
@@ -279,7 +282,7 @@ class InterfaceService:
             if seen is not None and seen.up and self._attached is not None:
                 self._write(logging.WARNING, f"{self._label}: {os.strerror(number)} while frames were moved")
                 if not self.attaches_down:
-                    # It went down and came back faster than we looked; what was open then may be of no use.
+                    # It went down and came back between two looks; the sockets may not work any more.
                     self._lose()
         if self._attached is not None:
             self._count_drops(now)
@@ -287,7 +290,7 @@ class InterfaceService:
                 label, self._was = self._label, self._attached
                 self._lose()
                 self._say(self._lost(label, self._was), logging.WARNING)
-                # Whoever removed it may be about to make it anew: that one comes first.
+                # Whoever removed it may be about to make it anew, and must be able to.
                 self._retry_at = now + RETRY
                 return
             if not seen.up and not self.attaches_down:
@@ -298,7 +301,7 @@ class InterfaceService:
             self._follow(seen)
 
     def _lost(self, label: str, was: Interface) -> str:
-        """What to say of an interface that was attached and is not found any more."""
+        """A text for the log about an attached interface that is gone."""
         removed = f"{label} was removed; waiting for it to come back"
         if self._watch is None or self.attaches_down:
             return removed
@@ -326,7 +329,7 @@ class InterfaceService:
             said = self._attach()
         except HostPortError as error:
             self._release()
-            # An interface may go between the look and the call: that is not a reason to give up.
+            # An interface may go between the look and the call; try again later.
             if first and not (seen is not None and self._seen() is None):
                 raise
             self._say(str(error), logging.WARNING)
@@ -342,7 +345,10 @@ class InterfaceService:
         self._follow(self._attached, quiet=True)
 
     def _follow(self, seen: Interface, quiet: bool = False) -> None:
-        """The link is what the administrator made of it, and needs an other end. A tap's is the port itself."""
+        """Set the port's link: it is up where the interface is up and has a carrier.
+
+        A tap's carrier is the port itself.
+        """
         self._misses_carrier = seen.up and not seen.carrier and not self.attaches_down
         up = seen.up and not self._misses_carrier
         if up != self._port.link_up:
@@ -361,7 +367,7 @@ class InterfaceService:
     def _count_drops(self, now: float) -> None:
         if now >= self._stats_at:
             self._stats_at = now + RETRY / 2
-            with contextlib.suppress(OSError):  # counted the next time
+            with contextlib.suppress(OSError):  # they are counted the next time
                 if drops := self._kernel_drops():
                     self._port.count_kernel_drops(drops)
 
@@ -400,5 +406,5 @@ class InterfaceService:
 
 
 def details(seen: Interface) -> dict[str, Any]:
-    """What `fastvhost show` tells of an interface."""
+    """The state of an interface for `fastvhost show`."""
     return {"index": seen.index, "mtu": seen.mtu, "mac": seen.mac, "up": seen.up, "carrier": seen.carrier}

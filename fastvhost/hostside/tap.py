@@ -1,7 +1,7 @@
 """Tap interfaces: made or attached to, one file descriptor a queue. Linux, Documentation/networking/tuntap.rst.
 
-The descriptors belong to the interface, whatever it is called, and in whatever network namespace: one that is renamed,
-or moved into a container, goes on. What became of it, the descriptor tells.
+The descriptors belong to the interface whatever its name and network namespace, so one that is renamed, or moved into a
+container, goes on. By its descriptor the service finds out where it is.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class TapFace(HostPortApi, Protocol):
 
 
 class TapService(InterfaceService):
-    """Makes the interface where it is missing, and brings one that it made up; one that was there keeps its state."""
+    """Makes the interface where it is missing, and then sets it up. An interface that was there keeps its state."""
 
     attaches_down = True
 
@@ -62,10 +62,10 @@ class TapService(InterfaceService):
         self._fds: list[int] = []
         self._counted = 0
         self._called = interface
-        """Its name, which may have changed since."""
+        """The name that it has now."""
         self._away: Away | None = None
         self._down_until = 0.0
-        """Of one that is away and cannot be looked at: until when it is taken to be down."""
+        """Where it was moved and cannot be looked at: until when it counts as down, on the clock."""
 
     def _attach(self) -> str:
         made = self._inside(self._open)
@@ -76,7 +76,7 @@ class TapService(InterfaceService):
         return f"{how} tap {self._name}{self._where}{queues}, MTU {seen.mtu if seen else '?'}"
 
     def _open(self) -> bool:
-        """Open all queues. Returns whether the interface was made by that."""
+        """Open all queues. Returns whether that made the interface."""
         made = interfaces.look(self._name) is None
         for _ in range(self._queues):
             self._fds.append(self._open_queue())
@@ -132,7 +132,7 @@ class TapService(InterfaceService):
         return HostPortError(f"tap {name}{self._where}: {reason}", "usage" if error.errno == errno.EINVAL else "os")
 
     def _kernel_drops(self) -> int:
-        """A tap keeps as many frames as its txqueuelen says; what comes on top is gone."""
+        """The kernel drops frames beyond the tap's txqueuelen."""
         if self._away is not None:
             dropped = self._away.dropped
         else:
@@ -147,7 +147,7 @@ class TapService(InterfaceService):
         self._fds = []
         self._called, self._away, self._down_until = self._name, None, 0.0
 
-    # One that was renamed or moved
+    # Taps that were renamed or moved
 
     @property
     def _is_away(self) -> bool:
@@ -166,14 +166,15 @@ class TapService(InterfaceService):
         except OSError as error:
             if error.errno != errno.EBADFD:
                 raise
-            return None  # it was removed, where it was, or with its namespace
+            return None  # it was removed, perhaps with its namespace
         self._tell(name, away)
         self._called, self._away = name, away
         if away is None:
-            return at_home or self._attached  # it came back, or was renamed, between these looks
+            return at_home or self._attached  # it came back, or was renamed, between the two looks
         if away.seen is not None:
             return away.seen
-        # Nobody tells whether it is up: a worker's call does, where it is not, and then it is tried again now and then.
+        # Its state is not known here. It counts as up until a worker's call fails, and then it is tried again now and
+        # then.
         up = time.monotonic() >= self._down_until
         return Interface(name, 0, up, True, 0, away.mac, True)
 
@@ -184,7 +185,7 @@ class TapService(InterfaceService):
         return unseen
 
     def _tell(self, name: str, away: Away | None) -> None:
-        """That it was renamed or moved, once."""
+        """Log once that it was renamed or moved."""
         before = self._away.words if self._away else ""
         called = "" if name == self._called else f" and is called {name} now"
         if away is not None and away.words != before:
@@ -201,9 +202,9 @@ class TapService(InterfaceService):
     def _say_down(self) -> None:
         away = self._away
         if away is not None and away.seen is None:
-            return  # an attempt
+            return  # it is only tried again
         prefix = away.prefix if away else self._prefix
-        # Whoever may rename it there is not whoever pastes this here.
+        # Another user chose the name there, and the operator pastes this command: so it is quoted.
         remedy = f"{prefix}ip link set {shlex.quote(self._called)} up"
         self._say(f"{self._label} is down; bring it up with: {remedy}", logging.WARNING)
 

@@ -22,7 +22,7 @@ PACKET_ADD_MEMBERSHIP, PACKET_MR_PROMISC = 1, 1
 HEADER_BYTES: Final = 14 + 2 * 4
 """Ethernet, and two VLAN tags."""
 LET_GO_SECONDS: Final = 1.0
-"""The kernel takes the queue from a program that ended a moment after its end."""
+"""Seconds. The kernel frees the queue of a program that ended only a moment later."""
 
 
 class XdpFace(HostPortApi, Protocol):
@@ -33,7 +33,7 @@ class XdpFace(HostPortApi, Protocol):
 
 
 class XdpService(InterfaceService):
-    """Attaches program and sockets, follows the MTU, and counts what the kernel dropped."""
+    """Attaches program and sockets, follows the MTU, and counts the frames that the kernel dropped."""
 
     def __init__(self, port: XdpFace, interface: str, *, queues: int = 1, netns: str = "") -> None:
         super().__init__(port, interface, netns)
@@ -81,7 +81,7 @@ class XdpService(InterfaceService):
         if longest(seen.mtu) < seen.mtu + HEADER_BYTES:
             said += f"; frames of more than {LONGEST} bytes do not fit: {self._prefix}ip link set {self._name} mtu 3500"
         if mode == "generic":
-            said += "; a neighbour's stack must send no super-frames: at its end, ethtool -K IFACE tso off gso off"
+            said += "; the stack at the other end must send no super-frames: there, ethtool -K IFACE tso off gso off"
         return said
 
     def _open(self, seen: Interface) -> None:
@@ -96,7 +96,7 @@ class XdpService(InterfaceService):
                     raise
 
     def _bind(self, seen: Interface) -> None:
-        # While the program steers nothing, every frame passes to the host as before.
+        # Until the program has sockets in its map, every frame passes to the host as before.
         self._redirect = redirect = Redirect(seen.index, self._queues)
         for queue in range(self._queues):
             self._sockets.append(XdpSocket(seen.index, queue, copy=not redirect.native))
@@ -135,12 +135,12 @@ class XdpService(InterfaceService):
 
 
 def longest(mtu: int) -> int:
-    """The most bytes of a frame at this MTU, as far as they fit."""
+    """The longest frame at this MTU, in bytes, at most LONGEST."""
     return min(mtu + HEADER_BYTES, LONGEST)
 
 
 def advice(error: XdpError, interface: str, prefix: str = "") -> str:
-    """What the kernel refused and what to do about it, in one line. prefix: before commands."""
+    """What the kernel refused, and the remedy, in one line. prefix: the words before commands."""
     step, number = error.step, error.number
     if number in (errno.EPERM, errno.EACCES):
         return "not permitted (CAP_NET_RAW, CAP_NET_ADMIN, CAP_BPF); run as root, or with these AmbientCapabilities"
