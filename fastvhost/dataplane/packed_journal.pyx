@@ -12,13 +12,8 @@ from fastvhost.abi.shared_memory cimport load_acquire_u16, store_release_u32
 from fastvhost.abi.virtio_packed cimport VIRTQ_DESC_F_USED, pvirtq_desc
 from fastvhost.dataplane.frame cimport Done
 from fastvhost.dataplane.journal cimport JOURNALED, Batch, Journal, batch_of, batch_word
-from fastvhost.dataplane.packed_ring cimport (
-    BOTH_FLAGS,
-    SLOTS_SHIFT,
-    is_available,
-    packed_ring_base,
-    reset_packed_ring,
-)
+from fastvhost.dataplane.packed_marks cimport BOTH_FLAGS, SLOTS_SHIFT, is_available
+from fastvhost.dataplane.packed_ring cimport packed_ring_base, reset_packed_ring
 from fastvhost.dataplane.ring cimport RING_OK, Ring
 
 JOURNAL_BYTES = sizeof(Journal)

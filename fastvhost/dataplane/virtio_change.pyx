@@ -7,10 +7,10 @@ from fastvhost.dataplane.guest_memory cimport RegionTable, host_of_user
 from fastvhost.dataplane.journal cimport Journal
 from fastvhost.dataplane.notify cimport judge_anew
 from fastvhost.dataplane.packed_journal cimport FoundPlace, begin_journal, find_place, was_in_use
+from fastvhost.dataplane.packed_marks cimport place_of
 from fastvhost.dataplane.packed_ring cimport (
     packed_ring_base,
     packed_ring_start,
-    place_of,
     reset_packed_ring,
     rewind_packed_ring,
 )

@@ -2,7 +2,7 @@
 
 from tests.mutants.mutant import Mutant
 
-SPLIT, PACKED = "dataplane/split_ring.pyx", "dataplane/packed_ring.pyx"
+SPLIT, PACKED, USED = (f"dataplane/{name}.pyx" for name in ("split_ring", "packed_ring", "packed_used"))
 BROKEN = (
     "unit/test_broken_rings.py::test_breaking_the_rules_in_the_transmitq_stops_it_once_and_setting_it_up_again_recovers"
 )
@@ -92,7 +92,7 @@ MUTANTS = (
     Mutant("packed-wrap-not-flipped", PACKED, "            wrap = not wrap\n", "            pass\n", f"{WRAPS}[7]"),
     Mutant(
         "packed-used-wrap-not-flipped",
-        PACKED,
+        USED,
         "        ring.used_wrap = not ring.used_wrap\n",
         "        pass\n",
         f"{WRAPS}[3]",
@@ -106,7 +106,7 @@ MUTANTS = (
     ),
     Mutant(
         "packed-event-wrap-ignored",
-        PACKED,
+        USED,
         "(off_wrap >> RING_EVENT_WRAP_BIT) != ring.used_wrap",
         "False",
         "unit/test_packed_ring.py::test_an_event_beyond_the_wrap_is_met_only_after_it",
@@ -134,14 +134,14 @@ MUTANTS = (
     ),
     Mutant(
         "packed-batch-steps-one-a-chain",
-        PACKED,
+        USED,
         "        for i in range(n):\n            at += done[i].ticket >> SLOTS_SHIFT\n",
         "        at += n\n",
         "unit/test_in_order_batches.py::test_the_place_of_the_next_batch_is_behind_the_one_before_over_the_end_of_the_ring",
     ),
     Mutant(
         "packed-first-shown-early",
-        PACKED,
+        USED,
         "        flags = load_u64(<const uint64_t *>&desc[at].len) & tail_of(0, 0, 0xffff)\n",
         "        pass\n",
         "unit/test_counts.py::test_what_is_completed_is_shown_all_at_once_when_it_is_published[packed]",
@@ -169,7 +169,7 @@ MUTANTS = (
     ),
     Mutant(
         "packed-used-flag-ignored",
-        "dataplane/packed_ring.pxd",
+        "dataplane/packed_marks.pxd",
         "(flags & BOTH_FLAGS) == (VIRTQ_DESC_F_AVAIL if wrap else VIRTQ_DESC_F_USED)",
         "((flags & VIRTQ_DESC_F_AVAIL) != 0) == wrap",
         "unit/test_packed_ring.py::test_a_wrong_wrap_counter_is_simply_not_available",

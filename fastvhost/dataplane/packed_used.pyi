@@ -1,0 +1,1 @@
+"""What the device writes into a packed virtqueue. No Python face: packed_ring installs it."""
