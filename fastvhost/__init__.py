@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from fastvhost.dataplane.door import Door
     from fastvhost.dataplane.guest_memory import GuestMemory, Mapping, MemoryRefusedError
     from fastvhost.dataplane.port import Counters, NullPort, Port
-    from fastvhost.dataplane.ports.endpoint import Burst, Endpoint, EndpointClosedError
+    from fastvhost.dataplane.ports.endpoint import Endpoint, EndpointClosedError
+    from fastvhost.dataplane.ports.endpoint_burst import Burst
     from fastvhost.dataplane.queue_setup import QueueSetup
-    from fastvhost.dataplane.virtio_port import RingRefusedError, VirtioPort
+    from fastvhost.dataplane.ring_refusal import RingRefusedError
+    from fastvhost.dataplane.virtio_port import VirtioPort
     from fastvhost.dataplane.wire import Wire
     from fastvhost.dataplane.worker import Worker
     from fastvhost.vhostuser.service import VhostUserService
@@ -30,7 +32,7 @@ _HOMES = {
     "FastvhostError": "control.errors",
     "RuntimeFailure": "control.errors",
     "UsageError": "control.errors",
-    "Burst": "dataplane.ports.endpoint",
+    "Burst": "dataplane.ports.endpoint_burst",
     "Endpoint": "dataplane.ports.endpoint",
     "EndpointClosedError": "dataplane.ports.endpoint",
     "GuestMemory": "dataplane.guest_memory",
@@ -40,7 +42,7 @@ _HOMES = {
     "NullPort": "dataplane.port",
     "Port": "dataplane.port",
     "QueueSetup": "dataplane.queue_setup",
-    "RingRefusedError": "dataplane.virtio_port",
+    "RingRefusedError": "dataplane.ring_refusal",
     "VirtioPort": "dataplane.virtio_port",
     "Door": "dataplane.door",
     "Wire": "dataplane.wire",

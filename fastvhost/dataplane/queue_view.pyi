@@ -1,1 +1,25 @@
-"""What a queue's rings say now, for show and diagnosis."""
+"""What a queue and its ring say now, for show and diagnosis."""
+
+from typing import NamedTuple
+
+class QueueState(NamedTuple):
+    """One queue as a worker sees it now, for show and diagnosis."""
+
+    index: int  # type: ignore[assignment]  # a queue has an index, not a search function
+    size: int
+    live: bool
+    """It was given to the data plane by start_queue and not stopped since."""
+    started: bool
+    """It was kicked, or needs no kick, or buffers were seen in it."""
+    enabled: bool
+    broken: str
+    """Empty, or why the queue was stopped: one sentence."""
+    avail_idx: int
+    used_idx: int
+    next_avail: int
+    frames: int
+    bytes: int
+    kick_suppressed: bool
+    interrupt_wanted: bool
+    kicks: int
+    """Kicks that a worker took from the kick fd before it slept; those not taken yet stand in the eventfd."""

@@ -1,14 +1,79 @@
-"""What a queue's rings say now, for show and diagnosis. Virtio 1.2, sections 2.7 and 2.8.
+"""What a queue and its ring say now, for show and diagnosis. Virtio 1.2, sections 2.7 and 2.8.
 
 The guest's memory may be slow to come, so it is read without the GIL; whoever does that counts as its user before.
 """
 
-from fastvhost.abi.shared_memory cimport load_u16
+from typing import NamedTuple
+
+from libc.stdint cimport uint32_t
+
+from fastvhost.abi.shared_memory cimport cpu_pause, full_fence, load_acquire_u32, load_u16
 from fastvhost.abi.virtio_packed cimport RING_EVENT_FLAGS_DISABLE, pvirtq_event_suppress
 from fastvhost.abi.virtio_ring cimport VIRTQ_AVAIL_F_NO_INTERRUPT, virtq_avail, virtq_used
 from fastvhost.dataplane.guest_memory cimport GuestMemory, Mapping
 from fastvhost.dataplane.ring cimport Ring
-from fastvhost.dataplane.virtio_device cimport Queue
+from fastvhost.dataplane.tally cimport Tally
+from fastvhost.dataplane.virtio_device cimport Device, Queue
+
+from fastvhost.dataplane.ring import SENTENCES
+
+
+# What stands in the ring's memory.
+cdef struct QueueView:
+    uint32_t avail_idx
+    uint32_t used_idx
+    bint kick_suppressed
+    bint interrupt_wanted
+
+
+class QueueState(NamedTuple):
+    """One queue as a worker sees it now, for show and diagnosis."""
+
+    index: int
+    size: int
+    live: bool
+    started: bool
+    enabled: bool
+    broken: str
+    avail_idx: int
+    used_idx: int
+    next_avail: int
+    frames: int
+    bytes: int
+    kick_suppressed: bool
+    interrupt_wanted: bool
+    kicks: int
+
+
+cdef object state_of(const Device *device, uint32_t index, list kept, const Tally *tally):
+    """A queue's state. kept: the memory that it may lie in; it stays mapped meanwhile."""
+    cdef bint packed = False
+    cdef Queue queue
+    cdef const Ring *ring = &queue.ring
+    cdef QueueView view
+    for memory in kept:
+        count_users(memory, 1)
+    queue = snapshot(device, index, &packed)
+    with nogil:
+        view = look_at_queue(&queue, packed)
+    for memory in kept:
+        count_users(memory, -1)
+    return QueueState(
+        index=index,
+        size=ring.size,
+        live=queue.live,
+        started=queue.live and queue.started,
+        enabled=queue.enabled,
+        broken=SENTENCES[<int>ring.status],
+        avail_idx=view.avail_idx,
+        used_idx=view.used_idx,
+        next_avail=ring.next_avail,
+        frames=tally.frames,
+        bytes=tally.bytes,
+        kick_suppressed=view.kick_suppressed,
+        interrupt_wanted=view.interrupt_wanted,
+        kicks=queue.kicks,
+    )
 
 
 cdef int count_users(GuestMemory memory, int more) except -1:
@@ -19,6 +84,19 @@ cdef int count_users(GuestMemory memory, int more) except -1:
         if mapping.closing and mapping.users == 0:
             mapping.unmap()
     return 0
+
+
+cdef Queue snapshot(const Device *device, uint32_t index, bint *packed) noexcept:
+    """A queue as it stands between two changes."""
+    cdef Queue copy
+    cdef uint32_t commits
+    while True:
+        commits = load_acquire_u32(&device.commits)
+        copy, packed[0] = device.queues[index], device.packed
+        full_fence()
+        if not commits & 1 and commits == load_acquire_u32(&device.commits):
+            return copy
+        cpu_pause()
 
 
 cdef QueueView look_at_queue(const Queue *queue, bint packed) noexcept nogil:

@@ -28,4 +28,3 @@ cdef class VirtioPort(ChangingPort):
     cdef uint32_t err_slot(self, uint32_t index) noexcept
     cdef DeviceChange *plan(self) except NULL
     cdef const Queue *planned(self, uint32_t index) except NULL
-    cdef Queue snapshot(self, uint32_t index, bint *packed) except *

@@ -7,37 +7,12 @@ Queue index: vhost-user's vring index; even = receiveq, odd = transmitq, pair = 
 import mmap
 import os
 from collections.abc import Callable
-from typing import NamedTuple
 
 from fastvhost.dataplane.changing_port import ChangingPort
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.guest_memory import GuestMemory
 from fastvhost.dataplane.queue_setup import QueueSetup
-
-class RingRefusedError(ValueError):
-    """A queue cannot start as configured. The text names the ring, the reason and the remedy."""
-
-class QueueState(NamedTuple):
-    """One queue as a worker sees it now, for show and diagnosis."""
-
-    index: int  # type: ignore[assignment]  # a queue has an index, not a search function
-    size: int
-    live: bool
-    """It was given to the data plane by start_queue and not stopped since."""
-    started: bool
-    """It was kicked, or needs no kick, or buffers were seen in it."""
-    enabled: bool
-    broken: str
-    """Empty, or why the queue was stopped: one sentence."""
-    avail_idx: int
-    used_idx: int
-    next_avail: int
-    frames: int
-    bytes: int
-    kick_suppressed: bool
-    interrupt_wanted: bool
-    kicks: int
-    """Kicks that a worker took from the kick fd before it slept; those not taken yet stand in the eventfd."""
+from fastvhost.dataplane.queue_view import QueueState
 
 class VirtioPort(ChangingPort):
     """A virtio-net device's rings, without a control plane. Virtio 1.2, sections 2.7 and 5.1."""

@@ -4,14 +4,13 @@ What the workers see of it (virtio_device) changes in one step, which one of the
 """
 
 import os
-from typing import NamedTuple
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from posix.unistd cimport close
 
-from fastvhost.abi.shared_memory cimport cpu_pause, full_fence, load_acquire_u32, store_release_u32
+from fastvhost.abi.shared_memory cimport store_release_u32
 from fastvhost.abi.virtio_net cimport (
     F_IN_ORDER,
     F_RING_PACKED,
@@ -23,18 +22,17 @@ from fastvhost.abi.virtio_net cimport (
     RING_F_INDIRECT_DESC,
     has_feature,
 )
-from fastvhost.abi.virtio_ring cimport VIRTQ_DESC_F_WRITE, VIRTQ_MAX_SIZE
+from fastvhost.abi.virtio_ring cimport VIRTQ_DESC_F_WRITE
 from fastvhost.dataplane.changing_port cimport ChangingPort
 from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.guest_memory cimport GuestMemory, RegionTable
 from fastvhost.dataplane.journal cimport Journal
 from fastvhost.dataplane.notifier cimport BY_PORT, Notifier
 from fastvhost.dataplane.notify cimport socket_domain
-from fastvhost.dataplane.queue_view cimport QueueView, count_users, look_at_queue
+from fastvhost.dataplane.queue_view cimport state_of
 from fastvhost.dataplane.ring cimport Ring
+from fastvhost.dataplane.ring_refusal cimport need_placed
 from fastvhost.dataplane.virtio_change cimport (
-    MISALIGNED,
-    OUTSIDE_MEMORY,
     PLACED,
     DeviceChange,
     Placement,
@@ -58,39 +56,18 @@ from fastvhost.dataplane.virtio_device cimport (
     wait_fd,
     want_kicks,
 )
+from fastvhost.dataplane.virtio_events cimport take_events
 
 from fastvhost.dataplane.packed_journal import JOURNAL_BYTES
 from fastvhost.dataplane.queue_setup import QueueSetup
-from fastvhost.dataplane.ring import SENTENCES
+from fastvhost.dataplane.queue_view import QueueState
+from fastvhost.dataplane.ring_refusal import RingRefusedError, need_size_and_base
 
 STARTS = ("as told", "went on", "left standing")
 
 # Of a setter that stands alone. A front-end's message waits as long as it takes, see commit().
 cdef enum:
     PATIENCE_S = 5
-
-
-class RingRefusedError(ValueError):
-    """A queue cannot start as configured. The text names the ring, the reason and the remedy."""
-
-
-class QueueState(NamedTuple):
-    """One queue as a worker sees it now, for show and diagnosis."""
-
-    index: int
-    size: int
-    live: bool
-    started: bool
-    enabled: bool
-    broken: str
-    avail_idx: int
-    used_idx: int
-    next_avail: int
-    frames: int
-    bytes: int
-    kick_suppressed: bool
-    interrupt_wanted: bool
-    kicks: int
 
 
 cdef class VirtioPort(ChangingPort):
@@ -284,18 +261,6 @@ cdef class VirtioPort(ChangingPort):
         if not self.changing:
             self.settle(PATIENCE_S)
 
-    def check_size_and_base(self, index: int, size: int, base: int) -> None:
-        if self.plan().packed:
-            if not 1 <= size <= VIRTQ_MAX_SIZE:
-                raise RingRefusedError(f"ring {index}: size {size}; a packed ring has 1 to {VIRTQ_MAX_SIZE} entries")
-            if not 0 <= base < 2**32 or base & 0x7FFF >= size or base >> 16 & 0x7FFF >= size:
-                raise RingRefusedError(f"ring {index}: base {base:#x} names a descriptor beyond the ring's {size}")
-            return
-        if not (1 <= size <= VIRTQ_MAX_SIZE and size & (size - 1) == 0):
-            raise RingRefusedError(f"ring {index}: size {size} is no power of two from 1 to {VIRTQ_MAX_SIZE}")
-        if not 0 <= base <= 0xFFFF:
-            raise RingRefusedError(f"ring {index}: base {base} is no available index; 0 to 65535 are")
-
     def start_queue(self, uint32_t index, setup) -> str:
         cdef DeviceChange *next = self.plan()
         cdef Queue fresh
@@ -311,7 +276,7 @@ cdef class VirtioPort(ChangingPort):
             raise RingRefusedError(f"ring {index} cannot go on where it stopped with another size or format")
         if base is None and not resumes:
             base = next.queues[index].base
-        self.check_size_and_base(index, size, 0 if resumes else base)
+        need_size_and_base(index, size, 0 if resumes else base, next.packed)
         if self.planned(index).live:
             raise RingRefusedError(f"ring {index} is live; stop it with GET_VRING_BASE before it starts again")
         if self.next_memory is None:
@@ -329,17 +294,7 @@ cdef class VirtioPort(ChangingPort):
         fresh.enabled, fresh.kicked = setup.enabled, setup.kicked
         fresh.started = fresh.kicked
         placement = place(&fresh, &self.next_memory.table, next.packed)
-        if placement == OUTSIDE_MEMORY:
-            raise RingRefusedError(
-                f"ring {index} lies in no shared memory region; "
-                "start QEMU with -object memory-backend-memfd,id=m0,size=1G,share=on -machine memory-backend=m0"
-            )
-        if placement == MISALIGNED:
-            rule = "16, 4 and 4 (virtio 1.2, 2.8.10)" if next.packed else "16, 2 and 4 (virtio 1.2, 2.7)"
-            raise RingRefusedError(
-                f"ring {index} is misaligned: descriptors, driver area and device area stand at multiples of {rule}; "
-                "correct its addresses in the guest's driver or in the front-end"
-            )
+        need_placed(index, placement, next.packed)
         start = next.queues[index].base if resumes else base
         with nogil:  # the first touch of the ring: its memory may be slow to come
             how = start_ring(
@@ -419,19 +374,6 @@ cdef class VirtioPort(ChangingPort):
         if not self.changing:
             self.settle(PATIENCE_S)
 
-    cdef Queue snapshot(self, uint32_t index, bint *packed) except *:
-        """A queue as it stands between two changes."""
-        cdef Queue copy
-        cdef const Queue *queue = self.queue(index)
-        cdef uint32_t commits
-        while True:
-            commits = load_acquire_u32(&self.device.commits)
-            copy, packed[0] = queue[0], self.device.packed
-            full_fence()
-            if not commits & 1 and commits == load_acquire_u32(&self.device.commits):
-                return copy
-            cpu_pause()
-
     cdef uint32_t err_slot(self, uint32_t index) noexcept:
         return 2 * self.queue_pairs + index
 
@@ -460,64 +402,18 @@ cdef class VirtioPort(ChangingPort):
 
     def queue_state(self, uint32_t index) -> QueueState:
         # Asked from other threads as well. What a change replaces stays mapped until we are done.
-        cdef bint packed = False
-        cdef Queue copy
-        cdef const Queue *queue = &copy
-        cdef const Ring *ring = &copy.ring
-        cdef QueueView view
+        self.queue(index)
         kept = [memory for memory in (self.memory, self.next_memory) if memory is not None]
-        for memory in kept:
-            count_users(memory, 1)
-        copy = self.snapshot(index, &packed)
-        with nogil:
-            view = look_at_queue(&copy, packed)
-        for memory in kept:
-            count_users(memory, -1)
-        tally = self.ops.rx[index // 2] if index & 1 else self.ops.tx[index // 2]
-        return QueueState(
-            index=index,
-            size=ring.size,
-            live=queue.live,
-            started=queue.live and queue.started,
-            enabled=queue.enabled,
-            broken=SENTENCES[<int>ring.status],
-            avail_idx=view.avail_idx,
-            used_idx=view.used_idx,
-            next_avail=ring.next_avail,
-            frames=tally.frames,
-            bytes=tally.bytes,
-            kick_suppressed=view.kick_suppressed,
-            interrupt_wanted=view.interrupt_wanted,
-            kicks=queue.kicks,
+        return state_of(
+            self.device, index, kept, &self.ops.rx[index // 2] if index & 1 else &self.ops.tx[index // 2]
         )
 
     def events(self) -> list[tuple[str, int, str]]:
-        cdef uint32_t i
-        cdef Queue *queue
-        found = []
         try:
             os.eventfd_read(self.attention_fd)
         except BlockingIOError:
             pass
-        for i in range(2 * self.queue_pairs):
-            queue = &self.device.queues[i]
-            if load_acquire_u32(&queue.found_started):
-                store_release_u32(&queue.found_started, 0)
-                found.append(("started", i, "its driver does not kick; buffers were found in it"))
-            if load_acquire_u32(&queue.found_broken):
-                store_release_u32(&queue.found_broken, 0)
-                found.append(("broken", i, SENTENCES[<int>queue.ring.status]))
-        if load_acquire_u32(&self.device.found_slow):
-            store_release_u32(&self.device.found_slow, 0)
-            found.append((
-                "slow_calls",
-                -1,
-                "its call descriptors take more than 20 us to signal, as with many thousand waiters; "
-                "a thread of this port notifies it from now on",
-            ))
-        if load_acquire_u32(&self.device.found_first_frame):
-            store_release_u32(&self.device.found_first_frame, 0)
-            found.append(("first_frame", -1, "first frame"))
+        found = take_events(self.device, 2 * self.queue_pairs)
         if self.memory is not None and not self.reported_fault and self.memory.faulted:
             self.reported_fault = True
             found.append((

@@ -13,7 +13,8 @@ from fastvhost.backend.memory import MemoryMaker
 from fastvhost.dataplane import notify
 from fastvhost.dataplane.notifier import NotificationsStuckError
 from fastvhost.dataplane.queue_setup import QueueSetup
-from fastvhost.dataplane.virtio_port import QueueState, RingRefusedError
+from fastvhost.dataplane.queue_view import QueueState
+from fastvhost.dataplane.ring_refusal import RingRefusedError
 
 
 class FakePort:

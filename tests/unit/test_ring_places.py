@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fastvhost.dataplane.queue_setup import QueueSetup
-from fastvhost.dataplane.virtio_port import RingRefusedError
+from fastvhost.dataplane.ring_refusal import RingRefusedError
 from tests.driver import Memory
 from tests.unit.rig import F_RING_PACKED, F_VERSION_1, MIB, RING_F_EVENT_IDX, Rig, rig
 
