@@ -35,7 +35,8 @@ from fastvhost.backend import foreign_files
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.guest_memory import GuestMemory, Mapping
 from fastvhost.dataplane.port import NullPort, Port
-from fastvhost.dataplane.ports.endpoint import Burst, Endpoint
+from fastvhost.dataplane.ports.endpoint import Endpoint
+from fastvhost.dataplane.ports.endpoint_burst import Burst
 from fastvhost.dataplane.ports.packet import PacketPort
 from fastvhost.dataplane.ports.pcap import Capture, PcapPort
 from fastvhost.dataplane.ports.pcap_file import Player, Recorder

@@ -19,7 +19,7 @@ REVIEWED = {
     ("notify.pxd", "slot // 64"): UNSIGNED,
     ("notifier.pyx", "slot // 64"): "a slot is 0 to MOST_SLOTS - 1 (Helper.round, Helper.put)",
     ("packed_ring.pyx", "(n + DESCRIPTORS_PER_LINE - 1) // DESCRIPTORS_PER_LINE"): UNSIGNED,
-    ("endpoint.pyx", "slots // 2"): UNSIGNED,
+    ("endpoint_slots.pyx", "slots // 2"): UNSIGNED,
     ("pcap_file.pyx", "now.tv_nsec // 1000"): "the kernel's clock: 0 to 999999999",
     ("virtio_change.pyx", "change.n_queues // 2"): UNSIGNED,
     ("virtio_port.pyx", "index // 2"): UNSIGNED,

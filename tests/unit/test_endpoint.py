@@ -12,7 +12,8 @@ import pytest
 
 from bench.guests.waits import MAX_WAIT
 from fastvhost import Door, Worker
-from fastvhost.dataplane.ports.endpoint import Burst, Endpoint, EndpointClosedError
+from fastvhost.dataplane.ports.endpoint import Endpoint, EndpointClosedError
+from fastvhost.dataplane.ports.endpoint_burst import Burst
 
 
 @dataclass

@@ -1,39 +1,15 @@
 """A port that a program of this process owns: it sends and receives frames in memory shared with the worker."""
 
-from collections.abc import Iterable, Iterator
-from typing import Self
+from collections.abc import Iterable
 
 from fastvhost.dataplane.door import Door
-from fastvhost.dataplane.port import Port
+from fastvhost.dataplane.ports.endpoint_burst import Burst
+from fastvhost.dataplane.ports.endpoint_slots import EndpointSlots
 
 class EndpointClosedError(Exception):
     """The forwarder behind an endpoint has ended: nothing comes from it any more, nothing gets through."""
 
-class Burst:
-    """Frames in the endpoint's memory: a sequence of writable memoryviews, the program's until release() or send().
-
-    Received ones may be changed and sent back as they are, without a copy. A view kept after that shows memory that
-    others use by then. Usable in a `with` block, which releases it at its end if nobody did before.
-    """
-
-    n: int
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> memoryview: ...
-    def __iter__(self) -> Iterator[memoryview]: ...
-    def resize(self, index: int, bytes: int) -> memoryview:
-        """Let a frame have another length, 14 to Endpoint.slot_bytes. Its view, anew."""
-    def fill(self, frame: bytes | bytearray | memoryview) -> None:
-        """Copy one frame into every buffer of the burst, and give each its length."""
-    def stamp(self, at: int, first: int) -> None:
-        """Number the frames: first, first + 1, ..., 32 bits in network order at this place of each."""
-    def numbers(self, frame: bytes | bytearray | memoryview, at: int) -> list[int]:
-        """The number at this place of each frame that is otherwise this one, byte for byte; -1 for others."""
-    def release(self) -> None:
-        """Give the buffers back. Idempotent."""
-    def __enter__(self) -> Self: ...
-    def __exit__(self, *exc: object) -> None: ...
-
-class Endpoint(Port):
+class Endpoint(EndpointSlots):
     """A port whose other end is the program itself.
 
     Frames are Ethernet frames without frame check sequence. What the forwarder delivers is copied once, into this
@@ -41,10 +17,6 @@ class Endpoint(Port):
     the forwarder's one copy takes it from there. Any thread may call, one at a time.
     """
 
-    slots: int
-    """Buffers; half of them for each direction."""
-    slot_bytes: int
-    """Room for a frame: longer ones drop as oversize."""
     closed: bool
     def __init__(self, name: str, door: Door, *, slots: int = 1024, slot_bytes: int = 9216) -> None:
         """slots: a power of two from 4 to 65536. slot_bytes: 64 to 65600, rounded up to a multiple of 64."""

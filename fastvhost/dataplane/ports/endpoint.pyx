@@ -1,21 +1,13 @@
-"""A port that a program of this process owns: four rings of parcels between its thread and the worker's.
+"""A port that a program of this process owns: what its worker does with it, and how the program waits for frames.
 
-Slots of one memory go round: lent by the program's share, filled, leaving, returned; or vacant, filled by the worker,
-arrived, released. A received slot that the program sends back returns to the program's half; rebalance() moves the
-surplus to the worker's half again.
+The frames lie in slots that go round between the two (endpoint_slots); a program holds them as bursts (endpoint_burst).
 """
 
 import asyncio
-import mmap
-import os
 import time
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcmp, memcpy
-from posix.unistd cimport close
+from libc.stdint cimport uint32_t, uint64_t
 
 from fastvhost.abi.shared_memory cimport full_fence, load_acquire_u32, store_release_u32
 from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES
@@ -23,12 +15,12 @@ from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.drop_reason cimport LINK_DOWN, OVERSIZE
 from fastvhost.dataplane.eventfd cimport POLLIN, drain_eventfd, poll, pollfd, wake_eventfd
 from fastvhost.dataplane.frame cimport BURST as MOST_FRAMES, Chain, Done, Frame, FrameBurst, Segment, copy_frame
-from fastvhost.dataplane.port cimport Port, PortOps
+from fastvhost.dataplane.port cimport PortOps
+from fastvhost.dataplane.ports.endpoint_burst cimport Burst, new_burst
+from fastvhost.dataplane.ports.endpoint_slots cimport EndpointMemory, EndpointSlots
 from fastvhost.dataplane.ports.parcels cimport (
     Parcel,
     Parcels,
-    free_parcels,
-    make_parcels,
     parcels_there,
     put_parcel,
     show_parcels,
@@ -131,135 +123,6 @@ cdef bint has_work(PortOps *port, uint32_t pair) noexcept nogil:
 
 # The program's side
 
-cdef object BY_ENDPOINT = object()  # what makes a burst: no program has it
-
-
-cdef class Burst:
-    """Frames in the endpoint's memory: a sequence of writable memoryviews, the program's until release() or send()."""
-
-    def __cinit__(self, maker=None) -> None:
-        if maker is not BY_ENDPOINT:
-            raise TypeError("a Burst is not made by itself; Endpoint.recv and Endpoint.lend return one")
-
-    def __len__(self) -> int:
-        return self.n
-
-    cdef Parcel *at(self, Py_ssize_t index) except NULL:
-        """The one place that turns a number, from the end where it is negative, into a frame of the burst."""
-        if index < 0:
-            index += self.n
-        if self.gone or not 0 <= index < self.n:
-            raise IndexError("the burst was given back" if self.gone else "no frame of that number in the burst")
-        return &self.parcels[index]
-
-    def __getitem__(self, Py_ssize_t index) -> memoryview:
-        cdef Parcel *parcel = self.at(index)
-        cdef Py_ssize_t start = <Py_ssize_t>parcel.slot * self.endpoint.slot_bytes
-        return self.endpoint.view[start:start + parcel.bytes]
-
-    def __iter__(self):
-        cdef uint32_t i
-        for i in range(self.n):
-            yield self[i]
-
-    def resize(self, Py_ssize_t index, Py_ssize_t bytes) -> memoryview:
-        cdef Parcel *parcel = self.at(index)
-        if not ETHER_HEADER_BYTES <= bytes <= self.endpoint.slot_bytes:
-            raise ValueError(f"a frame of {bytes} bytes; 14 to {self.endpoint.slot_bytes} are possible")
-        parcel.bytes = <uint32_t>bytes
-        return self[index]
-
-    def fill(self, frame) -> None:
-        cdef Py_buffer source
-        cdef uint32_t i
-        cdef Parcel *parcel
-        PyObject_GetBuffer(frame, &source, PyBUF_SIMPLE)
-        try:
-            if not ETHER_HEADER_BYTES <= source.len <= self.endpoint.slot_bytes:
-                raise ValueError(f"a frame of {source.len} bytes; 14 to {self.endpoint.slot_bytes} are possible")
-            if self.gone:
-                raise IndexError("the burst was given back")
-            for i in range(self.n):
-                parcel = &self.parcels[i]
-                memcpy(
-                    self.endpoint.side.memory + <uint64_t>parcel.slot * self.endpoint.slot_bytes,
-                    source.buf, source.len,
-                )
-                parcel.bytes = <uint32_t>source.len
-        finally:
-            PyBuffer_Release(&source)
-
-    def stamp(self, uint32_t at, uint32_t first) -> None:
-        cdef uint32_t i
-        if self.gone:
-            raise IndexError("the burst was given back")
-        for i in range(self.n):
-            if <uint64_t>at + 4 > self.parcels[i].bytes:
-                raise ValueError(f"no room for a number at {at} in a frame of {self.parcels[i].bytes} bytes")
-        for i in range(self.n):
-            store_big_endian(
-                self.endpoint.side.memory + <uint64_t>self.parcels[i].slot * self.endpoint.slot_bytes + at, first + i
-            )
-
-    def numbers(self, frame, uint32_t at) -> list:
-        cdef Py_buffer model
-        cdef const uint8_t *wanted
-        cdef const uint8_t *there
-        cdef uint32_t i
-        if self.gone:
-            raise IndexError("the burst was given back")
-        found = [-1] * self.n
-        PyObject_GetBuffer(frame, &model, PyBUF_SIMPLE)
-        try:
-            if <uint64_t>model.len < <uint64_t>at + 4:
-                raise ValueError(f"no number at {at} in a frame of {model.len} bytes")
-            wanted = <const uint8_t *>model.buf
-            for i in range(self.n):
-                there = self.endpoint.side.memory + <uint64_t>self.parcels[i].slot * self.endpoint.slot_bytes
-                if (
-                    self.parcels[i].bytes == model.len
-                    and memcmp(there, wanted, at) == 0
-                    and memcmp(there + at + 4, wanted + at + 4, model.len - at - 4) == 0
-                ):
-                    found[i] = load_big_endian(there + at)
-        finally:
-            PyBuffer_Release(&model)
-        return found
-
-    def release(self) -> None:
-        if not self.gone:
-            self.gone = True
-            self.endpoint.put_back(self.parcels, self.n, self.lent)
-
-    def __enter__(self) -> "Burst":
-        return self
-
-    def __exit__(self, *exc) -> None:
-        self.release()
-
-    def __dealloc__(self) -> None:
-        if not self.gone and self.endpoint is not None and self.parcels != NULL:
-            self.endpoint.put_back(self.parcels, self.n, self.lent)
-        free(self.parcels)
-
-
-cdef void store_big_endian(uint8_t *at, uint32_t number) noexcept nogil:
-    at[0], at[1], at[2], at[3] = number >> 24, (number >> 16) & 255, (number >> 8) & 255, number & 255
-
-
-cdef uint32_t load_big_endian(const uint8_t *at) noexcept nogil:
-    return <uint32_t>at[0] << 24 | <uint32_t>at[1] << 16 | <uint32_t>at[2] << 8 | at[3]
-
-
-cdef Burst new_burst(Endpoint endpoint, uint32_t most, bint lent):
-    cdef Burst burst = Burst.__new__(Burst, BY_ENDPOINT)
-    burst.endpoint, burst.lent = endpoint, lent
-    burst.parcels = <Parcel *>malloc((most or 1) * sizeof(Parcel))
-    if burst.parcels == NULL:
-        raise MemoryError
-    return burst
-
-
 cdef double seconds_of(object timeout) except -2:
     """A timeout as wait_for takes it: -1 for None, which is for ever."""
     cdef double seconds = -1 if timeout is None else timeout
@@ -268,15 +131,10 @@ cdef double seconds_of(object timeout) except -2:
     return seconds
 
 
-cdef class Endpoint(Port):
+cdef class Endpoint(EndpointSlots):
     """A port whose other end is the program itself."""
 
-    def __cinit__(self, *args, **kwargs) -> None:
-        self.side.program_fd = self.side.worker_fd = -1
-
     def __init__(self, str name, Door door not None, *, uint32_t slots=1024, uint32_t slot_bytes=9216) -> None:
-        cdef uint32_t i
-        cdef Py_buffer buffer
         if not 4 <= slots <= 65536 or slots & (slots - 1):
             raise ValueError(f"port {name}: {slots} slots; a power of two from 4 to 65536 is wanted")
         if not 64 <= slot_bytes <= 65600:
@@ -284,97 +142,11 @@ cdef class Endpoint(Port):
         self.allot(1)
         self.name = name
         self.use_door(door)
-        self.slots, self.slot_bytes, self.share = slots, (slot_bytes + 63) & ~63, slots // 2
-        self.spare = <uint32_t *>calloc(slots, sizeof(uint32_t))
-        if self.spare == NULL:
-            raise MemoryError
-        if not (
-            make_parcels(&self.side.arrived, slots) and make_parcels(&self.side.returned, slots)
-            and make_parcels(&self.side.leaving, slots) and make_parcels(&self.side.vacant, slots)
-        ):
-            raise MemoryError
-        self.memory = mmap.mmap(-1, <uint64_t>slots * self.slot_bytes)
-        self.view = memoryview(self.memory)
-        PyObject_GetBuffer(self.memory, &buffer, PyBUF_SIMPLE)
-        self.side.memory, self.side.slot_bytes = <uint8_t *>buffer.buf, self.slot_bytes
-        PyBuffer_Release(&buffer)  # the view keeps the mapping where it is
-        self.side.program_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self.side.worker_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        for i in range(slots):
-            if i < self.share:
-                self.spare[self.n_spare] = i
-                self.n_spare += 1
-            else:
-                put_parcel(&self.side.vacant, i, 0)
-        show_parcels(&self.side.vacant)
+        self.make_slots(slots, (slot_bytes + 63) & ~63)
         self.ops.state = &self.side
         self.ops.receive_burst, self.ops.deliver_burst = receive_burst, deliver_burst
         self.ops.release_burst = release_burst
         self.ops.wait_fd, self.ops.want_kicks, self.ops.has_silent_work = wait_fd, want_kicks, has_work
-
-    def __dealloc__(self) -> None:
-        free(self.spare)
-        free_parcels(&self.side.arrived)
-        free_parcels(&self.side.returned)
-        free_parcels(&self.side.leaving)
-        free_parcels(&self.side.vacant)
-        if self.side.program_fd >= 0:
-            close(self.side.program_fd)
-        if self.side.worker_fd >= 0:
-            close(self.side.worker_fd)
-
-    cdef uint32_t take(self, Parcel *parcels, uint32_t most) noexcept nogil:
-        """Up to so many frames that arrived. They are the program's until put_back or pass_on."""
-        cdef uint32_t i, n = min(most, parcels_there(&self.side.arrived))
-        self.rebalance()
-        for i in range(n):
-            parcels[i] = take_parcel(&self.side.arrived)
-        return n
-
-    cdef uint32_t lend_slots(self, Parcel *parcels, uint32_t most) noexcept nogil:
-        """Up to so many empty slots. The caller sets their bytes."""
-        cdef uint32_t n = 0, there = parcels_there(&self.side.returned)
-        while n < most and self.n_spare:
-            self.n_spare -= 1
-            parcels[n] = Parcel(self.spare[self.n_spare], 0)
-            n += 1
-        while n < most and there:
-            parcels[n] = take_parcel(&self.side.returned)
-            there -= 1
-            n += 1
-        return n
-
-    cdef void put_back(self, const Parcel *parcels, uint32_t n, bint lent) noexcept nogil:
-        """Slots that the program does not want any more; lent: they came from lend_slots."""
-        cdef uint32_t i
-        for i in range(n):
-            if lent:
-                self.spare[self.n_spare] = parcels[i].slot
-                self.n_spare += 1
-            else:
-                put_parcel(&self.side.vacant, parcels[i].slot, 0)
-        show_parcels(&self.side.vacant)
-
-    cdef void pass_on(self, const Parcel *parcels, uint32_t n) noexcept nogil:
-        """Send."""
-        cdef uint32_t i
-        for i in range(n):
-            put_parcel(&self.side.leaving, parcels[i].slot, parcels[i].bytes)
-        show_parcels(&self.side.leaving)
-        self.rebalance()
-        full_fence()  # pairs with the one before the worker sleeps
-        if load_acquire_u32(&self.side.worker_waits):
-            wake_eventfd(self.side.worker_fd)
-
-    cdef void rebalance(self) noexcept nogil:
-        """Give the worker back what came home beyond the program's share."""
-        cdef uint32_t there = parcels_there(&self.side.returned)
-        if there + self.n_spare <= self.share:
-            return
-        while there and there + self.n_spare > self.share:
-            put_parcel(&self.side.vacant, take_parcel(&self.side.returned).slot, 0)
-            there -= 1
-        show_parcels(&self.side.vacant)
 
     cdef bint wait_for(self, Parcels *ring, double timeout) except -1:
         """Until there is something in a ring: True. False after so many seconds, less than 0 meaning for ever."""

@@ -12,6 +12,7 @@ from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
 from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES
 from fastvhost.dataplane.ports.endpoint cimport Endpoint
+from fastvhost.dataplane.ports.endpoint_slots cimport slot_at
 from fastvhost.dataplane.ports.parcels cimport Parcel
 from fastvhost.dataplane.ports.pcap_library cimport (
     DLT_EN10MB,
@@ -142,7 +143,7 @@ cdef class Player(CaptureFile):
                 continue
             if endpoint.lend_slots(&parcel, 1) == 0:
                 break
-            memcpy(endpoint.side.memory + <uint64_t>parcel.slot * endpoint.slot_bytes, self.data, self.header.caplen)
+            memcpy(slot_at(endpoint, &parcel), self.data, self.header.caplen)
             parcel.bytes = self.header.caplen
             endpoint.pass_on(&parcel, 1)
             sent += 1
@@ -208,10 +209,7 @@ cdef class Recorder(CaptureFile):
         with nogil:
             for i in range(n):
                 header.caplen = header.len = parcels[i].bytes
-                pcap_library.dump(
-                    <unsigned char *>self.dumper, &header,
-                    <const unsigned char *>endpoint.side.memory + <uint64_t>parcels[i].slot * endpoint.slot_bytes,
-                )
+                pcap_library.dump(<unsigned char *>self.dumper, &header, slot_at(endpoint, &parcels[i]))
         endpoint.put_back(parcels, n, False)
         return n
 
