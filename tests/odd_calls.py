@@ -77,6 +77,7 @@ NOT_CALLED = {
     "fastvhost.control.control_socket": "listens, and starts threads that serve until they are stopped",
     "fastvhost.control.fwd_process": "ends processes",
     "fastvhost.control.host.may_pin": "says what is wrong with its argument in a thread of its own",
+    "fastvhost.control.kinds.cuse.open_files": "makes a list of as many numbers as it is told",
     "fastvhost.control.open_files.raise_limit": "changes the limits of the process",
     "fastvhost.control.open_taps": "is a script for another process, which puts a tap where a descriptor was",
     "fastvhost.control.records": "removes files",

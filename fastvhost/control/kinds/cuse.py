@@ -129,7 +129,7 @@ class Cuse(Kind):
         from fastvhost.control.open_taps import open_taps
 
         path, many = DEVICES / spec.value, spec.queues > 1
-        fds, taps = _open_files(spec.queues)
+        fds, taps = open_files(spec.queues)
         return TEMPLATES[guest].format(
             name=spec.name,
             path=path,
@@ -138,18 +138,18 @@ class Cuse(Kind):
             mac=port_keys.guest_mac(spec.name),
             opened=" ".join(f"{fd}<>{path}" for fd in fds),
             taps_opened=f"python3 -c '{open_taps(taps)}' \\\n" if many else "",
-            tap_fds=_tap_options(fds, taps),
+            tap_fds=tap_options(fds, taps),
             device_queues=f",mq=on,vectors={2 * spec.queues + 2}" if many else "",
             libvirt_queues=f" queues='{spec.queues}'" if many else "",
         )
 
 
-def _open_files(queues: int) -> tuple[list[int], list[int]]:
+def open_files(queues: int) -> tuple[list[int], list[int]]:
     """QEMU's file descriptors of the device file, one for each queue pair, and of the queues of the tap beside it."""
     return list(range(FIRST_FD, FIRST_FD + queues)), list(range(FIRST_FD + queues, FIRST_FD + 2 * queues))
 
 
-def _tap_options(fds: list[int], taps: list[int]) -> str:
+def tap_options(fds: list[int], taps: list[int]) -> str:
     """Options of QEMU's -netdev tap for open device files. With a single one, QEMU opens the tap itself."""
     if len(fds) == 1:
         return f"script=no,downscript=no,vnet_hdr=off,vhostfd={fds[0]}"
