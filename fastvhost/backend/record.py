@@ -25,9 +25,9 @@ from fastvhost.dataplane.packed_journal import JOURNAL_BYTES
 
 MAGIC, VERSION = b"fvrecord", 1
 HEADER = struct.Struct("<8sII16sQQQQQ")
-"""Magic, version, pid namespace, boot id, acknowledged feature bits, the front-end's process id and when that started,
+"""Magic, version, pid namespace, boot id, acknowledged feature bits, then of the front-end:
 
-and device and inode of the file of its guest's memory.
+its process id, when that process started, and device and inode of the file of its guest's memory.
 """
 HEADER_BYTES = 128
 NOBODY = NO_FILE = 0, 0
@@ -67,7 +67,7 @@ class Record:
 
     @property
     def journals(self) -> memoryview:
-        """For VirtioPort.keep_journals()."""
+        """The part of the file for VirtioPort.keep_journals(): a journal for each ring."""
         return memoryview(self._map)[HEADER_BYTES:]
 
     def acknowledged(self, pid: int) -> int:
@@ -122,7 +122,7 @@ class Record:
 
 
 def _open(path: str) -> int:
-    """Open or make the file. A file of somebody else is not used. Links are not followed."""
+    """Open or make the file. Raises RecordError unless it is a plain file that only this user can access."""
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
         with contextlib.suppress(FileNotFoundError):
@@ -163,7 +163,8 @@ def _process(pid: int) -> tuple[int, int]:
 
 
 def abandoned(path: Path) -> bool:
-    """Whether the file at this path is a record that no fwd uses, and its front-end is gone or of another boot.
+    """Whether the file at this path is a record that nobody needs: no fwd has it open, and its front-end has ended, or
+    acknowledged nothing, or is of another boot.
 
     A process of another pid namespace is not visible here, so a record about one is never taken for abandoned.
     """

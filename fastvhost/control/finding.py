@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """ok: fine. note: works, could be better. bad: fwd cannot work like this."""
+    """verdict: "ok"; "note", fwd works but could work better; "bad", fwd cannot work. remedy: a command, or empty."""
 
     verdict: str
     text: str

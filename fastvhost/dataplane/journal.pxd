@@ -1,10 +1,10 @@
-"""Where a packed ring stands, noted outside of the process, for whoever serves its driver after a crash or a restart.
+"""The position of a packed ring, noted outside of the process, for the fwd that serves its driver after a restart.
 
-A split ring's position can be read from its used index. A packed ring has marks only (virtio 1.2, section 2.8.1), so
-its worker notes each batch *before* it writes it: where it begins, where the ring stands behind it, and its used
-entries. Whoever comes next reads the mark at the batch's beginning: it is used, so the ring stands behind the batch;
-or it is not, so the batch is written once more, whole (packed_journal). So no frame that was delivered is taken again
-from this ring, and none is lost.
+A split ring's position can be read from its used index. A packed ring has only flags (virtio 1.2, section 2.8.1), so
+its worker notes each batch *before* it writes it: where it begins, the position after it, and its used entries. The
+next fwd reads the flags where the batch begins. They say used: then the position is after the batch. Or not: then the
+whole batch is written again (packed_journal). So no frame that was delivered is taken again from this ring, and none
+is lost.
 
 A *place* is an index and, in bit 15, the wrap counter that belongs to it.
 """
@@ -32,9 +32,9 @@ cdef struct Journal:
 
 # What `batch` says, taken apart.
 cdef struct Batch:
-    uint16_t before          # where a batch before it began, which the driver has seen used
-    uint16_t first           # where it begins
-    uint16_t behind          # where the ring stands behind it
+    uint16_t before          # where an earlier batch began, which was shown to the driver
+    uint16_t first           # where this one begins
+    uint16_t behind          # the position after it
     uint16_t n               # its used entries; 0: none was made yet since the ring started at `behind`
     bint has_before
 
@@ -55,7 +55,7 @@ cdef inline Batch batch_of(uint64_t word) noexcept nogil:
 cdef inline void note_batch(
     Journal *journal, uint16_t first, uint16_t behind, const Done *done, uint32_t n
 ) noexcept nogil:
-    """One store makes it the journal's; the batch that was, whose entries are written over, was shown to the driver."""
+    """Makes it the noted batch by one store. The last one, whose entries are overwritten, was shown to the driver before."""
     cdef Batch batch = batch_of(journal.batch)
     if batch.n:
         batch.before, batch.has_before = batch.first, True

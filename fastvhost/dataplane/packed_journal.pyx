@@ -1,9 +1,9 @@
-"""Going on with a packed ring that another process served before. Virtio 1.2, sections 2.8.1 and 2.8.6 to 2.8.8.
+"""Finds the position of a packed ring that another process served before. Virtio 1.2, sections 2.8.1, 2.8.6 to 2.8.8.
 
-The driver may be another one by now: the guest was booted anew while nobody served it, and its ring lies where the old
-one lay. So what was noted is believed only where the ring's marks do not speak against it. A ring that its driver has
-just laid out has zeros, and marks of the first lap; one that was in use has, where a batch began, the mark of having
-been used, until the driver uses that place again in the next lap.
+The journal may be about another driver's ring: where the guest was booted anew meanwhile, its ring can lie in the same
+place. So the journal is used only where the flags in the ring do not contradict it. A ring that its driver has just
+laid out has flags of 0, or of available descriptors of the first lap. In a ring that was in use, the descriptor where a
+batch began has the flags of a used one, until the driver makes it available again in the next lap.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
@@ -28,7 +28,7 @@ cdef inline uint16_t marks(const Ring *ring, uint32_t index) noexcept nogil:
 
 
 cdef inline bint used_since(const Ring *ring, uint16_t place) noexcept nogil:
-    """Whether it is used in its lap; or available again in the next, which has the same USED."""
+    """Whether its descriptor was used in this lap, or is available again in the next, which has the same USED flag."""
     return (marks(ring, place & INDEX) & VIRTQ_DESC_F_USED != 0) == (place >> WRAP_SHIFT != 0)
 
 
@@ -37,7 +37,7 @@ cdef inline bint is_used(const Ring *ring, uint16_t place) noexcept nogil:
 
 
 cdef bint was_in_use(const Ring *ring) noexcept nogil:
-    """Whether any place of it was used up, or is available in a later lap than the first."""
+    """Whether any descriptor was used, or is available in a later lap than the first: else no USED flag is set."""
     cdef uint32_t i
     for i in range(ring.size):
         if marks(ring, i) & VIRTQ_DESC_F_USED:
@@ -46,9 +46,9 @@ cdef bint was_in_use(const Ring *ring) noexcept nogil:
 
 
 cdef FoundPlace find_place(const Ring *ring, const Journal *journal) noexcept nogil:
-    """Where a ring stands that lies where the journal says; not believed, where its marks speak against it.
+    """The position of a ring, according to its journal; `believed` is False where the ring's flags contradict that.
 
-    A batch that was begun and not shown to the driver is written. ring: placed, of this size, not live.
+    A batch that was noted but not shown to the driver is written now. ring: placed, of this size, not live.
     """
     cdef Batch batch = batch_of(journal.batch)
     cdef FoundPlace found = FoundPlace(False, batch.behind, batch.before, batch.has_before)
@@ -64,14 +64,14 @@ cdef FoundPlace find_place(const Ring *ring, const Journal *journal) noexcept no
         elif not is_available(marks(ring, batch.first & INDEX), batch.first >> WRAP_SHIFT != 0):
             return found
         elif not batch.has_before:
-            # The very first batch: a ring that was just laid out looks the same.
+            # The very first batch: a ring that was just laid out has the same flags, so nothing is written again.
             found.place = batch.first
             unfinished = False
     if found.has_used and not used_since(ring, found.used):
         return found
     if not unfinished and is_used(ring, found.place):
         return found
-    # In the laps without the wrap bit "used" is what zeros say, but every place was used in the lap before.
+    # In laps with wrap bit 0 a used descriptor has flags of 0, as in a fresh ring; but the lap before used them all.
     if not found.place >> WRAP_SHIFT and not was_in_use(ring):
         return found
     if unfinished:
@@ -83,7 +83,7 @@ cdef FoundPlace find_place(const Ring *ring, const Journal *journal) noexcept no
 
 
 cdef bint all_used(const Ring *ring, const Journal *journal, const Batch *batch) noexcept nogil:
-    """Whether each chain of a batch that was shown has the mark of that, also where it went over the ring's end."""
+    """Whether the first descriptor of each chain of a batch has the flags of a used one, also across the ring's end."""
     cdef uint32_t i, at = batch.first & INDEX, wrap = batch.first >> WRAP_SHIFT
     for i in range(min(<uint32_t>batch.n, <uint32_t>JOURNALED)):
         if not used_since(ring, <uint16_t>(at | wrap << WRAP_SHIFT)):
@@ -98,7 +98,10 @@ cdef bint all_used(const Ring *ring, const Journal *journal, const Batch *batch)
 
 
 cdef bint finish(const Ring *ring, const Journal *journal, const Batch *batch) noexcept nogil:
-    """Write a batch that was noted, from its start, and show it to the driver. False: it is none that fits there."""
+    """Write a batch that was noted, from its start, and show it to the driver.
+
+    False: it does not fit into this ring.
+    """
     cdef Ring again = ring[0]
     cdef uint32_t i, slots = 0
     cdef const Done *done = &journal.done[0]
@@ -122,7 +125,7 @@ cdef void begin_journal(
     Journal *journal, uint64_t descriptor_user_addr, uint64_t driver_user_addr, uint64_t device_user_addr,
     uint32_t size, uint32_t base, const FoundPlace *start
 ) noexcept nogil:
-    """From now on it is about this ring, which starts at this place."""
+    """Clear the journal for this ring, which starts at this place. While journal.size is 0 the journal is not valid."""
     store_release_u32(&journal.size, 0)
     journal.descriptor_user_addr, journal.driver_user_addr = descriptor_user_addr, driver_user_addr
     journal.device_user_addr, journal.base = device_user_addr, base

@@ -1,4 +1,4 @@
-"""What a ring must be like to start, and the error that says what is wrong with one. Virtio 1.2, sections 2.7, 2.8."""
+"""Checks whether a ring can start, and the error that says why not. Virtio 1.2, sections 2.7, 2.8."""
 
 from libc.stdint cimport uint32_t
 

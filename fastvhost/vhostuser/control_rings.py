@@ -35,7 +35,7 @@ class Memory(Protocol):
 
 
 class ControlCommand(NamedTuple):
-    """A chain: the command, the address of its answer, and its id in the ring."""
+    """A chain: first bytes of the command, address of its answer, head or buffer id, and how many slots it takes."""
 
     data: bytes
     ack_addr: int
@@ -225,4 +225,4 @@ class PackedControlRing:
         return self._memory.load_u16(self._areas.driver + 2) != EVENTS_OFF
 
     def want_kick(self) -> None:
-        """It does, always."""
+        """Nothing to do: kicks were asked for when the ring started."""

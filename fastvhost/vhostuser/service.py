@@ -279,7 +279,7 @@ class VhostUserService(ControlThread):
         return self._connection.session.view()
 
     def withdraw(self) -> None:
-        """Free the socket's path."""
+        """Remove the socket's file and take no more connections."""
         if self._listener is not None:
             self._listener.withdraw()
 
