@@ -13,32 +13,34 @@ import select
 import signal
 import sys
 import time
-from typing import Literal
+from dataclasses import fields
 
-from fastvhost.driver.guests import Guests, GuestsError
+from fastvhost.driver.guests import IMIX, Guests, GuestsError, PairSettings
 
 INTERVAL_SECONDS = 0.05
 # OVS takes its time between accepting a ring and forwarding from it.
 FIRST_FRAME_SECONDS = 20.0
 
 
-def frame_size(text: str) -> int | Literal["imix"]:
-    return "imix" if text == "imix" else int(text)
+def frame_bytes(text: str) -> tuple[int, ...]:
+    return IMIX if text == "imix" else (int(text),)
 
 
 def arguments() -> argparse.Namespace:
+    """What is a setting of the guests has the name that it has there."""
     parser = argparse.ArgumentParser(prog="python -m bench.guest_load", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("sockets", nargs=2, metavar="SOCKET")
-    parser.add_argument("--size", type=frame_size, default=64)
+    parser.add_argument("--size", dest="sizes", type=frame_bytes, default=(64,), metavar="BYTES|imix")
     parser.add_argument("--core", type=int)
     parser.add_argument("--queue-size", type=int, default=1024)
     parser.add_argument("--pieces", type=int, default=1)
     parser.add_argument("--content", choices=("none", "numbers", "whole"), default="numbers")
     parser.add_argument("--gap-us", type=float, default=5.0, help="of silence between two frames; with --latency")
     parser.add_argument("--queues", type=int, default=1, help="queue pairs of each guest")
-    for flag in ("listen", "latency", "one-way", "indirect", "not-mergeable", "packed", "in-order", "kick", "sleeps"):
+    for flag in ("listen", "latency", "indirect", "packed", "in-order", "kick", "sleeps"):
         parser.add_argument(f"--{flag}", action="store_true")
-    parser.add_argument("--no-event-idx", dest="event_idx", action="store_false")
+    for flag, setting in (("one-way", "both_ways"), ("not-mergeable", "mergeable"), ("no-event-idx", "event_idx")):
+        parser.add_argument(f"--{flag}", dest=setting, action="store_false")
     return parser.parse_args()
 
 
@@ -83,25 +85,8 @@ def main() -> int:
     if o.core is not None:
         os.sched_setaffinity(0, {o.core})    # this thread too: the back-end's core is the back-end's
     try:
-        guests = Guests(
-            *o.sockets,
-            size=o.size,
-            both_ways=not o.one_way,
-            queue_size=o.queue_size,
-            core=o.core,
-            content=o.content,
-            mergeable=not o.not_mergeable,
-            indirect=o.indirect,
-            packed=o.packed,
-            in_order=o.in_order,
-            event_idx=o.event_idx,
-            queues=o.queues,
-            sleeps=o.sleeps,
-            pieces=o.pieces,
-            kick=o.kick,
-            listen=o.listen,
-            timeout=30,
-        )
+        (a, b), names = o.sockets, (field.name for field in fields(PairSettings))
+        guests = Guests(a, b, PairSettings(timeout=30, **{name: getattr(o, name) for name in names if name in o}))
         say(listening=o.listen)
         guests.connect()
         say(features=[int(f) for f in guests.features])

@@ -15,10 +15,10 @@ import re
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from bench.rig import USUAL_FEATURES, rig
+from bench.rig import POLLED, USUAL_FEATURES, rig
 from fastvhost.driver.frontend import Feature
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,13 +92,8 @@ def count() -> dict[str, float]:
 def run_cases() -> None:
     """What valgrind watches. Prints the frames of each case."""
     for case in CASES:
-        with rig(
-            sizes=(case.size,),
-            pieces=case.pieces,
-            indirect=bool(case.features & Feature.INDIRECT_DESC),
-            features=case.features,
-            journals=case.journals,
-        ) as r:
+        settings = replace(POLLED, sizes=(case.size,), pieces=case.pieces)
+        with rig(settings, features=case.features, journals=case.journals) as r:
             frames = 0
             for _ in range(ROUNDS):
                 r.load.step()

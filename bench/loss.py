@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench.fwd import forwarder
 from bench.record import write
-from fastvhost.driver.guests import Guests
+from fastvhost.driver.guests import IMIX, Guests, PairSettings
 
 # However long guests do not run: it is asked whether frames are lost that they had time for.
 HOLDS = ("--on-full", "hold", "--hold-timeout", "10s")
@@ -30,7 +30,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="fv-loss-") as name:
         a, b = f"{name}/a.sock", f"{name}/b.sock"
         with forwarder(Path(name), [a, b], "--cores", str(cores[0]), *HOLDS):
-            guests = Guests(a, b, size="imix", content="whole", core=cores[-1], packed=o.ring == "packed")
+            settings = PairSettings(sizes=IMIX, content="whole", core=cores[-1], packed=o.ring == "packed")
+            guests = Guests(a, b, settings)
             guests.start()
             time.sleep(o.seconds)
             final = guests.stop()

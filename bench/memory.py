@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench.fwd import forwarder
 from bench.record import write
-from fastvhost.driver.guests import Guests
+from fastvhost.driver.guests import Guests, PairSettings
 
 PAIRS = 9
 OWN = ("RssAnon", "RssFile")
@@ -36,7 +36,7 @@ def measure(pairs: int) -> int:
         sockets = [str(directory / f"{n}.sock") for n in range(2 * pairs)]
         process = closing.enter_context(forwarder(directory, sockets))
         for a, b in zip(sockets[::2], sockets[1::2], strict=True):
-            guests = Guests(a, b, queue_size=256, huge=False)
+            guests = Guests(a, b, PairSettings(queue_size=256, huge=False))
             closing.callback(guests.stop)
             guests.start()
             time.sleep(0.05)

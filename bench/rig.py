@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bench import conservation
@@ -17,9 +17,11 @@ from fastvhost.dataplane.worker import Worker
 from fastvhost.driver.device import GuestDevice
 from fastvhost.driver.frontend import Feature
 from fastvhost.driver.load import Load
+from fastvhost.driver.settings import GuestSettings
 
 RINGS = (0, 1)
 USUAL_FEATURES = Feature.VERSION_1 | Feature.MRG_RXBUF | Feature.EVENT_IDX
+POLLED = GuestSettings(kick=False)
 
 
 @dataclass(frozen=True)
@@ -34,40 +36,28 @@ class Rig:
 
 @contextlib.contextmanager
 def rig(
+    settings: GuestSettings = POLLED,
     *,
-    sizes: Sequence[int] = (64,),
     both_ways: bool = True,
-    queue_size: int = 1024,
     features: Feature = USUAL_FEATURES,
-    pieces: int = 1,
-    indirect: bool = False,
-    content: str = "numbers",
     hold: bool = True,
     journals: bool = False,
 ) -> Iterator[Rig]:
-    """Guests and ports, wired a to b and back, rings live and empty. journals: packed rings note their batches."""
+    """Guests and ports, wired a to b and back, rings live and empty. journals: packed rings note their batches.
+
+    settings: of both guests, whose worker polls: without kicks.
+    """
     door = Door()
     with contextlib.ExitStack() as closing:
         devices, ports = [], []
         for tag, name, sends in ((1, "a", True), (2, "b", both_ways)):
-            device = GuestDevice(
-                features=int(features),
-                queue_size=queue_size,
-                sizes=sizes,
-                tag=tag,
-                peer_tag=3 - tag,
-                sends=sends,
-                pieces=pieces,
-                indirect=indirect,
-                content=content,
-                kick=False,
-            )
+            device = GuestDevice(settings, features=int(features), tag=tag, peer_tag=3 - tag, sends=sends)
             closing.callback(device.close)
             port = VirtioPort(name, door)
             closing.callback(port.close)
             if journals:
                 port.keep_journals(mmap.mmap(-1, len(RINGS) * JOURNAL_BYTES))
-            _attach(device, port, queue_size, closing)
+            _attach(device, port, settings.queue_size, closing)
             devices.append(device)
             ports.append(port)
         worker = Worker(door)

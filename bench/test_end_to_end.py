@@ -15,7 +15,7 @@ import pytest
 
 from bench.measure import per_unit
 from fastvhost.control.children import dying_with_us
-from fastvhost.driver.guests import Guests
+from fastvhost.driver.guests import Guests, PairSettings
 
 FRAMES = 200_000
 
@@ -46,7 +46,8 @@ def pass_frames(guests: Guests, n: int) -> None:
 @pytest.mark.parametrize("size", [64, 1518])
 def test_two_ports(benchmark: Any, sockets: tuple[str, str], size: int, both_ways: bool) -> None:
     core = max(os.sched_getaffinity(0))
-    with Guests(*sockets, size=size, both_ways=both_ways, core=core, kick=False) as guests:
+    settings = PairSettings(sizes=(size,), both_ways=both_ways, core=core, kick=False)
+    with Guests(*sockets, settings) as guests:
         per_unit(benchmark, FRAMES, "frame", pass_frames, guests, FRAMES)
         final = guests.stop()
     assert final.lost == final.corrupt == final.reordered == final.duplicated == 0

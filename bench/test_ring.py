@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from bench.measure import TURNS, per_unit
-from bench.rig import USUAL_FEATURES, rig
+from bench.rig import POLLED, USUAL_FEATURES, rig
 from fastvhost.driver.frontend import Feature
 from tests.probes.bench_dataplane import FRAMES, complete_and_publish, take_chains
 
@@ -16,9 +17,8 @@ from tests.probes.bench_dataplane import FRAMES, complete_and_publish, take_chai
 @pytest.mark.parametrize("shape", ["plain", "4 pieces", "4 pieces, indirect"])
 def test_take(benchmark: Any, shape: str, ring: Feature) -> None:
     pieces = 1 if shape == "plain" else 4
-    indirect = "indirect" in shape
-    features = USUAL_FEATURES | ring | (Feature.INDIRECT_DESC if indirect else Feature(0))
-    with rig(pieces=pieces, indirect=indirect, features=features) as r:
+    features = USUAL_FEATURES | ring | (Feature.INDIRECT_DESC if "indirect" in shape else Feature(0))
+    with rig(replace(POLLED, pieces=pieces), features=features) as r:
         r.load.step()
         assert take_chains(r.ports[0], 1, 1) == FRAMES
         per_unit(benchmark, FRAMES * TURNS, "chain", take_chains, r.ports[0], 1, TURNS)

@@ -21,6 +21,7 @@ from fastvhost.dataplane.queue_setup import QueueSetup
 from fastvhost.dataplane.virtio_port import VirtioPort
 from fastvhost.driver.device import GuestDevice
 from fastvhost.driver.frontend import Feature
+from fastvhost.driver.settings import GuestSettings
 from tests.probes.ping_pong import PingPong
 
 TRANSMITQ = 1
@@ -35,7 +36,8 @@ STALL_SECONDS = 1.0
 @contextlib.contextmanager
 def ping_pong(features: Feature, size: int, seed: int = SEED, **options: object) -> Iterator[PingPong]:
     """A guest's transmitq, and a port that has it without a worker."""
-    device = GuestDevice(features=int(features), queue_size=size, sizes=(64,), tag=1, peer_tag=2, huge=False)
+    settings = GuestSettings(queue_size=size, huge=False)
+    device = GuestDevice(settings, features=int(features), tag=1, peer_tag=2)
     port = VirtioPort("a", Door())
     ram = device.ram
     mapping = Mapping(ram.fd, ram.guest_addr, ram.bytes, ram.user_addr, 0)

@@ -51,6 +51,7 @@ from fastvhost.driver.copy_limit import CopyLimit
 from fastvhost.driver.device import GuestDevice
 from fastvhost.driver.load import Load
 from fastvhost.driver.ram import GuestRam
+from fastvhost.driver.settings import GuestSettings
 
 MIB = 1 << 20
 POOL = 400
@@ -219,13 +220,17 @@ class Script:
         if what == "GuestRam":
             return [random.choice((0, 1, -1, 4096, MIB, 2**63, 2**64 - 1, 2**64, None, "x"))], {"huge": False}
         if what == "GuestDevice":
-            return [], {
-                "features": random.choice((0, 1 << 32, 1 << 32 | 1 << 34, 1 << 32 | 1 << 35, 1 << 15, 2**64)),
+            settings: dict[str, Any] = {
                 "queue_size": random.choice((-1, 0, 1, 2, 3, 4, 64, 40000)),
                 "sizes": random.choice(([60], [60, 1514], [], [59], [65549], [65550], [None], iter([60, 64]), None)),
-                "tag": random.choice((1, 255, 256)), "peer_tag": 2, "pieces": random.choice((0, 1, 2, 16, 17)),
-                "indirect": random.random() < 0.5, "content": random.choice(("none", "numbers", "whole", "x")),
-                "huge": False, "queues": random.choice((0, 1, 1, 2, 129)), "peer_queues": random.choice((0, 1, 129)),
+                "pieces": random.choice((0, 1, 2, 16, 17)), "content": random.choice(("none", "numbers", "whole", "x")),
+                "huge": False, "queues": random.choice((0, 1, 1, 2, 129)),
+            }  # fmt: skip
+            usual = 1 << 32
+            features = random.choice((0, usual, usual | 1 << 34, usual | 1 << 35, usual | 1 << 28, 1 << 15, 2**64))
+            return [GuestSettings(**settings)], {
+                "features": features, "tag": random.choice((1, 255, 256)), "peer_tag": 2,
+                "peer_queues": random.choice((0, 1, 129)),
             }  # fmt: skip
         if what in ("Load.latency", "Load.latency_under_load"):
             seconds = random.choice((0, -1, math.nan, 1e-6))
@@ -263,9 +268,8 @@ class Script:
         return worker
 
     def device(self) -> GuestDevice:
-        return GuestDevice(
-            features=1 << 32, queue_size=4, sizes=[60], tag=1, peer_tag=2, huge=False, content="whole", kick=False
-        )
+        settings = GuestSettings(queue_size=4, sizes=(60,), content="whole", kick=False, huge=False)
+        return GuestDevice(settings, features=1 << 32, tag=1, peer_tag=2)
 
     def guest_port(self) -> VirtioPort:
         port = VirtioPort("x", self.door)

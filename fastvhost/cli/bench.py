@@ -101,6 +101,13 @@ def _sizes(text: str) -> list[str]:
     return sizes
 
 
+def _frame_bytes(size: str) -> tuple[int, ...]:
+    """Of the frames of one of --sizes, in turn."""
+    from fastvhost.driver.guests import IMIX
+
+    return IMIX if size == "imix" else (int(size),)
+
+
 class _Bench:
     """One fwd, and guests that come and go."""
 
@@ -111,12 +118,11 @@ class _Bench:
 
     def rates(self, sizes: Sequence[str], rings: Sequence[str], ways: int) -> Iterator[Record]:
         """Measure frames and bits per second, and the copy limit."""
-        from fastvhost.driver.guests import IMIX
         from fastvhost.driver.limit import copy_limit
 
         for size in sizes:
             limit = copy_limit(
-                IMIX if size == "imix" else (int(size),), self.seconds, both_ways=ways == 2, copy_core=self.fwd_core,
+                _frame_bytes(size), self.seconds, both_ways=ways == 2, copy_core=self.fwd_core,
                 guests_core=self.guests_core,
             )  # fmt: skip
             for ring in rings:
@@ -159,13 +165,14 @@ class _Bench:
         }  # fmt: skip
 
     def _guests(self, size: str, ring: str, ways: int) -> Any:
-        from fastvhost.driver.guests import Guests
+        from fastvhost.driver.guests import Guests, PairSettings
 
         a, b = (str(self.directory / name) for name in ("a.sock", "b.sock"))
-        return Guests(
-            a, b, size="imix" if size == "imix" else int(size), both_ways=ways == 2, packed=ring == "packed",
-            content=self.content, core=self.guests_core,  # type: ignore[arg-type]
+        settings = PairSettings(
+            sizes=_frame_bytes(size), both_ways=ways == 2, packed=ring == "packed", content=self.content,
+            core=self.guests_core,
         )  # fmt: skip
+        return Guests(a, b, settings)
 
 
 def _rate_table(records: Sequence[Record]) -> str:

@@ -34,13 +34,14 @@ def run(arguments: argparse.Namespace) -> int:
     seconds = units.duration("seconds", arguments.seconds, 0.5, 86400)
     if not arguments.size.isdecimal() or not SIZES[0] <= int(arguments.size) <= SIZES[1]:
         raise UsageError(f"--size {arguments.size}: a frame has {SIZES[0]} to {SIZES[1]} bytes here")
-    from fastvhost.driver.guests import Guests, GuestsError
+    from fastvhost.driver.guests import Guests, GuestsError, PairSettings
 
     fwd_core, guests_core = cores()
     with temporary_directory("fastvhost-demo-") as directory:
         a, b = str(directory / "a.sock"), str(directory / "b.sock")
+        settings = PairSettings(sizes=(int(arguments.size),), core=guests_core)
         try:
-            with forwarder(directory, fwd_core), Guests(a, b, size=int(arguments.size), core=guests_core) as guests:
+            with forwarder(directory, fwd_core), Guests(a, b, settings) as guests:
                 _watch(guests, directory / "control.sock", seconds)
                 loaded = guests.stop_load()
                 latency = guests.latency(LATENCY_SECONDS)

@@ -1,20 +1,20 @@
 """One guest's network device as its driver runs it: memory, rings, buffers, eventfds, counts."""
 
-from collections.abc import Sequence
 from typing import final
 
 from fastvhost.driver.ram import GuestRam
+from fastvhost.driver.settings import GuestSettings
 
 CONTENTS: dict[str, int]
 """What frames may hold: "none", "numbers", "whole"."""
 
 @final
 class GuestDevice:
-    """Memory, rings, buffers and eventfds of one device with `queues` queue pairs.
+    """Memory, rings, buffers and eventfds of one device.
 
-    features: as negotiated. sizes: Ethernet bytes of the frames sent, in turn. pieces: descriptors per sent frame.
-    tag, peer_tag: tell this sender's frames and its peer's from any others, 0..255. peer_queues: queue pairs that the
-    peer sends on, as many as here by default.
+    features: as negotiated; with INDIRECT_DESC the pieces of a frame stand in a table. tag, peer_tag: tell this
+    sender's frames and its peer's from any others, 0..255. peer_queues: queue pairs that the peer sends on, as many as
+    here by default.
     """
 
     ram: GuestRam
@@ -26,21 +26,15 @@ class GuestDevice:
     call_fds: tuple[int, ...]
     def __init__(
         self,
+        settings: GuestSettings,
         *,
         features: int,
-        queue_size: int,
-        sizes: Sequence[int],
         tag: int,
         peer_tag: int,
         sends: bool = True,
-        pieces: int = 1,
-        indirect: bool = False,
-        content: str = "numbers",
-        kick: bool = True,
-        huge: bool = True,
-        queues: int = 1,
         peer_queues: int = 0,
-    ) -> None: ...
+    ) -> None:
+        """Raises ValueError for settings that no device has; the text says which, and what to give."""
     def ring_addresses(self, index: int) -> tuple[int, int, int]:
         """Descriptor, driver and device area of a queue, as user addresses."""
     @property

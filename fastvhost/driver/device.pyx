@@ -46,26 +46,26 @@ cdef uint64_t ring_bytes(uint64_t size) noexcept nogil:
 
 @cython.final
 cdef class GuestDevice:
-    """Memory, rings, buffers and eventfds of one device with `queues` queue pairs.
+    """Memory, rings, buffers and eventfds of one device. settings: GuestSettings.
 
-    features: as negotiated. sizes: Ethernet bytes of the frames sent, in turn. pieces: descriptors per sent frame.
-    tag, peer_tag: tell this sender's frames and its peer's from any others, 0..255. peer_queues: queue pairs that the
-    peer sends on, as many as here by default.
+    features: as negotiated; with INDIRECT_DESC the pieces of a frame stand in a table. tag, peer_tag: tell this
+    sender's frames and its peer's from any others, 0..255. peer_queues: queue pairs that the peer sends on, as many as
+    here by default.
     """
 
     def __cinit__(
-        self, *, unsigned long long features, unsigned int queue_size, object sizes, unsigned char tag,
-        unsigned char peer_tag, bint sends=True, unsigned int pieces=1, bint indirect=False, str content="numbers",
-        bint kick=True, bint huge=True, unsigned int queues=1, unsigned int peer_queues=0,
+        self, settings, *, unsigned long long features, unsigned char tag, unsigned char peer_tag, bint sends=True,
+        unsigned int peer_queues=0,
     ):
+        cdef unsigned int queue_size = settings.queue_size, queues = settings.queues, pieces = settings.pieces
         cdef Pair *side
-        sizes = tuple([int(size) for size in sizes])
+        sizes = tuple([int(size) for size in settings.sizes])
         if not sizes:
             raise ValueError("no frame sizes: give one at least")
         if min(sizes) < MIN_FRAME_BYTES or max(sizes) > MAX_FRAME_BYTES:
             raise ValueError(f"frame sizes {min(sizes)}..{max(sizes)}: give {MIN_FRAME_BYTES}..{MAX_FRAME_BYTES} bytes")
         cdef uint32_t longest = max(sizes)
-        cdef bint table = indirect and has_feature(features, <FeatureBit>RING_F_INDIRECT_DESC)
+        cdef bint table = has_feature(features, <FeatureBit>RING_F_INDIRECT_DESC)
         cdef uint32_t i
         self.packed = has_feature(features, F_RING_PACKED)
         if not 2 <= queue_size <= VIRTQ_MAX_SIZE or (not self.packed and queue_size & (queue_size - 1)):
@@ -87,7 +87,7 @@ cdef class GuestDevice:
         for i in range(queues):
             side = &self.sides[i]
             side.sends = sends
-            side.content = CONTENTS[content]
+            side.content = CONTENTS[settings.content]
             side.streams = self.streams
             side.stream = &self.streams[i % self.n_streams]
             side.n_streams = self.n_streams
@@ -99,7 +99,7 @@ cdef class GuestDevice:
                 2 * ring_bytes(queue_size) + <uint64_t>queue_size * (side.receive_stride + side.transmit_stride)
                 + (<uint64_t>queue_size * pieces * VIRTQ_DESC_BYTES if table else 0) + 4 * RING_ALIGNMENT
             ),
-            huge=huge,
+            huge=settings.huge,
         )
         self.ram.lent = True
         ethernet = bytes([0x52, 0x54, 0, 0, 0, peer_tag, 0x52, 0x54, 0, 0, 0, tag])
@@ -108,7 +108,7 @@ cdef class GuestDevice:
             self._lay_side(&self.sides[i], queue_size, sizes, ethernet, pieces, table)
         self.kick_fds = tuple(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(2 * queues))
         self.call_fds = tuple(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(2 * queues))
-        if kick:
+        if settings.kick:
             for i in range(2 * queues):
                 self._queue(i).kick_fd = self.kick_fds[i]
 

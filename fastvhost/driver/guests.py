@@ -7,18 +7,16 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
-from typing import Literal, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from fastvhost.backend.payload import SharedRegion
 from fastvhost.driver.device import GuestDevice
 from fastvhost.driver.frontend import Feature, FrontEnd, GuestsError
 from fastvhost.driver.load import Load
+from fastvhost.driver.settings import IMIX, USUAL_PAIR, PairSettings
 
-__all__ = ["IMIX", "Direction", "GuestCounters", "Guests", "GuestsError", "Latency"]
+__all__ = ["IMIX", "Direction", "GuestCounters", "Guests", "GuestsError", "Latency", "PairSettings"]
 
-# The "simple IMIX" of seven short, four middle and one long frame, shuffled once for good.
-IMIX = (64, 594, 64, 64, 594, 64, 1518, 64, 594, 64, 594, 64)
 DRAIN_SECONDS = 5.0
 QUIET_SECONDS = 1.0
 
@@ -94,73 +92,13 @@ def _allowed_cores() -> set[int]:
 
 
 class Guests:
-    """Guest A and guest B: a virtio-net driver each, both in one thread, which never sleeps unless `sleeps` is set.
+    """Guest A and guest B: a virtio-net driver each, both in one thread, which floods as the settings say."""
 
-    size: Ethernet bytes of every frame (without the frame check sequence), 60 at the least, or "imix" (7 x 64, 4 x 594,
-    1 x 1518). both_ways: B sends too. queue_size: a power of two unless packed. core: the CPU to pin the thread to.
-    content: "none" sends frames as they are, "numbers" numbers each and checks number, length and a check word,
-    "whole" fills and checks every byte.
-    mergeable, indirect, event_idx, version_1, packed, in_order: features to ask for; those that the back-end does not
-    offer are not used. queues: queue pairs of each guest, all of them flooded; an error where the back-end has fewer.
-    pieces: descriptors per sent frame, header included; 1 is one buffer with the header in front.
-    indirect=True puts them into a table of descriptors. kick: notify the back-end when it asks for it; False: only when
-    a ring starts, for a back-end that polls. sleeps: the guests' thread blocks until it is notified while it has
-    nothing to do. listen: the guests listen on the sockets and the back-end connects.
-    """
-
-    def __init__(
-        self,
-        a_path: str,
-        b_path: str,
-        *,
-        size: int | Literal["imix"] = 64,
-        both_ways: bool = True,
-        queue_size: int = 1024,
-        core: int | None = None,
-        content: Literal["none", "numbers", "whole"] = "numbers",
-        mergeable: bool = True,
-        indirect: bool = False,
-        event_idx: bool = True,
-        version_1: bool = True,
-        packed: bool = False,
-        in_order: bool = False,
-        queues: int = 1,
-        pieces: int = 1,
-        kick: bool = True,
-        sleeps: bool = False,
-        huge: bool = True,
-        listen: bool = False,
-        timeout: float = 10.0,
-    ) -> None:
+    def __init__(self, a_path: str, b_path: str, settings: PairSettings = USUAL_PAIR) -> None:
+        core = settings.core
         if core is not None and (allowed := _allowed_cores()) and core not in allowed:
             raise GuestsError(f"the guests may not run on CPU {core}; choose one of {sorted(allowed)}")
-        self._core = core
-        self._wish = Feature.PROTOCOL_FEATURES
-        for wanted, feature in (
-            (mergeable, Feature.MRG_RXBUF),
-            (indirect, Feature.INDIRECT_DESC),
-            (event_idx, Feature.EVENT_IDX),
-            (version_1, Feature.VERSION_1),
-            (packed, Feature.RING_PACKED),
-            (in_order, Feature.IN_ORDER),
-            (queues > 1, Feature.MQ),
-        ):
-            self._wish |= feature if wanted else Feature(0)
-        self._queue_size = queue_size
-        self._queues = queues
-        self._sleeps = sleeps
-        self._new_device = partial(
-            GuestDevice,
-            queue_size=queue_size,
-            queues=queues,
-            sizes=IMIX if size == "imix" else (size,),
-            pieces=pieces,
-            indirect=indirect,
-            content=content,
-            kick=kick,
-            huge=huge,
-        )
-        self._both_ways = both_ways
+        self._settings = settings
         self._devices: list[GuestDevice] = []
         self._load: Load | None = None
         self._thread: threading.Thread | None = None
@@ -169,7 +107,7 @@ class Guests:
         self._front_ends: list[FrontEnd] = []
         try:
             for path in (a_path, b_path):
-                self._front_ends.append(FrontEnd(path, listen=listen, timeout=timeout))
+                self._front_ends.append(FrontEnd(path, listen=settings.listen, timeout=settings.timeout))
         except GuestsError:
             self._hang_up()
             raise
@@ -184,21 +122,21 @@ class Guests:
             for front_end in self._front_ends:
                 front_end.connect()
             for front_end, tag, peer_tag, sends in zip(
-                self._front_ends, (1, 2), (2, 1), (True, self._both_ways), strict=True
+                self._front_ends, (1, 2), (2, 1), (True, self._settings.both_ways), strict=True
             ):
-                features = int(front_end.negotiate(self._wish))
-                if front_end.queue_pairs < self._queues:
+                features = int(front_end.negotiate(self._settings.wish))
+                if front_end.queue_pairs < self._settings.queues:
                     raise GuestsError(
-                        f"{front_end.path}: {self._queues} queue pairs are wished for and the back-end has "
+                        f"{front_end.path}: {self._settings.queues} queue pairs are wished for and the back-end has "
                         f"{front_end.queue_pairs}; start it with more"
                     )
-                device = self._new_device(features=features, tag=tag, peer_tag=peer_tag, sends=sends)
+                device = GuestDevice(self._settings, features=features, tag=tag, peer_tag=peer_tag, sends=sends)
                 self._devices.append(device)
                 self._start_rings(front_end, device)
         except (GuestsError, ValueError, MemoryError) as error:
             self._hang_up()
             raise GuestsError(str(error)) from error
-        self._load = Load(*self._devices, sleeps=self._sleeps)
+        self._load = Load(*self._devices, sleeps=self._settings.sleeps)
 
     def reconnect(self) -> None:
         """Go on with another back-end at the same sockets, after the last one ended without GET_VRING_BASE.
@@ -215,16 +153,16 @@ class Guests:
             self._share_memory(front_end, device)
         for first in (0, 1):
             for front_end, device in guests:
-                for index in range(first, 2 * self._queues, 2):
+                for index in range(first, 2 * self._settings.queues, 2):
                     # A ring that is started and not enabled is emptied. vhost-user, "Ring states".
                     front_end.enable_ring(index)
                     self._start_ring(front_end, device, index, device.base_left(index))
 
     def _start_rings(self, front_end: FrontEnd, device: GuestDevice) -> None:
         self._share_memory(front_end, device)
-        for index in range(2 * self._queues):
+        for index in range(2 * self._settings.queues):
             self._start_ring(front_end, device, index, device.base)
-        for index in range(2 * self._queues):
+        for index in range(2 * self._settings.queues):
             front_end.enable_ring(index)
 
     def _share_memory(self, front_end: FrontEnd, device: GuestDevice) -> None:
@@ -233,7 +171,7 @@ class Guests:
 
     def _start_ring(self, front_end: FrontEnd, device: GuestDevice, index: int, base: int) -> None:
         kick_fd, call_fd = device.kick_fds[index], device.call_fds[index]
-        front_end.start_ring(index, self._queue_size, device.ring_addresses(index), kick_fd, call_fd, base)
+        front_end.start_ring(index, self._settings.queue_size, device.ring_addresses(index), kick_fd, call_fd, base)
 
     @property
     def features(self) -> tuple[Feature, Feature]:
@@ -273,9 +211,9 @@ class Guests:
 
     def _in_thread(self, work: Callable[[], object]) -> threading.Thread:
         def pinned() -> None:
-            if self._core is not None:
+            if self._settings.core is not None:
                 with contextlib.suppress(OSError):  # a sandbox forbids pinning: they run where they may
-                    os.sched_setaffinity(0, {self._core})
+                    os.sched_setaffinity(0, {self._settings.core})
             work()
 
         thread = threading.Thread(target=pinned, name="guests", daemon=True)
@@ -382,7 +320,7 @@ class Guests:
         if self._load is not None:
             for front_end in self._front_ends:
                 with contextlib.suppress(GuestsError):    # a back-end that ended has stopped as well
-                    for index in range(2 * self._queues):
+                    for index in range(2 * self._settings.queues):
                         front_end.stop_ring(index)
         self._final = final
         self._hang_up()

@@ -12,6 +12,7 @@ from fastvhost.driver.copy_limit import CopyLimit
 from fastvhost.driver.device import GuestDevice
 from fastvhost.driver.frontend import Feature
 from fastvhost.driver.load import Load
+from fastvhost.driver.settings import GuestSettings
 
 __all__ = ["copy_limit"]
 
@@ -22,13 +23,11 @@ def copy_limit(
     sizes: Sequence[int], seconds: float, *, both_ways: bool = True, copy_core: int | None, guests_core: int | None
 ) -> float:
     """Frames per second through the bare copy loop, which runs in a thread of its own, as the guests do."""
+    settings, features = GuestSettings(sizes=tuple(sizes), kick=False), int(Feature.VERSION_1)
     devices = [
-        GuestDevice(
-            features=int(Feature.VERSION_1), queue_size=1024, sizes=sizes, tag=tag, peer_tag=3 - tag,
-            sends=both_ways or tag == 1, kick=False,
-        )
+        GuestDevice(settings, features=features, tag=tag, peer_tag=3 - tag, sends=both_ways or tag == 1)
         for tag in (1, 2)
-    ]  # fmt: skip
+    ]
     wire, load = CopyLimit(*devices), Load(*devices)
     threads = [_pinned(wire.run, copy_core), _pinned(load.run, guests_core)]
     try:

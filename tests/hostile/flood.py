@@ -176,14 +176,15 @@ class Shares:
 
 def main(arguments: list[str]) -> None:
     """Answers a line to each line of its input: `start` and `rest` with nothing, `look` with its counters."""
-    from fastvhost.driver.guests import Guests
+    from fastvhost.driver.guests import Guests, PairSettings
 
     left, right, ring, *core = arguments
     own = FORMATS[ring]
-    guests = Guests(
-        left, right, size=SIZE, packed=own.packed, in_order=own.in_order, core=int(core[0]) if core else None,
-        huge=False, timeout=60.0,
+    settings = PairSettings(
+        sizes=(SIZE,), packed=own.packed, in_order=own.in_order, core=int(core[0]) if core else None, huge=False,
+        timeout=60.0,
     )  # fmt: skip
+    guests = Guests(left, right, settings)
     guests.connect()
     print(flush=True)
     for line in sys.stdin:

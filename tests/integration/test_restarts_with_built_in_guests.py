@@ -18,7 +18,7 @@ import pytest
 from bench.guests.fwd import Fwd
 from bench.guests.waits import wait_until
 from fastvhost.driver import guests as built_in
-from fastvhost.driver.guests import Guests
+from fastvhost.driver.guests import IMIX, Guests, PairSettings
 
 RESTARTS, RESTARTS_WHEN_LONG = 3, 20
 BURST = 64
@@ -55,7 +55,8 @@ def test_a_flood_over_restarts_loses_no_frame_and_doubles_one_burst_of_each_at_m
     moments = random.Random(7)
     started, away, doubled = [], [], [0]
     fwd = Fwd(place, ports)
-    guests = Guests(str(sockets[0]), str(sockets[1]), content="whole", size="imix", sleeps=True, timeout=60, **options)
+    settings = PairSettings(content="whole", sizes=IMIX, sleeps=True, timeout=60, **options)
+    guests = Guests(str(sockets[0]), str(sockets[1]), settings)
     try:
         guests.start()
         for n in range(restarts):

@@ -18,6 +18,7 @@ from fastvhost.driver.device import GuestDevice
 from fastvhost.driver.frontend import Feature
 from fastvhost.driver.guests import IMIX, Guests
 from fastvhost.driver.load import Load
+from fastvhost.driver.settings import GuestSettings
 from tests.unit.test_driver_guests import fwd
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -98,10 +99,8 @@ def test_a_wrong_option_is_one_line(options: list[str], text: str, capsys: pytes
 
 
 def guest(tag: int, features: Feature = Feature.VERSION_1) -> GuestDevice:
-    return GuestDevice(
-        features=int(features), queue_size=64, sizes=(60, 1500, 9000), tag=tag, peer_tag=3 - tag, content="whole",
-        kick=False, huge=False,
-    )  # fmt: skip
+    settings = GuestSettings(queue_size=64, sizes=(60, 1500, 9000), content="whole", kick=False, huge=False)
+    return GuestDevice(settings, features=int(features), tag=tag, peer_tag=3 - tag)
 
 
 def test_the_copy_limit_really_copies_every_frame() -> None:

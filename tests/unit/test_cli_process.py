@@ -20,7 +20,7 @@ from bench.guests.short_dir import short_dir
 from bench.guests.waits import MAX_WAIT, wait_until
 from fastvhost.backend.qemu import reconnect
 from fastvhost.control.installed import qemu_version
-from fastvhost.driver.guests import Guests
+from fastvhost.driver.guests import Guests, PairSettings
 from tests.idle_cost import comes_to_rest
 from tests.own_time import OwnTime, stolen_seconds, waited_seconds
 from tests.unit.forwarder import ENVIRONMENT, FASTVHOST, Forwarder, fastvhost, forwarder
@@ -73,7 +73,7 @@ def test_a_signal_ends_it_in_time_with_its_counters_printed_and_its_sockets_gone
 
 def test_a_signal_under_load_ends_it_in_time_and_no_frame_is_broken() -> None:
     with forwarder() as fwd:
-        guests = Guests(*fwd.sockets, size=64)
+        guests = Guests(*fwd.sockets)
         guests.start()
         frames_pass(guests)
         code, took = fwd.end()
@@ -86,7 +86,7 @@ def test_a_signal_under_load_ends_it_in_time_and_no_frame_is_broken() -> None:
 
 def test_a_normal_run_says_each_step_once_and_nothing_that_alarms() -> None:
     with forwarder() as fwd:
-        with Guests(*fwd.sockets, size=64):
+        with Guests(*fwd.sockets):
             fwd.wait_log("port a: first packet")
         for name in "ab":
             fwd.wait_log(f"port {name}: disconnected")
@@ -170,7 +170,7 @@ def test_whatever_is_stuck_a_signal_frees_the_paths_at_once_and_ends_it_in_time(
 
 def test_json_figures_come_one_object_a_line_and_add_up() -> None:
     with forwarder("--json", "--stats-period", "0.2") as fwd:
-        with Guests(*fwd.sockets, size=100) as guests:
+        with Guests(*fwd.sockets, PairSettings(sizes=(100,))) as guests:
             frames_pass(guests, 10_000)
             lines = fwd.out.count("\n")
             fwd.wait_for("more figures", lambda: fwd.out.count("\n") > lines + 3)
@@ -189,7 +189,7 @@ def test_json_figures_come_one_object_a_line_and_add_up() -> None:
 
 
 def test_stats_and_show_answer_within_a_second_under_load() -> None:
-    with forwarder() as fwd, Guests(*fwd.sockets, size=64) as guests:
+    with forwarder() as fwd, Guests(*fwd.sockets) as guests:
         control = ("--control", str(fwd.directory / "control.sock"))
         frames_pass(guests)
         with socket.socket(socket.AF_UNIX) as connection:
@@ -304,7 +304,7 @@ def test_a_client_port_waits_for_its_peer_without_alarm() -> None:
 def test_two_workers_share_one_wire_and_every_frame_arrives() -> None:
     cores = sorted(os.sched_getaffinity(0))
     with forwarder("--cores", f"{cores[0]},{cores[-1]}", *HOLDS) as fwd:
-        with Guests(*fwd.sockets, content="whole", size=300) as guests:
+        with Guests(*fwd.sockets, PairSettings(content="whole", sizes=(300,))) as guests:
             frames_pass(guests, 10_000)
             final = guests.stop()
         assert (final.lost, final.corrupt, final.reordered, final.duplicated) == (0, 0, 0, 0)
@@ -314,7 +314,7 @@ def test_two_workers_share_one_wire_and_every_frame_arrives() -> None:
 @pytest.mark.parametrize("idle", ["adaptive", "interrupt"])
 def test_an_idle_forwarder_sleeps_and_wakes_for_its_guests(idle: str) -> None:
     with forwarder("--idle", idle, "--json", *HOLDS) as fwd:
-        with Guests(*fwd.sockets, content="whole", size=300) as guests:
+        with Guests(*fwd.sockets, PairSettings(content="whole", sizes=(300,))) as guests:
             frames_pass(guests, 10_000)
             final = guests.stop()
         comes_to_rest(fwd.process.pid, fwd.rounds)
@@ -326,7 +326,7 @@ def test_an_idle_forwarder_sleeps_and_wakes_for_its_guests(idle: str) -> None:
 @pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
 def test_by_default_two_idle_guests_cost_a_look_every_20_ms(packed: bool) -> None:
     with forwarder(*HOLDS) as fwd:
-        guests = Guests(*fwd.sockets, packed=packed)
+        guests = Guests(*fwd.sockets, PairSettings(packed=packed))
         guests.start()
         frames_pass(guests, 10_000)
         assert guests.stop_load().lost == 0

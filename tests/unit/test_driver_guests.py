@@ -11,16 +11,17 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bench.guests.short_dir import short_dir
 from bench.guests.waits import MAX_WAIT, wait_until
-from bench.rig import USUAL_FEATURES, rig
+from bench.rig import POLLED, USUAL_FEATURES, rig
 from fastvhost.driver import ram
 from fastvhost.driver.frontend import Feature
-from fastvhost.driver.guests import IMIX, Direction, GuestCounters, Guests, GuestsError
+from fastvhost.driver.guests import IMIX, Direction, GuestCounters, Guests, GuestsError, PairSettings
 
 
 @pytest.mark.parametrize("sizes", [(60,), (1518,), (9000,), (65000, 60), IMIX])
@@ -33,9 +34,8 @@ def test_whole_frames_pass_the_data_plane_both_ways(
     queue_size: int, ring: Feature, pieces: int, indirect: bool, sizes: tuple[int, ...]
 ) -> None:
     features = USUAL_FEATURES | ring | (Feature.INDIRECT_DESC if indirect else Feature(0))
-    with rig(
-        sizes=sizes, queue_size=queue_size, features=features, pieces=pieces, indirect=indirect, content="whole"
-    ) as r:
+    settings = replace(POLLED, sizes=sizes, queue_size=queue_size, pieces=pieces, content="whole")
+    with rig(settings, features=features) as r:
         while r.devices[0].sent[0] <= queue_size:    # every slot once, some twice
             r.load.step()
             r.worker.step()
@@ -51,7 +51,7 @@ def test_whole_frames_pass_the_data_plane_both_ways(
 
 @pytest.mark.parametrize("features", [Feature(0), Feature.VERSION_1], ids=["legacy", "not mergeable"])
 def test_whole_frames_pass_without_mergeable_buffers(features: Feature) -> None:
-    with rig(sizes=(9000, 60), queue_size=64, features=features, content="whole") as r:
+    with rig(replace(POLLED, sizes=(9000, 60), queue_size=64, content="whole"), features=features) as r:
         for _ in range(50):
             r.load.step()
             r.worker.step()
@@ -60,7 +60,7 @@ def test_whole_frames_pass_without_mergeable_buffers(features: Feature) -> None:
 
 
 def test_frames_that_the_data_plane_dropped_are_missing_ones() -> None:
-    with rig(queue_size=64) as r:
+    with rig(replace(POLLED, queue_size=64)) as r:
         for enabled in (True, False, True):
             r.ports[1].set_enabled(0, enabled)
             for _ in range(4):
@@ -110,10 +110,11 @@ def nothing_wrong(way: Direction) -> bool:
 
 def test_a_flood_through_a_real_fwd_loses_nothing() -> None:
     with short_dir() as directory, fwd(directory) as (a, b):
-        both = flood_for(Guests(a, b, content="whole", size="imix"), 0.3)
+        both = flood_for(Guests(a, b, PairSettings(content="whole", sizes=IMIX)), 0.3)
         assert nothing_wrong(both.a_to_b)
         assert nothing_wrong(both.b_to_a)
-        one = flood_for(Guests(a, b, both_ways=False, indirect=True, pieces=3, mergeable=False, queue_size=256), 0.2)
+        settings = PairSettings(both_ways=False, indirect=True, pieces=3, mergeable=False, queue_size=256)
+        one = flood_for(Guests(a, b, settings), 0.2)
         assert nothing_wrong(one.a_to_b)
         assert one.b_to_a == Direction(*[0] * 8)
 
@@ -177,7 +178,7 @@ def test_a_measurement_that_is_interrupted_ends_before_its_memory_goes(under_loa
 
 def test_the_load_can_be_started_again() -> None:
     with short_dir() as directory, fwd(directory) as (a, b):
-        guests = Guests(a, b, size=1518)
+        guests = Guests(a, b, PairSettings(sizes=(1518,)))
         totals = []
         for _ in range(3):
             guests.start()
@@ -215,7 +216,7 @@ def test_a_back_end_killed_under_load_is_noticed_and_its_frames_are_lost() -> No
 
 def test_guests_on_a_cpu_that_is_not_ours_are_refused_in_words() -> None:
     with pytest.raises(GuestsError, match="may not run on CPU 4095"):
-        Guests("a", "b", core=4095)
+        Guests("a", "b", PairSettings(core=4095))
 
 
 def forbidden(*_: object, **__: object) -> None:
@@ -225,7 +226,7 @@ def forbidden(*_: object, **__: object) -> None:
 def test_guests_choose_any_cpu_where_a_sandbox_forbids_to_ask_which(monkeypatch: pytest.MonkeyPatch) -> None:
     with short_dir() as directory, fwd(directory) as (a, b):
         monkeypatch.setattr(os, "sched_getaffinity", forbidden)
-        assert flood_for(Guests(a, b, core=0), 0.1).frames > 0
+        assert flood_for(Guests(a, b, PairSettings(core=0)), 0.1).frames > 0
 
 
 def test_guests_have_memory_where_a_sandbox_forbids_memfd_create(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,9 +240,9 @@ def test_guests_have_memory_where_a_sandbox_forbids_memfd_create(monkeypatch: py
 
 def test_a_shape_that_cannot_be_is_refused_and_leaves_nothing_behind() -> None:
     with short_dir() as directory, fwd(directory) as (a, b):
-        guests = Guests(a, b, queue_size=100)
+        guests = Guests(a, b, PairSettings(queue_size=100))
         with pytest.raises(GuestsError, match="power of two"):
             guests.connect()
         with pytest.raises(GuestsError, match="frame sizes"):
-            Guests(a, b, size=59).connect()
+            Guests(a, b, PairSettings(sizes=(59,))).connect()
         assert flood_for(Guests(a, b), 0.1).lost == 0

@@ -11,8 +11,9 @@ from bench.guests.short_dir import short_dir
 from bench.guests.waits import MAX_WAIT, wait_until
 from fastvhost.driver.device import GuestDevice
 from fastvhost.driver.frontend import Feature
-from fastvhost.driver.guests import Guests, GuestsError
+from fastvhost.driver.guests import Guests, GuestsError, PairSettings
 from fastvhost.driver.load import Load
+from fastvhost.driver.settings import GuestSettings
 from tests.unit.fake_device import FakeWire
 from tests.unit.test_driver_guests import fwd
 
@@ -23,13 +24,9 @@ QUEUES = 3
 @contextlib.contextmanager
 def guests() -> Iterator[tuple[GuestDevice, GuestDevice, Load]]:
     """A sends on three queue pairs, b receives on three."""
-    devices = [
-        GuestDevice(
-            features=int(Feature.VERSION_1), queue_size=SIZE, sizes=(64,), tag=tag, peer_tag=3 - tag, sends=tag == 1,
-            content="whole", kick=False, huge=False, queues=QUEUES,
-        )
-        for tag in (1, 2)
-    ]
+    settings = GuestSettings(queue_size=SIZE, queues=QUEUES, content="whole", kick=False, huge=False)
+    features = int(Feature.VERSION_1)
+    devices = [GuestDevice(settings, features=features, tag=tag, peer_tag=3 - tag, sends=tag == 1) for tag in (1, 2)]
     try:
         yield devices[0], devices[1], Load(*devices)
     finally:
@@ -94,13 +91,13 @@ def test_more_queue_pairs_than_the_back_end_has_are_refused_in_words() -> None:
         fwd(directory) as (a, b),
         pytest.raises(GuestsError, match="2 queue pairs are wished for and the back-end has 1"),
     ):
-        Guests(a, b, queues=2).connect()
+        Guests(a, b, PairSettings(queues=2)).connect()
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
 def test_several_queue_pairs_flood_a_real_fwd(packed: bool) -> None:
     with short_dir() as directory, fwd(directory, ",queues=4") as (a, b):
-        load = Guests(a, b, queues=4, packed=packed, queue_size=128)
+        load = Guests(a, b, PairSettings(queues=4, packed=packed, queue_size=128))
         load.start()
         wait_until("frames of every queue", MAX_WAIT, lambda: all(sent > 100 for sent, _ in load.by_queue[0]))
         counters = load.stop_load()
@@ -115,7 +112,7 @@ def test_several_queue_pairs_flood_a_real_fwd(packed: bool) -> None:
 @pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
 def test_guests_that_sleep_are_woken_by_every_frame(packed: bool, event_idx: bool) -> None:
     with short_dir() as directory, fwd(directory) as (a, b):
-        load = Guests(a, b, packed=packed, event_idx=event_idx, sleeps=True, queue_size=4)
+        load = Guests(a, b, PairSettings(packed=packed, event_idx=event_idx, sleeps=True, queue_size=4))
         load.start()
         wait_until("it has slept", MAX_WAIT, lambda: load.naps > 10 and load.counters().frames > 100)
         final = load.stop_load()

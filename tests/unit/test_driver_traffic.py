@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,9 +15,11 @@ from fastvhost.driver.device import GuestDevice
 from fastvhost.driver.frontend import Feature
 from fastvhost.driver.guests import IMIX
 from fastvhost.driver.load import Load
+from fastvhost.driver.settings import GuestSettings
 from tests.unit.fake_device import FakeWire
 
 SIZE = 16
+USUAL = GuestSettings(queue_size=SIZE, kick=False, huge=False)
 PACKED = Feature.VERSION_1 | Feature.RING_PACKED
 FORMATS = pytest.mark.parametrize("ring", [Feature.VERSION_1, PACKED], ids=["split", "packed"])
 HEADER = 12
@@ -46,24 +49,13 @@ class Pair:
 
 
 @contextlib.contextmanager
-def pair(
-    *,
-    features: Feature = Feature.VERSION_1,
-    sizes: tuple[int, ...] = (64,),
-    pieces: int = 1,
-    indirect: bool = False,
-    content: str = "numbers",
-    kick: bool = False,
-    queue_size: int = SIZE,
-) -> Iterator[Pair]:
+def pair(features: Feature = Feature.VERSION_1, **others: Any) -> Iterator[Pair]:
+    """others: settings that are not the usual ones."""
+    settings = replace(USUAL, **others)
     devices = [
-        GuestDevice(
-            features=int(features), queue_size=queue_size, sizes=sizes, tag=tag, peer_tag=3 - tag, sends=tag == 1,
-            pieces=pieces, indirect=indirect, content=content, kick=kick, huge=False,
-        )
-        for tag in (1, 2)
+        GuestDevice(settings, features=int(features), tag=tag, peer_tag=3 - tag, sends=tag == 1) for tag in (1, 2)
     ]
-    wire = FakeWire(devices[0], devices[1], queue_size, mergeable=bool(features & Feature.MRG_RXBUF))
+    wire = FakeWire(devices[0], devices[1], settings.queue_size, mergeable=bool(features & Feature.MRG_RXBUF))
     try:
         yield Pair(devices[0], devices[1], Load(*devices), wire)
     finally:
@@ -82,7 +74,7 @@ def test_every_frame_arrives_intact_and_in_order(
     features: Feature, pieces: int, indirect: bool, sizes: tuple[int, ...], content: str
 ) -> None:
     wish = features | (Feature.INDIRECT_DESC if indirect else Feature(0))
-    with pair(features=wish, sizes=sizes, pieces=pieces, indirect=indirect, content=content) as p:
+    with pair(wish, sizes=sizes, pieces=pieces, content=content) as p:
         p.go(20)
         assert p.wire.chain_shapes == {pieces}
         assert p.a.sent[0] > 50
@@ -306,7 +298,7 @@ def test_with_event_idx_the_available_rings_flags_stay_zero() -> None:
     [
         ({"queue_size": 48}, "power of two"),
         ({"queue_size": 65536}, "power of two"),
-        ({"queue_size": 32769, "features": int(PACKED)}, "a number from 2"),
+        ({"queue_size": 32769, "features": PACKED}, "a number from 2"),
         ({"sizes": (59,)}, "frame sizes"),
         ({"sizes": (70000,)}, "frame sizes"),
         ({"pieces": 0}, "pieces"),
@@ -314,10 +306,9 @@ def test_with_event_idx_the_available_rings_flags_stay_zero() -> None:
         ({"queue_size": 2, "pieces": 4}, "pieces"),
     ],
 )
-def test_a_guest_that_cannot_be_is_refused_in_words(wrong: dict[str, object], text: str) -> None:
-    usual: dict[str, object] = {"features": 1 << 32, "queue_size": SIZE, "sizes": (64,), "tag": 1, "peer_tag": 2}
-    with pytest.raises(ValueError, match=text):
-        GuestDevice(**(usual | wrong))    # type: ignore[arg-type]
+def test_a_guest_that_cannot_be_is_refused_in_words(wrong: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text), pair(**wrong):
+        pass
 
 
 def test_closing_twice_is_closing_once() -> None:

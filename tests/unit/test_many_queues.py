@@ -16,12 +16,14 @@ from fastvhost.backend.payload import SharedRegion
 from fastvhost.control.control_client import ask
 from fastvhost.driver.device import GuestDevice
 from fastvhost.driver.frontend import Feature, FrontEnd
-from fastvhost.driver.guests import Guests
+from fastvhost.driver.guests import Guests, PairSettings
 from fastvhost.driver.load import Load
+from fastvhost.driver.settings import GuestSettings
 from tests.unit.test_driver_guests import fwd
 
 MOST = 128
 SIZE = 16
+SETTINGS = GuestSettings(queue_size=SIZE, queues=MOST, sizes=(64, 1518), content="whole", huge=False)
 WISH = Feature.PROTOCOL_FEATURES | Feature.VERSION_1 | Feature.MRG_RXBUF | Feature.MQ
 RINGS = {"split": Feature(0), "packed": Feature.RING_PACKED}
 
@@ -39,10 +41,7 @@ def flooded(directory: Path, ring: str, enabled: range) -> Iterator[tuple[FrontE
             features = front_end.negotiate(WISH | RINGS[ring])
             assert features & RINGS[ring] == RINGS[ring]
             assert front_end.queue_pairs == MOST  # what GET_QUEUE_NUM says
-            device = GuestDevice(
-                features=int(features), queue_size=SIZE, sizes=(64, 1518), tag=tag, peer_tag=3 - tag, sends=tag == 1,
-                content="whole", huge=False, queues=MOST,
-            )  # fmt: skip
+            device = GuestDevice(SETTINGS, features=int(features), tag=tag, peer_tag=3 - tag, sends=tag == 1)
             closing.callback(device.close)
             ram = device.ram
             front_end.share_memory(ram.fd, SharedRegion(ram.guest_addr, ram.bytes, ram.user_addr, 0))
@@ -103,7 +102,8 @@ def all_moved(load: Guests) -> bool:
 @pytest.mark.parametrize("ring", RINGS)
 def test_each_of_128_flooded_pairs_keeps_to_its_own_queue_over_a_real_socket(ring: str) -> None:
     with short_dir() as directory, fwd(directory, f",queues={MOST}") as (a, b):
-        load = Guests(a, b, queues=MOST, queue_size=SIZE, packed=ring == "packed", content="whole", huge=False)
+        settings = PairSettings(queues=MOST, queue_size=SIZE, packed=ring == "packed", content="whole", huge=False)
+        load = Guests(a, b, settings)
         load.start()
         wait_until("each queue has more frames than it holds", MAX_WAIT, lambda: all_moved(load))
         counters = load.stop_load()

@@ -26,6 +26,7 @@ from fastvhost.dataplane.worker import Worker
 from fastvhost.driver.copy_limit import CopyLimit
 from fastvhost.driver.device import GuestDevice
 from fastvhost.driver.load import Load
+from fastvhost.driver.settings import GuestSettings
 from tests.house.sources import ROOT
 from tests.probes.offloads import cut
 from tests.unit.rig import rig
@@ -185,7 +186,7 @@ def test_capture_files_that_were_never_opened_or_are_closed_hold_nothing(tmp_pat
 
 
 def guest() -> GuestDevice:
-    return GuestDevice(features=1 << 32, queue_size=4, sizes=[60], tag=1, peer_tag=2, huge=False, kick=False)
+    return GuestDevice(GuestSettings(queue_size=4, huge=False, kick=False), features=1 << 32, tag=1, peer_tag=2)
 
 
 def test_a_guests_memory_stays_while_a_device_or_a_load_works_on_it() -> None:
