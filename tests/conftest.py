@@ -1,4 +1,4 @@
-"""No test is ever skipped: a run in which one was is a failed run."""
+"""No test is ever skipped: a run with a skipped test fails."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from bench.guests.cores import ANYWHERE
 pytest_plugins = ["tests.times", "tests.together", "tests.quick"]
 
 LONG_ENDURANCE = 4.0
-"""Times as long as usual, with --long. For hostile tests see tests/hostile/conftest.py."""
+"""With --long, how many times longer repeating tests run. For hostile tests see tests/hostile/conftest.py."""
 NOT_RUN = ("skipped", "xfailed", "xpassed")
 
 os.environ[ANYWHERE] = "1"
 
 
 def pytest_configure() -> None:
-    """Under nohup, or behind a script's `&`: what is ignored here is ignored by all we start, and tests send signals.
+    """Handle signals that are ignored here (under nohup, after a script's `&`): children would ignore them, too.
 
-    A signal that is handled, by doing nothing, is none of those (execve(2)).
+    A signal with a handler, even one that does nothing, is not ignored by children (execve(2)).
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_IGN:
@@ -29,11 +29,11 @@ def pytest_configure() -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="what only repeats goes on for longer")
+    parser.addoption("--long", action="store_true", help="tests that repeat something run longer")
 
 
 def endurance(config: pytest.Config) -> float:
-    """How long what repeats goes on, of what it usually does."""
+    """The factor by which repeating tests run longer than usual."""
     return LONG_ENDURANCE if config.getoption("--long") else 1.0
 
 

@@ -1,7 +1,7 @@
 """A guest: its memory, the driver's side of its virtqueues, and a virtio-net driver. Virtio 1.2, sections 2.7 and 5.1.
 
-Written from the specification for tests; imports nothing of fastvhost. Clear before fast, and free to break every rule:
-`SplitQueue.write_descriptor` and `make_available` write whatever they are told.
+Written from the specification for tests; imports nothing of fastvhost. Simple rather than fast, and able to break every
+rule: `SplitQueue.write_descriptor` and `make_available` write any values.
 A queue shows `size`, `descriptor_area`, `driver_area`, `device_area` and `base` to the front-end, and `chain`,
 `make_available` and `take_used` to the driver: another ring format needs these and no more.
 """
@@ -49,8 +49,8 @@ class Region:
     """One region of guest memory: a range of guest addresses over a range of a shared file.
 
     By default a new memfd of just the region's size. `file_bytes` and `mmap_offset` make the file larger than the
-    region, `fd` puts the region over a file that another region uses too, `user_addr` is where the front-end pretends
-    to map it.
+    region, `fd` is a file that another region uses, too, `user_addr` is the address that the front-end claims to have
+    mapped it at.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Region:
 
 
 class Memory:
-    """The guest's memory: regions, and an allocator that never gives anything back."""
+    """The guest's memory: regions, and an allocator that never reuses memory."""
 
     def __init__(self, regions: Iterable[Region]) -> None:
         self.regions = list(regions)
@@ -165,7 +165,7 @@ class Memory:
         self.pack(U16, guest_addr, value & 0xFFFF)
 
     def replace(self, old: Region, new: Region) -> None:
-        """Another region in the place of this one; what was reserved stays reserved."""
+        """Put another region in the place of this one. Reserved bytes stay reserved."""
         self.regions[self.regions.index(old)] = new
         self._next[id(new)] = self._next.pop(id(old))
 
@@ -202,14 +202,14 @@ class SplitQueue:
     ) -> None:
         self.memory = memory
         self.size = size
-        # Spare descriptors stand behind the table: no device looks at them, unless a check is missing.
+        # Spare descriptors after the end of the table: a device reads them only where a check is missing.
         self.descriptor_area = memory.take(16 * (size + spare_descriptors), align=16, region=region)
         self.driver_area = memory.take(6 + 2 * size, align=2, region=region)
         self.device_area = memory.take(6 + 8 * size, align=4, region=region)
         self.reset(start)
 
     def reset(self, start: int = NEAR_WRAP) -> None:
-        """As freshly made: every descriptor free, both indices at `start`."""
+        """As new: every descriptor free, both indices at `start`."""
         self.base = start & 0xFFFF
         self._free: deque[int] = deque(range(self.size))
         self._chains: dict[int, list[int]] = {}
@@ -224,7 +224,7 @@ class SplitQueue:
         self.memory.pack(DESCRIPTOR, self.descriptor_area + 16 * index, addr, bytes, flags, next)
 
     def chain(self, pieces: Sequence[Piece]) -> int:
-        """Write a chain into free descriptors and return its head. What it says need not be legal."""
+        """Write a chain into free descriptors and return its head. It need not be legal."""
         indices = [self._free.popleft() for _ in pieces]
         for index, piece, after in zip(indices, pieces, [*indices[1:], None], strict=True):
             linked = 0 if after is None else DESC_F_NEXT

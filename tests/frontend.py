@@ -149,7 +149,7 @@ class Frontend:
     # Messages
 
     def send_raw(self, data: bytes, fds: Sequence[int] = ()) -> None:
-        """Any bytes, any file descriptors."""
+        """Send any bytes with any file descriptors."""
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
             sent = self.sock.sendmsg([data], ancillary) if data else 0
@@ -168,7 +168,7 @@ class Frontend:
         flags: int | None = None,
         size: int | None = None,
     ) -> None:
-        """One message. `flags` and `size` replace what the header would rightly say."""
+        """Send one message. `flags` and `size` replace the right values of the header."""
         if flags is None:
             flags = VERSION | (NEED_REPLY if need_reply else 0)
         header = HEADER.pack(request, flags, len(payload) if size is None else size)
@@ -285,14 +285,14 @@ class Frontend:
         protocol_features: int = PROTOCOL_FEATURES,
         fds: Sequence[tuple[int, int, int]] = (),
     ) -> None:
-        """The whole way from a connected socket to running queues. `fds`: kick, call and err of each queue."""
+        """All steps from a connected socket to running queues. `fds`: kick, call and err of each queue."""
         self.negotiate(features, protocol_features)
         self.set_mem_table(memory.regions)
         for index, queue in enumerate(queues):
             kick, call, err = fds[index] if fds else (-1, -1, -1)
             self.set_up_queue(index, queue, kick=kick, call=call, err=err)
         if not self.reply_ack:
-            self.ask(Request.GET_FEATURES)  # a reply to this one says that the ones before were handled
+            self.ask(Request.GET_FEATURES)  # when this one is answered, all before were handled
 
 
 def mem_table(regions: Sequence[Region]) -> bytes:
@@ -335,7 +335,7 @@ class Guest:
         protocol_features: int = PROTOCOL_FEATURES,
         polled: bool = False,
     ) -> None:
-        """`polled`: no kick eventfds, so that queues are started with the handshake, not when a kick is seen."""
+        """`polled`: no kick eventfds, so that queues start with the handshake, not at their first kick."""
         self.frontend = frontend
         self.memory = memory
         self.queues = (receiveq, transmitq)

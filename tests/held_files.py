@@ -1,7 +1,7 @@
-"""Files whose last close waits: eventfds watched by an epoll whose lock somebody holds. userfaultfd(2), epoll(7).
+"""Files whose last close blocks: eventfds watched by an epoll whose lock is held. userfaultfd(2), epoll(7).
 
-The holder sits in a page fault under the lock: epoll_wait writes what it found to a page that nobody fills in. Run as a
-program this is the holder, a process of its own; Held lets a test have that.
+A process holds the lock while it waits in a page fault: its epoll_wait writes results to a page that nobody provides.
+Run as a program, this file is that process; Held starts it for a test.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MISSING = 1
 
 
 class Held:
-    """Readable eventfds, ours to close, of which the last close waits until the block ends."""
+    """Readable eventfds that the test closes. Their last close blocks until the `with` block ends."""
 
     def __init__(self, files: int = 1) -> None:
         self.fds = [os.eventfd(1, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(files)]

@@ -1,5 +1,7 @@
-"""What an idle forwarder costs, in wake-ups and rounds. How many nanoseconds one of them takes is the machine's to say:
-in the same hour a thread that wakes once a second was charged 2 us and 42 us a wake-up.
+"""What an idle forwarder costs, in wake-ups and rounds.
+
+The time of one depends too much on the machine: in the same hour a thread that wakes once a second was charged 2 us and
+42 us a wake-up.
 """
 
 from __future__ import annotations
@@ -11,9 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 MOST_WAKE_UPS = 150.0
-"""A second, of all threads: a worker looks up every 20 ms, the main thread twice a second."""
+"""A second, of all threads together: a worker wakes every 20 ms, the main thread twice a second."""
 MOST_ROUNDS = 150.0
-"""A second: one for each time that a worker looks up."""
+"""A second: one for each wake-up of a worker."""
 
 
 class Cost(NamedTuple):
@@ -28,7 +30,7 @@ class Cost(NamedTuple):
 
 
 def wake_ups(pid: int) -> int:
-    """How often the threads of a process that are still there went to sleep by themselves. proc(5), status."""
+    """Voluntary context switches of the threads that a process has now. proc(5), status."""
     total = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(OSError):
@@ -38,7 +40,7 @@ def wake_ups(pid: int) -> int:
 
 
 def comes_to_rest(pid: int, rounds: Callable[[], int], looks: int = 20) -> None:
-    """Until it costs no more than an idle one does, over a second: one that never rests fails in every look."""
+    """Wait until it costs no more than an idle one in a second. A forwarder that is never idle fails every look."""
     found: list[Cost] = []
     while not found or not found[-1].idle:
         assert len(found) < looks, found
@@ -46,7 +48,7 @@ def comes_to_rest(pid: int, rounds: Callable[[], int], looks: int = 20) -> None:
 
 
 def cost(pid: int, rounds: Callable[[], int], seconds: float = 1.0) -> Cost:
-    """Over so many seconds; `rounds` tells how often its workers have gone round so far."""
+    """The cost over `seconds`; `rounds` returns how many rounds its workers have made so far."""
     before, start = (wake_ups(pid), rounds()), time.monotonic()
     time.sleep(seconds)
     after, passed = (wake_ups(pid), rounds()), time.monotonic() - start

@@ -1,4 +1,4 @@
-"""TCP sockets whose last close waits for an hour: there is data to send that nobody reads. SO_LINGER, socket(7)."""
+"""TCP sockets whose last close blocks for an hour: they have data to send that nobody reads. SO_LINGER, socket(7)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _linger(sock: socket.socket, seconds: int) -> None:
 
 @contextlib.contextmanager
 def lingering(n: int) -> Iterator[list[socket.socket]]:
-    """So many. At the end of the block their peers reset them: whoever waits goes on."""
+    """n such sockets. At the end of the block their peers reset them, so that blocked closes return."""
     with contextlib.ExitStack() as stack, socket.create_server(("127.0.0.1", 0)) as listener:
         socks = []
         for _ in range(n):

@@ -1,11 +1,11 @@
-"""Calls all that a program can reach of the package, with odd arguments and in odd orders.
+"""Calls everything public in the package, with odd arguments and in odd orders.
 
-A script of its own: it ends with a signal where a call crashes, and the file named on its command line holds the call
-then. Run by tests/unit/test_public_api.py, and under AddressSanitizer by tests/hostile/test_sanitized.py. It imports
-nothing but fastvhost, so that it runs on whatever build lies in the current directory.
+A script: where a call crashes, it ends by a signal, and the file named on its command line holds that call. Run by
+tests/unit/test_public_api.py, and under AddressSanitizer by tests/hostile/test_sanitized.py. It imports nothing but
+fastvhost, so that it runs with the build in the current directory.
 
-Each call may raise whatever it likes. Objects: made as they should be, made by __new__ alone, made by an __init__ that
-failed, and closed; what calls return joins them. Arguments: half of them fit the parameter's name.
+Calls may raise any exception. Objects: properly made, made by __new__ alone, made by an __init__ that failed, closed,
+and those that calls return. Arguments: half of them fit the parameter's name.
 """
 
 from __future__ import annotations
@@ -55,19 +55,19 @@ from fastvhost.driver.settings import GuestSettings
 
 MIB = 1 << 20
 POOL = 400
-"""Objects that take part at a time."""
+"""The most objects at a time."""
 ADDRESS_SPACE = 8 << 30
-"""Bytes. A list of 2**31 numbers is MemoryError, not the end of what else runs on this machine."""
+"""Bytes. So a list of 2**31 numbers raises MemoryError and harms nothing else on this machine."""
 TOO_LONG = 20
-"""Seconds for one call, after which the script says where it is, and ends."""
+"""Seconds for one call, after which the script prints its stack and ends."""
 NUMBERS: tuple[Any, ...] = (
     0, 1, -1, 2, 3, 14, 63, 64, 65, 255, 4096, 2**15, 2**16, 2**31 - 1, 2**31, -(2**31), 2**32 - 1, 2**32, 2**63 - 1,
     2**63, -(2**63), 2**64 - 1, 2**64, 10**30, True, 0.5, -1.5, 1e300, math.nan, math.inf, -math.inf,
 )  # fmt: skip
 LEFT_ALONE = {"__class__", "__init_subclass__", "__subclasshook__", "__getattribute__", "__dir__", "__doc__", "__new__"}
-"""Python's own, with nothing of ours in them."""
+"""Methods of Python itself, without code of this package."""
 HOLDERS = ("Worker.run", "Load.run", "CopyLimit.run")
-"""They return when stop() was called, and are called after it only."""
+"""Methods that return only after stop(), so that they are called only after it."""
 NOT_CALLED = {
     "fastvhost.__main__": "is the command line",
     "fastvhost.cli": "prints, ends the process, starts others; its parts are under control",
@@ -107,10 +107,10 @@ CUSTOM_BUILDS = {"GuestRam", "GuestDevice", "Load.latency", "Load.latency_under_
 
 
 class Script:
-    """One run: a seed, a pool of objects, and where the call being made is written down."""
+    """One run: a seed, a pool of objects, and the file with the current call."""
 
     calling = False
-    """A call of ours is being made."""
+    """A call is being made."""
 
     def __init__(self, seed: int, calls: int, note: Path, directory: Path) -> None:
         self.random = Random(seed)

@@ -1,4 +1,4 @@
-"""How long something takes by itself: what others here, or the host, kept it from a CPU for is not counted."""
+"""How long something takes, without the time in which other work here, or the host, kept it from a CPU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 STOLEN = 8
-"""Which word of the first line of /proc/stat: what the host of this virtual machine took. proc(5)"""
+"""Index in the first line of /proc/stat: time that the host of this virtual machine took. proc(5)"""
 
 
 def schedstat(process: Path, field: int) -> dict[str, float]:
@@ -22,18 +22,18 @@ def schedstat(process: Path, field: int) -> dict[str, float]:
 
 
 def waited_seconds(process: Path) -> float:
-    """How long the threads of a process were ready to run and did not."""
+    """Seconds in which threads of a process were ready to run but had no CPU."""
     return sum(schedstat(process, 1).values())
 
 
 def stolen_seconds() -> float:
-    """How long the host kept this virtual machine's CPUs from running, all of them together."""
+    """Seconds in which the host did not run this virtual machine's CPUs, all of them together."""
     words = Path("/proc/stat").read_text().partition("\n")[0].split()
     return int(words[STOLEN]) / os.sysconf("SC_CLK_TCK")
 
 
 class OwnTime:
-    """Begins now. pids: who does it, beside this process."""
+    """A clock that starts now. pids: processes whose waits for a CPU are subtracted, beside those of this one."""
 
     def __init__(self, *pids: int) -> None:
         self._processes = [Path("/proc/self"), *(Path(f"/proc/{pid}") for pid in pids)]
@@ -45,6 +45,6 @@ class OwnTime:
 
     @property
     def seconds(self) -> float:
-        """So far. What a process or thread waited that has ended since is known as of the look before."""
+        """Seconds so far. The wait of a thread that has ended is the one of the look before."""
         self._without = max(self._without, self._without_cpu())
         return time.monotonic() - self._start - (self._without - self._before)

@@ -59,7 +59,7 @@ class PackedQueue:
         return buffer
 
     def indirect(self, pieces: Sequence[Piece], table: int | None = None) -> Piece:
-        """Write an indirect table: no NEXT in it, all of it is the chain. Section 2.8.7."""
+        """Write an indirect table. It has no NEXT: the whole table is the chain. Section 2.8.7."""
         if table is None:
             table = self.memory.take(16 * len(pieces))
         packed = packed_table_of(pieces)
@@ -103,7 +103,7 @@ class PackedQueue:
         """Every used descriptor not taken yet, in ring order."""
         taken: list[Used] = []
         while True:
-            # The flags first: what they vouch for may only be read after them.
+            # The flags first: length and id are valid only after they say so.
             flags = self.memory.load_u16(self.at(self._used) + 14)
             if (bool(flags & DESC_F_AVAIL), bool(flags & DESC_F_USED)) != (self._used_wrap, self._used_wrap):
                 return taken

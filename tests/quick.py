@@ -1,7 +1,7 @@
 """What `scripts/test --quick` runs, and what only `--long` does: a pytest plugin.
 
-Quick is what a change is tried with every few minutes: all tests of units and of the house, and of each kind of test
-with real peers one.
+Quick tests are for every few minutes of work: all tests of units and of the house, and one of each kind with real
+peers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pytest
 WHOLE = ("tests/unit/", "tests/house/")
 PEERS, ATTACKS = "tests/integration/test_", "tests/hostile/test_attacks.py"
 ATTACK = r"\[\w+_buffer_(?:of|one|right|that|whose|with)_\w+"
-"""One with a buffer where none may be, whichever is tried on that ring format."""
+"""An attack with a buffer where none may be, whichever that ring format has."""
 ONE_OF_EACH = {
     "two QEMU guests": (f"{PEERS}two_guests.py", "test_a_hundred_of_a_hundred_pings_are_answered"),
     "two guests under user-mode Linux": (f"{PEERS}user_mode_linux.py", r"_pings_are_answered\[split\]"),
@@ -28,7 +28,7 @@ ONE_OF_EACH = {
     "an attack, packed": (ATTACKS, rf"{ATTACK}-packed\]"),
     "an attack, packed in order": (ATTACKS, rf"{ATTACK}-packed_in_order\]"),
 }
-"""In which file, and an expression for the end of its name: the first test that fits."""
+"""The file, and a pattern for the end of the name: the first test that matches."""
 
 
 def first_of_each(items: list[pytest.Item]) -> dict[str, pytest.Item]:
@@ -59,7 +59,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def expected(config: pytest.Config, items: list[pytest.Item]) -> set[str]:
-    """The kinds of which a test must be there: those whose file was collected whole. A renamed test is noticed so."""
+    """The kinds of which a test must be found: those whose file was collected whole. So a renamed test is noticed."""
     if any(config.getoption(option, None) for option in ("keyword", "markexpr", "lf", "deselect")):
         return set()
     in_part = {arg.partition("::")[0] for arg in config.args if "::" in arg}

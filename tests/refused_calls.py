@@ -1,4 +1,4 @@
-"""System calls that fail as if the machine had run out of what they want, for one thread or one command only.
+"""Makes system calls fail, as if the machine had run out of something, for one thread or one command only.
 
 usage: python -m tests.refused_calls [ERROR] NAME... -- COMMAND...    (ERROR: EPERM or the like, else EAGAIN)
 """
@@ -36,7 +36,7 @@ ALLOW, ERRNO = 0x7FFF0000, 0x00050000
 
 
 def refuse(names: Sequence[str], error: int = errno.EAGAIN) -> None:
-    """From now on this thread, and what it starts, gets this error from these calls (seccomp(2)). For good."""
+    """From now on this thread, and what it starts, gets this error from these calls (seccomp(2)). Cannot be undone."""
     numbers = [NUMBERS[platform.machine()][name] for name in names]
     steps = [(LOAD_NUMBER, 0, 0, 0)]
     steps += [(JUMP_IF_EQUAL, len(numbers) - i, 0, number) for i, number in enumerate(numbers)]
@@ -52,7 +52,7 @@ def refuse(names: Sequence[str], error: int = errno.EAGAIN) -> None:
 
 
 def without(names: Sequence[str], call: Callable[[], T], seconds: float = 60.0) -> T:
-    """What it returns in a thread of its own, to which these calls are refused. Fails where it does not return."""
+    """What call() returns in a thread to which these system calls are refused. Fails where it does not return."""
     answers: list[T] = []
 
     def run() -> None:

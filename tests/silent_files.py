@@ -1,7 +1,7 @@
-"""Files on a file system whose server stops answering: whoever asks about them waits. FUSE, linux/fuse.h.
+"""Files on a file system whose server stops answering, so that system calls on them block. FUSE, linux/fuse.h.
 
-Run as a program it makes such a file system in namespaces of its own, so that it goes with its process, and hands open
-files of it over its standard input, which is a socket. Silent lets a test have that.
+Run as a program, this file makes such a file system in namespaces of its own, so that it ends with the process, and
+sends open files of it over its standard input, which is a socket. Silent starts that for a test.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MAJOR, _MINOR = 7, 31
 
 
 class Silent:
-    """Open files whose file system answers nothing any more. At the end of the block whoever waits gets an error."""
+    """Open files whose file system no longer answers. At the end of the block blocked calls get an error."""
 
     def __init__(self, files: int = 1, name: str = "file") -> None:
         self._place = tempfile.TemporaryDirectory()
@@ -53,7 +53,7 @@ class Silent:
         self._server.kill()
         self._server.wait(MAX_WAIT)
         for fd in self.fds:
-            with contextlib.suppress(OSError):  # there is nobody to tell any more
+            with contextlib.suppress(OSError):  # the process has ended already
                 os.close(fd)
         self._place.cleanup()
 
@@ -64,7 +64,10 @@ def _attributes(node: int) -> bytes:
 
 
 def _answer(opcode: int, node: int) -> bytes | None:
-    """The rest of an answer; None: not implemented. No answer may be remembered, so that every look asks again."""
+    """The body of an answer; None: not implemented.
+
+    Answers say that they must not be cached, so each look asks again.
+    """
     if opcode == _INIT:
         return struct.pack("=4IHHIIHHI7I", _MAJOR, _MINOR, 0, 0, 0, 0, 4096, 1, 0, 0, 0, *[0] * 7)
     if opcode == _LOOKUP:
@@ -88,7 +91,7 @@ def _serve(device: int, silent: threading.Event) -> None:
 
 
 def _open(path: str, files: int, server: socket.socket) -> None:
-    """In a process of its own: one that waits for itself to answer, at its end, could not even be killed."""
+    """In another process than the server: a process that waits for its own answer could not even be killed."""
     fds = [os.open(path, os.O_RDWR) for _ in range(files)]
     server.send(b"opened")
     server.recv(8)

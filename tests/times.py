@@ -1,7 +1,7 @@
-"""Where a run's time goes: the slowest files after each run, and with --record-times a line for each file and group.
+"""The time of a test run: the slowest files after each run, and with --record-times a line for each file and group.
 
-A pytest plugin. A test's time is that of its call and of the fixtures set up and taken down for it, so the first test
-that uses a shared guest has its boot.
+A pytest plugin. A test's time is that of its call, and of the fixtures set up and taken down for it. So the first test
+of a shared guest includes its boot.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Times:
             terminalreporter.write_line(f"-> {write('test-time', self.figures())}")
 
     def figures(self) -> list[dict[str, object]]:
-        """One for each file, then one for each group of them, which is the folder, then all.
+        """A figure for each file, one for each folder, and one for all.
 
-        The last one is from beginning to end: less than the sum where tests ran side by side.
+        The last one is from beginning to end: less than the sum where tests ran at the same time.
         """
         groups = [{file: file for file in self._seconds}, {file: file.rpartition("/")[0] for file in self._seconds}]
         groups.append(dict.fromkeys(self._seconds, "all"))

@@ -1,4 +1,4 @@
-"""Tests side by side: two workers share what measures nothing, and what is marked `alone` runs when they are done.
+"""Runs tests in parallel: two workers share the tests that measure nothing; those marked `alone` run after that.
 
 A pytest plugin for pytest-xdist, which starts the workers (scripts/test says how many). One worker runs nothing until
 the others have ended; then it runs the tests marked `alone`, so that these have the machine for themselves. A file is
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 RECORD = Path(__file__).parents[1] / "bench" / "results" / "test-time.jsonl"
 LISTS = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
-"""Where the workers write down which tests run alone: xdist itself hears their names only, and all write the same."""
+"""A file in which the workers write which tests run alone: xdist passes only names on. All workers write the same."""
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: WorkerController) -> None:
-    """The scheduler's process, before a worker is started."""
+    """Called in the scheduler's process, before a worker is started."""
     lists = node.config.stash.setdefault(LISTS, tempfile.TemporaryDirectory(prefix="fv-"))
     node.workerinput["alone"] = str(Path(lists.name, node.gateway.id))
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """A worker, before it tells what it has collected."""
+    """Called in a worker, before it reports what it has collected."""
     if worker := getattr(session.config, "workerinput", None):
         alone = [item.nodeid for item in session.items if item.get_closest_marker("alone")]
         Path(worker["alone"]).write_text(json.dumps(alone))
@@ -50,7 +50,7 @@ def names_of_alone(config: pytest.Config) -> set[str]:
 
 
 def recorded_seconds() -> dict[str, float]:
-    """What each file took when a whole run was last recorded (tests/times.py)."""
+    """The seconds of each file in the last recorded whole run (tests/times.py)."""
     if not RECORD.exists():
         return {}
     figures = [json.loads(line) for line in RECORD.read_text().splitlines()]
@@ -62,16 +62,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
     from xdist.scheduler import LoadScopeScheduling
 
     class Together(LoadScopeScheduling):
-        """Hands out files, the longest first. `workqueue` is what runs side by side."""
+        """Hands out files, the longest first. `workqueue` has the files that run in parallel."""
 
         def __init__(self, config: pytest.Config, log: Any) -> None:
             super().__init__(config, log)
             self._names: set[str] = set()
-            """Of the tests that run alone."""
+            """The names of the tests that run alone."""
             self._alone: OrderedDict[str, dict[str, bool]] = OrderedDict()
-            """Files with these tests, until they are begun."""
+            """Files with these tests that have not begun."""
             self._reserved: WorkerController | None = None
-            """The worker for what runs alone."""
+            """The worker that runs them."""
 
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
@@ -91,7 +91,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
                 self._reserved = node
 
         def remove_node(self, node: WorkerController) -> str | None:
-            """It ended. What it was running when it crashed is not run again, the rest of its work is."""
+            """A worker ended.
+
+            The test that it was running when it crashed is not run again; the rest of its work is.
+            """
             reserved, self._reserved = self._reserved, None if node is self._reserved else self._reserved
             units = self.assigned_work.pop(node)
             left = {scope: unit for scope, unit in units.items() if not all(unit.values())}
@@ -133,7 +136,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
                 node.shutdown()  # when it has done what it was given
 
         def _begin_alone(self, node: WorkerController) -> None:
-            """Once nobody else is at work: all that runs alone, and then its end."""
+            """Once no other worker has work: hand out all tests that run alone, and then end this worker."""
             if self._alone and (self.workqueue or len(self.nodes) > 1):
                 return
             while self._alone:

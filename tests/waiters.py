@@ -1,4 +1,4 @@
-"""Many waiters for one eventfd. Whoever writes it wakes each of them with interrupts off, and pays for that."""
+"""Many waiters for one eventfd. A write to it wakes each of them with interrupts off, in the writer's time."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Hostile input: point by point what threats to a vhost-user back-end are known, against the invariants."""
+"""Hostile input: the known threats to a vhost-user back-end, one by one, checked against the invariants."""

@@ -1,7 +1,7 @@
-"""The other half of a hostile front-end: processes that do something to a kernel object which fwd has a descriptor of.
+"""Processes that help a hostile front-end: each does something to a kernel object that fwd has a descriptor of.
 
-`Accomplice` starts one; what it does is a function of this file, by name. Each works on the descriptor `aimed` while it
-is told to, else on an object of its own, so that as much is done in both kinds of turns.
+`Accomplice` starts one; the name of a function of this file says what it does. In attack turns it works on the
+descriptor `aimed`, in quiet turns on an object of its own, so that it does as much work in both.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ class Accomplice:
         self._board[AIMED] = on
 
     def stop(self) -> None:
-        """It ends, also where it waits in the kernel."""
+        """End the process, also where it waits in the kernel."""
         self.process.kill()
         self.process.wait(30)
 
 
 def waits_many_times(board: mmap.mmap, fds: Sequence[int], entries: int) -> None:
-    """In one poll() with so many entries for the same object, for nothing."""
+    """Waits in one poll() with `entries` entries for the same object."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most < entries:
         resource.setrlimit(resource.RLIMIT_NOFILE, (entries, entries))
@@ -74,7 +74,7 @@ def waits_many_times(board: mmap.mmap, fds: Sequence[int], entries: int) -> None
 
 
 def page_that_does_not_come() -> ctypes.c_void_p:
-    """Whoever touches it waits: its faults are a userfaultfd's that nobody reads. As root; ioctl_userfaultfd(2)"""
+    """A page that blocks each thread that touches it: its faults go to a userfaultfd that nobody reads. As root."""
     uffd = LIBC.syscall(SYS_USERFAULTFD, os.O_CLOEXEC)
     assert uffd >= 0, "no userfaultfd; it needs root, or sysctl vm.unprivileged_userfaultfd=1"
     page = LIBC.mmap(None, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANON, -1, 0)
@@ -84,21 +84,21 @@ def page_that_does_not_come() -> ctypes.c_void_p:
 
 
 def sits_under_an_epoll(board: mmap.mmap, fds: Sequence[int]) -> None:
-    """In epoll_wait(), which holds a mutex of the epoll while it waits for a page that does not come."""
+    """Waits in epoll_wait(), which holds the epoll's mutex while it waits for a page that does not come."""
     page = page_that_does_not_come()
     board[READY] = 1
     LIBC.epoll_wait(fds[0], page, 1, -1)
 
 
 def sits_in_a_pipe(board: mmap.mmap, fds: Sequence[int]) -> None:
-    """In read(), which holds the pipe's mutex while it waits for a page that does not come."""
+    """Waits in read(), which holds the pipe's mutex while it waits for a page that does not come."""
     page = page_that_does_not_come()
     board[READY] = 1
     LIBC.read(fds[0], page, 1)
 
 
 def toggles_blocking(board: mmap.mmap, fds: Sequence[int]) -> None:
-    """O_NONBLOCK of an open file that is shared, on and off; its counter is kept full."""
+    """Switches O_NONBLOCK of a shared open file on and off, and keeps its counter full."""
     own = os.eventfd(EFD_MAXIMUM & 0xFFFFFFFF)
     board[READY] = 1
     while True:
@@ -109,7 +109,7 @@ def toggles_blocking(board: mmap.mmap, fds: Sequence[int]) -> None:
 
 
 def punches_holes(board: mmap.mmap, fds: Sequence[int], start: int, n_bytes: int) -> None:
-    """Into memory that it fills before: whoever touches it meanwhile waits until all of it is punched."""
+    """Fills memory and punches holes into it: a thread that touches it meanwhile waits until all of it is punched."""
     own = os.memfd_create("own")
     os.ftruncate(own, start + n_bytes)
     board[READY] = 1

@@ -1,8 +1,8 @@
 """Where attacks are run: a back-end, an honest stream and an honest flood beside the attacked pair, every invariant.
 
-`Arena.run(attack)` lets one attack happen and checks, while its connections are open and after they are gone, the
-invariants I1 to I10, each named where it is checked. What the attack itself must lead to (a refusal, a broken queue, a
-counted drop, a delivered frame) the attack says, through its Scene.
+`Arena.run(attack)` runs one attack and checks the invariants I1 to I10, each named where it is checked, while its
+connections are open and after they are closed. The attack itself checks its own result (a refusal, a broken queue, a
+counted drop, a delivered frame) through its Scene.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ FRESH_SECONDS = 2.0
 ANSWER_SECONDS = 1.0
 TURN = 0.5
 LEAST_OFFERED = 50
-"""Frames of the honest pair of which its share is measured first; where it is low, in turns that last longer."""
+"""The least frames of the honest pair by which its share is measured; where the share is low, turns last longer."""
 DYING = 0.2
 BRIEFLY = 0.02
-"""The part of its time that an attack is given which only hands over what its end is about."""
+"""The part of its time that an attack gets where only the descriptors that it sends matter."""
 LONGEST_DOUBT = 120.0
-"""Seconds for which turns go on at the most while the honest pair's share is too small."""
+"""The most seconds for which turns are repeated while the honest pair's share is too small."""
 LOG_BYTES_PER_CONNECTION = 3000
 LOG_BYTES_PER_SECOND = 500
 LOG_ALARMS = ("Traceback", "Sanitizer", "runtime error", "Segmentation fault", "Fatal Python error")
@@ -63,12 +63,12 @@ class Arena:
         pairs: int = TURNS,
         more: Sequence[str] = (),
     ) -> None:
-        """`beside`: the ring format of everyone but the attacker.
+        """`beside`: the ring format of all guests but the attacker.
 
-        `endurance`: the part of its time that an attack which lasts is given; `longest_round`: CPU seconds.
-        `rates`: whether the honest pair's share of its frames is a claim at all; without it, lasting attacks only last.
-        `flood`: whether beside attacks that last it is the flood's, in `pairs` of turns at the least. `more`: words for
-        the back-end's command line.
+        `endurance`: a factor for the duration of lasting attacks; `longest_round`: CPU seconds.
+        `rates`: whether the honest pair's share of its frames is checked; without it, lasting attacks only run.
+        `flood`: whether lasting attacks are measured by the flood's rate, in at least `pairs` pairs of turns. `more`:
+        more options for the back-end.
         """
         self.beside = beside
         self.rates = rates
@@ -77,7 +77,7 @@ class Arena:
         self._with_flood = flood and rates
         self._pairs = pairs
         self.in_hand: frozenset[str] = frozenset()
-        """What the back-end had of the attack that ran last, by kind, but for its connection."""
+        """What the back-end had open of the last attack, by kind, without its connection."""
         self.runs = 0
         self.max_wait = max_wait
         self.endurance = endurance
@@ -86,9 +86,9 @@ class Arena:
         self.persistence = persistence
         self.spoiled = False
         self.beside_flood = False
-        """Whether the attack that runs is measured by the flood."""
+        """Whether the current attack is measured by the flood."""
         self.shares: list[Shares] = []
-        """What was measured beside the flood."""
+        """The measurements with the flood."""
         self._log_read = 0
         self.backend, self._more = Backend(start, more), bool(more)
         self._closers: list[Callable[[], object]] = [self._remove, self.backend.stop]
@@ -101,7 +101,7 @@ class Arena:
             raise
 
     def _populate(self) -> None:
-        """Everyone but the attacker."""
+        """Start all guests but the attacker."""
         self.backend.wait_listening()
         self.victim = self.bystander("b")
         self._beside_the_victim()
@@ -116,13 +116,13 @@ class Arena:
         self._look_around()
 
     def _look_around(self) -> None:
-        """What is open and runs without the attacker."""
+        """Note what is open and runs without the attacker."""
         self._baseline = self.backend.descriptors()
         self._threads, self._notified_by_threads = self.backend.threads(), self.backend.notified_by_threads(MAX_WAIT)
         self._helpers = self.backend.helpers_descriptors()
 
     def start_flood(self) -> Flood:
-        """Attacks, and their processes, are beside it from now on."""
+        """Start the flood. From now on attacks, and their processes, leave its CPU to it."""
         self.flood = Flood(self.backend, "g", "h", self.beside)
         self._closers.append(self.flood.stop)
         self.beside_flood = True
@@ -150,7 +150,7 @@ class Arena:
         return guest
 
     def close(self) -> None:
-        """Raises Broken where the frames of its whole life do not add up."""
+        """Raises Broken where the frame counts of its whole life do not add up."""
         try:
             self._close_all_but(self._always)
             if not self.spoiled and self.backend.alive():
@@ -178,7 +178,7 @@ class Arena:
             raise
 
     def run_briefly(self, attack: Attack, ring: str) -> None:
-        """What it expects, that frames add up, and of the invariants I1 and I4 to I8: on its own port."""
+        """Check its own expectation, frame counts, and the invariants I1 and I4 to I8, on its own port only."""
         self.runs += 1
         scene = Scene(self, ring)
         try:
@@ -194,7 +194,7 @@ class Arena:
             scene.close()
 
     def ends_after(self, attack: Attack, ring: str) -> None:
-        """Once more, but briefly, and then it is ended with all that it was handed still in hand."""
+        """Run the attack briefly once more, and end the back-end while it has everything that the attack sent."""
         scene, rates, endurance = Scene(self, ring), self.rates, self.endurance
         self.beside_flood, self.rates, self.endurance = False, False, BRIEFLY
         try:
@@ -225,10 +225,10 @@ class Arena:
         attacks: int = 1,
         least: float = LEAST_SHARE,
     ) -> None:
-        """I2 over a longer time: `act` again and again for a while, then `quiet`, as much work that harms nobody.
+        """I2 over a longer time: `act` again and again for a while, then `quiet`, as much harmless work, in turns.
 
-        `attacks`: turns of attack for each quiet one, in what is left of the time when the flood has said its word.
-        `least`: what the honest flood must keep beside who takes its share of the worker by legal means.
+        `attacks`: turns of attack for each quiet one, in the time that is left after the measurement by the flood.
+        `least`: the part of its rate that the honest flood must keep beside a port that uses its share legally.
         """
         start = time.monotonic()
         if self.flood and self.beside_flood:
@@ -274,7 +274,7 @@ class Arena:
             raise Broken("I2", f"the honest pair's share of its frames in turns with and without the attack: {shown}")
 
     def _share_while(self, work: Callable[[], object], seconds: float) -> float:
-        """The honest pair's share of its frames while this is done again and again."""
+        """The share of the honest pair's frames that arrive while `work` is done again and again."""
         end, before = time.monotonic() + seconds, self.honest.progress()
         while time.monotonic() < end:
             work()
@@ -303,14 +303,14 @@ class Arena:
             with self.off_the_workers_core():
                 attack.run(scene)
         except (Timeout, TimeoutError, Closed, Refused, OSError) as error:
-            deadline = time.monotonic() + DYING  # a process that dies hangs up first, and is gone a little later
+            deadline = time.monotonic() + DYING  # a process that dies closes its sockets first, and ends a little later
             while self.backend.alive() and time.monotonic() < deadline:
                 time.sleep(0.002)
             self.check_alive()
             raise Broken("reaction", f"not as it must be: {error!r}") from error
 
     def _share_since(self, before: Progress) -> float:
-        """The honest pair's share, once it offered enough frames for that."""
+        """The honest pair's share, once it has offered enough frames."""
         deadline = time.monotonic() + self.max_wait
         while (since := self.honest.progress().since(before)).offered < LEAST_OFFERED:
             self.check_alive()
@@ -320,7 +320,7 @@ class Arena:
         return since.share
 
     def _held(self) -> frozenset[str]:
-        """Kinds of what it has of the attacker: descriptors, but for a connection, mappings, something in a helper."""
+        """The kinds of things it has of the attacker: descriptors but connections, mappings, files in a helper."""
         more = self.backend.descriptors() - self._baseline - Counter(["socket"])
         mapped = ["a mapping"] if self.backend.mapped("attacker") else []
         helpers = ["a helper's"] if self.backend.helpers_descriptors() > self._helpers else []
@@ -328,7 +328,7 @@ class Arena:
 
     @contextlib.contextmanager
     def off_the_workers_core(self) -> Iterator[None]:
-        """Beside the flood the attacker, with all processes that it starts, leaves the worker a CPU to itself."""
+        """With the flood, keep the attacker and all processes that it starts off the worker's CPU."""
         allowed = os.sched_getaffinity(0)
         if self.beside_flood and self.flood and self.flood.core is not None:
             os.sched_setaffinity(0, {self.flood.core})
@@ -352,7 +352,7 @@ class Arena:
             raise Broken("I2", fault)
 
     def rounds(self) -> int:
-        """I9: how often the poll loops went round."""
+        """I9: how many rounds the workers have made."""
         own = self.backend.own_time()
         try:
             workers = self.backend.statistics(self.max_wait)["workers"].values()
@@ -411,15 +411,15 @@ class Arena:
             time.sleep(0.002)
 
     def _but_for_the_honest(self, threads: int, more: Counter[str]) -> tuple[int, Counter[str]]:
-        """Where this host takes long to wake a CPU, an honest guest is notified by a thread of its port.
+        """Leave out the notify threads of honest guests, which exist where this host takes long to wake a CPU.
 
-        That has an eventfd of its own and a duplicate of each of the two that it writes to.
+        Each has an eventfd of its own and a duplicate of each of the two that it writes to.
         """
         honest = self.backend.notified_by_threads(self.max_wait) - self._notified_by_threads - {"a", "e"}
         return threads - len(honest), more - Counter({"anon_inode:[eventfd]": 3 * len(honest)})
 
     def start_again(self, number: int = signal.SIGTERM) -> None:
-        """It ends by this signal, whatever is connected; a new one on the same paths serves at once."""
+        """End the back-end by this signal, whatever is connected; a new one on the same paths must serve at once."""
         try:
             self.check_alive()
             self.backend.end_by(number)
@@ -459,7 +459,7 @@ class Arena:
             raise Broken("I7", f"a frame that nobody sent: {got[:64].hex()}")
 
     def _reach(self, sender: Guest, receiver: Guest, frame: bytes) -> None:
-        """To a guest whose kick may not have been seen yet: until then its receiveq is stopped, and frames are lost."""
+        """Send until one arrives: before the receiver's kick was seen its receiveq is stopped, and frames drop."""
         deadline = time.monotonic() + self.max_wait
         while True:
             try:
@@ -470,7 +470,7 @@ class Arena:
                     raise
 
     def check_quiet(self) -> None:
-        """I7 and I8: no frame nobody expected, and nothing of the attacker's memory in anybody else's."""
+        """I7 and I8: no unexpected frame, and no bytes of the attacker's memory in another guest's."""
         for guest in (self.victim, self.friend):
             if stray := guest.net.receive_all():
                 raise Broken("I7", f"{len(stray)} frames that nobody sent, the first: {stray[0][:64].hex()}")
@@ -492,7 +492,7 @@ class Arena:
                 raise Broken("C", f"ports {pair[0]} and {pair[1]}: {error}") from error
 
     def check_all_frames(self) -> None:
-        """The same of all ports, with what waits, when all guests are gone; not where ports of a test go on."""
+        """The same for all ports, with waiting frames, after all guests have left; not where ports of a test go on."""
         if self._more:
             return
         try:

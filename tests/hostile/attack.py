@@ -21,15 +21,15 @@ class Attack(NamedTuple):
     run: Act
     bugs: tuple[str, ...]
     lasts: bool = False
-    """It takes its time, and measures the honest pair's rate itself."""
+    """It lasts, and measures the honest pair's rate itself."""
     rings: tuple[str, ...] = SPLIT
     """The ring formats that it is run on."""
     ringless: bool = False
-    """It has no rings itself: the format is what it negotiates, and what the guests beside it have."""
+    """It has no rings: the format is only negotiated, and is that of the other guests."""
     beyond_mini: str = ""
-    """What it is about that the broken back-end has not: it is run on the product alone, and no bug is named."""
+    """What it attacks that the broken back-end does not have: then it runs on the product alone, and names no bug."""
     ends: bool = False
-    """It hands over descriptors or memory: the product is ended with all of it in hand, and started anew."""
+    """It sends descriptors or memory: fwd is also ended while it has all of that, and started anew."""
 
 
 CATALOGUE: dict[str, Attack] = {}
@@ -45,7 +45,7 @@ def attack(
     beyond_mini: str = "",
     ends: bool = False,
 ) -> Callable[[Act], Act]:
-    """Enter a function into the catalogue. `bugs`: switches of the broken back-end that it must show up."""
+    """Enter a function into the catalogue. `bugs`: switches of the broken back-end whose bugs it must find."""
 
     def enter(act: Act) -> Act:
         hands_over = ends or act.__module__.rpartition(".")[2] in HANDING_OVER
@@ -59,12 +59,12 @@ def attack(
 
 
 ring_attack = partial(attack, rings=EVERY)
-"""With rings, of every format."""
+"""An attack with rings, on every format."""
 message_attack = partial(attack, rings=EVERY, ringless=True)
-"""With messages alone, beside rings of every format."""
+"""An attack with messages only, beside rings of every format."""
 lasting_attack = partial(attack, lasts=True)
-"""With seconds of doing the same beside the honest flood, on one ring format."""
+"""An attack that does the same for seconds beside the honest flood, on one ring format."""
 split_attack = partial(attack, rings=("split", "split_in_order"))
-"""With heads, an available ring and links, which only split rings have."""
+"""An attack on heads, the available ring and links, which only split rings have."""
 packed_attack = partial(attack, rings=PACKED)
-"""With what only packed rings have."""
+"""An attack on what only packed rings have."""

@@ -1,4 +1,4 @@
-"""Attacks with the device's configuration (GET_CONFIG, SET_CONFIG) and on the control queue, where that is ours.
+"""Attacks with the device's configuration (GET_CONFIG, SET_CONFIG) and on the control queue, where fwd serves it.
 
 Virtio 1.2, sections 5.1.4 and 5.1.6.5. A bad command breaks the control queue and nothing else: its err eventfd is
 written, the rings for frames go on, and set up anew it serves again.
@@ -70,7 +70,7 @@ def configuration_beyond_its_end_and_of_every_wrong_length(scene: Scene) -> None
 
 @attack(beyond_mini=NO_SPACE, ringless=True)
 def configuration_written_by_who_may_not(scene: Scene) -> None:
-    """A modern driver writes nothing. One of before virtio 1.0 writes the MAC, and only whole bytes of that."""
+    """A modern driver may write nothing; one from before virtio 1.0 only the MAC."""
     beyond = ((6, 1), (5, 2), (0, 7), (0, 0), (23, 1), (24, 8), (2**32 - 1, 1), (2**32 - 1, 256))
     for features in (FEATURES | NET_F_MAC, F_PROTOCOL_FEATURES):
         frontend = asking(scene, features)
@@ -132,7 +132,7 @@ class Commander:
             raise Broken("A", f"command {command[:8].hex()} of {len(command)} bytes is answered {answer}")
 
     def served(self) -> bool:
-        """Whether what was offered comes back, or the ring breaks."""
+        """Whether the command comes back; otherwise the ring must break."""
         deadline = time.monotonic() + self._scene.max_wait
         while time.monotonic() < deadline:
             if self.queue.take_used():
@@ -146,7 +146,7 @@ class Commander:
         self.broken()
 
     def broken(self) -> None:
-        """It is told of, frames go on, and set up anew it serves."""
+        """The break is reported, frames go on, and set up anew the queue serves again."""
         wait_eventfd(self.err, self._scene.max_wait)
         guest = self.guest
         guest.send(guest.piece(guest.packet(self._scene.frame())))  # to nobody
@@ -161,7 +161,7 @@ class Commander:
 
 @attack(beyond_mini=NO_QUEUE, rings=("split", "packed"))
 def control_commands_of_every_kind_and_length(scene: Scene) -> None:
-    """Two that are known, and thousands that are not. Then as many at once as the ring holds."""
+    """Two known commands and thousands of unknown ones; then as many at once as the ring holds."""
     commander = Commander(scene)
     commander.answered(USE_TWO, OK, 2)
     for pairs in (0, 3, 2 * PAIRS, 0x7FFF, 0x8000, 0xFFFF):
@@ -246,7 +246,7 @@ def control_chains_that_lead_nowhere(scene: Scene) -> None:
         os.eventfd_write(commander.kick, 1)
         commander.broken()
     for jump in (SIZE + 1, 0x8000, -1):
-        # Whoever believes the index finds a good command in every entry.
+        # A device that trusts the index finds a good command in every entry.
         queue.place(*[queue.chain([guest.piece(USE_TWO), commander.answer()])] * SIZE)
         queue.set_avail_index(queue.avail_index + jump)
         os.eventfd_write(commander.kick, 1)
@@ -255,7 +255,7 @@ def control_chains_that_lead_nowhere(scene: Scene) -> None:
 
 @attack(beyond_mini=NO_QUEUE, rings=("split", "packed"))
 def control_commands_that_change_while_they_are_served(scene: Scene) -> None:
-    """Obeyed or refused, as they were or as they are: the answer goes to one of two places, and the ring goes on."""
+    """Each is done or refused, old or new; the answer goes to one of two places, and the ring goes on."""
     commander = Commander(scene)
     guest = commander.guest
     for number in range(100):

@@ -1,6 +1,6 @@
-"""Attacks that cost their guest little, and much time of a back-end that follows them to the end.
+"""Attacks that cost their guest little, but much time of a back-end that follows all descriptors to the end.
 
-The descriptors are legal, or are refused; either way the honest flood beside them keeps its share of the worker (I2).
+The descriptors are legal, or are refused; in both cases the honest flood keeps its share of the worker (I2).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from tests.hostile.scene import Scene, region
 
 SECONDS, PAUSE = 0.5, 0.005
 WHOLE_ROUNDS = 512
-"""Chains that are worked off within a moment, by a worker that has others to see to."""
+"""Chains that a worker with other ports finishes within a moment."""
 
 
 def ahead(scene: Scene) -> int:
-    """How many chains are on offer: beside the flood no more than are gone when a quiet turn begins."""
+    """How many chains to offer: with the flood, no more than are finished when the next quiet turn begins."""
     return WHOLE_ROUNDS if scene.arena.beside_flood else scene.arena.longest_queue
 
 
@@ -35,13 +35,13 @@ class Costly:
         self.guest = scene.boot(queue_size=self.size, regions=[region(16 << 20)])
 
     def act(self) -> None:
-        """As full as the ring may be, or as is enough for the time until the next look."""
+        """Fill the ring, or offer enough for the time until the next call."""
         queue = self.guest.transmitq
         queue.set_avail_index(queue.used_index + ahead(self.scene))
         self.scene.pause(PAUSE)
 
     def rest(self) -> None:
-        """As much work for itself alone."""
+        """As much harmless work."""
         queue = self.guest.transmitq
         queue.set_avail_index((queue.used_index, queue.avail_index)[1])
         self.scene.pause(PAUSE)
@@ -74,7 +74,7 @@ def a_full_ring_of_tables_as_long_as_the_ring(scene: Scene) -> None:
     offered = 0
 
     def act() -> None:
-        """As full as the ring may be, or as is enough."""
+        """Fill the ring, or offer enough."""
         nonlocal offered
         queue.take_used()
         for _ in range(queue.free - size + ahead(scene)):
@@ -92,7 +92,7 @@ def a_full_ring_of_tables_as_long_as_the_ring(scene: Scene) -> None:
     scene.frames_may_have_arrived()
 
 
-# Much address space for little memory
+# Large regions with little memory
 
 
 @message_attack("eager-mapping")

@@ -1,4 +1,4 @@
-"""Floods of messages that change nothing, or change it back: for the worker they are as good as none. I2."""
+"""Floods of messages that change nothing, or change it back: they must cost the worker next to nothing. I2."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tests.hostile.scene import Attacker, Scene
 
 @lasting_attack("slow-door", rings=("packed",))
 def rings_given_a_kick_without_end(scene: Scene) -> None:
-    """A new kick starts a ring that was stopped; here it runs."""
+    """A new kick starts a stopped ring; this ring runs already."""
     kick = scene.eventfd()
     flood(scene, lambda guest, _: guest.frontend.tell(Request.SET_VRING_KICK, U64.pack(1), [kick]))
 
 
 @lasting_attack(beyond_mini="regions that are many: it has eight slots")
 def regions_added_and_removed_without_end(scene: Scene) -> None:
-    """Behind four hundred others, each of which every change looks at."""
+    """With four hundred others, all of which each change looks at."""
     own = scene.own_region(1 << 40)
 
     def entry(slot: int) -> bytes:
@@ -39,11 +39,11 @@ def regions_added_and_removed_without_end(scene: Scene) -> None:
     flood(scene, change)
 
 
-# Messages that nobody waits for the answers of
+# Messages whose answers are not waited for
 
 
 class Unheard:
-    """A front-end that writes messages as fast as they are taken, and reads what comes back only to throw it away."""
+    """A front-end that writes messages as fast as they are taken, and discards the answers."""
 
     BATCH = 20
 
@@ -53,7 +53,7 @@ class Unheard:
         self._numbers = itertools.count()
 
     def send(self, *messages: tuple[int, bytes]) -> None:
-        """A batch of these, in turn, and the answer to a last one."""
+        """Send a batch of these in turn, and read the answer to a last one."""
         frontend = self._guest.frontend
         data = b"".join(self._message(request, payload) for request, payload in messages)
         frontend.send_raw(data * (self.BATCH // len(messages)))
@@ -80,7 +80,7 @@ def unheard(scene: Scene, *messages: tuple[int, bytes]) -> None:
 
 @lasting_attack("slow-door")
 def a_ring_enabled_that_is_enabled_already(scene: Scene) -> None:
-    """Nothing changes, so nobody need stop for it."""
+    """Nothing changes, so no worker need come to the door."""
     unheard(scene, (Request.SET_VRING_ENABLE, VRING_STATE.pack(1, 1)))
 
 

@@ -1,4 +1,4 @@
-"""Attacks with file descriptors: too many, too few, of the wrong kind, and some that block whoever writes to them."""
+"""Attacks with file descriptors: too many, too few, of the wrong kind, and some that block a writer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.hostile.scene import Attacker, Scene
 
 WITH_ONE_FD = (Request.SET_VRING_KICK, Request.SET_VRING_CALL, Request.SET_VRING_ERR)
 MOST_FDS = 253
-"""SCM_MAX_FD: more than these the kernel does not carry."""
+"""SCM_MAX_FD: the most that the kernel passes in one message."""
 
 
 # Surplus
@@ -26,7 +26,7 @@ MOST_FDS = 253
 for request, payload in GOOD_PAYLOADS.items():
 
     def with_surplus(scene: Scene, request: int = request, payload: bytes = payload) -> None:
-        """Refused or not, without rings and with, nothing stays open: that is looked at after every attack."""
+        """Refused or not, with and without rings, nothing stays open; that is checked after every attack."""
         expected = 1 if request in WITH_ONE_FD else 0
         for n in (1, 2, 8, 9, 17):
             frontend = negotiated(scene, acks=n % 2 == 0) if n < 8 else running(scene, acks=n % 2 == 0).frontend
@@ -39,7 +39,7 @@ for request, payload in GOOD_PAYLOADS.items():
 
 @ring_attack("fd-leak")
 def every_request_with_253_file_descriptors(scene: Scene) -> None:
-    """More than any buffer for them holds: the kernel cuts them off, and the message cannot be trusted."""
+    """More than the receiver's buffer holds: the kernel drops some, and the message cannot be trusted."""
     for request, payload in GOOD_PAYLOADS.items():
         frontend = running(scene, acks=False).frontend
         frontend.send(request, payload, [scene.eventfd()] * MOST_FDS)
@@ -166,7 +166,7 @@ def full_eventfd(flags: int = os.EFD_CLOEXEC) -> int:
 
 
 def filled(fd: int) -> int:
-    """Blocking, and with no room for another byte."""
+    """Make a socket or pipe blocking, and fill it."""
     os.set_blocking(fd, False)
     with contextlib.suppress(BlockingIOError):
         while True:
@@ -218,7 +218,7 @@ TO_WRITE: dict[str, Callable[[], int]] = {
 
 
 def set_fd(guest: Attacker, request: Request, index: int, fd: int) -> bool:
-    """Whether it was taken. To refuse what is no eventfd is legal too."""
+    """Whether it was accepted. Refusing a file that is no eventfd is legal, too."""
     try:
         guest.frontend.tell(request, U64.pack(index), [fd])
     except (Refused, Closed):
@@ -227,7 +227,7 @@ def set_fd(guest: Attacker, request: Request, index: int, fd: int) -> bool:
 
 
 def block(fd: int) -> None:
-    """Whoever set O_NONBLOCK when it was handed over set it for both of us, and so can we."""
+    """Clear O_NONBLOCK: the flag belongs to the open file, which both processes have."""
     with contextlib.suppress(OSError):
         os.set_blocking(fd, True)
 
@@ -296,7 +296,10 @@ TO_READ: dict[str, Callable[[], int]] = {
 for words, make in TO_READ.items():
 
     def kick_fd(scene: Scene, make: Callable[[], int] = make) -> None:
-        """The ring starts at once, or with its first buffer, or is refused. Control neither spins nor stalls."""
+        """The ring starts at once, or with its first buffer, or is refused.
+
+        The control thread neither spins nor blocks.
+        """
         guest = scene.boot()
         for index in range(2):
             guest.frontend.get_vring_base(index)
@@ -312,7 +315,7 @@ for words, make in TO_READ.items():
 
 @ring_attack("write-error-crash")
 def its_own_connection_as_call_file_descriptor(scene: Scene) -> None:
-    """The back-end writes calls into a vhost-user connection: what happens to that one is its owner's affair."""
+    """The back-end writes calls into a vhost-user connection, which may break only that connection."""
     guest = scene.boot()
     second = scene.adopt(Frontend.connect(scene.arena.backend.path("a")).sock.detach())
     if set_fd(guest, Request.SET_VRING_CALL, 1, second):

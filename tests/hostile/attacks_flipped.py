@@ -1,8 +1,8 @@
 """Concurrent rewriting (TOCTOU): descriptors, headers, tables and event areas change while the device reads them.
 
 On every ring format, one after the other, with traffic both ways; for a minute each with `--long`.
-The honest pair's rate is measured in turns with as much work that harms nobody (I2). No byte around the guest's memory
-is touched or sent (I6, I7). Every queue that breaks says so once, and takes nothing more until it is set up anew (B).
+The honest pair's rate is measured in turns with as much harmless work (I2). No byte around the guest's memory is
+written or sent (I6, I7). Every queue that breaks is reported once, and takes nothing more until it is set up anew (B).
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ SPAN = 2 << 20
 END = GUEST_ADDR + SPAN
 QUEUE = 64
 SECONDS, LEAST_SECONDS = 5.0, 2.0
-"""How long the other process rewrites, quiet turns not counted; each format has this time for itself.
+"""How long the other process rewrites, quiet turns not counted; one format after the other.
 
-Two formats side by side, on two CPUs, are each rewritten a third to a half as often as alone, and four an eighth.
+Two formats at the same time, on two CPUs, are each rewritten a third to a half as often as one alone, four an eighth.
 """
 LEAST_REWRITES = 1000
-"""A second. Two to four million are usual, where nobody else wants the CPU."""
+"""A second. Two to four million are usual on an idle CPU."""
 TURNS = 5
 """Turns of rewriting for each quiet one."""
 ENOUGH = 250
-"""Broken queues, and frames that arrived all the same, for each second: until then it goes on, for LONGER at most."""
+"""Broken queues, and frames that arrived, for each second. The test goes on until then, for LONGER at most."""
 LONGER = 100.0
 MOMENT = 0.05
-"""Seconds after which a ring that has taken nothing is set up again."""
+"""Seconds after which a ring of which nothing was taken is set up again."""
 LOOK = 0.2
-"""Seconds between two broken queues that are watched before they are set up again."""
+"""Seconds between two broken queues that are checked to stay stopped before they are set up again."""
 SLOT = 4096
 """Each descriptor's packet, and an indirect table that leads to it, in a page of its own."""
 LENGTHS = [struct.pack("I", n) for n in (72, 0, 12, 25, 26, 60, 72, 1514, 2048, 4000)]
@@ -50,7 +50,7 @@ ADDRESSES = (END - 36, END, GUEST_ADDR - 8)
 
 
 class FlippedGuest:
-    """A guest that offers buffers without end and sets up again what breaks. Another process rewrites its memory."""
+    """A guest that offers buffers without end and sets broken queues up again. Another process rewrites its memory."""
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
@@ -73,7 +73,7 @@ class FlippedGuest:
     def boot(self) -> Attacker:
         guest = self.scene.boot(regions=[self.own], queue_size=QUEUE, blank=True)
         self.starts += 2
-        # Some descriptor may speak of any byte in here some time; of what lies round it, none may.
+        # Descriptors may name any byte in this region at some time, but none outside of it.
         guest.writable.append((GUEST_ADDR, SPAN))
         return guest
 
@@ -90,7 +90,7 @@ class FlippedGuest:
         return bytes(ring.table([Piece(addr, 12, bool(flags)), Piece(addr + 12, size - 12, bool(flags))]))
 
     def repair(self) -> None:
-        """Everything as a good driver has it; in a split ring, all of it on offer."""
+        """Write everything as a good driver has it; in a split ring all descriptors are available."""
         memory = self.guest.memory
         for index, queue in enumerate(self.guest.queues):
             for number in range(QUEUE):
@@ -105,7 +105,7 @@ class FlippedGuest:
     # What is rewritten
 
     def jobs(self, queue: int) -> Iterator[Job]:
-        """Every fourth slot turns evil; the others stay within the rules of the ring."""
+        """Every fourth slot is rewritten with bad values; the others stay within the rules of the ring."""
         at, ring = self.own.at, self.guest.queues[queue]
         for number in range(QUEUE):
             addr, size, _ = self.descriptor(queue, number)
@@ -140,7 +140,7 @@ class FlippedGuest:
             yield at(ring.driver_area + 4 + 2 * number), [U16.pack(n) for n in (*[number] * 4, QUEUE, 0xFFFF)]
 
     def packed_jobs(self, queue: int, number: int) -> Iterator[Job]:
-        """Flags make a descriptor available too: on this lap, on the next, or on neither."""
+        """Flags are rewritten, too: they make a descriptor available on this lap, on the next, or on neither."""
         where = self.own.at(self.guest.queues[queue].descriptor_area + 16 * number)
         addr, size, flags = self.descriptor(queue, number)
         yield where + 12, [U16.pack(n) for n in (number, number, 0, QUEUE, 0xFFFF)]
@@ -184,16 +184,16 @@ class FlippedGuest:
         self.guest.restart_queue(index)
         queue: Any = self.guest.queues[index]
         for number in range(QUEUE if self.packed else 0):
-            # As on any lap but the first: what was offered once still stands there, under flags that do not offer it.
+            # As on any lap but the first: old descriptors are still there, with flags that do not make them available.
             addr, size, _ = self.descriptor(index, number)
             self.guest.memory.write(queue.at(number), LAST_LAP.pack(addr, size, number))
         self.moved[index] = time.monotonic()
         self.starts += 1
-        # That it broke just before it was stopped, or just now again: which of them, cannot be told.
+        # It may have broken just before it was stopped, or again just now; that cannot be told apart.
         self.said[index] = self.hears_of(index)
 
     def stays_at_rest(self, index: int) -> None:
-        """A broken queue takes nothing more, however much is offered and however often the worker looks."""
+        """Check that a broken queue takes nothing more, though buffers are offered and the worker makes rounds."""
         if time.monotonic() < self.looked + LOOK:
             return
         self.scene.let_rounds_pass()
@@ -206,13 +206,13 @@ class FlippedGuest:
         self.looked = time.monotonic()
 
     def handled(self, index: int) -> int:
-        """Chains of this queue that became a frame, and that broke it."""
+        """Chains of this queue that became a frame or broke it."""
         counters = self.scene.arena.backend.statistics(self.scene.max_wait)["ports"]["a"]
         way = ("tx", "rx")[index]
         return int(counters[f"{way}_frames"]) + int(counters[f"{way}_dropped"].get("bad_descriptor", 0))
 
     def breaks_add_up(self) -> None:
-        """No queue breaks twice without a new start, and each says so."""
+        """Check that no queue broke twice without a new start, and that each break was reported."""
         deadline = time.monotonic() + self.scene.max_wait
         while True:
             counted = self.scene.arena.drops()["bad_descriptor"] - self.counted_before
@@ -226,7 +226,7 @@ class FlippedGuest:
             self.scene.pause(0.005)
 
     def hears_of(self, index: int) -> bool:
-        """Whether this queue said that it is broken since it was last asked."""
+        """Whether this queue was reported as broken since the last call."""
         try:
             self.breaks += os.eventfd_read(self.guest.errs[index])
         except BlockingIOError:
@@ -234,9 +234,10 @@ class FlippedGuest:
         return True
 
     def stands_still(self, index: int) -> bool:
-        """Whether the device takes nothing more. Rewritten flags may put driver and device out of step on a packed
+        """Whether the device has stopped taking.
 
-        ring: each then waits for the other, nothing breaks, and without a new start nothing would be tried any more.
+        On a packed ring rewritten flags may make driver and device disagree about the position: each then waits for the
+        other, nothing breaks, and only a new start lets the test go on.
         """
         return time.monotonic() > self.moved[index] + MOMENT
 
@@ -260,12 +261,12 @@ class FlippedGuest:
             queue.move_on(1)
 
     def waits(self, queue: HostilePacked) -> bool:
-        """Whether the descriptor that is next still says that it was offered on the lap before."""
+        """Whether the next descriptor still has the flags of an available one of the lap before."""
         flags = self.guest.memory.load_u16(queue.at(queue.place_of(0)[0]) + 14)
         return flags & (DESC_F_AVAIL | DESC_F_USED) == (DESC_F_AVAIL | DESC_F_USED) ^ queue.marks()
 
     def pump(self) -> None:
-        """Offer, receive, send, and set up what broke or stands still."""
+        """Offer, receive, send, and set up queues that broke or have stopped."""
         try:
             for index in range(2):
                 if self.hears_of(index):

@@ -55,7 +55,7 @@ def a_chain_of_256_empty_descriptors(scene: Scene) -> None:
 
 @ring_attack("log-every-frame")
 def ten_thousand_runts(scene: Scene) -> None:
-    """Each is counted, none is a line of log."""
+    """Each is counted, none is logged."""
     guest = scene.boot()
     pieces = [guest.piece(bytes(20)) for _ in range(250)]
     for _ in range(40):
@@ -70,7 +70,7 @@ def ten_thousand_runts(scene: Scene) -> None:
 
 @ring_attack("no-oversize-check")
 def a_frame_one_byte_longer_than_any_may_be(scene: Scene) -> None:
-    """Towards a peer that has room for it: so it goes from the victim to the attacker."""
+    """The receiver must have room for it, so the victim sends to the attacker."""
     guest = scene.boot()
     guest.send(*guest.room(12 + LONGEST + 1), queue=0)
     scene.victim.net.send(scene.frame(LONGEST + 1))
@@ -152,7 +152,7 @@ for words, fields in HEADERS.items():
 
 @ring_attack("dead-peer-holds")
 def frames_towards_a_peer_that_is_not_there(scene: Scene) -> None:
-    """Towards a peer that is not there: the sender gets its buffers back."""
+    """The receiver is not connected: the sender gets its buffers back."""
     for _ in range(8):
         scene.victim.net.send(scene.frame())
     scene.victim.net.wait_sent(scene.max_wait)

@@ -1,9 +1,10 @@
 """Randomly generated rings: descriptors mostly right, a few of their fields wrong, input after input from a fixed seed.
 
-Every input is held against a model of the specification (`ring_model`): which chains become frames, byte by byte, and
-which are dropped and why; which rule breaks the queue, and in front of which chain; what is written; what comes back.
-Where the specification leaves it open, the invariants must hold. The inputs of one connection are an episode, which
-depends on the ring format and its number alone: `python -m tests.hostile.attacks_fuzzed FORMAT NUMBER` plays it again.
+The result of each input is compared with a model of the specification (`ring_model`): which chains become frames, byte
+by byte, and which are dropped and why; which rule breaks the queue, and in front of which chain; what is written; what
+comes back. Where the specification leaves it open, the invariants must hold. The inputs of one connection are an
+episode, which depends on the ring format and its number alone: `python -m tests.hostile.attacks_fuzzed FORMAT NUMBER`
+plays it again.
 """
 
 from __future__ import annotations
@@ -21,25 +22,25 @@ from tests.hostile.rings import EVERY
 from tests.hostile.scene import Scene
 
 SECONDS, SECONDS_SANITIZED = 5.0, 3.0
-"""Quiet turns included, in which the same is done without a spoiled field."""
+"""With the quiet turns, in which the same is done without a wrong field."""
 TURNS = 5
 INPUTS = 24
 """In one episode."""
 LONGER = 100.0
-"""Seconds for which it goes on at the most until every rule was broken."""
+"""The most seconds that it goes on until every rule was broken."""
 MET = {
     "frame", "runt", "oversize", "gso_unsupported", "open", "wrong direction", "address outside memory",
     "table outside memory", "indirect not negotiated", "indirect out of place", "indirect table size",
     "no room for a header", "loop",
 }  # fmt: skip
 MET_ON_SPLIT = {"available index", "head", "next"}
-"""What must have come of some input, in any format and in some."""
+"""Results that some input must have had, in any format; and on split rings."""
 RULES = (
     "no-head-check", "no-avail-jump-check", "no-loop-bound", "no-next-check", "no-table-bound", "long-chain-refused",
     "sloppy-range", "behind-is-inside", "no-region-span", "odd-table", "indirect-write-flag",
 )  # fmt: skip
 FRAMES = ("empty-piece-ends", "no-runt-check", "no-gso-check", "header-passed-on", "merge-count-of-1")
-"""Bugs that it must notice, of those that it does: on split rings. See also test_seeded_bugs_are_caught."""
+"""Some of the bugs that it must find, on split rings. See also test_seeded_bugs_are_caught."""
 
 
 class Rounds:
@@ -86,7 +87,7 @@ class Rounds:
 
 @ring_attack(*RULES, *FRAMES, lasts=True)
 def random_rings(scene: Scene) -> None:
-    """Until the time is over, and, but for a slow back-end, until every rule was met."""
+    """Until the time is over and, unless the back-end is slow, until every rule was met."""
     rounds = Rounds(scene)
     seconds = SECONDS if scene.arena.rates else SECONDS_SANITIZED
     scene.in_turns(rounds.spoiled, rounds.right, seconds, attacks=TURNS)

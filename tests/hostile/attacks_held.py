@@ -10,7 +10,7 @@ from tests.hostile.scene import Scene
 
 
 def watched_eventfd(scene: Scene) -> tuple[int, int, str]:
-    """Its last close goes through the epoll that watches it."""
+    """Its last close takes the mutex of the epoll that watches it."""
     fd, epoll = scene.eventfd(), select.epoll()
     epoll.register(fd, select.EPOLLIN)
     os.eventfd_write(fd, 1)
@@ -18,7 +18,7 @@ def watched_eventfd(scene: Scene) -> tuple[int, int, str]:
 
 
 def a_pipe(scene: Scene) -> tuple[int, int, str]:
-    """Its close takes the mutex that who reads from it has."""
+    """Its close takes the mutex that a reader holds."""
     read_end, write_end = map(scene.adopt, os.pipe())
     os.write(write_end, b"x")
     return write_end, read_end, "sits_in_a_pipe"

@@ -1,4 +1,4 @@
-"""Legal but odd: a back-end that refuses these, or mistakes one for another, loses frames. Each is delivered intact."""
+"""Legal but odd inputs, which a careless back-end refuses or confuses. Each frame must be delivered intact."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ for words, (sizes, bug) in CUTS.items():
 
 @ring_attack("unused-fields-checked")
 def a_header_full_of_what_its_flags_and_gso_type_do_not_use(scene: Scene) -> None:
-    """Section 5.1.6.2.2: flag bits that are not known are ignored, and so is what no flag speaks of."""
+    """Section 5.1.6.2.2: unknown flag bits are ignored, and so are fields that no flag makes valid."""
     guest = scene.boot()
     frame = scene.frame()
     delivered(scene, guest, frame, guest.piece(guest.net.header(0xF0, 0, 0xFFFF, 0xFFFF, 0xFFFF, 0xFFFF) + frame))
@@ -122,7 +122,7 @@ def a_next_that_leads_nowhere_in_a_descriptor_that_has_none(scene: Scene) -> Non
 
 @attack("twice-is-once")
 def the_same_head_twice_before_it_came_back(scene: Scene) -> None:
-    """Not legal for a driver, and not worth the cost of noticing: both are delivered, both come back."""
+    """A driver may not do this, but detecting it would cost too much: both are delivered, both come back."""
     guest = scene.boot()
     frame = scene.frame()
     head = guest.transmitq.chain([guest.piece(guest.packet(frame))])
@@ -177,7 +177,7 @@ ONE = 1 << 20
 
 
 def adjacent(*sizes: int) -> list[Region]:
-    """Regions one behind the other for the guest, in files of their own with secrets round them."""
+    """Regions that are adjacent for the guest, each in a file of its own with secrets around it."""
     starts = [GUEST_ADDR + sum(sizes[:i]) for i in range(len(sizes))]
     return [region(size, start) for size, start in zip(sizes, starts, strict=True)]
 

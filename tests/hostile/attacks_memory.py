@@ -113,7 +113,7 @@ SPOILT = b"\xde\xad"
 
 @ring_attack("stale-memory")
 def new_memory_for_a_running_guest(scene: Scene) -> None:
-    """The same addresses, another file: from the acknowledgement on the old one is neither read nor written."""
+    """The same addresses, another file: after the acknowledgement the old one is neither read nor written."""
     guest = scene.boot()
     assert isinstance(guest.memory, WatchedMemory)
     guest.send(*guest.room(2048), queue=0)
@@ -132,7 +132,7 @@ def new_memory_for_a_running_guest(scene: Scene) -> None:
 
 @ring_attack("table-change-forgets-rings")
 def memory_tables_that_come_and_go_under_traffic(scene: Scene) -> None:
-    """Frames are on their way both ways while the table changes; none is lost, repeated or bent."""
+    """Frames go both ways while the table changes; none is lost, repeated or corrupt."""
     extra = scene.own_region(1 << 40)
     for number in range(60):
         if number % 20 == 0:
@@ -166,7 +166,7 @@ def a_table_without_the_memory_the_rings_lie_in(scene: Scene) -> None:
 
 @ring_attack("removed-region-stays")
 def buffers_in_a_region_that_was_removed(scene: Scene) -> None:
-    """The ring stays, the memory its descriptors speak of is gone."""
+    """The ring's memory stays; the memory that its descriptors name is removed."""
     guest = scene.boot(regions=[region(), region(ONE, 1 << 40)])
     frame = scene.frame()
     addr = guest.memory.take(72, region=1)
@@ -187,7 +187,7 @@ def truncate_and_expect_the_end(scene: Scene, guest: Attacker, which: int, file_
 
 @ring_attack("no-sigbus")
 def memory_with_the_rings_truncated_to_nothing(scene: Scene) -> None:
-    """The worker meets it while it polls. That port's connection ends, and nothing else."""
+    """The worker reads it while it polls. That port's connection ends, and nothing else."""
     for _ in range(10):
         truncate_and_expect_the_end(scene, scene.boot(), 0)
 
@@ -231,7 +231,7 @@ def a_frame_in_a_truncated_region(scene: Scene) -> None:
 
 @ring_attack("no-sigbus")
 def a_receive_buffer_in_a_truncated_region(scene: Scene) -> None:
-    """The victim's frame meets it; the victim gets its buffer back."""
+    """The victim's frame is copied into it; the victim gets its buffer back."""
     for _ in range(5):
         guest, addr = with_second_region(scene)
         guest.memory.regions[1].truncate(0)
@@ -278,8 +278,8 @@ def memory_truncated_while_frames_arrive(scene: Scene) -> None:
 
 @ring_attack("no-sigbus")
 def memory_truncated_and_grown_again(scene: Scene) -> None:
-    """Full of zeros then: whatever the device makes of that, it goes on or the connection ends."""
-    # Grown at once, perhaps unnoticed; or only when it must have been met.
+    """It is full of zeros then: the device goes on or the connection ends."""
+    # Grown at once, perhaps unnoticed; or only after the device must have read it.
     for seconds, file_bytes in itertools.product((0, 0.02), (0, PAGE, ONE)):
         guest = scene.boot()
         own = guest.memory.regions[0]
@@ -293,7 +293,7 @@ def memory_truncated_and_grown_again(scene: Scene) -> None:
 
 @ring_attack("no-sigbus")
 def a_queue_stopped_in_truncated_memory(scene: Scene) -> None:
-    """GET_VRING_BASE wants to publish used entries where no memory is. Answered or closed, the process stays."""
+    """GET_VRING_BASE publishes used entries where there is no memory. It is answered or the connection ends."""
     for _ in range(5):
         guest = scene.boot()
         scene.works(guest)

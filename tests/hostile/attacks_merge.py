@@ -57,7 +57,7 @@ def a_frame_over_a_ring_full_of_chains(scene: Scene) -> None:
 
 @ring_attack("merge-count-of-1")
 def a_frame_longer_than_a_ring_full_of_chains(scene: Scene) -> None:
-    """It will never fit: dropped, and the chains stay as they are for the next one."""
+    """It can never fit: it is dropped, and the chains stay as they are for the next frame."""
     guest = boot(scene, queue_size=4)
     post(guest, 18, 18, 18, 17)
     scene.victim.net.send(scene.frame())
@@ -68,7 +68,7 @@ def a_frame_longer_than_a_ring_full_of_chains(scene: Scene) -> None:
 
 @ring_attack("merge-in-part")
 def a_frame_that_waits_for_its_last_chain(scene: Scene) -> None:
-    """Nothing is written and nothing returned before there is room for all of it."""
+    """Nothing is written or returned before there is room for all of it."""
     guest = boot(scene)
     room = guest.room(40, 20)
     for piece in room:
@@ -83,7 +83,7 @@ def a_frame_that_waits_for_its_last_chain(scene: Scene) -> None:
     try:
         got = guest.net.receive(scene.max_wait, repost=False)
     except Timeout:
-        # It gave up waiting first, on a busy machine; the next one finds all three chains.
+        # On a busy machine it may be dropped before; then the next frame finds all three chains.
         scene.forget_drops()
         scene.arrives(guest, scene.frame(), buffers=3)
         return
@@ -101,7 +101,7 @@ def a_frame_whose_chains_never_come(scene: Scene) -> None:
 
 
 def second_chain(scene: Scene, *pieces: Piece) -> None:
-    """The first chain is good and must stay untouched: the frame does not fit into it alone."""
+    """The first chain is good and must stay untouched, since the frame does not fit into it alone."""
     guest = boot(scene)
     guest.send(Piece(guest.put(bytes(40)), 40, writable=True), queue=0)
     guest.send(*pieces, queue=0)

@@ -1,4 +1,4 @@
-"""Attacks with vhost-user messages: what is refused is answered non-zero or ends the connection (reaction A)."""
+"""Attacks with vhost-user messages: a refused one is answered non-zero or ends the connection (reaction A)."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ GOOD_PAYLOADS = {
     Request.SET_STATUS: U64.pack(0xF),
     Request.GET_STATUS: b"",
 }
-"""Every request with a payload of the right length. Not every one of them is legal at every moment."""
+"""Every request, with a payload of the right length. Not each is legal at each moment."""
 
 
 def negotiated(scene: Scene, *, acks: bool) -> Frontend:
@@ -88,7 +88,7 @@ def ring_size(scene: Scene, size: int) -> None:
 
 
 def start_with(frontend: Frontend, size: int) -> None:
-    """Where it is refused, at SET_VRING_NUM or when the ring is to start, is the back-end's choice."""
+    """It may be refused at SET_VRING_NUM or when the ring is to start."""
     frontend.tell(Request.SET_VRING_NUM, VRING_STATE.pack(0, size))
     frontend.tell(Request.SET_VRING_KICK, U64.pack(NO_FD))
 
@@ -144,7 +144,7 @@ def start_at(frontend: Frontend, base: int) -> None:
 
 @split_attack("no-avail-jump-check")
 def a_base_far_from_the_avail_index(scene: Scene) -> None:
-    """In range, and yet the ring says that there are more buffers than it can hold."""
+    """In range, but with it the ring has more available buffers than it can hold."""
     guest = scene.boot()
     guest.frontend.get_vring_base(1)
     guest.transmitq.reset()
@@ -157,7 +157,7 @@ def a_base_far_from_the_avail_index(scene: Scene) -> None:
 
 @split_attack("ring-values-unchecked")
 def ring_addresses_where_no_ring_can_be(scene: Scene) -> None:
-    """Outside memory, half outside, odd, wrapping: refused when named or when the ring starts."""
+    """Outside memory, half outside, odd, wrapping: refused at once or when the ring starts."""
     for area in range(3):
         for bad in (0, 2**64 - 1, 2**64 - 64, "odd", "end", "behind"):
             guest = scene.boot()
@@ -210,7 +210,7 @@ def ring_addresses_changed_to_nowhere_after_the_start(scene: Scene) -> None:
 
 @message_attack("ready-too-early")
 def a_ring_started_before_anything_else_is_known(scene: Scene) -> None:
-    """No memory, no size, no addresses: refused, or it waits; whatever comes later works."""
+    """No memory, no size, no addresses: it is refused or waits; later messages work."""
     for acks in (True, False):
         frontend = negotiated(scene, acks=acks)
         scene.tolerated(frontend, Request.SET_VRING_KICK, U64.pack(1 | NO_FD))
@@ -228,7 +228,7 @@ def requests_that_nobody_knows(scene: Scene) -> None:
 
 @message_attack("unknown-request-crash")
 def requests_whose_protocol_feature_was_not_negotiated(scene: Scene) -> None:
-    """Refused, answered or ignored; what it must not do is end the process."""
+    """They are refused, answered or ignored; they must not end the process."""
     for request in (19, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 42, 43, 44):
         frontend = negotiated(scene, acks=False)
         scene.tolerated(frontend, request, bytes(8))
@@ -249,7 +249,7 @@ def features_that_were_not_offered(scene: Scene) -> None:
 def payloads_of_every_wrong_length(scene: Scene) -> None:
     for request, good in GOOD_PAYLOADS.items():
         for length in {0, 1, 7, len(good) - 1, len(good) + 1, len(good) + 8, 300} - {len(good), -1}:
-            # Front-ends are known to send room for more regions than there are.
+            # Some front-ends send a payload with room for more regions than there are.
             if request != Request.SET_MEM_TABLE or length < len(good):
                 frontend = negotiated(scene, acks=length % 2 == 0)
                 scene.refused(frontend, request, (good + bytes(300))[:length])
@@ -292,11 +292,11 @@ def sixty_four_kilobytes_of_noise(scene: Scene) -> None:
         scene.closed(frontend)
 
 
-# Halves and silence
+# Half messages and silence
 
 
 def silent(scene: Scene, data: bytes) -> None:
-    """While this connection says nothing more, its rings go on and every other port works; afterwards this one too."""
+    """While this connection sends nothing more, its rings and other ports go on; afterwards this port works, too."""
     guest = running(scene, acks=True)
     guest.frontend.send_raw(data)
     scene.arena.exchange("e", scene.arena.friend)
@@ -339,7 +339,7 @@ def a_message_one_byte_at_a_time(scene: Scene) -> None:
 
 @message_attack("answers-block")
 def questions_whose_answers_nobody_reads(scene: Scene) -> None:
-    """Until the socket is full both ways. That port may wait, or close; the others go on."""
+    """Until the socket is full both ways. That port may wait, or close the connection; the others go on."""
     frontend = negotiated(scene, acks=True)
     frontend.sock.settimeout(0.2)
     try:
@@ -367,7 +367,7 @@ def a_second_front_end_on_a_busy_socket(scene: Scene) -> None:
 
 @ring_attack("fd-leak")
 def three_hundred_connections_at_once(scene: Scene) -> None:
-    """A flood of them: the honest ones stay, the port takes a guest as soon as it is over."""
+    """The honest connections stay, and the port takes a guest as soon as the flood is over."""
     guest = scene.boot()
     for _ in range(300):
         scene.try_to_connect()

@@ -1,7 +1,7 @@
-"""IN_ORDER promised and not kept, and returned in batches. Virtio 1.2, sections 2.7.9 and 2.8.8.
+"""IN_ORDER negotiated and not obeyed, and chains returned in batches. Virtio 1.2, sections 2.7.9 and 2.8.8.
 
-A driver that promised to use its descriptors in order and does otherwise harms itself at most: whichever chain the
-device takes for the next one, it is checked as any other.
+A driver that does not use its descriptors in order harms only itself: whichever chain the device takes as the next one
+is checked like any other.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ BURST_RINGS = ("packed_in_order", "packed", "split_in_order", "split")
 
 
 def burst(scene: Scene, guest: Attacker, *sizes: int, buffer: int = 2048) -> None:
-    """Frames of these sizes from the victim, all at once, into buffers of this size: what each holds, and says."""
+    """Have the victim send frames of these sizes at once, into buffers of one size.
+
+    Returns their contents and used lengths.
+    """
     frames = [scene.frame(size) for size in sizes]
     buffers = [-(-(12 + size) // buffer) for size in sizes]
     packets = [bytes(10) + n.to_bytes(2, "little") + frame for frame, n in zip(frames, buffers, strict=True)]
@@ -58,7 +61,7 @@ def burst(scene: Scene, guest: Attacker, *sizes: int, buffer: int = 2048) -> Non
 
 @attack("burst-length", "receive-batch", rings=BURST_RINGS)
 def frames_of_every_length_in_one_burst(scene: Scene) -> None:
-    """Each buffer comes back with its own length. One that a batch skips would count as full: sections 2.7.9, 2.8.8."""
+    """Each buffer comes back with its own length; one that a batch skips would count as full (2.7.9, 2.8.8)."""
     for start in (None, 0, 1, 2, 3):
         guest = scene.boot(queue_size=64, start=start)
         for n in (1, 2, 3, 4, 5, 8, 13, 4, 4, 32, 7):
@@ -67,7 +70,7 @@ def frames_of_every_length_in_one_burst(scene: Scene) -> None:
 
 @attack("burst-length", "receive-batch", rings=BURST_RINGS)
 def frames_over_several_chains_in_one_burst(scene: Scene) -> None:
-    """Mergeable: every chain but a frame's last one is full, and says so."""
+    """Mergeable: every chain but the last one of a frame is full, and is returned with that length."""
     guest = scene.boot(features=FEATURES | NET_F_MRG_RXBUF, queue_size=64)
     for n in (1, 2, 3, 4, 4, 4, 7):
         burst(scene, guest, *(60 + 97 * (i * i + n) % 1455 for i in range(n)), buffer=300)
@@ -75,7 +78,7 @@ def frames_over_several_chains_in_one_burst(scene: Scene) -> None:
 
 @attack("drop-keeps-chain", rings=(*IN_ORDER, "packed", "split"))
 def runts_between_frames(scene: Scene) -> None:
-    """What is dropped is returned in its turn."""
+    """A dropped chain is returned in its turn."""
     guest = scene.boot(queue_size=64)
     frames = [scene.frame(60 + i) for i in range(12)]
     pieces = [guest.piece(guest.packet(frame)[: 20 if i % 3 == 1 else None]) for i, frame in enumerate(frames)]
@@ -90,7 +93,7 @@ def runts_between_frames(scene: Scene) -> None:
 
 @attack("order-trusted", rings=("split_in_order",))
 def heads_out_of_order(scene: Scene) -> None:
-    """Delivered by what the available ring says, or the queue breaks."""
+    """They are delivered as the available ring says, or the queue breaks."""
     for order in ((3, 1, 2, 0), (0, 0, 0, 0), (9, 8, 7, 200), (255, 0, 254, 1)):
         guest = scene.boot()
         for head in {*range(12), 200, 254, 255}:

@@ -1,7 +1,7 @@
-"""Attacks with what only packed rings have: wrap counters, buffer ids, batches, chains over the end.
+"""Attacks on what only packed rings have: wrap counters, buffer ids, batches, chains across the end.
 
 Virtio 1.2, section 2.8.
-A device may look at several descriptors at a time; here they become visible at once, so that it does.
+A device may look at several descriptors at a time; here they become available together, so that it does.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.hostile.scene import GUEST_ADDR, Attacker, Scene
 
 END = GUEST_ADDR + (2 << 20)
 STARTS = (0, 1, 2, 3, 252, 253, 254)
-"""Each place in a cache line of four descriptors, and batches that go over the end of a ring of 256."""
+"""Each place in a cache line of four descriptors, and batches that cross the end of a ring of 256."""
 BAD = {
     "outside_memory": (Piece(END, 72), "batch-checks-first"),
     "one_byte_outside_memory": (Piece(END - 71, 72), "batch-checks-first"),
@@ -28,7 +28,10 @@ BAD = {
 
 
 def offer_batch(scene: Scene, guest: Attacker, bad: Piece, position: int) -> None:
-    """Four chains at once, one of them bad. Those before it pass, it breaks the queue, those behind it never happen."""
+    """Four chains at once, one of them bad.
+
+    Those before it pass, it breaks the queue, those after it have no effect.
+    """
     frames = [scene.frame() for _ in range(4)]
     pieces = [guest.piece(guest.packet(frame)) for frame in frames]
     pieces[position] = bad
@@ -59,7 +62,7 @@ def four_descriptors_at_once_of_which_one_is_bad_at_every_place(scene: Scene) ->
 
 @packed_attack("batch-checks-first")
 def four_receive_buffers_at_once_of_which_one_is_bad(scene: Scene) -> None:
-    """Frames come four at a time, too."""
+    """Four frames arrive at a time, too."""
     for bad, position in product((Piece(END - 1, 2048, writable=True), Piece(GUEST_ADDR, 2048)), range(4)):
         guest = scene.boot(start=253 if position % 2 else 0)
         room = guest.room(2048, 2048, 2048, 2048)
@@ -80,7 +83,7 @@ def four_receive_buffers_at_once_of_which_one_is_bad(scene: Scene) -> None:
 
 @packed_attack("batch-checks-one-flag")
 def four_descriptors_of_which_one_is_not_available_yet(scene: Scene) -> None:
-    """Those before it pass; it and those behind it wait until its flags are written."""
+    """Those before it pass; it and those after it wait until its flags are written."""
     for position, start in product(range(4), (0, 253)):
         guest = scene.boot(start=start)
         queue = guest.transmitq
@@ -102,13 +105,13 @@ def four_descriptors_of_which_one_is_not_available_yet(scene: Scene) -> None:
 
 
 def stale(guest: Attacker, ahead: int = 0) -> int:
-    """Available flags of the other lap."""
+    """The flags of an available descriptor of the other lap."""
     wrap = guest.transmitq.place_of(ahead)[1]
     return int.from_bytes(MARKS[not wrap, wrap], "little")
 
 
 def not_available(scene: Scene, *flags: tuple[bool, bool]) -> None:
-    """A perfect frame under flags that, by the wrap counter, do not offer it; then under those that do."""
+    """A good frame with flags that do not make it available under this wrap counter; then with flags that do."""
     for start, wrap in product((0, 100, 255), (False, True)):
         guest = scene.boot()
         rebase(guest, start, wrap)
@@ -179,7 +182,7 @@ def what_is_written_of_a_descriptor(scene: Scene) -> None:
     guest.verify()
 
 
-# Buffer ids: whatever the driver puts there is what it gets back. Section 2.8.6.
+# Buffer ids: the driver gets back the id that it wrote. Section 2.8.6.
 
 
 @attack("id-is-an-index", rings=("packed",))
@@ -223,7 +226,7 @@ def receive_buffer_ids_out_of_range_and_over_and_over(scene: Scene) -> None:
 
 @packed_attack("id-is-an-index")
 def a_buffer_id_out_of_range_alone_in_a_ring(scene: Scene) -> None:
-    """One at a time, as IN_ORDER too must give each back by itself."""
+    """One at a time, so that also with IN_ORDER each is returned by itself."""
     guest = scene.boot()
     for ident in (256, 0xFFFF, 256):
         guest.transmitq.put(0, guest.put(guest.packet(scene.frame())), 72, ident)
@@ -272,7 +275,7 @@ def next_in_every_descriptor_of_the_receive_ring(scene: Scene) -> None:
 
 @packed_attack("sloppy-range")
 def next_in_the_last_descriptor_of_a_chain(scene: Scene) -> None:
-    """It leads to whatever stands there, which is checked like everything else."""
+    """It leads to the next descriptor, whatever that is, which is checked like any other."""
     for start in (0, 254, 255):
         guest = scene.boot(start=start)
         addr = guest.put(guest.packet(scene.frame()))
@@ -281,7 +284,7 @@ def next_in_the_last_descriptor_of_a_chain(scene: Scene) -> None:
         scene.broken(guest)
 
 
-# Indirect tables. Section 2.8.7: of the flags in a table only WRITE means anything, and ids nothing.
+# Indirect tables. Section 2.8.7: in a table only the flag WRITE has a meaning, and ids have none.
 
 
 @packed_attack("table-flags-followed")
@@ -299,7 +302,7 @@ def flags_and_ids_in_an_indirect_table(scene: Scene) -> None:
 
 @packed_attack("table-flags-followed")
 def a_table_in_a_table_is_a_buffer(scene: Scene) -> None:
-    """Sixteen bytes of descriptor: too short for a frame, and no table."""
+    """An indirect entry in a table is a buffer of 16 bytes, too short for a frame."""
     guest = scene.boot()
     inner = guest.transmitq.indirect([guest.piece(guest.packet(scene.frame()))])
     outer = guest.transmitq.indirect([inner])
@@ -310,7 +313,7 @@ def a_table_in_a_table_is_a_buffer(scene: Scene) -> None:
 
 @packed_attack("write-flag-in-table")
 def writable_buffers_in_an_indirect_table_in_the_transmitq(scene: Scene) -> None:
-    """A well-known driver marks headers so: read like any other, and not one byte of them written."""
+    """DPDK's driver marks headers so: they are read like any other, and never written."""
     guest = scene.boot()
     frame = scene.frame()
     for marked in ((0,), (1,), (0, 1, 2)):

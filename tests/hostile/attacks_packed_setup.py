@@ -1,6 +1,6 @@
-"""Packed rings of every size, with impossible bases, in impossible places, and with odd event areas.
+"""Packed rings of all sizes, with impossible bases, at impossible addresses, and with odd event areas.
 
-Virtio 1.2, sections 2.8 and 2.8.10; vhost-user, "Ring states" for what the halves of a packed ring's base mean.
+Virtio 1.2, sections 2.8 and 2.8.10; the halves of a packed ring's base: vhost-user, "Ring states".
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ END = GUEST_ADDR + (2 << 20)
 for size in (1, 3, 5, 7, 100, 255, 32767, 32768):
 
     def ring_of_size(scene: Scene, size: int = size) -> None:
-        """Round and round, in chains of one and of two; the same the other way."""
+        """Several laps, in chains of one and of two; the same in the other direction."""
         guest = scene.boot(queue_size=size, regions=[region(4 << 20)], start=max(0, size - 20))
         for number in range(45):
             frame = scene.frame()
@@ -76,7 +76,7 @@ def bases_that_name_a_descriptor_beyond_the_ring(scene: Scene) -> None:
 
 @packed_attack("base-halves-trusted")
 def bases_whose_halves_do_not_belong_together(scene: Scene) -> None:
-    """More in flight than the ring holds, or less than nothing: refused, or it starts; set up anew it works."""
+    """More in flight than the ring holds, or a negative number: it is refused, or starts; set up anew it works."""
     for available, used in (
         (half_base(5), half_base(9)),
         (half_base(5), half_base(5, wrap=False)),
@@ -96,7 +96,7 @@ def bases_whose_halves_do_not_belong_together(scene: Scene) -> None:
             for _ in range(12):
                 guest.send(guest.piece(guest.packet(scene.frame())))
             scene.frames_may_have_arrived()
-            # Where it writes used descriptors now is what it was told.
+            # It writes used descriptors where the base says.
             guest.transmitq.offered_at.update(range(256))
             guest.restart_queue(1, half_base(7) * 0x10001)
             scene.forget_drops()
@@ -105,7 +105,7 @@ def bases_whose_halves_do_not_belong_together(scene: Scene) -> None:
 
 @packed_attack("ring-values-unchecked")
 def packed_rings_where_no_ring_can_be(scene: Scene) -> None:
-    """Outside memory, half outside, odd, wrapping: refused when named or when the ring starts."""
+    """Outside memory, half outside, odd, wrapping: refused at once or when the ring starts."""
     for area in range(3):
         for bad in (0, 2**64 - 1, 2**64 - 64, "odd", "end", "behind"):
             guest = scene.boot()
@@ -119,7 +119,7 @@ def packed_rings_where_no_ring_can_be(scene: Scene) -> None:
             scene.refused_by(guest.frontend, partial(start_with_areas, guest.frontend, areas))
 
 
-# Event suppression. Section 2.8.10: offsets and flags that mean nothing.
+# Event suppression. Section 2.8.10: offsets and flags without a meaning.
 
 EVENTS = [
     (off_wrap, flags)
@@ -149,7 +149,7 @@ def impossible_event_areas_without_the_feature(scene: Scene) -> None:
 
 @packed_attack("event-area-believed")
 def a_device_event_area_that_the_driver_writes(scene: Scene) -> None:
-    """It is the device's to write; what the driver puts there changes nothing."""
+    """Only the device writes it; values from the driver have no effect."""
     guest = scene.boot()
     for off_wrap, flags in EVENTS:
         for queue in guest.queues:

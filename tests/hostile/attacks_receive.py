@@ -1,6 +1,6 @@
-"""Attacks through the receiveq: the attacker waits for the victim's frames with bad buffers, or with legal odd ones.
+"""Attacks through the receiveq: the victim's frames meet bad buffers of the attacker, or legal odd ones.
 
-A bad one breaks the attacker's receiveq (reaction B). The victim, who only sent a frame, gets its buffer back.
+A bad one breaks the attacker's receiveq (reaction B). The victim, which only sent a frame, gets its buffer back.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ONE = 1 << 20
 
 
 def broken_when_used(scene: Scene, guest: Attacker) -> None:
-    """The next frame from the victim meets the bad chain: nothing arrives, and the victim goes free."""
+    """Send a frame from the victim into the bad chain: nothing arrives, and the victim goes on."""
     scene.victim.net.send(scene.frame())
     scene.broken(guest, 0)
     scene.victim.net.wait_sent(scene.max_wait)
@@ -114,7 +114,7 @@ def a_readable_descriptor_before_writable_ones_in_the_receiveq(scene: Scene) -> 
 
 @ring_attack("receive-room-trusted")
 def receive_chains_of_every_total_from_0_to_11_bytes(scene: Scene) -> None:
-    """Shorter than the header that must go into it."""
+    """Chains shorter than the header that must fit into them."""
     guest = scene.boot()
     for total in range(12):
         broken_by(scene, guest, Piece(guest.put(bytes(total)), total, writable=True))

@@ -1,6 +1,6 @@
-"""Attacks on the transmitq's structure: heads, indices, chains, addresses, indirect tables. Virtio 1.2, section 2.7.
+"""Attacks on the structure of the transmitq: heads, indices, chains, addresses, indirect tables.
 
-Every one ends the same way: the queue is broken (reaction B), and nothing else is.
+Virtio 1.2, section 2.7. Each breaks that queue (reaction B), and nothing else.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def a_head_of_65535(scene: Scene) -> None:
 
 def index_jump(scene: Scene, jump: int) -> None:
     guest = scene.boot()
-    # Whoever believes the index finds a frame in every entry.
+    # A device that trusts the index finds a frame in every entry.
     frame = guest.transmitq.chain([guest.piece(guest.packet(scene.frame()))])
     guest.transmitq.place(*[frame] * guest.transmitq.size)
     guest.fire(index=guest.transmitq.avail_index + jump)
@@ -182,7 +182,7 @@ def a_writable_descriptor_in_an_indirect_table(scene: Scene) -> None:
 
 def table_of_bytes(scene: Scene, bytes: int) -> None:
     guest = scene.boot()
-    # A perfect descriptor stands in the table whatever its length says.
+    # The table has a good descriptor, whatever its length says.
     table = guest.transmitq.indirect([guest.piece(guest.packet(scene.frame()))])
     broken_by(scene, guest, table._replace(bytes=bytes))
 
@@ -259,7 +259,7 @@ def an_indirect_descriptor_without_the_feature(scene: Scene) -> None:
 
 
 def table_with_next(scene: Scene, next: int) -> None:
-    """A table of two, whose second descriptor leads to `next`; a perfect descriptor stands there."""
+    """A table of two, whose second descriptor leads to `next`, where there is a good descriptor."""
     guest = scene.boot()
     header, frame = guest.piece(guest.net.header()), guest.piece(scene.frame())
     empty = guest.piece(b"")

@@ -1,6 +1,7 @@
-"""Attacks through kernel objects that both sides have: who waits for an eventfd, whose mutex a pipe's or an epoll's is,
+"""Attacks through kernel objects that both processes have. fwd must not wait for any of them.
 
-whether an open file blocks, how long a close() takes, who may take pages away. fwd must not wait for any of them.
+Waiters on an eventfd, the mutex of a pipe or an epoll, whether an open file blocks, how long a close() takes, pages
+that can be removed.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ SITTERS = 4
 FRAME_PAUSE = 0.0005
 
 
-# Who waits for an eventfd
+# Waiters on an eventfd
 
 
 class Notified:
-    """A guest whose frames come back with a notification each, into one of two eventfds."""
+    """A guest that is notified of each frame, through one of two eventfds."""
 
     def __init__(self, scene: Scene, request: Request) -> None:
         self.scene, self.request = scene, request
@@ -46,7 +47,7 @@ class Notified:
             self.which = which
 
     def act(self, which: int) -> None:
-        """A frame on its way, and a kick that somebody may wait for. Raises Closed when the front-end is refused."""
+        """Send a frame and a kick, and wait for the frame to come back. Raises Closed when the front-end is refused."""
         self.use(which)
         self.guest.send(Piece(self.guest.memory.regions[0].guest_addr, 20))  # a runt: dropped and returned
         if self.request == Request.SET_VRING_KICK:
@@ -61,9 +62,9 @@ class Notified:
 
 
 class Toggled:
-    """A guest that is notified into a full eventfd whose O_NONBLOCK is switched on and off, or into one that stays.
+    """A guest that is notified through a full eventfd whose O_NONBLOCK is switched on and off, or through another one.
 
-    Where its front-end is refused, since threads of its port that notify wait for that eventfd, it comes again.
+    Where its front-end is refused, because notify threads of its port wait for that eventfd, it connects again.
     """
 
     def __init__(self, scene: Scene) -> None:
@@ -79,7 +80,7 @@ class Toggled:
         self.came += 1
 
     def act(self, which: int) -> None:
-        """0: into the one that is switched."""
+        """Notify through one of them; 0 is the switched one."""
         try:
             self._notified.act(which)
         except (Closed, BrokenPipeError, ConnectionResetError):
@@ -102,7 +103,7 @@ def with_waiters(scene: Scene, request: Request) -> None:
 
 @lasting_attack(beyond_mini=KERNELS)
 def a_call_eventfd_that_many_wait_for(scene: Scene) -> None:
-    """Each notification walks all of them, in the thread that notifies."""
+    """Each notification wakes all of them, in the notifying thread."""
     with_waiters(scene, Request.SET_VRING_CALL)
 
 
@@ -116,7 +117,7 @@ def a_kick_eventfd_that_many_wait_for(scene: Scene) -> None:
 
 @lasting_attack("blocking-call", ends=True)
 def a_full_call_eventfd_that_blocks_now_and_then(scene: Scene) -> None:
-    """Whoever looks whether it blocks, and then writes, waits some time."""
+    """A thread that checks O_NONBLOCK and then writes can block in between."""
     notified = Notified(scene, Request.SET_VRING_CALL)
     for fd in notified.fds:
         os.eventfd_write(fd, EFD_MAXIMUM)
@@ -134,7 +135,7 @@ def a_full_call_eventfd_that_blocks_now_and_then(scene: Scene) -> None:
 
 @attack(beyond_mini=KERNELS, rings=("split", "packed"), ends=True)
 def eventfds_that_become_full_and_block_while_they_are_handed_over(scene: Scene) -> None:
-    """A control thread that signals a new call must not wait for its counter either; nor who comes after it."""
+    """A control thread that signals a new call must not wait for its counter either, nor may other threads."""
     for _ in range(3):
         guest = scene.boot()
         for number in range(40):
@@ -148,15 +149,15 @@ def eventfds_that_become_full_and_block_while_they_are_handed_over(scene: Scene)
         scene.arena.exchange("a", scene.victim)
 
 
-# Whose mutex it is
+# Mutexes that another process holds
 
 
 Held = Callable[[Scene], tuple[int, int, str]]
-"""Makes what is handed over, what the accomplice sits under, and how."""
+"""Makes the descriptor to send, the one for the accomplice, and the name of what it does."""
 
 
 def an_epoll(scene: Scene) -> tuple[int, int, str]:
-    """What it watches, its fdinfo tells, under its mutex."""
+    """Its fdinfo lists what it watches, under its mutex."""
     fd, inner = scene.eventfd(), select.epoll()
     inner.register(fd, select.EPOLLIN)
     os.eventfd_write(fd, 1)
@@ -168,12 +169,12 @@ HELD: dict[str, Held] = {"an_epoll_that_is_held": an_epoll}
 
 
 def enter_held(kinds: dict[str, Held]) -> None:
-    """Each as a kick and as a call."""
+    """Enter each as a kick and as a call."""
     for words, make in kinds.items():
         for request, use in ((Request.SET_VRING_KICK, "kick"), (Request.SET_VRING_CALL, "call")):
 
             def held(scene: Scene, make: Held = make, request: int = request) -> None:
-                """Given, taken away, and given up with the connection; whoever comes afresh is served meanwhile."""
+                """It is sent, replaced, and closed with the connection; new front-ends are served meanwhile."""
                 hand_over_and_end(scene, make, request)
 
             attack(beyond_mini=KERNELS, name=f"{words}_as_{use}")(held)
@@ -191,7 +192,7 @@ def hand_over_and_end(scene: Scene, make: Held, request: int) -> None:
         with contextlib.suppress(Closed):
             guest.frontend.send_raw(struct.pack("<III", request, VERSION, 8), [fd])
             for own in {fd, under}:
-                scene.give_up(own)  # what fwd got is the last of it, or the sitter's
+                scene.give_up(own)  # fwd or the accomplice has the last descriptor
             guest.frontend.send_raw(U64.pack(1))
             guest.frontend.ask(Request.GET_FEATURES)
         scene.disconnect()
@@ -210,8 +211,8 @@ enter_held(HELD)
 
 @attack(beyond_mini=KERNELS, ends=True)
 def surplus_sockets_that_linger_for_an_hour(scene: Scene) -> None:
-    """Whatever they take on this port, other ports have what is theirs: a file that must be asked is asked."""
-    scene.max_wait = 0.5  # for this port, which has taken what it may
+    """They may use up this port's threads, but not those of other ports, which can still look at such files."""
+    scene.max_wait = 0.5  # this port has no threads left
     with lingering(70) as socks:
         with contextlib.suppress(Closed, OSError):
             for sock in socks:
@@ -224,12 +225,12 @@ def surplus_sockets_that_linger_for_an_hour(scene: Scene) -> None:
         scene.arena.exchange("e", scene.arena.friend)
 
 
-# Address space, and pages that nobody touched
+# Address space, and untouched pages
 
 
 @attack(beyond_mini="mappings as large as their regions", ends=True)
 def regions_of_all_the_address_space(scene: Scene) -> None:
-    """Of one sparse file. The others find room for theirs meanwhile, which is looked at after every attack."""
+    """Regions of one sparse file. Other ports have room for theirs meanwhile, which is checked after every attack."""
     fd = scene.adopt(os.memfd_create("attacker", os.MFD_CLOEXEC))
     os.ftruncate(fd, 1 << 62)
     frontend = negotiated(scene, acks=True)
@@ -246,7 +247,7 @@ UNTOUCHED = 256 << 20
 
 @attack(beyond_mini="mappings as large as their regions", ends=True)
 def frames_out_of_pages_that_nobody_touched(scene: Scene) -> None:
-    """Whoever touches them first pays for them: while they are mapped. Afterwards nobody does."""
+    """They count as memory of fwd, which touches them first, while they are mapped; afterwards they must not."""
     backend = scene.arena.backend
     before = backend.resident_bytes()
     guest = scene.boot(regions=[region(), region(4096, 1 << 40, file_bytes=UNTOUCHED, mmap_offset=0)], blank=True)

@@ -1,6 +1,6 @@
-"""Legal frames that cost the worker much, of one port that is both ends of its wire, beside the honest flood.
+"""Legal frames that cost the worker much time, from an attacker at both ends of a wire, beside the honest flood.
 
-Its port has its share of the worker, and no more, whatever its frames are like and however many queue pairs it has.
+The attacker's port gets its share of the worker and no more, whatever its frames and however many queue pairs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Attacks that last: floods of messages and connections, and one connection after the other.
 
-The honest flood's rate is measured in turns: half of the time as much work is done that harms nobody (I2).
+The honest flood's rate is measured in turns: half of the time as much harmless work is done (I2).
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from tests.hostile.scene import Attacker, Scene, region
 
 SECONDS = 2.0
 ROUNDS = 100
-"""So many times at once a port may set up its rings. A thousand connections: integration/test_connection_rounds."""
+"""How often a port may set up its rings without a pause. A thousand connections: integration/test_connection_rounds."""
 NOWHERE = Piece(0, 72)
 
 
 class Pace:
-    """Two acts that take turns, the quiet one no more often in a second than the bad one was.
+    """Two acts that take turns, the quiet one not more often in a second than the bad one.
 
-    A port's messages and connections wait beyond its share. A quiet turn at full speed would be compared with one in
-    which hardly anything happens, and the flood's thread counts as the faster the shorter its CPU is away: what the
-    worker moves meanwhile is there when it is back.
+    A port's messages and connections wait beyond its share, so a quiet turn at full speed would do much more than a bad
+    one. And the less often the flood's thread loses its CPU, the faster it counts, since the worker moves frames
+    meanwhile.
     """
 
     LAST = 20
@@ -57,14 +57,14 @@ class Pace:
         self._took.append(time.monotonic() - start)
 
     def quiet(self) -> None:
-        """Waits until it is time for the next."""
+        """The quiet act, once it is time for it."""
         each = statistics.mean(self._took) if self._took else 0.0
         self._quiet()
         self._due = max(self._due, time.monotonic() - 2 * each) + each
         time.sleep(max(0.0, self._due - time.monotonic()))
 
 
-# Floods of messages, against as many that ask for nothing
+# Floods of messages, against as many harmless ones
 
 
 def flood(scene: Scene, message: Callable[[Attacker, int], object]) -> None:
@@ -127,7 +127,7 @@ def messages_a_byte_at_a_time(scene: Scene) -> None:
         scene.pause(0.01)
 
     def whole() -> None:
-        """What was begun is ended, so that nothing waits for it."""
+        """Complete the message that was begun."""
         dribble(len(message) if rest is not message else 0)
 
     scene.in_turns(lambda: dribble(1), whole, SECONDS)
@@ -135,7 +135,7 @@ def messages_a_byte_at_a_time(scene: Scene) -> None:
 
 @lasting_attack("answers-block")
 def questions_whose_answers_are_not_read(scene: Scene) -> None:
-    """Until the socket is full of them; then a new connection does the same."""
+    """Until the socket is full; then again with a new connection."""
     message = struct.pack("<III", Request.GET_FEATURES, VERSION, 0) * 100
 
     def pour(client: socket.socket) -> None:
@@ -156,7 +156,7 @@ def questions_whose_answers_are_not_read(scene: Scene) -> None:
 
 
 class Elsewhere:
-    """A listening socket of our own, for as many connections that are nobody's affair."""
+    """A listening socket of the test, for as many harmless connections."""
 
     def __init__(self, scene: Scene) -> None:
         self._path = Path(scene.arena.backend.directory, "elsewhere.sock")
@@ -187,7 +187,7 @@ def connections(scene: Scene, bad: Callable[[], object]) -> None:
 
 @lasting_attack("one-for-all", "port-dies", ringless=True)
 def connections_without_end(scene: Scene) -> None:
-    """Opened, used to say something wrong, and closed."""
+    """Each is opened, sends something wrong, and is closed."""
 
     def bad() -> None:
         frontend = scene.connect()
@@ -199,7 +199,7 @@ def connections_without_end(scene: Scene) -> None:
 
 @lasting_attack(beyond_mini="how soon it sees that nobody is there any more", rings=("packed",), ringless=True)
 def connections_that_say_nothing(scene: Scene) -> None:
-    """As fast as the kernel takes them, whether anybody answers or not."""
+    """As fast as the kernel takes them, answered or not."""
 
     def bad() -> None:
         if frontend := scene.try_to_connect():
@@ -211,7 +211,7 @@ def connections_that_say_nothing(scene: Scene) -> None:
 
 @lasting_attack(beyond_mini="its control socket serves one client after the other, and knows one request")
 def local_users_who_ask_for_statistics_without_end(scene: Scene) -> None:
-    """Requests of every kind, and such as are none. No worker has a part in it."""
+    """Requests of every kind, also malformed ones. Workers are not involved."""
     requests = ('{"command": "stats"}', '{"command": "show"}', '{"command": 7}', "[]")
     lines = [request.encode() + b"\n" for request in requests]
     numbers = itertools.count()
@@ -230,7 +230,7 @@ def local_users_who_ask_for_statistics_without_end(scene: Scene) -> None:
 
 
 def one_round(scene: Scene, number: int) -> None:
-    """Connect, pass a frame, break a queue or leave a message half sent, and vanish."""
+    """Connect, pass a frame, break a queue or send half a message, and disconnect."""
     guest = scene.boot(regions=[region(1 << 18)], queue_size=64)
     scene.works(guest)
     if number % 3 == 0:
@@ -245,7 +245,7 @@ def one_round(scene: Scene, number: int) -> None:
 
 @lasting_attack("mapping-leak", "memory-leak", "fd-leak", rings=("packed",))
 def connections_round_after_round(scene: Scene) -> None:
-    """I5: mappings and resident memory are as they were, give or take what an allocator keeps."""
+    """I5: mappings and resident memory are as before, but for memory that an allocator keeps."""
     backend = scene.arena.backend
     rounds = max(ROUNDS, round(ROUNDS * scene.arena.endurance))
     for number in range(30):

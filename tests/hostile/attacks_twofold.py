@@ -1,6 +1,6 @@
-"""Two faults in one call: a frame that no receive chains hold, and a ring that breaks while more are looked for.
+"""Two faults in one call: a frame too long for the receive chains, and a ring that breaks while more are taken.
 
-Each alone is handled; together they must count once. On the smallest rings there are.
+Together they must count once. On the smallest rings.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from tests.hostile.rings import HostilePacked
 from tests.hostile.scene import Attacker, Scene
 
 SHORT, LONG = 100, 1000
-"""Bytes of a receive buffer, and of a frame that so many of them do not hold."""
+"""Bytes of a receive buffer, and of a frame that does not fit into the ring's buffers."""
 SIZES = (1, 2)
 
 
 def one_more(guest: Attacker) -> None:
-    """That breaks the ring: a split one is full and speaks of more than it has, a packed one ends with one nowhere."""
+    """Break the ring by one more: a split ring has more available than entries then, a packed one a bad address."""
     queue: Any = guest.receiveq
     if isinstance(queue, HostilePacked):
         queue.put(0, 0, SHORT, 0, DESC_F_WRITE | queue.marks())
@@ -31,7 +31,7 @@ def one_more(guest: Attacker) -> None:
 
 
 def full_of_short_buffers(scene: Scene, size: int) -> Attacker:
-    """But for the one that is to break it, where that takes a place in the ring."""
+    """Fill it with buffers, except for the place of the one that is to break it."""
     guest = scene.boot(queue_size=size, features=FEATURES | NET_F_MRG_RXBUF)
     for _ in range(size - scene.format.packed):
         guest.send(*guest.room(SHORT), queue=0)
@@ -41,7 +41,7 @@ def full_of_short_buffers(scene: Scene, size: int) -> Attacker:
 for size in SIZES:
 
     def twofold(scene: Scene, size: int = size) -> None:
-        """The sender's chains come back, each once, and no other; nothing of fwd's own is anybody's to read."""
+        """The sender's chains come back, each once, and no others; no memory of fwd is delivered."""
         guest = full_of_short_buffers(scene, size)
         scene.victim.net.send(scene.frame(LONG))
         scene.victim.net.wait_sent(scene.max_wait)
@@ -58,7 +58,7 @@ for size in SIZES:
 
 @attack(beyond_mini="a burst of frames: it takes one after the other", rings=("split", "packed"))
 def a_ring_that_breaks_behind_frames_that_still_fit(scene: Scene) -> None:
-    """A burst towards it: some are delivered, one meets the break, the rest is dropped; none is counted twice."""
+    """Some frames of a burst are delivered, one meets the broken ring, the rest is dropped; none counts twice."""
     for fitting, features in itertools.product(range(4), (FEATURES, FEATURES | NET_F_MRG_RXBUF)):
         guest = scene.boot(queue_size=8, features=features)
         for _ in range(fitting):
