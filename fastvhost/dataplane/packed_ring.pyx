@@ -65,6 +65,17 @@ cdef enum:
     FRESH = 1 << 15 | 1 << 31       # as a base: both indices 0, both wrap counters 1
 
 
+# A chain that is being followed, and what came of it.
+cdef struct Walk:
+    uint16_t at              # where its first descriptor stands
+    uint16_t left            # descriptors of the ring that are not outstanding: it can have no more
+    Segment *segments        # the pool, how full it is, and how full it may get
+    uint32_t *n_segments
+    uint32_t places
+    uint64_t bytes           # of its pieces so far
+    uint16_t slots           # descriptors of the ring that it occupies
+
+
 cdef inline void expect(const pvirtq_desc *desc, uint32_t n) noexcept nogil:
     """Bring n descriptors into the cache, for writing: they will be used up in place. Behind the end is harmless."""
     cdef uint32_t i
@@ -81,6 +92,7 @@ cdef uint32_t take(
     cdef bint wrap = ring.avail_wrap
     cdef uint32_t n = 0, limit
     cdef pvirtq_desc d
+    cdef Walk way
     cdef int status = RING_OK
 
     if ring.status != RING_OK or not left or not is_available(load_u16(&desc[at].flags), wrap):
@@ -97,10 +109,13 @@ cdef uint32_t take(
             if not is_available(d.flags, wrap):
                 break
             limit = places_for(ring.segments_before, n - ring.taken_in_pieces) if n else <uint32_t>MAX_SEGMENTS
-            if not walk_hot(ring, at, left, d, &chains[n], segments, n_segments, limit, &slots):
-                status = walk(ring, at, left, d, &chains[n], segments, n_segments, limit, &slots)
+            way.at, way.left = at, left
+            way.segments, way.n_segments, way.places = segments, n_segments, limit
+            if not walk_hot(ring, &way, d, &chains[n]):
+                status = walk(ring, &way, d, &chains[n])
                 if status != RING_OK:
                     break
+            slots = way.slots
             ring.taken_in_pieces += chains[n].n_segments != 1
             n += 1
             limit = places_for(ring.segments_before, n - ring.taken_in_pieces)
@@ -151,10 +166,7 @@ cdef uint32_t take_plain(
     return most
 
 
-cdef bint walk_hot(
-    Ring *ring, uint16_t at, uint16_t left, pvirtq_desc d, Chain *chain, Segment *segments, uint32_t *n_segments,
-    uint32_t places, uint16_t *slots
-) noexcept nogil:
+cdef bint walk_hot(Ring *ring, Walk *way, pvirtq_desc d, Chain *chain) noexcept nogil:
     """Follow one chain, or its indirect table, all of it in one region and nothing odd in it.
 
     False: walk it the careful way, from the start; as nothing of what was read here is used then, that is no second
@@ -163,11 +175,11 @@ cdef bint walk_hot(
     cdef const pvirtq_desc *ring_table = <const pvirtq_desc *>ring.descriptor_area
     cdef const pvirtq_desc *table
     cdef const Region *hot = &ring.table.regions[ring.hot_region]
-    cdef uint32_t first = n_segments[0], i, descriptors
-    cdef uint64_t total = 0
-    cdef uint16_t count = 1
+    cdef uint32_t first = way.n_segments[0], i, descriptors
+    cdef uint16_t count = 1, at = way.at
     cdef virtq_desc entry
     cdef pvirtq_desc piece = d
+    way.bytes = 0
     if d.flags & VIRTQ_DESC_F_INDIRECT:
         table = <const pvirtq_desc *>in_region(hot, d.addr, d.len)
         entry.len, entry.flags = d.len, d.flags
@@ -176,61 +188,55 @@ cdef bint walk_hot(
         descriptors = d.len // VIRTQ_DESC_BYTES
         for i in range(descriptors):
             piece = read_once_packed_desc_anywhere(&table[i])
-            if not hot_piece(ring, hot, &piece, ring.direction, segments, n_segments, places, &total):
-                n_segments[0] = first
+            if not hot_piece(ring, hot, way, &piece, ring.direction):
+                way.n_segments[0] = first
                 return False
     else:
-        while hot_piece(
-            ring, hot, &piece, VIRTQ_DESC_F_WRITE | VIRTQ_DESC_F_INDIRECT, segments, n_segments, places, &total
-        ):
+        while hot_piece(ring, hot, way, &piece, VIRTQ_DESC_F_WRITE | VIRTQ_DESC_F_INDIRECT):
             if not piece.flags & VIRTQ_DESC_F_NEXT:
                 break
-            if count == left:
-                n_segments[0] = first
+            if count == way.left:
+                way.n_segments[0] = first
                 return False
             count += 1
             at = at + 1 if at + 1 < ring.size else 0
             piece = read_once_packed_desc(&ring_table[at])
         else:
-            n_segments[0] = first
+            way.n_segments[0] = first
             return False
-    finish_chain(chain, segments, first, n_segments, total)
+    finish_chain(chain, way.segments, first, way.n_segments, way.bytes)
     chain.ticket = piece.id if count > 1 else d.id
     chain.ticket |= <uint32_t>count << SLOTS_SHIFT
-    slots[0] = count
+    way.slots = count
     return True
 
 
 cdef inline bint hot_piece(
-    Ring *ring, const Region *hot, const pvirtq_desc *piece, uint16_t flags, Segment *segments, uint32_t *n_segments,
-    uint32_t places, uint64_t *total
+    Ring *ring, const Region *hot, Walk *way, const pvirtq_desc *piece, uint16_t flags
 ) noexcept nogil:
     """Add one piece. `flags`: those of its flags that must be the direction's."""
     if (
         piece.flags & flags != ring.direction
-        or not add_hot_segment(hot, piece.addr, piece.len, segments, n_segments, places)
+        or not add_hot_segment(hot, piece.addr, piece.len, way.segments, way.n_segments, way.places)
     ):
         return False
-    prefetch_read(segments[n_segments[0] - 1].data)
-    total[0] += piece.len
+    prefetch_read(way.segments[way.n_segments[0] - 1].data)
+    way.bytes += piece.len
     return True
 
 
-cdef int walk(
-    Ring *ring, uint16_t at, uint16_t left, pvirtq_desc d, Chain *chain, Segment *segments, uint32_t *n_segments,
-    uint32_t places, uint16_t *slots
-) noexcept nogil:
+cdef int walk(Ring *ring, Walk *way, pvirtq_desc d, Chain *chain) noexcept nogil:
     """Follow one chain: descriptors side by side, or an indirect table, read from its start to its end.
 
     The buffer id stands in the last descriptor (section 2.8.6); in a table, NEXT means nothing (section 2.8.7).
     """
     cdef pvirtq_desc *desc = <pvirtq_desc *>ring.descriptor_area
-    cdef uint32_t first = n_segments[0], i
-    cdef uint64_t total = 0
-    cdef uint16_t count = 0
+    cdef uint32_t first = way.n_segments[0], i
+    cdef uint16_t count = 0, at = way.at
     cdef virtq_desc entry
     cdef int status = RING_OK
 
+    way.bytes = 0
     while True:
         count += 1
         entry.addr, entry.len, entry.flags = d.addr, d.len, d.flags
@@ -244,38 +250,33 @@ cdef int walk(
                     break
                 # The packed layout: flags stand where the split one has next. DPDK's driver (22.11) leaves WRITE on
                 # the header of what it sends; to read what we might also write harms nobody.
-                status = add_piece(
-                    ring, entry.addr, entry.len, entry.next & ring.direction, segments, n_segments, places, &total
-                )
+                status = add_piece(ring, way, entry.addr, entry.len, entry.next & ring.direction)
                 if status != RING_OK:
                     break
             break
-        status = add_piece(ring, d.addr, d.len, d.flags, segments, n_segments, places, &total)
+        status = add_piece(ring, way, d.addr, d.len, d.flags)
         if status != RING_OK or not d.flags & VIRTQ_DESC_F_NEXT:
             break
-        if count == left:
+        if count == way.left:
             status = RING_LOOP
             break
         at = at + 1 if at + 1 < ring.size else 0
         d = read_once_packed_desc(&desc[at])
 
     if status != RING_OK:
-        n_segments[0] = first
+        way.n_segments[0] = first
         return status
-    finish_chain(chain, segments, first, n_segments, total)
+    finish_chain(chain, way.segments, first, way.n_segments, way.bytes)
     chain.ticket = d.id | <uint32_t>count << SLOTS_SHIFT
-    slots[0] = count
+    way.slots = count
     return RING_OK
 
 
-cdef int add_piece(
-    Ring *ring, uint64_t addr, uint32_t length, uint16_t flags, Segment *segments, uint32_t *n_segments,
-    uint32_t places, uint64_t *total
-) noexcept nogil:
+cdef int add_piece(Ring *ring, Walk *way, uint64_t addr, uint32_t length, uint16_t flags) noexcept nogil:
     if (flags & VIRTQ_DESC_F_WRITE) != ring.direction:
         return RING_READABLE_IN_RECEIVEQ if ring.direction else RING_WRITABLE_IN_TRANSMITQ
-    total[0] += length
-    return add_segments(ring, addr, length, segments, n_segments, places)
+    way.bytes += length
+    return add_segments(ring, addr, length, way.segments, way.n_segments, way.places)
 
 
 cdef void untake(Ring *ring, const Chain *chains, uint32_t n) noexcept nogil:
