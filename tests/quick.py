@@ -10,7 +10,7 @@ import re
 
 import pytest
 
-WHOLE = ("tests/unit/", "tests/house/")
+WHOLE = ("tests/unit/", "tests/house/", "tests/hostile/test_rules.py")
 PEERS, ATTACKS = "tests/integration/test_", "tests/hostile/test_attacks.py"
 ATTACK = r"\[\w+_buffer_(?:of|one|right|that|whose|with)_\w+"
 """An attack with a buffer where none may be, whichever that ring format has."""

@@ -472,16 +472,7 @@ class Arena:
     def check_quiet(self) -> None:
         """I7 and I8: no unexpected frame, and no bytes of the attacker's memory in another guest's."""
         for guest in (self.victim, self.friend):
-            if stray := guest.net.receive_all():
-                raise Broken("I7", f"{len(stray)} frames that nobody sent, the first: {stray[0][:64].hex()}")
-            if leaks(guest.memory, "attacker"):
-                raise Broken("I7", "bytes that no descriptor described reached another guest")
-            guest.net.wait_sent(self.max_wait)
-            assert isinstance(guest.memory, WatchedMemory)
-            buffers = [(piece.addr, piece.bytes) for chain in guest.net.receive_buffers.values() for piece in chain]
-            rings: list[Any] = [*guest.queues]
-            if changed := guest.memory.changed([*(place for ring in rings for place in ring.writable()), *buffers]):
-                raise Broken("I8", "; ".join(changed))
+            check_bystander(guest, self.max_wait)
 
     def check_frames(self) -> None:
         """Each frame that the attacked pair, or the one beside it, received was delivered or dropped, and counted."""
@@ -502,6 +493,10 @@ class Arena:
         if not counted:
             raise Broken("C", "frames still move, and all guests are gone")
 
+    def why(self, port: str, queue: int) -> str | None:
+        """The status of a ring, in words, where the back-end tells."""
+        return self.backend.broken(port, queue, self.max_wait)
+
     def drops(self) -> Counter[str]:
         """Drop reasons of the attacked pair, both sides added up."""
         ports = self.backend.statistics(self.max_wait)["ports"]
@@ -510,3 +505,17 @@ class Arena:
             for side in ("rx_dropped", "tx_dropped"):
                 counted.update(ports[name][side])
         return counted
+
+
+def check_bystander(guest: Guest, max_wait: float) -> None:
+    """I7 and I8 of an honest guest: it has received what it knows of and nothing else, and its memory is as it was."""
+    if stray := guest.net.receive_all():
+        raise Broken("I7", f"{len(stray)} frames that nobody sent, the first: {stray[0][:64].hex()}")
+    if leaks(guest.memory, "attacker"):
+        raise Broken("I7", "bytes that no descriptor described reached another guest")
+    guest.net.wait_sent(max_wait)
+    assert isinstance(guest.memory, WatchedMemory)
+    buffers = [(piece.addr, piece.bytes) for chain in guest.net.receive_buffers.values() for piece in chain]
+    rings: list[Any] = [*guest.queues]
+    if changed := guest.memory.changed([*(place for ring in rings for place in ring.writable()), *buffers]):
+        raise Broken("I8", "; ".join(changed))

@@ -31,9 +31,20 @@ class Attack(NamedTuple):
     ends: bool = False
     """It sends descriptors or memory: fwd is also ended while it has all of that, and started anew."""
 
+    @property
+    def stepped(self) -> bool:
+        """It is about rings and frames alone and asks nothing of a session: it runs at a port, too (stepped_scene)."""
+        return self.about in AT_A_PORT
+
+    @property
+    def about(self) -> str:
+        """What its file is about."""
+        return self.run.__module__.rpartition(".attacks_")[2]
+
 
 CATALOGUE: dict[str, Attack] = {}
-HANDING_OVER = ("attacks_fds", "attacks_memory")
+HANDING_OVER = ("fds", "memory")
+AT_A_PORT = ("frame", "legal", "merge", "order", "packed", "receive", "recovery", "rules", "twofold")
 
 
 def attack(
@@ -48,8 +59,8 @@ def attack(
     """Enter a function into the catalogue. `bugs`: switches of the broken back-end whose bugs it must find."""
 
     def enter(act: Act) -> Act:
-        hands_over = ends or act.__module__.rpartition(".")[2] in HANDING_OVER
-        entry = Attack(name or act.__name__, act, bugs, lasts, rings, ringless, beyond_mini, hands_over)
+        entry = Attack(name or act.__name__, act, bugs, lasts, rings, ringless, beyond_mini, ends)
+        entry = entry._replace(ends=ends or entry.about in HANDING_OVER)
         assert entry.name not in CATALOGUE, entry.name
         assert bool(bugs) != bool(beyond_mini), f"{entry.name}: name the bugs it finds, or what no such bug can show"
         CATALOGUE[entry.name] = entry

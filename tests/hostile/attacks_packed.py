@@ -251,28 +251,6 @@ def buffer_ids_in_descriptors_that_are_not_the_last_of_their_chain(scene: Scene)
 # NEXT
 
 
-@packed_attack("no-loop-bound")
-def next_in_every_descriptor_of_the_ring(scene: Scene) -> None:
-    for size, length in ((256, 0), (256, 1), (7, 72), (1, 72)):
-        guest = scene.boot(queue_size=size)
-        addr = guest.put(guest.packet(scene.frame()))
-        for ahead in range(size - 1, -1, -1):
-            guest.transmitq.put(ahead, addr, length, ahead, DESC_F_NEXT | guest.transmitq.marks(ahead))
-        scene.broken(guest)
-
-
-@packed_attack("no-loop-bound")
-def next_in_every_descriptor_of_the_receive_ring(scene: Scene) -> None:
-    for length in (0, 16):
-        guest = scene.boot(queue_size=64)
-        addr = guest.put(bytes(2048))
-        for ahead in range(63, -1, -1):
-            guest.receiveq.put(ahead, addr, length, ahead, DESC_F_NEXT | DESC_F_WRITE | guest.receiveq.marks(ahead))
-        scene.victim.net.send(scene.frame())
-        scene.broken(guest, 0)
-        scene.victim.net.wait_sent(scene.max_wait)
-
-
 @packed_attack("sloppy-range")
 def next_in_the_last_descriptor_of_a_chain(scene: Scene) -> None:
     """It leads to the next descriptor, whatever that is, which is checked like any other."""
@@ -320,31 +298,3 @@ def writable_buffers_in_an_indirect_table_in_the_transmitq(scene: Scene) -> None
         pieces = guest.pieces(guest.packet(frame), [12, 20])
         pieces = [piece._replace(writable=number in marked) for number, piece in enumerate(pieces)]
         scene.delivered(guest, frame, guest.send(guest.transmitq.indirect(pieces)))
-
-
-@packed_attack("write-flag-ignored")
-def a_readable_buffer_in_an_indirect_table_in_the_receiveq(scene: Scene) -> None:
-    guest = scene.boot()
-    guest.send(guest.receiveq.indirect([*guest.room(40), Piece(guest.put(bytes(2048)), 2048)]), queue=0)
-    scene.victim.net.send(scene.frame())
-    scene.broken(guest, 0)
-    scene.victim.net.wait_sent(scene.max_wait)
-
-
-@packed_attack("indirect-and-next")
-def an_indirect_descriptor_with_a_next_over_the_end_of_the_ring(scene: Scene) -> None:
-    guest = scene.boot(start=255)
-    table = guest.transmitq.indirect([guest.piece(guest.packet(scene.frame()))])
-    guest.transmitq.put(1, guest.put(bytes(64)), 64, 1)
-    guest.transmitq.put(0, table.addr, 16, 1, DESC_F_INDIRECT | DESC_F_NEXT | guest.transmitq.marks())
-    scene.broken(guest)
-
-
-@packed_attack("no-recovery")
-def a_packed_queue_broken_twenty_times_on_one_connection(scene: Scene) -> None:
-    guest = scene.boot()
-    for number in range(20):
-        guest.transmitq.put(0, END, 72, number)
-        scene.broken(guest)
-        for _ in range(number * 7 % 30):
-            scene.works(guest)

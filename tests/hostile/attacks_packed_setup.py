@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 
 from tests.driver import Piece
-from tests.frontend import FEATURES, NO_FD, RING_F_EVENT_IDX, RING_F_INDIRECT_DESC, U64, VRING_STATE, Request
+from tests.frontend import FEATURES, NO_FD, RING_F_EVENT_IDX, U64, VRING_STATE, Request
 from tests.hostile.attack import packed_attack
 from tests.hostile.attacks_message import start_at, start_with, start_with_areas
 from tests.hostile.rings import half_base
@@ -158,15 +158,6 @@ def a_device_event_area_that_the_driver_writes(scene: Scene) -> None:
 
 
 # Features
-
-
-@packed_attack("indirect-unasked")
-def an_indirect_descriptor_in_a_packed_ring_without_the_feature(scene: Scene) -> None:
-    guest = scene.boot(features=FEATURES & ~RING_F_INDIRECT_DESC)
-    scene.works(guest)
-    table = guest.transmitq.indirect([guest.piece(guest.packet(scene.frame()))])
-    guest.send(Piece(table.addr, 16, indirect=True))
-    scene.broken(guest)
 
 
 @packed_attack("sloppy-range")

@@ -113,6 +113,14 @@ class Backend:
         threads = "a thread of this port"
         return {port["name"] for port in ports if str(port.get("notified_by", "")).startswith(threads)}
 
+    def broken(self, port: str, queue: int, timeout: float) -> str | None:
+        """Why a ring is broken, as `fastvhost show` says it; the mini back-end does not. Raises OSError."""
+        ports = self._ask("show", timeout)
+        if not isinstance(ports, list):
+            return None
+        rings = next(each["rings"] for each in ports if each["name"] == port)
+        return next(str(ring["broken"]) for ring in rings if ring["index"] == queue)
+
     def _ask(self, command: str, timeout: float) -> Any:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
             client.settimeout(timeout)

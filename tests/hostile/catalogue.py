@@ -24,7 +24,9 @@ WHOLE = [
     if entry.lasts or at == number % len(entry.rings)
 ]
 """What is run with every invariant: what lasts on all its formats, any other attack on one of them, in turn."""
-BRIEF = [case for case in CASES if case not in set(WHOLE)]
+STEPPED = [case for case in CASES if CATALOGUE[case[0]].stepped]
+"""At a port of a test's own process, on all formats."""
+BRIEF = [case for case in CASES if case not in {*WHOLE, *STEPPED}]
 """The rest: the attack's own expectation, and the invariants that are about its own port."""
 
 
@@ -43,4 +45,4 @@ def name_of(case: Case) -> str:
     return name if ring == "split" else f"{name}-{ring}"
 
 
-__all__ = ["BRIEF", "CASES", "CATALOGUE", "WHOLE", "Case", "beside", "name_of"]
+__all__ = ["BRIEF", "CASES", "CATALOGUE", "STEPPED", "WHOLE", "Case", "beside", "name_of"]

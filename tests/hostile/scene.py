@@ -325,7 +325,7 @@ class Scene:
         port: str = "a",
     ) -> Attacker:
         """An attacker, set up as a good guest would be. `blank`: its secrets lie outside its regions only."""
-        memory = WatchedMemory(regions or [region()], "attacker", blank=blank)
+        memory = self.memory(regions or [region()], blank=blank)
         try:
             frontend = self.connect(port)
             queues: list[Any] = [self.format.queue(memory, queue_size, start) for _ in range(2)]
@@ -338,6 +338,10 @@ class Scene:
             raise
         self._attackers.append(attacker)
         return attacker
+
+    def memory(self, regions: Sequence[Region], *, blank: bool) -> WatchedMemory:
+        """An attacker's."""
+        return WatchedMemory(regions, "attacker", blank=blank)
 
     def each_way(self) -> Iterator[Attacker]:
         """An attacker that asks for acks, and one that cannot."""
@@ -403,13 +407,19 @@ class Scene:
         if not frontend.wait_closed(self.max_wait):
             raise Broken("A", "the connection was not closed")
 
-    def broken(self, attacker: Attacker, queue: int = 1) -> None:
-        """B: the err eventfd written, counted once, the queue at rest; set up anew it works."""
-        wait_eventfd(attacker.errs[queue], self.max_wait)
+    def broken(self, attacker: Attacker, queue: int = 1, status: str = "") -> None:
+        """B: the err eventfd written, the reason told, counted once, the queue at rest; set up anew it works."""
+        self.hears(attacker.errs[queue])
+        if (told := self.arena.why("a", queue)) is not None and status not in told:
+            raise Broken("B", f"queue {queue} is broken since {told!r}, not {status!r}")
         self.counted({"bad_descriptor": 1}, exactly=queue == 1)
         self._at_rest(attacker, queue)
         attacker.restart_queue(queue)
         self.works(attacker, queue)
+
+    def hears(self, err: int) -> None:
+        """An err eventfd is written."""
+        wait_eventfd(err, self.max_wait)
 
     def works(self, attacker: Attacker, queue: int = 1) -> None:
         """A frame passes through this queue."""

@@ -1,139 +1,216 @@
-"""A scene without processes and threads: the attacker's port, its victim's, and a worker that is stepped by hand.
+"""An arena without processes and threads: the attacked pair's ports, and a worker that is stepped by hand.
 
-What `FuzzedGuest` asks of a scene, at the port itself: no front-end, no socket, no clock. Thousands of inputs a minute,
-and the same ones do the same every time.
+What an attack asks of a scene, at the ports themselves: no front-end, no socket, no thread. The worker goes round
+whenever a driver looks for an answer, so the same attack does the same every time, and hundreds of them take a second.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from bench import conservation
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.virtio_port import VirtioPort
 from fastvhost.dataplane.worker import Worker
-from tests.driver import Memory, Region, Timeout
-from tests.frontend import F_VERSION_1
+from tests.driver import Memory, Region, SplitQueue
+from tests.frontend import FEATURES, Guest, wait_eventfd
+from tests.hostile.arena import check_bystander
+from tests.hostile.invariant import Broken
 from tests.hostile.rings import FORMATS
+from tests.hostile.scene import Scene
 from tests.hostile.watch import WatchedMemory
-from tests.unit.rig import MIB, GuestPort, mapped, setup_of
+from tests.unit.rig import mapped, setup_of
 
+MAX_WAIT = 5.0
+"""Seconds, of which nothing that goes well takes any."""
+HOLD_TIMEOUT_MS = 20
+"""Frames that find no buffer wait for this long, as for 100 ms in fwd."""
+BYSTANDER_BYTES = 1 << 20
 ROUNDS = 50
 """Of the worker: what has not come by then does not come."""
 
 
-class SteppedGuest:
-    """The attacker: its memory and queues, and its port in the place of a front-end."""
+class SteppedMemory(WatchedMemory):
+    """Whoever looks whether a word of it has changed lets the worker go round first."""
 
-    def __init__(self, scene: SteppedScene, regions: Sequence[Region], features: int, queue_size: int) -> None:
-        self.memory = WatchedMemory(regions, "attacker", blank=True)
-        self.queues: list[Any] = [scene.format.queue(self.memory, queue_size, None) for _ in range(2)]
-        self.calls = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(2)]
-        self.errs = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(2)]
-        self.features = features
-        self._port = scene.port
+    def __init__(self, step: Callable[[], object], regions: Sequence[Region], name: str, *, blank: bool) -> None:
+        super().__init__(regions, name, blank=blank)
+        self._step = step
+
+    def load_u16(self, guest_addr: int) -> int:
+        self._step()
+        return super().load_u16(guest_addr)
+
+
+class SteppedFrontend:
+    """One connection: what a front-end and its session ask of a port, asked of it without messages."""
+
+    reply_ack = False
+    features = 0
+
+    def __init__(self, port: VirtioPort) -> None:
+        self._port = port
+        self._errs = [-1, -1]
+        self._queues: set[int] = set()
+        self._connected = False
+
+    def handshake(
+        self,
+        memory: Memory,
+        queues: Sequence[SplitQueue],
+        *,
+        features: int,
+        protocol_features: int,  # noqa: ARG002
+        fds: Sequence[tuple[int, int, int]],
+    ) -> None:
+        self._memory, self.features = memory, features
+        self._connected = True
         self._port.set_link(True)
         self._port.set_features(features)
-        self._port.set_memory(mapped(self.memory))
-        for index, queue in enumerate(self.queues):
-            self.set_up_queue(index, queue, kick=-1, call=self.calls[index], err=self.errs[index])
-
-    @property
-    def frontend(self) -> SteppedGuest:
-        return self
+        self._port.set_memory(mapped(memory))
+        for index, (queue, (_, call, err)) in enumerate(zip(queues, fds, strict=True)):
+            self.set_up_queue(index, queue, call=call, err=err)
 
     def get_vring_base(self, index: int) -> int:
+        self._queues.discard(index)
         return self._port.stop_queue(index)
 
-    def set_up_queue(self, index: int, queue: Any, *, kick: int, call: int, err: int) -> None:  # noqa: ARG002
-        self._port.start_queue(index, setup_of(self.memory, queue, call_fd=call))
+    def set_up_queue(self, index: int, queue: Any, *, kick: int = -1, call: int, err: int) -> None:  # noqa: ARG002
+        self._errs[index] = err
+        self._queues.add(index)
+        self._port.start_queue(index, setup_of(self._memory, queue, call_fd=call))
 
     def hear(self) -> None:
         """As its control thread does it: what broke is said by the queue's err descriptor."""
         for what, index, _ in self._port.events():
             if what == "broken":
-                os.eventfd_write(self.errs[index], 1)
+                os.eventfd_write(self._errs[index], 1)
 
     def close(self) -> None:
-        self._port.set_memory(None)
-        self.memory.close()
-        for fd in (*self.calls, *self.errs):
-            os.close(fd)
+        if self._connected:
+            self._connected = False
+            for index in sorted(self._queues):
+                self._port.stop_queue(index)
+            self._port.set_link(False)
+            self._port.set_memory(None)
 
 
-class SteppedScene:
-    """One attacker after the other."""
+class SteppedArena:
+    """Port a, which is attacked, and a guest behind port b."""
 
-    def __init__(self, ring: str) -> None:
-        self.format = FORMATS[ring]
-        self.max_wait = 0.0
-        door = Door()
-        self.port = VirtioPort("a", door)
-        self.victim = self
-        self._other = GuestPort(door, "b", Memory.of(MIB), 256, F_VERSION_1)
-        self._other.connect()
-        self.net = self._other.driver
-        self.net.post(64)
-        self.net.wait_sent = self._wait_sent  # type: ignore[method-assign]
-        self._worker = Worker(door)
-        for one, other in ((self.port, self._other.port), (self._other.port, self.port)):
-            self._worker.add_wire(one, other, hold=True, hold_timeout_ms=60_000)
-        self._guest: SteppedGuest | None = None
-        self._drops: Counter[str] = Counter()
+    def __init__(self, beside: str = "split", *, hold_timeout_ms: int = HOLD_TIMEOUT_MS) -> None:
+        """`beside`: the ring format of the guest behind port b."""
+        self.max_wait = MAX_WAIT
+        self._rounds = 0
+        self._door = Door()
+        self.ports = {name: VirtioPort(name, self._door) for name in "ab"}
+        self.worker = Worker(self._door)
+        for one, other in ("ab", "ba"):
+            ends = self.ports[one], self.ports[other]
+            self.worker.add_wire(*ends, hold=True, hold_timeout_ms=hold_timeout_ms)
+        self._connected: list[SteppedFrontend] = []
+        own, memory = FORMATS[beside], self.memory([Region(0x10000, BYSTANDER_BYTES, name="bystander")], "b")
+        queues: list[Any] = [own.queue(memory, 256) for _ in range(2)]
+        features = FEATURES | own.features
+        self.victim = Guest(self.connect("b"), memory, *queues, features=features, polled=True)  # type: ignore[arg-type]
+        self.victim.net.post(64)
 
-    def boot(self, *, regions: Sequence[Region], features: int, queue_size: int, blank: bool) -> SteppedGuest:
-        assert blank
-        self._guest = SteppedGuest(self, regions, features | self.format.features, queue_size)
-        return self._guest
+    def memory(self, regions: Sequence[Region], name: str, *, blank: bool = False) -> SteppedMemory:
+        return SteppedMemory(self.step, regions, name, blank=blank)
 
-    def let_go(self) -> None:
-        """Of the attacker, and of what it left on its way."""
-        if self._guest:
-            for index in range(2):
-                self.port.stop_queue(index)
-            self.let_rounds_pass()
-            self._guest.close()
-            self._guest = None
-            self.net.receive_all()
+    def connect(self, port: str) -> SteppedFrontend:
+        self._connected.append(SteppedFrontend(self.ports[port]))
+        return self._connected[-1]
 
-    def tries(self, _pause: float) -> Iterator[None]:
-        for _ in range(ROUNDS):
-            self.let_rounds_pass(1)
-            yield
+    def step(self) -> None:
+        self._rounds += 1
+        self.worker.step()
+        for frontend in self._connected[:1] + self._connected[-1:]:  # of port b, and of port a now
+            frontend.hear()
 
-    def let_rounds_pass(self, n: int = 5) -> None:
-        for _ in range(n):
-            self._worker.step()
-        if self._guest:
-            self._guest.hear()
+    def rounds(self) -> int:
+        """They have all been made when they are asked for."""
+        for _ in range(3):
+            self.step()
+        return self._rounds
 
-    def _wait_sent(self, _timeout: float = 0.0) -> None:
-        for _ in self.tries(0.0):
-            self.net.reclaim()
-            if not self.net._transmit_buffers:
-                return
-        raise Timeout(f"{len(self.net._transmit_buffers)} chains of the victim's are not returned")
+    def why(self, port: str, index: int) -> str:
+        """What is said of a queue that is broken."""
+        return self.ports[port].queue_state(index).broken
 
-    def forget_drops(self) -> None:
-        self._drops = self._dropped()
-
-    def new_drops(self) -> Counter[str]:
-        return self._dropped() - self._drops
-
-    def _dropped(self) -> Counter[str]:
+    def drops(self) -> Counter[str]:
         counted: Counter[str] = Counter()
-        for port in (self.port, self._other.port):
+        for port in self.ports.values():
             counters = port.counters()
             counted.update(counters.rx_dropped)
             counted.update(counters.tx_dropped)
         return counted
 
+    def check(self) -> None:
+        """When the attacker is gone: what its peer has of it, and that all frames add up."""
+        self.rounds()
+        check_bystander(self.victim, self.max_wait)
+        conservation.check(self.worker, *self.ports.values())
+
     def close(self) -> None:
-        self.let_go()
-        conservation.check(self._worker, self.port, self._other.port)
-        self._worker.close()
-        self.port.close()
-        self._other.close()
+        self.worker.close()
+        for port in self.ports.values():
+            port.close()
+        self.victim.close()
+
+
+class SteppedScene(Scene):
+    """A scene in which nothing takes time."""
+
+    def __init__(self, arena: SteppedArena, ring: str) -> None:
+        super().__init__(arena, ring)  # type: ignore[arg-type]
+        self.stepped = arena
+
+    def connect(self, port: str = "a") -> Any:
+        self.disconnect()
+        self.connections += 1
+        frontend: Any = self.stepped.connect(port)
+        self._frontends.append(frontend)
+        return frontend
+
+    def memory(self, regions: Sequence[Region], *, blank: bool) -> WatchedMemory:
+        return self.stepped.memory(regions, "attacker", blank=blank)
+
+    def hears(self, err: int) -> None:
+        self.stepped.rounds()
+        wait_eventfd(err, 0.0)
+
+    def pause(self, seconds: float) -> None:  # noqa: ARG002
+        self.let_rounds_pass()
+
+    def tries(self, pause: float) -> Iterator[None]:  # noqa: ARG002
+        for _ in range(ROUNDS):
+            self.stepped.step()
+            yield
+
+
+def run(act: Callable[[Scene], object], ring: str) -> None:
+    """One attack on an arena of its own, where everyone has rings of this format. Raises Broken."""
+    arena = SteppedArena(ring)
+    try:
+        scene = SteppedScene(arena, ring)
+        try:
+            act(scene)
+            scene.disconnect()
+            arena.rounds()
+            scene.verify_memory()
+        finally:
+            scene.close()
+        arena.check()
+    finally:
+        arena.close()
+
+
+def check_unmapped() -> None:
+    """I5: nothing of any attacker's memory is mapped any more."""
+    with open("/proc/self/maps") as maps:  # noqa: PTH123
+        if "/memfd:attacker" in maps.read():
+            raise Broken("I5", "memory of an attacker's is still mapped")

@@ -2,7 +2,7 @@
 
 All guests have rings of the case's format: the attacker if it has any, its victim, the honest pair, and whoever comes
 afresh. Mixed formats are what the sanitized build and the broken back-end meet. An attack is run here on one of its
-formats, and on the others in test_attacks_on_other_formats.
+formats, and on all of them in test_stepped_attacks, or on the others in test_attacks_on_other_formats.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from tests.hostile.attacks_fuzzed import MET, MET_ON_SPLIT
 from tests.hostile.conftest import endurance
 from tests.hostile.fuzzed import FuzzedGuest
 from tests.hostile.rings import EVERY, FORMATS
-from tests.hostile.stepped_scene import SteppedScene
+from tests.hostile.stepped_scene import SteppedArena, SteppedScene
 from tests.hostile.test_fuzz_messages import fuzz
 
 EXAMPLES = 200
@@ -43,32 +43,46 @@ class Choices:
 
 
 class Target:
-    """A new scene where an example has failed."""
+    """A new arena where an example has failed."""
 
     def __init__(self, ring: str) -> None:
         self._ring = ring
-        self._scene = SteppedScene(ring)
+        self._begin()
         self.told: Counter[str] = Counter()
+
+    def _begin(self) -> None:
+        self._arena = SteppedArena(hold_timeout_ms=60_000)
+        self._scene = SteppedScene(self._arena, self._ring)
 
     def attack(self, example: tuple[random.Random, bool, int]) -> None:
         chosen, good, inputs = example
         guest = None
         try:
             rng: Any = Choices(chosen)
-            guest = FuzzedGuest(self._scene, rng, good)  # type: ignore[arg-type]
+            guest = FuzzedGuest(self._scene, rng, good)
             for _ in range(inputs):
                 guest.step()
             guest.counted()
+            self._scene.disconnect()
+            self._scene.let_rounds_pass()
             self._scene.let_go()
+            self._scene.victim.net.receive_all()
         except BaseException as error:
-            self._scene = SteppedScene(self._ring)
+            self._end()
+            self._begin()
             if guest:
                 error.add_note(guest.words())
             raise
         self.told.update(guest.told)
 
+    def _end(self) -> None:
+        self._scene.close()
+        self._arena.close()
+
     def close(self) -> None:
         self._scene.close()
+        self._arena.check()
+        self._arena.close()
 
 
 @pytest.fixture(params=EVERY)

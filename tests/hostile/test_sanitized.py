@@ -1,8 +1,9 @@
-"""The attacks on rings once more against a debug build with AddressSanitizer and UndefinedBehaviorSanitizer.
+"""The attacks on rings once more on a debug build with AddressSanitizer and UndefinedBehaviorSanitizer.
 
 Any report of theirs is found in the log, and ends the process: I1. So does a check of the debug build that fails. How
-fast such a build is, is no question, and what others notice of an attack, no more: test_attacks asks that. The unit
-tests that drive rings run on it, too.
+fast such a build is, is no question, and what others notice of an attack, no more: test_attacks asks that. Attacks on
+rings and frames alone are run at a port, on every format, and so are randomly generated rings and the unit tests that
+drive rings; what needs a session, or memory that changes meanwhile, is run on a running fwd.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from tests.hostile.conftest import BRIEF_ONES, Shared, endurance
 from tests.hostile.sanitized import OPTIONS, ROOT, build, run, sanitized
 
 pytestmark = pytest.mark.timeout(900)  # the build, on a busy machine
-WITHOUT_RINGS = {
-    f"tests.hostile.attacks_{about}" for about in ("costly", "doors", "fds", "message", "shared", "shares", "sustained")
-}
+WITHOUT_RINGS = {"costly", "doors", "fds", "message", "shared", "shares", "sustained"}
 ON_RINGS = [
     (name, ring)
     for name, ring in CASES
-    if CATALOGUE[name].run.__module__ not in WITHOUT_RINGS and (ring == "split" or not CATALOGUE[name].ringless)
+    if CATALOGUE[name].about not in WITHOUT_RINGS
+    and not CATALOGUE[name].stepped
+    and (ring == "split" or not CATALOGUE[name].ringless)
 ]
 
 
@@ -97,6 +98,7 @@ UNIT_TESTS = (
     "guest_memory", "in_order_batches", "packed_ring", "pieces", "visit_budget",
 )  # fmt: skip
 """Those that drive rings and forwarding in a process of their own, and measure nothing."""
+STEPPED_ATTACKS = ("rules", "stepped_attacks", "fuzz_rings")
 LONG = "test_seventy_thousand_frames_each_way_arrive_in_order_over_an_index_wrap"
 PYTEST = """
 import sys
@@ -110,7 +112,16 @@ sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *sys.argv[2:]]))
 
 def test_no_check_fails_and_no_report_comes_in_the_unit_tests_of_rings_and_forwarding(package: Path) -> None:
     files = [f"tests/unit/test_{name}.py" for name in UNIT_TESTS]
-    done = run(ROOT, "-c", PYTEST, str(package), "-k", f"not {LONG}", *files, timeout=200)
+    passes(package, "-k", f"not {LONG}", *files)
+
+
+def test_no_check_fails_and_no_report_comes_of_the_attacks_at_a_port(package: Path) -> None:
+    passes(package, *(f"tests/hostile/test_{name}.py" for name in STEPPED_ATTACKS))
+
+
+def passes(package: Path, *words: str) -> None:
+    """All of these tests, on that build."""
+    done = run(ROOT, "-c", PYTEST, str(package), *words, timeout=600)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
 
 

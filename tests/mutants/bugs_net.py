@@ -67,7 +67,7 @@ MUTANTS = (
         NET,
         "count == 0 and scratch.chains[chain].bytes < header_bytes",
         "False",
-        "unit/test_broken_rings.py::test_a_receive_chain_shorter_than_its_header_breaks_the_receiveq[11]",
+        "hostile/test_rules.py::test_a_broken_rule_stops_its_ring_once_for_that_reason_and_set_up_anew_it_works[a_receive_chain_of_11_bytes_in_the_receiveq-split]",
     ),
     Mutant(
         "old-header-believed-but-for-num-buffers",

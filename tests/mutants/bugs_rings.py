@@ -3,13 +3,17 @@
 from tests.mutants.mutant import Mutant
 
 SPLIT, PACKED, USED = (f"dataplane/{name}.pyx" for name in ("split_ring", "packed_ring", "packed_used"))
-BROKEN = (
-    "unit/test_broken_rings.py::test_breaking_the_rules_in_the_transmitq_stops_it_once_and_setting_it_up_again_recovers"
-)
+BROKEN = "hostile/test_rules.py::test_a_broken_rule_stops_its_ring_once_for_that_reason_and_set_up_anew_it_works"
 WRAPS = "unit/test_packed_ring.py::test_frames_arrive_in_order_over_many_wraps_in_rings_of_any_size"
 
 MUTANTS = (
-    Mutant("split-head-of-queue-size", SPLIT, "head >= size", "head > size", f"{BROKEN}[head_beyond_queue]"),
+    Mutant(
+        "split-head-of-queue-size",
+        SPLIT,
+        "head >= size",
+        "head > size",
+        f"{BROKEN}[a_head_equal_to_the_queue_size-split]",
+    ),
     Mutant(
         "split-index-jump-by-outstanding",
         SPLIT,
@@ -24,7 +28,7 @@ MUTANTS = (
         "break\n",
         "            if d.next > descriptors:\n                status = RING_NEXT_BEYOND_TABLE\n                "
         "break\n",
-        f"{BROKEN}[next_beyond_table]",
+        f"{BROKEN}[a_next_equal_to_the_queue_size-split]",
     ),
     Mutant(
         "split-head-read-twice",
@@ -116,14 +120,14 @@ MUTANTS = (
         "dataplane/ring.pyx",
         "    if inside_table or d.flags & VIRTQ_DESC_F_NEXT:\n        return RING_INDIRECT_NESTED\n",
         "    if d.flags & VIRTQ_DESC_F_NEXT:\n        return RING_INDIRECT_NESTED\n",
-        f"{BROKEN}[indirect_nested]",
+        f"{BROKEN}[an_indirect_table_in_an_indirect_table-split]",
     ),
     Mutant(
         "ring-odd-table",
         "dataplane/ring.pyx",
         "d.len % VIRTQ_DESC_BYTES",
         "0",
-        f"{BROKEN}[indirect_table_of_17_bytes]",
+        f"{BROKEN}[an_indirect_table_of_17_bytes-packed]",
     ),
     Mutant(
         "ring-buffer-over-the-end-of-its-region",
