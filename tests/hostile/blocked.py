@@ -1,8 +1,8 @@
-"""How long threads of a process sleep in the kernel at one time, and over what, seen from outside.
+"""How long threads of a process sleep in the kernel at a time, and in which function, seen from outside.
 
-A thread that sleeps, and has given up its CPU as often as when it was looked at before, has slept all the while. So
-what is told is never more than what was: a machine that keeps the looker from its CPU makes it look less often. For how
-long threads of the process were ready to run and did not is subtracted: who waits for one of those waits for its CPU.
+A thread that sleeps, and has as many context switches as at the look before, has slept all the time between. So the
+time that is reported is never too long; on a busy machine there are only fewer looks. The time in which threads of the
+process were ready to run without a CPU is subtracted: a thread that waits for one of those waits for that CPU.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 LOOK = 0.001
-"""Seconds between two looks, at the least."""
+"""The least seconds between two looks."""
 YOUNG = 0.003
-"""Seconds of sleep that are not looked into."""
+"""Shorter sleeps, in seconds, are not looked into."""
 IDLE = ("poll_schedule_timeout", "do_epoll_wait", "ep_poll", "do_sigtimedwait")
-"""Where in the kernel a thread waits that has nothing to do: for any of many descriptors, or for a signal. As
-/proc/PID/task/TID/wchan says it."""
+"""Kernel functions in which an idle thread waits: for any of many descriptors, or for a signal. As in
+/proc/PID/task/TID/wchan."""
 AWAKE = "0"
-"""The same file of a thread that is about to sleep, or woken: where it waits, it waits for its CPU."""
+"""That file for a thread that is about to sleep or was woken: it waits for a CPU only."""
 STATUS = re.compile(rb"^State:\t(\w).*^voluntary_ctxt_switches:\t(\d+)", re.M | re.S)
 """/proc/PID/task/TID/status, proc(5)."""
 
 
 def is_idle(pid: int, thread: int) -> bool:
-    """Whether it waits now, and for anything to do."""
+    """Whether it is idle: it waits in one of these functions."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/task/{thread}/wchan").read_text().startswith(IDLE)
     return False
@@ -42,7 +42,7 @@ class Sleep(NamedTuple):
     """The longest one."""
 
     seconds: float
-    """But for what was without a CPU meanwhile."""
+    """Without the time in which threads had no CPU."""
     thread: int
     where: str
     """The kernel's function."""
@@ -54,7 +54,7 @@ class Looks(NamedTuple):
     longest: Sleep
     number: int
     widest: float
-    """Seconds between two looks: what is shorter than this may have been missed."""
+    """The longest time between two looks, in seconds: shorter sleeps may have been missed."""
 
 
 class Sleeper:
@@ -66,20 +66,20 @@ class Sleeper:
         self._status = os.open(task / "status", os.O_RDONLY)
         self._schedule = os.open(task / "schedstat", os.O_RDONLY)
         self._sleep = -1
-        """Its number, -1 while it runs or may run."""
+        """The number of the sleep, -1 while it runs or may run."""
         self._since = self._waited = self._seen = 0.0
         self._where = ""
 
     def waited(self) -> float:
-        """Seconds for which it was ready to run and did not."""
+        """Seconds in which it was ready to run and had no CPU."""
         with contextlib.suppress(OSError):  # it ended
             return int(os.pread(self._schedule, 64, 0).split()[1]) / 1e9
         return 0.0
 
     def look(self, waited: float) -> Sleep | None:
-        """`waited`: of all threads together. Returns a sleep that is over, and was not that of who has nothing to do.
+        """Returns a sleep that has ended, unless the thread was idle. `waited`: of all threads together.
 
-        Until then it is not known for how long others, who were to end it, waited for a CPU.
+        Only after its end is it known how long the threads that were to end it waited for a CPU.
         """
         now, number = time.monotonic(), self._number()
         if number == self._sleep and number >= 0:
@@ -101,7 +101,7 @@ class Sleeper:
         return bool(where) and not where.startswith(IDLE)
 
     def _number(self) -> int:
-        """Of the sleep that it is in."""
+        """The number of its current sleep."""
         with contextlib.suppress(OSError):
             found = STATUS.search(os.pread(self._status, 4096, 0))
             if found and found[1] in b"SD":
@@ -117,7 +117,7 @@ class Sleeper:
 
 
 class Blocked:
-    """The process that looks on, seen from the test."""
+    """The process that looks, as the test uses it."""
 
     def __init__(self, pid: int, threads: Iterable[int]) -> None:
         self.process = subprocess.Popen(
@@ -140,7 +140,7 @@ class Blocked:
 
 
 def look_on(pid: int, threads: Iterable[int]) -> None:
-    """Until its input ends; a line of it is answered by what was seen so far."""
+    """Look until standard input ends; answer each line of it with the sleeps seen so far."""
     sleepers = [Sleeper(Path(f"/proc/{pid}/task/{thread}")) for thread in threads]
     longest, number, widest, last = Sleep(0.0, 0, "-"), 0, 0.0, time.monotonic()
     while True:

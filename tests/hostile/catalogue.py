@@ -31,9 +31,9 @@ BRIEF = [case for case in CASES if case not in {*WHOLE, *STEPPED}]
 
 
 def beside(case: Case) -> str:
-    """The ring format of the guests beside the attacker, on a back-end whose rings are broken: not the attacker's, or
+    """The ring format of the guests beside the attacker on a back-end with ring bugs.
 
-    they would meet its bugs by themselves; unless the attacker has no rings, when theirs are what it is about.
+    Not the attacker's format, since honest guests would meet the bug, too; except where the attacker has no rings.
     """
     name, ring = case
     return ring if CATALOGUE[name].ringless else "split"

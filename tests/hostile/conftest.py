@@ -10,26 +10,26 @@ import pytest
 from tests.hostile.arena import Arena
 
 BRIEF_ONES = 80
-"""Brief attacks that an arena is for: each sets rings up about ten times, and a port may do so 1024 times at once."""
+"""The most brief attacks of an arena: each sets rings up about ten times, and a port may do so 1024 times at once."""
 LONG_ENDURANCE = 12.0
 """With --long: a minute of concurrent rewriting of each ring format, and so on."""
 
 
 def endurance(config: pytest.Config) -> float:
-    """How long what repeats goes on, of what it usually does."""
+    """The factor by which repeating tests run longer than usual."""
     return LONG_ENDURANCE if config.getoption("--long") else 1.0
 
 
 class Shared:
-    """An arena that lasts until an attack spoils it."""
+    """An arena that is used until an attack fails."""
 
     def __init__(self, make: Callable[[str], Arena], most: float = math.inf) -> None:
-        """`most`: attacks that one of them is for."""
+        """`most`: the most attacks for one arena."""
         self._make, self._most = make, most
         self._arena: Arena | None = None
 
     def get(self, beside: str = "split") -> Arena:
-        """With rings of this format beside the attacker. A new one, too, where it made all changes that it may."""
+        """An arena with rings of this format beside the attacker. A new one where the last had `most` attacks."""
         fit = self._arena and self._arena.beside == beside and not self._arena.spoiled and self._arena.runs < self._most
         if self._arena and not (fit and self._arena.backend.alive()):
             self.close()

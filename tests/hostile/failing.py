@@ -1,4 +1,4 @@
-"""A fwd whose calls for resources fail when the test says so: failing.c, preloaded."""
+"""A fwd in which calls that need resources fail when the test says so: failing.c, preloaded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FUNCTIONS = (
     "recvmsg", "sendmsg",
 )  # fmt: skip
 BOARD = (*FUNCTIONS, "first_frame")
-"""As failing.c numbers them. The last is no call of ours: what CPython maps for a thread."""
+"""In the order of failing.c. The last is CPython's mapping for a new thread."""
 FOR_EVER = 1 << 40
 
 
@@ -54,7 +54,7 @@ class Failing:
     def fail(self, function: str, *, after: int = 0, times: int = FOR_EVER) -> None:
         """`after` calls of it succeed, then so many fail, and then all succeed."""
         at = BOARD.index(function) * ENTRY.size
-        self._board[at + 8 : at + 16] = bytes(8)  # none fails while the rest is written
+        self._board[at + 8 : at + 16] = bytes(8)  # switched off while the rest is written
         self._board[at : at + 8] = struct.pack("q", after)
         self._board[at + 8 : at + 16] = struct.pack("q", times)
 
@@ -68,7 +68,7 @@ class Failing:
 
     @contextlib.contextmanager
     def failing(self, function: str, *, after: int = 0, times: int = FOR_EVER) -> Iterator[None]:
-        """In the block these calls fail, and behind it none does."""
+        """These calls fail within the block."""
         self.fail(function, after=after, times=times)
         try:
             yield

@@ -1,7 +1,7 @@
-"""The other half of a hostile guest: a process that rewrites what the device is just reading, as fast as it can.
+"""A process of a hostile guest that rewrites what the device is reading, as fast as it can.
 
-It gets the file of the guest's memory and a list of jobs (offset, candidates): bytes to put there, chosen at random
-again and again. Its board says whether to do so in the file or, for as much work with no victim, in memory of its own.
+It gets the file of the guest's memory and a list of jobs (offset, candidates): it writes a random candidate there,
+again and again. Its board says whether to do that in the file or, as harmless work, in memory of its own.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import time
 from collections.abc import Sequence
 
 Job = tuple[int, list[bytes]]
-"""Where in the file, and what may be written there."""
+"""Offset in the file, and candidates to write there."""
 AIMED, STOP, READY = 0, 1, 2
 COUNT = slice(8, 16)
-"""On the board: how often something was rewritten in the file."""
+"""On the board: how often the file was rewritten."""
 BATCH = 500
 
 
 class Flipper:
-    """The process, seen from the test."""
+    """The process, as the test uses it."""
 
     def __init__(self, fd: int, jobs: Sequence[Job], seed: int = 1) -> None:
         board_fd = os.memfd_create("board")

@@ -1,8 +1,8 @@
-"""The built-in guests as the honest pair: their flood, in turns with and without an attack. Invariant I2.
+"""The built-in guests as an honest pair: their flood, in turns with and without an attack. Invariant I2.
 
-A pair that sends 6000 frames a second does not notice a worker that lost nine tenths of its time. This one takes all
-that the worker has. Its rate is frames per second in which both its thread and the worker had a CPU: frames move only
-then. What the worker waits for but a CPU counts as the attack's doing.
+A pair that sends 6000 frames a second does not notice a worker that loses nine tenths of its time; this one takes all
+of the worker's time. Its rate is frames per second in which both its thread and the worker had a CPU: frames move only
+then. Other waits of the worker count against the attack.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from tests.hostile.rings import FORMATS
 from tests.own_time import waited_seconds
 
 TURN, SETTLE = 0.5, 0.05
-"""Seconds; and for how many of them what the turn before left behind may still be worked off."""
+"""Seconds of a turn, and seconds at its beginning in which the worker may still finish work of the turn before."""
 LEAST_SHARE = 0.9
 FAIR_SHARE = 0.45
-"""Beside a port that asks for as much of the worker as it can have, by legal means: half, but for what turns differ."""
+"""What remains beside a port that legally takes as much of the worker as it can: half, less what turns differ."""
 TURNS = 4
-"""With the attack, and as many without."""
+"""Turns with the attack, and as many without."""
 MOST_TURNS = 28
-"""Where the median is too low."""
+"""The most turns, where the median is too low."""
 HOPELESS = 0.5
-"""Of what is asked for: a median below it after twice the turns is no doubt any more."""
+"""Of the wanted share: a median below that after twice the turns is certain."""
 LEAST_CPU = 0.2, 0.3
-"""A turn in which the flood, or the worker, which has its CPU to itself, had less of one than this says nothing."""
+"""A turn in which the flood's thread, or the worker, had its CPU for less of the time is not used."""
 SIZE = 256
 
 
@@ -44,18 +44,18 @@ class Look(NamedTuple):
     wrong: int
     """Frames corrupt, repeated or reordered."""
     waited: tuple[float, float]
-    """Seconds without a CPU, of its thread and of the worker's."""
+    """Seconds without a CPU, of its thread and of the worker."""
 
 
 class Flood:
-    """The process with the built-in guests, seen from the test. It floods between start() and rest()."""
+    """The process with the built-in guests, as the test uses it. It floods between start() and rest()."""
 
     def __init__(self, backend: Backend, left: str, right: str, ring: str) -> None:
         self._backend = backend
         self.had: list[tuple[float, float]] = []
-        """Turn by turn, the part of the time in which its thread and the worker had a CPU."""
+        """For each turn, the part of the time in which its thread and the worker had a CPU."""
         self.core = backend.other_core()
-        """Its own, and the attacker's: the worker has another one to itself."""
+        """The CPU of the flood and of the attacker; the worker has another one for itself."""
         paths = [str(backend.path(name)) for name in (left, right)]
         command = [
             sys.executable,
@@ -93,7 +93,7 @@ class Flood:
         self._say("start")
 
     def rest(self) -> None:
-        """No frame of it is on its way any more."""
+        """Stop sending, and wait until no frame is in flight."""
         self._say("rest")
 
     def look(self) -> Look:
@@ -111,7 +111,7 @@ class Flood:
             self.process.wait()
 
     def rate_while(self, work: Callable[[], object], seconds: float = TURN) -> float | None:
-        """Frames a second while this is done again and again; None where the machine left too little time to say."""
+        """Frames a second while `work` is done again and again; None where the machine left too little CPU time."""
         start = time.monotonic()
         while time.monotonic() < start + SETTLE:
             work()
@@ -122,7 +122,7 @@ class Flood:
         if after.wrong:
             raise Broken("I2", f"{after.wrong} frames of the honest flood are corrupt, repeated or out of order")
         wall = after.seconds - before.seconds
-        # What keeps one of them from its CPU knows nothing of the other: they run together for the product of both.
+        # Their waits for a CPU are independent: both run at the same time for the product of the two parts.
         had = [max(0.0, 1 - (now - then) / wall) for now, then in zip(after.waited, before.waited, strict=True)]
         self.had.append((had[0], had[1]))
         if had[0] < LEAST_CPU[0] or had[1] < LEAST_CPU[1]:
@@ -131,16 +131,16 @@ class Flood:
 
 
 class Shares:
-    """Paired turns: the honest flood's rate with the attack, of its rate without."""
+    """Pairs of turns: the ratio of the honest flood's rates with and without the attack."""
 
     def __init__(self, flood: Flood, act: Callable[[], object], quiet: Callable[[], object]) -> None:
         self._flood, self._act, self._quiet = flood, act, quiet
         self.ratios: list[float] = []
         self.rates: list[tuple[float, float]] = []
-        """Frames a second with and without, turn by turn."""
+        """Frames a second with and without the attack, for each pair."""
 
     def pair(self) -> None:
-        """One turn of each; which of them comes first, alternates."""
+        """Run one turn of each; which of them is first alternates."""
         if len(self.rates) % 2:
             calm, attacked = self._flood.rate_while(self._quiet), self._flood.rate_while(self._act)
         else:
@@ -175,7 +175,7 @@ class Shares:
 
 
 def main(arguments: list[str]) -> None:
-    """Answers a line to each line of its input: `start` and `rest` with nothing, `look` with its counters."""
+    """Answers each line of its input: `start` and `rest` with an empty line, `look` with its counters."""
     from fastvhost.driver.guests import Guests, PairSettings
 
     left, right, ring, *core = arguments

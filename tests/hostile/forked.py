@@ -1,4 +1,4 @@
-"""Processes forked from a clean one that has the modules already: they start in milliseconds, and tests start many."""
+"""Processes forked from one that has loaded the modules: they start in milliseconds, and tests start many."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _run(main: Callable[[Sequence[str]], object], arguments: Sequence[str], log:
 
 
 class Forked:
-    """What subprocess.Popen offers, as far as it is needed here, for a main function of ours."""
+    """The part of subprocess.Popen's interface that is needed here, for a Python function."""
 
     def __init__(self, main: Callable[[Sequence[str]], object], arguments: Sequence[str], log: Path) -> None:
         self._process = CONTEXT.Process(target=_run, args=(main, arguments, str(log)), daemon=True)

@@ -1,4 +1,4 @@
-"""A guest whose rings are fuzzed: lays a plan into a ring, offers it, and holds what comes of it against the model."""
+"""A guest whose rings are fuzzed: writes a plan into a ring, offers it, and compares the result with the model."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from tests.packed_driver import DESC_F_AVAIL, DESC_F_USED, PACKED_DESCRIPTOR
 
 SPLIT_SIZES = (1, 2, 4, 8, 16, 32, 64)
 PACKED_SIZES = (1, 2, 3, 5, 7, 8, 12, 16, 31, 33, 48, 64)
-"""No longer than the other side has buffers: however far an index jumps, no frame waits for one."""
+"""No larger than the number of the receiver's buffers: however far an index jumps, no frame waits for a buffer."""
 RINGS_END = 0x4000
-"""Behind the first address: everything before belongs to the rings."""
+"""Offset of the buffers from the first address; the rings lie before."""
 NEAR, NEXT_TO, FAR = GUEST_ADDR, GUEST_ADDR + 0x18000, GUEST_ADDR + 0x38000
-"""Regions: two side by side, and one behind a hole."""
+"""Regions: two adjacent ones, and one after a hole."""
 LENGTH = {NEAR: 0x18000, NEXT_TO: 0x10000, FAR: 0x10000}
 
 
 class SplitFace:
-    """Where a split ring is, and where it goes on."""
+    """The position of a split ring."""
 
     rules = SplitRules
 
@@ -52,7 +52,7 @@ class SplitFace:
         return rng.choice((NEAR_WRAP, 0, 65535, rng.randrange(1 << 16), (1 << 16) - size))
 
     def lay(self, plan: Plan, rng: random.Random) -> tuple[int, bytes]:
-        """Everything but the available index; where that is, and what will be there."""
+        """Write everything but the available index. Returns where that is, and its new value."""
         queue, memory, size = self.queue, self.queue.memory, self.queue.size
         table = (DESCRIPTOR.pack(*plan.entries.get(i, (0, 0, 0, 0))) for i in range(size))
         memory.write(queue.descriptor_area, b"".join(table))
@@ -73,7 +73,7 @@ class SplitFace:
         return n
 
     def told(self, chain: Chain) -> tuple[int, int]:
-        """What stands in the used ring at this chain's place."""
+        """The used element at this chain's place."""
         at = self.queue.device_area + 4 + 8 * (chain.at % self.queue.size)
         ident, n = self.queue.memory.unpack(USED_ELEMENT, at)
         return ident, n
@@ -91,7 +91,7 @@ class SplitFace:
 
 
 class PackedFace:
-    """The same of a packed ring."""
+    """The same for a packed ring."""
 
     rules = PackedRules
 
@@ -116,7 +116,7 @@ class PackedFace:
         return half_base(rng.choice((0, size - 1, max(size - 2, 0), rng.randrange(size))), rng.random() < 0.5)
 
     def lay(self, plan: Plan, rng: random.Random) -> tuple[int, bytes]:
-        """Everything but the flags of the first descriptor: the others as planned, or as used on the lap before."""
+        """Write all but the flags of the first descriptor: the others as planned, or as used in the lap before."""
         memory, entries = self.queue.memory, []
         for i in range(self.queue.size):
             lap = self.wrap if i < self.index else not self.wrap
@@ -133,11 +133,11 @@ class PackedFace:
         return rules.chains(self.index, self.wrap)
 
     def returned(self, done: list[tuple[Chain, int]]) -> int:
-        """How many chains came back, as far as the first that did not; a batch shows at its first place alone."""
+        """How many chains came back, up to the first that did not. Of a batch only the first place is written."""
         shown = [at for at, (chain, _) in enumerate(done) if self.is_used(chain)]
         if not shown:
             return 0
-        # The last one shown may stand for a batch, in order, up to the chain that it names.
+        # The last used element may be for a batch, in order, up to the chain that it names.
         last = shown[-1]
         ident, _ = self.told(done[last][0])
         return max([last, *(at for at in range(last, len(done)) if done[at][0].ident == ident)]) + 1
@@ -186,7 +186,7 @@ class FuzzedGuest:
         self.faces: list[Any] = [(PackedFace if self.packed else SplitFace)(queue) for queue in self.guest.queues]
         self.expected: Counter[str] = Counter()
         self.told: Counter[str] = Counter()
-        """What was tried, and how often."""
+        """What was tried, with how often."""
         self.sloppy = 0
         self.index, self.face, self.plan, self.outcome = 1, self.faces[1], Plan(), Outcome()
         scene.forget_drops()
@@ -243,7 +243,7 @@ class FuzzedGuest:
         others = [*self.faces[0].rings(), *self.faces[1].rings(), *tables]
         return received(chains, self.plan.frames, mergeable=self.mergeable, others=others)
 
-    # What must come of it
+    # The expected result
 
     def just_that(self) -> None:
         outcome, done = self.outcome, self.outcome.done
@@ -261,7 +261,7 @@ class FuzzedGuest:
             told = [self.face.told(chain) for chain, _ in done]
             words = f"{n} of {len(done)} chains came back, as {told}, {len(arriving)} frames did not arrive"
             raise Broken("C", f"{words}; it broke {broken} times, the rule is {outcome.broken!r}")
-        # Where names are not unique, a batch may have been taken for a longer one.
+        # Where ids are not unique, a batch may look longer than it is.
         if self.rng.random() < 0.1 or len({chain.ident for chain, _ in done}) < max(len(done), 1):
             self.scene.let_rounds_pass()
             self.arrive([])
@@ -274,7 +274,7 @@ class FuzzedGuest:
             self.restart(self.index)
 
     def arrive(self, expected: list[bytes]) -> None:
-        """Take what reached the other side: these frames in this order."""
+        """Receive on the other side: these frames in this order."""
         net = self.scene.victim.net
         while True:
             try:
@@ -295,7 +295,7 @@ class FuzzedGuest:
             return 0
 
     def all_told(self) -> bool:
-        """Each chain came back at its place under its own name, or in order within a batch under the last one's."""
+        """Whether each chain came back at its place under its own id, or within a batch under the last one's."""
         done = self.outcome.done
         reached = {0}
         for at, (chain, n) in enumerate(done):
@@ -309,7 +309,7 @@ class FuzzedGuest:
         return len(done) in reached
 
     def check_memory(self, outcome: Outcome) -> None:
-        """I6: nothing but that was written, and of frames just what they are."""
+        """I6: only expected places were written, and the frames are as expected."""
         written = [(addr, data) for addr, data in outcome.written if data]
         allowed = [place for face in self.faces for place in face.may_write([])]
         allowed += self.face.may_write(outcome.done) if outcome.done else []
@@ -325,7 +325,7 @@ class FuzzedGuest:
             self.memory.accept(own)
 
     def anything(self) -> None:
-        """Where the specification leaves it open: the invariants, and rings that work again when they are set up."""
+        """Where the result is open: check the invariants, and that rings work again when set up anew."""
         self.scene.let_rounds_pass()
         net = self.scene.victim.net
         if any(marker("attacker") in frame for frame in net.receive_all()):
@@ -346,7 +346,7 @@ class FuzzedGuest:
         self.accept()
 
     def restart(self, index: int, *, anywhere: bool = False) -> None:
-        """Stop a queue, which must be where the model is, and set it up with another size at another place."""
+        """Stop a queue, whose position must be the model's, and set it up with another size at another place."""
         face, frontend = self.faces[index], self.guest.frontend
         base = frontend.get_vring_base(index)
         if not anywhere and base != face.base:
@@ -363,7 +363,7 @@ class FuzzedGuest:
         frontend.set_up_queue(index, face.queue, kick=kick, call=call, err=err)
 
     def counted(self) -> None:
-        """Every drop so far has its reason. Whether the frame that met a bad receive chain counts twice is open."""
+        """Check the reasons of all drops. Whether the frame that met a bad receive chain counts twice is open."""
         new: Counter[str] = Counter()
         for _ in self.scene.tries(0.002):
             new = self.scene.new_drops()
@@ -377,7 +377,7 @@ class FuzzedGuest:
         self.sloppy = 0
 
     def words(self) -> str:
-        """The input, for who has to find out."""
+        """The input as text, for debugging."""
         plan, queue = self.plan, self.face.queue
         fields = "addr, bytes, id, flags" if self.packed else "addr, bytes, flags, next"
         entries = "; ".join(f"{at}: {', '.join(map(hex, each))}" for at, each in plan.entries.items())

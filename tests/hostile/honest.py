@@ -1,7 +1,7 @@
 """Two honest guests in a process of their own: numbered, checksummed frames both ways, steadily. Invariants I2 and I8.
 
-`HonestStream` starts the process and reads its board, a shared file of counters. Frames count as offered while the
-process runs, so its being descheduled costs nothing; frames that find the ring full are offered and not delivered.
+`HonestStream` starts the process and reads its board, a shared file of counters. Frames count as offered only while the
+process runs, so time without a CPU does not count; frames that find the ring full are offered and not delivered.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ETHERTYPE = 0x88B5  # for local experiments
 GUARD = 64
 TICK, PAUSED_TICK = 0.001, 0.02
 MOST_DUE = 0.005
-"""Seconds of frames that are made up for after a pause of this process; the rest was never offered."""
+"""After a pause of this process, frames of this many seconds are sent at once; the others are not offered."""
 
 
 class Progress(NamedTuple):
@@ -67,7 +67,7 @@ class HonestStream:
         self.process = Forked(main, arguments, self._log)
 
     def progress(self) -> Progress:
-        """A reading that came out the same twice: the board is written while we look."""
+        """Two equal readings, since the board is written at the same time."""
         while (reading := self._board[: SLOTS.size]) != self._board[: SLOTS.size]:
             pass
         return Progress(*SLOTS.unpack(reading))
@@ -80,11 +80,11 @@ class HonestStream:
             time.sleep(0.01)
 
     def pause(self, on: bool) -> None:
-        """Offer nothing, or offer again; what is on its way arrives, and what is wrong is still said."""
+        """Stop or go on offering. Frames in flight still arrive, and errors are still reported."""
         self._board[PAUSE_AT] = on
 
     def fault(self) -> str:
-        """What went wrong, or nothing: a frame corrupt, duplicated or out of order, memory overwritten, a lost link."""
+        """What went wrong, or empty: a corrupt, duplicated or reordered frame, memory overwritten, a lost link."""
         text = self._board[FAULT_AT:].split(b"\0", 1)[0].decode()
         if not text and self.process.poll() is not None:
             text = f"the honest guests ended: {self._log.read_text()[-1000:]}"
@@ -141,7 +141,7 @@ class _Side:
         return len(heads)
 
     def check(self) -> tuple[int, int, str]:
-        """Take what arrived: frames received, frames that were left out before them, and what is wrong with them."""
+        """Receive. Returns frames received, frames missing before them, and what is wrong with them."""
         received = lost = 0
         for frame in self.guest.net.receive_all():
             body, crc = frame[:-4], frame[-4:]
@@ -158,14 +158,14 @@ class _Side:
         return received, lost, ""
 
     def memory_fault(self) -> str:
-        """I8: nothing was written but used rings and receive buffers."""
+        """I8: only used rings and receive buffers were written."""
         buffers = [(piece.addr, piece.bytes) for chain in self.guest.net.receive_buffers.values() for piece in chain]
         changed = self.memory.changed([*(place for ring in self.rings for place in ring.writable()), *buffers])
         return f"{self.name}: {'; '.join(changed)}" if changed else ""
 
 
 def _due(pace: int) -> Iterator[int]:
-    """How many frames are due now, each time it is asked."""
+    """Yields how many frames are due now."""
     last, owed = time.monotonic(), 0.0
     while True:
         now = time.monotonic()

@@ -1,7 +1,7 @@
-"""An attacker that is both ends of a wire, ports i and j: legal frames that cost it two indices, and the worker much.
+"""An attacker at both ends of a wire, ports i and j: legal frames that cost it two indices, and the worker much time.
 
-Every entry of each ring of i speaks of the same chain, every entry of each ring of j of the same buffer. So its own CPU
-time is that of moving the available indices, however long the frames are, and is the same when it moves none on.
+Every entry of each ring of i names the same chain, every entry of each ring of j the same buffer. So its own CPU time
+is that of moving the available indices, however long the frames are, and is the same in quiet turns.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from tests.hostile.scene import Scene, region
 
 SIZE = 256
 PAUSE = 0.001
-"""Seconds. A round of the attacker; its rings hold more than the worker does in that time."""
+"""Seconds between two turns; its rings hold more than the worker does in that time."""
 NET_F_MQ = 1 << 22
 BUFFER_BYTES = 66000
 Fill = Callable[[Memory, Any], None]
-"""Lays the chain that all entries of this ring speak of, as descriptor 0."""
+"""Writes the chain that all entries of this ring name, as descriptor 0."""
 
 
 class Mill:
@@ -72,7 +72,7 @@ class Mill:
 
 
 def in_pieces(pieces: int, bytes_each: int) -> Fill:
-    """A frame in so many pieces by an indirect table, which every entry of every ring shares."""
+    """A frame in `pieces` pieces in an indirect table, which all entries of all rings use."""
 
     def fill(memory: Memory, rings: Sequence[Any]) -> None:
         data = memory.take(pieces * bytes_each + 16)

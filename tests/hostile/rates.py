@@ -1,9 +1,9 @@
-"""What the built-in flood keeps of its rate beside attacks that last: median and quartiles of many paired turns.
+"""The share of its rate that the built-in flood keeps beside lasting attacks: quartiles of many paired turns.
 
 usage: python -m tests.hostile.rates [--pairs N] [--record] [NAME | NAME:FORMAT ...]
 
-Without names: every such attack, on its first ring format. In the quiet turns the same processes do as much that harms
-nobody. A port that asks for as much of the worker as it can have by legal means is one of two that share it.
+Without names: every lasting attack, on its first ring format. In the quiet turns the same processes do as much harmless
+work. A port that legally takes as much of the worker as it can gets half of it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.hostile.flood import Shares
 from tests.hostile.invariant import Broken
 
 BRIEFLY = 0.25
-"""Of the time that such an attack goes on for, beside its turns."""
+"""The part of an attack's usual time that it runs beside its turns."""
 
 
 def line(name: str, ring: str, shares: Shares) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def line(name: str, ring: str, shares: Shares) -> dict[str, Any]:
 
 
 def measured(entry: Attack, ring: str, pairs: int) -> dict[str, Any]:
-    """With a fwd of its own: what a port may do at once, it may do again. Raises Broken but for the rate."""
+    """Measure with a new fwd, whose ports have all of their shares. Raises Broken, but not for the rate."""
     arena = Arena(beside=ring, endurance=BRIEFLY, pairs=pairs)
     try:
         arena.run(entry, ring)

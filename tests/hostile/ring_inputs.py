@@ -1,7 +1,7 @@
 """Randomly generated rings for a device to walk: chains of every legal shape, and then a few of their fields changed.
 
-A plan says what will stand in a ring, in tables and in buffers before it is offered. It is right first, then spoiled:
-so that what is behind a check is reached, and not only the check. `words` tell what was done to it.
+A plan is the content of a ring, of tables and of buffers before they are offered. It is right first, and then a few
+fields are changed, so that most checks pass and the code after them is reached. `words` tell what was changed.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from tests.packed_driver import DESC_F_AVAIL, DESC_F_USED
 Entry = list[int]
 """A descriptor's four fields in the order of its layout: address, bytes, and flags and next, or id and flags."""
 EGRESS = 2048
-"""Bytes of the buffers in which frames arrive on the other side."""
+"""Bytes of the receiver's buffers."""
 CHAINS = (1, 1, 1, 2, 2, 3, 5, 8, 20, 40)
 FLAGS = (DESC_F_NEXT, DESC_F_WRITE, DESC_F_INDIRECT, DESC_F_AVAIL, DESC_F_USED, 8, 1 << 14)
 
 
 class Space:
-    """Where buffers and tables go: one behind the other, from anywhere, over the border of two regions now and then."""
+    """Addresses for buffers and tables: one after another, from a random start, sometimes across two regions."""
 
     def __init__(self, rng: random.Random, regions: Sequence[Region], ranges: Sequence[Range]) -> None:
         self.rng, self.ranges = rng, ranges
@@ -46,7 +46,7 @@ class Space:
                 return None
             self.at, self.end = self.left[0][0], sum(self.left.pop(0))
             return self.take(n)
-        # Flush with the end of a region now and then, or over it where another one follows.
+        # Sometimes exactly up to the end of a region, or across it where another one follows.
         for edge in self.edges:
             if self.at < edge - n // 2 < self.at + 4096 and edge - n // 2 + n <= self.end and self.rng.random() < 0.3:
                 self.at = self.rng.choice((edge - n, edge - n // 2, edge))
@@ -54,24 +54,24 @@ class Space:
         return addr if self.at <= self.end else None
 
     def wild(self, n: int) -> int:
-        """An address for n bytes at which something is wrong, mostly."""
+        """An address for n bytes that is mostly bad."""
         beside = [edge + by for edge in self.edges for by in (0, -1, -8, -n // 2, -n, 1 - n, 4096)]
         return self.rng.choice([*beside, *beside, 0, 1, 2**64 - 1, 2**64 - 8, 2**64 - n // 2, 2**63]) & (2**64 - 1)
 
 
 @dataclass
 class Plan:
-    """What is to stand in memory when a ring is offered."""
+    """The content of memory when a ring is offered."""
 
     entries: dict[int, Entry] = field(default_factory=dict)
-    """By their place in the ring's descriptor area."""
+    """Entries by their place in the ring's descriptor area."""
     tables: list[tuple[int, list[Entry]]] = field(default_factory=list)
     data: list[tuple[int, bytes]] = field(default_factory=list)
     heads: list[int] = field(default_factory=list)
     offered: int = 0
-    """How far the available index moves on (split)."""
+    """By how much the available index moves (split)."""
     frames: list[bytes] = field(default_factory=list)
-    """What the other side sends, for a receiveq."""
+    """Frames that the other side sends, for a receiveq."""
     words: list[str] = field(default_factory=list)
 
 
@@ -89,7 +89,7 @@ class Author:
         writable: bool,
         indirect: bool,
     ) -> None:
-        """`place`: where a packed ring goes on, with its wrap counter."""
+        """`place`: the position of a packed ring, with its wrap counter."""
         self.rng, self.space, self.size, self.packed = rng, space, size, packed
         self.writable, self.indirect = writable, indirect
         self.flags, self.link = (3, 2) if packed else (2, 3)
@@ -99,7 +99,7 @@ class Author:
         self.unasked = False
 
     def write(self, good: bool) -> Plan:
-        """`good`: without a mistake. Otherwise tables, too, where they were not negotiated."""
+        """`good`: without errors. Otherwise also indirect tables that were not negotiated."""
         self.unasked = not good and not self.indirect and self.rng.random() < 0.3
         for _ in range(self.rng.choice(CHAINS)):
             self.chain()
@@ -109,15 +109,15 @@ class Author:
             self.rng.choice(self.spoilers())()
         return self.plan
 
-    # What is right
+    # Legal content
 
     def frame_bytes(self) -> int:
-        """Of what the other side sends: now and then just what some chain has room for."""
+        """Bytes of a frame of the other side: sometimes exactly as many as some chain has room for."""
         rooms = [sum(each[1] for each in self.plan.entries.values()) - HEADER_BYTES, 60, 300]
         return min(1514, max(14, self.rng.choice((self.rng.choice(rooms), self.rng.randint(14, 400), 1514))))
 
     def total(self) -> int:
-        """Bytes of a chain, often about a limit."""
+        """Bytes of a chain, often near a limit."""
         rng = self.rng
         return rng.choice(
             (rng.randint(SHORTEST, 300),) * 12
@@ -131,7 +131,7 @@ class Author:
         total = self.total()
         header = bytes(HEADER_BYTES)
         if rng.random() < 0.1:
-            # Flags and kinds of offload, and in the rest of it what means nothing here.
+            # Flags and kinds of offload; the other fields have no meaning here.
             header = bytes((rng.choice((0, 1, 2, 0xFE)), rng.choice((0, 0, 1, 0x80)))) + rng.randbytes(10)
         data = (header + rng.randbytes(max(0, total - HEADER_BYTES)))[:total]
         pieces = rng.choice((1, 1, 1, 1, 2, 3, 4, 8, 13, left if left <= 16 else 2))
@@ -150,7 +150,7 @@ class Author:
         self.put(buffers)
 
     def huge(self) -> list[Range]:
-        """About as much as a frame may ever have, and not by its own bytes."""
+        """A chain with about the most bytes of a frame, with shared buffers."""
         start, n = max(self.space.ranges, key=lambda each: each[1])
         total = self.rng.choice((LONGEST - 1, LONGEST, LONGEST + 1, 2 * n))
         return [(start, min(n, total)), (start, total - min(n, total))]
@@ -205,12 +205,12 @@ class Author:
         return DESC_F_AVAIL if self.place[1] else DESC_F_USED
 
     def append(self, entry: Entry) -> None:
-        """Into the next place of a packed ring."""
+        """Append to a packed ring."""
         index, wrap = self.place
         self.plan.entries[index] = entry
         self.place = (index + 1, wrap) if index + 1 < self.size else (0, not wrap)
 
-    # What is not
+    # Errors
 
     def spoilers(self) -> list[Callable[[], None]]:
         own = [self.skip_one, self.offer_behind, self.only_links] if self.packed else [self.some_head, self.some_index]
@@ -221,7 +221,7 @@ class Author:
         self.plan.words.append(words)
 
     def some_entry(self) -> tuple[str, Entry]:
-        """Any descriptor, in the ring or in a table, and what it is called."""
+        """Any descriptor, in the ring or in a table, with its name."""
         found = [(f"descriptor {place}", entry) for place, entry in self.plan.entries.items()]
         for number, (_, entries) in enumerate(self.plan.tables):
             found += [(f"entry {i} of table {number}", entry) for i, entry in enumerate(entries)]
@@ -256,7 +256,7 @@ class Author:
         self.say(f"{'the id' if self.packed else 'next'} of {name} is {entry[self.link]}")
 
     def some_table(self) -> None:
-        """What refers to a table is wrong about it, or it refers to another one, or to itself."""
+        """A descriptor of an indirect table gets a wrong length, or refers to another table or to itself."""
         found = [each for each in self.plan.entries.items() if each[1][self.flags] & DESC_F_INDIRECT]
         if not found:
             return self.some_flag()
@@ -282,7 +282,7 @@ class Author:
         self.say(f"the available index moves by {self.plan.offered}")
 
     def skip_one(self) -> None:
-        """A place that is not available in front of one that is."""
+        """Make a place unavailable that is before an available one."""
         _, entry = self.some_entry()
         other = DESC_F_USED if self.marks() == DESC_F_AVAIL else DESC_F_AVAIL
         marks = self.rng.choice((0, other, DESC_F_AVAIL | DESC_F_USED))
@@ -290,7 +290,7 @@ class Author:
         self.say(f"somewhere the flags are {entry[self.flags]:#x}")
 
     def offer_behind(self) -> None:
-        """Behind the last one stands one more: available, on the next lap only, or with a hole before it."""
+        """Add one after the last: available, available in the next lap only, or after a gap."""
         _, entry = self.some_entry()
         if len(self.plan.entries) + 2 > self.size:
             return
@@ -300,7 +300,7 @@ class Author:
         self.say("one more stands behind the last one")
 
     def only_links(self) -> None:
-        """Every place of the ring leads to the one behind."""
+        """Every descriptor of the ring has NEXT."""
         name, entry = self.some_entry()
         while len(self.plan.entries) < self.size:
             self.append(self.entry(entry[0], entry[1], entry[self.flags], entry[self.link]))
@@ -314,7 +314,7 @@ class Author:
         self.say(f"{one} and {other} change places")
 
     def move_end(self) -> None:
-        """A buffer or table that ends, or begins, just where memory does."""
+        """Move a buffer or table to the end, or the beginning, of memory."""
         name, entry = self.some_entry()
         entry[0] = (self.rng.choice(self.space.edges) - self.rng.choice((0, entry[1]))) & (2**64 - 1)
         self.say(f"{name} is moved to {entry[0]:#x}")

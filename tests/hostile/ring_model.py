@@ -1,7 +1,7 @@
-"""What a device must make of a ring, read from guest memory as it stands. Virtio 1.2, sections 2.7, 2.8 and 5.1.6.
+"""What a device must do with a ring, read from guest memory. Virtio 1.2, sections 2.7, 2.8 and 5.1.6.
 
-The reference that fuzzed rings are measured by: one rule after the other, in no hurry, and nothing of fastvhost in it.
-A ring is read from a copy of the memory, made just before it is offered to the device that is tested.
+The reference for fuzzed rings: one rule after the other, simple and slow, without code of fastvhost. A ring is read
+from a copy of the memory, made just before it is offered to the device under test.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Range = tuple[int, int]
 
 
 class Still:
-    """Guest memory at one moment, and with one store more: the one by which the driver is about to offer a ring."""
+    """A copy of guest memory, with one more store: the one by which the driver is about to offer a ring."""
 
     def __init__(self, memory: Memory, store: tuple[int, bytes]) -> None:
         self.regions = memory.regions
@@ -35,7 +35,7 @@ class Still:
                 copy[at - region.guest_addr : at - region.guest_addr + len(data)] = data
 
     def read(self, addr: int, n: int) -> bytes:
-        """A range that lies in regions."""
+        """The bytes of a range that lies in regions."""
         data = b""
         while len(data) < n:
             (owner,) = (i for i, region in enumerate(self.regions) if addr + len(data) in region)
@@ -48,59 +48,59 @@ class Still:
 
 
 class Bad(Exception):
-    """The ring breaks a rule, and must be stopped in front of this chain."""
+    """The ring breaks a rule, and must be stopped before this chain."""
 
 
 class Open(Exception):
-    """What a device makes of this, the specification does not say."""
+    """The specification does not say what a device does with this."""
 
 
 class Chain(NamedTuple):
-    """A chain as its ring gives it out."""
+    """A chain of the ring."""
 
     ident: int
     """A head, or a buffer id."""
     pieces: list[Range]
     at: int
-    """Its place: where in the ring its used descriptor goes, or its number in the available ring."""
+    """Its place: where its used descriptor is written, or its number in the available ring."""
     slots: int = 1
     """Places that it takes."""
 
 
 @dataclass
 class Outcome:
-    """What becomes of everything that a ring holds."""
+    """The expected results for all chains of a ring."""
 
     done: list[tuple[Chain, int]] = field(default_factory=list)
-    """Chains that come back, in order, with the bytes written into each."""
+    """Chains that come back, in order, with the number of bytes written into each."""
     frames: list[bytes] = field(default_factory=list)
-    """What arrives on the other side; or was sent there and found its place."""
+    """Frames that arrive on the other side; for a receiveq, frames from there that were delivered."""
     written: list[tuple[int, bytes]] = field(default_factory=list)
     drops: Counter[str] = field(default_factory=Counter)
     broken: str = ""
     """The rule that was broken."""
     open: str = ""
-    """Why only the invariants hold, and nothing of the above."""
+    """Why the result is open: then only the invariants are checked."""
 
     @property
     def slots(self) -> int:
         return sum(chain.slots for chain, _ in self.done)
 
     def tags(self) -> list[str]:
-        """Everything that was tried."""
+        """All rules and drops that it covers."""
         plain = ["frame"] if self.frames else []
         return [*plain, *self.drops, *([self.broken] if self.broken else []), *(["open"] if self.open else [])]
 
 
 class Rules:
-    """One ring as its device meets it."""
+    """One ring, as a device reads it."""
 
     def __init__(self, memory: Still, size: int, area: int, *, writable: bool, indirect: bool) -> None:
         self.memory, self.size, self.area = memory, size, area
         self.writable, self.indirect = writable, indirect
 
     def inside(self, addr: int, n: int) -> bool:
-        """Whether a range lies in memory regions, adjacent ones if need be."""
+        """Whether a range lies in one region, or in adjacent ones."""
         while n > 0:
             owners = [each for each in self.memory.regions if addr in each]
             if not owners:
@@ -110,7 +110,7 @@ class Rules:
         return True
 
     def entry(self, addr: int) -> tuple[int, int, int, int]:
-        """A descriptor, which must lie in memory: its four fields."""
+        """The four fields of a descriptor, which must lie in memory."""
         if not self.inside(addr, DESCRIPTOR.size):
             raise Bad("table outside memory")
         first, n, third, fourth = DESCRIPTOR.unpack(self.memory.read(addr, DESCRIPTOR.size))
@@ -124,7 +124,7 @@ class Rules:
         return addr, n
 
     def check_table(self, n: int, flags: int, alone: bool) -> None:
-        """What refers to an indirect table. Sections 2.7.5.3 and 2.8.7. Its own WRITE flag means nothing."""
+        """Check a descriptor of an indirect table. Sections 2.7.5.3 and 2.8.7. Its WRITE flag has no meaning."""
         if not self.indirect:
             raise Bad("indirect not negotiated")
         if not alone or flags & DESC_F_NEXT:
@@ -137,7 +137,7 @@ class SplitRules(Rules):
     """Section 2.7."""
 
     def chains(self, available: int, start: int) -> Iterator[Chain]:
-        """Everything that is available, from entry `start` on."""
+        """All available chains, from entry `start` on."""
         n = (self.memory.load_u16(available + 2) - start) & 0xFFFF
         if n > self.size:
             raise Bad("available index")
@@ -176,7 +176,7 @@ class PackedRules(Rules):
     """Section 2.8."""
 
     def chains(self, index: int, wrap: bool) -> Iterator[Chain]:
-        """Everything that is available, from this place on: once round at the most, as used ones stand there then."""
+        """All available chains, from this place on: one lap at most, since used descriptors follow then."""
         taken = 0
         while taken < self.size:
             flags = self.entry(self.area + DESCRIPTOR.size * index)[3]
@@ -189,7 +189,7 @@ class PackedRules(Rules):
                 index, wrap = index - self.size, not wrap
 
     def walk(self, first: int, left: int) -> Chain:
-        """NEXT leads to the descriptor behind; the id stands in the last one; a table is a chain from end to end."""
+        """NEXT leads to the next descriptor; the id is in the last one; a table is a whole chain."""
         pieces: list[Range] = []
         count, index = 0, first
         while True:
@@ -210,13 +210,13 @@ class PackedRules(Rules):
         return Chain(ident, pieces, first, count)
 
     def table_piece(self, at: int) -> Range:
-        """Of its flags only WRITE counts; in what is only read, not even that: DPDK's driver leaves it on headers."""
+        """Only the flag WRITE counts; in a transmitq not even that, since DPDK's driver leaves it on headers."""
         addr, n, _, flags = self.entry(at)
         return self.piece(addr, n, self.writable and bool(flags & DESC_F_WRITE))
 
 
 def sent(chains: Iterator[Chain], memory: Still, most: int) -> Outcome:
-    """A transmitq: a frame of each chain, or a reason why not. `most`: bytes that a frame may have to be received."""
+    """The result for a transmitq: a frame or a drop for each chain. `most`: the longest frame that can be received."""
     outcome = Outcome()
     try:
         for chain in chains:
@@ -247,9 +247,9 @@ def frame_of(chain: Chain, memory: Still) -> bytes | str:
 
 
 def received(chains: Iterator[Chain], frames: Sequence[bytes], *, mergeable: bool, others: Sequence[Range]) -> Outcome:
-    """A receiveq that meets these frames, up to the first for which there is no room now.
+    """The result for a receiveq that gets these frames, up to the first for which there is no room now.
 
-    `others`: what lies about and means something to the device; were a frame written there, nobody could say more.
+    `others`: ranges with data that the device still reads; if a frame is written there, the result is open.
     """
     outcome = Outcome()
     waiting: list[Chain] = []
@@ -269,7 +269,7 @@ def received(chains: Iterator[Chain], frames: Sequence[bytes], *, mergeable: boo
 
 
 def place(outcome: Outcome, chains: Iterator[Chain], waiting: list[Chain], frame: bytes, mergeable: bool) -> bool:
-    """One frame into as many chains as it takes. False: there are too few."""
+    """Put one frame into as many chains as it needs. False: there are too few."""
     used: list[Chain] = []
     room, wanted = 0, HEADER_BYTES + len(frame)
     outcome.frames.append(frame)

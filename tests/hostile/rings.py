@@ -1,7 +1,7 @@
-"""The ring formats that attacks run on, and the driver's side of each, free to break every rule.
+"""The ring formats of attacks, and the driver's side of each, which can break every rule.
 
 Split and packed rings, each with and without IN_ORDER. Virtio 1.2, sections 2.7, 2.8, 2.7.9 and 2.8.8. With IN_ORDER a
-device may return a batch of chains by the last of them alone; what `take_used` returns names every one.
+device may return a batch of chains by its last one only; `take_used` returns all of them.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ Range = tuple[int, int]
 
 
 class Batches:
-    """What was offered, in order, to tell the chains of a batch from its last one."""
+    """The offered chains in order, from which the chains of a batch are known."""
 
     def __init__(self, in_order: bool) -> None:
         self.in_order = in_order
         self.offered: deque[int] = deque()
 
     def expand(self, used: Used) -> list[Used]:
-        """Everything that this element gives back, itself last."""
+        """All chains that this element returns, itself last."""
         if not self.in_order or used.head not in self.offered:
             return [used]
         batch = []
@@ -37,7 +37,7 @@ class Batches:
 
 
 class HostileSplit(SplitQueue):
-    """A split virtqueue, with spare descriptors behind its table for who looks there."""
+    """A split virtqueue, with spare descriptors after its table for devices that read too far."""
 
     def __init__(self, memory: Memory, size: int, *, start: int = NEAR_WRAP, in_order: bool = False) -> None:
         self._batches = Batches(in_order)
@@ -68,7 +68,7 @@ class HostileSplit(SplitQueue):
         return taken
 
     def writable(self) -> list[Range]:
-        """What a device may write: the used ring, avail_event included. Section 2.7.8."""
+        """The ranges that a device may write: the used ring, with avail_event. Section 2.7.8."""
         return [(self.device_area, 6 + 8 * self.size)]
 
 
@@ -78,12 +78,12 @@ def half_base(index: int, wrap: bool = True) -> int:
 
 
 def packed_base(index: int, wrap: bool = True) -> int:
-    """What SET_VRING_BASE says of a packed ring with nothing in flight: available below, used above."""
+    """The base of a packed ring with nothing in flight: available half below, used half above."""
     return half_base(index, wrap) | half_base(index, wrap) << 16
 
 
 class HostilePacked(PackedQueue):
-    """A packed virtqueue. It begins close to its end, so that every test wraps."""
+    """A packed virtqueue. It begins near the end of the ring, so that every test wraps."""
 
     def __init__(
         self, memory: Memory, size: int, *, start: int | None = None, wrap: bool = True, in_order: bool = False
@@ -94,7 +94,7 @@ class HostilePacked(PackedQueue):
         )
 
     def reset(self, start: int = 1 << 15) -> None:
-        """Empty, at a base as GET_VRING_BASE tells it: each descriptor as a device left it on the lap before."""
+        """Make it empty, at a base as of GET_VRING_BASE: each descriptor as a device left it in the lap before."""
         index, wrap = start & 0x7FFF, bool(start >> 15 & 1)
         self._avail = self._used = index
         self._avail_wrap = self._used_wrap = wrap
@@ -113,7 +113,7 @@ class HostilePacked(PackedQueue):
     # Descriptors
 
     def place_of(self, ahead: int) -> tuple[int, bool]:
-        """The index of the descriptor so far behind the next one to be offered, and its wrap counter."""
+        """Index and wrap counter of the descriptor `ahead` places after the next one to be offered."""
         at = self._avail + ahead
         return at % self.size, self._avail_wrap ^ bool(at // self.size & 1)
 
@@ -122,7 +122,7 @@ class HostilePacked(PackedQueue):
         return DESC_F_AVAIL if self.place_of(ahead)[1] else DESC_F_USED
 
     def put(self, ahead: int, addr: int, bytes: int, ident: int = 0, flags: int | None = None) -> None:
-        """Any descriptor; by default an available one that stands alone."""
+        """Write any descriptor; by default an available one that is a whole chain."""
         at, _ = self.place_of(ahead)
         flags = self.marks(ahead) if flags is None else flags
         self.memory.pack(PACKED_DESCRIPTOR, self.at(at), addr, bytes, ident, flags)
@@ -133,7 +133,7 @@ class HostilePacked(PackedQueue):
         self._avail, self._avail_wrap = self.place_of(descriptors)
 
     def adopt(self, ident: int, slots: int) -> None:
-        """A chain that was put is to be returned under this id."""
+        """Expect a chain that was written by put() to come back under this id."""
         self._slots[ident] = slots
         self._adopted.add(ident)
         self._batches.offered.append(ident)
@@ -198,7 +198,7 @@ class HostilePacked(PackedQueue):
         return taken
 
     def _next_used(self) -> tuple[bool, int, int]:
-        """Whether it is used, its length and its id. Flags first: what they vouch for may only be read after them."""
+        """Whether it is used, its length and its id. Flags first: the others are valid only after they say so."""
         flags = self.memory.load_u16(self.at(self._used) + 14)
         _, length, buffer, _ = self.memory.unpack(PACKED_DESCRIPTOR, self.at(self._used))
         marks = bool(flags & DESC_F_AVAIL), bool(flags & DESC_F_USED)
@@ -211,7 +211,7 @@ class HostilePacked(PackedQueue):
             self._used_wrap = not self._used_wrap
 
     def writable(self) -> list[Range]:
-        """What a device may write: length, id and flags of descriptors that began a chain, and its event area."""
+        """The ranges that a device may write: length, id and flags where chains begin, and its event area."""
         return [(self.device_area, 4), *((self.at(index) + 8, 8) for index in self.offered_at)]
 
 

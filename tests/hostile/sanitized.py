@@ -16,7 +16,7 @@ UNOPTIMIZED = "-O0 -g1"
 OPTIONS = {
     "ASAN_OPTIONS": {
         "detect_leaks": 0,  # the interpreter itself leaks
-        "handle_sigbus": 0,  # ours to handle: fault_guard.h
+        "handle_sigbus": 0,  # handled by fault_guard.h
         "allow_user_segv_handler": 1,
         "allocator_may_return_null": 1,  # what is too much is refused, as without it
         "max_allocation_size_mb": 4096,
@@ -28,14 +28,14 @@ OPTIONS = {
 
 
 def library(name: str) -> str:
-    """A sanitizer's library, as the compiler that builds the extensions knows it."""
+    """The path of a sanitizer's library, according to the compiler."""
     found = subprocess.run(["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout
     assert Path(found.strip()).is_absolute(), f"gcc has no {name}; install libgcc-12-dev or the like"
     return found.strip()
 
 
 def build(where: Path) -> Path:
-    """Build the package there, or what of it changed since the last time; the directory to run it from."""
+    """Build the package there, or the changed parts of it. Returns the directory to run it from."""
     command = [sys.executable, "setup.py", "-q", "build", "--build-base", str(where), "--parallel", "2"]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("FASTVHOST_")}
     environment |= {"FASTVHOST_SANITIZE": SANITIZERS, "FASTVHOST_DEBUG": "1", "FASTVHOST_CFLAGS": UNOPTIMIZED}
@@ -46,7 +46,7 @@ def build(where: Path) -> Path:
 
 
 def environment() -> dict[str, str]:
-    """What a process needs to load what `build` made."""
+    """Environment variables to load the result of build()."""
     found = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     found["LD_PRELOAD"] = f"{library('libasan.so')} {library('libubsan.so')}"
     for name, options in OPTIONS.items():
@@ -68,10 +68,10 @@ def run(package: Path, *arguments: str, timeout: float = 60) -> subprocess.Compl
 
 
 def sanitized(package: Path) -> Starter:
-    """Starts what `build` made."""
+    """Starts the fwd that build() made."""
 
     def start(arguments: list[str], log_path: Path) -> subprocess.Popen[bytes]:
-        # -m takes what lies in the current directory before what is installed.
+        # -m prefers the current directory to an installed package.
         command = [sys.executable, "-m", "fastvhost", *arguments]
         with log_path.open("a") as log:
             return subprocess.Popen(

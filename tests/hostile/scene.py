@@ -1,4 +1,4 @@
-"""What an attack has at hand: attackers on port a, the victim behind port b, and the reactions it may expect."""
+"""What an attack uses: attackers on port a, the victim at port b, and checks of the expected reactions."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from tests.hostile.arena import Arena
 
 ANSWERED = {1, 11, 15, 17, 24, 36, 40}
-"""Requests with a reply of their own, which is no ack."""
+"""Requests with a reply of their own instead of an acknowledgement."""
 GUEST_ADDR = 0x10000
 LONGEST_SLEEP = 0.1
 """Seconds for which one message may keep a worker from its rounds."""
 BEFORE, BEHIND = 0x8000, 0x8000
-"""Bytes of the attacker's file before and behind its region: its own secrets."""
+"""Bytes of the attacker's file before and after its region: they hold its own secrets."""
 
 
 def region(bytes: int = 2 << 20, guest_addr: int = GUEST_ADDR, **options: Any) -> Region:
@@ -50,14 +50,14 @@ def region(bytes: int = 2 << 20, guest_addr: int = GUEST_ADDR, **options: Any) -
 
 
 class Attacker(Guest):
-    """A guest whose memory is full of secrets, and which sees who writes to it."""
+    """A guest whose memory is full of secrets, and which detects all writes to it."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        # Polled, so that what happens to the first buffer does not depend on when a kick is noticed.
+        # Polled, so that the first buffer is handled at once and not when a kick is noticed.
         super().__init__(*args, polled=True, **options)
         self.writable: list[Range] = []
 
-    # Whichever format: what only one of them has, only attacks on that one use.
+    # Of either format: attacks on one format use members that only its class has.
     @property
     def receiveq(self) -> Any:
         return self.queues[0]
@@ -76,7 +76,7 @@ class Attacker(Guest):
         return Piece(self.put(data), len(data), **flags)
 
     def pieces(self, data: bytes, sizes: Sequence[int]) -> list[Piece]:
-        """Data cut into pieces of these sizes and a last one with the rest, each at an address of its own."""
+        """Cut data into pieces of these sizes and a last one with the rest, each at an address of its own."""
         cuts = [0, *itertools.accumulate(sizes), len(data)]
         return [self.piece(data[start:stop]) for start, stop in itertools.pairwise(cuts)]
 
@@ -93,7 +93,7 @@ class Attacker(Guest):
         return found
 
     def decoy(self, queue: HostileSplit, index: int, frame: bytes) -> None:
-        """A perfect descriptor of a perfect frame where no descriptor is: behind the table, or before it."""
+        """Write a good descriptor of a good frame outside of the table, after it or before it."""
         data = self.packet(frame)
         queue.write_descriptor(index, self.put(data), len(data))
 
@@ -121,7 +121,7 @@ class Attacker(Guest):
             raise Broken("I6", "; ".join(changed))
 
     def close(self) -> None:
-        """Disconnect; the memory stays until it was looked at."""
+        """Disconnect; the memory stays until verify()."""
         self.frontend.close()
 
     def forget(self) -> None:
@@ -147,13 +147,13 @@ class Scene:
         self._drops = arena.drops()
 
     def frame(self, bytes: int = 60) -> bytes:
-        """An Ethernet frame like no other."""
+        """A new, unique Ethernet frame."""
         return b"\2\0\0\0\0\1\2\0\0\0\0\2\x88\xb5"[:bytes] + self.random.randbytes(max(0, bytes - 14))
 
     # Connections to port a
 
     def connect(self, port: str = "a") -> Frontend:
-        """The only connection to port a, once the one before is forgotten; to another port, one beside it."""
+        """Connect: to port a once the connection before is gone; to another port at once."""
         if port == "a":
             self.disconnect()
         self.connections += 1
@@ -187,29 +187,29 @@ class Scene:
         return self._fds[-1]
 
     def adopt(self, fd: int) -> int:
-        """Closed when the scene is over."""
+        """Have this descriptor closed at the end of the scene."""
         self._fds.append(fd)
         return fd
 
     def ends_and_starts_again(self, number: int = signal.SIGTERM) -> None:
-        """With whatever is in hand, the back-end ends by this signal, and a new one serves on the same paths."""
+        """End the back-end by this signal while it has everything; a new one must serve on the same paths."""
         self.arena.start_again(number)
         self.victim = self.arena.victim
         self._drops = self.arena.drops()
 
     def give_up(self, fd: int) -> None:
-        """Close what was adopted, so that another party's may be the last descriptor of it."""
+        """Close an adopted descriptor, so that another process has the last one of that file."""
         self._fds.remove(fd)
         os.close(fd)
 
     def own_region(self, guest_addr: int = GUEST_ADDR) -> Region:
-        """Good memory, without a guest to it."""
+        """A good region without a guest."""
         own = region(guest_addr=guest_addr)
         self._regions.append(own)
         return own
 
     def control_idles(self) -> None:
-        """Every thread but the one that polls has next to nothing to do."""
+        """Check that every thread but the worker is almost idle."""
         before, end = self.arena.backend.thread_seconds(), time.monotonic() + 2.0
         others, worker = [0.0], 0.0
         while worker + sum(others) < 0.1 and time.monotonic() < end:
@@ -224,9 +224,9 @@ class Scene:
         self.arena.in_turns(act, quiet, seconds * self.arena.endurance, **more)
 
     def costs_its_share(self, act: Callable[[], object], quiet: Callable[[], object], seconds: float) -> None:
-        """A port that asks for all of the worker has what is its own. Where there is no flood to see that by, a round
+        """Check that a port which asks for all of the worker gets only its share.
 
-        of the poll loop stays short, in CPU time of its thread, and the honest stream keeps its pace.
+        Without the flood: that a round of the worker stays short, in CPU time, and the honest stream keeps its rate.
         """
         if self.arena.beside_flood:
             self.in_turns(act, quiet, seconds, least=FAIR_SHARE)
@@ -235,11 +235,11 @@ class Scene:
             self.arena.in_turns(act, quiet, seconds)
 
     def rounds_stay_short(self, act: Callable[[], object], seconds: float) -> None:
-        """While this is done again and again, a round takes its worker no longer than this."""
+        """Check that a round of the worker stays short while `act` is done again and again."""
         backend = self.arena.backend
         rounds, before = self.arena.rounds(), backend.thread_seconds()
         start, busiest = time.monotonic(), 0.0
-        # On a busy machine until a round that is too long would have shown.
+        # Long enough that a round that is too long would show, also on a busy machine.
         while time.monotonic() < start + seconds or busiest < 2 * self.arena.longest_round:
             act()
             after = backend.thread_seconds()
@@ -251,7 +251,7 @@ class Scene:
             raise Broken("I2", f"a round of the poll loop takes {spent * 1e6:.0f} us")
 
     def worker_keeps_its_pace(self, act: Callable[[], object]) -> None:
-        """No such act keeps the worker from its rounds: it runs, or waits for a CPU, or sleeps no longer than it likes.
+        """Check that the act never blocks the worker: it runs, waits for a CPU, or sleeps no longer than it wants to.
 
         Two good acts before four bad ones, on a machine that may make threads wait, which is counted apart, and now and
         then for one that waits, which is not.
@@ -269,26 +269,26 @@ class Scene:
                 raise Broken("I2", f"the worker stood still for {', '.join(f'{seconds:.2f}' for seconds in slept)} s")
 
     def forget_drops(self) -> None:
-        """What was dropped so far is not this attack's to count."""
+        """Drops so far do not count for this attack."""
         self._drops = self.arena.drops()
 
     def new_drops(self) -> Counter[str]:
-        """What the pair dropped since the last look, by reason."""
+        """Drops of the pair since the last look, by reason."""
         return self.arena.drops() - self._drops
 
     def frames_may_have_arrived(self) -> None:
-        """Of zeros perhaps, where memory went away: what they look like is the attacker's affair."""
+        """Accept frames with any content: where memory was removed they may be zeros."""
         self.let_rounds_pass()
         self.victim.net.receive_all()
 
     def zeros_are_mine(self, attacker: Attacker) -> None:
-        """The attacker changed its files behind its driver's back."""
+        """Accept changes of the attacker's memory that it made through its files."""
         assert isinstance(attacker.memory, WatchedMemory)
         for own in attacker.memory.regions:
             attacker.memory.accept(own)
 
     def let_rounds_pass(self, n: int = 3) -> None:
-        """Long enough for the worker to have seen everything that is there, however busy the machine is."""
+        """Wait until the worker has made n rounds, so that it has seen everything."""
         start, deadline = self.arena.rounds(), time.monotonic() + self.max_wait
         while self.arena.rounds() < start + n:
             if time.monotonic() > deadline:
@@ -296,13 +296,13 @@ class Scene:
             time.sleep(0.001)
 
     def nothing_arrives(self, why: str) -> None:
-        """Not a frame for the victim, though the worker looked."""
+        """Check that no frame arrives at the victim after rounds of the worker."""
         self.let_rounds_pass()
         if frames := self.victim.net.receive_all():
             raise Broken("I7", f"{why}: {len(frames)} frames arrived, the first: {frames[0][:64].hex()}")
 
     def tries(self, pause: float) -> Iterator[None]:
-        """Again and again with this pause, until what must happen has had its time."""
+        """Yields with this pause in between until max_wait is over."""
         deadline = time.monotonic() + self.max_wait
         while True:
             yield
@@ -344,7 +344,7 @@ class Scene:
         return WatchedMemory(regions, "attacker", blank=blank)
 
     def each_way(self) -> Iterator[Attacker]:
-        """An attacker that asks for acks, and one that cannot."""
+        """An attacker with REPLY_ACK, and one without."""
         for features in (PROTOCOL_FEATURES, PROTOCOL_FEATURES & ~PROTOCOL_F_REPLY_ACK):
             yield self.boot(protocol_features=features)
 
@@ -353,7 +353,7 @@ class Scene:
             frontend.close()
 
     def let_go(self) -> None:
-        """Forget the attackers so far, but for what they are to be blamed for."""
+        """Disconnect the attackers so far, and check their memory."""
         self.verify_memory()
         for attacker in self._attackers:
             attacker.forget()
@@ -375,7 +375,7 @@ class Scene:
     # Reactions
 
     def refused(self, frontend: Frontend, request: int, payload: bytes = b"", fds: Sequence[int] = ()) -> None:
-        """A: not zero where an ack was asked for, or the connection closed."""
+        """A: a non-zero answer where one was asked for, or the connection closed."""
         if request in ANSWERED:
             self.refused_by(frontend, lambda: frontend.ask(request, payload, fds))
         else:
@@ -391,7 +391,7 @@ class Scene:
             pass
 
     def tolerated(self, frontend: Frontend, request: int, payload: bytes = b"", fds: Sequence[int] = ()) -> bool:
-        """Refused or not, both are legal: whether the connection is still there."""
+        """It may be refused or not. Returns whether the connection is still open."""
         try:
             with contextlib.suppress(Refused):
                 frontend.tell(request, payload, fds)
@@ -453,7 +453,7 @@ class Scene:
         self.counted({reason: len(heads)})
 
     def delivered(self, attacker: Attacker, frame: bytes, head: int) -> None:
-        """Legal after all: the victim gets exactly this frame, and the chain comes back."""
+        """A legal input: the victim gets exactly this frame, and the chain comes back."""
         got = self.victim.net.receive(self.max_wait)
         header = self.victim.net.received_header
         if got != frame:

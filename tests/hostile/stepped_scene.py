@@ -30,7 +30,7 @@ HOLD_TIMEOUT_MS = 20
 """Frames that find no buffer wait for this long, as for 100 ms in fwd."""
 BYSTANDER_BYTES = 1 << 20
 ROUNDS = 50
-"""Of the worker: what has not come by then does not come."""
+"""Rounds of the worker, after which nothing more is expected."""
 
 
 class SteppedMemory(WatchedMemory):
@@ -84,7 +84,7 @@ class SteppedFrontend:
         self._port.start_queue(index, setup_of(self._memory, queue, call_fd=call))
 
     def hear(self) -> None:
-        """As its control thread does it: what broke is said by the queue's err descriptor."""
+        """Signal the err descriptors of broken queues, as a control thread does."""
         for what, index, _ in self._port.events():
             if what == "broken":
                 os.eventfd_write(self._errs[index], 1)
