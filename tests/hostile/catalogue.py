@@ -23,11 +23,11 @@ WHOLE = [
     for at, ring in enumerate(entry.rings)
     if entry.lasts or at == number % len(entry.rings)
 ]
-"""What is run with every invariant: what lasts on all its formats, any other attack on one of them, in turn."""
+"""Cases that run with every invariant: lasting attacks on all their formats, others on one format each, in turn."""
 STEPPED = [case for case in CASES if CATALOGUE[case[0]].stepped]
 """At a port of a test's own process, on all formats."""
 BRIEF = [case for case in CASES if case not in {*WHOLE, *STEPPED}]
-"""The rest: the attack's own expectation, and the invariants that are about its own port."""
+"""The other cases: only the attack's own expectation, and the invariants about its own port."""
 
 
 def beside(case: Case) -> str:

@@ -324,7 +324,7 @@ class Scene:
         blank: bool = False,
         port: str = "a",
     ) -> Attacker:
-        """An attacker, set up as a good guest would be. `blank`: its secrets lie outside its regions only."""
+        """An attacker, set up like a good guest. `blank`: it has secrets outside its regions only."""
         memory = self.memory(regions or [region()], blank=blank)
         try:
             frontend = self.connect(port)

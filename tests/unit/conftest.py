@@ -19,11 +19,11 @@ from tests.unit.session_bench import Bench, open_fds
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_garbage_from_other_modules() -> None:
-    """What earlier tests left to the collector may hold file descriptors, and would let go of them while we count."""
+    """Collect garbage of earlier tests: it may hold file descriptors, and close them while a test counts."""
     gc.collect()
     fd = os.memfd_create("the first")
     os.ftruncate(fd, 4096)
-    Mapping(fd, 0, 4096, 0, 0).close()  # what the first of a process makes stays, and is to be there before we count
+    Mapping(fd, 0, 4096, 0, 0).close()  # the first one of a process opens a file that stays
     os.close(fd)
 
 

@@ -37,7 +37,7 @@ class FakeRing:
         self.ram.write(offset, struct.pack(layout, *values))
 
     def take(self) -> list[tuple[int, list[Buffer]]]:
-        """Every chain made available since: its head or buffer id, and its buffers."""
+        """All chains made available since the last call: head or buffer id, and buffers."""
         raise NotImplementedError
 
     def use(self, head: int, n_bytes: int) -> None:
@@ -55,7 +55,7 @@ class FakeRing:
         raise NotImplementedError
 
     def ask_for_kick_at(self, index: int) -> None:
-        """With EVENT_IDX: once this entry, counted from the ring's start, is made available."""
+        """With EVENT_IDX: ask for a kick once this entry, counted from the ring's start, is made available."""
         raise NotImplementedError
 
     @property

@@ -1,4 +1,4 @@
-"""The kernel's side of CUSE, without one: it asks as one would, ioctl retries included, and hands out what comes."""
+"""The kernel's side of CUSE, without a kernel: it sends requests, with ioctl retries, and returns the answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RETRY = 4
 THREAD, OTHER_THREAD = 7001, 8001
 ADDRESS = 0x7FFF_0000_1000
 MOST_TRIES = 4
-"""No ioctl needs more than three; one that goes on is a loop."""
+"""No ioctl needs more than three attempts; more are an endless loop."""
 
 
 def request(opcode: int, body: bytes = b"", *, thread: int = THREAD, unique: int = 2) -> bytes:
@@ -59,7 +59,10 @@ class FakeKernel:
     def ioctl(
         self, handle: int, command: int, memory: bytes | Callable[[], bytes] = b"", thread: int = THREAD
     ) -> tuple[int, bytes]:
-        """What a program gets: an errno, and what is written back. memory: what lies at its pointer, at each look."""
+        """What the calling program gets: an errno, and the data written back.
+
+        memory: the data at its pointer, at each attempt.
+        """
         data, out = b"", 0
         for _ in range(MOST_TRIES):
             error, body = self.ask(39, ioctl_body(handle, command, data, out), thread)
@@ -82,7 +85,7 @@ class FakeKernel:
 
 
 class FakeCaller:
-    """A process that called: its threads, its file descriptors by their numbers there."""
+    """The calling process: its threads, and its file descriptors by number."""
 
     def __init__(self, thread: int) -> None:
         self.pid = thread - thread % 1000

@@ -1,4 +1,4 @@
-"""Parts for a switch without data plane or protocol, which write down what is done to them and in which order."""
+"""Parts for a switch without data plane and protocol, which record the calls of them in order."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class FakeWorker:
 
 
 class FakeService:
-    """`mood` "late": waited for, it ends only after the time is over."""
+    """`mood` "late": it ends only after stop()'s timeout."""
 
     def __init__(
         self, name: str, log: list[str], refuses: str = "", mood: str = "well", waits: list[float] | None = None
@@ -108,7 +108,7 @@ class Fakes:
     moods: dict[str, str] = field(default_factory=dict)
     refuses: dict[str, str] = field(default_factory=dict)
     waits: list[float] = field(default_factory=list)
-    """Seconds that services which are late were waited for."""
+    """The timeouts, in seconds, with which late services were stopped."""
 
     def parts(self) -> Parts:
         return Parts(object, self._worker, self._port, self._service, REASONS, (OSError, ValueError))

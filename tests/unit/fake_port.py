@@ -1,4 +1,4 @@
-"""A port that moves no packets and writes down what a session asks of it, and memory that maps nothing."""
+"""A port that moves no frames and records the calls of a session, and memory that maps nothing."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ class FakePort:
         self.next_avail: dict[int, int] = {}
         self.avail_idx: dict[int, int] = {}
         self.lost: tuple[int, ...] = ()
-        """What the next set_memory answers."""
+        """What the next set_memory() returns."""
         self.refusal = ""
-        """What the next calls that can be refused are refused with."""
+        """The text with which the next calls are refused, where they can be."""
         self.error: Exception | None = None
-        """What any call raises, as no port should."""
+        """An exception that each call raises, though a port should not."""
         self.worker_stuck = False
-        """Whether a worker does not come: no change takes effect."""
+        """Whether a worker does not come to the door, so that no change takes effect."""
         self.late = "worker7 does not come to the door"
         self.helper = False, 0
         """Whether a thread of this port notifies its driver, and how many more are held."""
         self.doors = 0
-        """Changes that took effect, of those in which something was called."""
+        """Changes that took effect and in which a setter was called."""
         self.called_at_begin = 0
         self.link = False
         self.news: list[tuple[str, int, str]] = []
@@ -71,7 +71,7 @@ class FakePort:
             raise RingRefusedError(self.refusal)
 
     def begin(self) -> None:
-        """A change of several calls begins; or goes on, where one could not be committed."""
+        """Begin a change; or go on with one that could not be committed."""
 
     def commit(self, seconds: float = 0.0) -> bool:
         if self.worker_stuck:
@@ -161,10 +161,10 @@ class FakePort:
 
 
 class FakeMapping:
-    """A region that is not mapped. Refuses what is said to have 666 bytes."""
+    """A region that is not mapped. Refuses a size of 666 bytes."""
 
     open: int = 0
-    """Mappings not closed yet, of all there are."""
+    """All mappings that are not closed."""
 
     def __init__(self, fd: int, guest_addr: int, bytes: int, _user_addr: int, _mmap_offset: int, _page: int) -> None:
         os.fstat(fd)
@@ -193,7 +193,7 @@ FAKE_MEMORY = MemoryMaker(FakeMapping, FakeTable)
 
 
 class AtOnce(Changes):
-    """Changes of a port without workers: what is to follow them follows at once."""
+    """Changes of a port without workers: they take effect at once."""
 
     def __init__(self) -> None:
         port = FakePort()

@@ -21,8 +21,7 @@ from tests.own_time import OwnTime
 
 FASTVHOST = fwd_process.command()
 ENVIRONMENT = fwd_process.environment()
-# The machine may be busy, and then fwd says so; that is no fault of what a test looks at. It may take
-# long to wake a guest, too.
+# Warnings of a busy machine, or of one that takes long to wake a guest: tests ignore them.
 BUSY_MACHINE = re.compile(r"busy with other work|waited [\d.]+ (s|% of the time) for|more than 20 us to signal")
 
 
@@ -61,7 +60,7 @@ class Forwarder:
             time.sleep(0.005)
 
     def rounds(self) -> int:
-        """How often its workers have gone round."""
+        """How many rounds its workers have made."""
         return sum(int(worker["rounds"]) for worker in self.stats()["workers"].values())
 
     def stats(self) -> dict[str, Any]:
@@ -72,7 +71,7 @@ class Forwarder:
         self.wait_for(f"'{text}' in the log", lambda: text in self.log, seconds)
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
-        """Exit code after a signal, and the seconds it took by itself."""
+        """The exit code after a signal, and the seconds it took without waits for a CPU."""
         own, deadline = OwnTime(self.process.pid), time.monotonic() + MAX_WAIT
         self.process.send_signal(number)
         while self.process.poll() is None:

@@ -1,4 +1,4 @@
-"""A guest wired to a port of another kind, by a worker that is stepped by hand; frames in as many pieces as wished."""
+"""A guest wired to a port of another kind, a worker that is stepped by hand, and frames in any number of pieces."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ BUFFERS = {
     "merged": Buffers(NET_F_MRG_RXBUF, 100, ((), (12,), (12, 20), (50,), (12, 1, 30))),
 }
 MOST = 44
-"""Frames that one burst takes and a ring of 256 has descriptors for, so that each cut comes several times."""
+"""As many frames as fit into one burst and a ring of 256, so that each cut is used several times."""
 SIZES = (60, 200, 151, 590, 61, 1514, 128, 77)
 
 
 def frame(number: int, size: int) -> bytes:
-    """No two pieces of it are alike, wherever it is cut."""
+    """A frame of which no two pieces are alike, wherever it is cut."""
     return b"\x52\x54\0\0\0\x0b\x52\x54\0\0\0\x0a\x88\xb5" + random.Random(number).randbytes(size - 14)
 
 
@@ -65,7 +65,7 @@ def frames(n: int = MOST) -> list[bytes]:
 
 
 def pieces(memory: Memory, size: int, cut: tuple[int, ...], *, writable: bool = False) -> list[Piece]:
-    """New memory for a chain, each piece in a place of its own: what runs over its end meets no other piece."""
+    """New memory for a chain, with space between the pieces, so that an overrun does not hit the next one."""
     lengths = (*cut, size - sum(cut))
     return [Piece(memory.take(max(length, 1), align=256), length, writable=writable) for length in lengths]
 
@@ -110,7 +110,7 @@ class GuestAndPort(Generic[AnyPort]):
             self.worker.step()
 
     def wait_sent(self, n: int) -> None:
-        """Until so many chains came back, to which nothing was written."""
+        """Wait until n chains came back, with nothing written to them."""
         back: list[int] = []
 
         def all_back() -> bool:
@@ -121,7 +121,7 @@ class GuestAndPort(Generic[AnyPort]):
         assert back == [0] * n
 
     def received(self, n: int) -> list[bytes]:
-        """So many frames that arrive at the guest, and what there is besides."""
+        """The frames that arrive at the guest: `n` of them, and any others."""
         found: list[bytes] = []
 
         def all_there() -> bool:

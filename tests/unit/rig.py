@@ -43,7 +43,7 @@ def mapped(memory: Memory) -> GuestMemory:
 
 
 def setup_of(memory: Memory, queue: Any, **rest: Any) -> QueueSetup:
-    """What starts a queue of a guest: where it lies, where its driver begins, and the rest as it is given."""
+    """The QueueSetup of a guest's queue: its addresses, its base, and other fields as given."""
     places = [memory.user_addr(area) for area in (queue.descriptor_area, queue.driver_area, queue.device_area)]
     return QueueSetup(queue.size, *places, **{"base": queue.base, **rest})
 
@@ -143,5 +143,5 @@ def rig(**options: object) -> Iterator[Rig]:
 
 
 def frame(number: int, bytes: int = 60) -> bytes:
-    """A frame of random bytes, others for each number: no two pieces of it are alike, wherever it is cut."""
+    """A frame of random bytes that depend on its number: no two pieces of it are alike, wherever it is cut."""
     return ADDRESSES + hashlib.shake_128(b"%d" % number).digest(bytes - len(ADDRESSES))

@@ -1,4 +1,4 @@
-"""A running vhost-user service with a fake port, as tests of its control thread want it."""
+"""A running vhost-user service with a fake port, for tests of its control thread."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def until(condition: Callable[[], Any], timeout: float = MAX_WAIT) -> None:
 
 
 class Rig:
-    """A running service and what it costs."""
+    """A running service, with a count of its thread's turns."""
 
     def __init__(self, path: Path, mode: Any = "server", **settings: Any) -> None:
         self.path = path
@@ -60,7 +60,7 @@ def count_turns(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> list[None]:
 
 
 def run_a_ring(frontend: Frontend) -> None:
-    """The shortest way to a live ring."""
+    """The fewest messages to a live ring."""
     memory, kick = os.memfd_create("guest"), os.eventfd(1)
     os.ftruncate(memory, REGION.bytes)
     try:

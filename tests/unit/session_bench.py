@@ -1,4 +1,4 @@
-"""A session on a real socket pair, served step by step in the test's own thread, with a port that only takes notes."""
+"""A session on a real socket pair, served step by step in the test's own thread; its port only records calls."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ REPLY_ACK = features.mask(protocol_features.PROTOCOL_F_REPLY_ACK)
 
 
 def open_fds() -> list[str]:
-    """What the process holds open, by number and target, but for what the first mapping makes, once and for good."""
+    """The open files of the process, by number and target, except the one that the first mapping opens for good."""
     found = []
     for fd in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # the one this list is read through
@@ -94,7 +94,7 @@ class Bench:
         return fd
 
     def serve(self) -> None:
-        """Let the session handle everything there is."""
+        """Let the session handle all messages."""
         while not self.ended:
             poller = select.poll()
             poller.register(self.port.attention_fd, select.POLLIN)
@@ -141,7 +141,7 @@ class Bench:
         return U64.decode(self.ask(request)).value
 
     def ack(self, request: int, payload: Payload | bytes = b"", fds: Sequence[int] = ()) -> int:
-        """What a request is acknowledged with."""
+        """The acknowledgement of a request."""
         self.send(request, payload, fds, need_reply=True)
         reply = self.reply()
         assert reply is not None, self.ended or "no ack"

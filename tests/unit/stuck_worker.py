@@ -1,4 +1,4 @@
-"""A worker that can be made to wait in the kernel, where no door reaches it, and be let go on."""
+"""A worker that can be made to wait in the kernel, so that it does not come to the door, and be released."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class StuckWorker:
         os.write(self._other, bytes(60))
 
     def let_go_in_a_while(self) -> threading.Thread:
-        """In another thread, which needs the GIL a few times before."""
+        """Call it in another thread, which needs the GIL a few times before."""
 
         def let_go() -> None:
             for _ in range(20):

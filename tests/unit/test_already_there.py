@@ -1,4 +1,4 @@
-"""What stands in guest memory already is not written again; whatever differs from it, in a single byte, is."""
+"""Values that are in guest memory already are not written again; a value that differs in one byte is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.unit.rig import F_RING_PACKED, F_VERSION_1, NET_F_MRG_RXBUF, Rig, fra
 
 LINE = 64
 PLAIN = bytes(10) + b"\1\0"
-"""A header that offers nothing, in one buffer (virtio 1.2, section 5.1.6.4)."""
+"""A header without offloads, in one buffer (virtio 1.2, section 5.1.6.4)."""
 FORMATS = pytest.mark.parametrize("ring", [0, F_RING_PACKED], ids=["split", "packed"])
 
 

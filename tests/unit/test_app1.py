@@ -1,4 +1,4 @@
-"""examples/app1.py counts one stream: what comes late from a stream before is not taken for one of its frames."""
+"""examples/app1.py counts one stream: late frames of the stream before are not counted as its frames."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Scene:
         self.app.prepare(self._options(stream))
 
     def run(self, stream: str) -> bytes:
-        """A stream begins and knows what its frames look like. Returns one, as it arrives."""
+        """Begin a stream. Returns one of its frames, as it arrives."""
         self.begin(stream)
         self.app.model = self.app.from_guest(self.module.STREAM)
         return bytes(self.app.model)

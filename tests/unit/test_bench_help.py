@@ -1,4 +1,4 @@
-"""Whoever asks a tool of bench how it is used, or errs in an option, gets an answer, and nothing is measured."""
+"""A tool of bench with --help, or with a wrong option, prints an answer and measures nothing."""
 
 from __future__ import annotations
 

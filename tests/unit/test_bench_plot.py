@@ -1,4 +1,4 @@
-"""docs/performance.md and its plots say what bench/results say."""
+"""docs/performance.md and its plots have the figures of bench/results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Programs that demo, bench and the scripts start end with these, also when they are killed."""
+"""Programs that demo, bench and the scripts start end when these end, also when they are killed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ time.sleep(50)
 
 
 def runs(pid: int) -> bool:
-    """Whether there is such a process; one that nobody has asked for its status yet runs no more."""
+    """Whether there is such a process that is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:

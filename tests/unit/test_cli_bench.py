@@ -35,7 +35,7 @@ def bench(*options: str, **settings: str) -> str:
     return done.stdout
 
 
-@pytest.mark.alone  # who waits 100 ms for a CPU has frames dropped
+@pytest.mark.alone  # frames drop where a guest waits 100 ms for a CPU
 def test_every_line_of_json_is_a_measurement_whose_figures_fit_together() -> None:
     with short_dir() as place:
         said = bench("--json", "--sizes", "64,9000,imix", TMPDIR=str(place))

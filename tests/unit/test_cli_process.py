@@ -47,7 +47,7 @@ def kib(pid: int, key: str) -> int:
 
 def test_it_listens_within_a_second_and_stays_small() -> None:
     took: list[float] = []
-    while not took or min(took) > START_SECONDS:  # the best one says what fwd needs, without its waits for a CPU
+    while not took or min(took) > START_SECONDS:  # the shortest one is without waits for a CPU
         assert len(took) < 10, took
         start, stolen = time.monotonic(), stolen_seconds()
         with forwarder() as fwd:
@@ -331,7 +331,7 @@ def test_by_default_two_idle_guests_cost_a_look_every_20_ms(packed: bool) -> Non
         frames_pass(guests, 10_000)
         assert guests.stop_load().lost == 0
         comes_to_rest(fwd.process.pid, fwd.rounds)
-        # From there it wakes for a frame; how fast is the machine's to say, far from a nap's end is not.
+        # A frame wakes it from there. How fast depends on the machine, but it does not wait for the nap's end.
         medians: list[float] = []
         while not medians or min(medians) > 2000:
             assert len(medians) < 10, medians
@@ -350,7 +350,7 @@ def test_a_guest_without_a_neighbour_does_not_hang() -> None:
         assert re.search(r"dropped from b: no_egress \d{4,}", fwd.out)
 
 
-@pytest.mark.alone  # who waits 100 ms for a CPU has frames dropped
+@pytest.mark.alone  # frames drop where a guest waits 100 ms for a CPU
 def test_the_demo_runs_the_main_job_and_leaves_nothing() -> None:
     for _ in range(3):
         with short_dir() as place:

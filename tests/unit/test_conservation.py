@@ -1,4 +1,4 @@
-"""What came in equals what went out plus drops plus what waits: that this is checked, and found where it is not so."""
+"""The check that frames received equal frames sent, dropped and waiting; and that it finds a count that is wrong."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_one_frame_too_many_is_found_wherever_it_is_counted(field: str) -> None:
 
 
 def answers(*received: int, rounds: Iterable[int] = range(0, 10**6, 10)) -> Any:
-    """Of a forwarder whose port a has received so many frames each time it is asked, and delivered ten."""
+    """Statistics of a forwarder whose port a received so many frames at each look, and delivered ten."""
     dropped: Mapping[str, int] = {"no_egress": 0, "runt": 3}
     found, gone_round = iter(received), iter(rounds)
 

@@ -1,4 +1,4 @@
-"""Where workers go on invented hosts, and what the operator is warned of."""
+"""Where workers go on made-up hosts, and the warnings for the operator."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_worker_that_waits_for_its_core_is_mentioned_once_until_it_recovers() 
 
 
 def test_a_wait_that_lasted_longer_than_the_time_between_two_looks_is_told_in_seconds() -> None:
-    """The kernel books a wait when it ends, so all of a long one falls into one interval: 336 % of it were told."""
+    """The kernel counts a wait when it ends, so all of a long one falls into one interval: once 336 % were reported."""
     waited = 0
     watch = CoreWatch(lambda _thread: waited)
     watch.check([("worker0", 1, 0)], 0.0)

@@ -1,4 +1,4 @@
-"""The control queue, where a front-end leaves it to us: commands, what they change, and rings that break the rules."""
+"""The control queue, where a front-end leaves it to the back-end: commands, effects, and rings that break rules."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Bench:
         return ([self.queue.indirect(parts)] if indirect else parts), at + len(command)
 
     def tell(self, command: bytes, *, indirect: bool = False) -> int:
-        """What a command is answered with."""
+        """The answer to a command."""
         pieces, answer = self.pieces(command, indirect=indirect)
         self.queue.make_available(self.queue.chain(pieces), kick=self.kick)
         (used,) = self.queue.wait_used()
@@ -184,14 +184,14 @@ def test_a_socket_is_called_as_well() -> None:
 
 
 def test_a_ring_behind_the_pairs_is_one_for_frames_where_the_control_queue_is_the_front_ends() -> None:
-    """QEMU never acknowledges CTRL_VQ here, and takes GET_QUEUE_NUM for pairs."""
+    """QEMU never acknowledges CTRL_VQ here, and reads GET_QUEUE_NUM as a number of pairs."""
     with made(MULTI & ~NET_F_CTRL_VQ, rings=2 * promised_pairs(PAIRS)) as bench:
         states = [bench.port.queue_state(index) for index in range(2 * promised_pairs(PAIRS))]
         assert all(state.live and state.enabled for state in states)
 
 
 def test_all_pairs_are_active_where_nobody_starts_the_control_queue() -> None:
-    """Cloud Hypervisor acknowledges CTRL_VQ, serves it itself, and says nothing of what its driver asks."""
+    """Cloud Hypervisor acknowledges CTRL_VQ and serves it itself, without passing commands on."""
     with made(MULTI, rings=CONTROL) as bench:
         assert bench.active() == [True] * 4
 
@@ -213,7 +213,7 @@ def test_cloud_hypervisor_finds_its_queues_and_can_set_them_up_twice(pairs: int)
         agreed = front.ask_u64(Request.GET_PROTOCOL_FEATURES) & known
         front.send(Request.SET_PROTOCOL_FEATURES, struct.pack("=Q", agreed))
         front.reply_ack = True
-        # It counts virtqueues, and has two where nothing is said.
+        # It counts virtqueues, two by default.
         assert (front.ask_u64(Request.GET_QUEUE_NUM) if agreed & PROTOCOL_F_MQ else 2) >= 2 * pairs
         for _ in range(2):  # its driver is loaded anew
             queues = [SplitQueue(memory, SIZE, start=0) for _ in range(2 * pairs)]

@@ -111,7 +111,7 @@ def test_a_question_without_end_is_cut_off(path: Path) -> None:
 
 def test_a_client_that_never_reads_does_not_keep_others_waiting(path: Path) -> None:
     with connect(path) as deaf, connect(path) as other:
-        deaf.settimeout(0.5)  # what is written there in vain
+        deaf.settimeout(0.5)  # it cannot write there
         line = json.dumps({"command": "echo", "filling": "x" * 3000}).encode() + b"\n"
         with pytest.raises(OSError):  # noqa: PT012
             for _ in range(5000):
@@ -129,7 +129,7 @@ def test_idle_clients_shut_nobody_out_the_longest_idle_one_makes_room(path: Path
     assert [connection.recv(1) for connection in sent_away] == [b""] * 4
     with connect(path) as asking:
         assert answer(asking, b'{"command": "echo"}\n')["ok"]
-        # Who has just asked is not the one to go.
+        # The client that has just asked keeps its place.
         idle += [connect(path) for _ in range(control_socket.MAX_PER_USER - 1)]
         assert answer(asking, b'{"command": "echo"}\n')["ok"]
     for connection in idle:
@@ -230,7 +230,7 @@ def test_a_client_that_sends_files_is_dropped_and_none_of_them_holds_up_the_othe
         for sock in socks:
             with connect(path) as client:
                 socket.send_fds(client, [b'{"command": '], [sock.fileno()])
-                # The server has the last one, unless it was quicker than we are: then we would wait ourselves.
+                # The server must have the last descriptor; otherwise this test would block.
                 threading.Thread(target=sock.close, daemon=True).start()
                 assert client.recv(1) == b""
         with connect(path) as other:
@@ -406,7 +406,7 @@ def test_a_control_socket_in_a_directory_that_others_may_write_is_refused(direct
 
 def test_sockets_that_no_process_has_are_swept_whatever_their_pid_means_here(own_runtime_dir: Path) -> None:
     runtime_dir.choose()
-    # One pid is nobody's here, one is ours; of two containers, both have a process of that number.
+    # One pid does not exist here, one is this process's; two containers both have a process of that number.
     names = (f"fwd-{2**22 + 1}.sock", f"fwd-{os.getpid()}.sock", "fwd-1-4026532001.sock", "fwd-1-9f86d081.sock")
     for name in names:
         with socket.socket(socket.AF_UNIX) as left_behind:

@@ -1,4 +1,4 @@
-"""The one copy, at every level of the CPU: each length and alignment whole, and not a byte beside it."""
+"""The copy, at every level of the CPU: each length and alignment is copied whole, and no other byte is written."""
 
 from __future__ import annotations
 

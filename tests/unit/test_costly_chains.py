@@ -1,4 +1,4 @@
-"""Descriptors that hold nothing cost their driver nothing either: what one round looks at is bounded all the same."""
+"""Empty descriptors cost their driver nothing: the number that one round reads is bounded, too."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FEATURES = F_VERSION_1 | RING_F_INDIRECT_DESC
 
 
 def fill(side: GuestPort, index: int, first_bytes: int = 0) -> None:
-    """Every entry names a chain of as many empty descriptors as the queue has, with a table of as many behind them.
+    """Every entry names a chain of as many empty descriptors as the queue has, then a table of as many.
 
     With first_bytes, the first entry's chain starts with a descriptor of so many bytes, which the others leave out.
     """

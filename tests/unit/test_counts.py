@@ -1,4 +1,4 @@
-"""No count of another's is taken on trust: not a port's by the forwarder, not the forwarder's by a ring.
+"""Counts are checked: those of a port by the forwarder, those of the forwarder by a ring.
 
 A port that said "61 of 60 frames" once made the forwarder hand 2^32 chains back to the sender, out of its own heap.
 """
@@ -99,7 +99,7 @@ def test_so_does_one_that_lays_out_what_it_sends_at_once() -> None:
         port.detach()
 
 
-# A ring and whoever uses it
+# A ring and its user
 
 
 @EACH_FORMAT
@@ -185,7 +185,7 @@ def test_an_index_that_jumps_by_more_than_what_is_outstanding_leaves_room_for_br
 def test_a_ring_that_breaks_while_chains_for_one_frame_are_looked_for_takes_that_frame_only(
     features: int, size: int
 ) -> None:
-    """The index was read before, and has run ahead by more than the ring has when it is read again."""
+    """The index was read once; when it is read again it has run ahead by more than the ring."""
     with rig(features=features, b_features=F_VERSION_1 | NET_F_MRG_RXBUF, b_size=size) as r:
         q, used = r.b.queues[0], r.a.port.queue_state(1).used_idx
         start = q.avail_index

@@ -1,4 +1,4 @@
-"""Processes that call, and what is fetched from them: a real child process, its file descriptors and its memory."""
+"""Calling processes: file descriptors and memory of a real child process are fetched."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ def mapped(fd: int, flags: int = mmap.MAP_SHARED) -> tuple[mmap.mmap, int]:
 
 
 def reach(pid: int, address: int) -> bytes:
-    """Write through a region of another process, as the data plane maps it, and read what it holds at its start."""
+    """Write through a region of another process, as the data plane maps it, and read its first bytes."""
     with contextlib.closing(Process(pid)) as caller, contextlib.closing(GuestFiles(caller, [region(address)])) as files:
         (one,) = files.regions
         Mapping(files.fds[0], 0, one.bytes, one.user_addr, one.mmap_offset).close()

@@ -74,7 +74,7 @@ class Bench:
             assert self.do(handle, command, payload) == 0, command
 
     def run(self) -> int:
-        """As QEMU does: everything up to two running rings. Returns the handle."""
+        """All steps to two running rings, as QEMU does them. Returns the handle."""
         handle = self.owned()
         assert self.do(handle, IoctlNumber.SET_VRING_ERR, VringFile(0, ERR)) == 0
         assert self.do(handle, IoctlNumber.SET_FEATURES, U64(MODERN)) == 0
@@ -239,7 +239,7 @@ def test_faulted_memory_ends_the_front_end_and_its_file_may_be_owned_anew(bench:
 
 def test_a_ring_that_breaks_just_before_a_request_says_so_before_the_request_is_handled(bench: Bench) -> None:
     handle = bench.run()
-    bench.port.news.append(("broken", 0, "a loop"))  # found, and nobody has looked yet
+    bench.port.news.append(("broken", 0, "a loop"))  # a worker found it, and no control thread knows yet
     assert bench.do(handle, IoctlNumber.NET_SET_BACKEND, VringFile(0, TAP)) == 0  # sets its queue up again
     assert os.eventfd_read(bench.files[ERR]) == 1
 

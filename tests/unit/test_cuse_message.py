@@ -1,4 +1,4 @@
-"""CUSE's bytes: what is too short, too long or says something else than it is, and what is answered."""
+"""CUSE's bytes: requests that are too short, too long or contradict themselves, and the answers."""
 
 from __future__ import annotations
 

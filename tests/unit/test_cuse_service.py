@@ -76,7 +76,7 @@ class Rig:
             self.kernel_end.close()
         self.kernel_end, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.kernel_end.settimeout(MAX_WAIT)
-        self.made.append((name, mode, group))  # last: whoever waits for it goes on with the new end
+        self.made.append((name, mode, group))  # last: a waiting test then uses the new end
         return SocketDevice(ours)
 
     def _dispatcher(self, port: Any, narrative: Any, **_: Any) -> Dispatcher:
@@ -136,7 +136,7 @@ def test_the_end_of_its_process_ends_a_front_end_whose_file_lives_on(rig: Rig) -
 
 @pytest.fixture
 def silent() -> Iterator[int]:
-    """A file whose file system answers nobody."""
+    """A file whose file system does not answer."""
     with Silent() as (fd,):
         yield fd
     until(lambda: not waits_for_a_file())
@@ -287,7 +287,7 @@ def test_where_all_of_that_major_is_taken_the_kernel_chooses(tmp_path: Path, mon
 
 
 def poll_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A closed socket is POLLHUP where an aborted device is POLLERR."""
+    """A closed socket reports POLLHUP, an aborted device POLLERR."""
     real = device_module.select.poll
 
     class Poller:

@@ -1,4 +1,4 @@
-"""What doctor says of guests of running forwarders."""
+"""Findings of doctor about guests of running forwarders."""
 
 from __future__ import annotations
 

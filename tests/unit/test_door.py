@@ -1,4 +1,4 @@
-"""The door: what a port changes is seen by its workers whole or not at all, and nobody waits for whom it need not."""
+"""The door: workers see a change of a port whole or not at all, and wait for nobody without need."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tests.unit.session_bench import open_fds
 from tests.unit.stuck_worker import StuckWorker
 
 SHORT = 0.05
-"""Seconds that a test waits in vain for a worker."""
+"""Seconds that a test waits for a worker that does not come."""
 
 
 class Scene:
-    """A guest at a port, and a worker that can be stuck."""
+    """A guest at a port, and a worker that can be made to hang."""
 
     def __init__(self) -> None:
         self.door = Door()
@@ -172,7 +172,7 @@ def test_a_queue_that_stops_and_starts_in_one_change_goes_on_where_it_stopped() 
 
 
 def test_other_threads_run_while_the_door_waits(scene: Scene) -> None:
-    """Or nobody would ever let the worker go."""
+    """Otherwise nobody would release the worker."""
     scene.worker.stick()
     thread = scene.worker.let_go_in_a_while()
     with scene.port.change(MAX_WAIT):
@@ -183,7 +183,7 @@ def test_other_threads_run_while_the_door_waits(scene: Scene) -> None:
 
 
 def test_a_port_whose_workers_are_others_is_not_kept_waiting(scene: Scene) -> None:
-    """Nor is one without a worker."""
+    """Nor is a port without a worker."""
     other, alone = VirtioPort("b", scene.door), VirtioPort("c", scene.door)
     with contextlib.closing(StuckWorker(scene.door, "worker4", other)):
         scene.worker.stick()
@@ -220,7 +220,7 @@ def until(condition: Callable[[], object]) -> None:
 
 
 def waits_for_it_alone(port: VirtioPort, worker: str) -> None:
-    """A change that is asked for again and again: everybody else has come."""
+    """A change that is committed again and again, while only the stuck worker has not come."""
 
     def alone() -> bool:
         assert not port.commit(SHORT)
@@ -230,7 +230,7 @@ def waits_for_it_alone(port: VirtioPort, worker: str) -> None:
 
 
 def posted_and_forgotten(scene: Scene) -> None:
-    """A change that the stuck worker meets when it is back, while control does something else."""
+    """A change that takes effect when the stuck worker comes, while the control thread does something else."""
     scene.worker.stick()
     scene.port.begin()
     scene.port.set_link(True)
@@ -242,7 +242,7 @@ def posted_and_forgotten(scene: Scene) -> None:
 
 
 def test_a_worker_makes_a_change_and_goes_on_whatever_control_does_meanwhile(scene: Scene) -> None:
-    """Control may wait for a CPU that the attacker has."""
+    """The control thread may wait for a CPU that an attacker uses."""
     doors = scene.port.doors
     posted_and_forgotten(scene)
     assert scene.port.commit()
@@ -302,7 +302,7 @@ def test_a_worker_that_is_asked_for_still_ends(scene: Scene) -> None:
 
 
 def test_a_worker_that_starts_while_a_change_waits_sees_it_whole(scene: Scene) -> None:
-    """And is waited for, though it got its lanes after the change began."""
+    """It is waited for, although it got its lanes after the change began."""
     scene.worker.stick()
     scene.port.begin()
     scene.port.set_link(True)

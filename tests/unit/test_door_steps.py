@@ -1,4 +1,4 @@
-"""The door, step by step: who has come to a change that is posted, who is the last, and who waits for whom.
+"""The door, step by step: which workers have come to a posted change, which is the last, and which wait.
 
 Nobody runs here but the test: each worker comes when it is told to, so every order of steps can be had.
 """
@@ -62,7 +62,7 @@ def test_the_last_worker_to_come_makes_the_change_and_all_go_on(order: tuple[int
 
 
 def test_no_worker_comes_while_control_looks_who_is_to_come() -> None:
-    """Control may lose its CPU there."""
+    """The control thread may lose its CPU there."""
     workers, (port,) = scene(2)
     port.begin_to_count(7)
     assert not any(worker.look(port) for worker in workers)
@@ -209,7 +209,7 @@ def test_a_worker_that_starts_while_a_change_is_posted_is_waited_for() -> None:
 
 
 def test_a_worker_that_was_stopped_and_takes_a_step_is_waited_for() -> None:
-    """It stands still for nobody."""
+    """It does not wait."""
     workers, (port,) = scene(2)
     workers[1].leave()
     port.post(7)
@@ -222,7 +222,7 @@ def test_a_worker_that_was_stopped_and_takes_a_step_is_waited_for() -> None:
 
 
 def test_a_worker_that_gets_lanes_while_a_change_is_posted_is_waited_for() -> None:
-    """And whoever lost them is not, though another one has its place by then."""
+    """A worker that lost its lanes is not waited for, although another one has its place by then."""
     door = Door()
     port = PostingPort(door)
     first = SteppedWorker(door, "worker0", port)

@@ -79,7 +79,7 @@ def fwd(directory: Path, options: str = "") -> Iterator[tuple[str, str]]:
     """A forwarder as a process of its own. options: of both ports."""
     paths = [str(directory / name) for name in ("a.sock", "b.sock")]
     command = [sys.executable, "-m", "fastvhost", "fwd", "--control", str(directory / "control.sock")]
-    command += ["--hold-timeout", "10s"]  # guests that do not run for a while lose nothing
+    command += ["--hold-timeout", "10s"]  # guests without a CPU for a while lose no frames
     with (directory / "log").open("w") as log:
         process = subprocess.Popen(
             [*command, *(word for path in paths for word in ("--port", path + options))], stdout=log, stderr=log
@@ -100,7 +100,7 @@ def flood_for(guests: Guests, seconds: float) -> GuestCounters:
 
 
 def both_ways(counters: GuestCounters) -> int:
-    """Frames that arrived, of the way on which there are fewer."""
+    """Frames that arrived in the direction with fewer."""
     return min((way.frames for way in counters if way.sent_frames), default=0)
 
 
@@ -151,7 +151,7 @@ def test_latency_is_measured_before_a_load_and_after_it() -> None:
 
 
 class Interrupted(Exception):
-    """What a signal handler raises here, as Python's own does at ^C."""
+    """An exception that a signal handler raises, as Python's own does at ^C."""
 
 
 @pytest.mark.parametrize("under_load", [False, True])
@@ -206,7 +206,7 @@ def test_a_back_end_killed_under_load_is_noticed_and_its_frames_are_lost() -> No
         finally:
             process.kill()
             process.wait()
-        # Its helper process still had the connections, and closes them as soon as it sees that it is gone.
+        # The helper process of fwd still has the connections, and closes them once it sees that fwd has ended.
         wait_until("the guests notice", MAX_WAIT, lambda: not guests.connected)
         final = guests.stop()
         assert final.frames > 1000

@@ -1,4 +1,4 @@
-"""The built-in driver's traffic: what it sends is what it says, and no fault of a device stays unseen."""
+"""The built-in driver's traffic: its counts are right, and it notices every fault of a device."""
 
 from __future__ import annotations
 

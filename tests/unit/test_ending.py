@@ -67,7 +67,7 @@ with ending.own_directory() as own:
 def test_a_signal_ends_a_program_with_all_that_it_started_and_the_next_one_cannot_cut_that_short(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    # The end of its output shows that nobody holds it any more.
+    # Its output ends when no process has it open any more.
     code = f"""
 import os, time
 from bench import ending

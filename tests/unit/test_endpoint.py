@@ -1,4 +1,4 @@
-"""The endpoint: a program's port, its buffers going round between the program and the worker."""
+"""The endpoint: a program's port, whose buffers pass between the program and the worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A thread that is kept from running in the SIGBUS handler, while other mappings end and begin."""
+"""A thread that loses its CPU in the SIGBUS handler, while other mappings end and begin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Feature bits: names, and that no more is offered than what is done."""
+"""Feature bits: names, and that only implemented features are offered."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_exactly_what_is_implemented_is_offered() -> None:
 def test_mq_is_offered_only_where_there_is_more_than_one_queue_pair() -> None:
     assert "MQ" not in features.names(protocol_features.offered_features(1))
     assert "MQ" in features.names(protocol_features.offered_features(2))
-    # A front-end that takes GET_QUEUE_NUM for virtqueues would find one too few.
+    # A front-end that reads GET_QUEUE_NUM as a number of virtqueues would find one too few.
     assert "MQ" not in protocol_features.protocol_names(protocol_features.offered_protocol_features(1))
 
 

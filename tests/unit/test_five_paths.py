@@ -1,4 +1,4 @@
-"""docs/five-paths.md, its Japanese sister, their drawings and plots say what bench/results say."""
+"""docs/five-paths.md, its Japanese version, their drawings and plots have the figures of bench/results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files whose file system does not answer: whoever sends them gets no thread of ours to wait."""
+"""Files whose file system does not answer: they make neither control threads nor workers wait."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from tests.unit.session_bench import OTHER_REGION, REGION
 
 SOON = 20.0
 NOT_SO_LONG = 60.0
-"""Instead of foreign_files.ANSWER_WITHIN where nobody is to be asked: who asks is found out, it is longer than SOON."""
+"""Instead of foreign_files.ANSWER_WITHIN where no file may be asked: longer than SOON, so that asking is noticed."""
 SHORT = 1.0
-"""Instead of it where somebody is, so that the tests here take less time."""
+"""Instead of it where a file is asked, so that the tests here take less time."""
 USUAL = foreign_files.ANSWER_WITHIN
 AFTER_ASKING = SHORT + SOON
 
@@ -185,7 +185,7 @@ def test_an_overlay_is_refused_because_nobody_knows_what_lies_below() -> None:
     assert "(overlay)" in said.stdout
 
 
-# What such a file does to a port
+# The effect of such a file on a port
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What others chose to be called, and what they answer, on its way to a terminal and a log."""
+"""Names and answers of other processes on their way to a terminal and a log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames from guest to guest through the real data plane, stepped by hand: contents, order, layouts, back-pressure."""
+"""Frames from guest to guest through the real data plane, stepped by hand: content, order, layouts, back-pressure."""
 
 from __future__ import annotations
 

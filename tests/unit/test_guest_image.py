@@ -1,4 +1,4 @@
-"""scripts/guest-image: what it keeps of packages, when it fetches them again. With packages of ours, and no network."""
+"""scripts/guest-image: which packages it keeps, and when it fetches them again. With made-up packages, no network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A guest's kernel is unpacked once, and left as it is where QEMU could not start what lies in it."""
+"""A guest's kernel is unpacked once, and not unpacked where QEMU could not start the result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KERNEL = ELF + bytes(1000) + NOTE + b"the rest"
 
 
 def image(place: Path, payload: bytes) -> str:
-    """What Debian installs: code that unpacks, the kernel, and some bytes more."""
+    """A file as Debian installs it: code that unpacks, the kernel, and some more bytes."""
     path = place / "vmlinuz"
     path.write_bytes(b"MZ" + bytes(500) + payload + bytes(8))
     return str(path)

@@ -1,4 +1,4 @@
-"""Mapping guest memory: what is accepted, what is refused and why, and what SIGBUS does."""
+"""Mapping guest memory: what is accepted, what is refused and why, and the effect of SIGBUS."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def hugepages() -> dict[str, int]:
 
 
 def test_huge_pages_that_the_pool_does_not_have_are_mapped_and_none_is_reserved() -> None:
-    """As front-ends map memory that may grow (virtio-mem, reserve=off). A page that is not there faults later."""
+    """As front-ends map memory that may grow (virtio-mem, reserve=off). A missing page faults later."""
     before = hugepages()
     fd = os.memfd_create("huge", os.MFD_CLOEXEC | os.MFD_HUGETLB | os.MFD_HUGE_2MB)
     size = (before["HugePages_Total"] + 4) * 2 * MIB
@@ -199,7 +199,7 @@ def inode_of(fd: int) -> int | None:
 
 
 def cut_short(name: str) -> tuple[Mapping, int]:
-    """A mapping whose file has nothing any more, and its address."""
+    """A mapping whose file was truncated to nothing, and its address."""
     fd = os.memfd_create(name)
     os.ftruncate(fd, MIB)
     mapping = Mapping(fd, 0, MIB, 0, 0)

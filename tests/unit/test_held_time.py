@@ -1,4 +1,4 @@
-"""When a port whose memory keeps workers waiting is told of, when its connection ends, and for how long."""
+"""When a port whose memory keeps workers waiting is logged, when its connection ends, and how long it is refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.unit.session_bench import Clock
 
 
 def judgements(*holds: tuple[float, float], each: float = 0.001) -> list[Judgement]:
-    """Of one port, held at these times for these seconds, as the watch reports it: millisecond by millisecond."""
+    """Judgements of one port that holds a worker at these times, for these seconds, reported in steps of 1 ms."""
     held, found = HeldTime(), []
     for visit, (at, seconds) in enumerate(holds):
         for part in range(round(seconds / each)):
@@ -72,7 +72,7 @@ class OneHold:
 
 
 class Holds:
-    """A watch that finds these, something that is wrong, and then its end."""
+    """A watch that finds these, then raises an error, then ends."""
 
     def __init__(self, *holds: OneHold) -> None:
         self.holds = list(holds)

@@ -1,4 +1,4 @@
-"""Holes punched into the memory of one guest keep a worker waiting: who looks on knows whose memory it is."""
+"""Holes punched into the memory of one guest keep a worker waiting: the watch finds out whose memory it is."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.driver import Memory, Piece, Region
 from tests.unit.rig import F_RING_PACKED, F_VERSION_1, MIB, GuestPort, rig
 
 HOLES = 128 * MIB
-"""Filled and punched again and again: the longer, the longer a page fault waits."""
+"""Bytes that are filled and punched again and again: the more, the longer a page fault waits."""
 PUNCH_HOLE, KEEP_SIZE = 2, 1
 FAR = 1 << 30
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -115,7 +115,7 @@ def seconds_held(
 
 
 def charged(held: dict[str, float]) -> str:
-    """Who is, for all but what the worker may have waited for by itself: the kernel has locks of its own."""
+    """Which port is charged, except for short waits for the kernel's own locks."""
     port = max(held, key=held.__getitem__)
     assert held[port] >= 0.9 * sum(held.values()), held
     return port
@@ -193,7 +193,7 @@ def test_it_stops_at_once_with_no_worker_running() -> None:
 
 
 def test_who_meets_the_workers_has_open_what_it_looks_at() -> None:
-    """So that a fwd opens nothing more for them once it serves guests: it may have run out of descriptors by then."""
+    """So that a fwd need not open them once it serves guests, when it may have run out of descriptors."""
     with rig(idle="interrupt") as r:
         watch = HoldWatch([r.worker])
         before = stat_files()

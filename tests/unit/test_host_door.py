@@ -1,4 +1,4 @@
-"""Ports towards this host change at the door: whole or not at all, made by a worker, whatever their kind."""
+"""Ports of all kinds towards this host change at the door: whole or not at all, and put into effect by a worker."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from fastvhost.hostside import interfaces
 from tests.unit.stuck_worker import StuckWorker
 
 SHORT = 0.05
-"""Seconds that a test waits in vain for a worker."""
+"""Seconds that a test waits for a worker that does not come."""
 BLOCK_BYTES = 1 << 16
 CLONE_NEWNET = 0x40000000
 Made = TypeVar("Made", Capture, XdpSocket)
 
 
 def in_a_network_of_its_own(make: Callable[[], Made]) -> Made:
-    """What is made there stays there; this process stays where it is."""
+    """A network namespace in which interfaces are made; this process stays outside."""
 
     def there() -> Made:
         libc = ctypes.CDLL(None, use_errno=True)
@@ -57,7 +57,7 @@ class Kind(ABC):
 
     @abstractmethod
     def all_free(self) -> bool:
-        """Whether no port has anything of what was attached, in effect or not."""
+        """Whether no port uses the attached files, in effect or not."""
 
     @abstractmethod
     def close(self) -> None:
@@ -147,7 +147,7 @@ KINDS: dict[str, Callable[[Door], Kind]] = {"tap": Tap, "packet": Packet, "xdp":
 
 
 class Scene:
-    """A port of this kind, and a worker with a lane from it that can be stuck."""
+    """A port of this kind, and a worker with a lane from it that can be made to hang."""
 
     def __init__(self, kind: str) -> None:
         self.door = Door()
@@ -293,7 +293,7 @@ def test_where_nothing_changes_no_worker_is_asked(scene: Scene) -> None:
 
 
 def test_the_worker_makes_the_change_whatever_control_does_meanwhile(scene: Scene) -> None:
-    """Control may wait for a CPU, or for the GIL."""
+    """The control thread may wait for a CPU, or for the GIL."""
     _, doors = scene.seen
     scene.worker.stick()
     scene.port.begin()
@@ -311,7 +311,7 @@ def test_the_worker_makes_the_change_whatever_control_does_meanwhile(scene: Scen
 
 
 def test_other_threads_run_while_a_port_waits_for_its_worker(scene: Scene) -> None:
-    """Or nobody would ever let the worker go."""
+    """Otherwise nobody would release the worker."""
     scene.worker.stick()
     thread = scene.worker.let_go_in_a_while()
     with scene.port.change(MAX_WAIT):

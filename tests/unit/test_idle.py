@@ -1,4 +1,4 @@
-"""What a worker does without frames: it sleeps, wakes by a kick or by control, and never misses either."""
+"""A worker without frames sleeps, and is woken by each kick and each change."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_a_driver_that_stops_kicking_is_found_out_and_believed_again_when_it_kic
 
 
 def test_a_kick_that_comes_after_its_frame_was_found_is_a_kick() -> None:
-    """As where the driver's core is taken away between its frame and its kick, time and again."""
+    """As if the driver lost its core between its frame and its kick, again and again."""
     with rig(idle="adaptive") as r:
         r.b.driver.post(100)
         with running(r):
@@ -155,7 +155,7 @@ def test_a_kick_that_comes_after_its_frame_was_found_is_a_kick() -> None:
 
 
 def looks_up_seldom(r: Rig) -> None:
-    """50 times a second where each sleep lasts 20 ms; thousands of times where the worker does not dare to sleep."""
+    """50 times a second where each sleep lasts 20 ms; thousands of times where the worker does not sleep."""
 
     def seldom() -> bool:
         before, start = r.worker.sleeps, time.monotonic()

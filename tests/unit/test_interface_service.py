@@ -1,4 +1,4 @@
-"""The control thread of a port on an interface when a worker comes to the door late: it outlives that."""
+"""The control thread of a port on an interface goes on after a worker came to the door late."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Port:
 
 
 class Service(InterfaceService):
-    """Opens a file where others open sockets; `opened` counts those that are open, and never is one too many."""
+    """Opens a file in the place of sockets; `opened` counts the open ones, of which there is never more than one."""
 
     def __init__(self, port: Port) -> None:
         super().__init__(port, "eth9")
@@ -104,7 +104,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 @contextlib.contextmanager
 def a_late_worker(port: Port, trouble: Exception | None = None) -> Iterator[None]:
-    """It is asked for twice in vain: once by what the block begins, and once more."""
+    """It fails twice: once in the block, and once after it."""
     port.asked, port.trouble = 0, trouble or stuck()
     yield
     wait_for(lambda: port.asked > 1)
@@ -118,7 +118,7 @@ def test_a_link_that_changed_while_a_worker_was_late_is_set_once_it_is_back(
     with a_late_worker(attached.port):
         attached.seen = Interface("eth9", 7, True, False, 1500, "", True)
     wait_for(lambda: not attached.port.link_up)
-    # Late is not lost: a tap that this port made would go, with all that was done to it.
+    # The interface stays attached: a tap of this port would otherwise be removed with its settings.
     assert (attached.port.attached, attached.attachments) == (True, 1)
     wait_for(lambda: "the worker is back" in caplog.text)
     assert caplog.text.count("did not park") == 1
@@ -158,7 +158,7 @@ def test_a_defect_ends_neither_the_thread_nor_what_is_attached_and_is_told_once(
     wait_for(lambda: not attached.port.link_up)
     attached.seen = Interface("eth9", 7, True, True, 1500, "", True)
     wait_for(lambda: attached.port.link_up)
-    # A tap that this port made would go, with its addresses.
+    # A tap that this port made would otherwise be removed with its addresses.
     assert (attached.port.attached, attached.attachments) == (True, 1)
     assert caplog.text.count("internal error") == 1
 

@@ -1,4 +1,4 @@
-"""Files whose last close waits for somebody: neither a port nor the end of fwd does, as fwd's is never the last."""
+"""Files whose last close waits: neither a port nor the end of fwd waits, since fwd never makes the last close."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def state(pid: int) -> str:
-    """Of a process, Z when only its number is left, or empty."""
+    """The state of a process; Z for a zombie; empty where there is none."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except OSError:
@@ -97,7 +97,7 @@ def test_a_mapping_s_file_is_kept_until_the_mapping_is_gone(helper: keeper.Keepe
 
 
 def test_a_file_with_a_path_is_none_of_its_business(helper: keeper.Keeper, tmp_path: Path) -> None:
-    """Any close of one on FUSE may wait, and so would each of its children, which close what they inherit."""
+    """Any close of a file on FUSE may wait, and so would each child, which closes what it inherited."""
     fd = os.open(tmp_path, os.O_RDONLY)
     foreign_files.hold([fd, barrier := os.eventfd(0)])
     until(lambda: kept(helper, "eventfd") == 1)
@@ -124,7 +124,7 @@ def test_what_cannot_be_let_go_takes_a_few_children_and_what_others_sent_is_let_
 
 
 def stuck(pid: int) -> int:
-    """Its children that cannot even be killed."""
+    """Its children in state D, which cannot be killed."""
     return sum(state(child) == "D" for child in children(pid))
 
 
@@ -156,7 +156,7 @@ class Said(set[int]):
 
 
 def test_a_guest_of_128_queue_pairs_that_leaves_is_no_crowd_however_late_the_helper_is(helper: keeper.Keeper) -> None:
-    """Its files close at once, as soon as somebody does."""
+    """Its files are closed as soon as another process ends its hold."""
     helper._crowded = said = Said()
     fds = [os.eventfd(0) for _ in range(3 * 256)]
     foreign_files.hold(fds)
@@ -190,7 +190,7 @@ def test_without_it_closing_is_done_in_place_and_said_once(caplog: pytest.LogCap
     assert "closed in place" in caplog.text
 
 
-# fwd with it
+# fwd with the keeper
 
 
 class Fwd:
@@ -204,7 +204,7 @@ class Fwd:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT,
             )  # fmt: skip
         until(lambda: (directory / "b.sock").exists() and "b.sock" in self.log.read_text())
-        # All that it has for itself is open: the state of its workers' threads comes last.
+        # By then fwd has opened all its own files: those for the state of its workers' threads are the last.
         until(lambda: any(link.endswith("/stat") for link in links(self.process.pid)))
         (self.keeper,) = children(self.process.pid)
 

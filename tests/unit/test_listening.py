@@ -18,7 +18,7 @@ LATER = listening.LOOK_SECONDS
 
 
 class Looked(ListeningSocket):
-    """One that is looked at each time when it is asked."""
+    """A listening socket that checks its file at each call."""
 
     now = 0.0
 
@@ -122,7 +122,7 @@ def test_after_it_was_withdrawn_nothing_is_made_again(listener: Looked, path: Pa
 def test_one_that_is_withdrawn_just_while_it_is_made_again_leaves_no_file(
     listener: Looked, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The main thread withdraws, the port's own thread looks: whoever comes second sees what the first one did."""
+    """The main thread withdraws while the port's own thread looks: the second of them sees what the first did."""
     path.unlink()
     making, go_on = threading.Event(), threading.Event()
     made = listener._made

@@ -71,7 +71,7 @@ class Switch:
 def switch() -> Iterator[Switch]:
     with short_dir() as directory:
         switch = Switch(directory)
-        gc.collect()  # a worker of an earlier test holds its file descriptors as long as it is there
+        gc.collect()  # a worker of an earlier test keeps its file descriptors until it is collected
         before = open_fds()
         try:
             yield switch

@@ -85,7 +85,7 @@ def arrived(b: GuestDevice) -> list[int]:
 
 
 def wait_until_only(pairs: range, b: GuestDevice) -> None:
-    """Until frames come through these receiveqs, and for a tenth of a second through no other."""
+    """Wait until frames come through these receiveqs, and for a tenth of a second through no other."""
     deadline = time.monotonic() + MAX_WAIT
     moved: set[int] = set()
     while moved != set(pairs):

@@ -1,4 +1,4 @@
-"""How much guest memory a port maps, from which files, and what is lost where our own resources run out: nothing."""
+"""How much guest memory a port maps, from which files, and that nothing is lost where fwd's own resources run out."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ def test_memory_with_its_pages_is_no_reason_to_warn() -> None:
     memory.close()
 
 
-# Our own resources
+# fwd's own resources
 
 
 def open_fds() -> int:

@@ -1,4 +1,4 @@
-"""Messages as bytes: every payload kind there and back, and bytes that are none."""
+"""Messages as bytes: every kind of payload encoded and decoded, and bytes that are no message."""
 
 from __future__ import annotations
 

@@ -175,7 +175,7 @@ def test_a_flow_that_others_crowd_out_is_held_as_long_as_the_queue_they_share_mo
             time.sleep(0.01)
         it.settle()
         assert it.b.port.counters().tx_dropped["no_receive_buffers"] == 0
-        # Where nothing moves at all, the time runs.
+        # The hold timeout runs only while no frame gets through.
         it.a.drivers[1].send(frame(1, 1))
         it.settle()
         time.sleep(0.26)
@@ -238,7 +238,7 @@ def keep_busy(it: Bench, done: threading.Event) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_pairs_that_come_and_go_under_traffic_lose_and_double_nothing(workers: int) -> None:
-    """Each change moves receiveqs from worker to worker, with frames in the middle of being held back."""
+    """Each change moves receiveqs from worker to worker, while frames are held."""
     pairs, bursts = 6, 40
     with bench(pairs, pairs, workers, size=32) as it, it.running():
         for device in (it.a, it.b):

@@ -1,4 +1,4 @@
-"""Network namespaces named by netns=: what is one, which one is meant, and that no thread of fwd strays into it."""
+"""Network namespaces of netns=: what names one, which one it means, and that no thread of fwd stays in it."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Recorder:
         return [line.text for line in lines]
 
     def after(self, seconds: float) -> None:
-        """Let time go by as the control thread does: wake at every deadline."""
+        """Advance the clock as the control thread does, waking at each deadline."""
         end = self.clock.now + seconds
         while (deadline := self.narrative.deadline) is not None and deadline <= end:
             self.clock.now = max(self.clock.now, deadline)
@@ -42,7 +42,7 @@ class Recorder:
         self.narrative.tick(lambda: self.view)
 
     def reach(self, step: str) -> None:
-        """All steps up to one, without listening to them."""
+        """Do all steps up to this one, and discard their lines."""
         self.narrative.waiting()
         for name, happen in (
             ("connected", lambda: self.narrative.connected(7)),
@@ -265,7 +265,7 @@ def test_rings_that_are_not_enabled_are_told_from_no_rings() -> None:
         # A front-end may write the kick itself, once.
         ((RingView(True, 1, False), RingView(True, 1, False)), advice.NO_BUFFERS),
         ((RingView(True, 1, True), RingView(True, 0, False)), advice.NO_PACKET),
-        # As QEMU does for a guest that goes on where it was, and has nothing to send.
+        # As QEMU does for a guest that goes on after a restart and has nothing to send.
         ((RingView(True, 2, True), RingView(True, 2, False)), advice.NO_PACKET),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a port tells of its device (mac=, mtu=, link, pairs), whom it offers to ask, and what may be written."""
+"""The configuration space of a port's device (mac=, mtu=, link, pairs), when it is offered, and what may be written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A kind of port that nobody planned for: one file in control/kinds, one in dataplane/ports, and nothing else touched.
+"""A new kind of port: one file in control/kinds, one in dataplane/ports, and no other file changed.
 
 The two are put into a copy of the package that consists of links, and one of them compiled there.
 """

@@ -1,4 +1,4 @@
-"""scripts/newest-peers: what it brings and keeps, and what it says. With packages of ours, and no network."""
+"""scripts/newest-peers: what it fetches, keeps and prints. With made-up packages, and no network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Telling a driver never waits for it, whatever its front-end does to the descriptor."""
+"""Notifying a driver never blocks, whatever its front-end does to the descriptor."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def flood(r: Rig, n: int = 1, first: int = 0) -> None:
 
 
 class Control:
-    """What a port's control thread does in turn, as fast as wanted: each turn is as late as a look at the helper."""
+    """The regular task of a port's control thread, made as fast as the test wants."""
 
     def __init__(self, port: VirtioPort) -> None:
         self.port = port
@@ -91,7 +91,7 @@ def test_a_call_fd_made_blocking_again_and_full_does_not_hold_the_worker(r: Rig,
 
 
 def test_many_notifications_are_all_counted_and_no_thread_helps() -> None:
-    """More than the completions that are kept before somebody looks at them."""
+    """More notifications than AIO completions are kept."""
     with rig() as r:
         r.b.driver.post(250)
         for n in range(1000):
@@ -120,7 +120,7 @@ def test_without_aio_a_thread_of_the_port_notifies(r: Rig) -> None:
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_without_aio_a_full_call_fd_does_not_hold_the_worker_either(r: Rig, index: int) -> None:
-    """Its front-end keeps it blocking, whatever we set it to."""
+    """Its front-end makes it blocking again each time."""
     side = r.b if index == 0 else r.a
     fill(side.call[index])
     without(AIO, lambda: flood(r, 50))
@@ -176,7 +176,7 @@ def test_with_four_helpers_stuck_the_front_end_is_refused_and_the_next_one_serve
     assert "4 threads that notify wait in write(2)" in sentence
     assert "O_NONBLOCK" in sentence
     assert r.b.port.helper == (False, MOST_RETIRED)
-    # The front-end goes, and with it whoever could take from the eventfd.
+    # The front-end goes, and nobody else reads the eventfd.
     r.b.port.set_link(False)
     r.b.port.stop_queue(0)
     until(lambda: control.turn() is None)
@@ -263,7 +263,7 @@ def test_a_worker_that_gets_no_context_says_why_and_what_helps() -> None:
     worker.close()
 
 
-# What takes long to signal
+# Slow eventfds
 
 
 def seconds_each(r: Rig, n: int, first: int = 0) -> list[float]:
@@ -288,7 +288,7 @@ def test_a_queue_that_takes_long_to_signal_is_the_helpers_from_then_on(r: Rig) -
 
 
 def test_a_front_end_that_comes_back_at_once_is_notified_as_before(r: Rig) -> None:
-    """Else it would cost the worker its first notifications again, each time."""
+    """Otherwise its first notifications would slow the worker down again each time."""
     with waiters(r.b.call[0]):
         flood(r, 8)
     r.b.port.set_link(False)
@@ -309,7 +309,7 @@ def test_waiters_that_are_there_from_the_beginning_are_noticed_within_eight_noti
 
 
 def test_a_slow_notification_now_and_then_makes_nothing_slow(r: Rig) -> None:
-    """As where the worker's core was taken away meanwhile."""
+    """As if the worker lost its core meanwhile."""
     for n in range(3):
         with waiters(r.b.call[0]):
             flood(r, 1, 20 * n)
@@ -356,7 +356,7 @@ def read_at_once(kick: int) -> bool:
 
 
 def taken(kick: int) -> int:
-    """What nobody else took from it."""
+    """The count that is left in it."""
     try:
         return os.eventfd_read(kick)
     except BlockingIOError:
@@ -393,7 +393,7 @@ def test_a_socket_without_room_or_peer_holds_nothing(r: Rig, gone: bool) -> None
         r.b.port.set_call_fd(0, -1)
 
 
-# What control threads signal
+# Signals of control threads
 
 
 def side_with_err(r: Rig) -> tuple[GuestPort, int]:

@@ -61,7 +61,7 @@ def test_the_usual_limits_of_a_service_are_enough_for_130_guests() -> None:
                 queues = [SplitQueue(memory, 2) for _ in range(2)]
                 guests.append(Guest(Frontend.connect(fwd.directory / port), memory, *queues))
             assert len(list(Path(f"/proc/{fwd.process.pid}/fd").iterdir())) > 1024
-            # The first and the last of them reach each other's neighbours.
+            # Frames pass through the first and the last pair of ports.
             for left, right in ((guests[0], guests[1]), (guests[-2], guests[-1])):
                 right.net.post(1)
                 right.kick()

@@ -1,4 +1,4 @@
-"""A port that has spent its share of changes or messages is told of in the log: once, and again after a calm time."""
+"""A port that has spent its share of changes or messages is logged: once, and again after a calm time."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Control(ControlThread):
         self.open()
 
     def turn(self, *, messages: int = 0, doors: int = 0, seconds: float = 0.0) -> None:
-        """So much time passes, then so much is done."""
+        """Let `seconds` pass, then do this many changes or messages."""
         self.clock.now += seconds
         self.messages, self.doors = messages, doors
         self._port.happen("nothing")  # type: ignore[attr-defined]  # poll() returns

@@ -1,4 +1,4 @@
-"""demo and bench have a fwd of their own: it ends with them, however they end."""
+"""demo and bench start a fwd of their own: it ends when they end, however they end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def ports_of(place: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def running(verb: str, place: Path) -> Iterator[subprocess.Popen[str]]:
-    """One of them, since its fwd listens; whatever it left of itself is ended."""
+    """One of them, once its fwd listens. At the end all of its processes are ended."""
     process = subprocess.Popen(
         [*FASTVHOST, verb, "--seconds", "60"],
         env=ENVIRONMENT | {"TMPDIR": str(place)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,

@@ -1,4 +1,4 @@
-"""A packed ring goes on where another process left it, at whatever store that one ended. Virtio 1.2, section 2.8."""
+"""A packed ring goes on where another process left it, whichever store was that one's last. Virtio 1.2, section 2.8."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ MERGEABLE = PLAIN | NET_F_MRG_RXBUF | RING_F_INDIRECT_DESC
 FRESH = 0x8000_8000
 RECEIVEQ, TRANSMITQ = 0, 1
 A_TRANSMITQ, B_RECEIVEQ, A_JOURNAL, B_JOURNAL = 1, 2, 4, 5
-"""In what Served.image() gives."""
+"""Offsets in the bytes of Served.image()."""
 LENGTH = 160
 """Bytes of each frame: with its header, three buffers of 64 bytes hold it."""
 
 
 class Served:
-    """Two guests that outlive the processes that serve them; each of those has ports and a worker of its own."""
+    """Two guests, and one serving process after another, each with ports and a worker of its own."""
 
     def __init__(self, features: int, size: int) -> None:
         self.features, self.size = features, size
@@ -54,7 +54,7 @@ class Served:
         ]
 
     def image(self) -> list[bytes]:
-        """All that outlives a process: the rings, and what was noted."""
+        """Everything that outlives a process: rings and journals."""
         rings = [(m, q) for m, side in zip(self.memories, (self.r.a, self.r.b), strict=True) for q in side.queues]
         return [m.read(q.descriptor_area, 16 * q.size) for m, q in rings] + [bytes(j) for j in self.journals]
 
@@ -66,7 +66,7 @@ class Served:
             journal[:] = data
 
     def another_process(self) -> None:
-        """The one that served is killed: it publishes nothing any more, and its drivers' state is all that stays."""
+        """The serving process is killed: it publishes nothing more, and only its drivers' state stays."""
         old, self.journals = self.r, [bytearray(journal) for journal in self.journals]
         self.r = Rig(features=self.features, size=self.size, memory=self.memories[0], b_memory=self.memories[1])
         for new, before in ((self.r.a, old.a), (self.r.b, old.b)):
@@ -92,11 +92,11 @@ def served(features: int = MERGEABLE, size: int = 16) -> Iterator[Served]:
 
 
 def stores(before: bytes, after: bytes) -> list[tuple[int, bytes]]:
-    """The descriptors that a batch changed, in the order in which they are stored: the first one's marks come last."""
+    """The descriptors that a batch changed, in the order of their stores: the first one's flags are last."""
     changed = [at for at in range(0, len(before), 16) if before[at : at + 16] != after[at : at + 16]]
     if not changed:
         return []
-    # It may go over the end of the ring: it begins behind the largest gap.
+    # The batch may cross the end of the ring: it begins after the largest gap.
     begin = max(range(len(changed)), key=lambda n: (changed[n] - changed[n - 1]) % len(before) or len(before))
     order = changed[begin:] + changed[:begin]
     first = order[0]
@@ -109,7 +109,7 @@ def send(s: Served, numbers: Sequence[int]) -> None:
 
 
 def boot(s: Served, buffer_bytes: int, warm_up: int) -> list[int]:
-    """Both guests have buffers posted and moved frames: the rings stand somewhere. Returns the frames' numbers."""
+    """Both guests post buffers and frames pass, so that the rings are not at 0. Returns the frames' numbers."""
     s.r.b.driver.post(s.size, bytes=buffer_bytes)
     for n in range(warm_up):
         send(s, [n])
@@ -119,7 +119,7 @@ def boot(s: Served, buffer_bytes: int, warm_up: int) -> list[int]:
 
 
 def cut_short(before: list[bytes], after: list[bytes], n: int) -> list[bytes] | None:
-    """What stands there when a process ended behind its first n stores of a burst; None where there are not so many."""
+    """The bytes after the first n stores of a burst; None where there are fewer."""
     image = list(before)
     for ring, journal in ((B_RECEIVEQ, B_JOURNAL), (A_TRANSMITQ, A_JOURNAL)):
         if n == 0:
@@ -137,7 +137,7 @@ def cut_short(before: list[bytes], after: list[bytes], n: int) -> list[bytes] | 
 @pytest.mark.parametrize("warm_up", [1, 5, 9, 15, 16, 17, 21, 31, 32, 40])
 @pytest.mark.parametrize("buffer_bytes", [2048, 64], ids=["one buffer a frame", "three buffers a frame"])
 def test_killed_at_any_store_of_a_burst_the_next_process_goes_on(warm_up: int, buffer_bytes: int) -> None:
-    """Every frame arrives, in order; twice at most those of that burst."""
+    """Every frame arrives, in order; only those of that burst may arrive twice."""
     for n in range(30):
         with served() as s:
             sent = boot(s, buffer_bytes, warm_up)
@@ -183,7 +183,7 @@ def test_it_goes_on_also_when_nothing_moved_between_two_restarts() -> None:
 @pytest.mark.parametrize("warm_up", [5, 16, 20, 32, 37])
 @pytest.mark.parametrize("posted", [0, 3, 16])
 def test_a_guest_that_booted_anew_meanwhile_starts_afresh(warm_up: int, posted: int) -> None:
-    """Its rings lie where the old ones lay, full of zeros, or of buffers that its driver posted already."""
+    """Its rings lie in the place of the old ones, with zeros, or with buffers that its driver has posted."""
     with served() as s:
         boot(s, 2048, warm_up)
         for side in (s.r.a, s.r.b):
@@ -224,7 +224,7 @@ def test_a_ring_in_use_of_which_nothing_was_noted_is_left_standing_and_that_is_s
 
 
 def test_what_the_front_end_stopped_is_forgotten() -> None:
-    """It knows where that ring stood, and says so if it goes on; a fresh base then means a fresh ring."""
+    """It knows the ring's position and sends it if the ring goes on; so a base of 0 means a new ring."""
     with served() as s:
         boot(s, 2048, 5)
         s.r.b.port.stop_queue(RECEIVEQ)

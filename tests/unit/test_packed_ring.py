@@ -1,4 +1,4 @@
-"""The packed ring: wrap counters, chains over the end of the ring, any size, events. Virtio 1.2, section 2.8."""
+"""The packed ring: wrap counters, chains across the end of the ring, any size, events. Virtio 1.2, section 2.8."""
 
 from __future__ import annotations
 
@@ -296,7 +296,7 @@ def test_duplicate_and_out_of_range_ids_come_back_as_they_were_given() -> None:
 
 
 def test_a_driver_that_offers_more_than_the_ring_holds_cannot_make_the_device_overrun_it() -> None:
-    """Frames held back keep their descriptors; what a hostile driver marks available again there is not looked at."""
+    """Held frames keep their descriptors; a hostile driver that makes those available again is ignored."""
     with rig(size=8, features=PACKED) as r:
         for n in range(8):
             r.a.driver.send(frame(n))

@@ -29,7 +29,7 @@ HEADER_BYTES, MAC_AT = 48, 80
 
 
 class FakeRing:
-    """The kernel's side: it fills a block that is its own, closes it, and goes on to the next."""
+    """The kernel's side: it fills a block that it owns, closes it, and goes on to the next."""
 
     def __init__(self) -> None:
         self.memory = mmap.mmap(-1, BLOCK_BYTES * BLOCKS)
@@ -41,7 +41,7 @@ class FakeRing:
         return bool(status == KERNEL)
 
     def close_block(self, frames: list[bytes], header: bytes = PLAIN) -> bool:
-        """One block more for the port; False: the ring is full, and the kernel would drop."""
+        """Give the port one more block. False: the ring is full, and the kernel would drop."""
         start = self.at * BLOCK_BYTES
         if not self.is_ours(self.at):
             return False
@@ -159,7 +159,7 @@ def test_whatever_the_sizes_of_blocks_every_frame_arrives_once_and_in_order(scen
 
 
 def test_frames_of_a_ring_that_another_one_replaced_are_neither_delivered_nor_counted() -> None:
-    """Their memory may be gone by then."""
+    """The memory of those frames may be unmapped by then."""
     scene = Scene(slots=8)  # four towards the program
     numbers = itertools.count()
     assert scene.ring.close_block(numbered(numbers, 12))
@@ -176,7 +176,7 @@ def test_a_ring_that_a_late_worker_kept_out_can_be_closed_and_another_one_attach
     door, nothing, (end, other) = Door(), os.open("/dev/null", os.O_RDWR), os.pipe()
     port, tap, worker = PacketPort("x", door), TapPort("t", door), Worker(door)
     worker.add_wire(tap, port, hold=False, hold_timeout_ms=1)
-    tap.attach([end])  # reading it blocks, as nothing that a worker is given ever should
+    tap.attach([end])  # reading it blocks, which must not happen to a worker
     thread = threading.Thread(target=worker.run)
     thread.start()
     deadline = time.monotonic() + MAX_WAIT

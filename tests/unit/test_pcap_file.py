@@ -1,4 +1,4 @@
-"""Capture files as ports: played to the neighbour and recorded from it, by two ports wired to each other."""
+"""Capture files as ports: two ports wired to each other, one plays a file and the other records it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ FRAMES = [bytes([n]) * (14 + 37 * n) for n in range(40)]
 
 
 def receive(port: str, count: int, seconds: float = MAX_WAIT) -> list[bytes]:
-    """What comes from a port, until there are so many frames or the time is over."""
+    """The frames that come from a port, until there are `n` or the time is over."""
     found: list[bytes] = []
     with attach(port) as attached:
         deadline = time.monotonic() + seconds

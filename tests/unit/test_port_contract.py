@@ -1,4 +1,4 @@
-"""What dataplane/port.pxd promises of every kind of port: of each without another end, of some with one."""
+"""The contract of dataplane/port.pxd, for every kind of port without another end, and for some with one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def is_readable(fd: int) -> bool:
     return bool(select.select([fd], [], [], 0)[0])
 
 
-# Every kind there is, with nothing at its other end
+# Every kind, with nothing at its other end
 
 
 @pytest.fixture(params=[pytest.param(kind, id=name) for name, kind in KINDS.items()])
@@ -71,11 +71,11 @@ def test_each_frame_for_a_port_without_another_end_is_counted_once_or_waits(lone
     assert drops in (0, done)
 
 
-# Kinds whose other end a test can be
+# Kinds whose other end can be a test
 
 
 class Scene(ABC):
-    """A port, and what comes to it and from it."""
+    """A port, with functions that send to it and receive from it."""
 
     port: Port
 

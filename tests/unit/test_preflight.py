@@ -1,4 +1,4 @@
-"""What stands in the way of a configuration on this host is said in one line, before anything starts."""
+"""Obstacles to a configuration on this host are reported in one line, before anything starts."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_path_on_which_another_process_answers_is_refused_at_a_start_and_that_
             assert warning.endswith(f"{said}name another place with --control PATH")
         with pytest.raises(BlockingIOError):
             other.accept()
-        # Where somebody answers is where a client wants to go.
+        # A client may use a path where another process listens.
         assert preflight.check_for_later(config.build({"port": ["a.sock,mode=client", "null:"]})) == ()
     # Now it is a stale one, which the start removes, and not the check.
     assert preflight.check_for_later(config.build({"port": ["a.sock", "null:"]})) == ()

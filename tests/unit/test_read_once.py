@@ -1,4 +1,4 @@
-"""What a driver may change at any time is read once: what was checked is what is used."""
+"""A value that a driver may change at any time is read once: the checked value is the used one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.probes.flipped import flip_head, take_flipped
 from tests.unit.rig import frame, rig
 
 CHANGES = 20_000
-"""A second look a few nanoseconds after the first sees another head once in a hundred times or so."""
+"""A second read a few nanoseconds after the first sees another head about once in a hundred times."""
 
 
 def test_a_head_that_changes_after_it_was_checked_is_not_looked_at_again() -> None:

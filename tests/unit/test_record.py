@@ -1,4 +1,4 @@
-"""What outlives fwd of a port: kept in memory, believed about one process only, removed when it is of no use."""
+"""A port's record outlives fwd: it is in memory, used for one process only, and removed when it is of no use."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ sys.stdin.read()
 
 
 def test_a_front_end_that_a_fwd_in_another_pid_namespace_knew_is_the_same_one(path: Path) -> None:
-    """A fwd that comes out of a container, or goes into one, finds what the one before noted."""
+    """A fwd that moves out of a container, or into one, finds the record of the one before."""
     inside = ["unshare", "--pid", "--mount-proc", "--fork", "--kill-child", sys.executable, "-c", IN_A_CONTAINER]
     words = [*inside, str(path), str(BEFORE)]
     with subprocess.Popen(words, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
@@ -276,7 +276,7 @@ def test_no_bit_but_a_withdrawn_one_comes_back(path: Path) -> None:
 def test_what_cannot_be_known_from_here_is_not_taken_for_abandoned(
     path: Path, somebody: int, monkeypatch: pytest.MonkeyPatch, unknown: str
 ) -> None:
-    """Containers may share the directory: a process of one of them is nobody's in the others, and lives."""
+    """Containers may share the directory: a process of one is not visible in the others, but still runs."""
     Record(str(path), 2).acknowledge(BEFORE, somebody)
     data = bytearray(path.read_bytes())
     *fields, started, device, inode = HEADER.unpack_from(data)

@@ -1,4 +1,4 @@
-"""Where a ring may lie: each part aligned, and within shared memory to its last byte. Virtio 1.2, 2.7 and 2.8.10."""
+"""Addresses of a ring: each part aligned, and within shared memory to its last byte. Virtio 1.2, 2.7 and 2.8.10."""
 
 from __future__ import annotations
 

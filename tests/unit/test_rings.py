@@ -65,7 +65,7 @@ def test_a_started_ring_is_kicked_no_more_and_its_kick_fd_keeps_its_count(bench:
 
 
 def test_a_ring_whose_buffers_were_found_is_still_told_of_its_first_kick(bench: Bench) -> None:
-    """Only a driver that is known to kick may be slept on."""
+    """A worker may sleep only where the driver is known to kick."""
     bench.negotiate()
     bench.share()
     bench.configure(0)
@@ -324,7 +324,7 @@ def test_a_ring_that_breaks_just_before_it_is_stopped_says_so_before_it_starts_a
     kick = bench.run(1)
     err = bench.eventfd()
     bench.send(Request.SET_VRING_ERR, VringFd(1, False), [err])
-    bench.port.news.append(("broken", 1, "a descriptor loop"))  # found, and nobody has looked yet
+    bench.port.news.append(("broken", 1, "a descriptor loop"))  # a worker found it, and no control thread knows yet
     bench.ask(Request.GET_VRING_BASE, VringState(1, 0))
     bench.kick_with(1, kick)
     assert os.eventfd_read(err) == 1

@@ -102,7 +102,7 @@ def test_an_enabled_ring_moves_as_little_as_ever_and_says_why(bench: Bench) -> N
 
 
 def leave(bench: Bench) -> None:
-    """What user-mode Linux sends when a driver goes: each ring disabled, and a question behind it."""
+    """What user-mode Linux sends when a driver goes: it disables each ring, and then asks for the features."""
     for index in (1, 0):
         disable(bench, index)
     bench.ask(Request.GET_FEATURES)
@@ -264,7 +264,7 @@ def test_a_driver_goes_and_comes_again_and_nobody_touches_what_it_left(
             left.frontend.set_up_queue(
                 index, queue, kick=left.kicks[index], call=left.calls[index], err=left.errs[index]
             )
-        left.frontend.ask(Wire.GET_FEATURES)  # what is sent before its ring is enabled is thrown away
+        left.frontend.ask(Wire.GET_FEATURES)  # frames sent before its ring is enabled are dropped
         left.net.post(64)
         left.kick()
         left.net.receive_all()  # the frame that waited, unless it was given up meanwhile

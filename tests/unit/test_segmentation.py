@@ -1,4 +1,4 @@
-"""Checksums and super-frames that the host's stack leaves to the card: what a packet port makes of them."""
+"""Checksums and super-frames that the host's stack leaves to the card: a packet port completes and cuts them."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from tests.unit.service_rig import Rig, run_a_ring, until
 from tests.unit.session_bench import MODERN, REGION, open_fds
 
 A_MOMENT = 0.3
-"""Seconds in which nothing comes."""
+"""Seconds in which nothing may come."""
 
 # A front-end's life
 
@@ -70,7 +70,7 @@ def test_a_second_front_end_is_turned_away_and_the_first_one_undisturbed(rig: Ri
 def test_front_ends_that_leave_when_they_know_the_number_of_pairs_are_told_of_queues(
     rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """QEMU with queues=2 comes again, many times a second, and says why on its own stderr only."""
+    """QEMU with queues=2 reconnects many times a second, and says why only on its own stderr."""
 
     def said() -> int:
         remedy = "1 queue pair here; one that wants more (QEMU's queues=) needs queues= at this port"
@@ -88,7 +88,7 @@ def test_front_ends_that_leave_when_they_know_the_number_of_pairs_are_told_of_qu
 
 
 def test_front_ends_that_leave_like_that_are_taken_twice_a_second(rig: Rig) -> None:
-    """QEMU comes again as fast as it can. Who shares memory is one that stays, and all is as before."""
+    """QEMU reconnects as fast as it can. After a front-end that shares memory the limit is lifted."""
     taken: list[float] = []
     while len(taken) < 5:
         frontend = rig.frontend()

@@ -1,4 +1,4 @@
-"""The path that a port listens on: what is there already, whose it becomes, and what is refused."""
+"""The path that a port listens on: files that are there already, mode and group, and what is refused."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_mode_is_that_which_was_asked_for_under_every_umask(directory: Path,
 
 
 def replaced_by(path: Path, precious: Path, how: str) -> None:
-    """What somebody else does who may write the directory."""
+    """Does what another user who may write the directory could do."""
     path.rename(path.with_name("gone"))
     if how == "link":
         path.symlink_to(precious)

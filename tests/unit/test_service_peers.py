@@ -1,4 +1,4 @@
-"""Front-ends that mean harm or fail, and faults of ours: the control thread turns them away and goes on."""
+"""Hostile and failing front-ends, and internal errors: the control thread ends the connection and goes on."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_a_front_end_that_cannot_be_notified_is_refused_in_words_and_the_next_on
 
 
 VISITS = 4 + 20 + service.ACCEPTS_PER_TURN
-"""What takes a second, where the last of them are taken in one turn."""
+"""Visits that take a second, where the last of them are taken in one turn."""
 
 
 def few_idle_visits(monkeypatch: pytest.MonkeyPatch) -> None:

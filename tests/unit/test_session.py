@@ -1,4 +1,4 @@
-"""Negotiation, acknowledgements, memory, status: what a session answers, and what it makes of its port."""
+"""Negotiation, acknowledgements, memory, status: the answers of a session, and its calls of the port."""
 
 from __future__ import annotations
 

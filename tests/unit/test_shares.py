@@ -18,7 +18,7 @@ LONG, SHORT = 10 * US, 2 * US
 
 @contextmanager
 def shared(*ports: BusyPort, egress: BusyPort | None = None) -> Iterator[Worker]:
-    """A worker with one wire from each port, by the clock that only visits move on."""
+    """A worker with one wire from each port, and a clock that only visits advance."""
     worker = Worker(Door())
     sink = egress or NullPort("sink")
     for port in ports:
@@ -64,7 +64,7 @@ def test_a_port_beside_those_that_have_nothing_is_visited_in_every_round() -> No
 
 
 def test_others_are_looked_at_again_after_a_few_visits_of_128_costly_pairs() -> None:
-    """Those who had nothing for a moment, and then have frames, wait for 25 us and a visit, not for 128 visits."""
+    """Ports that had nothing for a moment, and then have frames, wait for 25 us and a visit, not for 128 visits."""
     many, late = BusyPort("many", pairs=128, cost=LONG), BusyPort("late", frames=0, cost=0)
     with shared(many, late) as worker:
         rounds(worker, 1000)
@@ -135,7 +135,7 @@ def test_a_lone_frame_of_many_pieces_is_paid_for_beyond_that() -> None:
 
 
 def test_the_accounts_outlive_a_visit_of_control() -> None:
-    """Else whoever sends many messages would start afresh with each."""
+    """Otherwise a port could clear its account by sending messages."""
     heavy, honest = BusyPort("heavy", cost=LONG), BusyPort("honest", cost=SHORT)
     with shared(heavy, honest) as worker:
         for _ in range(3000):

@@ -1,4 +1,4 @@
-"""A ring whose memory does not come, and who looks at it for `show`: nobody else waits for that."""
+"""A ring whose pages do not come, and `show`, which reads it: no other thread waits."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def full_pipe() -> Iterator[int]:
 
 @contextmanager
 def running(directory: Path, stdout: int, stderr: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A fwd that answers a front-end at a.sock, whatever becomes of what it prints."""
+    """A fwd that serves a front-end at a.sock, with these output streams."""
     process = subprocess.Popen(COMMAND, cwd=directory, env=ENVIRONMENT, stdout=stdout, stderr=stderr)
     try:
         deadline = time.monotonic() + MAX_WAIT

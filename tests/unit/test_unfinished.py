@@ -1,4 +1,4 @@
-"""Checksums of a neighbouring stack that a veth hands to AF_XDP unfinished, without a word that they are."""
+"""Unfinished checksums of a stack at the other end of a veth, which AF_XDP gets without a note about them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one visit of a lane moves is bounded in pieces and in bytes, not in frames alone: one frame at least."""
+"""One visit of a lane moves a bounded number of frames, pieces and bytes, but always one frame."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_frames_in_one_piece_count_as_one_each(ring: int) -> None:
 
 @ring_formats
 def test_a_frame_in_32000_pieces_moves_alone(ring: int) -> None:
-    """Between frames in one piece: neither those before it nor those behind move with it."""
+    """Between frames in one piece: neither those before it nor those after it move in its visit."""
     with rig(features=FEATURES | NET_F_MRG_RXBUF | ring, memory=Memory.of(16 * MIB)) as r:
         r.b.driver.post(128)
         r.a.driver.send(frame(1))
@@ -86,7 +86,7 @@ def test_64_receive_buffers_of_1020_pieces_take_one_frame_a_visit(ring: int) -> 
 @ring_formats
 @pytest.mark.parametrize("hold", [True, False], ids=["hold", "drop"])
 def test_frames_spread_over_many_buffers_move_as_many_as_256_buffers_hold(ring: int, hold: bool) -> None:
-    """And those behind them are neither lost nor dropped, wherever frames do not wait for room."""
+    """Frames after them are neither lost nor dropped, also without hold."""
     with rig(features=FEATURES | NET_F_MRG_RXBUF | ring, size=512, hold=hold) as r:
         r.b.driver.post(512, bytes=112)
         r.a.driver.send_at_once(*[frame(n, 1000) for n in range(40)])

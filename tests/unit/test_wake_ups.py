@@ -19,7 +19,7 @@ from tests.probes.ping_pong import PingPong
 
 FLAGS = Feature.VERSION_1
 LONGER = 10
-"""Times as many rounds, with --long."""
+"""With --long, this many times the rounds."""
 FORMATS = {
     "split, event idx": EVENT_IDX,
     "packed, event idx": EVENT_IDX | Feature.RING_PACKED,
@@ -47,7 +47,7 @@ def test_a_million_ping_pongs_lose_no_wake_up(
         play_until_a_stall(game, 240, rounds)
         assert (game.driver_stalls, game.device_stalls) == (0, 0)
         assert game.rounds == rounds
-        # The decisions were made while somebody slept on them, not once all was over.
+        # The decisions were made while the other side slept.
         assert game.driver_sleeps > rounds // 10
         assert game.device_sleeps > rounds // 10
 

@@ -1,4 +1,4 @@
-"""What an xdp port says when the kernel refuses: the thing, the reason and the remedy in one line."""
+"""The error of an xdp port when the kernel refuses: the thing, the reason and the remedy in one line."""
 
 from __future__ import annotations
 
