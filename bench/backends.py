@@ -34,7 +34,7 @@ class BackEndError(Exception):
 
 
 class BackEnd:
-    """A process between two sockets. Knows what it started and stops exactly that.
+    """A process between two sockets. Stops exactly the processes that it started.
 
     name: KIND[:PATH][@WORD[+WORD...]]; what the words mean says guest_options() and, for fastvhost, its --idle.
     """
@@ -61,7 +61,7 @@ class BackEnd:
 
     @property
     def guest_options(self) -> list[str]:
-        """More for the load of this back-end alone: fastvhost@packed+in-order."""
+        """Options of the load for this back-end alone, as in fastvhost@packed+in-order."""
         return [f"--{word}" for word in self.words if word not in (*IDLE_WORDS, VGEN_WORD)]
 
     @property
@@ -91,7 +91,7 @@ class BackEnd:
             process = subprocess.Popen(
                 dying_with_us(command), stdin=stdin, stdout=self._log, stderr=self._log,
                 env={**os.environ, **self.env}, text=True,
-                start_new_session=True,    # ^C is ours to handle: a stopped process would never see it
+                start_new_session=True,    # this program handles ^C, since a stopped process would not
             )  # fmt: skip
         except FileNotFoundError as error:
             raise BackEndError(f"{self.name}: {command[0]} is not installed; see --help for the packages") from error

@@ -1,4 +1,4 @@
-"""What an administrator does by hand to a guest's network card, under traffic: does it go on, or is the guest told no?
+"""Changes an administrator makes to a guest's network card under traffic: does it go on, or is the change refused?
 
 usage: python -m bench.by_hand [--qemu installed|newest] [--packed] [NAME...]
 
@@ -33,7 +33,7 @@ from bench.guests.waits import wait_until
 PAIRS = 2
 PINGS = 20
 MAX_WAIT = 60.0
-"""Seconds for whatever takes none on a machine that is not busy."""
+"""Seconds for what takes almost no time on an idle machine."""
 BOOT_MAX_WAIT = 600.0
 IPXE_SCRIPT = """\
 #!ipxe
@@ -53,7 +53,7 @@ boot_file http://{server}/boot.ipxe
 """
 ROUTER = """
 import contextlib, socket, time
-advertisement = bytes((134, 0, 0, 0, 64)) + bytes(11)  # RFC 4861, section 4.2: a router of no use
+advertisement = bytes((134, 0, 0, 0, 64)) + bytes(11)  # RFC 4861, section 4.2: a router that routes nothing
 sender = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
 sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
 while True:
@@ -61,16 +61,16 @@ while True:
     with contextlib.suppress(OSError):  # its own address is not ready yet
         sender.sendto(advertisement, ("ff02::1", 0, 0, socket.if_nametoindex("eth0")))
 """
-"""Without one iPXE waits fifteen seconds for it, whatever DHCP says."""
+"""Without a router iPXE waits fifteen seconds for one, whatever DHCP says."""
 CARD_IN_GUEST = "$(readlink -f /sys/class/net/eth0/device/..)"
 
 
 class Refused(Exception):
-    """The guest was told that this cannot be. The text is what it was told."""
+    """The guest's command was refused. The text is the error that it printed."""
 
 
 class Scene:
-    """fwd, a QEMU guest on its port a and a neighbour on b, which is where a boots from."""
+    """fwd, a QEMU guest on its port a, and another guest on b, from which a boots."""
 
     def __init__(self, directory: Path, qemu: Qemu, device: str = "") -> None:
         """device: more properties of the network card."""
@@ -97,7 +97,7 @@ class Scene:
             self._stack = stack.pop_all()
 
     def _serve_boot(self) -> None:
-        """Files and an address for who asks the network of b."""
+        """Serve files and addresses on b's network."""
         server, files = self.b.address, self.directory
         for source, name in zip(guest_image(), ("vmlinuz", "initramfs"), strict=True):
             shutil.copy(source, files / name)
@@ -110,7 +110,7 @@ class Scene:
         self.b.run(f"{sys.executable} /run/shared/router.py > /run/shared/router.log 2>&1 & echo $! > /tmp/router")
 
     def _skip_prompts(self) -> None:
-        """iPXE waits some seconds, twice, for somebody to press a key. Any but Ctrl-B will do."""
+        """iPXE waits twice for a key, some seconds each; any but Ctrl-B makes it go on."""
 
         def asks_for_an_address() -> bool:
             if not self.a.monitor_path.exists():
@@ -122,7 +122,7 @@ class Scene:
 
     @contextlib.contextmanager
     def traffic(self) -> Iterator[None]:
-        """Both guests ping each other, also where there is no way at the moment."""
+        """Both guests ping each other all the time, also while frames cannot pass."""
         for guest, how, other in ((self.b, "-A", self.a), (self.a, "-i 0.01", self.b)):
             ping = f"ping {how} -q -c 1000 -W 1 {other.address}"
             guest.run(f"(while :; do {ping}; sleep 0.1; done) > /dev/null 2>&1 & echo $! > /tmp/traffic", MAX_WAIT)
@@ -133,14 +133,14 @@ class Scene:
                 guest.run("kill $(cat /tmp/traffic); killall ping 2> /dev/null; true", MAX_WAIT)
 
     def ask(self, command: str) -> str:
-        """What a command in the guest says. Raises Refused where it fails."""
+        """The output of a command in the guest. Raises Refused where it fails."""
         try:
             return self.a.run(command, MAX_WAIT).strip()
         except CommandFailed as error:
             raise Refused(str(error).rpartition(": ")[2].strip()) from error
 
     def set_up(self) -> None:
-        """Give the interface, a new one perhaps, what it had after the boot."""
+        """Set the interface, which may be a new one, up as after the boot."""
         self.a.run(
             "until [ -e /sys/class/net/eth0 ]; do sleep 0.1; done; "
             "ip link set eth0 mtu $guest_mtu up; ip address add $guest_address dev eth0 2> /dev/null; true",
@@ -148,7 +148,7 @@ class Scene:
         )
 
     def check(self) -> None:
-        """Every ping is answered, no ring is broken, fwd has nothing to complain of."""
+        """Check that every ping is answered, no ring is broken, and fwd logged no warning."""
         for sender, receiver in ((self.a, self.b), (self.b, self.a)):
             answered = sender.ping(receiver, PINGS, max_wait=5)
             assert answered == PINGS, f"{answered} of {PINGS} pings of {sender.name} were answered"
@@ -157,7 +157,7 @@ class Scene:
         assert not self.fwd.warnings(), self.fwd.warnings()
 
     def card_is_in(self) -> bool:
-        """Whether QEMU has the card."""
+        """Whether the card is plugged in."""
         return any(one["name"] == CARD for one in self.a.ask_monitor("qom-list", path="/machine/peripheral"))
 
     def __enter__(self) -> Self:
@@ -169,11 +169,11 @@ class Scene:
         self._stack.__exit__(kind, error, trace)
 
 
-# What is done by hand. Each returns what holds then; or raises Refused, and nothing has changed.
+# The changes. Each returns the result as text, or raises Refused, and then nothing has changed.
 
 
 def boot_by_ipxe(scene: Scene) -> str:
-    """It came up, without a kernel from QEMU."""
+    """The guest booted over the network."""
     kernel = Path(guest_image()[0]).stat().st_size
     assert scene.booted_bytes > kernel, f"{scene.booted_bytes} bytes came from b"
     return f"{scene.booted_bytes >> 20} MiB from its neighbour"
@@ -220,7 +220,7 @@ def link(scene: Scene) -> str:
 
 
 def rebind(scene: Scene, bus: str, device: str) -> str:
-    """By the driver that a device of this bus has."""
+    """Unbind and bind the driver of its device on this bus."""
     device = scene.ask(f"readlink -f /sys/class/net/eth0/{device}")
     driver = scene.ask(f"readlink -f {device}/driver")
     scene.ask(f"echo {Path(device).name} > {driver}/unbind")
@@ -264,7 +264,7 @@ def hot_unplug(scene: Scene) -> str:
 
 
 class Action(NamedTuple):
-    """One thing that is done by hand. refused: the guest is to be told no."""
+    """One change. refused: the guest's command must fail."""
 
     name: str
     do: Callable[[Scene], str]
@@ -290,7 +290,7 @@ ACTIONS = (
 
 
 def carry_out(scene: Scene, action: Action) -> str:
-    """Do it under traffic, which has to come back. Returns what came of it. Raises AssertionError."""
+    """Make the change under traffic, which must go on. Returns the result. Raises AssertionError."""
     with scene.traffic():
         try:
             told, refused = action.do(scene), False

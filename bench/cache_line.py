@@ -26,6 +26,6 @@ class CacheLine:
             raise BackEndError(f"{SOURCE.name} does not compile ({error}); install gcc") from error
 
     def crossing_ns(self) -> float:
-        """Nanoseconds from a store on one CPU to its sight on the other. Takes some hundredths of a second."""
+        """Nanoseconds from a store on one CPU until the other sees it. Takes some hundredths of a second."""
         done = subprocess.run(self._command, capture_output=True, text=True, check=True, timeout=MOST_SECONDS)
         return float(done.stdout)

@@ -63,7 +63,7 @@ def arguments() -> argparse.Namespace:
 
 
 def setup_of(o: argparse.Namespace) -> Setup:
-    """The named one or the usual one, with what the other options say instead."""
+    """The named set-up or the default one, changed by the other options."""
     named = SETUPS.get(o.setup, Setup("", "fastvhost,testpmd,ovs", cases((64, 512, 1518))))
     loads = named.cases
     if o.sizes is not None or o.guests is not None:
@@ -75,7 +75,7 @@ def setup_of(o: argparse.Namespace) -> Setup:
 
 @contextlib.contextmanager
 def hugepages(wanted: bool) -> Iterator[Path | None]:
-    """A hugetlbfs of our own with pages behind it, for as long as it takes."""
+    """Mount a hugetlbfs with pages reserved for it, within the block."""
     if not wanted:
         yield None
         return
@@ -93,7 +93,7 @@ def hugepages(wanted: bool) -> Iterator[Path | None]:
             finally:
                 subprocess.run(["umount", directory], check=True)
         finally:
-            # What others added or took meanwhile stays as it is.
+            # Pages that others reserved or released meanwhile stay as they are.
             NR_HUGEPAGES.write_text(str(max(0, int(NR_HUGEPAGES.read_text()) - HUGEPAGES)))
 
 
@@ -117,7 +117,7 @@ def compare(o: argparse.Namespace, setup: Setup, case: Case, huge: Path | None, 
                 turns[pair.back_end.name].append(figure(turn, setup.latency))
         for pair in pairs:
             pair.finish()
-            pair.freeze()    # its back-end has nothing to do, and polls
+            pair.freeze()    # its back-end would go on polling
             if not any(turns[pair.back_end.name]):
                 raise BackEndError(f"{pair.back_end.name}: no traffic in any turn; {pair.back_end.end_of_log()}")
     names = list(turns)
@@ -136,7 +136,7 @@ def compare(o: argparse.Namespace, setup: Setup, case: Case, huge: Path | None, 
 
 
 def cpus() -> tuple[int, int]:
-    """The back-end's and the guests': the first and the last that we may use."""
+    """The CPUs of the back-end and of the guests: the first and the last allowed one."""
     return min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
 
 
@@ -146,7 +146,7 @@ def percentiles(windows: list[dict[str, float]]) -> dict[str, float]:
 
 
 def compared(names: list[str]) -> list[tuple[str, str]]:
-    """The first with every other one, and each with the variants of itself."""
+    """The pairs to compare: the first back-end with every other one, and each with its own variants."""
     pairs = [(names[0], name) for name in names[1:]]
     return pairs + [(a, b) for a in names[1:] for b in names[1:] if b.partition("@")[0] == a != b]
 
@@ -180,9 +180,9 @@ def figure(windows: list[dict[str, float]], latency: bool) -> float | None:
 
 
 def faults(pair: Pair | VirtioUserPair) -> dict[str, float]:
-    """What was wrong with the frames over the whole run. Lost ones are the full ring of a back-end that drops."""
+    """Faults of the frames over the whole run. A back-end that drops where a ring is full loses frames."""
     if isinstance(pair, VirtioUserPair | VgenPair):
-        return {}    # nobody looked
+        return {}    # not checked
     ways = [pair.final.get(way, {}) for way in ("a_to_b", "b_to_a")]
     total = {key: sum(way.get(key, 0) for way in ways) for key in (*BROKEN, "lost")}
     sent = sum(way.get("sent_frames", 0) for way in ways)
@@ -208,7 +208,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def told(wrong: dict[str, float]) -> str:
-    """The faults of a back-end, as far as somebody looked."""
+    """The faults of a back-end, where they were checked."""
     if not wrong:
         return ""
     kinds = ", ".join(f"{wrong[key]:.0f} {key}" for key in BROKEN if wrong[key])

@@ -1,4 +1,4 @@
-"""Nothing is lost without a word: what came in equals what went out, plus what was dropped on the way, plus what waits.
+"""Checks that no frame is uncounted: frames received equal frames sent, plus dropped ones, plus waiting ones.
 
 Of all ports of a forwarder together, where each has one wire at most: `rx_frames` are the frames that ports received,
 `tx_frames` those that they delivered. A frame that a port received is delivered once, or dropped once: by the port it
@@ -45,14 +45,14 @@ class AnyWorker(Protocol):
 
 
 def check(worker: AnyWorker, *ports: AnyPort) -> None:
-    """All ports that this worker, which stands still, has wires of. Raises AssertionError with the sum."""
+    """Check all ports that a stopped worker has wires of. Raises AssertionError with the sums."""
     counted = [port.counters() for port in ports]
     came = sum(one.rx_frames for one in counted)
     _compare(came, [(one.tx_frames, one.tx_dropped, one.rx_dropped) for one in counted], worker.waiting)
 
 
 def check_stats(ask: Callable[[], Mapping[str, Any]], seconds: float = 1.0) -> bool:
-    """The same of a forwarder that runs, as soon as two of its answers are alike: while frames move, nothing is exact.
+    """Check a running forwarder once two of its answers are equal: while frames move, the sums are not exact.
 
     Between them each worker has gone round: one that has no CPU may hold frames that it has counted once so far. False
     where that does not happen within so many seconds: its guests are not done, or it does not answer.
@@ -80,7 +80,7 @@ def check_stats(ask: Callable[[], Mapping[str, Any]], seconds: float = 1.0) -> b
 
 
 def check_pair(ask: Callable[[], Mapping[str, Any]], *names: str, seconds: float = MAX_WAIT) -> None:
-    """The same of two ports wired to each other, whose guests are done, while others of that forwarder go on.
+    """Check two ports wired to each other, whose guests have stopped, while other ports of that forwarder go on.
 
     None of their frames waits: all chains that were sent came back. So what came in was delivered or dropped. Counters
     may be read a moment too early. Raises AssertionError where they do not add up within so many seconds.

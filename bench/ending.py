@@ -1,4 +1,4 @@
-"""How a long command ends: with all that it started, its files gone, whatever ends it.
+"""Ends a long command properly, whatever ends it: with all processes that it started, and its files removed.
 
 A signal becomes an exception, so that the blocks the command is in are left, each taking its own things away. Programs
 it runs have their parent's death as theirs (fastvhost/control/children.py), and the interfaces and device files they
@@ -24,7 +24,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def end_on_signals(name: str) -> None:
-    """From now on the first of the signals raises SystemExit, with a shell's status; those after it find us deaf.
+    """From now on the first of these signals raises SystemExit, with a shell's exit status; later ones are ignored.
 
     One that is ignored (SIGHUP under nohup) stays ignored.
     """
@@ -40,13 +40,13 @@ def end_on_signals(name: str) -> None:
 
 
 def be_deaf() -> None:
-    """What takes everything away is not disturbed."""
+    """Block the signals while everything is removed."""
     for number in SIGNALS:
         signal.signal(number, lambda *_: None)
 
 
 def run_whole(command: Sequence[str | Path], directory: Path, output: int | None = None) -> int:
-    """Run a program that starts others; a signal that ends us ends all of them. Returns its status."""
+    """Run a program that starts others; a signal that ends this process ends all of them. Returns its status."""
     with subprocess.Popen(
         list(command), cwd=directory, stdin=subprocess.DEVNULL, stdout=output, start_new_session=True
     ) as program:
@@ -62,12 +62,12 @@ def run_whole(command: Sequence[str | Path], directory: Path, output: int | None
 
 @contextlib.contextmanager
 def own_directory() -> Iterator[Path]:
-    """A directory in which all temporary files of this process are made. It is gone afterwards, with all in it."""
+    """A directory in which all temporary files of this process are made. It is removed afterwards with its contents."""
     outside = tempfile.gettempdir()
     while True:
         path = Path(tempfile.mkdtemp(prefix=PREFIX))
         lock = _locked(path)
-        if lock is not None and path.exists():  # nobody has taken it for a dead one's meanwhile
+        if lock is not None and path.exists():  # another process may have removed it as that of a dead one
             break
     tempfile.tempdir = str(path)
     try:
@@ -79,7 +79,7 @@ def own_directory() -> Iterator[Path]:
 
 
 def remove_left_over() -> list[Path]:
-    """Take away the directories whose owners are dead. Returns which these were."""
+    """Remove the directories of processes that have ended. Returns their paths."""
     removed = []
     for path in sorted(Path(tempfile.gettempdir()).glob(f"{PREFIX}*")):
         if (lock := _locked(path)) is not None:
@@ -91,7 +91,7 @@ def remove_left_over() -> list[Path]:
 
 
 def _locked(path: Path) -> int | None:
-    """The directory, open and locked, or None where its owner lives."""
+    """The directory, open and locked, or None where its owner still runs."""
     try:
         opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:

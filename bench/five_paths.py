@@ -1,4 +1,4 @@
-"""Writes the tables of docs/five-paths.md and its Japanese sister, their drawings and plot, from bench/results.
+"""Writes the tables of docs/five-paths.md and its Japanese version, their drawings and plot, from bench/results.
 
 usage: python -m bench.five_paths [--check]
 Of each path all rounds of its newest commit in results/five-paths.jsonl count: medians, lowest and highest beside them.
@@ -24,7 +24,7 @@ from bench.svg import Chart, places, short
 DOCS = ROOT / "docs"
 PLOTS = DOCS / "plots"
 PAGES = {"": DOCS / "five-paths.md", ".ja": DOCS / "five-paths.ja.md"}
-"""By what distinguishes the names of a language's files."""
+"""By the suffix in the names of a language's files."""
 MARK = re.compile(r"(<!-- (?P<name>[a-z0-9-]+): made by bench/five_paths\.py -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 PATHS = (1, 2, 3, 4, 5)
 PLACES = ("outer guest", "this host")
@@ -47,7 +47,7 @@ BOTH_RATIOS = f"{RATIO}, path 4 {{:.1f}} times"
 
 
 def recorded() -> list[Row]:
-    """Of each path at each place, every round of the newest commit that was recorded."""
+    """For each path and place, all rounds of the newest commit that was recorded."""
     path = RESULTS / "five-paths.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     newest = {(row["path"], row["where"]): row["commit"] for row in rows}
@@ -67,7 +67,7 @@ def rate(direction: str) -> Callable[[Row], float]:
 
 
 class Page:
-    """What stands at the marks of one page."""
+    """The generated parts of one page, by their marks."""
 
     def __init__(self, language: str, rows: list[Row]) -> None:
         self.language, self.rows = language, rows
@@ -116,7 +116,7 @@ class Page:
         return "| " + " | ".join([*cells, both if direction == "bounce" else ""]) + " |"
 
     def ratios(self) -> str:
-        """How many times the frames of path 2, where both are."""
+        """The frames as a multiple of those of path 2, where both were measured."""
         sentences = []
         for place in PLACES:
             found = {path: [rate("in")(row) for row in of(self.rows, path, place)] for path in PATHS}
@@ -182,7 +182,7 @@ def cpu(rows: list[Row], direction: str, part: str) -> float:
 
 
 def wanted() -> dict[Path, str]:
-    """Every file this writes, and what should be in it."""
+    """Every file that this writes, with its content."""
     rows = recorded()
     files: dict[Path, str] = {}
     for language, path in PAGES.items():

@@ -1,4 +1,4 @@
-"""Files that a script makes from bench/results: written where they differ, or only looked at."""
+"""Files that a script makes from bench/results: written where they differ, or only compared."""
 
 from __future__ import annotations
 

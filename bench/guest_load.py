@@ -1,4 +1,4 @@
-"""The built-in guests as a process of its own, reporting to whoever started it: one JSON object per line on stdout.
+"""The built-in guests as a process of its own, which reports to its parent: one JSON object per line on stdout.
 
 usage: python -m bench.guest_load A.sock B.sock [--size 64|imix] [--core N] [--listen] [--latency] ...
 Runs until SIGTERM or until stdin closes; then drains and prints {"final": ...}.
@@ -18,7 +18,7 @@ from dataclasses import fields
 from fastvhost.driver.guests import IMIX, Guests, GuestsError, PairSettings
 
 INTERVAL_SECONDS = 0.05
-# OVS takes its time between accepting a ring and forwarding from it.
+# OVS needs some time between accepting a ring and forwarding from it.
 FIRST_FRAME_SECONDS = 20.0
 
 
@@ -83,7 +83,7 @@ def main() -> int:
     o = arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if o.core is not None:
-        os.sched_setaffinity(0, {o.core})    # this thread too: the back-end's core is the back-end's
+        os.sched_setaffinity(0, {o.core})    # this thread, too: nothing else runs on the back-end's core
     try:
         (a, b), names = o.sockets, (field.name for field in fields(PairSettings))
         guests = Guests(a, b, PairSettings(timeout=30, **{name: getattr(o, name) for name in names if name in o}))

@@ -55,7 +55,7 @@ class HostPorts(BackEnd):
             self.do(f"ip link add {LEFT} type veth peer name {RIGHT}", *up)
 
     def join_taps(self) -> None:
-        """What one tap's guest sends goes out of the other, once the back-end has made them."""
+        """Connect the two taps, once the back-end has made them: what one guest sends goes out of the other's tap."""
         if self.kind != "tap":
             return
         deadline = time.monotonic() + START_SECONDS
@@ -64,7 +64,7 @@ class HostPorts(BackEnd):
                 if time.monotonic() > deadline:
                     raise BackEndError(f"{self.name}: makes no interface {tap}; {self.end_of_log()}")
                 time.sleep(0.05)
-            # Without a queue of its own in front of it: a tap has one, and never asks for a pause.
+            # Without a queueing discipline: a tap has a queue of its own, and never stops the sender.
             self.do(f"ip link set {tap} up", f"tc qdisc replace dev {tap} root noqueue")
         if self.joined_by == "bridge":
             self.do("ip link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0", "ip link set br0 up")
@@ -124,7 +124,7 @@ class TestpmdHost(HostPorts, Testpmd):
         process.stdin.flush()
 
     def device(self, n: int, interface: str) -> str:
-        """DPDK's words for the interface."""
+        """DPDK's options for the interface."""
         if self.kind == "tap":
             return f"net_tap{n},iface={interface}"
         if self.kind == "packet":

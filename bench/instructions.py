@@ -43,7 +43,7 @@ class Case:
 
 PACKED = USUAL_FEATURES | Feature.RING_PACKED
 
-# Each is what was counted when it was last lowered, and 3 % for another compiler's taste.
+# Each budget is the count when it was last lowered, plus 3 % for other compilers.
 CASES = (
     Case("64 B", 197),
     Case("1518 B", 482, size=1518),
@@ -90,7 +90,7 @@ def count() -> dict[str, float]:
 
 
 def run_cases() -> None:
-    """What valgrind watches. Prints the frames of each case."""
+    """The program that runs under valgrind. Prints the frames of each case."""
     for case in CASES:
         settings = replace(POLLED, sizes=(case.size,), pieces=case.pieces)
         with rig(settings, features=case.features, journals=case.journals) as r:

@@ -16,7 +16,7 @@ from bench.fwd import forwarder
 from bench.record import write
 from fastvhost.driver.guests import IMIX, Guests, PairSettings
 
-# However long guests do not run: it is asked whether frames are lost that they had time for.
+# Long enough that guests without a CPU for a while lose no frames.
 HOLDS = ("--on-full", "hold", "--hold-timeout", "10s")
 
 

@@ -1,4 +1,4 @@
-"""How a benchmark says what it counts: a call is many turns inside C, and the figure is nanoseconds per unit."""
+"""Tells the recorder what a benchmark counts: a call makes many turns in C; the figure is nanoseconds per unit."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Way:
 
     name: str
     needs: str = ""
-    """A device file that a host's kernel may lack."""
+    """A device file that this kernel may lack."""
     kind: str = "virtio-net-pci"
     tap: bool = True
     vhost: bool = False
@@ -58,10 +58,10 @@ WAYS = {
 
 
 def bring_up(tap: str) -> None:
-    """A guest's tap interface, once QEMU has made it. It goes with QEMU: not even SIGKILL leaves it behind."""
+    """A guest's tap interface, once QEMU has made it. The kernel removes it when QEMU ends, even by SIGKILL."""
     wait_until(f"{tap} is there", 30, Path("/sys/class/net", tap).exists)
     off = Path("/proc/sys/net/ipv6/conf", tap, "disable_ipv6")
-    if off.exists():  # what the host says of its own accord would blur the figures
+    if off.exists():  # IPv6 messages of the host would change the figures
         off.write_text("1")
     subprocess.run(["ip", "link", "set", tap, "up"], check=True, timeout=20)
 
@@ -103,7 +103,7 @@ def _seconds(process: int, only: set[int] | None = None) -> float:
 
 
 class App1(Process):
-    """The application, started; and each stream that it runs."""
+    """The application as a process, and its streams."""
 
     def __init__(self, directory: Path, port: str) -> None:
         words = ["--port", port, "--json", "--wait", "200", "--count", "100", "--window", "8", "--more"]
@@ -111,13 +111,13 @@ class App1(Process):
         self._streams = 0
 
     def stream(self, seconds: float, *options: str) -> dict[str, Any]:
-        """What it says of one more stream, once that has ended."""
+        """Its report on one more stream, once that has ended."""
         self.stdin.write(" ".join([*options, "--count 0", "--seconds", str(seconds)]).encode() + b"\n")
         self.stdin.flush()
         return self.said(260 + seconds)
 
     def said(self, seconds: float) -> dict[str, Any]:
-        """The next of its answers; between them, its port may say what became of its interface."""
+        """Its next answer, without log lines about the port's interface."""
         deadline = time.monotonic() + seconds
         while len(answers := self._answers()) <= self._streams:
             self.check_running()
@@ -131,7 +131,7 @@ class App1(Process):
 
 
 def measure(number: int, seconds: float, size: int, rounds: int = 1, *, max_wait: float = 200) -> list[dict[str, Any]]:
-    """Everything about one path, each round as a line of bench/results/five-paths.jsonl. Nothing is left behind."""
+    """Measure one path; each round is a line of bench/results/five-paths.jsonl. Removes all that it made."""
     way = WAYS[number]
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(short_dir())
@@ -145,7 +145,7 @@ def measure(number: int, seconds: float, size: int, rounds: int = 1, *, max_wait
         else:
             machine = Machine("guest", directory / "guest.sock", NUMBER)
             port = machine.port
-        # What the one makes, the other comes to: QEMU the tap, App1 the port of paths 4 and 5.
+        # One makes what the other uses: QEMU the tap, App1 the port of paths 4 and 5.
         if way.tap:
             guest = stack.enter_context(WokenGuest(machine, directory))
             bring_up(machine.tap)
@@ -163,7 +163,7 @@ def measure(number: int, seconds: float, size: int, rounds: int = 1, *, max_wait
         for run in runs:
             run["bounce"] = _stream(app, clocks, seconds, size, "--window", "128")
             run["ping_pong"] = _stream(app, clocks, seconds, size, "--window", "1")
-        # From here on the guest's network device belongs to a program.
+        # From here on a program in the guest uses the network device.
         guest.run("flood eth0 > /tmp/flood 2>&1 &", max_wait)
         said = guest.run("while ! grep . /tmp/flood; do sleep 0.5; done", max_wait)
         assert said.startswith("flooding"), said

@@ -141,7 +141,7 @@ HOST_WAYS = ("packet", "xdp", "tap", "bridge", "pcap")
 
 
 def host_ports() -> str:
-    """Ports towards this host: frames that arrived, and how many a core forwarded for that: each twice."""
+    """Ports towards this host: frames that arrived, and frames that the core forwarded, twice as many."""
     records = [(way, record) for way in HOST_WAYS for record in newest(way)]
     if not records:
         return NOTHING
@@ -210,7 +210,7 @@ def rate_plot() -> str | None:
 
 
 def ratio_plot() -> str | None:
-    """Paired ratios by frame size: what the machine's drift from size to size leaves alone."""
+    """Paired ratios by frame size, which do not depend on the machine's drift between sizes."""
     records = [r for r in newest("rates", "rates-between") if r["size"].isdecimal() and r["ratios"]]
     if not records:
         return None
@@ -261,7 +261,7 @@ PICTURES: dict[str, Callable[[], str | None]] = {
 
 
 def wanted() -> dict[Path, str]:
-    """Every file this writes, and what should be in it."""
+    """Every file that this writes, with its content."""
     files = {PAGE: page(PAGE.read_text())}
     for name, draw in PICTURES.items():
         if picture := draw():

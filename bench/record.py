@@ -32,7 +32,7 @@ def machine() -> dict[str, object]:
 
 
 def commit() -> str:
-    """The commit that is measured; "+" behind it when the tree has changes in what it measures."""
+    """The commit that is measured, with "+" where files of the measured code have changes."""
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
@@ -44,7 +44,7 @@ def commit() -> str:
 
 
 def write(name: str, figures: list[dict[str, object]]) -> Path:
-    """Append figures, each with when, what was built how, and where. Returns the file."""
+    """Append figures, each with time, commit, build and machine. Returns the file."""
     around = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),

@@ -72,7 +72,7 @@ def rig(
 
 
 def _attach(device: GuestDevice, port: VirtioPort, queue_size: int, closing: contextlib.ExitStack) -> None:
-    """What a session does when a front-end has said everything."""
+    """Start the rings, as a session does when a front-end has sent everything."""
     ram = device.ram
     mapping = Mapping(ram.fd, ram.guest_addr, ram.bytes, ram.user_addr, 0)
     closing.callback(mapping.close)

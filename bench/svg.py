@@ -49,7 +49,7 @@ class Chart:
             self._parts.append(_text(x, HEIGHT - BOTTOM + 20, text, anchor="middle"))
 
     def legend(self, names: Sequence[str], colours: Sequence[int] = ()) -> None:
-        """A line of names in their colours, one after another if nothing is said of them."""
+        """A legend: names in their colours; by default the colours in order."""
         x = float(LEFT)
         for n, name in zip(colours or range(len(names)), names, strict=True):
             self._parts.append(f'<rect x="{x:.0f}" y="{HEIGHT - 28}" width="14" height="10" fill="{colour(n)}"/>')
@@ -70,7 +70,7 @@ class Chart:
         )
 
     def bar(self, x: float, width: float, value: float, n: int, *, upright: str = "") -> None:
-        """From the axis up, its figure above it; or, where bars are narrow, these words standing upright."""
+        """A bar with its figure above it; where bars are narrow, the text is upright."""
         y = self.y(value)
         height = HEIGHT - BOTTOM - y
         self._parts.append(

@@ -1,4 +1,4 @@
-"""What does a frame cost on its way through one burst: receive, deliver, release? The same burst again and again."""
+"""What does a frame cost in one burst: receive, deliver, release? The same burst again and again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does it cost to find a guest address in memory of one region, of eight, of the most there can be?"""
+"""What does it cost to find a guest address in memory of one region, of eight, of as many as possible?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Back-ends side by side: all up, all but one stopped, turns of less than a second each.
+"""Back-ends in turns of less than a second: all are started, and all but one are stopped.
 
 The machine's speed drifts by the second (other guests of its host, where the host puts our CPUs). A round of turns
 meets every back-end within a few seconds, so the ratio of two of them in one round means more than either rate.
@@ -79,9 +79,9 @@ class Pair:
         self.signal(signal.SIGSTOP)
 
     def turn(self, seconds: float) -> list[dict[str, Any]]:
-        """Run for a while, longer on a machine too busy to report in time. Returns the windows that lie in it whole.
+        """Run for a while, longer where the machine is too busy to report in time.
 
-        The first moments are left out: the caches were somebody else's.
+        Returns the whole windows of that time. The first moments are left out: the caches were somebody else's.
         """
         start = time.monotonic() + SETTLE_SECONDS
         self.signal(signal.SIGCONT)

@@ -1,4 +1,4 @@
-"""DPDK's testpmd as two guests on virtio-user devices: what one receives it sends out of the other, round and round.
+"""DPDK's testpmd as two guests on virtio-user devices: frames that one receives, the other sends, again and again.
 
 Its driver needs more time per frame than any back-end here, so it tells how a back-end treats a driver that is slow.
 Takes the same turns as bench/turns.py; figures are testpmd's own, "since last show".
@@ -25,7 +25,7 @@ RECEIVED = re.compile(r"RX-packets:\s+(\d+)")
 RING_SIZE = 256
 BURSTS = 32
 DEVICE_WORDS = {"packed": "packed_vq=1", "in-order": "in_order=1"}
-"""What a word of a back-end's name, as in fastvhost@packed, asks of the devices."""
+"""Options of the devices for a word of a back-end's name, as in fastvhost@packed."""
 
 
 class VirtioUserPair:
@@ -43,7 +43,7 @@ class VirtioUserPair:
         ]
         self._guests = subprocess.Popen(
             dying_with_us([
-                # --no-huge: memory from one memfd. stdbuf: answers come when they are given.
+                # --no-huge: memory from one memfd. stdbuf: output is not delayed.
                 "stdbuf", "-oL", "dpdk-testpmd", "--lcores", f"0@{core},1@{core}", "--main-lcore", "0", "--no-pci",
                 "--no-telemetry", "--no-huge", "--no-shconf", "-m", "256", *devices, "--",
                 "-i", "--forward-mode=io", "--total-num-mbufs=16384", f"--txd={RING_SIZE}", f"--rxd={RING_SIZE}",
@@ -62,7 +62,7 @@ class VirtioUserPair:
                 self._more.notify_all()
 
     def _answer(self, command: str | None) -> str:
-        """Type a command; what testpmd says until its next prompt."""
+        """Type a command. Returns testpmd's output up to its next prompt."""
         with self._more:
             if command is not None:
                 self._said = ""
@@ -95,7 +95,7 @@ class VirtioUserPair:
         self.signal(signal.SIGSTOP)
 
     def turn(self, seconds: float) -> list[dict[str, float]]:
-        """Run for a while. One window: the rate between two questions."""
+        """Run for a while. Returns one window: the rate between two readings."""
         self.signal(signal.SIGCONT)
         time.sleep(SETTLE_SECONDS)
         self._answer("show port stats all")

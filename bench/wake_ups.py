@@ -26,7 +26,7 @@ from tests.probes.ping_pong import PingPong
 
 TRANSMITQ = 1
 EVENT_IDX = Feature.VERSION_1 | Feature.EVENT_IDX
-# Small rings, so that indices and wrap counters run over all the time; a packed one of any size, not of 2^n.
+# Small rings, so that indices and wrap counters wrap often; packed ones also of sizes other than 2^n.
 RINGS = {"split": (EVENT_IDX, 8), "packed": (EVENT_IDX | Feature.RING_PACKED, 7)}
 SEED = 20261123
 SECONDS = 3600.0
@@ -54,7 +54,10 @@ def ping_pong(features: Feature, size: int, seed: int = SEED, **options: object)
 
 
 def play(game: PingPong, rounds: int, seconds: float) -> int:
-    """Both ends, until so many rounds are over, or the time is. The status of the ring, 0 if it is well."""
+    """Run both ends for so many rounds, or until the time is over.
+
+    Returns the status of the ring, 0 if it is not broken.
+    """
     status: list[int] = []
     serving = threading.Thread(target=lambda: status.append(game.serve()))
     driving = threading.Thread(target=game.drive, args=(rounds,))

@@ -1,4 +1,4 @@
-"""A guest that obeys: commands go in over a serial port of its own and answers come back (scripts/guest/agent)."""
+"""A guest that runs commands, which are sent over a serial port of its own (scripts/guest/agent)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class CommandFailed(AssertionError):
 
 
 class ObedientGuest(Process):
-    """A running guest. `run` a command in it; the output comes back, or CommandFailed."""
+    """A running guest. `run` a command in it: returns the output, or raises CommandFailed."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class ObedientGuest(Process):
         pass_fds: Sequence[int] = (),
         channel: socket.socket | None = None,
     ) -> None:
-        """channel: this end of the guest's serial port. None: QEMU's command line says what serial_options() gave."""
+        """channel: this end of the guest's serial port. None: QEMU was started with serial_options()."""
         self._agent_path, self._console_path = _agent_path(directory, name), _console_path(directory, name)
         self._agent_path.unlink(missing_ok=True)
         self._agent = channel or socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -39,7 +39,7 @@ class ObedientGuest(Process):
         self._commands = 0
         super().__init__(name, command, directory, pass_fds=pass_fds)
         if channel is None:
-            # At once: QEMU throws away what the guest says while nobody is connected.
+            # Connect at once: QEMU discards the guest's output while nobody is connected.
             wait_until(f"{self.name} opens its serial port", 30, self._connect)
 
     def report(self) -> dict[str, str]:
@@ -54,7 +54,7 @@ class ObedientGuest(Process):
         return self
 
     def run(self, command: str, seconds: float = 20) -> str:
-        """Run a shell command in the guest, there ended after so many seconds. Returns its output."""
+        """Run a shell command in the guest, which ends it after `seconds`. Returns its output."""
         parts: list[bytes] = []
         status = self.follow(command, seconds, parts.append)
         output = b"".join(parts).decode()
@@ -63,9 +63,9 @@ class ObedientGuest(Process):
         return output
 
     def follow(self, command: str, seconds: float, show: Callable[[bytes], object]) -> int:
-        """Run a shell command, handing on its output as it comes. Returns its exit status."""
+        """Run a shell command, and pass its output on as it comes. Returns its exit status."""
         self._send(command, seconds)
-        # The command is bounded by the guest's clock, which runs late when the host has no time for it.
+        # The guest's clock bounds the command; it runs late where the host is overloaded.
         mark = RECORD_SEPARATOR + b"%d " % self._commands
         self._receive_until(mark, seconds + 20, f"{self.name} ends '{command}'", show)
         return int(self._receive_until(b"\n", 5, f"{self.name} tells the status of '{command}'"))
@@ -86,11 +86,11 @@ class ObedientGuest(Process):
     def _receive_until(
         self, mark: bytes, seconds: float, what: str, show: Callable[[bytes], object] | None = None
     ) -> bytes:
-        """What comes before a mark; where `show` is given, it gets that, piece by piece."""
+        """The output before a mark. `show`: called with parts of it as they come."""
         deadline = time.monotonic() + seconds
         while mark not in self._received:
             if show is not None:
-                # The mark may have begun.
+                # The end may be the beginning of the mark.
                 whole, separator, rest = self._received.rpartition(mark[:1])
                 ready, self._received = (whole, separator + rest) if separator else (rest, b"")
                 show(ready)

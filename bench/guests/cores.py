@@ -1,4 +1,4 @@
-"""Who runs where: the forwarder's worker gets the last core for itself, guests and peers share the others."""
+"""CPUs of processes: the forwarder's worker has the last core for itself, guests and peers share the others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ GUEST_CORES = _ALLOWED[:-1] or _ALLOWED
 
 
 ANYWHERE = "FASTVHOST_GUESTS_ANYWHERE"
-"""A variable that leaves the guests' CPUs to the kernel: for tests, which measure nothing and run beside others."""
+"""An environment variable that leaves guests unpinned: for tests, which measure nothing and run in parallel."""
 
 
 def on_guest_cores(*command: str) -> list[str]:

@@ -18,9 +18,9 @@ from fastvhost.control.errors import RuntimeFailure
 
 FASTVHOST = fwd_process.command()
 ENVIRONMENT = fwd_process.environment()
-# The time, then the severity where it is none of the ordinary ones; or a defect.
+# The time, then a severity of at least warning; or an internal error.
 WARNING = re.compile(r"^[-\d]+ [:.\d]+ (warning|error|critical): |^Traceback")
-# What else the machine does meanwhile is true, and no fault of fwd or its guests; so is how soon it wakes a CPU.
+# Warnings about other work on the machine, or about slow wake-ups of a CPU, are no fault of fwd or its guests.
 BUSY_MACHINE = re.compile(
     r"busy with other work|waited [\d.]+ (s|% of the time) for|take more than 20 us to signal|"
     r"without a core to run on|the worker is back"
@@ -28,7 +28,7 @@ BUSY_MACHINE = re.compile(
 
 
 def awaited(port: str) -> str | None:
-    """The name of a port that guests come to; None for one towards this host."""
+    """The name of a guest's port; None for a port towards this host."""
     where, *settings = port.split(",")
     if ".sock" not in where and not where.startswith("cuse:"):
         return None
@@ -56,7 +56,7 @@ class Fwd(Process):
         super().__exit__(*error)
 
     def ask(self, *words: str) -> str:
-        """What a verb of fastvhost prints about this process."""
+        """The output of a verb of fastvhost about this process."""
         answer = subprocess.run(
             [*FASTVHOST, *words, "--control", self.control],
             env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, check=True, timeout=2 * MAX_WAIT,
@@ -64,7 +64,7 @@ class Fwd(Process):
         return answer.stdout
 
     def stats(self) -> dict[str, Any]:
-        """Every counter. Without another process: where those are slow to start, much would happen meanwhile."""
+        """All counters, asked without starting a process, which may take long."""
         return dict(control_client.ask(str(self.control), "stats"))
 
     def show(self, port: str) -> dict[str, Any]:
@@ -80,7 +80,7 @@ class Fwd(Process):
         return shown
 
     def rounds(self) -> int:
-        """How often its workers have gone round so far."""
+        """How many rounds its workers have made."""
         return sum(int(worker["rounds"]) for worker in self.stats()["workers"].values())
 
     def frames(self) -> int:
@@ -97,5 +97,5 @@ class Fwd(Process):
         return all(port["link"] == "down" for port in self.stats()["ports"].values())
 
     def warnings(self) -> list[str]:
-        """Lines of the log that say that something is not as it should be."""
+        """Warnings and errors in the log."""
         return [line for line in self.log().splitlines() if WARNING.search(line) and not BUSY_MACHINE.search(line)]

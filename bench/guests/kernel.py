@@ -1,4 +1,4 @@
-"""A guest's kernel, and what each is told.
+"""A guest's kernel, and its command line.
 
 It is unpacked once: an emulated processor needs longer to unpack it than for all the rest of a boot.
 """
@@ -11,15 +11,15 @@ import re
 from pathlib import Path
 
 WORDS = "console=ttyS0 quiet no_timer_check"
-"""Of every test guest's command line. A guest that gets no processor for a while at its boot has no broken timer."""
+"""On every test guest's command line: a guest that has no CPU for a while at its boot would find its timer broken."""
 XZ = b"\xfd7zXZ\x00"
 ELF = b"\x7fELF"
 PVH_NOTE = re.compile(rb"\x04\0{3}[\x04\x08]\0{3}\x12\0{3}Xen\0")
-"""QEMU starts an ELF image that has this one (XEN_ELFNOTE_PHYS32_ENTRY), and no other."""
+"""QEMU starts only an ELF image that has this note (XEN_ELFNOTE_PHYS32_ENTRY)."""
 
 
 def unpacked(vmlinuz: str) -> str:
-    """The kernel itself, kept beside the image it lies in. That image, where QEMU can start it only so."""
+    """The unpacked kernel, kept beside its image; or that image, where QEMU cannot start the unpacked kernel."""
     path = Path(vmlinuz).with_name("vmlinux")
     if not path.exists():
         kernel = payload(Path(vmlinuz).read_bytes())
@@ -32,7 +32,7 @@ def unpacked(vmlinuz: str) -> str:
 
 
 def payload(image: bytes) -> bytes:
-    """What a kernel image unpacks when it starts; nothing where that is not xz, or is damaged."""
+    """The kernel that is packed in an image; empty where it is not xz, or is damaged."""
     found = image.find(XZ)
     try:
         return lzma.LZMADecompressor(lzma.FORMAT_XZ).decompress(image[found:]) if found >= 0 else b""

@@ -1,4 +1,4 @@
-"""What guests with a network interface do with each other, whatever runs them: busybox's commands over their agent."""
+"""Pings and copies between guests with a network interface, by busybox's commands over their agent."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class NetworkedGuest(ObedientGuest):
         return int(answers[1])
 
     def copy_to(self, other: NetworkedGuest, mib: int, *, max_wait: float = 60) -> tuple[str, str]:
-        """Copy random data by TCP. Returns its checksum where it came from, and where it arrived."""
+        """Copy random data by TCP. Returns its checksums at the sender and at the receiver."""
         self.run(f"dd if=/dev/urandom of=/tmp/sent bs=1M count={mib} 2>&1", max_wait)
         other.take_a_copy()
         # The receiver's answer to the end of the data is their checksum.
@@ -41,7 +41,7 @@ class NetworkedGuest(ObedientGuest):
         return self.run("sha256sum < /tmp/sent; rm /tmp/sent", max_wait), received
 
     def take_a_copy(self, seconds: float = 60) -> None:
-        """Listen: who connects and ends what it sends gets its checksum."""
+        """Listen: answer a connection with the checksum of its data, once the sender has ended it."""
         listens = "grep -qs ':1388 .* 0A ' /proc/net/tcp /proc/net/tcp6"  # port 5000, TCP_LISTEN
         self.run(f"nc -l -p 5000 -e sha256sum > /dev/null 2>&1 & until {listens}; do sleep 0.1; done", seconds)
 

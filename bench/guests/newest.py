@@ -12,7 +12,7 @@ LIBRARIES = "usr/lib/x86_64-linux-gnu"
 
 @functools.cache
 def newest(peer: str, seconds: float = 280) -> Path:
-    """The folder of a peer, with loader, libraries and all; fetched when it is not in the cache."""
+    """The folder of a program with its loader and libraries; fetched when it is not in the cache."""
     answer = subprocess.run([SCRIPT, peer], stdout=subprocess.PIPE, text=True, check=True, timeout=seconds)
     return Path(answer.stdout.split()[2])
 

@@ -19,12 +19,12 @@ MEMORY_SIZE = "3G"
 
 
 class OuterGuest(ObedientGuest):
-    """`follow` or `run` commands in it, as root. `here` makes one of a command of this machine."""
+    """`follow` or `run` commands in it, as root. `here` makes such a command of words, a directory and settings."""
 
     def __init__(self, directory: Path) -> None:
         kernel, initramfs = guest_image("outer")
         for device in ("virtio-net-pci", "e1000"):
-            # So that it is in the cache, which cannot be written from inside.
+            # Have it in the cache, which cannot be written from inside.
             snapshot(Machine("kept", Path("none"), 1, kind=device))
         super().__init__(
             "outer",

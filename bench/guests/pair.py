@@ -10,7 +10,7 @@ from bench.guests.fwd import Fwd
 from bench.guests.qemu import Guest, Machine, Options
 
 HOLDS = ["--hold-timeout", "10s"]
-"""A guest that does not run for a while loses nothing."""
+"""So that a guest without a CPU for a while loses no frames."""
 
 
 class Pair:
@@ -19,7 +19,7 @@ class Pair:
     def __init__(
         self, directory: Path, a: Options | None = None, b: Options | None = None, prefix: Sequence[str] = ()
     ) -> None:
-        """a, b: what is unusual about the guests. prefix: a command that runs the first fwd."""
+        """a, b: changes to the guests' defaults. prefix: a command that runs the first fwd."""
         self.directory = directory
         self.machines = (
             Machine("a", directory / "a.sock", 1, **(a or {})),

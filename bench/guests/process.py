@@ -1,4 +1,4 @@
-"""A program under test or beside it: its log, its end, and what a failure shows of it."""
+"""A program under test or beside it: its log, its end, and its part of a failure's report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Process:
     """Runs a program with its output in a file. It dies with its parent, also when that is killed itself."""
 
     started: ClassVar[list[Process]] = []
-    """Those whose logs a failure shows: for tests, conftest empties it after each module."""
+    """Processes whose logs a failure shows: conftest empties the list after each module."""
 
     def __init__(
         self,
@@ -55,11 +55,11 @@ class Process:
         return self.popen.stdin
 
     def log(self) -> str:
-        # Its directory may be gone, with those who looked at it.
+        # Its directory may have been removed.
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
     def report(self) -> dict[str, str]:
-        """What to show of it in a failure: title and text."""
+        """Title and text for a failure's report."""
         end = "running" if self.popen.poll() is None else f"ended with {self.popen.returncode}"
         return {f"{self.name} ({end})": last_lines(self.log())}
 
@@ -105,7 +105,7 @@ class Process:
 
 
 def _unused(directory: Path, name: str) -> Path:
-    """A log for each start: one that is started again does not write over the log of its predecessor."""
+    """A log for each start, so that a later process of the same name does not overwrite it."""
     taken = len(list(directory.glob(f"{name}-*.log")))
     return directory / f"{name}-{taken}.log"
 

@@ -24,11 +24,11 @@ QEMU = "qemu-system-x86_64"
 GUEST_IMAGE = Path(__file__).parents[2] / "scripts" / "guest-image"
 
 MADE = "FASTVHOST_GUEST"
-"""A variable that tells kernel and initramfs where they cannot be made."""
+"""An environment variable with kernel and initramfs, for where they cannot be made."""
 MEMORY_SIZE = "192M"
 SLOT, CARD = "slot0", "card0"
-"""What a network device that can be taken out sits in, and its own name."""
-# How the guest's memory is backed: shared as it must be; by a file, but not shared; anonymous, QEMU's default.
+"""The slot of a network device that can be unplugged, and the device's id."""
+# The guest's memory backend: shared, as it must be; a file, but not shared; anonymous, QEMU's default.
 Memory: TypeAlias = Literal["shared", "private", "anonymous", "hugepages"]
 MEMORY_OPTIONS: dict[Memory, list[str]] = {
     "shared": ["-object", f"memory-backend-memfd,id=m0,size={MEMORY_SIZE},share=on"],
@@ -50,19 +50,22 @@ def guest_image(kind: str = "guest") -> tuple[str, str]:
 
 
 def boot_words(kernel_words: str, *, packed: bool = False) -> list[str]:
-    """QEMU's options that start the test guest's kernel with this command line. packed: it unpacks itself."""
+    """QEMU's options that start the test guest's kernel with this command line.
+
+    packed: use the image that unpacks itself.
+    """
     kernel, initramfs = guest_image()
     return ["-kernel", kernel if packed else unpacked(kernel), "-initrd", initramfs, "-append", kernel_words]
 
 
 @dataclass(frozen=True)
 class Qemu:
-    """Which QEMU runs a guest, and what its version wants. The default is this machine's, Debian's 7.2."""
+    """The QEMU that runs a guest, and options of its version. The default is this machine's, Debian's 7.2."""
 
     words: tuple[str, ...] = (QEMU,)
     reconnect: str = "reconnect=1"
     vectors: str = "vectors=0"
-    """7.2 without KVM crashes when a vhost-user device uses MSI-X."""
+    """Options of the device: 7.2 without KVM crashes when a vhost-user device uses MSI-X."""
 
 
 def newest_qemu() -> Qemu:
@@ -74,7 +77,7 @@ def newest_qemu() -> Qemu:
 
 
 class Options(TypedDict, total=False):
-    """What can be unusual about a guest."""
+    """Options of a guest, with defaults."""
 
     server: bool
     memory: Memory
@@ -85,12 +88,12 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Machine:
-    """What a guest is made of; the same one can be started again after its end."""
+    """The configuration of a guest; the same one can be started again after its end."""
 
     name: str
     socket: Path
     number: int
-    """The last byte of its IP and MAC addresses."""
+    """The last byte of its IP and MAC address."""
     server: bool = False
     """QEMU listens on the socket, and fwd connects."""
     memory: Memory = "shared"
@@ -100,19 +103,19 @@ class Machine:
     """More properties of the network device, such as "packed=on"."""
     kind: str = "virtio-net-pci"
     unplugged: bool = False
-    """It has its device, and nothing behind it."""
+    """It has its network device, without a back-end."""
     state: Path | None = None
-    """Goes on from here instead of booting (snapshot.py)."""
+    """A saved state from which it goes on instead of booting (snapshot.py)."""
     tap: str = ""
     """An interface of this host instead of the socket, driven by QEMU, or with vhost by the kernel."""
     vhost: bool = False
     qemu: Qemu = Qemu()
     from_network: bool = False
-    """No kernel is given to it: it asks the network, by the card's iPXE. See kernel_words."""
+    """It boots over the network by the card's iPXE, not from a kernel file. See kernel_words."""
     pluggable: bool = False
-    """The network device sits in a slot, and can be taken out."""
+    """The network device is in a slot and can be unplugged."""
     device_file: bool = False
-    """The socket is none but vhost-net's device file, or one like it: the guest has a tap, and its kernel's vhost."""
+    """The path is vhost-net's device file, or one like it, and no socket: the guest has a tap with vhost=on."""
 
     @property
     def port(self) -> str:
@@ -127,10 +130,10 @@ class Machine:
         return f"10.0.0.{self.number}"
 
     def command(self, directory: Path) -> list[str]:
-        goes_on = self.unplugged or bool(self.state)  # a kernel that nobody starts any more, small where disks are slow
+        goes_on = self.unplugged or bool(self.state)  # then the kernel is not started; the small image saves disk time
         machine = "q35" if self.memory == "anonymous" else "q35,memory-backend=m0"
         machine += ",graphics=off" * self.from_network  # its firmware says on the console what it does
-        # No KVM: ordinary kernels hang under a virtual machine's /dev/kvm.
+        # No KVM: usual kernels hang under a virtual machine's /dev/kvm.
         return self._opening() + on_guest_cores(
             *self.qemu.words, "-nodefaults", "-display", "none", "-accel", "tcg", "-cpu", "max",
             "-m", f"{MEMORY_SIZE},slots=1,maxmem=1G", "-smp", str(self.queue_pairs),
@@ -150,7 +153,7 @@ class Machine:
         device = ["netdev=n0", f"mac=52:54:00:00:00:{self.number:02x}"]
         device += [self.qemu.vectors] * (self.kind != "e1000" and bool(self.qemu.vectors))
         if self.kind != "e1000" and (self.unplugged or self.state):
-            # What not every back-end has, and the guest must not have agreed on before it moves to another.
+            # Features that not every back-end has; a guest that moves to another one must not have negotiated them.
             device += ["guest_announce=off", "queue_reset=off"]
         device += ["mq=on"] * (self.queue_pairs > 1) + [self.device] * bool(self.device)
         device += [f"id={CARD}", f"bus={SLOT}"] * self.pluggable + ["bootindex=1"] * self.from_network
@@ -164,7 +167,7 @@ class Machine:
 
     def _netdev(self) -> list[str]:
         if self.unplugged:
-            # A hub has one queue only.
+            # QEMU's hub has one queue only.
             several = f"tap,id=n0,script=no,downscript=no,vnet_hdr=off,queues={self.queue_pairs}"
             return ["-netdev", several if self.queue_pairs > 1 else "hubport,id=n0,hubid=0"]
         if self.tap:
@@ -179,7 +182,7 @@ class Machine:
         ]  # fmt: skip
 
     def _opening(self) -> list[str]:
-        """What opens these before QEMU starts."""
+        """The shell words that open these files before QEMU starts."""
         if not self.device_file:
             return []
         fds, taps = open_files(self.queue_pairs)

@@ -10,6 +10,6 @@ from pathlib import Path
 
 @contextmanager
 def short_dir() -> Iterator[Path]:
-    """A new directory, gone afterwards with all that is in it."""
+    """A new directory, removed afterwards with its contents."""
     with tempfile.TemporaryDirectory(prefix="fv-") as name:
         yield Path(name)

@@ -1,4 +1,4 @@
-"""Guests that have booted before: one boots here once and its state is kept; others go on from there, anywhere.
+"""Guests that need not boot: one boots once and its state is kept; others go on from that state.
 
 In a guest of an outer guest, whose processors are emulated twice, a boot takes minutes and this takes seconds.
 """
@@ -19,7 +19,7 @@ from bench.guests.waits import wait_until
 
 
 def snapshot(machine: Machine) -> Path:
-    """The state of such a machine after its boot, from the cache or made now."""
+    """The state of such a machine after its boot, from the cache, or made now."""
     kept = Machine("kept", Path("none"), 9, kind=machine.kind, queue_pairs=machine.queue_pairs, unplugged=True)
     cache = Path(guest_image()[0]).parent.parent
     command = kept.command(Path("/"))
@@ -42,7 +42,7 @@ def snapshot(machine: Machine) -> Path:
 
 
 class WokenGuest(Guest):
-    """Goes on from a snapshot. Its addresses are set, whatever machine was kept."""
+    """A guest that goes on from a snapshot. Its addresses are set anew."""
 
     def __init__(self, machine: Machine, directory: Path) -> None:
         super().__init__(replace(machine, state=snapshot(machine)), directory)
@@ -50,7 +50,7 @@ class WokenGuest(Guest):
     def wake(self, seconds: float = 60) -> WokenGuest:
         """Wait until it answers, and give it its own addresses."""
         number = self.machine.number
-        # What reached its serial port before would be lost.
+        # Data sent to its serial port before would be lost.
         wait_until(f"{self.name} runs", seconds, self._runs)
         # Asking for an address ends after three seconds, which emulated guests may take: let it ask for a minute.
         self.run("for tries in mcast ucast; do echo 60 > /proc/sys/net/ipv4/neigh/eth0/${tries}_solicit; done", seconds)

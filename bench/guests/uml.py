@@ -24,17 +24,17 @@ MTU = 9000
 
 @dataclass(frozen=True)
 class UmlMachine:
-    """What a guest is made of; the same one can be started again after its end."""
+    """The configuration of a guest; the same one can be started again after its end."""
 
     name: str
     socket: Path
     number: int
-    """The last byte of its IP and MAC addresses."""
+    """The last byte of its IP and MAC address."""
     queue_pairs: int = 1
     without: str = ""
-    """Features that its port withholds: its driver takes whatever is offered."""
+    """Features that its port does not offer, since its driver acknowledges all that it knows."""
     told: bool = False
-    """Whether its port tells it MAC and MTU; else it sets them itself."""
+    """Whether its port tells it MAC and MTU; otherwise it sets them itself."""
 
     @property
     def port(self) -> str:
@@ -83,12 +83,12 @@ class UmlGuest(NetworkedGuest):
         return self.machine.address
 
     def power_off(self, seconds: float = 10) -> int:
-        """Have it end by itself. Returns its exit status."""
+        """Have it shut down by itself. Returns its exit status."""
         self._send("poweroff -f", 5)
         return self.popen.wait(seconds)
 
     def stop(self, seconds: float = 5.0) -> int:
-        """Power off, then SIGKILL: at SIGTERM this kernel stops wherever it is, with a panic as often as not."""
+        """Power off, then SIGKILL: at SIGTERM this kernel stops where it is, often with a panic."""
         if self.popen.poll() is None:
             try:
                 return self.power_off(seconds)

@@ -1,1 +1,1 @@
-"""The house's own rules as tests: who may import whom, how large a file grows, what the data plane must not contain."""
+"""Rules of this code base as tests: imports, sizes of files, what the data plane must not contain."""

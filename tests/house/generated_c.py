@@ -1,4 +1,4 @@
-"""What Cython makes of the sources: its log, and the C of each nogil function. Built outside the checkout."""
+"""The C that Cython makes of the sources, and its log: the C of each nogil function. Built outside the checkout."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import Cython
 from tests.house import sources
 
 KEPT = sources.ROOT / "build" / "translated"
-"""The C that tests look at, made again where anything that it comes from has changed."""
+"""The C for tests, made again where a source of it has changed."""
 
 # A function or method without the GIL: its name, whatever its parameters and however many lines they take.
 NOGIL = re.compile(r"^\s*(?:cdef|cpdef)\s[^\n(=]*?(\w+)\((?:[^()]|\([^()]*\))*\)\s*noexcept nogil", re.MULTILINE)
 # A function of C at the left margin: Cython writes each body between such a line and a closing brace at the margin.
 C_FUNCTION = re.compile(r"^static [^;\n{]*?(__pyx_f_\w+)\([^;{]*\) \{(.*?)^\}", re.MULTILINE | re.DOTALL)
-# Whatever takes the GIL, or needs it.
+# Code that takes the GIL or needs it.
 FORBIDDEN = re.compile(
     r"__Pyx_WriteUnraisable|PyGILState_Ensure|__Pyx_PyGILState_Ensure|PyEval_\w+|__Pyx_AddTraceback|PyErr_\w+"
     r"|__Pyx_RaiseX?\w*Error|Py_X?(?:INC|DEC)REF|__Pyx_X?(?:INC|DEC|GOT|GIVE)REF"
@@ -63,7 +63,7 @@ def copy_of_the_package(directory: Path) -> Path:
 
 
 def _key(variant: str) -> str:
-    """Of what the C comes from: another one is other C."""
+    """A hash of everything that the C depends on."""
     text = hashlib.sha256(repr((variant, directives(), Cython.__version__)).encode())
     for path in [Path(__file__), *sources.files(".pyx", ".pxd", ".h")]:
         text.update(repr((str(path.relative_to(sources.ROOT)), path.read_bytes())).encode())
@@ -71,7 +71,7 @@ def _key(variant: str) -> str:
 
 
 def translated(modules: list[Path], **other: object) -> tuple[Path, str]:
-    """A copy of the package with the C of these modules, and what Cython said. To be read only: tests share it."""
+    """A copy of the package with the C of these modules, and Cython's log. Tests share it and must not write there."""
     modules = [path.relative_to(sources.ROOT) for path in modules]
     variant = repr((list(map(str, modules)), other))
     kept = KEPT / hashlib.sha256(variant.encode()).hexdigest()[:12]
@@ -94,7 +94,7 @@ def nogil_names(text: str) -> set[str]:
 
 
 def gil_users(c_text: str, names: set[str]) -> list[str]:
-    """Functions of C that are one of these and contain something that takes the GIL or needs it."""
+    """Those of these C functions that contain code that takes the GIL or needs it."""
     found = []
     for name, body in C_FUNCTION.findall(c_text):
         if any(name.endswith(f"_{one}") for one in names) and (hit := FORBIDDEN.search(body)):

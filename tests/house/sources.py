@@ -25,7 +25,7 @@ class Import:
     user: str
     used: str
     at_start: bool
-    """Needed when the module is loaded; the other imports cannot make a cycle."""
+    """Whether it runs when the module is loaded; other imports cannot make a cycle."""
 
 
 def files(*suffixes: str) -> list[Path]:

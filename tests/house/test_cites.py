@@ -1,4 +1,4 @@
-"""What the code, the documents and the tests cite is in a clone, and nothing of it lies beside the clone."""
+"""All files that code, documents and tests cite are in a clone."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ FILES = sorted(name for name in CLONE if (sources.ROOT / name).is_file() and Pur
 
 
 def is_there(cited: str, beside: str) -> bool:
-    """In the clone: from its root on, from the citing file's directory on, in the package, or by its name alone."""
+    """Whether it is in the clone: from its root, the citing file's directory or the package on, or by name."""
     if "/" not in cited:
         return cited in NAMES
     where = (PurePosixPath(), PurePosixPath(beside).parent, PurePosixPath("fastvhost"))
@@ -54,7 +54,7 @@ def is_there(cited: str, beside: str) -> bool:
 
 
 def normal(path: PurePosixPath) -> str:
-    """Without `..`, which may lead out of the clone; then no file of it has the name."""
+    """Resolve `..`; where it leads out of the clone, no file has that name."""
     parts: list[str] = []
     for part in path.parts:
         if part == ".." and parts:
@@ -65,7 +65,7 @@ def normal(path: PurePosixPath) -> str:
 
 
 def cites(text: str) -> Iterator[str]:
-    """What of the clone a text names; not what only begins like it, as test_ and NAME.jsonl do."""
+    """Names of files in a text; not names that only look like one, such as test_ and NAME.jsonl."""
     yield from (match for match in PATH.findall(text) if not match.endswith("_") and "NAME" not in match)
     yield from IN_A_ROOM.findall(text)
     yield from (match.replace(".", "/") for match in MODULE.findall(text))
@@ -74,7 +74,7 @@ def cites(text: str) -> Iterator[str]:
 
 
 def missing(name: str, text: str) -> list[str]:
-    """Cites of what no clone has."""
+    """Cited names that are not in a clone."""
     known = MADE | ELSEWHERE | RATIOS
     return [cited for cited in cites(text) if cited not in known and not is_there(cited, name)]
 

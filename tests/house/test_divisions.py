@@ -27,7 +27,7 @@ REVIEWED = {
     ("device.pyx", "(n_bytes + CACHE_LINE - 1) // CACHE_LINE"): UNSIGNED,
     ("device.pyx", "i % len(sizes)"): "both count from 0, and the constructor refuses no sizes at all",
 }
-"""Of which module and which words, and why they hold no negative number."""
+"""By module and expression: why its numbers are never negative."""
 
 
 def signed_divisions(tree: Path, modules: list[Path]) -> list[tuple[str, str]]:
@@ -53,7 +53,7 @@ def test_nothing_divides_a_number_that_may_be_negative() -> None:
     tree, _ = translated(compiled, cdivision=False)
     found = signed_divisions(tree, [path.relative_to(sources.ROOT) for path in compiled])
     assert [one for one in found if not is_reviewed(*one)] == []
-    assert len(found) >= 5  # the reviewed ones are found: the patterns fit
+    assert len(found) >= 5  # the known ones are found, so the patterns match
 
 
 def test_a_planted_one_is_found(tmp_path: Path) -> None:

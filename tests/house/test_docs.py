@@ -1,4 +1,4 @@
-"""What the documents say is what the program does."""
+"""The documents say what the program does."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_every_verb_and_option_is_in_the_summary() -> None:
 
 
 def section(page: str, title: str) -> str:
-    """Of a page, without the titles of others."""
+    """A section of a page, without the following ones."""
     return page.split(f"\n{title}\n", 1)[1].split("\n## ")[0]
 
 

@@ -1,4 +1,4 @@
-"""Small files that say what they are, and a stub beside every compiled module."""
+"""Files are small and begin with what they are; every compiled module has a stub."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.house import sources
 
-# What each room may use: rooms, or modules where a few will do. From top to bottom: nobody uses what stands above.
+# What each room may use: rooms, or single modules. In order: no room uses one above it.
 ALLOWED = {
     "cli": "control driver.guests driver.limit backend.foreign_text backend.keeper backend.qemu",
     "control": "vhostuser.service vhostcuse.service sockets hostside dataplane.ports"
@@ -17,7 +17,7 @@ ALLOWED = {
     " dataplane.threads"
     " backend.foreign_text backend.foreign_files backend.features backend.record backend.qemu",
     "driver": "vhostuser.message backend.payload abi",
-    # Two wires, and neither knows of the other: what they have in common is the room below.
+    # Two protocols that do not use each other; what they have in common is in the rooms below.
     "vhostuser": "sockets backend dataplane.queue_setup",
     "vhostcuse": "sockets backend",
     # Socket files, for ports and for the control socket.
@@ -42,7 +42,7 @@ def room(module: str) -> str:
 
 
 def rule(one: sources.Import) -> str | None:
-    """The word of the house that allows it, None where there is none."""
+    """The entry of ALLOWED that allows it, None where there is none."""
     home = room(one.user)
     if home in (PACKAGE, room(one.used)):
         return home
@@ -53,7 +53,7 @@ def rule(one: sources.Import) -> str | None:
 
 
 def may(one: sources.Import) -> bool:
-    """Whether the house allows it."""
+    """Whether the rules allow it."""
     return rule(one) is not None
 
 
@@ -106,7 +106,7 @@ def test_the_protocol_is_plain_python_and_the_abi_holds_no_logic() -> None:
 
 
 def of_the_tests(text: str) -> list[str]:
-    """Modules of tests/ that a Python source uses, wherever in it."""
+    """Modules of tests/ that a Python source imports anywhere."""
     imports = sources._python("", ast.parse(text))
     return [one.used for one in imports if one.used.split(".")[0] == "tests"]
 

@@ -6,7 +6,7 @@ import pytest
 
 from bench.instructions import CASES, Case, count
 
-# A budget that is much too high lets the next slip through unseen.
+# With a budget that is much too high the next regression would pass.
 SLACK = 0.90
 
 

@@ -1,4 +1,4 @@
-"""A kind of port is at home in its own files: nothing else in the product knows its name."""
+"""A kind of port is named in its own files only."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_every_file_of_kinds_is_one() -> None:
 
 
 def test_who_knows_the_kinds_has_loaded_nothing_compiled() -> None:
-    """Or help, show and doctor would take as long as a start, and not say what is missing where nothing was built."""
+    """Otherwise help, show and doctor would start slowly, and fail where nothing was built."""
     code = "import sys, fastvhost.control.kinds; print(*(one for one in sys.modules if 'fastvhost.dataplane.' in one))"
     done = subprocess.run([sys.executable, "-c", code], cwd=sources.ROOT, capture_output=True, text=True, check=True)
     assert {name.rpartition(".")[2] for name in done.stdout.split()} <= {path.stem for path in PLAIN}

@@ -13,7 +13,7 @@ COMPILED = sources.files(".pyx")
 
 
 def run(*command: str) -> str:
-    """What the tool says, once it is content."""
+    """The tool's output; it must succeed."""
     # Tools call each other by name (cython-lint runs pycodestyle): the interpreter's own directory comes first.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""What is compiled here compiles for aarch64 too, without a warning. Debian's cross compiler; nothing is run."""
+"""All modules compile for aarch64, too, without a warning. Debian's cross compiler; nothing is run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def warnings_asked_for() -> list[str]:
 
 
 def compile_for_aarch64(c_file: Path, root: Path) -> str:
-    """What the compiler has to say; nothing if it is content. CPython's headers here serve: both machines are LP64."""
+    """The compiler's output, empty without warnings. This machine's CPython headers fit: both machines are LP64."""
     done = subprocess.run(
         [
             "aarch64-linux-gnu-gcc", *warnings_asked_for(), "-Werror", "-O1", "-fPIC", "-c", "-o", "/dev/null",

@@ -1,7 +1,6 @@
-"""What a wheel holds, and that it works in an empty environment. Built in a copy of what the repository has.
+"""The content of a wheel, and that it works in an empty environment. Built in a copy of the repository's files.
 
-What the compiler is asked for is what setup.py says, and behind it not to optimise: the checkout was built as setup.py
-says, and here it takes half the time.
+Compiled with setup.py's flags plus -O0, which takes half the time; the checkout was built with setup.py's flags alone.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ def run(*command: str | Path, **options: object) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel of the files that git knows or would add: what is only lying around must not be needed."""
+    """A wheel of the files that git has or would add; no other file may be needed."""
     copy = tmp_path_factory.mktemp("checkout")
     listing = run("git", "ls-files", "-co", "--exclude-standard", "-z", cwd=sources.ROOT)
     for name in filter(None, listing.split("\0")):

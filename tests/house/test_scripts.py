@@ -1,4 +1,4 @@
-"""The scripts a newcomer runs: what they say when something is missing, and that none hides a failure."""
+"""The scripts that a newcomer runs: their messages when something is missing, and that none hides a failure."""
 
 from __future__ import annotations
 

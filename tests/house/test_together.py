@@ -1,4 +1,4 @@
-"""How scripts/test shares the work out (tests/together.py): shown on a few tests that note when they run."""
+"""How scripts/test distributes tests (tests/together.py), on a few tests that record when they run."""
 
 from __future__ import annotations
 

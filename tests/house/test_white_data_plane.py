@@ -1,4 +1,4 @@
-"""The packet path never takes the GIL. The colours of `cython -a` do not show all of that, so read the C."""
+"""The packet path never takes the GIL. `cython -a` does not show all places that do, so the C is searched."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_no_function_without_the_gil_takes_it_after_all(translated: tuple[Path, 
             wrong += gil_users(text, names)
             checked += sum(any(name.endswith(f"_{one}") for one in names) for name, _ in C_FUNCTION.findall(text))
     assert wrong == []
-    # Each of the functions named once is there to be looked at: the patterns found them.
+    # Each function was found once, so the patterns match.
     assert checked >= 40
 
 

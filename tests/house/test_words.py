@@ -1,4 +1,4 @@
-"""One word, one thing: an exported name has one home, and the glossary knows the words that are ours."""
+"""One word has one meaning: an exported name has one home, and the glossary has all words of this project."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DECLARED = re.compile(
 
 
 def exported(path: Path) -> set[str]:
-    """What other modules may import by its own name: public classes, and what a .pxd declares."""
+    """Names that other modules may import: public classes, and declarations of a .pxd."""
     text = path.read_text()
     if path.suffix == ".pxd":
         return {name for match in DECLARED.findall(text) for name in match if name}

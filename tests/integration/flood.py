@@ -1,4 +1,4 @@
-"""DPDK's virtio-user as both guests, whatever its rings and whatever its way in: its driver and fwd count the same."""
+"""DPDK's virtio-user as both guests, with any rings, on sockets or device files: its driver and fwd count the same."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Shape:
 
     @property
     def features(self) -> dict[str, bool]:
-        """What must have been agreed on, and what not."""
+        """Features that must be negotiated, and that must not be."""
         return {"MRG_RXBUF": self.mergeable, "RING_PACKED": self.packed, "IN_ORDER": self.in_order}
 
 
@@ -44,7 +44,7 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Way:
-    """How a guest comes to fwd. specs: its ports, to be completed; paths: where the guests find them."""
+    """How guests connect to fwd. specs: the ports, without queues=; paths: sockets or device files for the guests."""
 
     specs: Sequence[str]
     paths: Sequence[Path]
@@ -57,16 +57,16 @@ def by_sockets(directory: Path) -> Way:
 
 
 def by_device_files() -> Way:
-    """vhost-net's, that is. In an outer guest: a worker that polls would take its CPU from the guests."""
+    """By vhost-net device files. In an outer guest, where a polling worker would take CPU time from the guests."""
     files = [Path(f"/dev/fv-{name}") for name in "ab"]
     return Way([f"cuse:{file.name},name={file.name[-1]}" for file in files], files, ["--idle", "interrupt"])
 
 
 def flood(directory: Path, way: Way, shape: Shape, seconds: float) -> None:
-    """Send frames of three kinds in turn, for so long, and compare what both sides counted."""
-    # The last kind is too large for one receive buffer, or just small enough. With commas: of several pieces.
+    """Send frames of three kinds in turn, for `seconds`, and compare the counters of both sides."""
+    # The last size is too large for one receive buffer, or just fits. With commas: several pieces.
     frames = ["64", "700,700", "1000,2000,600" if shape.mergeable else "1000,518"]
-    # Between two floods the guests take nothing for longer than the 100 ms after which fwd would drop.
+    # Between two floods the guests take no frames for longer than the 100 ms after which fwd would drop.
     options = ["--hold-timeout", "10s", *way.options]
     ports = [f"{spec},queues={shape.queue_pairs}" for spec in way.specs]
     with (
@@ -88,11 +88,11 @@ def flood(directory: Path, way: Way, shape: Shape, seconds: float) -> None:
             guests.flood(frame)
             before = fwd.frames()
             time.sleep(seconds / len(frames))
-            # They went round until the end.
+            # Frames circulated until the end.
             wait_until("frames go round", 60, lambda before=before: fwd.frames() > before + 1000)
         guests.drain()
         counted_the_same(fwd, guests)
-        # testpmd keeps a frame to the queue it came from, and so do we: each carried its burst round and round.
+        # testpmd keeps a frame on its queue, and so does fwd: each queue carried its burst again and again.
         rings = [ring for name in "ab" for ring in fwd.show(name)["rings"]]
         by_ring = [ring["frames"] for ring in rings if ring["index"] % 2]
         assert len(by_ring) == 2 * shape.queue_pairs
@@ -106,13 +106,13 @@ def flood(directory: Path, way: Way, shape: Shape, seconds: float) -> None:
 
 
 def counted_the_same(fwd: Fwd, guests: VirtioUser) -> None:
-    """Wait until no frame is on its way any more: both sides have counted each of them then, and go on doing so."""
+    """Wait until no frame is in flight and both sides have counted the same."""
     seconds, deadline = 0.0, time.monotonic() + 60
     while seconds < 0.3:
         began = time.monotonic()
         ours, theirs = counters(fwd), guests.counters()
         if ours != theirs:
-            # Frames on their way: fwd's worker, or testpmd's, may not have had a CPU for a while.
+            # Frames in flight: fwd's worker, or testpmd's, may not have had a CPU for a while.
             assert time.monotonic() < deadline, f"fwd counted {ours}, the guests {theirs}"
             seconds = 0.0
         time.sleep(0.1)
@@ -120,7 +120,7 @@ def counted_the_same(fwd: Fwd, guests: VirtioUser) -> None:
 
 
 def counters(fwd: Fwd) -> list[PortCounters]:
-    """As the guests see them: what fwd sent is what they received."""
+    """fwd's counters from the guests' view: frames that fwd sent are received."""
     ports = fwd.stats()["ports"]
     return [
         PortCounters(

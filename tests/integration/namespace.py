@@ -1,4 +1,4 @@
-"""A network namespace of a test's own: interfaces in it concern nobody else, and go with it."""
+"""A network namespace for a test: its interfaces are removed with it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Namespace:
     def __init__(self, name: str = "") -> None:
         self.name = name or f"fv-{os.getpid()}-{next(_NUMBERS)}"
         subprocess.run(["ip", "netns", "add", self.name], check=True, timeout=2 * MAX_WAIT)
-        # What the host says of its own accord would blur counters.
+        # IPv6 messages of the host would change counters.
         self.run("sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1")
         self.run("ip link set lo up")
 
@@ -48,7 +48,10 @@ class Namespace:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """For the calling thread, and threads that it makes: what it opens in the block stays in this namespace."""
+        """Enter it in this block, with the calling thread and threads that it makes.
+
+        Sockets opened there stay in it.
+        """
         own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         there = os.open(f"/run/netns/{self.name}", os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -67,7 +70,7 @@ class Namespace:
 
     @contextmanager
     def listening(self, port: int, seconds: float) -> Iterator[None]:
-        """Somebody in it answers the end of what is sent with its checksum, once."""
+        """Run a program in it that answers one TCP stream with its checksum."""
         command = f"timeout {seconds} busybox nc -l -p {port} -e sha256sum || true"
         listener = threading.Thread(target=self.run, args=(command, seconds + MAX_WAIT))
         listener.start()

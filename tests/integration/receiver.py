@@ -1,4 +1,4 @@
-"""A program behind a port of its own that takes what a sender in the same namespace sends."""
+"""A program with a port that receives the frames of a sender in the same namespace."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TAGGED = bytes.fromhex(f"ffffffffffff020000000001{TAG}0800" + "ab" * 46)
 
 
 def received(space: Namespace, place: Path, port: str, wanted: int, sender: str) -> list[bytes]:
-    """So many frames that arrive at a port while another program runs, in Python."""
+    """`wanted` frames that arrive at a port while the Python program `sender` runs."""
     command = [*space.prefix, sys.executable, "-P", "-c", RECEIVER, port, str(wanted)]
     with Process("receiver", command, place, env=ENVIRONMENT) as receiver:
         receiver.wait_log("^ready")

@@ -1,4 +1,4 @@
-"""A QEMU guest that knows nothing of fastvhost: an emulated network card on a tap interface of a namespace."""
+"""A QEMU guest without vhost-user: an emulated network card on a tap interface of a namespace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an administrator does by hand to the network card of a QEMU guest: it goes on, or the guest is told no.
+"""Changes an administrator makes to the network card of a QEMU guest: it goes on, or the change is refused.
 
 With this machine's QEMU, 7.2; `python -m bench.by_hand --qemu newest` does the same with 11.1.
 """
@@ -13,7 +13,7 @@ import pytest
 from bench.by_hand import ACTIONS, Action, Scene, carry_out
 from bench.guests.qemu import Qemu
 
-pytestmark = pytest.mark.timeout(900)  # a boot by the network, which is slow where nobody has time for it
+pytestmark = pytest.mark.timeout(900)  # a boot over the network, which is slow on a busy machine
 
 
 @pytest.fixture(scope="module")

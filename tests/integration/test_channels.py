@@ -29,7 +29,7 @@ def use(guest: Guest, pairs: int) -> None:
 
 
 def as_many(pair: Pair, port: str, pairs: int) -> bool:
-    """Whether the rings of just so many pairs are enabled."""
+    """Whether the rings of exactly `pairs` pairs are enabled."""
     return [ring["index"] for ring in pair.fwd.show(port)["rings"] if ring["enabled"]] == list(range(2 * pairs))
 
 
@@ -82,7 +82,7 @@ def test_changes_under_traffic_both_ways_leave_every_byte_of_it_whole(pair: Pair
     pair.a.run("killall -INT ping; while pidof ping > /dev/null; do sleep 0.1; done")
     pings = re.search(r"(\d+) packets transmitted, (\d+) packets received", pair.a.run("cat /tmp/pings"))
     assert pings is not None
-    # What lies in a transmitq when the guest gives it up goes with it: "ring_disabled", and TCP makes up for it.
+    # Frames in a transmitq that the guest disables drop as ring_disabled, and TCP sends them again.
     assert int(pings[2]) >= int(pings[1]) - changes
     reasons = {reason for port in pair.fwd.stats()["ports"].values() for reason, n in port["rx_dropped"].items() if n}
     assert reasons <= {"ring_disabled"}

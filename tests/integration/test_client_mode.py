@@ -1,4 +1,4 @@
-"""fwd as the client of a QEMU that listens, and that comes later, goes and comes back."""
+"""fwd as the client of a QEMU that listens: QEMU starts later, ends and starts again."""
 
 from __future__ import annotations
 

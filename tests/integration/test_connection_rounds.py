@@ -1,4 +1,4 @@
-"""A thousand front-ends come and go: nothing of them stays in fwd."""
+"""A thousand front-ends connect and disconnect; nothing of them stays in fwd."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from tests.driver import Memory, Region
 from tests.frontend import Closed, Frontend, Guest, Request
 
 ROUNDS = 1000
-# Threads, allocator arenas and imported modules are there after a few rounds.
+# After these rounds threads, allocator arenas and imported modules do not grow any more.
 WARM_UP_ROUNDS = 50
 REGION = 1 << 20
-# What the allocator may keep: far below one page for each round.
+# Memory that the allocator may keep: far below one page for each round.
 MEMORY_KEPT = 2 << 20
 FRAME = bytes(range(60))
 
 
 class Held(NamedTuple):
-    """What a process holds: open files, and mappings by what is mapped (heap and thread stacks are not counted)."""
+    """Open files of a process, and mappings by mapped file (without heap and thread stacks)."""
 
     files: int
     mapped_files: int
@@ -49,7 +49,7 @@ def test_nothing_is_left_of_a_thousand_connections(place: Path) -> None:
 
 
 def go_round(path: Path, rounds: int) -> None:
-    """Half of the rounds set up everything, the other half leave on the way."""
+    """Half of the rounds set up everything, the others disconnect before."""
     for number in range(rounds):
         if number % 2:
             accepted(everything, path, number // 2)
@@ -100,7 +100,7 @@ def not_much(path: Path, number: int) -> None:
 
 
 def wait_alone(fwd: Fwd) -> Held:
-    """What fwd holds when no guest's memory is mapped any more, and its open files have come to rest."""
+    """What fwd holds once no guest's memory is mapped and the number of its open files is stable."""
 
     def at_rest() -> Held | None:
         now = held(fwd.pid)

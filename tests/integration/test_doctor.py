@@ -1,4 +1,4 @@
-"""What doctor says of ports towards the host where something is missing: each with a command that helps."""
+"""doctor's findings about ports towards the host where something is missing: each has a command that helps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def doctor(*prefix: str, **environment: str) -> list[str]:
 
 
 def remedy(lines: list[str], finding: str) -> str:
-    """What follows a finding that is no obstacle."""
+    """The line after a note."""
     return lines[lines.index(f"note  {finding}") + 1]
 
 

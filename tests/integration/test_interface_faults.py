@@ -41,7 +41,7 @@ print(json.dumps({"sent": sent, "lost": sent - len(got), "in_order": got == sort
 
 
 def others_go_on(fwd: Fwd) -> None:
-    """Frames of the stream arrive while an interface of another port is as it is."""
+    """Check that frames of the stream arrive in the present state of another port's interface."""
 
     def arrived() -> int:
         return int(fwd.stats()["ports"]["t1"]["tx_frames"])

@@ -16,9 +16,9 @@ from bench.guests.waits import wait_until
 from tests.integration.namespace import Namespace
 
 PROTOCOL = 0x88B5
-"""For local experiments (IEEE 802): no stack answers, or sends it by itself."""
+"""For local experiments (IEEE 802): no stack sends or answers such frames."""
 WAIT = 60
-"""Seconds, for what takes none on a machine that has the time."""
+"""Seconds for what takes almost no time on an idle machine."""
 WITHOUT_SYS_ADMIN = ("setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-all")
 WITHOUT_NET_ADMIN = ("setpriv", "--bounding-set", "-sys_admin,-net_admin", "--inh-caps", "-all")
 
@@ -140,7 +140,8 @@ def test_who_may_not_look_into_the_other_namespace_goes_on_all_the_same(
         move(home, "t0", away)
         fwd.wait_log("port t0: t0 was moved to .*network namespace.*; this port goes on with it", WAIT)
         with ends((home, "t1")) as (sender,):
-            # The interface is down there. A call of the worker finds out, and what comes meanwhile drops as link_down.
+            # The interface is down there. A failing call of the worker shows that, and frames drop as link_down
+            # meanwhile.
             def dropped() -> int:
                 sender.send(bytes(12) + PROTOCOL.to_bytes(2, "big") + bytes(46))
                 return int(fwd.stats()["ports"]["t0"]["tx_dropped"]["link_down"])
@@ -224,7 +225,7 @@ def test_ports_in_a_namespace_that_comes_later_ends_and_comes_again(place: Path,
             mark = len(fwd.log())
             for port in ("t0", "w0"):
                 fwd.wait_log(f"port {port}: network namespace {name} was removed, and {port} is let go of", WAIT)
-            # fwd holds nothing of it, so it ends, and with it the other half of its veth.
+            # fwd keeps no file of it open, so the namespace ends, and with it the other end of its veth.
             wait_until("the namespace ends", WAIT, lambda: not home.has("w1"))
 
 

@@ -1,4 +1,4 @@
-"""Front-ends that make notifying them wait or cost: no worker and no other port notices, and nothing of it stays."""
+"""Front-ends that make notifications block or slow: workers and other ports are not affected, and nothing stays."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def while_honest(place: Place, act: Callable[[], object], until: Callable[[], ob
 
 
 def fill(fd: int) -> None:
-    """So that whoever writes it waits for ever."""
+    """Fill it, so that a write blocks for ever."""
     while True:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(fd)
@@ -131,7 +131,7 @@ def test_a_call_descriptor_that_fills_up_as_it_is_handed_over_holds_no_control_t
     with attacked(place) as fwd:
         chance = random.Random(10)
         attacker = Guest.boot(fwd.path["a"], name="attacker")
-        os.sched_setaffinity(0, {FWD_CORE})  # the worker sleeps; beside the control thread we would wait for it
+        os.sched_setaffinity(0, {FWD_CORE})  # the worker's, which sleeps
         try:
             for _ in range(400):
                 call = os.eventfd(0, os.EFD_NONBLOCK)
@@ -175,7 +175,7 @@ def test_a_socket_is_told_of_used_buffers_and_a_pipe_refused(place: Path) -> Non
         ours.settimeout(MAX_WAIT)
         with Guest.boot(fwd.path["a"], name="a") as a, Guest.boot(fwd.path["b"], receive_buffers=8, name="b") as b:
             a.frontend.tell(Request.SET_VRING_CALL, U64.pack(1), [theirs.fileno()])
-            assert ours.recv(8) == (1).to_bytes(8, "little")  # whoever sets a new one is told once
+            assert ours.recv(8) == (1).to_bytes(8, "little")  # a new call descriptor is signalled once
             a.net.send(FRAME, kick=a.kicks[1])
             assert b.net.receive() == FRAME
             assert ours.recv(8) == (1).to_bytes(8, "little")

@@ -1,4 +1,4 @@
-"""Hosts as they are: read-only roots, containers that share a directory, sandboxes, cleaners, nohup, cpusets.
+"""Real hosts: read-only roots, containers that share a directory, sandboxes, cleaners, nohup, cpusets.
 
 Each test starts a real fwd in such a place, has a frame forwarded, and asks the other verbs about it.
 """
@@ -34,7 +34,7 @@ def guest(path: Path) -> Guest:
 
 
 def exchange(*sockets: str | Path) -> None:
-    """Two guests come, and one frame goes from the first one to the second."""
+    """Connect two guests, and send a frame from the first to the second."""
     with contextlib.ExitStack() as closing:
         left, right = (guest(Path(path)) for path in sockets)
         closing.callback(left.close)
@@ -47,7 +47,7 @@ def exchange(*sockets: str | Path) -> None:
 
 
 def ask(*words: str | Path, at: Path, prefix: Sequence[str] = (), code: int = 0) -> str:
-    """What a verb prints, in such a place."""
+    """The output of a verb, run in such a place."""
     command = [*prefix, *FASTVHOST, *map(str, words)]
     done = subprocess.run(command, cwd=at, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
     assert done.returncode == code, done.stdout + done.stderr
@@ -151,7 +151,7 @@ WARNED = {
     "prctl": ("naps take up to 50 us longer, prctl: Operation not permitted; allow that system call",),
     "io_setup": ("guests are notified by threads of their ports, which is slower: ",),
 }
-"""What of it is told; the rest is missed by nobody."""
+"""The calls whose refusal is logged, with the warnings; refusals of others change nothing."""
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -168,7 +168,7 @@ def test_a_system_call_that_only_improves_things_may_be_refused(name: str) -> No
 
 
 OLD_PROFILE = ["prlimit64", "madvise", "flock", "fallocate", "faccessat2", "close_range"]
-"""What profiles refuse that are older than a program's C library, or were made by watching another program."""
+"""Calls that old seccomp profiles refuse, or profiles that were made by tracing another program."""
 
 
 def test_what_an_old_profile_refuses_is_said_or_missed_by_nobody() -> None:
@@ -258,7 +258,7 @@ def test_a_path_that_another_one_took_is_left_to_it() -> None:
         fwd.wait_log("port a: somebody removed the socket's file a.sock and made another one there")
         shown = ask("show", "a", "--control", "control.sock", at=fwd.directory)
         assert "another file has its path, nobody reaches this port" in shown
-        (fwd.directory / "a.sock").unlink()  # what was another's is not taken back
+        (fwd.directory / "a.sock").unlink()  # after a foreign file was there, the path is not used again
         time.sleep(0.3)
         assert not (fwd.directory / "a.sock").exists()
         assert fwd.end()[0] == 0

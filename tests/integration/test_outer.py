@@ -1,4 +1,4 @@
-"""What takes vhost-net, CUSE or a whole machine's settings, in a guest: booted once, each check in it a test here."""
+"""Checks that need vhost-net, CUSE or settings of a machine: run in a guest that boots once; each is a test here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bench.guests.snapshot import snapshot
 
 
 def named(name: str, check: Callable[..., None]) -> list[Any]:
-    """As pytest calls it: once, or once for each of its parameters, whose names a check there gives itself."""
+    """A check's name as pytest has it, once for each of its parameters."""
     marks = [mark for mark in getattr(check, "pytestmark", []) if mark.name == "parametrize"]
     cases = [case for mark in marks for case in zip(mark.kwargs["ids"], mark.args[1], strict=True)]
     return [pytest.param(f"{name}[{which}]", marks=getattr(value, "marks", ())) for which, value in cases] or [name]
@@ -39,7 +39,7 @@ PYTEST = ["-p", "no:cacheprovider", "-o", "python_files=checks_*.py", "-v", "--c
 @pytest.fixture(scope="module")
 def report(pytestconfig: pytest.Config) -> Iterator[str]:
     """What pytest said in the outer guest."""
-    # Like those that every outer guest finds in the cache; but this one takes the right to make a tap.
+    # Like the images that every outer guest finds in the cache, but this one needs the right to make a tap.
     snapshot(Machine("kept", Path("none"), 1, queue_pairs=2))
     with short_dir() as directory, OuterGuest(directory) as outer:
         outer.wait_ready()

@@ -31,7 +31,7 @@ def test_frames_that_the_kernel_drops_while_fwd_does_not_run_are_counted(
         space.run("ip link add v0 type veth peer name v1; ip link set v0 up; ip link set v1 up")
         with Fwd(place, [port, "null:"], prefix=space.prefix) as fwd:
             name = port.partition(":")[2]
-            fwd.wait_log("control socket")  # its file is there a little before it answers
+            fwd.wait_log("control socket")  # the socket's file exists a little before fwd answers
             wait_until(f"{name} is up", MAX_WAIT, lambda: fwd.stats()["ports"][name]["link"] == "up")
             fwd.popen.send_signal(signal.SIGSTOP)
             try:

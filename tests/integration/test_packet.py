@@ -21,7 +21,7 @@ MIB = 1 << 20
 
 @dataclass
 class Scene:
-    """A guest on port a; port v0 is one end of a veth, the other is in a namespace with a stack of its own."""
+    """A guest on port a; port v0 is one end of a veth, whose other end is in a namespace with its own stack."""
 
     near: Namespace
     far: Namespace

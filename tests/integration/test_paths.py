@@ -1,4 +1,4 @@
-"""scripts/paths, as a newcomer runs it. Paths 3 and 4, for which this kernel may lack the means: tests/nested."""
+"""scripts/paths, as a newcomer runs it. For paths 3 and 4, which this kernel may not support, see tests/nested."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "paths"
 
 
 def taps() -> set[str]:
-    """Interfaces that scripts/paths makes and takes away."""
+    """Interfaces that scripts/paths makes and removes."""
     return {path.name for path in Path("/sys/class/net").iterdir() if path.name.startswith("fvp")}
 
 
 def started_for(place: Path) -> list[int]:
-    """Processes whose environment says that their files go there: a run's, and whatever came of it."""
+    """Processes with this place as TMPDIR in their environment: those of a run, and their children."""
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):  # it has just ended
@@ -49,7 +49,7 @@ class Run:
         return self._log.read_text(errors="replace")
 
     def wait(self, what: str, condition: Callable[[], object]) -> None:
-        """Until it has come as far as that."""
+        """Wait until it has come this far."""
 
         def reached() -> bool:
             assert self.popen.poll() is None, self.log()
@@ -61,12 +61,12 @@ class Run:
         self.wait(f"it says: {text}", lambda: text in self.log())
 
     def wait_measuring(self) -> None:
-        """App1 and its guest are there."""
+        """Wait until App1 and its guest run."""
         for name in ("app1-0.log", "guest.agent"):
             self.wait(f"there is a {name}", lambda name=name: [*self.place.glob(f"fv-run-*/*/{name}")])
 
     def end(self, number: signal.Signals) -> None:
-        """The signal ends it, in its own way or at once, and nobody stays."""
+        """End it by this signal, and check that no process of it stays."""
         self.popen.send_signal(number)
         status = self.popen.wait(60)
         assert status == (-9 if number == signal.SIGKILL else 128 + number), self.log()
@@ -90,7 +90,7 @@ def test_paths_measures_each_direction_verifies_and_leaves_nothing_behind(place:
         for direction in ("in", "out", "bounce"):
             assert row[direction]["intact"] > 100, row
             assert row[direction]["cpu_seconds_per_million_frames"]["qemu_guest"] > 0
-    # Where a receiver without buffers is waited for, nothing gets lost.
+    # A path that waits for receive buffers loses no frame.
     assert (rows[2]["in"]["lost"], rows[2]["out"]["lost"]) == (0, 0)
     assert taps() <= before
     assert list(place.iterdir()) == []
@@ -116,7 +116,7 @@ def test_interrupted_while_the_checkout_is_installed_it_ends_what_installs(place
     run = Run(place, tmp_path / "log", "5", script=copy / "scripts" / "paths")
     run.wait_log("making .venv")
     run.end(signal.SIGINT)
-    # Nothing holds the turn to install.
+    # No process holds the lock for installing.
     subprocess.run(["flock", "-n", copy / ".venv.lock", "true"], check=True, timeout=10)
 
 
@@ -126,7 +126,7 @@ def test_interrupted_while_the_guest_is_built_it_ends_what_builds_and_leaves_no_
     run = Run(place, tmp_path / "log", "5", XDG_CACHE_HOME=str(tmp_path))
     run.wait_log("guest-image: fetching")
     run.end(signal.SIGTERM)
-    # Packages that were whole by then may stay: the next build wants them.
+    # Packages that were complete by then may stay for the next build.
     assert [entry.name for entry in (tmp_path / "fastvhost").iterdir() if not entry.name.startswith("packages-")] == []
     assert list(place.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""The deck's App1 on paths 1, 2 and 5, and what becomes of a pcap port when its interface or its rights go."""
+"""App1 on paths 1, 2 and 5, and a pcap port whose interface is removed or whose rights are missing."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def app1(directory: Path, port: str, *options: str, space: Namespace | None = No
 
 
 def talk(guest: ObedientGuest, app: Process) -> dict[str, Any]:
-    """What App1 says in the end, after the guest has pinged it and returned its stream."""
+    """App1's final report, after the guest has pinged it and returned its stream."""
     guest.wait_ready()
     # Pings first: once the guest returns frames, App1 streams, and has ended moments later.
     assert " 10 packets received" in guest.run(f"ping -A -q -c 10 {HOST}")
@@ -76,7 +76,7 @@ def test_an_interface_that_comes_late_goes_and_comes_back_is_captured_each_time(
         for round in range(2):
             space.run("ip link add v0 type veth peer name v1; ip link set v1 up; ip link set v0 up")
             fwd.wait_log("port v0: capturing on v0 with libpcap", after=mark)
-            # The peer of v0 asks, t1's side of the stack hears it.
+            # The peer of v0 sends an ARP request, and t1's side receives it.
             before = fwd.stats()["ports"]["t1"]["tx_frames"]
             space.run(f"ip address add 10.1.{round}.1/24 dev v1; busybox ping -q -c 1 -W 1 10.1.{round}.2 || true")
             assert fwd.stats()["ports"]["t1"]["tx_frames"] > before

@@ -1,4 +1,4 @@
-"""Guests under the newest QEMU, started from just the lines that `fastvhost example qemu` prints for it."""
+"""Guests under the newest QEMU, started from exactly the lines that `fastvhost example qemu` prints for it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ for word; do
 done
 exec {newest} "$@" {also}
 """
-"""A QEMU of the name that the lines have: where there is no KVM, and the guest's disk holds no system."""
+"""A script in QEMU's place, since there is no KVM here and the guest's disk has no system."""
 
 
 class PrintedGuest(NetworkedGuest):
-    """The guest of a port, by the lines that a user pastes into a shell."""
+    """The guest of a port, started by the lines that a user pastes into a shell."""
 
     def __init__(self, fwd: Fwd, name: str, number: int) -> None:
         self._number = number
@@ -75,7 +75,7 @@ def guests(place: Path, ports: list[str]) -> Iterator[tuple[Fwd, PrintedGuest, P
 def test_guests_that_were_started_so_have_their_network_back_when_fwd_is_started_again(
     place: Path, ports: list[str], guests: tuple[Fwd, PrintedGuest, PrintedGuest]
 ) -> None:
-    """Within 5 s; a machine that has no time for it may need longer now and then."""
+    """Within 5 s; an overloaded machine may sometimes take longer."""
     fwd, a, b = guests
     assert ",reconnect-ms=50 " in a.lines
     assert a.ping(b, 100) == 100

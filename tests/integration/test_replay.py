@@ -1,4 +1,4 @@
-"""A capture file played to a guest, of any kernel, and the guest's answers recorded in another."""
+"""A capture file is played to a guest, and the guest's answers are recorded in another."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def internet_checksum(data: bytes) -> int:
 
 
 def echo_request(number: int) -> bytes:
-    """A ping of the guest, with 40 bytes of its own."""
+    """A ping to the guest, with 40 bytes of data."""
     ip = struct.pack(">BBHHHBBH", 0x45, 0, 68, number, 0, 64, 1, 0) + OURS + GUEST
     icmp = struct.pack(">BBHHH", 8, 0, 0, 7, number) + bytes([number]) * 40
     ip = ip[:10] + internet_checksum(ip).to_bytes(2, "big") + ip[12:]
@@ -30,7 +30,7 @@ def echo_request(number: int) -> bytes:
 
 
 def arp_request() -> bytes:
-    """Who is the guest? It learns who asks."""
+    """An ARP request for the guest, from which it learns the sender's address."""
     body = struct.pack(">HHBBH", 1, 0x800, 6, 4, 1) + OUR_MAC + OURS + bytes(6) + GUEST
     return (b"\xff" * 6 + OUR_MAC + b"\x08\x06" + body).ljust(60, b"\0")
 
@@ -42,7 +42,7 @@ def test_a_guest_answers_the_pings_of_a_capture_file_and_its_answers_are_recorde
         data += struct.pack("<IIII", 5, 50_000 * number, len(frame), len(frame)) + frame
     (place / "in.pcap").write_bytes(data)
     machine = UmlMachine("a", place / "a.sock", 1)
-    # Again and again, in recorded time: the guest has to start first.
+    # In a loop and in recorded time, since the guest has to start first.
     file_port = f"pcap-file:in={place}/in.pcap,out={place}/out.pcap,loop=yes,timed=yes"
     answers = [number.to_bytes(2, "big") + bytes([number]) * 40 for number in range(10)]
     with Fwd(place, [machine.port, file_port]) as fwd, UmlGuest(machine, place) as guest:

@@ -1,7 +1,6 @@
-"""Guests and fwd are restarted and killed; traffic is back soon, and the other guest notices nothing more.
+"""Guests and fwd are restarted and killed; traffic goes on soon, and the other guest is not affected otherwise.
 
-Soon is about a second on a quiet machine, counted from when the one that was away is up again: a guest's shell answers,
-or fwd was started.
+Soon is about a second on an idle machine, from when the guest's shell answers, or fwd was started.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ records.keep = keep
 usual = offer.offered_features
 offer.offered_features = lambda *words: usual(*words) | offer.WITHDRAWN
 """
-"""Makes a fwd what one of before was; read by Python when it starts."""
+"""Makes a fwd behave like an earlier version; Python reads it at its start."""
 
 
 @pytest.fixture(scope="module")
 def pair(place: Path) -> Iterator[Pair]:
-    """Guests that booted under a fwd of before, which offered them RING_RESET and kept no record."""
+    """Guests that booted under an earlier version of fwd, which offered RING_RESET and kept no record."""
     before = place / "before"
     before.mkdir()
     (before / "sitecustomize.py").write_text(AS_BEFORE)
@@ -57,13 +56,13 @@ def test_guests_that_have_a_bit_of_before_are_served_by_a_fwd_that_no_longer_off
 
 
 def other_warnings(pair: Pair) -> list[str]:
-    """Than that a guest has what it had under the fwd of before."""
+    """Warnings other than that a guest has features of the earlier fwd."""
     return [line for line in pair.fwd.warnings() if "the guest has RING_RESET from an earlier fwd" not in line]
 
 
 @pytest.fixture(autouse=True)
 def _traffic(pair: Pair) -> Iterator[None]:
-    """Both guests ping each other all the time, so that whatever dies has frames on their way."""
+    """Both guests ping each other all the time, so that frames are in flight when something is killed."""
     assert pair.a.ping(pair.b, 3) == 3
     for guest, other in ((pair.a, pair.b), (pair.b, pair.a)):
         guest.run(f"ping -A -q {other.address} > /dev/null 2>&1 &")
@@ -96,7 +95,7 @@ def test_a_guest_is_killed_and_started_anew(pair: Pair) -> None:
 
 
 def test_a_guest_is_paused_and_goes_on(pair: Pair) -> None:
-    # QEMU takes the rings away from fwd for the pause, and starts them where they were.
+    # QEMU stops fwd's rings for the pause, and starts them again where they were.
     before = pair.a.boot_id(), pair.b.boot_id()
 
     for _ in range(3):
@@ -130,6 +129,6 @@ def test_a_tcp_copy_survives_a_killed_fwd(pair: Pair) -> None:
     pair.fwd.kill()
     pair.start_fwd()
 
-    # b's answer to the end of the data is their checksum.
+    # After the data b answers with their checksum.
     received = pair.a.run("until [ -e /tmp/done ]; do sleep 0.2; done; cat /tmp/received", 60)
     assert received == pair.a.run("sha256sum < /tmp/sent", 60)

@@ -1,7 +1,7 @@
-"""fwd is killed or ended and started again under a flood of numbered frames, and each frame is looked for.
+"""fwd is killed or ended and started again under a flood of numbered frames, and each frame is accounted for.
 
-The built-in guests say what QEMU says after such an end: a split ring stands where its used index is, of a packed one
-nothing is known. So what is shown here is that fwd finds both again.
+The built-in guests send what QEMU sends after such an end: for a split ring its used index, for a packed ring no
+position. So fwd must find the position of packed rings itself.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fastvhost.driver.guests import IMIX, Guests, PairSettings
 RESTARTS, RESTARTS_WHEN_LONG = 3, 20
 BURST = 64
 BACK_WITHIN, BACK_WITHIN_WHEN_LONG = 60.0, 5.0
-"""Seconds. Where nobody waits for longer, the machine may have other things to do."""
+"""Seconds. In a normal run the bound allows for a busy machine."""
 RINGS: dict[str, dict[str, Any]] = {
     "split": {},
     "packed": {"packed": True},
@@ -49,7 +49,7 @@ def test_a_flood_over_restarts_loses_no_frame_and_doubles_one_burst_of_each_at_m
     pairs = options.get("queues", 1)
     sockets = [place / f"{end}.sock" for end in "ab"]
     ports = [f"{socket},queues={pairs}" for socket in sockets]
-    # A fwd that waits for a CPU has lost nothing yet.
+    # A fwd that waits for a CPU must not drop frames.
     monkeypatch.setattr(built_in, "DRAIN_SECONDS", 2 * BACK_WITHIN)
     monkeypatch.setattr(built_in, "QUIET_SECONDS", BACK_WITHIN)
     moments = random.Random(7)
@@ -90,7 +90,7 @@ def test_a_flood_over_restarts_loses_no_frame_and_doubles_one_burst_of_each_at_m
 
 
 def wait_for_traffic(guests: Guests, frames: int, seconds: float) -> None:
-    """So many frames more arrive at each guest."""
+    """Wait until `frames` more frames have arrived at each guest."""
     before = guests.counters()
 
     def moved() -> bool:

@@ -77,7 +77,7 @@ def test_a_tap_that_is_deleted_is_made_again(scene: Scene) -> None:
     scene.fwd.wait_log("port t0: made tap t0", after=mark)
     scene.space.run(f"ip address add {HOST}/24 dev t0")
     assert scene.ping() == 20
-    # The administrator made it anew at once: that one is used.
+    # The administrator made it again at once: that interface is used.
     mark = len(scene.fwd.log())
     scene.space.run("ip link delete t0; ip tuntap add dev t0 mode tap; ip link set t0 up mtu 1500")
     scene.fwd.wait_log("port t0: attached to tap t0, MTU 9000", after=mark)

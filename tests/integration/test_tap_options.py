@@ -1,4 +1,4 @@
-"""What can be asked of a tap: queues of its own for each processor of a guest, an owner, an MTU, to outlive fwd."""
+"""Options of a tap: queues for each processor of a guest, owner, MTU, persist."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HOST = "10.0.0.254"
 QUEUES = 2
 MIB = 1 << 20
 NOBODY = 65534
-# What the stack would leave to the card: SIOCETHTOOL with ETHTOOL_GTXCSUM and GTSO (linux/ethtool.h).
+# Offloads that the stack may leave to the tap: SIOCETHTOOL with ETHTOOL_GTXCSUM and GTSO (linux/ethtool.h).
 OFFLOADS = """
 import array, fcntl, socket, struct
 with socket.socket() as asked:
@@ -27,7 +27,7 @@ with socket.socket() as asked:
         fcntl.ioctl(asked, 0x8946, struct.pack("16sP16x", b"t0", value.buffer_info()[0]))
         print(value[1])
 """
-# A user before us who took what it leaves: TUNSETIFF with a header in front, TUNSETOFFLOAD with checksums and TSO.
+# An earlier user with offloads: TUNSETIFF with a virtio-net header, TUNSETOFFLOAD with checksums and TSO.
 USER_BEFORE = """
 import fcntl, os, struct
 tap = os.open("/dev/net/tun", os.O_RDWR)
@@ -62,7 +62,7 @@ def test_a_tap_has_the_owner_and_the_mtu_asked_for_no_offloads_and_outlives_fwd(
 
 
 def test_the_owner_of_a_tap_needs_no_rights_and_nobody_else_gets_it(place: Path, space: Namespace) -> None:
-    made(place, space, "persist=yes")  # whoever runs fwd owns it
+    made(place, space, "persist=yes")  # the user of fwd owns it
     prefix = [*space.prefix, *WITHOUT_RIGHTS]
     with Fwd(place, ["tap:t0", "null:"], prefix=prefix) as fwd:
         fwd.wait_log("port t0: attached to tap t0, MTU 1500")
@@ -94,7 +94,7 @@ class Scene:
     guest: Guest
 
     def frames(self, parity: int) -> list[int]:
-        """Of each of the guest's receiveqs (0) or transmitqs (1)."""
+        """Frames of each of the guest's receiveqs (0) or transmitqs (1)."""
         return [ring["frames"] for ring in self.fwd.show("a")["rings"] if ring["index"] % 2 == parity]
 
 
@@ -120,7 +120,7 @@ def test_each_processor_of_the_guest_sends_to_the_stack_through_a_queue_of_its_o
     assert all(now >= then + 30 for then, now in zip(before, scene.frames(1), strict=True))
 
 
-# A flow keeps its queue; a hundred of them do not all choose the same one.
+# A flow stays on one queue; a hundred flows do not all use the same one.
 FLOWS = """
 import socket
 for _ in range(100):

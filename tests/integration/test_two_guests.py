@@ -40,7 +40,7 @@ def test_a_hundred_of_a_hundred_pings_are_answered(pair: Pair) -> None:
     assert after["a"]["tx_frames"] >= 100
     # 14 bytes of Ethernet, 20 of IP, 8 of ICMP, 56 of data.
     assert after["a"]["rx_bytes"] >= 100 * 98
-    # Nothing lost, nothing invented; a frame more may have come between the reading of two counters.
+    # No frame is lost or invented; one more may have passed between the reading of two counters.
     assert after["b"]["tx_frames"] == pytest.approx(after["a"]["rx_frames"], abs=2)
     assert after["a"]["tx_frames"] == pytest.approx(after["b"]["rx_frames"], abs=2)
 
@@ -76,10 +76,10 @@ def test_counters_and_log_of_it_all_show_nothing_odd(pair: Pair) -> None:
     for port in stats["ports"].values():
         assert port["link"] == "up"
         assert not any(port["rx_dropped"].values())
-        # A guest that still starts takes nothing; from then on nothing is lost.
+        # A guest that still boots receives nothing; after that no frame is lost.
         starting = ("link_down", "ring_disabled")
         assert all(reason in starting or not count for reason, count in port["tx_dropped"].items())
-        # A poller is not kicked, and tells its guests when there is something for them.
+        # A polling worker is not kicked, but notifies its guests.
         assert port["calls"] > 0
     for worker in stats["workers"].values():
         assert 0 < worker["busy_rounds"] < worker["rounds"]

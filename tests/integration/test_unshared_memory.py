@@ -1,4 +1,4 @@
-"""The commonest mistake with vhost-user: QEMU's memory is not shared. fwd says so, with the words to paste."""
+"""The most common mistake with vhost-user: QEMU's memory is not shared. fwd says so, with options to paste."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SAID_WITHIN = 6.0
 
 @pytest.fixture(scope="module")
 def ready(place: Path) -> Iterator[tuple[Pair, float]]:
-    """Guest a has QEMU's default memory, guest b a file that is not shared; and when both of them were up."""
+    """Guest a has QEMU's default memory, guest b a file that is not shared. Also when both had started."""
     with Pair(place, a={"memory": "anonymous"}, b={"memory": "private"}) as pair:
         yield pair, time.monotonic()
 

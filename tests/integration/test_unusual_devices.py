@@ -45,8 +45,9 @@ def test_the_mtu_that_qemu_was_told_is_agreed_on_and_shown(pair: Pair) -> None:
 
 
 def test_guests_that_say_nothing_cost_a_look_every_20_ms(pair: Pair) -> None:
-    # They say something now and then, a router solicitation, a neighbour's question. After each frame the worker spins
-    # for 200 us, up to 2000 rounds. One that does not sleep makes millions; one that only naps wakes 20,000 times.
+    # Guests send a frame now and then: a router solicitation, a neighbour solicitation. After each frame the worker
+    # polls for 200 us, up to 2000 rounds. A worker that never sleeps makes millions; one that only naps wakes 20,000
+    # times.
     turns = [cost(pair.fwd.pid, pair.fwd.rounds, 2.0) for _ in range(3)]
     least = min(turns)
     assert least.wake_ups < MOST_WAKE_UPS, turns
@@ -56,7 +57,7 @@ def test_guests_that_say_nothing_cost_a_look_every_20_ms(pair: Pair) -> None:
 def test_packed_rings_go_on_when_fwd_is_killed_or_ended_and_started_again(
     pair: Pair, pytestconfig: pytest.Config
 ) -> None:
-    """Twenty times with --long. Their position stands nowhere in guest memory."""
+    """Twenty times with --long. The position of packed rings is not in guest memory."""
     for guest, other in ((pair.a, pair.b), (pair.b, pair.a)):
         guest.run(f"ping -A -q {other.address} > /dev/null 2>&1 &")
     took = []
@@ -98,8 +99,8 @@ def test_memory_plugged_in_under_traffic_is_used_and_disturbs_nothing(pair: Pair
     pair.a.monitor("device_add", driver="pc-dimm", id="d1", memdev="m1")
     pair.fwd.wait_log("port a: memory 2 regions, 448 MiB")
 
-    # More data than the guest had memory: part of it is sent from what was plugged in.
-    # Its kernel hears of it some time later.
+    # More data than the guest had memory: part of it is sent from the memory that was plugged in.
+    # Its kernel notices that some time later.
     online = "for block in /sys/devices/system/memory/memory*/state; do echo online > $block; done 2> /dev/null"
     pair.a.run(
         f"until [ $(sed -n 's/MemTotal: *//; 1s/ kB//p' /proc/meminfo) -gt 300000 ]; do {online}; sleep 0.1; done",

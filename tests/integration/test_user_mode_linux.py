@@ -1,4 +1,4 @@
-"""Two guests under user-mode Linux 7.2, which is a front-end itself: newer than QEMU's guests, and at native speed."""
+"""Two guests under user-mode Linux 7.2, which is a front-end itself: a newer kernel, and at native speed."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ PAIRS = 4
 
 
 class UmlPair:
-    """fwd and two guests on ports of one kind. machines: what each guest is made of."""
+    """fwd and two guests on ports of one kind. machines: the guests' configurations."""
 
     def __init__(self, directory: Path, without: str, queue_pairs: int = 1) -> None:
-        # Who may ask is told 1500 where the port has no other word.
+        # A driver that asks is told 1500 where the port has no mtu=.
         self.machines = [
             UmlMachine(
                 name, directory / f"{name}.sock", number, queue_pairs, without, told=number == 1 or queue_pairs > 1
@@ -93,12 +93,12 @@ def test_a_guest_has_the_mac_and_the_mtu_of_its_port(pair: UmlPair) -> None:
     shown = pair.fwd.show("a")
     assert {"MAC", "MTU", "STATUS"} <= set(shown["features"])
     assert (shown["mac"], shown["mtu"]) == (machine.mac, MTU)
-    # The other one's port has nothing to tell, so that its driver is offered nothing to ask.
+    # The other guest's port has nothing to tell, so its driver is not offered CONFIG.
     assert not {"MAC", "STATUS"} & set(pair.fwd.show("b")["features"])
 
 
 def rebind(guest: UmlGuest) -> None:
-    """Take the device from its driver, and give it back. The interface is a new one then."""
+    """Unbind the driver from the device, and bind it again. The interface is a new one then."""
     guest.run("echo virtio0 > /sys/bus/virtio/drivers/virtio_net/unbind")
     assert "eth0" not in guest.run("ls /sys/class/net")
     guest.run("echo virtio0 > /sys/bus/virtio/drivers/virtio_net/bind")
@@ -111,7 +111,7 @@ Linux). By the specification the device is reset then, but user-mode Linux tells
 
 
 def warnings(pair: UmlPair) -> list[str]:
-    """All but the one that cannot be helped where a driver was unbound."""
+    """Warnings other than the one that is unavoidable where a driver is unbound."""
     split = pair.machines[0].without == "RING_PACKED"
     return [line for line in pair.fwd.warnings() if not (split and TAKEN_BACK.search(line))]
 
@@ -138,7 +138,7 @@ def test_a_guest_that_powers_off_ends_well_and_comes_again(pair: UmlPair) -> Non
 
 @pytest.fixture(scope="module", params=["RING_PACKED", ""], ids=["split", "packed"])
 def wide_pair(request: pytest.FixtureRequest) -> Iterator[UmlPair]:
-    """Four queue pairs each, and what sets how many are in use."""
+    """Four queue pairs each, and the control queue, which sets how many are in use."""
     with short_dir() as directory:
         source = Path(__file__).parents[2] / "scripts" / "guest" / "ethtool.c"
         subprocess.run(["gcc", "-Os", "-static", "-o", directory / "ethtool", source], check=True, timeout=60)
@@ -154,7 +154,7 @@ def frames(pair: UmlPair, port: str) -> list[int]:
 def test_a_driver_uses_as_many_pairs_as_its_control_queue_was_told(wide_pair: UmlPair) -> None:
     pair = wide_pair
     for guest in (pair.a, pair.b):
-        # One processor, so one pair to begin with.
+        # The guest has one processor, so it begins with one pair.
         assert guest.run("/run/shared/ethtool -l eth0") == f"1 of {PAIRS}\n"
     assert pair.a.ping(pair.b, 20) == 20
     assert not any(frames(pair, "a")[2:] + frames(pair, "b")[2:])
@@ -174,7 +174,7 @@ def test_a_driver_uses_as_many_pairs_as_its_control_queue_was_told(wide_pair: Um
     assert pair.b.run("/run/shared/ethtool -L eth0 combined 2") == f"2 of {PAIRS}\n"
     assert pair.a.ping(pair.b, 20) == 20
 
-    # Another driver, which says anew how many it uses.
+    # Another driver, which sets the number of pairs again.
     rebind(pair.a)
     assert pair.a.run("/run/shared/ethtool -l eth0") == f"1 of {PAIRS}\n"
     assert pair.a.ping(pair.b, 20) == 20

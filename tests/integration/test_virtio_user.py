@@ -12,7 +12,7 @@ from tests.integration.flood import SHAPES, by_sockets, flood
 pytestmark = pytest.mark.alone
 
 FLOOD_SECONDS = 1.5
-"""Then it is waited for a thousand frames, however long they take; with --long it is longer."""
+"""After that the test waits for a thousand frames, however long they take; with --long it is longer."""
 
 
 @pytest.mark.parametrize("shape", SHAPES)

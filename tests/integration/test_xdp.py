@@ -1,4 +1,4 @@
-"""AF_XDP on veths: a QEMU guest and two stacks of this host, with one fwd between them, and the ways to be refused."""
+"""AF_XDP on veths: a QEMU guest and two stacks of this host, with one fwd between them; and refusals."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_tcp_passes_both_ways_though_the_stack_leaves_checksums_to_the_card(scen
     for here, there, address in sides:
         with here.listening(5000, 60):
             assert there.run(f"busybox nc {address} 5000 < {file}", 60).split()[0] == data
-    # And a guest, which looks at checksums as any other.
+    # A guest checks checksums, too.
     scene.guest.take_a_copy()
     assert scene.far.run(f"busybox nc 10.0.0.1 5000 < {file}; rm {file}", 60).split()[0] == data
     assert scene.dropped("w0") == scene.dropped("v0") == 0
@@ -169,7 +169,7 @@ def test_generic_mode_where_the_driver_refuses_and_what_is_too_long_drops_as_ove
                 return int(counters["oversize"] + counters["kernel_overrun"])
 
             def come_to_rest() -> int:
-                """What the kernel dropped is asked for twice a second."""
+                """The kernel's drops, which fwd reads twice a second."""
                 before = too_long()
                 time.sleep(2.5)
                 return before if too_long() == before else 0
@@ -177,7 +177,7 @@ def test_generic_mode_where_the_driver_refuses_and_what_is_too_long_drops_as_ove
             with space.listening(5000, 5):
                 far.run(f"{send} 5000 || true")
             subprocess.run([*far.prefix, sys.executable, "-c", NO_SUPER_FRAMES], check=True, timeout=20)
-            # Only now: until here the far stack may have tried once more what nobody waits for.
+            # Only now, since the other stack may have sent some frames again until here.
             before = wait_until("frames too long, and no more of them", MAX_WAIT, come_to_rest)
             with space.listening(5001, 60):
                 assert far.run(f"{send} 5001").split()[0] == hashlib.sha256(bytes(2000000)).hexdigest()

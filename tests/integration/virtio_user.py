@@ -13,7 +13,7 @@ from bench.guests.process import Process
 from bench.guests.waits import MAX_WAIT, wait_until
 
 PROMPT = "testpmd> "
-# What the driver itself counts of a port, as testpmd prints it.
+# The driver's own counters of a port, as testpmd prints them.
 STATISTICS = re.compile(
     r"NIC statistics for port (?P<port>\d+) .*?"
     r"RX-packets: (?P<rx_frames>\d+) .*?RX-bytes: +(?P<rx_bytes>\d+).*?"
@@ -81,13 +81,13 @@ class VirtioUser(Process):
         return wait_until(f"testpmd finishes '{text}'", seconds, answer)
 
     def flood(self, frame: str) -> None:
-        """Send frames from both ports, and from then on whatever arrives. "700,700" is a frame of two pieces."""
+        """Send frames from both ports, and then forward all that arrive. "700,700" is a frame of two pieces."""
         self.command("stop")
         self.command(f"set txpkts {frame}")
         self.command("start tx_first 32")
 
     def drain(self) -> None:
-        """Send nothing any more, and receive what is still on its way."""
+        """Stop sending, and receive the frames in flight."""
         self.command("stop")
         self.command("set fwd rxonly")
         self.command("start")
@@ -98,7 +98,7 @@ class VirtioUser(Process):
         return [PortCounters(**{key: int(value) for key, value in f.items() if key != "port"}) for f in found]
 
     def quit(self) -> None:
-        """The orderly end: testpmd stops its devices."""
+        """End properly: testpmd stops its devices."""
         self.stdin.write(b"stop\nquit\n")
         self.stdin.flush()
         self.popen.wait(MAX_WAIT)

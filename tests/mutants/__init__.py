@@ -1,1 +1,1 @@
-"""Bugs that engineers make, each seeded into the real sources on its own, and the one test that finds it."""
+"""Typical bugs, each seeded into the real sources on its own, and the one test that finds it."""

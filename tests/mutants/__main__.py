@@ -1,4 +1,4 @@
-"""What tests say of bugs: python -m tests.mutants [NAME ...] [-- NODEID ...]
+"""Runs tests against seeded bugs: python -m tests.mutants [NAME ...] [-- NODEID ...]
 
 Without node ids, the test that each bug names; with them (files, too), each of these against each bug.
 """
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def show(outcome: dict[str, Any], *, whole: bool, tests: list[str]) -> None:
-    """In a line; and which tests failed, or all that was printed."""
+    """Print a line; and which tests failed, or all output."""
     print(f"{outcome['code']:4} {outcome['seconds']:6.2f} s  {outcome['name']:40} {outcome['test']}", flush=True)
     if whole:
         print(outcome["output"])

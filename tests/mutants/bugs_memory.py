@@ -1,4 +1,4 @@
-"""Bugs in guest memory: what is mapped, and what of it an address may reach."""
+"""Bugs in guest memory: mappings, and the translation of addresses."""
 
 from tests.mutants.mutant import Mutant
 

@@ -1,4 +1,4 @@
-"""Bugs between chains and frames, in the copy, and in forwarding."""
+"""Bugs in turning chains into frames, in the copy, and in forwarding."""
 
 from tests.mutants.mutant import Mutant
 

@@ -1,4 +1,4 @@
-"""A bug put into a function of Python that is loaded already: whoever has the function has the bug."""
+"""Puts a bug into a loaded Python function, in place, so that all references to it have the bug."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tests.mutants.mutant import Mutant
 
 
 def changed(mutant: Mutant) -> tuple[str, CodeType]:
-    """The qualified name of the outermost function that the text stands in, and its code with the bug.
+    """The qualified name of the outermost function with the text, and its code with the bug.
 
-    Raises ValueError unless the text stands there once, in a function.
+    Raises ValueError unless the file has the text exactly once, in a function.
     """
     text = mutant.text
     if (found := text.count(mutant.before)) != 1:
@@ -27,7 +27,7 @@ def changed(mutant: Mutant) -> tuple[str, CodeType]:
 
 
 def put_in(mutant: Mutant) -> None:
-    """From now on, in this process."""
+    """Have the bug from now on in this process."""
     name, code = changed(mutant)
     module = import_module("fastvhost." + mutant.file.removesuffix(".py").replace("/", "."))
     those = [

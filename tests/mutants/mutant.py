@@ -1,4 +1,4 @@
-"""A bug as a table has it: where it stands, what stands there instead, and the test that finds it."""
+"""An entry of the table of bugs: the file, the right text, the text with the bug, and the test that finds it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Mutant:
-    """file: below fastvhost/. before: text that it has exactly once; after: what a bug makes of it.
+    """file: below fastvhost/. before: text that it has exactly once; after: that text with the bug.
 
-    Text that ends with a line's end is whole lines, of one indentation; any other text is an expression.
+    Text that ends with a newline is whole lines of one indentation; any other text is an expression.
     test: the node id below tests/ of the one test that finds it.
     """
 
@@ -24,7 +24,7 @@ class Mutant:
 
     @property
     def compiled(self) -> bool:
-        """Whether it stands in what a compiler sees; the others are put into functions of a running interpreter."""
+        """Whether its file is compiled; other bugs are put into functions of a running interpreter."""
         return not self.file.endswith(".py")
 
     @property

@@ -1,9 +1,9 @@
-"""Runs single tests against the tree of bugs: one process imports all that is needed, and forks for each test.
+"""Runs single tests against the tree with the bugs: one process imports everything, and forks for each test.
 
 usage: python -m tests.mutants.runner TREE < jobs > outcomes
 
-A job is a line of JSON, [name of a bug or "", node id]; so is its outcome, which comes as soon as it is known. Two
-run at once.
+A job is a line of JSON, [name of a bug or "", node id]. Its outcome is a line of JSON, too, printed as soon as it is
+known. Two jobs run at a time.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import IO
 
 AT_ONCE = 2
 LIMIT = 120.0
-"""Seconds. A test that hangs with its bug has found it, but is the wrong one to name."""
+"""Seconds. A test that hangs with its bug finds it, but another test should be named."""
 OUTPUT_BYTES = 6000
 PR_SET_PDEATHSIG = 1
 
 
 def take_up(tree: Path) -> None:
-    """The package is that of the tree from here on. Its modules that are not loaded yet come from there as well."""
+    """From here on import the package from the tree, also modules that are not loaded yet."""
     sys.path.insert(0, str(tree))
     import fastvhost
 
@@ -107,7 +107,7 @@ def begin(name: str, test: str) -> Run:
 
             from fastvhost.dataplane import notify
 
-            notify.prepare()  # a child of fork() has none of what its parent signals by
+            notify.prepare()  # a child of fork() does not inherit its parent's AIO contexts
 
             code = int(pytest.main(["-q", "-p", "no:cacheprovider", "--no-header", "--tb=short", test]))
             sys.stdout.flush()

@@ -1,6 +1,6 @@
-"""Each seeded bug is found by the test that it names, and without it that test passes.
+"""Each seeded bug is found by the test that it names, and without the bug that test passes.
 
-So a test may be rewritten, or left out, as long as no bug goes unnoticed that was found before.
+So tests may be rewritten or removed, as long as all bugs are still found.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ SURE = 60
 
 
 class Outcomes:
-    """What came of the jobs, in the order in which they end."""
+    """The outcomes of the jobs, in the order in which they end."""
 
     def __init__(self, jobs: list[tuple[str, str]]) -> None:
         self._tree = build(ROOT / "build" / "mutants", MUTANTS)
         self._known: dict[tuple[str, str], dict[str, object]] = {}
         without, with_bug = ([job for job in jobs if bool(job[0]) is bug] for bug in (False, True))
-        # What a bug keeps from happening is not waited for as long as on a busy machine.
+        # With a bug, tests wait for less time than on a busy machine, since what they wait for never comes.
         self._next = [(without, {}), (with_bug, {"FASTVHOST_MAX_WAIT": "2"})]
         self._begin()
 
@@ -86,7 +86,7 @@ def test_there_are_enough_and_no_two_have_one_name() -> None:
 
 
 def test_the_text_of_each_stands_in_the_sources_once() -> None:
-    """Else it would seed nothing: whoever changes a line that a bug is made of changes the bug, too."""
+    """Otherwise the bug would not be seeded. After a change of such a line change the bug, too."""
     sources_of(MUTANTS)
     for mutant in MUTANTS:
         if not mutant.compiled:

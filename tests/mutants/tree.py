@@ -1,7 +1,7 @@
-"""A copy of the package in which every compiled bug is there at once, each behind a switch that is off.
+"""A copy of the package with all compiled bugs at once, each with a switch that is off.
 
-The checkout's sources know nothing of it: the switches are put in here, by text. A bug is switched on by its number, by
-`fv_mutant` of each extension module or, for modules loaded later, by FASTVHOST_MUTANT in the environment.
+The checkout's sources do not mention them: the switches are inserted here, by text. A bug is switched on by its number,
+by `fv_mutant` of each extension module or, for modules loaded later, by FASTVHOST_MUTANT in the environment.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ __attribute__((constructor)) static void choose_mutant(void)
 """
 DECLARATION = f'cdef extern from "{HEADER}" nogil:\n    int fv_mutant\n\n'
 TRUTH = {"True": "<bint>1", "False": "<bint>0"}
-"""Of C: with Python's, an expression would be one of Python's objects."""
+"""Values of C: with Python's, an expression would be a Python object."""
 FLAGS = "-O0 -g0"
 """These sources are compiled once and run for a minute."""
 
 
 def switched(text: str, mutants: Sequence[tuple[int, Mutant]], *, in_c: bool) -> str:
-    """A source with its bugs behind switches. Each one's text before must be there exactly once, and be no other's."""
+    """A source with its bugs behind switches. The text of each must be there exactly once and not overlap another's."""
     places = []
     for number, mutant in mutants:
         if (found := text.count(mutant.before)) != 1:
@@ -94,7 +94,7 @@ def sources_of(mutants: Sequence[Mutant]) -> dict[str, str]:
 
 
 def build(where: Path, mutants: Sequence[Mutant]) -> Path:
-    """Compile it there, unless it is there as it is to be. The directory to import it from."""
+    """Compile it there, unless that is up to date. Returns the directory to import it from."""
     wanted = sources_of(mutants)
     stamp, digest = where / "built", hashlib.sha256(repr((FLAGS, sys.version, sorted(wanted.items()))).encode())
     if stamp.exists() and stamp.read_text() == digest.hexdigest():

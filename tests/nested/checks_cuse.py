@@ -1,6 +1,6 @@
-"""A guest on our device file like vhost-net's, and one on a socket: they talk, one dies, it comes back.
+"""A guest on a device file like vhost-net's, and one on a socket: they communicate, one is killed and started again.
 
-Beside them, on the same worker, a pair of sockets for whoever attacks.
+Beside them, on the same worker, a pair of sockets for an attacker.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ SLOW = 20
 """Seconds for an answer."""
 COPIED_MIB = 1
 PAIRS = 2
-"""More than most guests here use."""
+"""Queue pairs of the ports; most guests here use fewer."""
 ATTACKED = "xy"
-"""Ports that are wired to each other, and have no guest but an attacker."""
+"""Ports that are wired to each other and have only an attacker."""
 ROUNDS, FAR = 20, 1 << 30
 
 
@@ -175,7 +175,7 @@ def rings_enabled_and_disabled(scene: Scene) -> None:
 
 
 def a_device_file_is_asked_for_its_features() -> None:
-    """By whom its owner does not know."""
+    """Ask from a process that is not the owner."""
     fd = os.open("/dev/fva", os.O_RDWR)
     features = bytearray(U64.size)
     fcntl.ioctl(fd, IoctlNumber.GET_FEATURES, features)
@@ -203,7 +203,7 @@ def test_a_guest_on_the_device_file_loses_nothing_beside_a_socket_that_is_attack
     ends = "pid=$(cat /tmp/beside); kill -INT $pid; while kill -0 $pid 2> /dev/null; do sleep 1; done; cat /tmp/said"
     said = scene.a.run(ends, 2 * SLOW)
     sent, received = map(int, re.findall(r"(\d+) packets", said))
-    assert received >= sent - 1 > 0  # one may be under way at the end
+    assert received >= sent - 1 > 0  # one may be in flight at the end
     a = scene.fwd.show("a")
     assert a["peer_pid"] == scene.a.pid
     assert [ring["broken"] for ring in a["rings"]] == [""] * len(a["rings"])
@@ -212,7 +212,10 @@ def test_a_guest_on_the_device_file_loses_nothing_beside_a_socket_that_is_attack
 
 
 def test_the_device_file_is_served_again_after_a_restart_though_an_attacker_holds_what_it_can(scene: Scene) -> None:
-    """The guest on it cannot know: it ends, as its kernel's interface has it. The one on the socket comes back."""
+    """The guest on it must be restarted, since its kernel's interface cannot reconnect.
+
+    The one on the socket goes on.
+    """
     with attacker(scene):
         conservation.check_stats(scene.fwd.stats)
         scene.a.kill()

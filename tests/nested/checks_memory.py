@@ -1,4 +1,4 @@
-"""Where the kernel promises no memory that it has not got (vm.overcommit_memory=2): a setting of a whole machine."""
+"""A kernel that does not overcommit memory (vm.overcommit_memory=2): a setting of a whole machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Paths 3 and 4 of the deck by the command that people type: App1 beside vhost-net, and behind its own device file."""
+"""Paths 3 and 4, by the command that users run: App1 with vhost-net, and with fastvhost's own device file."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from bench.guests.process import Process
 from bench.guests.short_dir import short_dir
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "paths"
-# It says that this is the outer guest already: as scripts/paths itself runs here.
+# Tells scripts/paths that this is the outer guest already.
 INSIDE = {"FASTVHOST_INSIDE": "1"}
 SECONDS = 320
-"""As long as scripts/paths lets it take in the outer guest."""
+"""The time that scripts/paths allows in the outer guest."""
 pytestmark = pytest.mark.timeout(SECONDS + 60)
 
 
 def both_ways(number: int) -> dict[str, Any]:
-    """The row of a path on which frames crossed each way, none of them spoilt."""
+    """The row of a path on which frames passed in each direction, none of them corrupt."""
     command = [sys.executable, SCRIPT, "--json", "--seconds", "2", "--size", "300", str(number)]
     with short_dir() as directory, Process("paths", command, directory, env=ENVIRONMENT | INSIDE) as run:
         status = run.popen.wait(SECONDS)
@@ -38,7 +38,7 @@ def both_ways(number: int) -> dict[str, Any]:
 
 def test_path_3_app1_talks_through_the_tap_of_a_guest_that_the_kernel_serves() -> None:
     row = both_ways(3)
-    # It was vhost-net that moved the frames, and not QEMU in its place.
+    # vhost-net moved the frames, and not QEMU itself.
     assert row["in"]["cpu_seconds_per_million_frames"]["kernel_thread"] > 0
 
 

@@ -11,7 +11,7 @@ from tests.integration.flood import SHAPES, by_device_files, flood
 from tests.integration.virtio_user import VirtioUser
 
 FLOOD_SECONDS = 1.5
-"""Then it is waited for a thousand frames, however long they take."""
+"""After that the test waits for a thousand frames, however long they take."""
 
 
 ALWAYS = {"mergeable, 256", "packed in order", "split, four queue pairs"}
