@@ -2,7 +2,7 @@
 
 usage: python -m bench.by_hand [--qemu installed|newest] [--packed] [NAME...]
 
-A QEMU guest boots by iPXE from its neighbour, one under user-mode Linux, with fwd between the two. Then each thing is
+A QEMU guest boots by iPXE from another guest, one under user-mode Linux, with fwd between the two. Then each thing is
 done while both ping each other, and afterwards every ping has to be answered again. "newest" is the QEMU of Debian
 testing, 11.1 or newer, which scripts/newest-peers fetches once.
 """
@@ -79,10 +79,10 @@ class Scene:
             "a", directory / "a.sock", 1, queue_pairs=PAIRS, device=device,
             qemu=qemu, from_network=True, pluggable=True,
         )  # fmt: skip
-        neighbour = UmlMachine("b", directory / "b.sock", 2)
+        other = UmlMachine("b", directory / "b.sock", 2)
         with contextlib.ExitStack() as stack:
-            self.fwd = stack.enter_context(Fwd(directory, [self.machine.port, neighbour.port], HOLDS))
-            self.b = stack.enter_context(UmlGuest(neighbour, directory)).wait_ready(BOOT_MAX_WAIT)
+            self.fwd = stack.enter_context(Fwd(directory, [self.machine.port, other.port], HOLDS))
+            self.b = stack.enter_context(UmlGuest(other, directory)).wait_ready(BOOT_MAX_WAIT)
             self._serve_boot()
             self.a = stack.enter_context(Guest(self.machine, directory))
             self._skip_prompts()
@@ -176,7 +176,7 @@ def boot_by_ipxe(scene: Scene) -> str:
     """The guest booted over the network."""
     kernel = Path(guest_image()[0]).stat().st_size
     assert scene.booted_bytes > kernel, f"{scene.booted_bytes} bytes came from b"
-    return f"{scene.booted_bytes >> 20} MiB from its neighbour"
+    return f"{scene.booted_bytes >> 20} MiB from the other guest"
 
 
 def ring_size(scene: Scene, ring: str) -> str:

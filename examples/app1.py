@@ -113,7 +113,7 @@ class App1:
     # Frames
 
     def arp(self, operation: int, mac: bytes, address: bytes, own: bytes) -> bytes:
-        """A request for, or an answer to, a neighbour."""
+        """An ARP request for, or an ARP reply to, another host."""
         to = BROADCAST if operation == 1 else mac
         body = struct.pack(">HHBBH6s4s6s4s", 1, IPV4, 6, 4, operation, self.mac, own, mac, address)
         return (to + self.mac + struct.pack(">H", ARP) + body).ljust(60, b"\0")

@@ -156,7 +156,7 @@ def notified_into_full_eventfds(scene: Scene) -> None:
         "surplus_sockets_that_linger_for_an_hour",
     ],
 )
-def test_kernel_objects_that_make_who_touches_them_wait(arena: Arena, name: str, seconds: float, most: float) -> None:
+def test_kernel_objects_that_block_their_users(arena: Arena, name: str, seconds: float, most: float) -> None:
     repeated(arena, CATALOGUE[name].run, seconds, most)
 
 
@@ -187,16 +187,16 @@ def seen_of(work: Callable[[], object]) -> Sleep:
         thread.join(30)
 
 
-def test_who_sleeps_in_the_kernel_is_seen_and_for_how_long() -> None:
+def test_a_thread_that_sleeps_in_the_kernel_is_seen_with_its_time() -> None:
     seen = seen_of(lambda: time.sleep(NAP))
     assert seen.seconds > 0.5 * NAP
     assert "nanosleep" in seen.where
 
 
-def test_who_waits_for_anything_to_do_is_not_blocked() -> None:
+def test_an_idle_thread_does_not_count_as_blocked() -> None:
     poller = select.poll()
     assert seen_of(lambda: poller.poll(NAP * 1000)).seconds == 0.0
 
 
-def test_who_has_much_to_do_is_not_blocked() -> None:
+def test_a_busy_thread_does_not_count_as_blocked() -> None:
     assert seen_of(lambda: sum(range(1000))).seconds < 0.5 * NAP

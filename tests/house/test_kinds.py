@@ -38,7 +38,7 @@ def test_every_file_of_kinds_is_one() -> None:
     assert files == homes == {name.replace("-", "_") for name in KINDS}
 
 
-def test_who_knows_the_kinds_has_loaded_nothing_compiled() -> None:
+def test_the_kinds_of_ports_load_no_extension_module() -> None:
     """Otherwise help, show and doctor would start slowly, and fail where nothing was built."""
     code = "import sys, fastvhost.control.kinds; print(*(one for one in sys.modules if 'fastvhost.dataplane.' in one))"
     done = subprocess.run([sys.executable, "-c", code], cwd=sources.ROOT, capture_output=True, text=True, check=True)

@@ -31,7 +31,7 @@ def test_a_script_parses_stops_at_errors_and_may_be_run(path: Path) -> None:
     assert "set -euo pipefail" in path.read_text() or path.parent.name == ".ci"
 
 
-def test_who_is_not_root_hears_in_one_line_what_to_install() -> None:
+def test_without_root_one_line_says_what_to_install() -> None:
     done = shell("id() { echo 1000; }; need_packages bash no-such-package-a no-such-package-b")
     assert done.returncode == 1
     command = "apt-get update && apt-get install no-such-package-a no-such-package-b"

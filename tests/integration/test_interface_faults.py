@@ -50,7 +50,7 @@ def others_go_on(fwd: Fwd) -> None:
     wait_until("frames of the stream arrive", MAX_WAIT, lambda: arrived() > before + 20)
 
 
-def test_faults_of_interfaces_are_told_mended_and_disturb_nobody(place: Path) -> None:
+def test_faults_of_interfaces_are_logged_and_mended_and_disturb_no_other_port(place: Path) -> None:
     with Namespace() as space:
         for veth in "vw":
             space.run(f"ip link add {veth}0 type veth peer name {veth}1")

@@ -130,7 +130,7 @@ def test_a_moved_tap_that_is_deleted_or_whose_namespace_ends_is_made_again_at_ho
 
 
 @pytest.mark.parametrize("rights", [WITHOUT_SYS_ADMIN, WITHOUT_NET_ADMIN], ids=["not to enter", "not even to know"])
-def test_who_may_not_look_into_the_other_namespace_goes_on_all_the_same(
+def test_a_moved_tap_goes_on_without_the_right_to_look_into_its_namespace(
     place: Path, home: Namespace, away: Namespace, rights: tuple[str, ...]
 ) -> None:
     for name in ("t0", "t1"):

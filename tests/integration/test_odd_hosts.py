@@ -171,7 +171,7 @@ OLD_PROFILE = ["prlimit64", "madvise", "flock", "fallocate", "faccessat2", "clos
 """Calls that old seccomp profiles refuse, or profiles that were made by tracing another program."""
 
 
-def test_what_an_old_profile_refuses_is_said_or_missed_by_nobody() -> None:
+def test_calls_that_an_old_seccomp_profile_refuses_are_reported_or_not_needed() -> None:
     refused = [sys.executable, "-m", "tests.refused_calls", "EPERM", *OLD_PROFILE, "--"]
     with forwarder(prefix=refused) as fwd:
         exchange(*fwd.sockets)
@@ -291,7 +291,7 @@ class Cpuset:
         self._place.rmdir()
 
 
-def test_a_cpuset_that_shrinks_and_grows_is_told_and_stats_names_the_core_in_use() -> None:
+def test_a_cpuset_that_shrinks_and_grows_is_logged_and_stats_names_the_core_in_use() -> None:
     quick = "from fastvhost.cli import forwarding\nforwarding.CORE_WATCH_SECONDS = forwarding.TICK_SECONDS = 0.1"
     first, *_, last = sorted(os.sched_getaffinity(0))
     with contextlib.closing(Cpuset()) as cpuset:

@@ -78,7 +78,7 @@ def test_the_owner_of_a_tap_needs_no_rights_and_nobody_else_gets_it(place: Path,
         assert "tap t0: not permitted (CAP_NET_ADMIN); run as root, or let root make it for you: ip tuntap" in fwd.log()
 
 
-def test_a_tap_of_one_queue_is_none_of_two(place: Path, space: Namespace) -> None:
+def test_a_tap_of_one_queue_is_refused_for_two_queues(place: Path, space: Namespace) -> None:
     made(place, space, "persist=yes")
     with Fwd(place, [f"tap:t0,queues={QUEUES}", "null:"], prefix=space.prefix) as fwd:
         wait_until("fwd ends", MAX_WAIT, lambda: fwd.popen.poll() is not None)

@@ -194,7 +194,7 @@ def refused(space: Namespace, port: str, *prefix: str) -> str:
     return done.stderr.strip().splitlines()[-1]
 
 
-def test_a_killed_fwd_leaves_no_program_behind_and_a_second_one_is_told_why_not(elsewhere: Path) -> None:
+def test_a_killed_fwd_leaves_no_xdp_program_and_a_second_fwd_is_refused_with_the_reason(elsewhere: Path) -> None:
     with Namespace() as space:
         space.run("ip link add v0 type veth peer name v1; ip link set v0 up; ip link set v1 up")
         with Fwd(elsewhere, ["xdp:v0", "null:"], prefix=space.prefix) as fwd:

@@ -28,7 +28,7 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(back_off, "FIRST", WAIT)
 
 
-def test_a_wait_that_is_told_of_ends_nothing(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_logged_wait_ends_no_connection(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     frontend = rig.frontend()
     run_a_ring(frontend)
     rig.service.memory_holds("worker3", 0.0123, too_much=False)

@@ -81,7 +81,7 @@ def test_plots_are_well_formed_and_show_every_back_end(results: Path) -> None:
         assert len([element for element in tree.iter() if element.tag.endswith("polyline")]) == lines
 
 
-def test_without_results_there_is_a_word_instead_of_a_table(results: Path) -> None:
+def test_without_results_there_is_a_note_instead_of_a_table(results: Path) -> None:
     assert list(results.iterdir()) == []
     assert {make() for make in plot.TABLES.values()} == {plot.NOTHING}
     assert {draw() for draw in plot.PICTURES.values()} == {None}

@@ -21,7 +21,7 @@ def test_frames_before_the_bad_chain_in_the_same_burst_still_arrive() -> None:
         assert len(r.a.queues[1].take_used()) == 5
 
 
-def test_frames_between_chains_that_are_none_arrive_before_the_bad_chain_behind_them_stops_the_ring() -> None:
+def test_frames_between_dropped_chains_arrive_before_a_bad_chain_after_them_stops_the_ring() -> None:
     with rig() as r:
         r.b.driver.post(10)
         for data in (b"short", frame(1), b"short", frame(2)):

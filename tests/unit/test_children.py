@@ -62,7 +62,7 @@ def test_a_program_that_is_not_there_is_named_before_anything_starts() -> None:
 
 
 @pytest.mark.parametrize("folder", ["bench", "fastvhost"])
-def test_whoever_starts_a_program_and_goes_on_has_it_die_with_him(folder: str) -> None:
+def test_a_script_that_starts_a_program_and_goes_on_starts_it_by_dying_with_us(folder: str) -> None:
     for path in (ROOT / folder).rglob("*.py"):
         text = path.read_text()
         if path != ROOT / "bench" / "ending.py":  # a script that starts others, which would live on

@@ -108,7 +108,7 @@ def test_a_normal_run_says_each_step_once_and_nothing_that_alarms() -> None:
         assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} ", line) for line in fwd.log.splitlines())
 
 
-def test_a_defect_of_the_figures_is_told_once_and_ends_nothing() -> None:
+def test_an_internal_error_in_the_figures_is_logged_once_and_ends_nothing() -> None:
     defect = "from fastvhost.cli import render\nfrom fastvhost.control.stats import History\n"
     defect += "History.tick = render.stats = lambda _: 1 / 0"
     with forwarder("--stats-period", "0.1", defect=defect) as fwd:
@@ -121,7 +121,7 @@ def test_a_defect_of_the_figures_is_told_once_and_ends_nothing() -> None:
         assert fwd.log.count("internal error") == 3  # with the last figures
 
 
-def test_a_defect_of_the_main_thread_ends_it_with_a_word_and_its_sockets_are_gone() -> None:
+def test_an_internal_error_of_the_main_thread_ends_fwd_with_a_log_line_and_removes_its_sockets() -> None:
     defect = "from fastvhost.cli import forwarding\nforwarding.CoreWatch = lambda: 1 / 0"
     with forwarder(defect=defect) as fwd:
         assert fwd.process.wait(MAX_WAIT) == 1
@@ -340,7 +340,7 @@ def test_by_default_two_idle_guests_cost_a_look_every_20_ms(packed: bool) -> Non
         assert fwd.end()[0] == 0
 
 
-def test_a_guest_without_a_neighbour_does_not_hang() -> None:
+def test_a_guest_with_nothing_at_the_other_end_does_not_hang() -> None:
     with forwarder("--wire", "a:null", ports=("a.sock", "null:", "b.sock")) as fwd:
         with Guests(*fwd.sockets) as guests:
             ways = "both send more than their rings hold"

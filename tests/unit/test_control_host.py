@@ -17,7 +17,7 @@ from fastvhost.control.placement import Affinity, Place, PlacementWatch
 
 
 def state(allowed: set[int], busy: dict[int, float] | None = None) -> HostState:
-    users = {core: f" (neighbour, pid {core})" for core in busy or {}}
+    users = {core: f" (busy, pid {core})" for core in busy or {}}
     return HostState(frozenset(range(4)), frozenset(allowed), busy or {}, 0, users)
 
 
@@ -38,7 +38,7 @@ def test_with_one_core_worker_and_control_share_it_and_the_operator_hears_of_it(
 def test_every_core_busy_is_a_warning_by_default_too() -> None:
     plan = plan_cores((), state({0, 1}, {0: 100.0, 1: 60.0}))
     assert plan.worker_cores == (1,)
-    assert "core 1 is 60 % busy with other work (neighbour, pid 1)" in plan.warnings[0]
+    assert "core 1 is 60 % busy with other work (busy, pid 1)" in plan.warnings[0]
 
 
 def test_asked_cores_are_taken_in_order_and_the_rest_is_for_control() -> None:
@@ -90,16 +90,16 @@ def test_this_host_is_observed_in_a_blink() -> None:
     assert not host.may_pin(8000)
 
 
-def test_a_busy_neighbour_is_found_and_named() -> None:
+def test_a_program_that_keeps_a_core_busy_is_found_and_named() -> None:
     core = max(os.sched_getaffinity(0))
     spin = f"import os\nos.sched_setaffinity(0, {{{core}}})\nprint(flush=True)\nwhile True: pass"
-    with subprocess.Popen([sys.executable, "-c", spin], stdout=subprocess.PIPE) as neighbour:
+    with subprocess.Popen([sys.executable, "-c", spin], stdout=subprocess.PIPE) as spinner:
         try:
-            assert neighbour.stdout is not None
-            neighbour.stdout.readline()
+            assert spinner.stdout is not None
+            spinner.stdout.readline()
             (warning,) = host.observe().busy_warnings((core,))
         finally:
-            neighbour.kill()
+            spinner.kill()
     assert f"core {core} is " in warning
     assert "% busy with other work" in warning
 
@@ -178,7 +178,7 @@ def test_a_worker_that_somebody_moved_by_hand_is_told_and_left_where_it_is() -> 
     assert watch.check([place]) == ["worker0 is back on core 3"]
 
 
-def test_threads_that_are_gone_and_places_that_lost_only_some_of_their_cores_are_no_news() -> None:
+def test_ended_threads_and_places_that_lost_only_some_of_their_cores_are_not_logged() -> None:
     cpuset = Cpuset()
     cpuset.threads = {1: frozenset(), 2: frozenset({0})}
     places = [Place("worker0", (1,), frozenset({3})), Place("control", (2,), frozenset({0, 1}))]

@@ -353,7 +353,7 @@ def test_the_only_running_fwd_is_found_and_two_must_be_told_apart(own_runtime_di
     two.stop()
 
 
-def test_a_directory_for_control_sockets_is_private_and_ours(own_runtime_dir: Path) -> None:
+def test_a_directory_for_control_sockets_is_private_to_this_user(own_runtime_dir: Path) -> None:
     assert runtime_dir.choose() == own_runtime_dir
     assert stat.S_IMODE(own_runtime_dir.stat().st_mode) == 0o700
     own_runtime_dir.chmod(0o777)

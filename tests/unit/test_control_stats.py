@@ -25,7 +25,7 @@ def switch(fakes: Fakes) -> Switch:
     return Switch(settings, CorePlan((3,), frozenset({0}), frozenset({0})), fakes.parts())
 
 
-def test_a_snapshot_is_plain_json_with_every_reason_even_at_nought(fakes: Fakes, switch: Switch) -> None:
+def test_a_snapshot_is_plain_json_with_every_reason_even_at_zero(fakes: Fakes, switch: Switch) -> None:
     fakes.ports["a"].figures = {"rx_frames": 7, "rx_dropped": {"link_down": 2}}
     seen = json.loads(json.dumps(stats.snapshot(switch)))
     assert list(seen["ports"]) == ["a", "b"]

@@ -98,7 +98,7 @@ def test_sockets_listen_before_workers_poll_and_guests_are_answered_last() -> No
     assert fakes.log[11:] == ["close a", "close b"]
 
 
-def test_workers_that_cannot_notify_by_themselves_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_workers_that_cannot_notify_by_themselves_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     fakes = Fakes(moods={"worker0": "unprepared", "worker1": "unprepared"})
     running = switch(fakes, "a.sock", "b.sock", cores=2)
     running.start()

@@ -148,13 +148,13 @@ def test_a_process_that_ended_calls_no_more() -> None:
         Process(1 << 30)
 
 
-def test_a_caller_of_another_pid_namespace_is_refused_in_words() -> None:
+def test_a_caller_of_another_pid_namespace_is_refused_with_the_remedy() -> None:
     with pytest.raises(IoctlError, match="another pid namespace") as failure:
         Process(0)
     assert failure.value.errno == errno.EPERM
 
 
-def test_who_may_not_fetch_hears_what_it_takes() -> None:
+def test_without_the_right_to_fetch_files_the_error_has_the_remedy() -> None:
     outcome, told = os.pipe()
     with child() as pid:
         other = os.fork()

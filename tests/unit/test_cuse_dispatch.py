@@ -149,7 +149,7 @@ def test_asking_for_a_base_does_not_stop_the_ring_for_long(bench: Bench) -> None
     assert bench.port.live[0].base == 9
 
 
-def test_features_are_told_to_anybody_and_hold_nothing_a_kernel_has_not(bench: Bench) -> None:
+def test_features_are_told_to_any_process_and_are_those_of_a_kernel(bench: Bench) -> None:
     handle = bench.kernel.open()
     error, data = bench.kernel.ioctl(handle, IoctlNumber.GET_FEATURES)
     assert (error, data) == (0, U64(OFFERED).encode())
@@ -185,7 +185,7 @@ def test_another_thread_of_the_owner_may_ask(bench: Bench) -> None:
     assert bench.do(handle, IoctlNumber.SET_FEATURES, U64(MODERN), thread=THREAD + 5) == 0
 
 
-def test_whoever_opens_may_be_another_than_the_owner(bench: Bench) -> None:
+def test_another_process_than_the_owner_may_open_the_file(bench: Bench) -> None:
     handle = bench.kernel.open(OTHER_THREAD)  # a shell, or libvirt, that passes it on
     assert bench.do(handle, IoctlNumber.SET_OWNER) == 0
     assert bench.do(handle, IoctlNumber.SET_FEATURES, U64(MODERN)) == 0
@@ -359,7 +359,7 @@ def test_an_answer_is_never_longer_than_the_caller_has_room_for(bench: Bench) ->
 
 
 @pytest.mark.parametrize("flag", [1, 8, 32])
-def test_a_32_bit_program_is_refused_in_words(bench: Bench, flag: int) -> None:
+def test_a_32_bit_program_is_refused_with_the_reason(bench: Bench, flag: int) -> None:
     handle = bench.owned()
     body = ioctl_body(handle, IoctlNumber.SET_VRING_NUM, bytes(8), flags=2 | flag)
     assert bench.kernel.ask(39, body)[0] == errno.EOPNOTSUPP

@@ -207,7 +207,7 @@ def test_a_device_that_was_taken_away_is_made_anew(rig: Rig) -> None:
     assert rig.kernel.ioctl(rig.kernel.open(), IoctlNumber.SET_OWNER) == (0, b"")
 
 
-def test_a_defect_of_ours_is_an_error_to_the_caller_who_must_not_wait_for_ever(rig: Rig) -> None:
+def test_an_internal_error_is_an_errno_to_the_caller_who_does_not_wait_for_ever(rig: Rig) -> None:
     handle = rig.kernel.open()
     rig.kernel.ioctl(handle, IoctlNumber.SET_OWNER)
     rig.port.error = RuntimeError("a defect")

@@ -93,7 +93,7 @@ def test_a_change_that_took_effect_is_not_withdrawn_and_still_acknowledged() -> 
     assert (port.value, port.changes, port.door.passages) == (7, 1, passages + 1)
 
 
-def test_a_change_that_is_taking_effect_is_waited_for_by_who_withdraws_it_and_who_starts() -> None:
+def test_withdrawing_and_starting_wait_for_a_change_that_is_taking_effect() -> None:
     workers, (port,) = scene(2)
     workers[1].leave()
     port.halt(True)

@@ -137,7 +137,7 @@ def test_a_refused_request_is_named() -> None:
             start_ring(front_end)
 
 
-def test_a_back_end_that_hangs_up_is_said_to() -> None:
+def test_a_back_end_that_closes_the_connection_is_named() -> None:
     back_end = ScriptedBackEnd()
     back_end.hang_up_at = Request.GET_FEATURES
     with connected(back_end) as front_end:

@@ -306,7 +306,7 @@ def test_with_event_idx_the_available_rings_flags_stay_zero() -> None:
         ({"queue_size": 2, "pieces": 4}, "pieces"),
     ],
 )
-def test_a_guest_that_cannot_be_is_refused_in_words(wrong: dict[str, Any], text: str) -> None:
+def test_impossible_guests_are_refused_with_the_reason(wrong: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text), pair(**wrong):
         pass
 

@@ -33,7 +33,7 @@ def test_temporary_files_lie_in_the_own_directory_and_go_with_it(place: Path) ->
     assert tempfile.gettempdir() == str(place)
 
 
-def test_a_dead_ones_directory_is_removed_and_a_living_ones_and_anothers_is_not(place: Path) -> None:
+def test_only_directories_of_ended_processes_are_removed(place: Path) -> None:
     (place / "fv-run-dead" / "inner").mkdir(parents=True)
     (place / "fv-run-dead" / "inner" / "log").touch()
     (place / "else").mkdir()
@@ -45,7 +45,7 @@ def test_a_dead_ones_directory_is_removed_and_a_living_ones_and_anothers_is_not(
         assert sorted(place.iterdir()) == sorted([own, place / "else", place / "fv-run-link", place / "target"])
 
 
-def test_who_dies_by_sigkill_has_its_directory_removed_by_the_next_one(place: Path) -> None:
+def test_the_directory_of_a_killed_run_is_removed_by_the_next_one(place: Path) -> None:
     code = """
 import time
 from bench import ending

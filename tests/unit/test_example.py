@@ -51,7 +51,7 @@ def test_the_version_is_the_first_one_in_what_qemu_says() -> None:
     assert qemu.version_in("none at all") is None
 
 
-def test_a_version_that_is_none_is_refused(capsys: Captured) -> None:
+def test_a_text_that_is_no_version_is_refused(capsys: Captured) -> None:
     assert entry.main(["example", "qemu", "/run/a.sock", "--qemu", "new"]) == 2
     assert "write --qemu 7.2 or --qemu 11.1.0" in capsys.readouterr().err
 
@@ -120,7 +120,7 @@ def test_a_port_of_its_own_mac_has_it_in_every_example_but_user_mode_linux() -> 
     assert "give the port mac=" in remark("uml", parse("a.sock"), None)
 
 
-def test_who_has_an_mtu_of_its_own_is_told_that_of_the_port() -> None:
+def test_a_front_end_with_an_mtu_of_its_own_is_told_the_ports() -> None:
     port = parse("/run/a.sock,mtu=9000")
     assert ",host_mtu=9000 " in lines("qemu", port)
     assert lines("cloud-hypervisor", port).endswith(",mtu=9000")

@@ -85,7 +85,7 @@ def test_the_japanese_pictures_have_no_english_sentence_left(rows: list[dict[str
             assert not re.search(r"[a-z]{3}", names.sub("", element.text or "")), element.text
 
 
-def test_without_results_there_is_a_word_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_results_there_is_a_note_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(five_paths, "RESULTS", tmp_path)
     assert five_paths.recorded() == []
     page = five_paths.Page("", [])

@@ -72,7 +72,7 @@ def duplicate(fd: int) -> int:
 
 
 @pytest.mark.usefixtures("asked_for_a_second")
-def test_looking_at_a_file_that_does_not_answer_ends_in_words() -> None:
+def test_looking_at_a_file_that_does_not_answer_ends_with_an_error() -> None:
     with Silent() as (fd,), takes_at_most(AFTER_ASKING), pytest.raises(ProtocolError, match=r"does not answer.*memfd"):
         foreign_files.examine(fd)
 

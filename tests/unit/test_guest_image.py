@@ -110,7 +110,7 @@ def test_packages_are_fetched_once_and_kept(store: Store) -> None:
 
 @pytest.mark.parametrize("damage", [cut_short, flip_a_bit, Path.unlink])
 @pytest.mark.parametrize("name", [KERNEL, BUSYBOX])
-def test_a_damaged_package_is_fetched_again_and_said_in_a_line(
+def test_a_damaged_package_is_fetched_again_and_reported(
     store: Store, name: str, damage: Callable[[Path], None]
 ) -> None:
     store.build()

@@ -25,14 +25,14 @@ def judgements(*holds: tuple[float, float], each: float = 0.001) -> list[Judgeme
     return [one for one in found if one is not None]
 
 
-def test_a_guest_that_is_swapped_in_now_and_then_is_told_of_and_not_closed() -> None:
+def test_a_guest_that_is_swapped_in_now_and_then_is_logged_and_stays_connected() -> None:
     # 40 ms in each second, for a minute: 4 % of the time.
     found = judgements(*((float(second), 0.040) for second in range(60)))
     assert [one.too_much for one in found] == [False] * 12  # once in five seconds
     assert found[0].seconds == pytest.approx(0.010)
 
 
-def test_waits_of_less_than_ten_milliseconds_are_not_worth_a_word() -> None:
+def test_waits_of_less_than_ten_milliseconds_are_not_logged() -> None:
     assert judgements(*((second / 10, 0.009) for second in range(50))) == []
 
 

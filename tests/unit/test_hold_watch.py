@@ -159,7 +159,7 @@ def test_an_empty_ring_in_a_hole_is_its_ports(features: int) -> None:
     assert charged(held) == "left"
 
 
-def test_a_receive_queue_in_a_hole_is_its_ports_and_not_that_of_who_sends_there(features: int) -> None:
+def test_a_receive_queue_in_a_hole_is_charged_to_its_port_and_not_to_the_sender(features: int) -> None:
     left, right = Memory.of(16 * MIB), memory_with_holes(rings=True)
     with two_guests(features, left, right) as (sender, _, worker):
         sender.driver.send_at_once(*(bytes(60) for _ in range(8)))

@@ -150,7 +150,7 @@ def test_what_was_opened_for_a_worker_that_is_late_is_closed_before_it_is_opened
 
 
 @pytest.mark.parametrize("trouble", [ValueError("a defect"), MemoryError()])
-def test_a_defect_ends_neither_the_thread_nor_what_is_attached_and_is_told_once(
+def test_an_internal_error_ends_neither_the_thread_nor_the_attachment_and_is_logged_once(
     attached: Service, caplog: pytest.LogCaptureFixture, trouble: Exception
 ) -> None:
     with a_late_worker(attached.port, trouble):

@@ -66,7 +66,7 @@ def kept(helper: keeper.Keeper, name: str) -> int:
     return sum(name in link for link in links(helper.pid))
 
 
-def test_what_is_held_is_let_go_once_ours_is_closed(helper: keeper.Keeper) -> None:
+def test_the_keeper_closes_its_duplicate_after_fwd_closed_its_own(helper: keeper.Keeper) -> None:
     fds = [os.eventfd(0), os.memfd_create("ours"), *os.pipe(), socket.socket().detach()]
     foreign_files.hold(fds)
     until(lambda: kept(helper, "eventfd") == 1 and kept(helper, "memfd:ours") == 1 and kept(helper, "pipe") == 2)
@@ -75,7 +75,7 @@ def test_what_is_held_is_let_go_once_ours_is_closed(helper: keeper.Keeper) -> No
     assert fds == []
 
 
-def test_it_has_nothing_of_ours_but_what_it_is_given(helper: keeper.Keeper) -> None:
+def test_the_keeper_has_no_descriptors_but_those_it_is_given(helper: keeper.Keeper) -> None:
     until(lambda: state(helper.pid) == "S" and len(links(helper.pid)) == 4)
     assert [link.split(":")[0] for link in sorted(links(helper.pid))] == ["/dev/null"] * 3 + ["socket"]
     assert os.readlink(f"/proc/{helper.pid}/cwd") == "/"  # noqa: PTH115
@@ -96,7 +96,7 @@ def test_a_mapping_s_file_is_kept_until_the_mapping_is_gone(helper: keeper.Keepe
     until(lambda: kept(helper, "ram") == 0)
 
 
-def test_a_file_with_a_path_is_none_of_its_business(helper: keeper.Keeper, tmp_path: Path) -> None:
+def test_the_keeper_does_not_keep_a_file_with_a_path(helper: keeper.Keeper, tmp_path: Path) -> None:
     """Any close of a file on FUSE may wait, and so would each child, which closes what it inherited."""
     fd = os.open(tmp_path, os.O_RDONLY)
     foreign_files.hold([fd, barrier := os.eventfd(0)])
@@ -175,7 +175,7 @@ def crowded(helper: keeper.Keeper) -> bool:
     return helper.crowded(quota.current().number)
 
 
-def test_without_it_closing_is_done_in_place_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_the_keeper_files_are_closed_in_place_and_that_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     with keeper.started() as helper:
         assert helper is not None
         foreign_files.hold([held := os.eventfd(0)])

@@ -75,7 +75,7 @@ def test_a_file_that_is_gone_is_made_again_with_its_mode(listener: Looked, path:
     assert "is made again" in listener.looked()  # each time
 
 
-def test_a_directory_that_is_gone_is_waited_for_and_told_once(listener: Looked, path: Path) -> None:
+def test_a_missing_directory_is_waited_for_and_logged_once(listener: Looked, path: Path) -> None:
     path.unlink()
     path.parent.rmdir()
     assert "and cannot be made again: " in (said := listener.looked())

@@ -94,7 +94,7 @@ def test_an_error_there_is_the_callers_and_harms_no_namespace(apart: subprocess.
         there.run(own_identity)
 
 
-def test_a_file_that_is_no_network_namespace_is_none_yet(tmp_path: Path) -> None:
+def test_a_file_without_a_mounted_namespace_is_waited_for(tmp_path: Path) -> None:
     (tmp_path / "made").touch()
     for path in (tmp_path / "made", Path("/proc/self/ns/mnt"), tmp_path / "none", tmp_path / "made" / "x"):
         assert Wanted(str(path)).open() is None

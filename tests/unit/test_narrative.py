@@ -97,7 +97,7 @@ def test_every_step_is_one_line_in_order() -> None:
     assert recorder.said() == []
 
 
-def test_a_first_packet_is_never_said_before_the_steps_that_led_to_it() -> None:
+def test_the_first_packet_is_never_logged_before_the_steps_that_led_to_it() -> None:
     recorder = Recorder()
     recorder.reach("features")
     recorder.narrative.memory(1, 1 << 20)
@@ -119,7 +119,7 @@ def test_a_reboot_stops_the_rings_and_starts_them_and_repeats_no_other_step() ->
     assert recorder.said() == ["rings stopped", "rings 0 1 running, size 256"]
 
 
-def test_a_quick_restart_of_the_rings_is_no_news() -> None:
+def test_a_quick_restart_of_the_rings_is_not_logged() -> None:
     recorder = Recorder()
     recorder.reach("rings")
     recorder.narrative.rings(rings(1))
@@ -185,7 +185,7 @@ def test_a_peer_that_says_nothing_where_we_connected_may_just_not_have_come_to_i
     assert recorder.said() == [advice.NO_WORD]
 
 
-def test_a_guest_that_boots_for_minutes_is_information_said_once() -> None:
+def test_a_guest_that_boots_for_minutes_is_one_line_of_information() -> None:
     recorder = Recorder()
     recorder.reach("spoke")
     recorder.after(600)

@@ -132,7 +132,7 @@ def test_what_it_has_needs_no_network(store: Store) -> None:
     assert store.bring().stdout == before
 
 
-def test_a_machine_whose_apt_knows_no_mirror_is_told_what_to_do(store: Store) -> None:
+def test_where_apt_has_no_mirror_the_error_has_the_remedy(store: Store) -> None:
     (store.place / "mirrors").write_text("http://mirror/debian-security/\n")
     assert "apt knows no Debian mirror; add one to its sources" in store.bring().stderr
 

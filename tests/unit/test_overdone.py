@@ -88,7 +88,7 @@ MESSAGES = "port a: the front-end sends more than 2000 messages a second (8192 a
 
 
 @pytest.mark.parametrize(("spent", "words"), [({"doors": 1024}, DOORS), ({"messages": 8192}, MESSAGES)])
-def test_a_port_that_spends_its_share_over_and_over_is_told_of_once_with_reason_and_remedy(
+def test_a_port_that_spends_its_share_over_and_over_is_logged_once_with_reason_and_remedy(
     control: Control, caplog: pytest.LogCaptureFixture, spent: dict[str, int], words: str
 ) -> None:
     control.turn(**spent)
@@ -108,7 +108,7 @@ def test_it_is_told_of_again_after_a_calm_time(control: Control, caplog: pytest.
     assert len(told(caplog)) == 2
 
 
-def test_what_a_guest_of_128_queue_pairs_needs_is_no_word_worth(
+def test_what_a_guest_of_128_queue_pairs_needs_is_not_logged(
     control: Control, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(10):

@@ -39,7 +39,7 @@ def running(verb: str, place: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.parametrize("verb", ["demo", "bench"])
-def test_who_is_killed_leaves_no_forwarder(verb: str) -> None:
+def test_a_killed_demo_or_bench_leaves_no_forwarder(verb: str) -> None:
     with short_dir() as place, running(verb, place) as process:
         (child,) = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
         assert runs(child)

@@ -112,7 +112,7 @@ def test_a_burst_that_holds_the_whole_ring_does_not_begin_it_again(scene: Scene)
     assert scene.step() == frames[BLOCKS:]
 
 
-def test_blocks_whose_frames_wait_for_the_neighbour_stay_as_they_are() -> None:
+def test_blocks_with_frames_that_wait_for_the_egress_stay_as_they_are() -> None:
     scene = Scene(slots=8)  # four towards the program
     frames = numbered(itertools.count(), 12)
     for at in (0, 6):

@@ -105,7 +105,7 @@ def test_frames_that_cannot_be_sent_are_skipped_and_counted(tmp_path: Path) -> N
     assert receive(f"pcap-file:in={tmp_path}/runts.pcap", 2, 1)[1:] == []
 
 
-def test_a_file_that_is_none_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_file_that_is_no_capture_file_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "text.pcap").write_text("no capture file, but long enough to look like one")
     save(tmp_path / "tokenring.pcap", [], link=6)
     refusals = {"none.pcap": "No such file", "text.pcap": "unknown file format", "tokenring.pcap": "not Ethernet"}
@@ -217,7 +217,7 @@ def test_a_file_server_that_does_not_answer_holds_up_its_port_alone(
         assert max(after - before for before, after in itertools.pairwise(beats)) < 0.25
 
 
-def test_a_defect_ends_the_playing_with_a_word_and_the_state_tells(
+def test_an_internal_error_ends_the_playing_and_is_logged_and_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     save(tmp_path / "in.pcap", [(0, frame) for frame in FRAMES])

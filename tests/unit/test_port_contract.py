@@ -198,7 +198,7 @@ def test_frames_are_received_in_order_stay_until_they_are_released_and_are_count
     assert caller.counted == (len(got), sum(map(len, got)), 0)
 
 
-def test_a_frame_that_comes_wakes_who_asked_for_it_or_is_work_that_is_not_silent(scene: Scene) -> None:
+def test_a_frame_wakes_the_worker_that_asked_for_a_kick_or_is_silent_work(scene: Scene) -> None:
     caller = Caller(scene.port)
     fd, _ = caller.wait_fd()
     caller.want_kicks(True)

@@ -72,7 +72,7 @@ def test_a_capture_file_that_cannot_be_read_or_written_is_named_with_the_reason(
     assert not new.exists()
 
 
-def test_a_pipe_to_be_played_is_left_to_whoever_writes_it(directory: Path) -> None:
+def test_a_pipe_to_be_played_is_not_opened_by_a_check(directory: Path) -> None:
     os.mkfifo(directory / "pipe")
     preflight.check(config.build({"port": [f"pcap-file:in={directory}/pipe", f"{directory}/b.sock"]}))
 

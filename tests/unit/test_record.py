@@ -257,7 +257,7 @@ def test_a_bit_that_was_withdrawn_is_offered_to_who_has_it_and_to_nobody_else(pa
     assert offer.to(somebody) == offered_features(1)
 
 
-def test_who_leaves_as_soon_as_it_knows_the_features_is_offered_more_the_next_time(somebody: int) -> None:
+def test_a_front_end_that_leaves_when_it_knows_the_features_is_offered_more_the_next_time(somebody: int) -> None:
     offer = Offer(1)
     assert offer.to(ME) == offered_features(1)
     offer.turned_down()

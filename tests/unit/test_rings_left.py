@@ -78,7 +78,7 @@ def test_another_size_stops_a_disabled_ring(bench: Bench) -> None:
     assert bench.port.live[0].size == 512
 
 
-def test_a_disabled_ring_that_is_told_what_it_knows_goes_on(bench: Bench) -> None:
+def test_a_disabled_ring_that_gets_the_same_setup_again_goes_on(bench: Bench) -> None:
     bench.run(0, base=7)
     disable(bench)
     assert bench.ack(Request.SET_VRING_NUM, VringState(0, 256)) == 0

@@ -138,7 +138,7 @@ def test_a_front_end_that_closes_and_comes_back_at_once_is_always_taken(rig: Rig
         frontend.close()
 
 
-def test_who_needs_a_bit_that_was_withdrawn_leaves_at_once_comes_again_and_has_it(
+def test_a_front_end_that_needs_a_withdrawn_bit_leaves_at_once_comes_again_and_has_it(
     rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As QEMU does, whose guest acknowledged it under a fwd of before."""

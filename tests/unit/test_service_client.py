@@ -53,7 +53,7 @@ def test_a_client_whose_peer_hangs_up_at_once_tries_less_and_less_often(director
         rig.close()
 
 
-def test_a_socket_that_may_not_be_written_is_a_matter_of_rights_and_not_of_a_missing_guest() -> None:
+def test_a_socket_without_write_permission_is_reported_as_that_and_not_as_a_missing_guest() -> None:
     nobody = advice.by_connecting("/run/a.sock").nobody
     assert "a guest needs QEMU -chardev socket,id=c0,path=/run/a.sock,server=on" in nobody("nobody listens there")
     refused = nobody("Permission denied")

@@ -436,7 +436,7 @@ def test_a_unix_socket_is_taken_where_we_only_write(bench: Bench, what: Request)
 
 
 @pytest.mark.parametrize("make", [socket.socket, lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)])
-def test_a_socket_that_is_none_of_unix_is_refused(bench: Bench, make: Callable[[], socket.socket]) -> None:
+def test_a_socket_that_is_not_of_af_unix_is_refused(bench: Bench, make: Callable[[], socket.socket]) -> None:
     bench.negotiate()
     with make() as other:
         assert bench.ack(Request.SET_VRING_CALL, VringFd(0, False), [other.fileno()]) == 1

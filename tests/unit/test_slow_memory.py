@@ -43,7 +43,7 @@ print("well")
 
 
 @pytest.mark.parametrize("packed", [0, 1], ids=["split", "packed"])
-def test_who_looks_at_a_ring_whose_memory_does_not_come_keeps_nobody_from_python(packed: int) -> None:
+def test_reading_a_ring_whose_memory_does_not_come_blocks_no_other_thread(packed: int) -> None:
     done = subprocess.run(
         [sys.executable, "-c", LOOKS.format(packed=packed)], capture_output=True, text=True, timeout=60
     )

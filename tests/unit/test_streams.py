@@ -102,7 +102,7 @@ def test_a_log_that_is_read_again_tells_how_much_is_missing(directory: Path) -> 
     assert said[-1].endswith(" stopped")
 
 
-def test_a_full_disk_under_its_figures_is_said_once_and_ends_nothing(directory: Path) -> None:
+def test_a_full_disk_under_its_figures_is_logged_once_and_ends_nothing(directory: Path) -> None:
     with (
         (directory / "log").open("wb") as log,
         Path("/dev/full").open("wb", buffering=0) as full,

@@ -239,7 +239,7 @@ def test_replies_nobody_reads_are_kept_and_after_a_while_an_error(pair: Pair) ->
     pair.transport.check_stuck()
 
 
-def test_a_reply_to_somebody_who_left_is_the_end_and_no_signal(pair: Pair) -> None:
+def test_a_reply_after_the_front_end_closed_ends_the_connection_without_sigpipe(pair: Pair) -> None:
     pair.peer.close()
     with pytest.raises(PeerGoneError):
         pair.transport.send(encode_reply(Request.GET_FEATURES, U64(7)))
