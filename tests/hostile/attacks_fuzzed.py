@@ -40,7 +40,7 @@ RULES = (
     "sloppy-range", "behind-is-inside", "no-region-span", "odd-table", "indirect-write-flag",
 )  # fmt: skip
 FRAMES = ("empty-piece-ends", "no-runt-check", "no-gso-check", "header-passed-on", "merge-count-of-1")
-"""Some of the bugs that it must find, on split rings. See also test_seeded_bugs_are_caught."""
+"""Some of the bugs that it must find, on split rings. See also seeded."""
 
 
 class Rounds:

@@ -18,7 +18,7 @@ from tests.hostile.attacks_fuzzed import MET, MET_ON_SPLIT
 from tests.hostile.conftest import endurance
 from tests.hostile.fuzzed import FuzzedGuest
 from tests.hostile.rings import EVERY, FORMATS
-from tests.hostile.stepped_scene import SteppedArena, SteppedScene
+from tests.hostile.stepped_scene import PortArena, SteppedScene
 from tests.hostile.test_fuzz_messages import fuzz
 
 EXAMPLES = 200
@@ -51,7 +51,7 @@ class Target:
         self.told: Counter[str] = Counter()
 
     def _begin(self) -> None:
-        self._arena = SteppedArena(hold_timeout_ms=60_000)
+        self._arena = PortArena(hold_timeout_ms=60_000)
         self._scene = SteppedScene(self._arena, self._ring)
 
     def attack(self, example: tuple[random.Random, bool, int]) -> None:

@@ -16,7 +16,7 @@ import pytest
 from fastvhost.dataplane.ring import SENTENCES
 from tests.hostile.rules import RECEIVEQ, RULES, TRANSMITQ, Rule, Side, breaks
 from tests.hostile.scene import Attacker
-from tests.hostile.stepped_scene import SteppedScene, check_unmapped, run
+from tests.hostile.stepped_scene import check_unmapped, run
 from tests.probes.bench_dataplane import take_chains
 
 Case = tuple[Rule, int, str]
@@ -64,7 +64,7 @@ def seen_when_filled(rule: Rule) -> bool:
     return rule.status == "too short"
 
 
-def told_once(scene: SteppedScene, guest: Attacker, index: int) -> None:
+def told_once(scene: Any, guest: Attacker, index: int) -> None:
     """By this queue alone, however long one looks."""
     scene.let_rounds_pass()
     assert os.eventfd_read(guest.errs[index]) == 1
@@ -72,7 +72,7 @@ def told_once(scene: SteppedScene, guest: Attacker, index: int) -> None:
         os.eventfd_read(guest.errs[1 - index])
 
 
-def offered(scene: SteppedScene, side: Side, rule: Rule, *good: int) -> None:
+def offered(scene: Any, side: Side, rule: Rule, *good: int) -> None:
     """All at once, the bad chain before the last good one; taken and given back as often as one likes."""
     bad = rule.lay(side)
     assert bad is not None

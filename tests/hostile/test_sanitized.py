@@ -2,8 +2,8 @@
 
 Any report of theirs is found in the log, and ends the process: I1. So does a check of the debug build that fails. How
 fast such a build is, is no question, and what others notice of an attack, no more: test_attacks asks that. Attacks on
-rings and frames alone are run at a port, on every format, and so are randomly generated rings and the unit tests that
-drive rings; what needs a session, or memory that changes meanwhile, is run on a running fwd.
+rings and frames alone are run at a port, on every format, and so are the unit tests that drive rings; randomly
+generated rings, and what needs a session or memory that changes meanwhile, are run on a running fwd.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ UNIT_TESTS = (
     "guest_memory", "in_order_batches", "packed_ring", "pieces", "visit_budget",
 )  # fmt: skip
 """Those that drive rings and forwarding in a process of their own, and measure nothing."""
-STEPPED_ATTACKS = ("rules", "stepped_attacks", "fuzz_rings")
+STEPPED_ATTACKS = ("rules", "stepped_attacks")
 LONG = "test_seventy_thousand_frames_each_way_arrive_in_order_over_an_index_wrap"
 PYTEST = """
 import sys

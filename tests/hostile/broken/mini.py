@@ -22,8 +22,9 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.hostile.broken import bugs
 from tests.hostile.broken.bugs import bug, die
@@ -72,14 +73,16 @@ class Port:
         """On the way to its guest."""
         self.frames: Counter[str] = Counter()
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.listener.bind(path)
-        self.listener.listen(64)
         self.conn: socket.socket | None = None
         self.faulted, self.hold_since, self.lock = False, 0.0, threading.Lock()
         self.peer: Port = self
         self.filled: list[int] = []
         self.logged: list[float] = []
         self.forget()
+
+    def listen(self) -> None:
+        self.listener.bind(self.path)
+        self.listener.listen(64)
 
     def forget(self) -> None:
         self.features = self.protocol = 0
@@ -548,6 +551,19 @@ def poll() -> None:
         time.sleep(0.00002 if any(worked) else 0.0002)
 
 
+def counters(ports: Iterable[Port]) -> dict[str, dict[str, Any]]:
+    """As `fastvhost stats --json` has them."""
+    return {
+        port.name: {
+            "rx_frames": port.frames["rx"],
+            "tx_frames": port.frames["tx"],
+            "rx_dropped": dict(port.drops),
+            "tx_dropped": dict(port.refused),
+        }
+        for port in ports
+    }
+
+
 def answer_statistics(path: str) -> None:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(path)
@@ -559,16 +575,7 @@ def answer_statistics(path: str) -> None:
             for port in PORTS if bug("stats-wait") else []:
                 with port.lock:
                     pass
-            ports = {
-                port.name: {
-                    "rx_frames": port.frames["rx"],
-                    "tx_frames": port.frames["tx"],
-                    "rx_dropped": dict(port.drops),
-                    "tx_dropped": dict(port.refused),
-                }
-                for port in PORTS
-            }
-            result = {"ports": ports, "workers": {"worker0": {"rounds": rounds, "waiting": 0}}}
+            result = {"ports": counters(PORTS), "workers": {"worker0": {"rounds": rounds, "waiting": 0}}}
             client.sendall(json.dumps({"ok": True, "result": result}).encode() + b"\n")
 
 
@@ -584,6 +591,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for left, right in zip(PORTS[::2], PORTS[1::2], strict=True):
         left.peer, right.peer = right, left
     for port in PORTS:
+        port.listen()
         threading.Thread(target=port.serve, daemon=True).start()
     threading.Thread(target=answer_statistics, args=(args.control,), daemon=True).start()
     sys.setswitchinterval(0.0005)
