@@ -1,7 +1,7 @@
-"""Ports that change at the door. Setters write down what is to be; all of it takes effect in one step, or not at all.
+"""Ports that change at the door. Setters write down the new state; it takes effect in one step, whole or not at all.
 
-A kind of port prepares a struct of its own and says by `apply` how workers come to see it. It keeps what the struct
-points to until it is told that no worker sees the state before (has_changed), or that none sees the new one (forget).
+A kind of port prepares a struct of its own, which `apply` copies to where workers read it. The kind keeps what old and
+new state point to until it is told that no worker uses the old state (has_changed), or the new one (forget).
 """
 
 from libc.stdint cimport uint64_t
@@ -12,15 +12,15 @@ from fastvhost.dataplane.port cimport Port
 
 cdef class ChangingPort(Port):
     # set once, by the kind
-    cdef Apply apply             # puts what is written down into effect: copies fields
-    cdef void *written           # what `apply` is given
+    cdef Apply apply             # puts the written state into effect: copies fields
+    cdef void *written           # the argument of `apply`
     # of its control thread
     cdef bint changing           # between begin() and the end of that change
-    # what a kind fills in
-    cdef bint has_plan(self) noexcept       # whether something is written down that changes anything
-    cdef int has_changed(self) except -1    # it has taken effect, and is to be written down anew
-    cdef int forget(self) except -1         # it will not
-    # what it uses
+    # to be implemented by each kind
+    cdef bint has_plan(self) noexcept       # whether the written state changes anything
+    cdef int has_changed(self) except -1    # it has taken effect: begin a new one
+    cdef int forget(self) except -1         # it was dropped
+    # for each kind to use
     cdef bint recall(self) except -1
     cdef bint take_effect(self, uint64_t wait_ns) except -1
     cdef int settle(self, double seconds) except -1

@@ -3,8 +3,8 @@
 A setter returns when no worker can see the old state any more. It raises WorkerStuckError (dataplane.door) when a
 worker that owns lanes of this port did not come to the door in time; then nothing has changed. It waits without the
 GIL.
-Within `with port.change():` setters only write down what is to be; the end of the block puts all of it into effect
-in one step, and an exception in the block drops it. Where nothing changes no worker is asked.
+Within `with port.change():` setters only write down the new state; the end of the block puts all of it into effect
+in one step, and an exception in the block drops it. Where nothing changes, workers need not come to the door.
 """
 
 from contextlib import AbstractContextManager
@@ -28,16 +28,16 @@ class ChangingPort(Port):
     doors: int
     """How often a change of this port took effect at the door."""
     late: str
-    """After commit() said False: one sentence that names the workers that do not come."""
+    """After commit() returned False: one sentence that names the late workers."""
     def change(self, seconds: float = 5.0) -> AbstractContextManager[Self]:
         """seconds: how long the end of the block waits for a worker."""
     def begin(self) -> None:
-        """Setters write down what is to be from now on, until commit() says True or discard()."""
+        """From now on setters only write down the new state, until commit() returns True or discard() is called."""
     def commit(self, seconds: float = 0.0) -> bool:
-        """Put it into effect. False: a worker did not come within this time; it is kept, to be tried again.
+        """Put the change into effect. False: a worker did not come within `seconds`; the change stays posted.
 
-        It may take effect before the next commit(), as soon as that worker is back: only where that says True, what
-        follows may be done. A setter or discard() in between takes it back, unless it has taken effect.
+        It may take effect before the next commit(), as soon as that worker comes; but only after commit() returned True
+        may the old state be freed. A setter or discard() in between withdraws it, unless it has taken effect.
         """
     def discard(self) -> None:
-        """Forget what was written down and has not taken effect. Idempotent."""
+        """Drop a change that has not taken effect. Idempotent."""

@@ -1,4 +1,4 @@
-"""Ports that change at the door: what a change is from its first setter to its end. See changing_port.pxd."""
+"""Ports that change at the door: a change from its first setter to its end. See changing_port.pxd."""
 
 from libc.stdint cimport uint64_t
 
@@ -29,7 +29,7 @@ cdef class ChangingPort(Port):
     """A port that changes at the door. Made by its kinds."""
 
     def __cinit__(self, *args, **kwargs) -> None:
-        self.use_door(Door())  # nobody's, until its kind's __init__
+        self.use_door(Door())  # a door of its own until the kind's __init__
 
     @property
     def doors(self) -> int:
@@ -54,7 +54,7 @@ cdef class ChangingPort(Port):
         self.changing = False
 
     cdef int settle(self, double seconds) except -1:
-        """The end of a change that is not tried again: it takes effect, or is undone with WorkerStuckError."""
+        """End a change that is not tried again: it takes effect, or is dropped with WorkerStuckError."""
         if not self.commit(seconds):
             late = self.late
             if self.recall():
@@ -64,7 +64,7 @@ cdef class ChangingPort(Port):
         return 0
 
     cdef bint take_effect(self, uint64_t wait_ns) except -1:
-        """False: a worker did not come in this time, and nothing has changed yet. The next attempt may follow."""
+        """False: a worker did not come in time, and nothing has changed yet; try again later."""
         if self.has_plan():
             if not self.entrance.pass_through(self.apply, self.written, wait_ns):
                 return False
@@ -74,7 +74,7 @@ cdef class ChangingPort(Port):
         return True
 
     cdef bint recall(self) except -1:
-        """Nothing is posted at the door any more: it can be changed or forgotten. False: it has just taken effect."""
+        """Withdraw the posting, so that the change can be changed or dropped. False: it has just taken effect."""
         cdef bint back = True
         if self.entrance.posted:
             with nogil:

@@ -1,13 +1,13 @@
 """The door: a change of a port takes effect between two bursts of its workers, and none of them waits for control.
 
 A port's control thread prepares a change and posts it (Posting) at the gates (Gate) of the workers that own a lane from
-or to this port. Each comes to it between two bursts; the last one to come puts it into effect, and all go on. So where
-a port has one worker, that one never stands still; where it has several, they wait for each other, and for nobody who
-may be without a CPU. Whoever waits in vain for 20 ms goes on, and comes again once the others have come.
+or to this port. Each comes to its gate between two bursts; the last one to come puts the change into effect, and all go
+on. So where a port has one worker, that worker never waits; where it has several, they wait for each other only. A
+worker that has waited 20 ms for the others goes on, and comes again once they have come.
 
-`missing` says it all: who has not come yet. Whoever makes it 0 puts the change into effect, and nobody withdraws it any
-more; before that, control may. Waiting takes no lock and not the GIL. Two ports may be at the door at once: a worker
-comes to all that is posted at its gate.
+`missing` has a bit for each worker that has not come. The one that makes it 0 puts the change into effect; before that
+the control thread may withdraw the change, after that it may not. Waiting takes neither a lock nor the GIL. Changes of
+several ports may be posted at once: a worker comes to all that are posted at its gate.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -23,17 +23,17 @@ ctypedef void (*Apply)(void *what) noexcept nogil
 
 
 cdef struct Posting:
-    # written by control while nothing is posted
+    # written by the control thread while nothing is posted
     Apply apply              # copies fields, and touches nothing that may be slow to come
     void *what
     # written by all
-    uint64_t missing         # who has not come, or NOTHING_POSTED
-    uint64_t waited          # who came, waited in vain and went on
+    uint64_t missing         # a bit for each worker that has not come, or NOTHING_POSTED
+    uint64_t waited          # workers that came, waited too long for the others and went on
 
 
 cdef struct Gate:
-    # written by whoever calls the worker
-    uint32_t asked           # it is to look at what is posted here
+    # written by any thread that calls the worker
+    uint32_t asked           # the worker is to look at the postings
     uint32_t stopping
     int wake_fd              # an eventfd: written when the worker may be asleep
     # written by the worker's thread
@@ -43,11 +43,11 @@ cdef struct Gate:
     uint32_t number          # its place at the door
     uint32_t n_postings
     Posting **postings       # of the ports of which it owns lanes
-    uint8_t apart[GATE_BYTES - 40]  # each worker looks at lines of its own
+    uint8_t apart[GATE_BYTES - 40]  # each worker reads cache lines of its own
 
 
-# Who owns lanes of which port may change while a change is posted. Whoever changes it raises `version`; who posts looks
-# at it afterwards. A worker that starts looks at what is posted after its lanes were made known: one sees the other.
+# The owners of a port's lanes may change while a change is posted. Such a change increments `version`; post() reads it
+# after posting. A worker that starts reads the postings after its lanes were entered: so one of the two sees the other.
 cdef enum Passage:
     PASSED
     LATE                     # a worker has not come in time

@@ -22,17 +22,17 @@ from fastvhost.abi.shared_memory cimport (
 from fastvhost.dataplane.clock cimport monotonic_ns
 from fastvhost.dataplane.eventfd cimport wake_eventfd
 
-# A worker comes by between two bursts, which is microseconds; a core it shares with others may hold it for a while.
+# A worker comes between two bursts, within microseconds; where it shares its core with others, later.
 cdef enum:
     SPINS = 2000
     NAP_MICROSECONDS = 20
-    # So long at most does a worker that came stand still for one that did not.
+    # The longest time that a worker that has come waits for one that has not.
     TOGETHER_NS = 20 * 1000 * 1000
-    # So long at least is a change left to the workers, whatever control can wait.
+    # The least time that a change stays posted, however short the control thread waits.
     LEAST_NS = 1000 * 1000
 
-# Of `missing`, beside a bit for each worker.
-cdef uint64_t COUNTING = <uint64_t>1 << 62        # control looks who is to come: until then nobody does
+# Bits of `missing` beside those of the workers.
+cdef uint64_t COUNTING = <uint64_t>1 << 62        # the control thread checks which workers run: until then none comes
 cdef uint64_t NOTHING_POSTED = <uint64_t>1 << 63
 
 
@@ -40,11 +40,11 @@ class WorkerStuckError(RuntimeError):
     """A worker did not come to the door in time: it is blocked in the kernel, or its core is taken away."""
 
 
-# What is posted: who has come, and who is the last
+# A posting: which workers have come, and which is the last
 
 
 cdef bint join(Posting *posting, uint64_t who) noexcept nogil:
-    """Be missing. False: nothing is posted, or all have come."""
+    """Set own bits in `missing`. False: nothing is posted, or all have come."""
     cdef uint64_t missing = load_acquire_u64(&posting.missing)
     while missing and missing != NOTHING_POSTED:
         if replace_u64(&posting.missing, missing, missing | who):
@@ -54,7 +54,7 @@ cdef bint join(Posting *posting, uint64_t who) noexcept nogil:
 
 
 cdef void come(Gate *gates, Posting *posting, uint64_t who) noexcept nogil:
-    """Be missing no more, and stand still. The last one to come puts the change into effect."""
+    """Clear own bits in `missing`, and then wait. The last one to come puts the change into effect."""
     cdef uint64_t missing = clear_bits_u64(&posting.missing, who)
     if missing == who:
         posting.apply(posting.what)
@@ -64,18 +64,18 @@ cdef void come(Gate *gates, Posting *posting, uint64_t who) noexcept nogil:
 
 
 cdef void call_again(Gate *gates, Posting *posting) noexcept nogil:
-    """Those who waited in vain come again once they alone are missing."""
+    """Call the workers that went on again, once only they are missing."""
     cdef uint64_t missing
-    full_fence()  # between coming and looking who waited, and between having waited and looking who came
+    full_fence()  # between coming and reading `waited`; and between setting `waited` and reading `missing`
     missing = load_acquire_u64(&posting.missing)
     if not missing & ~load_acquire_u64(&posting.waited):
         call(gates, missing)
 
 
 cdef void call(Gate *gates, uint64_t who) noexcept nogil:
-    """Have workers look at what is posted."""
+    """Have workers look at their postings."""
     cdef uint32_t i
-    full_fence()  # pairs with the one in stand: it is posted before it is said
+    full_fence()  # pairs with the one in stand: post first, then call
     for i in range(<uint32_t>MOST_WORKERS):
         if who >> i & 1:
             store_release_u32(&gates[i].asked, 1)
@@ -89,7 +89,7 @@ cdef void call(Gate *gates, uint64_t who) noexcept nogil:
 
 
 cdef bint held(Gate *gate, Posting *posting, bint gives_up) noexcept nogil:
-    """Come to what is posted here. Whether the worker is to stand still; gives_up: it does not wait for others."""
+    """Come to a posting. Returns whether the worker is to wait; gives_up: it no longer waits for others."""
     cdef uint64_t me = <uint64_t>1 << gate.number, missing = load_acquire_u64(&posting.missing)
     cdef Gate *gates = gate - gate.number
     if missing & me and not missing & COUNTING:
@@ -107,12 +107,12 @@ cdef bint held(Gate *gate, Posting *posting, bint gives_up) noexcept nogil:
 
 
 cdef void stand(Gate *gate) noexcept nogil:
-    """Come to all that is posted, and stand still until it has taken effect, or was withdrawn, or we are to end."""
+    """Come to all postings, and wait until they have taken effect or were withdrawn, or the worker is to end."""
     cdef uint64_t end = 0, now
     cdef uint32_t i, spins = 0
     cdef bint stands = True, gives_up = False
     store_release_u32(&gate.asked, 0)
-    full_fence()  # pairs with those in call: we see what is posted, or are asked again
+    full_fence()  # pairs with those in call: the worker sees the posting, or is asked again
     while stands and not load_acquire_u32(&gate.stopping):
         stands = False
         for i in range(gate.n_postings):
@@ -128,12 +128,12 @@ cdef void stand(Gate *gate) noexcept nogil:
 
 
 cdef void enter(Gate *gate) noexcept nogil:
-    """The worker runs from now on: what is posted at its gate waits for it, or has taken effect."""
+    """The worker runs from now on: changes posted at its gate wait for it, or have taken effect."""
     cdef uint32_t i
     cdef uint64_t me = <uint64_t>1 << gate.number, missing
     cdef Posting *posting
     store_release_u32(&gate.running, 1)
-    full_fence()  # pairs with those in post and count: control sees that it runs, or it sees what is posted
+    full_fence()  # pairs with those in post and count: the control thread sees that it runs, or it sees the posting
     for i in range(gate.n_postings):
         posting = gate.postings[i]
         missing = load_acquire_u64(&posting.missing)
@@ -144,7 +144,7 @@ cdef void enter(Gate *gate) noexcept nogil:
 
 
 cdef void leave(Gate *gate) noexcept nogil:
-    """It touches no lane any more."""
+    """The worker uses no lane any more."""
     store_release_u32(&gate.running, 0)  # pairs with count
 
 
@@ -154,7 +154,7 @@ cdef void wake(Gate *gate) noexcept nogil:
         wake_eventfd(gate.wake_fd)
 
 
-# Control's side
+# The control thread's side
 
 
 cdef class Door:
@@ -184,7 +184,7 @@ cdef class Door:
         return gate
 
     cdef int owns(self, Gate *gate, PortDoor port) except -1:
-        """A worker that does not run gets lanes from or to this port: from now on the port waits for it."""
+        """A worker that does not run yet gets lanes from or to this port: from now on changes wait for it."""
         cdef Posting **more
         cdef uint32_t i
         for i in range(gate.n_postings):
@@ -210,7 +210,7 @@ cdef class Door:
 
 
 cdef class PortDoor:
-    """The door as one port uses it. Of its own control thread alone."""
+    """The door as one port uses it. Only that port's control thread may use it."""
 
     def __cinit__(self, Door door not None) -> None:
         self.door, self.version = door, 0xFFFFFFFF
@@ -218,10 +218,10 @@ cdef class PortDoor:
         self.posting.missing = NOTHING_POSTED
 
     cdef bint pass_through(self, Apply apply, void *what, uint64_t wait_ns) except -1:
-        """Have a change take effect, and wait so long for it. False: it has not yet, but stays posted.
+        """Post a change, and wait up to wait_ns until it has taken effect. False: it has not, and stays posted.
 
-        Then what it says must stay as it is until it has taken effect or withdraw() says that it will not. True: no
-        worker sees the state before any more.
+        Then `what` must stay unchanged until the change has taken effect, or withdraw() has returned True. True: no
+        worker uses the old state any more.
         """
         cdef uint64_t end = monotonic_ns() + wait_ns
         cdef Passage passage = OWNERS_CHANGED
@@ -232,7 +232,7 @@ cdef class PortDoor:
         return passage == PASSED
 
     cdef int prepare(self) except -1:
-        """Find out who owns lanes now. What was posted for others is posted anew."""
+        """Find out which workers own lanes now. A change posted for other workers is withdrawn, to be posted anew."""
         cdef uint32_t i, k
         cdef uint32_t version = load_acquire_u32(&self.door.version)
         if version == self.version:
@@ -279,7 +279,7 @@ cdef class PortDoor:
         return PASSED
 
     cdef void count(self) noexcept nogil:
-        """Come in the place of workers that do not run, and call the others, if there are any."""
+        """Come in the place of workers that do not run, and call the others."""
         cdef Gate *gates = self.door.gates
         cdef uint64_t missing = load_acquire_u64(&self.posting.missing), one
         cdef uint32_t i
@@ -304,7 +304,7 @@ cdef class PortDoor:
         return load_acquire_u64(&self.posting.missing) == NOTHING_POSTED
 
     cdef bint withdraw(self) noexcept nogil:
-        """Whether nothing takes effect any more. False: it has; pass_through() says so, too, from now on."""
+        """Withdraw the change. False: it has taken effect, and pass_through() returns True from now on."""
         cdef uint64_t missing
         while self.posted:
             missing = load_acquire_u64(&self.posting.missing)
@@ -317,7 +317,7 @@ cdef class PortDoor:
         return True
 
     cdef object who_is_late(self):
-        """One sentence. While a change is posted that has not taken effect."""
+        """One sentence that names the late workers. To be called while a change is posted."""
         cdef uint64_t missing = load_acquire_u64(&self.posting.missing)
         cdef uint64_t late = missing & ~load_acquire_u64(&self.posting.waited)
         names = [

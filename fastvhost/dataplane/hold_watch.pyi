@@ -1,4 +1,4 @@
-"""Which port's memory keeps a worker waiting in the kernel, found by looking on."""
+"""Finds workers that wait in the kernel for a page, and the port whose memory it is."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,26 +11,27 @@ class Hold(NamedTuple):
     worker: str
     port: str
     seconds: float
-    """That were not reported before."""
+    """Seconds that were not reported before."""
     visit: int
-    """The same in each report about one visit of that worker."""
+    """A number of that worker's visit: the same in all reports about it."""
 
 class HoldWatch:
-    """Looks on at workers. For a thread of its own, which may have to wait for guests' memory as a worker does.
+    """Watches workers. For a thread of its own, which may block on guests' memory like a worker.
 
-    After their wires were added, before they are closed. Raises ValueError otherwise, OSError where there is no room.
+    Make it after the workers' wires were added, before they are closed. Raises ValueError otherwise, OSError where
+    resources are missing.
     """
 
     def __init__(self, workers: Sequence[Worker]) -> None: ...
     def meet(self, seconds: float) -> bool:
-        """Wait until all workers run, and open what tells the state of each; False: not within so many seconds.
+        """Wait until all workers run, and open the file with the state of each thread. False: not within `seconds`.
 
-        Without it, wait() does that as they come. Not beside wait().
+        Otherwise wait() opens them as workers start. Not to be called while wait() runs.
         """
     def wait(self) -> list[Hold]:
-        """Until a worker is held by the memory of a port; empty: stop() was called. Releases the GIL.
+        """Wait until a worker is held by a port's memory. Empty: stop() was called. Releases the GIL.
 
         One thread at a time: raises ValueError in another one.
         """
     def stop(self) -> None:
-        """From any thread. wait() returns at once, unless it is itself held; then when it comes free."""
+        """From any thread. Makes wait() return, at once or, where it is held itself, when its page has come."""

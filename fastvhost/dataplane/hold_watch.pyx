@@ -1,14 +1,15 @@
-"""Which port's memory keeps a worker waiting in the kernel, found by looking on.
+"""Finds workers that wait in the kernel for a page, and the port whose memory it is.
 
-A page that is not there (swapped out, on a slow disk, or in a hole that is just being punched into the file) makes who
-touches it wait in the kernel for as long as it takes. A worker says where it is by a few plain stores a visit: which
-lane it is at, since when, whether it delivers, and whether it copies. Whoever looks on finds it asleep where no signal
-reaches it, at the same place before and after that look, and knows whose memory that is: while it takes from a ring or
-gives back to it, that ring's port's. A copy touches two guests' memory. Then the watch touches the pages of each side
-itself, and the side whose pages keep the watch waiting as well is charged with that time. So a port is not charged with
-what its peer does, whatever pages of its own are missing too: those come at once.
+A missing page (swapped out, on a slow disk, or in a hole that is just being punched into the file) makes a thread that
+touches it wait in the kernel. A worker notes where it is by a few plain stores a visit: the lane, since when, whether
+it delivers, and whether it copies. The watch finds the worker in an uninterruptible sleep, at the same place before and
+after that look. While the worker takes from a ring or gives back to it, that ring's port is charged. A copy touches two
+guests' memory: then the watch touches the pages of each side itself, and the side whose pages make the watch wait as
+well is charged with that time. So a port is not charged for its peer, even where pages of its own are missing: those
+come at once.
 
-Before any of that a page of our own is touched: where that takes long, the kernel keeps everybody waiting.
+Before that the watch touches a page of this process: where that takes long, the kernel makes everybody wait, and no
+port is charged.
 """
 
 import os
@@ -49,7 +50,7 @@ cdef enum:
     TROUBLED_LOOK_MS = 1       # for TROUBLE_NS after one was found held
     SLEEPY_LOOK_MS = 50        # while all of them sleep
     TROUBLE_NS = 100 * 1000 * 1000
-    YOUNG_US = 200             # hardly a visit takes longer without waiting: younger ones are not looked into
+    YOUNG_US = 200             # few visits take longer without waiting: shorter ones are not looked into
     PAGE = 4096                # the smallest that there are
     MOST_PAGES = 4096          # of a side of a copy; a visit's copies are on 25 to 350 pages
 
@@ -63,7 +64,7 @@ class Hold(NamedTuple):
     visit: int
 
 
-# Where a worker is, as it says.
+# Where a worker is, as it noted.
 cdef struct Place:
     Lane *lane
     uint64_t since             # ticks
@@ -74,7 +75,7 @@ cdef struct Place:
     uint32_t n_chains
 
 
-# A worker, as the watch has it.
+# A worker and what the watch knows of it.
 cdef struct Watched:
     const Roster *roster
     const Gate *gate
@@ -82,18 +83,18 @@ cdef struct Watched:
     const int *thread
     int known_thread
     int stat_fd                # of that thread
-    uint64_t charged           # ticks: up to then its time was charged to somebody
+    uint64_t charged           # ticks: its time up to then was charged
     Place place                # where it was found
 
 
-# What a copy touches on one side.
+# The memory that a copy touches on one side.
 cdef struct Pages:
     uint8_t *at[MOST_PAGES]
     uint32_t n
 
 
 cdef class HoldWatch:
-    """Looks on at workers. For a thread of its own, which may have to wait for guests' memory as a worker does."""
+    """Watches workers. For a thread of its own, which may block on guests' memory like a worker."""
 
     cdef list workers
     cdef list wires            # of each worker, whose lanes are looked at
@@ -201,7 +202,7 @@ cdef class HoldWatch:
         return SLEEPY_LOOK_MS
 
     cdef list find_out(self, uint32_t i):
-        """Whose memory it is that holds this worker. Charges nobody where that cannot be told."""
+        """Find the port whose memory holds this worker. Charges no port where that is not certain."""
         cdef Watched *one = &self.watched[i]
         cdef Wire wire = self.wire_at(i)
         cdef Port sender, receiver
@@ -223,7 +224,7 @@ cdef class HoldWatch:
             if not isinstance(port, VirtioPort):
                 continue
             side = port
-            memory = side.memory  # a reference: a change may be about to take it away
+            memory = side.memory  # a reference: a change may be about to replace it
             if memory is None:
                 continue
             collect(self.pages, one, &memory.table, port is receiver)
@@ -246,7 +247,7 @@ cdef class HoldWatch:
         return [Hold(name, port.name, ns / 1e9, one.place.since)]
 
     cdef Wire wire_at(self, uint32_t i):
-        """The wire whose lane the worker is at, None where it is none of those it had."""
+        """The wire whose lane the worker is at; None where it has that lane no more."""
         cdef Wire wire
         for wire in self.wires[i]:
             if wire.lanes <= self.watched[i].place.lane < wire.lanes + wire.n_lanes:
@@ -274,7 +275,7 @@ cdef bint is_still_there(const Watched *one) noexcept nogil:
 
 
 cdef bint knows(Watched *one) noexcept nogil:
-    """Whether it runs, and what tells the state of its thread is open."""
+    """Whether it runs, and the file with its thread's state is open."""
     if one.known_thread != one.thread[0]:
         if one.stat_fd >= 0:
             close(one.stat_fd)
@@ -284,7 +285,7 @@ cdef bint knows(Watched *one) noexcept nogil:
 
 
 cdef bint is_held(Watched *one) noexcept nogil:
-    """Whether it is at a visit that takes long, and asleep in the kernel over it."""
+    """Whether its visit takes long, and it sleeps in the kernel."""
     cdef bint known = knows(one)
     one.place = place_of(one)
     if one.place.lane == NULL or not known:
@@ -295,7 +296,7 @@ cdef bint is_held(Watched *one) noexcept nogil:
 
 
 cdef uint64_t ns_held(const Watched *one) noexcept nogil:
-    """Of its visit, what was not charged yet."""
+    """The seconds of its visit that were not charged yet."""
     cdef uint64_t since = max(one.place.since, one.charged), now = one.roster.read_ticks()
     return <uint64_t>(<double>(now - since) / <double>one.roster.most * (MOST_US * 1000)) if now > since else 0
 

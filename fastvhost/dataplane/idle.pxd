@@ -1,10 +1,10 @@
 """What a worker does when a round found no frame: spin, nap, or sleep until a driver kicks.
 
-No kick can be lost, by construction: kicks are asked for, then a full fence, then every queue is looked at once more,
-and only then does the worker sleep; the driver stores its index, fences, and then looks whether to kick (virtio 1.2,
-section 2.7.13.4.1). Whatever the order, one of the two sees the other.
-A driver that does not kick although it was asked to is found out and looked at again and again, without a sleep. One
-whose kick comes late, after its frame was found, is none of those: as it would have ended a sleep.
+No kick can be lost. The worker asks for kicks, makes a full fence, looks at every queue once more, and only then
+sleeps. The driver stores its index, makes a full fence, and then reads whether to kick (virtio 1.2, section
+2.7.13.4.1). In any order of these steps one of the two sees the other's store. A driver that does not kick although it
+was asked to is noticed, and its rings are polled in naps without a sleep. A kick that comes late, after its frame was
+found, counts as a kick, since it would have ended a sleep.
 """
 
 from libc.stdint cimport uint32_t, uint64_t

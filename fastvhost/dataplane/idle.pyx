@@ -23,7 +23,7 @@ cdef enum:
     FIRST_SLEEP_NS = 1000 * 1000
     SLEEP_NS = 20 * 1000 * 1000
     MISSED_KICKS_LIMIT = 3       # then the driver counts as one that does not kick
-    # For those, and for receive buffers, there are only naps; after a second without a frame longer ones.
+    # Such drivers, and receive buffers, are looked at after naps; after a second without a frame naps are longer.
     TIRED_NS = 1000 * 1000 * 1000
     LONG_NAP_NS = 1000 * 1000
 
@@ -62,7 +62,7 @@ cdef void nap(uint64_t ns) noexcept nogil:
 
 
 cdef bint frames_wait(const Roster *roster) noexcept nogil:
-    """Frames held back wait for receive buffers, not for a kick of the transmitq."""
+    """Whether frames are held: those wait for receive buffers, and no kick of a transmitq tells of these."""
     cdef uint32_t i
     cdef Lane *lane
     for i in range(roster.n_lanes):
@@ -75,7 +75,7 @@ cdef bint frames_wait(const Roster *roster) noexcept nogil:
 cdef void sleep_until_kicked(
     Idle *idle, Gate *gate, Roster *roster, uint64_t nap_ns, uint64_t sleep_ns
 ) noexcept nogil:
-    """Until a driver kicks or control comes. For as long as a nap where a driver does not kick."""
+    """Sleep until a driver kicks or a change is posted; only for a nap where a driver does not kick."""
     cdef Lane *lane
     cdef uint32_t i, n = roster.n_lanes
     cdef bint kicked, work = False
@@ -96,7 +96,7 @@ cdef void sleep_until_kicked(
             sleep_ns = min(sleep_ns, nap_ns)
         lane.ingress.want_kicks(lane.ingress, lane.pair, True)
     store_release_u32(&gate.asleep, 1)
-    full_fence()  # kicks are asked for, and control knows that we sleep, before we look once more
+    full_fence()  # kicks are asked for and `asleep` is set before the queues are looked at once more
     for i in range(n):
         lane = roster.lanes[i]
         look_at(roster, lane)
@@ -117,9 +117,9 @@ cdef void sleep_until_kicked(
 
 
 cdef void learn(const Idle *idle, Roster *roster) noexcept nogil:
-    """Frames that came again and again without a kick are from a driver that does not kick, until it does.
+    """Count frames that came without a kick that was asked for; after some the driver counts as one that never kicks.
 
-    Not the first time: it may be between its frame and its kick.
+    Not after the first: the driver may be between its frame and its kick.
     """
     cdef Lane *lane
     cdef uint32_t i

@@ -55,7 +55,7 @@ cdef inline Batch batch_of(uint64_t word) noexcept nogil:
 cdef inline void note_batch(
     Journal *journal, uint16_t first, uint16_t behind, const Done *done, uint32_t n
 ) noexcept nogil:
-    """Makes it the noted batch by one store. The last one, whose entries are overwritten, was shown to the driver before."""
+    """Note a batch, by one store. The one before, whose entries are overwritten, was shown to the driver already."""
     cdef Batch batch = batch_of(journal.batch)
     if batch.n:
         batch.before, batch.has_before = batch.first, True

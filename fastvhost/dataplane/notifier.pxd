@@ -5,11 +5,11 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 from fastvhost.dataplane.notify cimport MOST_SLOTS, Asked
 
 
-cdef object BY_PORT              # what makes the two: no program has it
+cdef object BY_PORT              # the key by which the two are made; programs do not have it
 
 
 cdef class Notifier:
-    cdef Asked asked             # workers hold its address as long as the port lives
+    cdef Asked asked             # workers use its address as long as the port exists
     cdef str port
     cdef int attention_fd
     cdef object close_fd
@@ -33,9 +33,9 @@ cdef class Helper:
     cdef list kept               # descriptors that only the thread itself may close, once it is retired
     cdef bint ended
     cdef bint orphaned           # its front-end is gone
-    cdef bint seen_writing       # at control's last look
+    cdef bint seen_writing       # at the control thread's last look
     cdef uint64_t seen_writes
-    # between control and the thread, in one order
+    # shared by the control thread and this thread, accessed in opposite orders
     cdef int32_t at              # the slot whose descriptor the thread uses; or RESTING, RETIRED
     cdef int32_t fds[MOST_SLOTS]
     # written by the thread

@@ -1,9 +1,9 @@
 """The helper thread of a port: it signals where a worker would have to wait, and waits instead.
 
-It is started when a bit in `Asked` is set for the first time, by the port's control thread, whose cores it shares; so
-it never runs on a worker's. It writes to duplicates of the call descriptors, which nobody else uses. A front-end can
-keep it in its write(2) for ever. Then it is retired: another one goes on, and the one retired closes what it used and
-ends whenever its write returns. MOST_RETIRED of them are a port's share; then its front-end is refused.
+The port's control thread starts it when a bit in `Asked` is set for the first time. It runs on the control thread's
+cores, so never on a worker's. It writes to duplicates of the call descriptors, which nobody else uses. A front-end can
+block it in its write(2) for ever. Then it is retired: another one takes over, and the retired one closes its
+descriptors and ends when its write returns. With MOST_RETIRED of them the port's front-end is disconnected.
 """
 
 import contextvars
@@ -34,7 +34,7 @@ from fastvhost.dataplane.threads import Thread
 
 MOST_RETIRED = 4
 LOOK_SECONDS = 0.5
-"""From one look at a helper to the next. In the same write(2) at two of them: it is stuck."""
+"""Seconds between two looks at a helper. One that is in the same write(2) at two looks is stuck."""
 
 cdef enum:
     RESTING = -1
@@ -55,7 +55,7 @@ BY_PORT = object()
 
 
 cdef class Notifier:
-    """What a port notifies its driver by, as its control thread sees it. One thread at a time calls it."""
+    """Notifies the driver of one port. For its control thread: one thread at a time may call it."""
 
     def __cinit__(self, maker=None, str port="", int attention_fd=-1, close_fd=None) -> None:
         if maker is not BY_PORT:
@@ -64,11 +64,11 @@ cdef class Notifier:
         self.port, self.attention_fd, self.close_fd = port, attention_fd, close_fd
         self.targets, self.retired, self.trouble = {}, [], ""
         judge_anew(&self.asked)
-        # A number that stays while what stands behind it changes: workers may write to it at any time.
+        # A descriptor number that stays while its file is replaced, since workers may write to it at any time.
         self.asked.wake_fd = fcntl.fcntl(attention_fd, fcntl.F_DUPFD_CLOEXEC, 0)
 
     cdef bint set_target(self, uint32_t slot, int fd) except -1:
-        """The descriptor of a ring that starts, or another one; -1 for one that stops, which takes its bit back."""
+        """Set the descriptor of a ring; -1: the ring stops, and its bit is cleared."""
         if fd < 0:
             clear_bits_u64(&self.asked.words[slot // 64], <uint64_t>1 << slot % 64)
             self.targets.pop(slot, None)
@@ -79,7 +79,7 @@ cdef class Notifier:
         return True
 
     cdef bint tell(self, uint32_t slot, int fd) except -1:
-        """Without waiting; by the helper where it has to be."""
+        """Signal without waiting; where that is not possible, by the helper."""
         cdef bint done = False
         with nogil:
             if load_i32(&self.asked.how) != BY_HELPER:
@@ -100,7 +100,7 @@ cdef class Notifier:
             self.trouble = f"its call descriptor cannot be duplicated: {error.strerror}; raise ulimit -n"
 
     def needs_helper(self) -> bool:
-        """Start one if none runs. Whether there is one."""
+        """Start a helper if none runs. Returns whether one runs."""
         cdef Helper helper
         if self.helper is not None:
             return True
@@ -118,16 +118,16 @@ cdef class Notifier:
         self.helper, self.looked_at = helper, time.monotonic()
         for slot, fd in self.targets.items():
             self.hand_over(slot, fd)
-        os.dup2(helper.wake_fd, self.asked.wake_fd, inheritable=False)  # from here on it is woken
+        os.dup2(helper.wake_fd, self.asked.wake_fd, inheritable=False)  # from here on workers wake it
         try:
-            in_this_context = contextvars.copy_context().run  # the port's own quota for what it closes
+            in_this_context = contextvars.copy_context().run  # so that closes count for the port's own quota
             Thread(
                 target=in_this_context, args=(helper.run,), name=f"notify {self.port}", daemon=True
             ).start()
         except RuntimeError as error:
             self.retire()
             self.retired.remove(helper)
-            helper.run()  # which only closes
+            helper.run()  # here, only to close its descriptors
             self.trouble = f"no thread can notify it: {error}; raise ulimit -u or pids.max"
             return False
         return True
@@ -160,7 +160,10 @@ cdef class Notifier:
         return bits != 0
 
     def retire(self) -> None:
-        """The helper ends as soon as its write returns. Until another one runs, control is woken instead."""
+        """Retire the helper: it ends when its write returns.
+
+        Until another one runs, the control thread is woken instead.
+        """
         cdef Helper helper = self.helper
         if helper is not None:
             self.helper = None
@@ -181,7 +184,7 @@ cdef class Notifier:
         return True
 
     cdef bint close(self) except -1:
-        """After the last worker. Idempotent."""
+        """To be called after the last worker has ended. Idempotent."""
         if self.asked.wake_fd >= 0:
             self.end()
             fd, self.asked.wake_fd = self.asked.wake_fd, -1
@@ -191,12 +194,12 @@ cdef class Notifier:
 
     @property
     def state(self) -> tuple[bool, int]:
-        """Whether a helper runs, and how many are retired and have not ended."""
+        """Whether a helper runs, and how many retired ones have not ended."""
         return self.helper is not None, sum(not (<Helper>helper).ended for helper in self.retired)
 
 
 cdef class Helper:
-    """The thread, and what it and control share."""
+    """The helper thread, and the data that it shares with the control thread."""
 
     def __cinit__(self, maker=None, Notifier notifier=None) -> None:
         cdef int i
@@ -207,15 +210,15 @@ cdef class Helper:
         self.at = RESTING
         for i in range(MOST_SLOTS):
             self.fds[i] = -1
-        self.wake_fd = os.eventfd(1, os.EFD_CLOEXEC)  # 1: there is something to do when it starts
+        self.wake_fd = os.eventfd(1, os.EFD_CLOEXEC)  # 1: it has something to do when it starts
 
-    # Control's side
+    # The control thread's side
 
     def put(self, uint32_t slot, int fd) -> None:
-        """Take a descriptor, -1 for none. The one before is closed as soon as the thread cannot be using it."""
+        """Take a descriptor, -1 for none. The old one is closed as soon as the thread cannot be using it."""
         if slot >= MOST_SLOTS:
             raise IndexError(f"slot {slot} of {MOST_SLOTS}")
-        cdef int old = exchange_i32(&self.fds[slot], fd)  # before the look at `at`; the thread has it the other way
+        cdef int old = exchange_i32(&self.fds[slot], fd)  # before `at` is read; the thread does the reverse
         if old >= 0:
             if load_i32(&self.at) == <int32_t>slot:
                 self.in_doubt.append((old, load_acquire_u64(&self.n_writes)))
@@ -240,7 +243,10 @@ cdef class Helper:
         return same
 
     def retire(self) -> None:
-        """It touches nothing more of the port. What it may be using it closes, the rest is closed here."""
+        """Have it use nothing of the port any more.
+
+        It closes the descriptor that it may be using; the others are closed here.
+        """
         cdef int32_t at, slot
         with self.lock:
             at = exchange_i32(&self.at, RETIRED)
@@ -256,7 +262,7 @@ cdef class Helper:
             self.notifier.close_fd(fd)
 
     def release(self) -> None:
-        """Take from the eventfd that holds it: its front-end is gone, and nobody else ever would."""
+        """Read the eventfd on which it blocks: its front-end has gone, so nobody else would."""
         cdef int number
         with self.lock:
             for fd in self.kept:
@@ -282,7 +288,7 @@ cdef class Helper:
                 read(self.wake_fd, &count, sizeof(count))
 
     cdef uint32_t round(self) noexcept nogil:
-        """Whatever is asked for, each slot in its turn. Returns how many were."""
+        """Signal all slots that were asked for, in turn. Returns how many."""
         cdef uint32_t found = 0
         cdef int word, bit
         cdef uint64_t bits
@@ -297,11 +303,11 @@ cdef class Helper:
         return found
 
     cdef bint signal_slot(self, int32_t slot) noexcept nogil:
-        """Once, for however many asked. False: retired meanwhile."""
+        """Signal a slot once, however often it was asked for. False: retired meanwhile."""
         cdef int fd
         if not replace_i32(&self.at, RESTING, slot):
             return False
-        clear_bits_u64(&self.asked.words[slot // 64], <uint64_t>1 << slot % 64)  # who asks from now on is told again
+        clear_bits_u64(&self.asked.words[slot // 64], <uint64_t>1 << slot % 64)  # later requests are signalled again
         fd = load_i32(&self.fds[slot])
         if fd >= 0:
             signal_and_wait(fd)

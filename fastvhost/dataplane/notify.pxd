@@ -1,8 +1,8 @@
-"""Telling a driver something without ever waiting for it: at once, or by the helper thread of its port.
+"""Notifies a driver without ever waiting for it: at once, or by the helper thread of its port.
 
 A worker signals by AIO or send(2), which never wait. Where there is no AIO context, or where signalling takes long, it
-sets the ring's bit in `Asked` and wakes the helper (notifier.pyx), which may wait. Nobody else writes to a descriptor
-that a front-end also holds.
+sets the ring's bit in `Asked` and wakes the helper (notifier.pyx), which may wait. No other code writes to a descriptor
+that a front-end also has.
 """
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
@@ -25,13 +25,13 @@ cdef enum:
     MOST_SLOTS = 512         # one for the call and one for the err descriptor of 256 rings
     ASKED_WORDS = MOST_SLOTS // 64
 
-    # How long signalling may take until it counts as slow. A wake-up is 1 to 5 us, with many waiters 20 ns each.
+    # Signalling that takes longer counts as slow. A wake-up takes 1 to 5 us; with many waiters, 20 ns for each.
     SLOW_NS = 20 * 1000
-    UNTIMED = 63             # notifications of a worker between two that are timed
+    UNTIMED = 63             # notifications of a worker between two timed ones
     LAST_SAMPLES = 0xFF      # eight of them, a bit each, 1 for a slow one
     EMPTY_TRIES = 4          # slow reads of a kick eventfd in a row, all of nothing, that count as a slow one
-    AGAIN_NS = 250 * 1000 * 1000  # after which a kick eventfd that was slow to read is read once more
-    SLOW_SECONDS = 60        # for which whoever comes after a slow front-end counts as slow, too
+    AGAIN_NS = 250 * 1000 * 1000  # after this time a slow kick eventfd is read once more
+    SLOW_SECONDS = 60        # for this time the next front-end of the port counts as slow, too
 
 # How the drivers of a port are notified.
 cdef enum:
@@ -42,8 +42,8 @@ cdef enum:
 
 # What a port's helper is to signal: a bit for each slot.
 cdef struct Asked:
-    uint64_t words[ASKED_WORDS]  # set by whoever has something to say, cleared by the helper or with the ring's end
-    int wake_fd                  # ours alone; it wakes the helper, or the control thread where none runs
+    uint64_t words[ASKED_WORDS]  # set by workers, cleared by the helper or when the ring ends
+    int wake_fd                  # no front-end has it; wakes the helper, or the control thread where none runs
     int32_t how                  # written by workers, and with a new front-end
     uint32_t samples             # of notifications that were timed
     # written with a new front-end
@@ -56,20 +56,20 @@ cdef void judge_anew(Asked *asked) noexcept nogil
 
 
 cdef inline void ask_helper(Asked *asked, uint32_t slot) noexcept nogil:
-    """Woken by the first bit of a word only: until that is cleared, the helper is on its way."""
-    # After the fence that comes before the driver is asked whether it wants to be told, so the helper, which clears
-    # the bit and then signals, signals what was published before.
+    """Only the first bit of a word wakes the helper: until the word is cleared, it is about to run."""
+    # Called after the fence that precedes the look at the driver's event suppression. So the helper, which clears the
+    # bit and then signals, signals everything that was published before.
     if set_bits_u64(&asked.words[slot // 64], <uint64_t>1 << slot % 64) == 0:
         wake_eventfd(asked.wake_fd)
 
 
 cdef inline uint32_t with_sample(uint32_t samples, uint64_t took_ns) noexcept nogil:
-    """The last eight, with this one."""
+    """Add a sample to the last eight."""
     return (samples << 1 | (took_ns > SLOW_NS)) & LAST_SAMPLES
 
 
 cdef inline bint mostly_slow(uint32_t samples) noexcept nogil:
-    """Whether the median of the last eight was slow: one that was interrupted does not count."""
+    """Whether the median of the last eight was slow; a single interrupted one does not matter."""
     cdef uint32_t n = 0
     while samples:
         samples &= samples - 1

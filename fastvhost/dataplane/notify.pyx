@@ -1,4 +1,4 @@
-"""The control side's way to signal a descriptor that a front-end also holds, without waiting. See notify.pxd."""
+"""Signals a descriptor that a front-end also has, from control threads and without waiting. See notify.pxd."""
 
 import errno
 import os
@@ -20,7 +20,7 @@ cdef extern from "fastvhost/dataplane/signal_foreign.h":
 cdef extern from "<sys/socket.h>" nogil:
     const int AF_UNIX
 
-# One context for all control threads of a process; a child of fork() has none of its parent's.
+# One AIO context for all control threads of a process; a child of fork() does not inherit it.
 cdef signals _shared
 cdef int32_t _shared_error = 0
 _made_in = 0
@@ -39,12 +39,15 @@ cdef const signals *control_signals() noexcept nogil:
 
 
 cdef void judge_anew(Asked *asked) noexcept nogil:
-    """Another front-end, while no worker looks. One that comes soon after a slow one is notified as that was."""
+    """A new front-end, while no worker runs a visit.
+
+    One that comes soon after a slow one is notified by the helper, too.
+    """
     cdef uint64_t now = monotonic_ns()
     if asked.how == BY_HELPER:
         asked.slow_until = now + <uint64_t>SLOW_SECONDS * 1000000000
     if now >= asked.slow_until:
-        asked.how, asked.samples = TIMED, 1  # until that one is gone from the last eight
+        asked.how, asked.samples = TIMED, 1  # one slow sample, which is forgotten after eight
 
 
 def prepare() -> str:

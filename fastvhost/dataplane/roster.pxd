@@ -1,15 +1,16 @@
-"""Which lanes a worker visits in a round: ports share the worker by time, lanes without traffic cost next to nothing.
+"""Which lanes a worker visits in a round: ports share its time equally, lanes without traffic cost next to nothing.
 
-**Ports share by time.** A guest decides how much work a frame is: one piece or a thousand, 64 bytes or 64 KiB. So not
-frames are shared out, and not visits, but time. Each sending port has an account: what its lanes' visits took. A
-port whose account is more than LEAD ahead of the least account among the ports with traffic sits rounds out, until the
-others have caught up. In a port's turn its lanes take turns, so a port with 128 of them gets no more than one with one.
+**Ports share by time.** A guest decides how much work a frame is: one piece or a thousand, 64 bytes or 64 KiB. So ports
+get equal shares of time, not of frames or visits. Each sending port has an account: the time that its lanes' visits
+took. A port whose account is more than LEAD ahead of the least account among the ports with traffic is not visited
+until the others have caught up. In a port's turn its lanes take turns, so a port with 128 lanes gets no more than one
+with one.
 
-Nobody saves up: a port that had nothing to send, or waited for room at its egress, goes on from LEAD below the least
-account of those that had. Where the others have nothing, that least account is its own, and it is visited all the
-time; a round ends after LEAD all the same, so that the others are looked at. One visit is charged 100 us at the most,
-because what took longer was most likely another program on this core; one of a single frame, which may be in 65535
-pieces, eight times that.
+Time cannot be saved up: a port that had nothing to send, or waited for room at its egress, goes on from LEAD below the
+least account of the others. Where only one port has traffic, the least account is its own, and it is visited all the
+time; a round still ends after LEAD, so that the others are looked at. A visit is charged 100 us at most, because a
+longer one was most likely interrupted by another program on this core; a visit of a single frame, which may be in 65535
+pieces, eight times as much.
 
 **Quiet lanes.** A device may have 128 queue pairs and traffic on one. A round that looked at all of them would spend
 as much on 127 empty rings as on a burst of frames. So a lane that had nothing for QUIET_AFTER visits becomes quiet, a

@@ -30,13 +30,13 @@ cdef void *resized(void *old, size_t n, size_t bytes) except NULL:
 
 
 cdef void set_clock(Roster *roster) noexcept:
-    """What time is measured with, and how long a visit takes."""
+    """Set up the clock (ticks a microsecond) and the bounds of time in ticks."""
     roster.lead, roster.most = ticks_in(LEAD_US), ticks_in(MOST_US)
     roster.read_ticks = read_ticks
 
 
 cdef int make_room(Roster *roster, uint32_t more) except -1:
-    """For one more sender, with so many lanes. The roster is empty afterwards."""
+    """Make room for one more sender, with its lanes. The roster is empty afterwards."""
     cdef uint32_t lanes = roster.room + more, senders = roster.n_senders + 1
     clear(roster)
     roster.lanes = <Lane **>resized(roster.lanes, lanes, sizeof(Lane *))
@@ -58,7 +58,7 @@ cdef void discard(Roster *roster) noexcept:
 
 
 cdef void clear(Roster *roster) noexcept nogil:
-    """No lanes; accounts stay as they are."""
+    """Remove all lanes; accounts stay."""
     cdef uint32_t i
     roster.n_lanes = roster.n_quiet = roster.first = roster.n_active = 0
     for i in range(roster.n_senders):
@@ -67,7 +67,7 @@ cdef void clear(Roster *roster) noexcept nogil:
 
 
 cdef void enlist(Roster *roster, uint32_t sender, Lane *lane) noexcept nogil:
-    """One more lane: sender after sender, each with all of its lanes. One that was quiet is quiet."""
+    """Add a lane. To be called sender after sender, for all lanes of each. A lane that was quiet stays quiet."""
     if roster.senders[sender].busy == NULL:
         roster.senders[sender].busy = &roster.busy[roster.n_lanes]
     lane.sender = sender
@@ -80,7 +80,7 @@ cdef void enlist(Roster *roster, uint32_t sender, Lane *lane) noexcept nogil:
 
 
 cdef void start_afresh(Roster *roster) noexcept nogil:
-    """All lanes are busy, no port is ahead of another."""
+    """Make all lanes busy, and all accounts equal."""
     cdef uint32_t i
     for i in range(roster.n_lanes):
         roster.lanes[i].empty_rounds = 0
@@ -105,7 +105,7 @@ cdef void join(Roster *roster, Lane *lane) noexcept nogil:
 
 
 cdef void line_up(Roster *roster, Lane *lane) noexcept nogil:
-    """Behind all quiet lanes."""
+    """Append a lane to the quiet ones."""
     if DEBUG:
         check(roster.n_quiet < roster.room, "roster: a lane that becomes quiet has a place")
     cdef uint32_t at = roster.first + roster.n_quiet
@@ -114,7 +114,7 @@ cdef void line_up(Roster *roster, Lane *lane) noexcept nogil:
 
 
 cdef Lane *call_up(Roster *roster) noexcept nogil:
-    """The quiet lane that waited longest."""
+    """Remove and return the quiet lane that has waited longest."""
     cdef Lane *lane = roster.quiet[roster.first]
     if DEBUG:
         check(roster.n_quiet > 0, "roster: a quiet lane is there to be called up")
@@ -145,7 +145,7 @@ cdef uint32_t visit(Roster *roster) noexcept nogil:
         sender = &roster.senders[lane.sender]
         catch_up(roster, sender)
         roster.at = lane
-        # Its port's busy lanes had their turn just now, which must not keep the quiet ones from theirs.
+        # The time that its port's busy lanes used just now must not keep quiet lanes from their turn.
         now = serve(roster, lane) if sender.used <= limit + roster.most and may_move(lane) else 0
         if now:
             moved += now
@@ -160,7 +160,7 @@ cdef uint32_t visit(Roster *roster) noexcept nogil:
 
 
 cdef uint64_t highest(const Roster *roster) noexcept nogil:
-    """Where nobody has traffic, all are level with the one that is ahead."""
+    """Where no port has traffic, raise all accounts to the highest one."""
     cdef uint64_t used = roster.least
     cdef uint32_t i
     for i in range(roster.n_senders):
@@ -169,7 +169,7 @@ cdef uint64_t highest(const Roster *roster) noexcept nogil:
 
 
 cdef inline void catch_up(const Roster *roster, Sender *sender) noexcept nogil:
-    """Nobody saves up more than LEAD: what a port without a frame for a moment may still be owed."""
+    """Raise an account to LEAD below the least one: a port without frames for a moment may save up that much."""
     if sender.used + roster.lead < roster.least:
         sender.used = roster.least - roster.lead
 
@@ -193,7 +193,7 @@ cdef inline uint32_t take_turns(Roster *roster, Sender *sender, uint64_t limit, 
             sender.n_busy -= 1
             sender.busy[sender.next] = sender.busy[sender.n_busy]
             line_up(roster, lane)
-    if moved or left:    # it has traffic, or nobody looked
+    if moved or left:    # it has traffic, or was not looked at
         least[0] = min(least[0], sender.used)
     return moved
 

@@ -67,7 +67,7 @@ STARTS = ("as told", "went on", "left standing")
 
 # Of a setter that stands alone. A front-end's message waits as long as it takes, see commit().
 cdef enum:
-    PATIENCE_S = 5
+    MAX_WAIT_S = 5
 
 
 cdef class VirtioPort(ChangingPort):
@@ -198,7 +198,7 @@ cdef class VirtioPort(ChangingPort):
             next.link_up = up
             next.link_changes = next.touched = True
         if not self.changing:
-            self.settle(PATIENCE_S)
+            self.settle(MAX_WAIT_S)
 
     def set_features(self, uint64_t features) -> None:
         cdef uint32_t i
@@ -213,7 +213,7 @@ cdef class VirtioPort(ChangingPort):
             next.header_bytes = NET_HDR_BYTES if modern else NET_HDR_LEGACY_BYTES
             next.mergeable = has_feature(features, NET_F_MRG_RXBUF)
         if not self.changing:
-            self.settle(PATIENCE_S)
+            self.settle(MAX_WAIT_S)
 
     def set_memory(self, GuestMemory memory) -> tuple[int, ...]:
         cdef uint32_t i
@@ -237,7 +237,7 @@ cdef class VirtioPort(ChangingPort):
                     next.queues[i].lost = True
                     lost.append(i)
         if not self.changing:
-            self.settle(PATIENCE_S)
+            self.settle(MAX_WAIT_S)
         return tuple(lost)
 
     def keep_journals(self, buffer) -> None:
@@ -259,7 +259,7 @@ cdef class VirtioPort(ChangingPort):
             touch(self.plan(), self.device, index)
             self.next.queues[index].forgets = &self.journals[index]
         if not self.changing:
-            self.settle(PATIENCE_S)
+            self.settle(MAX_WAIT_S)
 
     def start_queue(self, uint32_t index, setup) -> str:
         cdef DeviceChange *next = self.plan()
@@ -306,7 +306,7 @@ cdef class VirtioPort(ChangingPort):
         if not next.queues[index].stops:
             next.queues[index].base = ring_base(&fresh.ring, next.packed)
         if not self.changing:
-            self.settle(PATIENCE_S)
+            self.settle(MAX_WAIT_S)
         return STARTS[<int>how]
 
     def kick_queue(self, uint32_t index) -> None:
@@ -331,7 +331,7 @@ cdef class VirtioPort(ChangingPort):
             if self.device.queues[index].live:
                 next.queues[index].stops = next.takes_back = True
         if not self.changing:
-            self.settle(PATIENCE_S)
+            self.settle(MAX_WAIT_S)
         return next.queues[index].base
 
     def queue_setup(self, uint32_t index) -> QueueSetup:
@@ -354,7 +354,7 @@ cdef class VirtioPort(ChangingPort):
         if self.planned(index).enabled != enabled:
             touch(&self.next, self.device, index).enabled = enabled
         if not self.changing:
-            self.settle(PATIENCE_S)
+            self.settle(MAX_WAIT_S)
 
     def set_call_fd(self, uint32_t index, int call_fd) -> None:
         cdef Queue *queue
@@ -365,14 +365,14 @@ cdef class VirtioPort(ChangingPort):
             queue.call_fd, queue.call_is_socket = call_fd, is_socket
             self.next.queues[index].calls = True
         if not self.changing:
-            self.settle(PATIENCE_S)
+            self.settle(MAX_WAIT_S)
 
     def set_kick_fd(self, uint32_t index, int kick_fd) -> None:
         self.queue(index)
         if self.planned(index).kick_fd != kick_fd:
             touch(&self.next, self.device, index).kick_fd = kick_fd
         if not self.changing:
-            self.settle(PATIENCE_S)
+            self.settle(MAX_WAIT_S)
 
     cdef uint32_t err_slot(self, uint32_t index) noexcept:
         return 2 * self.queue_pairs + index

@@ -25,12 +25,12 @@ cdef class Worker:
     cdef Gate *gate              # NULL: it was never made, or is closed
     cdef bint occupied           # a thread is in run or step
     cdef Idle idle
-    cdef signals signals         # what prepare made
+    cdef signals signals         # made by prepare()
     cdef NetScratch *scratch     # of its thread
     cdef int thread              # its number, as /proc has it; 0: it does not run
     cdef Part *parts
     cdef uint32_t n_parts
-    cdef Roster roster           # changes when control was here
+    cdef Roster roster           # changes only while a change takes effect
     cdef list wires              # owners of the lanes
     cdef uint64_t n_rounds       # written by the worker's thread
     cdef uint64_t n_busy

@@ -1,4 +1,4 @@
-"""Workers: a thread that polls its wires without the GIL, and the door through which control changes what it sees."""
+"""Workers: a thread that polls its wires without the GIL."""
 
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.port import Port
@@ -31,7 +31,7 @@ class Worker:
         where one of the ports was made with another door than this worker.
         """
     def prepare(self) -> str:
-        """Before guests can come: make what drivers are notified by without waiting, 64 of fs.aio-max-nr.
+        """Make what drivers are notified by without waiting: an AIO context, 64 of fs.aio-max-nr. Before guests come.
 
         Returns a sentence where that cannot be had, or nothing: then helper threads of the ports do it. It may be left
         out; then workers share one.
@@ -42,24 +42,24 @@ class Worker:
         """One round over all wires. Returns the frames forwarded or dropped. For tests; not while run() runs."""
     def stop(self) -> None: ...
     def close(self) -> None:
-        """Leave the door and release what it holds. Idempotent. After its thread ended; it cannot run again."""
+        """Leave the door and free everything. Idempotent. To be called after its thread ended; it cannot run again."""
     @property
     def running(self) -> bool: ...
     @property
     def rounds(self) -> int:
-        """Rounds of the poll loop so far. It moves or the worker is stuck."""
+        """Rounds of the poll loop so far. Where it does not grow, the worker is stuck."""
     @property
     def lanes(self) -> int:
-        """Queue pairs that it looks at, as of the last time that control was here."""
+        """Lanes that it visits, as of the last change."""
     @property
     def sleeps(self) -> int:
-        """Times it went to sleep until a driver kicked or control came."""
+        """How often it went to sleep until a driver kicked or a change was posted."""
     @property
     def busy_rounds(self) -> int:
         """Rounds that found at least one frame."""
     @property
     def waiting(self) -> int:
-        """Frames that were received and neither delivered nor dropped yet: they wait for room at their egress.
+        """Frames that were received and neither delivered nor dropped yet, because their egress has no room.
 
         Of the wires of which this worker has the first share, all of them. Exact while the worker does not run.
         """

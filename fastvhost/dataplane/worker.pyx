@@ -53,7 +53,7 @@ cdef class Worker:
         self.door, self.name = door, name
 
     cdef int require_idle(self, str what) except -1:
-        """What only a worker may do that is made, does not run and is not closed."""
+        """Raise unless the worker was made, does not run and is not closed."""
         if self.running:
             raise ValueError(f"{self.name} runs; {what}")
         if self.gate == NULL:
@@ -96,7 +96,7 @@ cdef class Worker:
                 self.door.owns(self.gate, (<Port>port).entrance)
 
     cdef void enlist_lanes(self) noexcept nogil:
-        """Fill the roster with the lanes to visit from now on: those that are open, and whose receiveq is ours.
+        """Fill the roster with the lanes to visit from now on: open ones whose receiveq belongs to this worker.
 
         Which worker has a receiveq depends on the active pairs of its port alone, and while those change all workers
         that own lanes towards this port are at the door. So a receiveq is never delivered to by two.
@@ -112,7 +112,7 @@ cdef class Worker:
                 active = part.n_lanes if lane.egress == NULL else max(lane.egress.active_pairs, 1)
                 if pair % active % part.shares != part.share:
                     continue
-                # Frames that wait in a lane whose queue was stopped are still to be counted off.
+                # Frames that wait in a lane whose queue was stopped must still be uncounted.
                 if lane.ingress.is_open(lane.ingress, pair) or lane.first < lane.burst.n_frames:
                     enlist(&self.roster, i, lane)
 
@@ -124,7 +124,7 @@ cdef class Worker:
         return moved
 
     cdef void loop(self) noexcept nogil:
-        prctl(PR_SET_TIMERSLACK, 1)  # a nap is as long as it says; ns
+        prctl(PR_SET_TIMERSLACK, 1)  # ns: so that naps are not longer than asked for
         self.thread = <int>syscall(SYS_gettid)
         enter_thread(&self.signals, self.scratch)
         enter(self.gate)
@@ -132,7 +132,7 @@ cdef class Worker:
         while not load_acquire_u32(&self.gate.stopping):
             if pass_gate(self.gate):
                 if load_acquire_u32(&self.gate.stopping):
-                    break  # it may have left what is posted half-way
+                    break  # it may have left a change half-way
                 self.enlist_lanes()
             if self.round():
                 self.idle.empty_rounds = 0
@@ -213,7 +213,7 @@ cdef class Worker:
         cdef const Lane *lane
         cdef uint64_t frames = 0
         for i in range(self.n_parts):
-            # A wire that is shared out counts once: at the worker that has its first share.
+            # A wire with several shares counts once, at the worker that has its first share.
             for pair in range(self.parts[i].n_lanes if self.parts[i].share == 0 else 0):
                 lane = &self.parts[i].lanes[pair]
                 n = lane.burst.n_frames - lane.first

@@ -15,7 +15,7 @@ from fastvhost.dataplane.port cimport NOTHING_TO_WAIT_FOR, Port, PortOps
 
 
 # Seconds. Of a setter that stands alone: a worker that is later keeps the port waiting, whoever changes it tries again.
-cdef double PATIENCE = 0.5
+cdef double MAX_WAIT = 0.5
 
 
 cdef void report_error(HostPortState *side, int error) noexcept nogil:
@@ -163,7 +163,7 @@ cdef class HostPort(ChangingPort):
 
     cdef int end_setter(self) except -1:
         if not self.changing:
-            self.settle(PATIENCE)
+            self.settle(MAX_WAIT)
         return 0
 
     def __dealloc__(self) -> None:
