@@ -6,6 +6,9 @@ duplicate of each such file. Told to let go of one, it passes it to a *closer*, 
 blocks, another child takes over, up to a few for each port.
 
 The keeper closes its duplicate while the child has one, and only then may the child close: so the keeper never blocks.
+
+Closers are forked by another process, the *forker*, which never has any of these files: a child of the keeper's would
+begin with all that it holds, also those of other ports, and would have to close them first.
 """
 
 from __future__ import annotations
@@ -56,7 +59,40 @@ def main(front: socket.socket) -> None:
     front = _alone_with(front, 3)
     with contextlib.suppress(OSError), open("/proc/self/comm", "w") as comm:  # noqa: PTH123
         comm.write("fv-keeper")
-    _Keeper(front).run()
+    _Keeper(front, _start_forker(front)).run()
+
+
+def _start_forker(front: socket.socket) -> socket.socket:
+    """The socket to a new forker. Raises OSError."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if os.fork() == 0:
+        try:
+            front.close()
+            ours.close()
+            _fork_when_asked(theirs)
+        finally:
+            os._exit(0)
+    theirs.close()
+    return ours
+
+
+def _fork_when_asked(keeper: socket.socket) -> None:
+    """What the forker does: for each byte a closer, and the socket to it; or no socket where none can be made."""
+    while keeper.recv(1):
+        rights: list[tuple[int, int, array.array[int]]] = []
+        with contextlib.suppress(OSError):
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with ours, theirs:
+                if os.fork() == 0:
+                    try:
+                        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                        _close_what_comes(_alone_with(theirs, 3))
+                    finally:
+                        os._exit(0)
+                rights.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [ours.fileno()])))
+                keeper.sendmsg([b"c"], rights)
+        if not rights:
+            keeper.send(b"n")
 
 
 def _alone_with(sock: socket.socket, number: int) -> socket.socket:
@@ -77,23 +113,17 @@ def _alone_with(sock: socket.socket, number: int) -> socket.socket:
 
 
 class _Closer:
-    """A child process. Busy from the start: it first closes the descriptors it inherited, and even that may block."""
+    """A process that closes files. Busy from the start, until it says that it is there."""
 
-    def __init__(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            if os.fork() == 0:
-                try:
-                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                    _close_what_comes(_alone_with(theirs, 3))
-                finally:
-                    os._exit(0)
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        self.sock = ours
+    def __init__(self, forker: socket.socket) -> None:
+        """Raises BlockingIOError where the system has no room for one, ConnectionError where the forker is gone."""
+        forker.send(b"c")
+        data, fds = _receive(forker)
+        if not data:
+            raise ConnectionResetError("the forker is gone")
+        if not fds:
+            raise BlockingIOError("no process can be made")
+        self.sock = socket.socket(fileno=fds[0])
         self.port = 0
         self.busy_since: float | None = time.monotonic()
 
@@ -129,8 +159,9 @@ def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
 
 
 class _Keeper:
-    def __init__(self, front: socket.socket) -> None:
+    def __init__(self, front: socket.socket, forker: socket.socket) -> None:
         self._front = front
+        self._forker = forker
         self._held: dict[int, tuple[int, int]] = {}
         """Key to (port, file descriptor)."""
         self._queues: dict[int, deque[int]] = {}
@@ -224,9 +255,9 @@ class _Keeper:
         if any(now - (closer.busy_since or now) < STUCK_AFTER for closer in self._closers):
             return None
         if len(self._closers) < MOST_CLOSERS or self._ended:
-            with contextlib.suppress(OSError):
-                self._closers.append(_Closer())
-        return None  # not before it has closed what it inherited
+            with contextlib.suppress(BlockingIOError):
+                self._closers.append(_Closer(self._forker))
+        return None  # not before it says that it is there
 
     def _tell(self) -> None:
         """Tell fwd which ports have too many files that are not closed, and which no longer have."""

@@ -18,7 +18,7 @@ from bench.guests.short_dir import short_dir
 from bench.guests.waits import MAX_WAIT
 from fastvhost.backend import foreign_files, keeper, quota
 from fastvhost.backend.errors import ProtocolError
-from fastvhost.backend.keeper_process import CLOSERS_OF_A_PORT, CROWD
+from fastvhost.backend.keeper_process import BATCH, CLOSERS_OF_A_PORT, CROWD
 from tests.frontend import U64, Frontend, Request
 from tests.held_files import Held
 from tests.unit.service_rig import until
@@ -50,6 +50,11 @@ def children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def closers(keeper: int) -> list[int]:
+    """The processes that close files: a child of the keeper's, the forker, forks them."""
+    return [closer for forker in children(keeper) for closer in children(forker)]
+
+
 # The process by itself
 
 
@@ -76,8 +81,8 @@ def test_the_keeper_closes_its_duplicate_after_fwd_closed_its_own(helper: keeper
 
 
 def test_the_keeper_has_no_descriptors_but_those_it_is_given(helper: keeper.Keeper) -> None:
-    until(lambda: state(helper.pid) == "S" and len(links(helper.pid)) == 4)
-    assert [link.split(":")[0] for link in sorted(links(helper.pid))] == ["/dev/null"] * 3 + ["socket"]
+    until(lambda: state(helper.pid) == "S" and len(links(helper.pid)) == 5)
+    assert [link.split(":")[0] for link in sorted(links(helper.pid))] == ["/dev/null"] * 3 + ["socket"] * 2
     assert os.readlink(f"/proc/{helper.pid}/cwd") == "/"  # noqa: PTH115
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(helper.pid, number)
@@ -116,7 +121,7 @@ def test_what_cannot_be_let_go_takes_a_few_children_and_what_others_sent_is_let_
         foreign_files.hold([fd])
         foreign_files.close(fd)
         until(lambda: kept(helper, "honest") == 0)
-        until(lambda: all(kept_by(child, "honest") == 0 for child in children(helper.pid)))
+        until(lambda: all(kept_by(child, "honest") == 0 for child in closers(helper.pid)))
         until(lambda: stuck(helper.pid))
         assert stuck(helper.pid) <= CLOSERS_OF_A_PORT
     until(lambda: kept(helper, "eventfd") == 0)
@@ -124,8 +129,8 @@ def test_what_cannot_be_let_go_takes_a_few_children_and_what_others_sent_is_let_
 
 
 def stuck(pid: int) -> int:
-    """Its children in state D, which cannot be killed."""
-    return sum(state(child) == "D" for child in children(pid))
+    """Its closers in state D, which cannot be killed."""
+    return sum(state(child) == "D" for child in closers(pid))
 
 
 def kept_by(pid: int, name: str) -> int:
@@ -141,6 +146,30 @@ def test_a_port_whose_files_pile_up_takes_no_more_until_they_are_gone(helper: ke
             foreign_files.check_room()
     until(lambda: not crowded(helper))
     foreign_files.check_room()
+
+
+def test_a_file_that_cannot_be_closed_waits_with_its_own_batch_alone(helper: keeper.Keeper) -> None:
+    """However slow a closer is to start: it was given nothing but its batch, and inherited none of these files."""
+    kept_files = [os.memfd_create(f"kept-{n}") for n in range(3)]
+    foreign_files.hold(kept_files)
+    with Held(3 * BATCH) as held:
+        for at in range(0, len(held), BATCH):
+            foreign_files.close_all(held[at : at + BATCH])
+        until(lambda: stuck(helper.pid) == 3)
+        files = [sum("eventfd" in link or "kept" in link for link in links(closer)) for closer in closers(helper.pid)]
+        assert sorted(files)[-3:] == [BATCH - 1] * 3  # the one that is being closed has no number any more
+        assert sum(files) == 3 * (BATCH - 1)
+    foreign_files.close_all(kept_files)
+    until(lambda: kept(helper, "kept") == 0)
+
+
+def test_a_keeper_that_can_make_no_closers_any_more_ends(helper: keeper.Keeper) -> None:
+    until(lambda: children(helper.pid))
+    (forker,) = children(helper.pid)
+    os.kill(forker, signal.SIGKILL)
+    foreign_files.hold([fd := os.eventfd(0)])
+    foreign_files.close(fd)
+    until(lambda: gone(helper.pid))
 
 
 class Said(set[int]):
