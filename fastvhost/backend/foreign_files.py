@@ -226,8 +226,8 @@ def _is_kept(fd: int) -> bool:
 def _closes_at_once(fd: int) -> bool:
     """Close it here if its close cannot wait. Returns whether it did."""
     with contextlib.suppress(OSError):
-        # The last close of an eventfd waits for whoever holds an epoll that watches it. A helper that is only behind
-        # is no reason to risk that.
+        # The last close of an eventfd waits for the lock of an epoll that watches it. Where the helper process is only
+        # slow, that is not risked.
         if is_kernel_memory(fd) or (keeper.running() is None and link(fd) == EVENTFD):
             os.close(fd)
             return True

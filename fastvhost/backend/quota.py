@@ -82,7 +82,8 @@ class Quota:
             self._begin(close)
             done.wait(CLOSED_WITHIN)
         except NoPlaceError:
-            # A thread that is at it closes them later, unless there is none, or too many wait.
+            # A running thread of this port closes them later; where there is none, or too many files wait, this one
+            # does.
             while self._threads == 0 or len(self._unclosed) > MOST_UNCLOSED:
                 if not self._close_one():
                     return

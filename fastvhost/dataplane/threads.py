@@ -31,7 +31,7 @@ class Thread(threading.Thread):
         # What start() waits for, in all Pythons so far. One that waits for something else is as it is without this.
         self._started: threading.Event = _Started()
         self._decided = threading.Lock()
-        """Taken by whoever comes first: the thread, which then runs, or start(), which then raises."""
+        """Taken by the first of the two: the thread, which then runs, or start(), which then raises."""
 
     def start(self) -> None:
         """Raises RuntimeError, and then nothing is ever done in it."""

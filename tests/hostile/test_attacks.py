@@ -1,4 +1,4 @@
-"""Every attack of the catalogue against fastvhost, one process for all of a ring format, an honest pair beside it.
+"""Every attack of the catalogue against fastvhost, one process for all attacks of a ring format, with an honest pair.
 
 All guests have rings of the case's format: the attacker if it has any, its victim, the honest pair, and whoever comes
 afresh. Mixed formats are what the sanitized build and the broken back-end meet. An attack is run here on one of its
@@ -22,7 +22,7 @@ BY_RING = sorted(WHOLE, key=lambda case: EVERY.index(case[1]))
 
 @pytest.fixture(scope="module")
 def ended() -> set[Any]:
-    """With which kinds of things in hand fastvhost was ended, by the function that handed them over."""
+    """The kinds of things that fastvhost had when it was ended, by the function that sent them."""
     return set()
 
 

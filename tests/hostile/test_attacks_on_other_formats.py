@@ -1,7 +1,7 @@
 """The attacks of the catalogue on the ring formats on which test_attacks does not run them.
 
-There everything is asked that others must not notice of an attack, here what the attack must lead to on its own port,
-and that nothing of it is left. Nothing is measured. Those on rings and frames alone are run at a port of this process
+There all invariants about other ports are checked, too; here only the attack's result on its own port, and that nothing
+of it is left. Nothing is measured. Those on rings and frames alone are run at a port of this process
 instead (test_stepped_attacks).
 """
 

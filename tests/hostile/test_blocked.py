@@ -1,7 +1,7 @@
-"""What one port's front-end can make its own threads wait for, no worker and no other port's thread waits for.
+"""A front-end can make threads of its own port wait, but no worker and no thread of another port.
 
-The same again and again, with kernel objects that make who touches them sleep: for ever, where it is done wrong.
-With --long for a minute each, where 10 ms in the kernel at one time are too many.
+The attacks use kernel objects that block a thread that uses them, for ever where fwd is wrong. With --long they last a
+minute each, and 10 ms in the kernel at a time are too many.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.alone
 
 BRIEFLY, A_MINUTE = 2.0, 60.0
 LONGEST, LONGEST_ANYWHERE = 0.010, 0.25
-"""Seconds, with --long, on a quiet machine; and where others take CPUs away, hosts of virtual machines among them."""
+"""Seconds: with --long, on an idle machine; and where other work, or the host, takes CPUs away."""
 ASKED = 500
 NAP = 0.1
 Act = Callable[[Scene], object]
@@ -44,7 +44,7 @@ either_time = pytest.mark.parametrize(
 
 
 def own_thread(backend: Backend, port: str) -> int:
-    """The thread that answers this port: who has much to do while it is asked."""
+    """The control thread of this port: the one that is busy while it is asked."""
     workers = {tid for tid, name in backend.thread_states().items() if name.startswith("fv-worker")}
     frontend = Frontend.connect(backend.path(port), 20.0)
     try:
@@ -60,7 +60,7 @@ def own_thread(backend: Backend, port: str) -> int:
 
 
 def who_must_not_wait(backend: Backend) -> set[int]:
-    """The workers, and who waits for whatever comes; a thread that notifies does nothing else, and may wait."""
+    """The workers, and the threads that wait for events. A notify thread does nothing else, and may wait."""
     found: set[int] = set()
     deadline = time.monotonic() + MAX_WAIT
     while len(found) <= len(PORTS):  # a thread for each port, a worker, and more
@@ -74,7 +74,7 @@ def who_must_not_wait(backend: Backend) -> set[int]:
 
 @contextlib.contextmanager
 def watched(arena: Arena) -> Iterator[Callable[[], Looks]]:
-    """Workers, and the threads of all ports but that of port a, which may wait for what its front-end handed over."""
+    """Watch workers and the threads of all ports but port a, which may wait for files of its front-end."""
     others = who_must_not_wait(arena.backend) - {own_thread(arena.backend, "a")}
     blocked = Blocked(arena.backend.process.pid, others)
     try:
@@ -84,7 +84,7 @@ def watched(arena: Arena) -> Iterator[Callable[[], Looks]]:
 
 
 def repeated(arena: Arena, act: Act, seconds: float, most: float) -> None:
-    """Each time with an honest newcomer on another port, and frames on its way."""
+    """Repeat the act, each time with a new honest guest on another port and its frames."""
     rounds, start = 0, time.monotonic()
     with watched(arena) as look:
         while time.monotonic() < start + seconds:
@@ -103,7 +103,7 @@ def repeated(arena: Arena, act: Act, seconds: float, most: float) -> None:
 
 
 def polling(start: Callable[..., object] = fastvhost) -> Arena:
-    """Its workers never sleep by themselves."""
+    """An arena whose workers never sleep by themselves."""
     return Arena(start, flood=False, more=["--idle", "poll"])  # type: ignore[arg-type]
 
 
@@ -116,7 +116,7 @@ def arena() -> Iterator[Arena]:
 
 @pytest.fixture(scope="module")
 def without_aio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
-    """No worker has an AIO context from its first notification on."""
+    """An arena in which no worker has an AIO context."""
     directory = tmp_path_factory.mktemp("failing")
     failing = Failing(build(directory), directory / "board")
     with failing.failing("io_setup"):
@@ -135,7 +135,7 @@ def test_full_call_eventfds_that_block_now_and_then(arena: Arena, seconds: float
 def test_full_call_eventfds_that_block_now_and_then_without_aio(
     without_aio: Arena, seconds: float, most: float
 ) -> None:
-    """The threads that notify the attacker do wait, until its front-end is refused."""
+    """The threads that notify the attacker wait, until its front-end is disconnected."""
     repeated(without_aio, notified_into_full_eventfds, seconds, most)
 
 
@@ -160,11 +160,11 @@ def test_kernel_objects_that_block_their_users(arena: Arena, name: str, seconds:
     repeated(arena, CATALOGUE[name].run, seconds, most)
 
 
-# The looking itself
+# Tests of Blocked
 
 
 def seen_of(work: Callable[[], object]) -> Sleep:
-    """A thread of ours that does this again and again: its longest sleep."""
+    """The longest sleep of a thread that does this again and again."""
     ends, known = threading.Event(), threading.Event()
     tids: list[int] = []
 

@@ -1,7 +1,7 @@
 """A guest's front-end punches holes into the memory it shares, again and again.
 
-Any page fault in a range that is being punched waits, where no signal reaches, until all of it is done: half a second
-for 4 GiB. Who keeps the worker waiting like that, loses its connection, and is not taken again for longer and longer.
+A page fault in a range that is being punched waits uninterruptibly until all of it is done: half a second for 4 GiB. A
+front-end that makes the worker wait like that is disconnected, and refused for longer each time.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from tests.own_time import stolen_seconds
 
 HOLES = 512 << 20
 HELD_FOR_SO_LONG = 30.0
-"""Seconds after which a port that keeps the worker waiting must be known and closed."""
+"""Seconds after which a port that makes the worker wait must be found and disconnected."""
 SECONDS, A_MINUTE = 4.0, 60.0
 BACK_OFF = 70.0
-"""Seconds: the longest time for which a front-end is not taken is a minute."""
+"""Seconds: a front-end is refused for a minute at most."""
 TRIES = 0.3
-"""Seconds to be taken in, or to try again."""
+"""Seconds for a connection to be served, and between two attempts."""
 
 
 class Punched:
-    """A guest in whose memory holes are punched; where its connection is closed for that, it comes again."""
+    """A guest in whose memory holes are punched; it connects again when it is disconnected for that."""
 
     def __init__(self, arena: Arena) -> None:
         self._path = arena.backend.path("a")
@@ -53,7 +53,7 @@ class Punched:
         time.sleep(0.005)
 
     def _come(self) -> Guest:
-        """Its rings stay empty: what is punched away reads as zeros, and its indices begin there."""
+        """Connect. Its rings stay empty: punched memory reads as zeros, where its indices begin."""
         frontend = Frontend.connect(self._path, TRIES)
         memory = Memory([Region(0x10000, 1 << 20, fd=self._own.fd)])
         queues = [SplitQueue(memory, 256, start=0) for _ in range(2)]
@@ -79,14 +79,14 @@ pytestmark = pytest.mark.alone
 
 @pytest.fixture
 def arena() -> Iterator[Arena]:
-    """Its worker never sleeps by itself: what it does not run, or waits for its CPU, it is held."""
+    """An arena whose worker never sleeps by itself: time in which it neither runs nor waits for a CPU is held time."""
     made = Arena(fastvhost, flood=False, more=["--idle", "poll"])
     yield made
     made.close()
 
 
 def kept(arena: Arena, punched: Punched, seconds: float) -> float:
-    """The part of the time in which the worker is not held, with an attacker that comes again and again.
+    """The part of the time in which the worker is not held, with an attacker that connects again and again.
 
     Each punch takes as long as it takes this machine. Where it is too small, it is looked at over a minute: a port that
     is not kept away for longer and longer holds the worker as much then.
@@ -106,7 +106,7 @@ def kept(arena: Arena, punched: Punched, seconds: float) -> float:
 def test_whose_memory_holds_the_worker_is_named_and_closed_and_comes_again_to_no_avail(
     arena: Arena, pytestconfig: pytest.Config
 ) -> None:
-    """Its peer stays connected, and others keep nine tenths of the worker, also over a minute."""
+    """Its peer stays connected, and other guests keep nine tenths of the worker, also over a minute."""
     punched = Punched(arena)
     try:
         deadline = time.monotonic() + HELD_FOR_SO_LONG

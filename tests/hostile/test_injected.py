@@ -1,7 +1,7 @@
 """Failures of fwd's own resources, one by one: no descriptor, no mapping, no thread, no AIO context, no process.
 
-Whatever call fails, and however many before it succeeded: fwd lives, the honest stream goes on, nothing stays behind,
-and the port serves again once there is what it lacked.
+Whichever call fails: fwd goes on, so does the honest stream, nothing is left open, and the port serves again once the
+resource is there.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from tests.hostile.scene import Scene
 pytestmark = pytest.mark.alone
 
 CALLED = ("mmap", "pthread_create", "accept4", "recvmsg")
-"""What a running fwd calls, whatever its helpers do."""
+"""Functions that a running fwd calls itself, not only its helpers."""
 CALLS = 6
-"""So many calls of a function succeed at the most before one does not."""
+"""The most calls of a function that succeed before one fails."""
 START_SECONDS = MAX_WAIT
 
 
@@ -56,7 +56,7 @@ def shared(failing: Failing) -> Iterator[Shared]:
 
 @pytest.fixture
 def scene(shared: Shared) -> Iterator[Scene]:
-    """Of an arena that is used again only where all of the test went well."""
+    """A scene of an arena that is used again only where the test passed."""
     arena = shared.get()
     scene = Scene(arena)
     arena.spoiled = True
@@ -65,7 +65,7 @@ def scene(shared: Shared) -> Iterator[Scene]:
 
 
 def everything(scene: Scene) -> None:
-    """What makes fwd ask for resources: a guest with its memory and rings, frames, surplus descriptors, memory gone."""
+    """Have fwd use resources: a guest with its memory and rings, frames, surplus descriptors, truncated memory."""
     unreachable = (Closed, Refused, Timeout, TimeoutError, OSError, AssertionError)
     scene.max_wait = 0.3
     with contextlib.suppress(*unreachable):
@@ -88,7 +88,7 @@ def everything(scene: Scene) -> None:
 
 
 def healthy(scene: Scene) -> None:
-    """Nothing is left of it, and everybody is served."""
+    """Check that nothing is left of the attacker, and all ports serve."""
     arena = scene.arena
     scene.max_wait = arena.max_wait
     arena.check_alive()
@@ -133,7 +133,7 @@ def test_one_call_fails_after_some_that_did_not(function: str, scene: Scene, fai
 def test_memory_that_vanishes_is_replaced_although_the_kernel_has_no_room_for_that_at_once(
     times: int, scene: Scene, failing: Failing
 ) -> None:
-    """In the handler of SIGBUS, on a worker's thread: fwd and all other ports go on, this port's connection ends."""
+    """In the SIGBUS handler, on a worker's thread: fwd and all other ports go on, this port's connection ends."""
     guest, before = scene.boot(), failing.failed("mmap_over")
     with failing.failing("mmap_over", times=times):
         guest.memory.regions[0].truncate(0)
@@ -144,7 +144,7 @@ def test_memory_that_vanishes_is_replaced_although_the_kernel_has_no_room_for_th
 
 
 def test_memory_that_vanishes_is_replaced_without_opening_anything(scene: Scene, failing: Failing) -> None:
-    """There may be no descriptor left by then."""
+    """There may be no free descriptor then."""
     guest, before = scene.boot(), failing.failed("memfd_create")
     with failing.failing("memfd_create"):
         guest.memory.regions[0].truncate(0)
@@ -178,7 +178,7 @@ print(ran, thread.is_alive())
 def test_a_thread_without_memory_for_its_first_frame_is_one_that_cannot_be_started(
     library: Path, tmp_path: Path
 ) -> None:
-    """CPython's own start() waits for it for ever."""
+    """CPython's own start() would wait for ever."""
     own = Failing(library, tmp_path / "board")
     at = BOARD.index("first_frame") * ENTRY.size
     done = own.run([sys.executable, "-c", STARTS, str(at)], timeout=90)
@@ -225,11 +225,11 @@ def test_a_start_that_lacks_something_serves_or_says_so(
         process.wait(MAX_WAIT)
 
 
-# The limit of descriptors, reached exactly
+# All descriptors are in use
 
 
 def test_no_descriptor_is_left_for_anybody(scene: Scene) -> None:
-    """No new guest meanwhile, and no busy thread for that; everybody who is connected goes on, and then all is well."""
+    """Meanwhile no new guest is served and no thread spins; connected guests go on, and later new ones are served."""
     backend = scene.arena.backend
     limits = resource.prlimit(backend.process.pid, resource.RLIMIT_NOFILE)
     # The limit is one of numbers: what lies below the highest in use may be free.
@@ -245,7 +245,7 @@ def test_no_descriptor_is_left_for_anybody(scene: Scene) -> None:
     healthy(scene)
 
 
-# The limit of threads and processes of a user, reached
+# All threads and processes of a user are in use
 
 
 SOMEBODY = 3_000_000_000
@@ -262,7 +262,10 @@ def as_somebody(arguments: list[str], log_path: Path) -> subprocess.Popen[bytes]
 
 
 def test_no_thread_and_no_process_is_left_for_anybody() -> None:
-    """As under pids.max. Files are closed in place, nothing is lost, and with threads all is well."""
+    """As with pids.max.
+
+    Files are closed in place, nothing is lost, and once there are threads again all ports serve.
+    """
     with contextlib.closing(Arena(as_somebody, flood=False)) as arena, contextlib.closing(Scene(arena)) as scene:
         arena.spoiled = True
         usual = resource.getrlimit(resource.RLIMIT_NPROC)[0]
@@ -275,7 +278,7 @@ def test_no_thread_and_no_process_is_left_for_anybody() -> None:
 
 
 def allow_tasks(arena: Arena, n: str) -> None:
-    """To fwd and its helpers: threads and processes of their user, all together."""
+    """Limit fwd and its helpers: threads and processes of their user together."""
     for pid in (arena.backend.process.pid, *arena.backend.helpers()):
         subprocess.run([*AS_SOMEBODY, "prlimit", f"--pid={pid}", f"--nproc={n}:"], check=True, timeout=60)
 

@@ -1,6 +1,6 @@
-"""Whoever may write the directory of a socket puts something else in its place: a link, another file, nothing.
+"""Another user may write the directory of a socket and replaces it: by a link, by another file, by nothing.
 
-fwd changes nothing that it did not make, follows no link, serves whom it can, ends in time and starts again.
+fwd changes no file that it did not make, follows no link, goes on serving where it can, ends in time and starts again.
 """
 
 from __future__ import annotations

@@ -31,22 +31,22 @@ LIMITS: dict[str, Any] = {
     "longest_round": 0.05,
     "flood": False,
 }
-"""What a few hundred lines of Python can be asked for."""
+"""Limits that a back-end of a few hundred lines of Python can keep."""
 AT_ONCE, SOUND_AT_ONCE = 3, 2
 C, R = TypeVar("C"), TypeVar("R")
 SOUND = without_bugs(RUNNING)
 DONE = {"I1", "I6", "I7"}
-"""What is wrong however slow the machine is: no wait ends in it."""
+"""Invariants whose failure does not depend on how fast the machine is."""
 MAX_WAIT, IN_VAIN = 30.0, (0.2, 1.0, 5.0)
-"""Seconds to wait for what must come; for what, with most bugs, does not, and where the machine had no time, again."""
+"""Seconds to wait for what must come; and for what most bugs prevent, longer at each further attempt."""
 ENOUGH_ROUNDS = 100
-"""Of the worker: what has not come by then does not come."""
+"""Rounds of the worker, after which nothing more is expected."""
 own = threading.local()
-"""Each thread's arena around a mini back-end without a bug."""
+"""Each thread's arena with a mini back-end without a bug."""
 
 
 def stands(case: catalogue.Case) -> None:
-    """Raises what the arena says of this attack on a mini back-end without a bug."""
+    """Run this attack on a mini back-end without a bug. Raises Broken."""
     name, ring = case
     if not hasattr(own, "shared"):
         own.shared = Shared(lambda beside: Arena(mini(), beside=beside, max_wait=MAX_WAIT, **LIMITS))
@@ -58,10 +58,10 @@ SHARED: list[Shared] = []
 
 
 def outcome(pair: Pair) -> Broken | None:
-    """What an arena of its own says of this attack on a mini back-end with this bug.
+    """The outcome of this attack on a mini back-end with this bug, in an arena of its own.
 
-    What does not come is waited for shortly, since it is the bug that it does not. That it does not come of a busy
-    machine proves nothing: then it is tried again, and waited for longer.
+    Waits are short, since the bug often prevents what is waited for. Where a busy machine may be the reason instead,
+    the attack is tried again with longer waits.
     """
     harm = HARM.get(pair[0])
     waits = (IN_VAIN[1], MAX_WAIT) if harm else IN_VAIN
@@ -73,9 +73,9 @@ def outcome(pair: Pair) -> Broken | None:
 
 
 def tried(pair: Pair, max_wait: float) -> tuple[Broken | None, bool]:
-    """And whether it is certain that it was not the machine which had no time.
+    """Run the attack once. Returns what broke, and whether it is certain that a busy machine is not the reason.
 
-    Its worker made rounds enough, or ended; or, where a bug makes it stand still, it had the time and made none.
+    It is certain where the worker made enough rounds, or ended; or had enough CPU time and made none.
     """
     bug, name, ring = pair
     arena = Arena(mini(bug), beside=catalogue.beside((name, ring)), max_wait=max_wait, persistence=2.0, **LIMITS)
@@ -92,13 +92,13 @@ def tried(pair: Pair, max_wait: float) -> tuple[Broken | None, bool]:
 
 
 def words_of(broken: Broken) -> Broken:
-    """Without its frames: they have the arena, and so the memory of all its guests, for as long as this is kept."""
+    """The exception without its traceback, whose frames keep the arena and the memory of all its guests."""
     broken.__traceback__ = broken.__context__ = broken.__cause__ = None
     return broken
 
 
 def rounds_since(arena: Arena, before: float) -> float:
-    """As good as any number where it has ended."""
+    """Rounds of the worker since then; infinite where it has ended."""
     try:
         return arena.rounds() - before
     except Broken:
@@ -106,7 +106,7 @@ def rounds_since(arena: Arena, before: float) -> float:
 
 
 class Ahead(Generic[C, R]):
-    """Outcomes, worked out a few at a time before they are asked for: most of each is waiting."""
+    """Works out outcomes a few at a time before they are asked for, since they mostly wait."""
 
     def __init__(self, work: Callable[[C], R], at_once: int) -> None:
         self._work, self._at_once = work, at_once
@@ -114,7 +114,7 @@ class Ahead(Generic[C, R]):
         self._outcomes: dict[C, Future[R]] = {}
 
     def of(self, case: C, request: pytest.FixtureRequest, parameter: str) -> R:
-        """Of this case; those behind it are begun: of this test, not what other files would do to the product."""
+        """The outcome of this case. Begins the following ones of this test."""
         own = [item for item in request.session.items if getattr(item, "function", None) is request.function]
         cases: list[C] = [getattr(item, "callspec").params[parameter] for item in own]  # noqa: B009
         at = cases.index(case)
