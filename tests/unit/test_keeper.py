@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from bench.guests.waits import MAX_WAIT
 from fastvhost.backend import foreign_files, keeper, quota
 from fastvhost.backend.errors import ProtocolError
 from fastvhost.backend.keeper_process import BATCH, CLOSERS_OF_A_PORT, CROWD
-from tests.frontend import U64, Frontend, Request
+from tests.frontend import U64, Closed, Frontend, Request
 from tests.held_files import Held
 from tests.unit.service_rig import until
 
@@ -237,12 +238,25 @@ class Fwd:
         until(lambda: any(link.endswith("/stat") for link in links(self.process.pid)))
         (self.keeper,) = children(self.process.pid)
 
+    def connect(self) -> Frontend:
+        """A front-end that is served. It tries again where workers still have to let go of the last one's files."""
+        deadline = time.monotonic() + MAX_WAIT
+        while True:
+            frontend = Frontend.connect(self.path)
+            try:
+                frontend.ask_u64(Request.GET_FEATURES)
+            except (Closed, OSError):
+                frontend.close()
+                assert time.monotonic() < deadline, self.log.read_text()
+                time.sleep(0.01)
+            else:
+                return frontend
+
     def serves(self) -> None:
-        with contextlib.closing(Frontend.connect(self.path)) as frontend:
-            frontend.ask_u64(Request.GET_FEATURES)
+        self.connect().close()
 
     def send_kick(self, fd: int) -> Frontend:
-        frontend = Frontend.connect(self.path)
+        frontend = self.connect()
         frontend.send(Request.SET_VRING_KICK, U64.pack(1), [fd])
         os.close(fd)
         frontend.ask_u64(Request.GET_FEATURES)
@@ -279,8 +293,7 @@ def test_nor_does_it_keep_fwd_from_being_killed(fwd: Fwd, unread: bool) -> None:
     with Held(1) as (fd,):
         if unread:
             # The reply to what was asked before is not read: then nothing more is received.
-            frontend = Frontend.connect(fwd.path)
-            frontend.ask_u64(Request.GET_FEATURES)  # the connection is taken, and the helper has it
+            frontend = fwd.connect()  # and the helper has the connection
             fwd.process.send_signal(signal.SIGSTOP)
             frontend.send(Request.SET_VRING_KICK, U64.pack(1), [fd])
             os.close(fd)
@@ -296,7 +309,7 @@ def test_an_epoll_and_a_pipe_that_somebody_holds_are_refused_without_a_look_that
     held = Held(1)
     with held:
         for fd in (held.epoll(), os.dup(reader)):
-            frontend = Frontend.connect(fwd.path)
+            frontend = fwd.connect()
             frontend.send(Request.SET_VRING_KICK, U64.pack(1), [fd])
             os.close(fd)
             assert frontend.wait_closed()
