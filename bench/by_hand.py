@@ -202,7 +202,10 @@ def software_offload(scene: Scene) -> str:
 
 
 def hardware_offload(scene: Scene) -> str:
-    return scene.ask("ethtool -K eth0 tso on")
+    off, on = scene.ask("ethtool -K eth0 tso off"), scene.ask("ethtool -K eth0 tso on")
+    assert "tso" not in off.split()
+    assert "tso" in on.split()
+    return f"off and on; then on: {on}"
 
 
 def mtu(scene: Scene) -> str:
@@ -277,7 +280,7 @@ ACTIONS = (
     Action("ethtool -G tx", lambda scene: ring_size(scene, "tx"), refused=True),
     Action("ethtool -L", channels),
     Action("ethtool -K gro", software_offload),
-    Action("ethtool -K tso", hardware_offload, refused=True),
+    Action("ethtool -K tso", hardware_offload),
     Action("ip link set mtu", mtu),
     Action("ip link set down and up", link),
     Action("unbind and bind", lambda scene: rebind(scene, "virtio", "device")),

@@ -3,7 +3,8 @@
 Of all ports of a forwarder together, where each has one wire at most: `rx_frames` are the frames that ports received,
 `tx_frames` those that they delivered. A frame that a port received is delivered once, or dropped once: by the port it
 goes to (each reason of `tx_dropped`) or, where no wire leads on, as `no_egress`. The other reasons of `rx_dropped` are
-those of what never became a frame.
+those of what never became a frame. A super-frame that a port gets in pieces comes in once, and is `segmented` frames
+there: one of `cut`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ class Counted(Protocol):
     def rx_frames(self) -> int: ...
     @property
     def tx_frames(self) -> int: ...
+    @property
+    def cut(self) -> int: ...
+    @property
+    def segmented(self) -> int: ...
     @property
     def rx_dropped(self) -> Mapping[str, int]: ...
     @property
@@ -48,7 +53,8 @@ def check(worker: AnyWorker, *ports: AnyPort) -> None:
     """Check all ports that a stopped worker has wires of. Raises AssertionError with the sums."""
     counted = [port.counters() for port in ports]
     came = sum(one.rx_frames for one in counted)
-    _compare(came, [(one.tx_frames, one.tx_dropped, one.rx_dropped) for one in counted], worker.waiting)
+    gone = [(one.tx_frames + one.cut - one.segmented, one.tx_dropped, one.rx_dropped) for one in counted]
+    _compare(came, gone, worker.waiting)
 
 
 def check_stats(ask: Callable[[], Mapping[str, Any]], seconds: float = 1.0) -> bool:
@@ -98,7 +104,9 @@ def check_pair(ask: Callable[[], Mapping[str, Any]], *names: str, seconds: float
 
 def _compare_answers(ports: Collection[Mapping[str, Any]], waiting: int) -> None:
     came = sum(port["rx_frames"] for port in ports)
-    _compare(came, ((port["tx_frames"], port["tx_dropped"], port["rx_dropped"]) for port in ports), waiting)
+    frames = [port["tx_frames"] + port["cut"] - port["segmented"] for port in ports]
+    drops = [(port["tx_dropped"], port["rx_dropped"]) for port in ports]
+    _compare(came, [(n, *dropped) for n, dropped in zip(frames, drops, strict=True)], waiting)
 
 
 def _compare(came: int, gone: Iterable[tuple[int, Mapping[str, int], Mapping[str, int]]], waiting: int) -> None:

@@ -327,7 +327,8 @@ class App1:
             "arp_answered": f.arp,
             "echo_answered": f.echo,
             "frames_per_second": round(f.intact / seconds, 1) if seconds else 0.0,
-            "round_trip_us": trips and {
+            "round_trip_us": trips
+            and {
                 "median": round(statistics.median(trips), 1),
                 "p99": round(trips[len(trips) * 99 // 100], 1),
             },

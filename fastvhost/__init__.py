@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fastvhost.control.errors import FastvhostError, RuntimeFailure, UsageError
     from fastvhost.dataplane.door import Door
     from fastvhost.dataplane.guest_memory import GuestMemory, Mapping, MemoryRefusedError
+    from fastvhost.dataplane.offload.asked import GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, Offload
     from fastvhost.dataplane.port import Counters, NullPort, Port
     from fastvhost.dataplane.ports.endpoint import Endpoint, EndpointClosedError
     from fastvhost.dataplane.ports.endpoint_burst import Burst
@@ -38,6 +39,11 @@ _HOMES = {
     "GuestMemory": "dataplane.guest_memory",
     "Mapping": "dataplane.guest_memory",
     "MemoryRefusedError": "dataplane.guest_memory",
+    "GSO_ECN": "dataplane.offload.asked",
+    "GSO_TCPV4": "dataplane.offload.asked",
+    "GSO_TCPV6": "dataplane.offload.asked",
+    "GSO_UDP_L4": "dataplane.offload.asked",
+    "Offload": "dataplane.offload.asked",
     "Counters": "dataplane.port",
     "NullPort": "dataplane.port",
     "Port": "dataplane.port",
@@ -51,6 +57,10 @@ _HOMES = {
 }
 
 __all__ = [
+    "GSO_ECN",
+    "GSO_TCPV4",
+    "GSO_TCPV6",
+    "GSO_UDP_L4",
     "Attachment",
     "Burst",
     "Counters",
@@ -62,6 +72,7 @@ __all__ = [
     "Mapping",
     "MemoryRefusedError",
     "NullPort",
+    "Offload",
     "Port",
     "QueueSetup",
     "RingRefusedError",
@@ -91,7 +102,7 @@ def __dir__() -> list[str]:
 def build_info() -> dict[str, str]:
     """Version, compiler flags, compiler, Cython, and the CPU level that copies use on this machine."""
     from fastvhost import _build
-    from fastvhost.dataplane.net import copy_level
+    from fastvhost.dataplane.receiveq import copy_level
 
     return {
         "version": __version__,

@@ -414,6 +414,13 @@ class NetDriver:
         self.received_header = data[: self.header_bytes]
         return data[self.header_bytes :]
 
+    def receive_if_there(self) -> bytes:
+        """The next frame if it is there, else nothing."""
+        try:
+            return self.receive(0.0)
+        except Timeout:
+            return b""
+
     def receive_all(self, timeout: float = 0.0) -> list[bytes]:
         """Every frame that is there, or arrives within the timeout after the one before."""
         frames = []

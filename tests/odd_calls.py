@@ -175,6 +175,8 @@ class Script:
             "fd": lambda: self.file,
             "timeout": lambda: random.choice((0, 0.001)),
             "index": lambda: random.choice((0, 1, 2, 3, -1)),
+            "offloads": lambda: random.choice((True, False)),
+            "asked": self.odd_offload,
             "frame": lambda: bytes(60),
             "bytes": lambda: random.choice((14, 60, 64, 4096)),
             "n": lambda: random.randrange(5),
@@ -199,6 +201,13 @@ class Script:
             "until_us": lambda: -1,
         }  # fmt: skip
         return values.get(name, self.odd)()
+
+    def odd_offload(self) -> Any:
+        """Of a super-frame, with fields that may be anything, one time in two."""
+        fields: list[Any] = [True, 34, 16, 1, 64, 66]
+        for place in range(6 if self.random.randrange(2) else 0):
+            fields[place] = self.random.choice((fields[place], self.odd()))
+        return fastvhost.Offload(*fields)
 
     def setup(self) -> QueueSetup:
         """Of a queue that could start, most of the time."""

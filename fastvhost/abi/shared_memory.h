@@ -85,6 +85,8 @@ static inline struct vring_packed_desc read_once_packed_desc_anywhere(const stru
 
 static inline uint16_t read_once_u16_anywhere(const void *p) { return ((const volatile fv_anywhere_u16 *)p)->value; }
 
+static inline uint64_t read_once_u64_anywhere(const void *p) { return ((const volatile fv_anywhere_u64 *)p)->value; }
+
 /* Store, then load, in that order as everybody sees it. */
 static inline void full_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 

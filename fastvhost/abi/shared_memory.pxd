@@ -31,6 +31,7 @@ cdef extern from "fastvhost/abi/shared_memory.h" nogil:
     pvirtq_desc read_once_packed_desc(const pvirtq_desc *p)
     pvirtq_desc read_once_packed_desc_anywhere(const pvirtq_desc *p)
     uint16_t read_once_u16_anywhere(const void *p)
+    uint64_t read_once_u64_anywhere(const void *p)
 
     void full_fence()
     void prefetch_read(const void *p)

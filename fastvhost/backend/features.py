@@ -5,8 +5,16 @@ Only what is implemented is offered: an acknowledged bit is a promise.
 
 from collections.abc import Mapping
 
+NET_F_CSUM = 0
+NET_F_GUEST_CSUM = 1
 NET_F_MTU = 3
 NET_F_MAC = 5
+NET_F_GUEST_TSO4 = 7
+NET_F_GUEST_TSO6 = 8
+NET_F_GUEST_ECN = 9
+NET_F_HOST_TSO4 = 11
+NET_F_HOST_TSO6 = 12
+NET_F_HOST_ECN = 13
 NET_F_MRG_RXBUF = 15
 NET_F_STATUS = 16
 NET_F_CTRL_VQ = 17
@@ -19,24 +27,27 @@ F_VERSION_1 = 32
 F_RING_PACKED = 34
 F_IN_ORDER = 35
 F_RING_RESET = 40
+NET_F_GUEST_USO4 = 54
+NET_F_GUEST_USO6 = 55
+NET_F_HOST_USO = 56
 
 STATUS_DRIVER_OK = 4
 """Virtio 1.2, section 2.1: the driver is set up and ready to drive the device."""
 
 FEATURE_NAMES: Mapping[int, str] = {
-    0: "CSUM",
-    1: "GUEST_CSUM",
+    NET_F_CSUM: "CSUM",
+    NET_F_GUEST_CSUM: "GUEST_CSUM",
     2: "CTRL_GUEST_OFFLOADS",
     NET_F_MTU: "MTU",
     NET_F_MAC: "MAC",
     6: "GSO",
-    7: "GUEST_TSO4",
-    8: "GUEST_TSO6",
-    9: "GUEST_ECN",
+    NET_F_GUEST_TSO4: "GUEST_TSO4",
+    NET_F_GUEST_TSO6: "GUEST_TSO6",
+    NET_F_GUEST_ECN: "GUEST_ECN",
     10: "GUEST_UFO",
-    11: "HOST_TSO4",
-    12: "HOST_TSO6",
-    13: "HOST_ECN",
+    NET_F_HOST_TSO4: "HOST_TSO4",
+    NET_F_HOST_TSO6: "HOST_TSO6",
+    NET_F_HOST_ECN: "HOST_ECN",
     14: "HOST_UFO",
     NET_F_MRG_RXBUF: "MRG_RXBUF",
     NET_F_STATUS: "STATUS",
@@ -63,9 +74,9 @@ FEATURE_NAMES: Mapping[int, str] = {
     39: "NOTIF_CONFIG_DATA",
     F_RING_RESET: "RING_RESET",
     53: "NOTF_COAL",
-    54: "GUEST_USO4",
-    55: "GUEST_USO6",
-    56: "HOST_USO",
+    NET_F_GUEST_USO4: "GUEST_USO4",
+    NET_F_GUEST_USO6: "GUEST_USO6",
+    NET_F_HOST_USO: "HOST_USO",
     57: "HASH_REPORT",
     59: "GUEST_HDRLEN",
     60: "RSS",
@@ -80,7 +91,35 @@ def mask(*bits: int) -> int:
     return sum(1 << bit for bit in set(bits))
 
 
-OFFERED_FEATURES = mask(
+OFFLOADS = mask(
+    NET_F_CSUM,
+    NET_F_GUEST_CSUM,
+    NET_F_HOST_TSO4,
+    NET_F_GUEST_TSO4,
+    NET_F_HOST_TSO6,
+    NET_F_GUEST_TSO6,
+    NET_F_HOST_ECN,
+    NET_F_GUEST_ECN,
+    NET_F_HOST_USO,
+    NET_F_GUEST_USO4,
+    NET_F_GUEST_USO6,
+)
+"""What a guest may leave to its card, and what it may be given so. Not UFO: fragments, which no kernel sends today."""
+
+REQUIRED: Mapping[int, tuple[int, ...]] = {
+    NET_F_GUEST_TSO4: (NET_F_GUEST_CSUM,),
+    NET_F_GUEST_TSO6: (NET_F_GUEST_CSUM,),
+    NET_F_GUEST_USO4: (NET_F_GUEST_CSUM,),
+    NET_F_GUEST_USO6: (NET_F_GUEST_CSUM,),
+    NET_F_GUEST_ECN: (NET_F_GUEST_TSO4, NET_F_GUEST_TSO6),
+    NET_F_HOST_TSO4: (NET_F_CSUM,),
+    NET_F_HOST_TSO6: (NET_F_CSUM,),
+    NET_F_HOST_USO: (NET_F_CSUM,),
+    NET_F_HOST_ECN: (NET_F_HOST_TSO4, NET_F_HOST_TSO6),
+}
+"""Of which others an offload requires one. Virtio 1.2, section 5.1.3.1."""
+
+OFFERED_FEATURES = OFFLOADS | mask(
     NET_F_MTU,
     NET_F_MRG_RXBUF,
     F_ANY_LAYOUT,
@@ -96,6 +135,14 @@ OFFERED_FEATURES = mask(
 IN_ORDER is kept by construction: chains are completed in the order in which they were taken, dropped ones too.
 RING_RESET needs nothing of its own: a front-end resets a ring by GET_VRING_BASE and sets it up again.
 """
+
+
+def with_what_requires(bits: int) -> int:
+    """These bits, and those of OFFLOADS that must not be offered without them."""
+    for bit, required in REQUIRED.items():
+        if not mask(*required) & ~bits:
+            bits |= 1 << bit
+    return bits
 
 
 def has(bits: int, bit: int) -> bool:

@@ -24,13 +24,15 @@ class _Program(Kind):
     name = "endpoint"
     endpoint: Endpoint
 
-    def __init__(self, slots: int, slot_bytes: int) -> None:
-        self._slots, self._slot_bytes = slots, slot_bytes
+    def __init__(self, slots: int, slot_bytes: int | None, offloads: bool) -> None:
+        self._slots, self._slot_bytes, self._offloads = slots, slot_bytes, offloads
 
     def make_port(self, spec: PortSpec, door: Any) -> Endpoint:
         from fastvhost.dataplane.ports.endpoint import Endpoint
 
-        self.endpoint = Endpoint(spec.name, door, slots=self._slots, slot_bytes=self._slot_bytes)
+        self.endpoint = Endpoint(
+            spec.name, door, slots=self._slots, slot_bytes=self._slot_bytes, offloads=self._offloads
+        )
         return self.endpoint
 
 
@@ -41,6 +43,7 @@ class Attachment:
     core: pin the worker to this CPU; None leaves it where it may run.
     idle: what the worker does without frames: "adaptive" (naps, then sleeps), "poll" (never sleeps) or "interrupt".
     slots, slot_bytes: the endpoint's buffers, see Endpoint.
+    offloads: whether frames may leave checksums and segmentation to whoever gets them, both ways, see Burst.offload.
 
     Raises UsageError for a spec that makes no sense, RuntimeFailure where the port cannot be opened; both say in one
     line what is wrong and what helps.
@@ -53,10 +56,11 @@ class Attachment:
         core: int | None = None,
         idle: str = "adaptive",
         slots: int = 1024,
-        slot_bytes: int = 9216,
+        slot_bytes: int | None = None,
+        offloads: bool = False,
     ) -> None:
         self.spec = port_text.parse(spec)
-        kind = _Program(slots, slot_bytes)
+        kind = _Program(slots, slot_bytes, offloads)
         program = PortSpec(kind, "", Policy(PROGRAM if self.spec.name != PROGRAM else f"{PROGRAM}-2"))
         config = FwdConfig((self.spec, program), ((self.spec.name, program.name),), idle=idle)
         preflight.check(config)

@@ -35,6 +35,7 @@ def examine(directory: str) -> list[Finding]:
         open_files,
         hugepages,
         qemu,
+        receive_offloads,
         kvm,
         *dict.fromkeys(question for kind in KINDS.values() for question in kind.findings),
         host_findings.namespaces,
@@ -168,6 +169,16 @@ def qemu() -> Finding:
             "start fwd before the guests, or take another QEMU",
         )
     return Finding("ok", f"{which} takes {qemu_options.reconnect(version)}; its lines: fastvhost example qemu a.sock")
+
+
+def receive_offloads() -> Finding:
+    """What a guest cannot take back: nothing here tells, so it is said of every host."""
+    return Finding(
+        "ok",
+        "guests get super-frames, and checksums left out, as agreed at their start, also after they load XDP or switch "
+        "that off (QEMU tells nobody); for XDP: without=GUEST_CSUM at the port, or QEMU's "
+        "guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off",
+    )
 
 
 def kvm() -> Finding:

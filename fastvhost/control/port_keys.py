@@ -91,7 +91,7 @@ def _memory_bytes(where: str, limit: str) -> int:
 
 
 def without(where: str, names: str) -> int:
-    """without=, the feature bits that are not offered."""
+    """without=, the feature bits that are not offered: those, and others that require them."""
     bits = 0
     offered = features.OFFERED_FEATURES
     known = {name: 1 << bit for bit, name in features.FEATURE_NAMES.items() if features.has(offered, bit)}
@@ -99,7 +99,7 @@ def without(where: str, names: str) -> int:
         if name not in known:
             raise UsageError(f"{where}: without={names}: no feature '{name}' is offered; there are {', '.join(known)}")
         bits |= known[name]
-    return bits
+    return features.with_what_requires(bits)
 
 
 def mac(where: str, text: str) -> str:

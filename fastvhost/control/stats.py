@@ -44,6 +44,8 @@ def _port(unit: PortUnit, reasons: tuple[str, ...]) -> dict[str, Any]:
         "tx_frames": counters.tx_frames,
         "tx_bytes": counters.tx_bytes,
         "tx_dropped": {reason: counters.tx_dropped.get(reason, 0) for reason in reasons},
+        "cut": counters.cut,
+        "segmented": counters.segmented,
         "calls": counters.calls,
     }
 

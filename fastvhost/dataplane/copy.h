@@ -1,7 +1,8 @@
 /* The one copy: frames from the ingress guest's buffers into the egress guest's, a burst at a time.
  *
  * One function for each level of the CPU, chosen once when the module is loaded; within a burst there is no dispatch.
- * A frame is written as a virtio-net header that offers nothing (virtio 1.2, section 5.1.6) and the payload behind it.
+ * A frame is written as a virtio-net header and the payload behind it: one that offers nothing (virtio 1.2, section
+ * 5.1.6), or, by copy_headed_frames, its own.
  * Loads and stores never touch a byte outside [from, from + bytes) and [to, to + header + bytes): the tail is masked
  * or overlaps backwards.
  */
@@ -21,30 +22,38 @@ struct frame_copy {
     const uint8_t *from;
     uint32_t bytes;         /* of payload */
     uint32_t header_bytes;  /* 12 or 10; 0 for a frame's further pieces */
+    const void *header;     /* 12 bytes in memory of ours; looked at by copy_headed_frames alone */
 };
 
-/* flags, gso_type, hdr_len, gso_size, csum_start, csum_offset: all zero; then num_buffers, where the layout has it.
- *
- * A header that ends with its cache line shares it with nothing that is written anyway. DPDK's driver lays out its
+/* flags, gso_type, hdr_len, gso_size, csum_start, csum_offset: all zero; then num_buffers, where the layout has it. */
+static const uint8_t plain_header[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0};
+
+/* A header that ends with its cache line shares it with nothing that is written anyway. DPDK's driver lays out its
  * buffers like that, and leaves alone a header that says what it should. So do we: the line then never has to cross
  * between the CPUs of guest and host. */
-static inline uint8_t *put_plain_header(uint8_t *to, uint32_t header_bytes)
+static inline __attribute__((always_inline)) uint8_t *put_header(uint8_t *to, const void *header, uint32_t header_bytes)
 {
-    static const uint8_t plain[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0};
-    if (!((uintptr_t)(to + header_bytes) & 63) && !memcmp(to, plain, header_bytes))
+    if (!((uintptr_t)(to + header_bytes) & 63) && !memcmp(to, header, header_bytes))
         return to + header_bytes;
     if (__builtin_expect(header_bytes == 12, 1))
-        memcpy(to, plain, 12);
+        memcpy(to, header, 12);
     else if (header_bytes)
-        memcpy(to, plain, 10);
+        memcpy(to, header, 10);
     return to + header_bytes;
 }
 
-static void copy_frames_plain(const struct frame_copy *list, uint32_t n)
+/* Each of the functions below exists twice, and which header is meant costs no decision for each frame. */
+#define HEADER_OF(copy) (headed ? (copy).header : plain_header)
+
+static inline __attribute__((always_inline))
+void copy_as_plain(const struct frame_copy *list, uint32_t n, int headed)
 {
     for (uint32_t i = 0; i < n; i++)
-        memcpy(put_plain_header(list[i].to, list[i].header_bytes), list[i].from, list[i].bytes);
+        memcpy(put_header(list[i].to, HEADER_OF(list[i]), list[i].header_bytes), list[i].from, list[i].bytes);
 }
+
+static void copy_frames_plain(const struct frame_copy *list, uint32_t n) { copy_as_plain(list, n, 0); }
+static void copy_headed_frames_plain(const struct frame_copy *list, uint32_t n) { copy_as_plain(list, n, 1); }
 
 #if defined(__x86_64__)
 
@@ -76,11 +85,11 @@ static inline int asks_for_next(const struct frame_copy *list, uint32_t n, uint3
 /* The header is 12 bytes, so payloads stand 12 bytes off a cache line, and a vector store there touches two lines.
  * Longer frames therefore start with one store that overlaps the next, and go on with aligned ones. */
 
-__attribute__((target("avx2")))
-static void copy_frames_avx2(const struct frame_copy *list, uint32_t n)
+__attribute__((target("avx2"))) static inline __attribute__((always_inline))
+void copy_as_avx2(const struct frame_copy *list, uint32_t n, int headed)
 {
     for (uint32_t i = 0; i < n; i++) {
-        uint8_t *to = put_plain_header(list[i].to, list[i].header_bytes);
+        uint8_t *to = put_header(list[i].to, HEADER_OF(list[i]), list[i].header_bytes);
         const uint8_t *from = list[i].from;
         uint32_t bytes = list[i].bytes;
         if (bytes < 32) {
@@ -103,11 +112,18 @@ static void copy_frames_avx2(const struct frame_copy *list, uint32_t n)
     }
 }
 
-__attribute__((target("avx512f,avx512bw,avx512vl,bmi2")))
-static void copy_frames_avx512(const struct frame_copy *list, uint32_t n)
+__attribute__((target("avx2")))
+static void copy_frames_avx2(const struct frame_copy *list, uint32_t n) { copy_as_avx2(list, n, 0); }
+__attribute__((target("avx2")))
+static void copy_headed_frames_avx2(const struct frame_copy *list, uint32_t n) { copy_as_avx2(list, n, 1); }
+
+#define AVX512 "avx512f,avx512bw,avx512vl,bmi2"
+
+__attribute__((target(AVX512))) static inline __attribute__((always_inline))
+void copy_as_avx512(const struct frame_copy *list, uint32_t n, int headed)
 {
     for (uint32_t i = 0; i < n; i++) {
-        uint8_t *to = put_plain_header(list[i].to, list[i].header_bytes);
+        uint8_t *to = put_header(list[i].to, HEADER_OF(list[i]), list[i].header_bytes);
         const uint8_t *from = list[i].from;
         uint32_t bytes = list[i].bytes;
         if (bytes > ASKED_FOR) {
@@ -141,11 +157,16 @@ static void copy_frames_avx512(const struct frame_copy *list, uint32_t n)
     }
 }
 
+__attribute__((target(AVX512)))
+static void copy_frames_avx512(const struct frame_copy *list, uint32_t n) { copy_as_avx512(list, n, 0); }
+__attribute__((target(AVX512)))
+static void copy_headed_frames_avx512(const struct frame_copy *list, uint32_t n) { copy_as_avx512(list, n, 1); }
+
 #endif
 
 typedef void (*copy_frames_fn)(const struct frame_copy *, uint32_t);
 
-static copy_frames_fn copy_frames_at_level = copy_frames_plain;
+static copy_frames_fn copy_frames_at_level = copy_frames_plain, copy_headed_at_level = copy_headed_frames_plain;
 static const char *copy_level_name = "plain";
 
 /* FASTVHOST_CPU_LEVEL=plain|avx2|avx512 lowers the level; it never raises it above what the CPU has. */
@@ -157,10 +178,12 @@ static void choose_copy_level(void)
     __builtin_cpu_init();
     if (!plain && !avx2 && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("bmi2")) {
         copy_frames_at_level = copy_frames_avx512;
+        copy_headed_at_level = copy_headed_frames_avx512;
         copy_level_name = "avx512";
         asks_line_by_line = __builtin_cpu_is("intel");
     } else if (!plain && __builtin_cpu_supports("avx2")) {
         copy_frames_at_level = copy_frames_avx2;
+        copy_headed_at_level = copy_headed_frames_avx2;
         copy_level_name = "avx2";
     }
 #endif
@@ -169,6 +192,11 @@ static void choose_copy_level(void)
 static inline void copy_frames(const struct frame_copy *list, uint32_t n)
 {
     copy_frames_at_level(list, n);
+}
+
+static inline void copy_headed_frames(const struct frame_copy *list, uint32_t n)
+{
+    copy_headed_at_level(list, n);
 }
 
 #endif

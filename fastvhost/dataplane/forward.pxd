@@ -3,6 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastvhost.dataplane.frame cimport FrameBurst
+from fastvhost.dataplane.offload.cut cimport Cutter, Super
 from fastvhost.dataplane.port cimport PortOps
 
 
@@ -24,6 +25,8 @@ cdef struct Lane:
     uint32_t empty_rounds    # visits in a row that moved no frame (roster)
     uint32_t missed_kicks    # times in a row that frames came without the kick that was asked for (idle)
     FrameBurst burst
+    Super super              # the frame at `first`, where a part of it is delivered
+    Cutter *cutter           # its worker's
 
 
 cdef uint32_t forward_burst(Lane *lane) noexcept nogil

@@ -15,17 +15,19 @@ from fastvhost.dataplane.clock cimport monotonic_ns
 from fastvhost.dataplane.debug cimport check, poison
 from fastvhost.dataplane.drop_reason cimport NO_EGRESS, NO_RECEIVE_BUFFERS
 from fastvhost.dataplane.frame cimport BURST, VISIT_BYTES, Frame
+from fastvhost.dataplane.offload.cut cimport CUT_NEEDS, deliver_cut
 from fastvhost.dataplane.port cimport PortOps
 from fastvhost.dataplane.tally cimport count_drops
 
 
 cdef uint32_t forward_burst(Lane *lane) noexcept nogil:
-    """Move one burst on. Returns the frames that were delivered or dropped."""
+    """Move one burst on. Returns the frames that were delivered or dropped; 1, too, where it was a part of one."""
     cdef PortOps *ingress = lane.ingress
     cdef PortOps *egress = lane.egress
     cdef uint32_t waiting = lane.burst.n_frames - lane.first, done
     cdef uint32_t egress_pair
-    cdef uint64_t bytes, spent
+    cdef uint64_t bytes, spent, segmented
+    cdef uint32_t part = 0
 
     if waiting and lane.epoch != ingress.epoch:
         forget_burst(lane)
@@ -58,23 +60,31 @@ cdef uint32_t forward_burst(Lane *lane) noexcept nogil:
         egress_pair = pair_of(lane)
         spent = egress.tx[egress_pair].spent
         lane.delivers = True
-        done = min(waiting, egress.deliver_burst(
-            egress, egress_pair, &lane.burst.frames[lane.first], lane.burst.segments, waiting
-        ))
+        if lane.burst.needs and (lane.super.begun or lane.burst.needs & ~egress.accepts & CUT_NEEDS):
+            segmented = egress.tx[egress_pair].segmented
+            if lane.super.life != ingress.lives:
+                lane.super.life, lane.super.forgotten = ingress.lives, False
+            done = deliver_cut(lane.cutter, &lane.super, egress, egress_pair, &lane.burst, lane.first, waiting)
+            part = done == 0 and egress.tx[egress_pair].segmented != segmented
+        else:
+            done = min(waiting, egress.deliver_burst(egress, egress_pair, &lane.burst, lane.first, waiting))
         lane.delivers = False
-        if done:
+        if done or part:
             lane.stalled_since = 0
         elif not may_wait(lane, egress.tx[egress_pair].frames):
             count_drops(&egress.tx[egress_pair], NO_RECEIVE_BUFFERS, waiting)
             done = waiting
+            lane.super.begun = False
         if done < waiting and not lane.hold and spent == egress.tx[egress_pair].spent:
             count_drops(&egress.tx[egress_pair], NO_RECEIVE_BUFFERS, waiting - done)
             done = waiting
+            lane.super.begun = False
     if done:
         ingress.release_burst(ingress, lane.pair, &lane.burst.done[lane.first], done)
         poison(&lane.burst.frames[lane.first], done * sizeof(Frame))
         lane.first += done
-    return done
+        lane.super.forgotten = False
+    return done if done else part
 
 
 cdef uint32_t end_of_visit(const Lane *lane) noexcept nogil:
@@ -111,6 +121,8 @@ cdef bint may_wait(Lane *lane, uint64_t progress) noexcept nogil:
 cdef void forget_burst(Lane *lane) noexcept nogil:
     """The ingress took its frames back (its memory or queue changed): they will arrive again, so uncount them."""
     cdef uint32_t i
+    lane.super.forgotten |= lane.super.begun
+    lane.super.begun = False
     for i in range(lane.first, lane.burst.n_frames):
         lane.ingress.rx[lane.pair].bytes -= lane.burst.frames[i].bytes
     lane.ingress.rx[lane.pair].frames -= lane.burst.n_frames - lane.first

@@ -1,11 +1,14 @@
 """What travels through the forwarder: chains of guest buffers, and the frames in them, by reference.
 
 A *chain* is a descriptor chain resolved to host pointers. A *frame* is a chain of the transmitq less its virtio-net
-header: the same struct, moved forward. Nothing is copied until an egress copies it into its own chains.
+header: the same struct, moved forward. Nothing is copied until an egress copies it into its own chains. Where that
+header asked for something, a copy of it is the frame's *head*: what is decided on, and what the receiver gets.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy
+
+from fastvhost.abi.virtio_net cimport NetHeader
 
 
 # Sixty-four frames a burst: bench/results shows what other sizes cost.
@@ -31,9 +34,26 @@ cdef struct Chain:
     uint32_t ticket          # what the ring wants back to complete the chain; nobody else looks into it
     uint32_t first_segment   # index into the burst's segments, where n_segments > 1
     uint16_t n_segments
+    uint16_t head            # index into the burst's heads; 0: it needs nothing
 
 
 ctypedef Chain Frame
+
+
+# What a receiver must be able to do to get a frame as it was sent. Virtio 1.2, section 5.1.6.2.
+cdef enum Need:
+    NEED_CSUM = 1            # fill in a checksum (NEEDS_CSUM)
+    NEED_TSO4 = 2            # take a frame longer than the sender's MTU: TCP over IPv4,
+    NEED_TSO6 = 4            # over IPv6,
+    NEED_ECN = 8             # with CWR set in the first segment alone,
+    NEED_USO = 16            # or UDP datagrams over either;
+    NEED_TUNNEL = 32         # the same inside a datagram: nobody can. See offload/tunnel.pxd
+
+
+# Read once from the sender's memory, and checked.
+cdef struct Head:
+    NetHeader net
+    uint32_t needs           # of Need
 
 
 # A chain that its ring may hand back to the driver: its ticket, and how much was written to it. Eight bytes, laid out
@@ -46,9 +66,17 @@ cdef struct Done:
 cdef struct FrameBurst:
     uint32_t n_frames
     uint32_t n_segments
+    uint32_t n_heads
+    uint32_t needs                   # of any head
     Frame frames[BURST]
     Done done[BURST]                 # by frame
+    Head heads[BURST + 1]            # the first one is that of a frame that needs nothing
     Segment *segments                # MAX_SEGMENTS of them, touched only by frames in pieces
+
+
+cdef inline void begin_heads(FrameBurst *burst) noexcept nogil:
+    """A burst as it is made."""
+    burst.heads[0] = Head(NetHeader(0, 0, 0, 0, 0, 0, 1), 0)
 
 
 cdef inline void copy_frame(uint8_t *to, const Frame *frame, const Segment *segments) noexcept nogil:

@@ -26,9 +26,9 @@ from fastvhost.dataplane.clock cimport monotonic_ns
 from fastvhost.dataplane.door cimport Gate
 from fastvhost.dataplane.eventfd cimport POLLIN, poll, pollfd
 from fastvhost.dataplane.forward cimport Lane
-from fastvhost.dataplane.frame cimport BURST, MAX_SEGMENTS, Chain, Segment
+from fastvhost.dataplane.frame cimport BURST, MAX_SEGMENTS, Chain, FrameBurst, Segment
 from fastvhost.dataplane.guest_memory cimport GuestMemory, RegionTable, holds_host
-from fastvhost.dataplane.net cimport MAX_RECEIVE_CHAINS, NetScratch
+from fastvhost.dataplane.receiveq cimport MAX_RECEIVE_CHAINS, NetScratch
 from fastvhost.dataplane.port cimport Port
 from fastvhost.dataplane.roster cimport MOST_US, Roster
 from fastvhost.dataplane.virtio_port cimport VirtioPort
@@ -258,7 +258,8 @@ cdef class HoldWatch:
 cdef Place place_of(const Watched *one) noexcept nogil:
     cdef Place place
     place.lane, place.since = one.roster.at, one.roster.now
-    place.delivers = place.lane != NULL and place.lane.delivers
+    # The headers of a frame that is to be cut are read on the way to its egress, from the sender's memory alone.
+    place.delivers = place.lane != NULL and place.lane.delivers and not load_acquire_u32(&place.lane.super.reading)
     place.copying, place.alone = one.scratch.copying, one.scratch.alone
     place.chain, place.n_chains = one.scratch.chain, one.scratch.n_chains
     return place
@@ -307,9 +308,13 @@ cdef void collect(Pages *pages, const Watched *one, const RegionTable *table, bi
     The worker may go on meanwhile and overwrite what is looked at here: only what lies in this memory counts.
     """
     cdef const Lane *lane = one.place.lane
-    cdef const Chain *frames = &lane.burst.frames[0]
+    cdef const FrameBurst *burst = &lane.burst
     cdef uint32_t first = min(lane.first, <uint32_t>BURST), n = one.place.copying, i
     cdef uint64_t bytes = 0
+    cdef const Chain *frames
+    if n and lane.super.begun:  # pieces of one
+        burst, first = &lane.cutter.burst, 0
+    frames = &burst.frames[0]
     if one.place.alone != NULL:
         first = <uint32_t>min(<uint64_t>(one.place.alone - frames), <uint64_t>BURST)
     elif n == 0:                # an egress that is no guest
@@ -319,7 +324,7 @@ cdef void collect(Pages *pages, const Watched *one, const RegionTable *table, bi
     for i in range(first, first + n):
         bytes = max(bytes, <uint64_t>frames[i].bytes)
         if not receiver:
-            add_chain(pages, table, &frames[i], lane.burst.segments, frames[i].bytes)
+            add_chain(pages, table, &frames[i], burst.segments, frames[i].bytes)
     if receiver:
         i = min(one.place.chain if one.place.alone != NULL else 0, <uint32_t>MAX_RECEIVE_CHAINS)
         n = min(one.place.n_chains if one.place.alone != NULL else n, MAX_RECEIVE_CHAINS - i)

@@ -162,7 +162,7 @@ cdef uint32_t take_plain(
         chains[n].data = data
         # One store of eight bytes, bytes and ticket, as in the descriptor; in the place of its flags the count of slots
         (<uint64_t *>&chains[n].bytes)[0] = tail & but_flags | <uint64_t>ONE_SLOT << TAIL_ID_SHIFT
-        chains[n].n_segments = 1
+        chains[n].n_segments, chains[n].head = 1, 0
     return most
 
 

@@ -8,7 +8,7 @@ receive_burst   Puts frames that arrived into `frames` of a burst from 0 on, and
                 in rx. What it drops by itself it counts as dropped only. Called once all frames of the pair that it
                 handed out before are released, or forgotten because the epoch moved on. Until then they stay as they
                 are, wherever they lie
-deliver_burst   Copies frames out, from the first on, and leaves frames and pieces as they are. Returns how many it has
+deliver_burst   Copies n frames of a burst out, from `first` on, and leaves the burst as it is. Returns how many it has
                 dealt with, each either counted in tx (frames, bytes) or as dropped. The rest waits, and will come
                 again: for room, or, where tx.spent was counted up, only for the next visit. 0 frames are no error
 release_burst   Takes frames back in the order in which they were received, all of a burst or the first of them. Never
@@ -26,13 +26,17 @@ has_silent_work Whether there is something to do of which wait_fd will not tell 
                 want_kicks, or what the kernel has still to send. Work that is found after a sleep which nothing ended
                 counts as a missed kick (idle): after some of them, the worker naps instead until a kick comes
 
+What a frame needs (frame.pxd, heads) is what its ingress says, and what its egress gets as it is where it accepts that:
+super-frames of other needs come in pieces (offload/cut), checksums the egress fills in (offload/finish, receiveq).
+receive_burst sets n_heads and needs, unless its frames never need anything.
+
 tests/unit/test_port_contract.py holds every kind to this.
 """
 
 from libc.stdint cimport uint32_t
 
 from fastvhost.dataplane.door cimport Door, PortDoor
-from fastvhost.dataplane.frame cimport FrameBurst, Done, Frame, Segment
+from fastvhost.dataplane.frame cimport FrameBurst, Done
 from fastvhost.dataplane.tally cimport Tally
 
 
@@ -44,7 +48,7 @@ cdef enum:
 cdef struct PortOps:
     uint32_t (*receive_burst)(PortOps *port, uint32_t pair, FrameBurst *burst) noexcept nogil
     uint32_t (*deliver_burst)(
-        PortOps *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
+        PortOps *port, uint32_t pair, const FrameBurst *burst, uint32_t first, uint32_t n
     ) noexcept nogil
     void (*release_burst)(PortOps *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil
     bint (*is_open)(PortOps *port, uint32_t pair) noexcept nogil
@@ -58,6 +62,8 @@ cdef struct PortOps:
     uint32_t n_pairs
     # set through the door
     uint32_t epoch           # moves on when frames received earlier must not be touched any more
+    uint32_t lives           # moves on when those will not come again, since another guest, or ring, comes
+    uint32_t accepts         # what frames may need that are delivered to it (Need)
     uint32_t active_pairs    # pairs that take frames: a burst for pair p goes to p % active_pairs; 0 counts as 1
 
 

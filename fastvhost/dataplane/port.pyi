@@ -13,6 +13,10 @@ class Counters:
     """Frames meant for this port and dropped because of it, by reason."""
     calls: int
     """Notifications written to the guest's call eventfds."""
+    cut: int
+    """Super-frames that this port got in pieces, since its peer takes none."""
+    segmented: int
+    """Those pieces; they count as frames in all else."""
 
 class Port:
     """What every kind of port has. A kind fills in the functions of PortOps (port.pxd)."""

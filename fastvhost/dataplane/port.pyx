@@ -5,7 +5,7 @@ from libc.stdlib cimport calloc, free
 
 from fastvhost.dataplane.door cimport Door, PortDoor
 from fastvhost.dataplane.drop_reason cimport N_DROP_REASONS
-from fastvhost.dataplane.frame cimport FrameBurst, Done, Frame, Segment
+from fastvhost.dataplane.frame cimport FrameBurst, Done
 from fastvhost.dataplane.tally cimport Tally
 
 from fastvhost.dataplane.drop_reason import NAMES
@@ -16,19 +16,22 @@ class Counters:
 
     __slots__ = (
         "calls",
+        "cut",
         "rx_bytes",
         "rx_dropped",
         "rx_frames",
+        "segmented",
         "tx_bytes",
         "tx_dropped",
         "tx_frames",
     )
 
     def __init__(
-        self, rx_frames, rx_bytes, tx_frames, tx_bytes, rx_dropped, tx_dropped, calls
+        self, rx_frames, rx_bytes, tx_frames, tx_bytes, rx_dropped, tx_dropped, calls, cut=0, segmented=0
     ) -> None:
         self.rx_frames, self.rx_bytes, self.tx_frames, self.tx_bytes = rx_frames, rx_bytes, tx_frames, tx_bytes
         self.rx_dropped, self.tx_dropped, self.calls = rx_dropped, tx_dropped, calls
+        self.cut, self.segmented = cut, segmented
 
 
 cdef uint32_t receive_nothing(PortOps *port, uint32_t pair, FrameBurst *burst) noexcept nogil:
@@ -36,11 +39,11 @@ cdef uint32_t receive_nothing(PortOps *port, uint32_t pair, FrameBurst *burst) n
 
 
 cdef uint32_t count_as_delivered(
-    PortOps *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
+    PortOps *port, uint32_t pair, const FrameBurst *burst, uint32_t first, uint32_t n
 ) noexcept nogil:
     cdef uint32_t i
-    for i in range(n):
-        port.tx[pair].bytes += frames[i].bytes
+    for i in range(first, first + n):
+        port.tx[pair].bytes += burst.frames[i].bytes
     port.tx[pair].frames += n
     return n
 
@@ -110,15 +113,15 @@ cdef class Port:
     def counters(self) -> Counters:
         cdef uint32_t pair, reason
         cdef Tally rx, tx
-        total = [0, 0, 0, 0]
+        total = [0, 0, 0, 0, 0, 0]
         rx_dropped, tx_dropped = dict.fromkeys(NAMES, 0), dict.fromkeys(NAMES, 0)
         for pair in range(self.ops.n_pairs):
             rx, tx = self.ops.rx[pair], self.ops.tx[pair]
-            total = [a + b for a, b in zip(total, (rx.frames, rx.bytes, tx.frames, tx.bytes))]
+            total = [a + b for a, b in zip(total, (rx.frames, rx.bytes, tx.frames, tx.bytes, tx.cut, tx.segmented))]
             for reason in range(N_DROP_REASONS):
                 rx_dropped[NAMES[reason]] += rx.dropped[reason]
                 tx_dropped[NAMES[reason]] += tx.dropped[reason]
-        return Counters(*total, rx_dropped, tx_dropped, self.calls)
+        return Counters(*total[:4], rx_dropped, tx_dropped, self.calls, *total[4:])
 
     def close(self) -> None:
         pass

@@ -109,7 +109,7 @@ cdef void finish_chain(
     """Fill in a chain whose segments were added from `first` on. A lone segment needs no place in the pool."""
     chain.bytes = <uint32_t>min(bytes, 0xffffffffU)
     chain.first_segment = first
-    chain.n_segments = n_segments[0] - first
+    chain.n_segments, chain.head = n_segments[0] - first, 0
     chain.data = NULL
     if chain.n_segments == 1:
         chain.data = segments[first].data

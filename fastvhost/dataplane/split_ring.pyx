@@ -137,7 +137,7 @@ cdef uint32_t take_plain(const Ring *ring, Chain *chains, uint32_t n) noexcept n
             prefetch_read(data + 64)
         chains[i].data = data
         chains[i].bytes = d.len
-        chains[i].n_segments = 1
+        chains[i].n_segments, chains[i].head = 1, 0
     return n
 
 

@@ -8,6 +8,8 @@ from fastvhost.dataplane.drop_reason cimport N_DROP_REASONS, DropReason
 cdef struct Tally:
     uint64_t frames
     uint64_t bytes
+    uint64_t cut             # super-frames that are in `frames`, or dropped, as pieces
+    uint64_t segmented       # those pieces
     uint64_t spent           # deliveries that the budget of a visit ended, not want of room
     uint64_t dropped[N_DROP_REASONS]
 

@@ -9,6 +9,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from fastvhost.dataplane.guest_memory cimport RegionTable
 from fastvhost.dataplane.journal cimport Journal
+from fastvhost.dataplane.receiveq cimport Receiver
 from fastvhost.dataplane.packed_journal cimport FoundPlace
 from fastvhost.dataplane.port cimport PortOps
 from fastvhost.dataplane.ring cimport Ring
@@ -47,8 +48,7 @@ cdef struct DeviceChange:
     bint link_changes
     bint link_up
     uint64_t features
-    uint32_t header_bytes
-    bint mergeable
+    Receiver receiver
     bint packed
 
 

@@ -6,6 +6,7 @@ from fastvhost.abi.shared_memory cimport add_u32, load_acquire_u32, store_releas
 from fastvhost.dataplane.guest_memory cimport RegionTable, host_of_user
 from fastvhost.dataplane.journal cimport Journal
 from fastvhost.dataplane.notify cimport judge_anew
+from fastvhost.dataplane.offload.header cimport needs_allowed
 from fastvhost.dataplane.packed_journal cimport FoundPlace, begin_journal, find_place, was_in_use
 from fastvhost.dataplane.packed_marks cimport place_of
 from fastvhost.dataplane.packed_ring cimport (
@@ -29,8 +30,8 @@ cdef void begin_change(DeviceChange *change, const Device *device) noexcept nogi
     cdef uint32_t i
     cdef QueueChange *one
     change.touched = change.takes_back = change.link_changes = False
-    change.link_up, change.features, change.header_bytes = device.link_up, device.features, device.header_bytes
-    change.mergeable, change.packed = device.mergeable, device.packed
+    change.link_up, change.features, change.receiver = device.link_up, device.features, device.receiver
+    change.packed = device.packed
     for i in range(change.n_queues):
         one = &change.queues[i]
         one.forgets = NULL
@@ -123,15 +124,24 @@ cdef void commit_change(void *prepared) noexcept nogil:
     if change.takes_back:
         rewind_rings(port, device, change.n_queues)
     for i in range(change.n_queues):
+        if change.queues[i].starts and begins_elsewhere(&device.queues[i], &change.queues[i], device.packed):
+            port.lives += 1
         if change.queues[i].touched:
             commit_queue(&device.queues[i], &change.queues[i], device.packed)
+    port.lives += change.link_changes
     if change.link_changes:
         device.seen_frame, device.kick_samples = False, 0  # nothing is known of another front-end
         judge_anew(device.asked)
-    device.link_up, device.features, device.header_bytes = change.link_up, change.features, change.header_bytes
-    device.mergeable, device.packed = change.mergeable, change.packed
+    device.link_up, device.features, device.receiver = change.link_up, change.features, change.receiver
+    device.packed = change.packed
+    device.allowed, port.accepts = needs_allowed(change.features), change.receiver.accepts
     port.active_pairs = active_pairs(device, change.n_queues // 2)
     add_u32(&device.commits, 1)
+
+
+cdef inline bint begins_elsewhere(const Queue *queue, const QueueChange *change, bint packed) noexcept nogil:
+    """Than where it stopped: what it had handed out does not come again."""
+    return ring_base(&queue.ring, packed) != ring_base(&change.queue.ring, packed)
 
 
 cdef void rewind_rings(PortOps *port, Device *device, uint32_t n_queues) noexcept nogil:

@@ -2,8 +2,8 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from fastvhost.dataplane.frame cimport FrameBurst, Done, Frame, Segment
-from fastvhost.dataplane.net cimport NetScratch
+from fastvhost.dataplane.frame cimport FrameBurst, Done
+from fastvhost.dataplane.receiveq cimport NetScratch, Receiver
 from fastvhost.dataplane.notify cimport Asked, signals
 from fastvhost.dataplane.port cimport PortOps
 from fastvhost.dataplane.ring cimport Ring
@@ -31,8 +31,8 @@ cdef struct Queue:
 cdef struct Device:
     # set through the door
     Queue *queues            # two a pair: even receiveq, odd transmitq
-    uint32_t header_bytes
-    bint mergeable
+    Receiver receiver        # its driver
+    uint32_t allowed         # what frames of its driver may need (Need)
     bint link_up
     int attention_fd
     Asked *asked             # what its helper is asked to signal
@@ -50,7 +50,7 @@ cdef struct Device:
 
 cdef uint32_t receive_burst(PortOps *port, uint32_t pair, FrameBurst *burst) noexcept nogil
 cdef uint32_t deliver_burst(
-    PortOps *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
+    PortOps *port, uint32_t pair, const FrameBurst *burst, uint32_t first, uint32_t n
 ) noexcept nogil
 cdef void release_burst(PortOps *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil
 cdef bint is_open(PortOps *port, uint32_t pair) noexcept nogil

@@ -11,8 +11,7 @@ from fastvhost.dataplane.clock cimport monotonic_ns
 from fastvhost.dataplane.debug cimport DEBUG, check, poison
 from fastvhost.dataplane.drop_reason cimport BAD_DESCRIPTOR, LINK_DOWN, NO_RECEIVE_BUFFERS, RING_DISABLED
 from fastvhost.dataplane.eventfd cimport drain_eventfd, wake_eventfd
-from fastvhost.dataplane.frame cimport BURST, MAX_SEGMENTS, VISIT_PIECES, FrameBurst, Done, Frame, Segment
-from fastvhost.dataplane.net cimport NetScratch, deliver, strip_headers
+from fastvhost.dataplane.frame cimport BURST, MAX_SEGMENTS, VISIT_PIECES, FrameBurst, Done, Segment
 from fastvhost.dataplane.notify cimport (
     AGAIN_NS,
     AT_ONCE,
@@ -30,8 +29,10 @@ from fastvhost.dataplane.notify cimport (
     with_sample,
 )
 from fastvhost.dataplane.port cimport LOOK_AGAIN, NOTHING_TO_WAIT_FOR, PortOps
+from fastvhost.dataplane.receiveq cimport NetScratch, deliver
 from fastvhost.dataplane.ring cimport RING_MISCOUNTED, RING_OK, Ring, check_chains
 from fastvhost.dataplane.tally cimport Tally, count_drops
+from fastvhost.dataplane.transmitq cimport strip_headers
 
 cdef extern from "fastvhost/dataplane/thread_scratch.h" nogil:
     void *thread_scratch
@@ -148,7 +149,7 @@ cdef uint32_t receive_burst(PortOps *port, uint32_t pair, FrameBurst *burst) noe
                 count_drops(&port.rx[pair], BAD_DESCRIPTOR, 1)
                 report_broken(device, queue)
             return 0
-        dealt_with = unpack(queue, burst, taken, device.header_bytes, &port.rx[pair])
+        dealt_with = unpack(queue, burst, taken, device, &port.rx[pair])
         check(dealt_with <= taken, "virtio: no more chains are dealt with than were taken")
         if dealt_with < taken:
             ring.untake(ring, &burst.frames[dealt_with], taken - dealt_with)
@@ -165,13 +166,13 @@ cdef uint32_t receive_burst(PortOps *port, uint32_t pair, FrameBurst *burst) noe
 
 
 cdef inline uint32_t unpack(
-    const Queue *queue, FrameBurst *burst, uint32_t n, uint32_t header_bytes, Tally *tally
+    const Queue *queue, FrameBurst *burst, uint32_t n, const Device *device, Tally *tally
 ) noexcept nogil:
     """Frames out of chains; from a disabled ring, none (vhost-user, "Ring states": started but disabled, so drain and
     discard). Returns the chains dealt with."""
     cdef uint32_t i
     if queue.enabled:
-        return strip_headers(burst, n, header_bytes, tally)
+        return strip_headers(burst, n, device.receiver.header_bytes, device.allowed, tally)
     for i in range(n):
         burst.done[i] = Done(burst.frames[i].ticket, 0)
     count_drops(tally, RING_DISABLED, n)
@@ -179,7 +180,7 @@ cdef inline uint32_t unpack(
 
 
 cdef uint32_t deliver_burst(
-    PortOps *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
+    PortOps *port, uint32_t pair, const FrameBurst *burst, uint32_t first, uint32_t n
 ) noexcept nogil:
     cdef Device *device = <Device *>port.state
     cdef Queue *queue = &device.queues[2 * pair]
@@ -194,9 +195,7 @@ cdef uint32_t deliver_burst(
     if scratch == NULL:
         count_drops(&port.tx[pair], NO_RECEIVE_BUFFERS, n)
         return n
-    done = deliver(
-        &queue.ring, device.header_bytes, device.mergeable, scratch, frames, segments, n, &port.tx[pair]
-    )
+    done = deliver(&queue.ring, &device.receiver, scratch, burst, first, n, &port.tx[pair])
     check(done <= n, "virtio: no more frames are dealt with than were to be delivered")
     if queue.ring.publish(&queue.ring):
         notify(device, queue)

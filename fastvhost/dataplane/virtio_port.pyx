@@ -29,6 +29,7 @@ from fastvhost.dataplane.guest_memory cimport GuestMemory, RegionTable
 from fastvhost.dataplane.journal cimport Journal
 from fastvhost.dataplane.notifier cimport BY_PORT, Notifier
 from fastvhost.dataplane.notify cimport socket_domain
+from fastvhost.dataplane.offload.header cimport needs_accepted
 from fastvhost.dataplane.queue_view cimport state_of
 from fastvhost.dataplane.ring cimport Ring
 from fastvhost.dataplane.ring_refusal cimport need_placed
@@ -98,7 +99,7 @@ cdef class VirtioPort(ChangingPort):
             self.device.queues[i].call_fd = self.device.queues[i].kick_fd = -1
             self.device.queues[i].index = i
         self.queue_pairs = queue_pairs
-        self.device.header_bytes = NET_HDR_LEGACY_BYTES
+        self.device.receiver.header_bytes = NET_HDR_LEGACY_BYTES
         self.attention_fd = self.device.attention_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.notifier = Notifier(BY_PORT, name, self.attention_fd, close_fd)
         self.device.asked = &self.notifier.asked
@@ -210,8 +211,9 @@ cdef class VirtioPort(ChangingPort):
             modern = has_feature(features, F_VERSION_1) or has_feature(features, NET_F_MRG_RXBUF)
             next.features, next.touched = features, True
             next.packed = has_feature(features, F_RING_PACKED)
-            next.header_bytes = NET_HDR_BYTES if modern else NET_HDR_LEGACY_BYTES
-            next.mergeable = has_feature(features, NET_F_MRG_RXBUF)
+            next.receiver.header_bytes = NET_HDR_BYTES if modern else NET_HDR_LEGACY_BYTES
+            next.receiver.mergeable = has_feature(features, NET_F_MRG_RXBUF)
+            next.receiver.accepts = needs_accepted(features)
         if not self.changing:
             self.settle(MAX_WAIT_S)
 

@@ -5,7 +5,7 @@ from libc.stdlib cimport calloc, free, malloc
 
 from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.forward cimport Lane
-from fastvhost.dataplane.frame cimport MAX_SEGMENTS, Segment
+from fastvhost.dataplane.frame cimport MAX_SEGMENTS, Segment, begin_heads
 from fastvhost.dataplane.port cimport Port
 
 
@@ -37,6 +37,7 @@ cdef class Wire:
             lane.burst.segments = <Segment *>malloc(MAX_SEGMENTS * sizeof(Segment))
             if lane.burst.segments == NULL:
                 raise MemoryError
+            begin_heads(&lane.burst)
             lane.ingress, lane.pair = &ingress.ops, pair
             lane.egress = NULL if egress is None else &egress.ops
             lane.hold, lane.hold_ns = hold, hold_timeout_ms * 1000000

@@ -5,8 +5,9 @@ from libc.stdint cimport uint32_t, uint64_t
 from fastvhost.dataplane.door cimport Door, Gate
 from fastvhost.dataplane.forward cimport Lane
 from fastvhost.dataplane.idle cimport Idle
-from fastvhost.dataplane.net cimport NetScratch
+from fastvhost.dataplane.receiveq cimport NetScratch
 from fastvhost.dataplane.notify cimport signals
+from fastvhost.dataplane.offload.cut cimport Cutter
 from fastvhost.dataplane.port cimport Port
 from fastvhost.dataplane.roster cimport Roster
 
@@ -27,6 +28,7 @@ cdef class Worker:
     cdef Idle idle
     cdef signals signals         # made by prepare()
     cdef NetScratch *scratch     # of its thread
+    cdef Cutter *cutter          # of its lanes
     cdef int thread              # its number, as /proc has it; 0: it does not run
     cdef Part *parts
     cdef uint32_t n_parts

@@ -10,6 +10,7 @@ from fastvhost.dataplane.forward cimport Lane
 from fastvhost.dataplane.frame cimport BURST
 from fastvhost.dataplane.idle cimport IDLE_ADAPTIVE, IDLE_INTERRUPT, IDLE_POLL, rest
 from fastvhost.dataplane.notify cimport discard_signals, make_thread_signals
+from fastvhost.dataplane.offload.cut cimport discard_cutter, make_cutter
 from fastvhost.dataplane.port cimport Port
 from fastvhost.dataplane.roster cimport clear, discard, enlist, make_room, set_clock, start_afresh, visit
 from fastvhost.dataplane.virtio_device cimport enter_thread, leave_thread, make_scratch
@@ -36,8 +37,8 @@ cdef class Worker:
     def __cinit__(self, *args, **kwargs) -> None:
         self.wires = []
         self.idle.fds = <pollfd *>malloc(sizeof(pollfd))  # the gate's; share_wire makes room for the lanes'
-        self.scratch = make_scratch()
-        if self.idle.fds == NULL or self.scratch == NULL:
+        self.scratch, self.cutter = make_scratch(), make_cutter()
+        if self.idle.fds == NULL or self.scratch == NULL or self.cutter == NULL:
             raise MemoryError
 
     def __init__(
@@ -66,6 +67,7 @@ cdef class Worker:
         free(self.parts)
         free(self.idle.fds)
         free(self.scratch)
+        discard_cutter(self.cutter)
 
     def add_wire(
         self, Port ingress not None, Port egress, *, bint hold, uint64_t hold_timeout_ms, uint32_t shares=1
@@ -114,6 +116,7 @@ cdef class Worker:
                     continue
                 # Frames that wait in a lane whose queue was stopped must still be uncounted.
                 if lane.ingress.is_open(lane.ingress, pair) or lane.first < lane.burst.n_frames:
+                    lane.cutter = self.cutter
                     enlist(&self.roster, i, lane)
 
     cdef uint32_t round(self) noexcept nogil:

@@ -1,4 +1,4 @@
-"""Packet sockets: one with a ring for what arrives, one that sends. packet(7); Linux, packet_mmap.rst."""
+"""Packet sockets: one with a ring for what arrives, two that send. packet(7); Linux, packet_mmap.rst."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SEND_BYTES: Final = 4 << 20
 class PacketFace(HostPortApi, Protocol):
     """A packet port of the data plane."""
 
-    def attach(self, ring: mmap.mmap, block_bytes: int, receive_fd: int, send_fd: int) -> None: ...
+    def attach(self, ring: mmap.mmap, block_bytes: int, receive_fd: int, send_fd: int, queue_fd: int) -> None: ...
 
 
 class PacketService(InterfaceService):
@@ -39,6 +39,7 @@ class PacketService(InterfaceService):
         self._packet = port
         self._receiver: socket.socket | None = None
         self._sender: socket.socket | None = None
+        self._queue_sender: socket.socket | None = None
         self._ring: mmap.mmap | None = None
 
     def _attach(self) -> str:
@@ -56,7 +57,9 @@ class PacketService(InterfaceService):
         assert self._ring is not None
         assert self._receiver is not None
         assert self._sender is not None
-        self._packet.attach(self._ring, BLOCK_BYTES, self._receiver.fileno(), self._sender.fileno())
+        assert self._queue_sender is not None
+        fds = self._receiver.fileno(), self._sender.fileno(), self._queue_sender.fileno()
+        self._packet.attach(self._ring, BLOCK_BYTES, *fds)
         return f"packet socket on {self._name}{self._where}, MTU {seen.mtu}"
 
     def _open(self, seen: Interface) -> None:
@@ -64,6 +67,7 @@ class PacketService(InterfaceService):
         self._receiver = receiver = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
         receiver.setblocking(False)
         receiver.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V3)
+        # With a ring since Linux 4.6, so wherever the option behind it is known (4.20).
         receiver.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
         receiver.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
         ring = struct.pack("7I", BLOCK_BYTES, BLOCKS, BLOCK_BYTES, BLOCKS, RETIRE_MS, 0, 0)
@@ -71,20 +75,30 @@ class PacketService(InterfaceService):
         self._ring = mmap.mmap(receiver.fileno(), BLOCK_BYTES * BLOCKS)
         receiver.bind((self._name, ETH_P_ALL))
         receiver.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, struct.pack("iHH8x", seen.index, PACKET_MR_PROMISC, 0))
-        self._sender = sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
-        sender.setblocking(False)
-        sender.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 1)
-        sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
-        sender.bind((self._name, 0))
+        self._sender = self._open_sender()
+        self._sender.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 1)
+        self._queue_sender = self._open_sender()
+
+    def _open_sender(self) -> socket.socket:
+        sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+        try:
+            sender.setblocking(False)
+            sender.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+            sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
+            sender.bind((self._name, 0))
+        except BaseException:
+            sender.close()
+            raise
+        return sender
 
     def _release(self) -> None:
         if self._ring is not None:
             self._ring.close()
             self._ring = None
-        for sock in (self._receiver, self._sender):
+        for sock in (self._receiver, self._sender, self._queue_sender):
             if sock is not None:
                 sock.close()
-        self._receiver = self._sender = None
+        self._receiver = self._sender = self._queue_sender = None
 
     def _kernel_drops(self) -> int:
         if self._receiver is None:

@@ -28,7 +28,15 @@ TUNSETIFF: Final = 0x400454CA
 TUNSETPERSIST: Final = 0x400454CB
 TUNSETOWNER: Final = 0x400454CC
 TUNSETOFFLOAD: Final = 0x400454D0
-IFF_TAP, IFF_NO_PI, IFF_MULTI_QUEUE = 0x0002, 0x1000, 0x0100
+TUNSETVNETHDRSZ: Final = 0x400454D8
+TUNSETVNETLE: Final = 0x400454DC
+IFF_TAP, IFF_NO_PI, IFF_MULTI_QUEUE, IFF_VNET_HDR = 0x0002, 0x1000, 0x0100, 0x4000
+TCP_OFFLOADS: Final = 0x01 | 0x02 | 0x04 | 0x08
+"""TUN_F_CSUM, TSO4, TSO6 and TSO_ECN: what the stack may leave to us."""
+UDP_OFFLOADS: Final = 0x20 | 0x40
+"""TUN_F_USO4 and USO6, since Linux 6.2."""
+HEADER_BYTES: Final = struct.Struct("i").pack(12)
+LITTLE_ENDIAN: Final = struct.Struct("i").pack(1)
 RAISE: Final = "raise the limit: LimitNOFILE= in the unit, or ulimit -n"
 IFREQ: Final = struct.Struct("16sH22x")
 """An interface's name and flags: struct ifreq, as TUNSETIFF takes it."""
@@ -37,7 +45,7 @@ IFREQ: Final = struct.Struct("16sH22x")
 class TapFace(HostPortApi, Protocol):
     """A tap port of the data plane."""
 
-    def attach(self, fds: Sequence[int]) -> None: ...
+    def attach(self, fds: Sequence[int], *, udp_segments: bool = False) -> None: ...
 
 
 class TapService(InterfaceService):
@@ -60,6 +68,7 @@ class TapService(InterfaceService):
         self._tap = port
         self._queues, self._persist, self._mtu, self._owner = queues, persist, mtu, owner
         self._fds: list[int] = []
+        self._udp_segments = False
         self._counted = 0
         self._called = interface
         """The name that it has now."""
@@ -69,7 +78,7 @@ class TapService(InterfaceService):
 
     def _attach(self) -> str:
         made = self._inside(self._open)
-        self._tap.attach(self._fds)
+        self._tap.attach(self._fds, udp_segments=self._udp_segments)
         seen = self._named()
         queues = f", {self._queues} queues" if self._queues > 1 else ""
         how = "made" if made else "attached to"
@@ -89,8 +98,14 @@ class TapService(InterfaceService):
 
     def _set_up(self, made: bool) -> None:
         fd = self._fds[0]
-        # Until offloads can be matched per frame and egress, the stack shall hand over plain frames.
-        fcntl.ioctl(fd, TUNSETOFFLOAD, 0)
+        self._udp_segments = True
+        try:
+            fcntl.ioctl(fd, TUNSETOFFLOAD, TCP_OFFLOADS | UDP_OFFLOADS)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            fcntl.ioctl(fd, TUNSETOFFLOAD, TCP_OFFLOADS)
+            self._udp_segments = False
         if made:
             fcntl.ioctl(fd, TUNSETOWNER, os.getuid() if self._owner is None else self._owner)
         if made and self._persist:
@@ -108,9 +123,11 @@ class TapService(InterfaceService):
                 raise HostPortError(f"{self._name}: cannot open {TUN}: {error.strerror}; {RAISE}") from error
             remedy = "modprobe tun" if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO) else f"chmod 666 {TUN}"
             raise HostPortError(f"{self._name}: cannot open {TUN}: {error.strerror}; as root: {remedy}") from error
-        flags = IFF_TAP | IFF_NO_PI | (IFF_MULTI_QUEUE if self._queues > 1 else 0)
+        flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | (IFF_MULTI_QUEUE if self._queues > 1 else 0)
         try:
             fcntl.ioctl(fd, TUNSETIFF, IFREQ.pack(os.fsencode(self._name), flags))
+            fcntl.ioctl(fd, TUNSETVNETHDRSZ, HEADER_BYTES)
+            fcntl.ioctl(fd, TUNSETVNETLE, LITTLE_ENDIAN)
         except OSError as error:
             os.close(fd)
             raise self._refusal(error) from error

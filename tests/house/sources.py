@@ -35,7 +35,7 @@ def files(*suffixes: str) -> list[Path]:
 
 
 def module_name(path: Path) -> str:
-    """fastvhost.dataplane.net for net.pyx, net.pxd and net.pyi alike."""
+    """fastvhost.dataplane.receiveq for receiveq.pyx, receiveq.pxd and receiveq.pyi alike."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 

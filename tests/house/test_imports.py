@@ -137,7 +137,7 @@ def test_an_import_from_the_tests_is_seen_wherever_it_stands() -> None:
 @pytest.mark.parametrize(
     ("user", "used", "allowed"),
     [
-        ("fastvhost.dataplane.net", "fastvhost.control.stats", False),
+        ("fastvhost.dataplane.ring", "fastvhost.control.stats", False),
         ("fastvhost.backend.rings", "fastvhost.dataplane.split_ring", False),
         ("fastvhost.backend.memory", "fastvhost.dataplane.guest_memory", True),
         ("fastvhost.vhostuser.session", "fastvhost.dataplane.guest_memory", False),
@@ -152,7 +152,7 @@ def test_an_import_from_the_tests_is_seen_wherever_it_stands() -> None:
         ("fastvhost.backend.logbook", "fastvhost", False),
         ("fastvhost.control.switch", "fastvhost.dataplane.port_api", False),
         ("fastvhost.control.stats", "fastvhost.cli.text", False),
-        ("fastvhost.abi.virtio_ring", "fastvhost.dataplane.net", False),
+        ("fastvhost.abi.virtio_ring", "fastvhost.dataplane.ring", False),
     ],
 )
 def test_this_test_tells_right_from_wrong(user: str, used: str, allowed: bool) -> None:
@@ -160,7 +160,7 @@ def test_this_test_tells_right_from_wrong(user: str, used: str, allowed: bool) -
 
 
 def test_imports_of_every_spelling_are_seen() -> None:
-    text = "from fastvhost.dataplane.net cimport (\n    a,\n    b,\n)\ncimport fastvhost.dataplane.port\n  import os\n"
+    text = "from fastvhost.dataplane.ring cimport (\n    a,\n    b,\n)\ncimport fastvhost.dataplane.port\n  import os\n"
     text += 'cdef extern from "fastvhost/abi/shared_memory.h" nogil:\n'
     seen = {one.used for one in sources._cython("x", text)}
-    assert {"fastvhost.dataplane.net", "fastvhost.dataplane.port", "fastvhost.abi.shared_memory"} <= seen
+    assert {"fastvhost.dataplane.ring", "fastvhost.dataplane.port", "fastvhost.abi.shared_memory"} <= seen

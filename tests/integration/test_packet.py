@@ -62,7 +62,7 @@ def test_the_guest_and_the_namespace_ping_each_other(scene: Scene) -> None:
 
 
 def test_tcp_passes_both_ways_though_the_stack_leaves_checksums_and_segments_to_the_card(scene: Scene) -> None:
-    # To the guest: super-frames of the far stack, cut by the port.
+    # To the guest: super-frames of the far stack, whole, or cut where it takes none.
     data = scene.far.run(f"head -c {8 * MIB} /dev/urandom > /tmp/{scene.far.name}; sha256sum < /tmp/{scene.far.name}")
     scene.guest.take_a_copy()
     answer = scene.far.run(f"busybox nc 10.0.0.1 5000 < /tmp/{scene.far.name}; rm /tmp/{scene.far.name}", 60)
@@ -74,7 +74,7 @@ def test_tcp_passes_both_ways_though_the_stack_leaves_checksums_and_segments_to_
     assert received.split()[0] == scene.guest.run("sha256sum < /tmp/out").split()[0]
     counters = scene.fwd.stats()["ports"]["v0"]
     assert counters["rx_dropped"]["gso_unsupported"] == 0
-    assert counters["rx_frames"] > 8 * MIB // 1500
+    assert counters["rx_bytes"] > 8 * MIB
 
 
 def test_a_vlan_tag_that_the_kernel_takes_out_is_put_back(place: Path) -> None:

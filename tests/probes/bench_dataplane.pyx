@@ -7,6 +7,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
+from fastvhost.abi.virtio_net cimport NetHeader
 from fastvhost.abi.virtio_ring cimport VIRTQ_DESC_BYTES
 from fastvhost.dataplane.forward cimport Lane, forward_burst
 from fastvhost.dataplane.frame cimport BURST, MAX_SEGMENTS, Chain, Done, Segment
@@ -21,6 +22,7 @@ cdef extern from "fastvhost/dataplane/copy.h" nogil:
         const uint8_t *from_ "from"
         uint32_t bytes
         uint32_t header_bytes
+        const void *header
     void choose_copy_level()
     void copy_frames(const frame_copy *list, uint32_t n)
 
@@ -92,12 +94,13 @@ def copy_bursts(uint32_t n_bytes, int turns):
     cdef uint64_t stride = (n_bytes + 75) // 64 * 64 | 64
     cdef uint8_t *memory = <uint8_t *>malloc(2 * BURST * stride)
     cdef frame_copy list[BURST]
+    cdef NetHeader plain = NetHeader(0, 0, 0, 0, 0, 0, 1)
     cdef int _turn, i
     if memory == NULL:
         raise MemoryError
     memset(memory, 1, 2 * BURST * stride)
     for i in range(BURST):
-        list[i] = frame_copy(memory + i * stride, memory + (BURST + i) * stride + 12, n_bytes, 12)
+        list[i] = frame_copy(memory + i * stride, memory + (BURST + i) * stride + 12, n_bytes, 12, &plain)
     with nogil:
         for _turn in range(turns):
             copy_frames(list, BURST)

@@ -2,12 +2,22 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memset
 
+from fastvhost.abi.virtio_net cimport NetHeader
 from fastvhost.dataplane.drop_reason cimport N_DROP_REASONS
-from fastvhost.dataplane.frame cimport BURST, MAX_SEGMENTS, Chain, Frame, FrameBurst, Segment, copy_frame
+from fastvhost.dataplane.frame cimport BURST, MAX_SEGMENTS, Chain, Frame, FrameBurst, Segment, copy_frame, begin_heads
+from fastvhost.dataplane.offload.cut cimport CUT_NEEDS, Cutter, Super, deliver_cut, discard_cutter, make_cutter
+from fastvhost.dataplane.offload.header cimport give_head, next_head
 from fastvhost.dataplane.port cimport Port, PortOps
+from fastvhost.dataplane.ports.endpoint cimport Endpoint
+from fastvhost.dataplane.ports.endpoint_slots cimport header_of, slot_at
+from fastvhost.dataplane.ports.parcels cimport Parcel
 from fastvhost.dataplane.tally cimport Tally
+
+
+cdef enum:
+    EVERYTHING = 0xffff
 
 
 cdef uint64_t drops_of(const Tally *tally) noexcept:
@@ -24,15 +34,20 @@ cdef class Caller:
     cdef Port port
     cdef PortOps *ops
     cdef FrameBurst burst
+    cdef Super super
+    cdef Cutter *cutter
 
     def __init__(self, Port port not None) -> None:
+        begin_heads(&self.burst)
+        self.cutter = make_cutter()
         self.port, self.ops = port, &port.ops
         self.burst.segments = <Segment *>malloc(MAX_SEGMENTS * sizeof(Segment))
-        if self.burst.segments == NULL:
+        if self.burst.segments == NULL or self.cutter == NULL:
             raise MemoryError
 
     def __dealloc__(self) -> None:
         free(self.burst.segments)
+        discard_cutter(self.cutter)
 
     @property
     def pairs(self) -> tuple[int, int]:
@@ -63,6 +78,16 @@ cdef class Caller:
             found.append(bytes(copy))
         return found
 
+    def heads(self) -> list:
+        cdef uint32_t i
+        cdef NetHeader net
+        found = []
+        for i in range(self.burst.n_frames):
+            net = self.burst.heads[self.burst.frames[i].head].net
+            asked = net.flags, net.gso_type, net.hdr_len, net.gso_size, net.csum_start, net.csum_offset
+            found.append(asked if self.burst.frames[i].head else None)
+        return found
+
     def release(self, uint32_t first, uint32_t n) -> None:
         if first + n > BURST:
             raise ValueError("no burst has so many frames")
@@ -71,9 +96,8 @@ cdef class Caller:
         with nogil:
             self.ops.release_burst(self.ops, 0, &self.burst.done[first], n)
 
-    def deliver(self, list frames) -> tuple[int, int, int, int, int]:
-        """Each frame is a list of its pieces. Dealt with; what tx counts more of: frames, bytes, drops, spent."""
-        cdef Frame given[BURST]
+    def deliver(self, list frames, heads=()) -> tuple[int, int, int, int, int]:
+        cdef FrameBurst given
         cdef Frame before[BURST]
         cdef Segment *pieces = self.burst.segments
         cdef Tally was = self.ops.tx[0]
@@ -82,17 +106,28 @@ cdef class Caller:
         cdef const uint8_t *at
         if n > BURST:
             raise ValueError("no burst has so many frames")
+        memset(&given, 0, sizeof(given))
+        begin_heads(&given)
+        given.segments, given.n_frames = pieces, n
         for i, one in enumerate(frames):
-            given[i] = Chain(NULL, sum(map(len, one)), i, n_pieces, <unsigned short>len(one))
+            given.frames[i] = Chain(NULL, sum(map(len, one)), i, n_pieces, <unsigned short>len(one), 0)
             for piece in one:
                 at = piece
-                given[i].data = <uint8_t *>at
+                given.frames[i].data = <uint8_t *>at
                 pieces[n_pieces] = Segment(<uint8_t *>at, <uint32_t>len(piece))
                 n_pieces += 1
-        memcpy(before, given, sizeof(given))
+        for i, asked in enumerate(heads):
+            flags, gso_type, hdr_len, gso_size, csum_start, csum_offset = asked
+            next_head(&given).net = NetHeader(flags, gso_type, hdr_len, gso_size, csum_start, csum_offset, 1)
+            if not give_head(&given, &given.frames[i], given.frames[i].bytes, <uint32_t>EVERYTHING):
+                raise ValueError(f"no port would give frame {i} such a head")
+        memcpy(before, given.frames, sizeof(before))
         with nogil:
-            done = self.ops.deliver_burst(self.ops, 0, given, pieces, n)
-        if n and memcmp(before, given, n * sizeof(Frame)):
+            if self.super.begun or given.needs & ~self.ops.accepts & CUT_NEEDS:
+                done = deliver_cut(self.cutter, &self.super, self.ops, 0, &given, 0, n)
+            else:
+                done = self.ops.deliver_burst(self.ops, 0, &given, 0, n)
+        if n and memcmp(before, given.frames, n * sizeof(Frame)):
             raise AssertionError("frames that were delivered are others afterwards")
         return (
             done, self.ops.tx[0].frames - was.frames, self.ops.tx[0].bytes - was.bytes,
@@ -115,3 +150,16 @@ cdef class Caller:
 
     def has_silent_work(self) -> bool:
         return self.ops.has_silent_work(self.ops, 0)
+
+
+def send_unchecked(Endpoint endpoint not None, bytes frame, head) -> None:
+    """As a program in Cython sends: nobody looks at what it asks for."""
+    cdef Parcel parcel
+    flags, gso_type, hdr_len, gso_size, csum_start, csum_offset = head
+    cdef NetHeader header = NetHeader(flags, gso_type, hdr_len, gso_size, csum_start, csum_offset, 1)
+    if endpoint.lend_slots(&parcel, 1) != 1 or len(frame) > endpoint.slot_bytes:
+        raise ValueError("there is no buffer for it")
+    memcpy(slot_at(endpoint, &parcel), <const uint8_t *>frame, len(frame))
+    parcel.bytes = <uint32_t>len(frame)
+    header_of(endpoint, &parcel)[0] = header
+    endpoint.pass_on(&parcel, 1)

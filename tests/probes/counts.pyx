@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 
-from fastvhost.dataplane.frame cimport FrameBurst, Chain, Done, Frame, Segment
+from fastvhost.dataplane.frame cimport BURST, FrameBurst, Chain, Done, Segment, begin_heads
 from fastvhost.dataplane.port cimport Port, PortOps
 from fastvhost.dataplane.ring cimport Ring
 from fastvhost.dataplane.virtio_port cimport VirtioPort
@@ -35,7 +35,7 @@ cdef uint32_t receive_scripted(PortOps *port, uint32_t pair, FrameBurst *burst) 
 
 
 cdef uint32_t deliver_scripted(
-    PortOps *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
+    PortOps *port, uint32_t pair, const FrameBurst *burst, uint32_t first, uint32_t n
 ) noexcept nogil:
     cdef Script *script = <Script *>port.state
     script.asked = n
@@ -183,14 +183,16 @@ def take_some(VirtioPort port not None, uint32_t index, uint32_t most) -> int:
 def deliver(Port port not None, uint32_t n, uint32_t bytes) -> int:
     """Hand a port's first pair n frames of so many bytes at once, as if it had sent them. Returns how many it dealt with."""
     cdef uint8_t *data = <uint8_t *>calloc(1, bytes)
-    cdef Frame *frames = <Frame *>calloc(n, sizeof(Frame))
+    cdef FrameBurst *burst = <FrameBurst *>calloc(1, sizeof(FrameBurst))
     cdef uint32_t i, done
-    if data == NULL or frames == NULL:
+    if data == NULL or burst == NULL:
         raise MemoryError
-    for i in range(n):
-        frames[i].data, frames[i].bytes, frames[i].n_segments = data, bytes, 1
-    done = port.ops.deliver_burst(&port.ops, 0, frames, NULL, n)
+    begin_heads(burst)
+    burst.n_frames = min(n, <uint32_t>BURST)
+    for i in range(burst.n_frames):
+        burst.frames[i].data, burst.frames[i].bytes, burst.frames[i].n_segments = data, bytes, 1
+    done = port.ops.deliver_burst(&port.ops, 0, burst, 0, n)
     port.ops.rx[0].frames += done
-    free(frames)
+    free(burst)
     free(data)
     return done

@@ -1,7 +1,19 @@
-"""What ports towards this host make of frames that its stack left unfinished, one frame at a time."""
+"""Super-frames and unfinished checksums as an egress gets them that takes none."""
 
-def cut(frame: bytes, gso_type: int, gso_bytes: int, csum_start: int, csum_offset: int) -> list[bytes]:
-    """What a packet port makes of a frame with such a header: pieces, or nothing where it has to refuse it."""
+from collections.abc import Sequence
+
+def cut(
+    frame: bytes,
+    gso_type: int,
+    gso_size: int,
+    start: int,
+    offset: int,
+    *,
+    parts: Sequence[int] = (),
+    room: int = 64,
+    accepts: int = 0,
+) -> list[bytes]:
+    """What arrives of a frame that lies in parts of so many bytes, and the rest. Empty: its header is refused."""
 
 def finish(frame: bytes) -> bytes:
-    """The frame as an XDP port hands it on, whose checksum its sender may have left unfinished."""
+    """The frame as a neighbour gets it from an XDP port, whose checksum its sender may have left unfinished."""

@@ -1,59 +1,100 @@
-"""What ports towards this host make of frames that its stack left unfinished, one frame at a time."""
+"""Super-frames and unfinished checksums as an egress gets them that takes none."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
 
-from fastvhost.dataplane.frame cimport BURST, FrameBurst, Segment
-from fastvhost.dataplane.ports.segmentation cimport (
-    MOST_HEADER_BYTES,
-    HostHeader,
-    Super,
-    begin_super,
-    complete_checksum,
-    cut_super,
-)
+from fastvhost.abi.virtio_net cimport NetHeader
+from fastvhost.dataplane.frame cimport MAX_SEGMENTS, FrameBurst, Head, Segment, begin_heads
+from fastvhost.dataplane.offload.cut cimport CUT_NEEDS, Cutter, Super, deliver_cut, discard_cutter, make_cutter
+from fastvhost.dataplane.offload.finish cimport copy_finished
+from fastvhost.dataplane.offload.header cimport check_head
+from fastvhost.dataplane.offload.unfinished cimport look_for_unfinished
+from fastvhost.dataplane.port cimport Port, PortOps
 
-cdef extern from "fastvhost/dataplane/ports/unfinished.h" nogil:
-    bint finish_checksum(uint8_t *frame, uint32_t bytes)
+EVERYTHING = 0xFFFF
 
 
-def cut(bytes frame, int gso_type, int gso_bytes, int csum_start, int csum_offset) -> list[bytes]:
-    cdef HostHeader header
-    cdef Super super
+cdef uint32_t collect(PortOps *port, uint32_t pair, const FrameBurst *burst, uint32_t first, uint32_t n) noexcept with gil:
+    cdef Collector collector = <Collector>port.state
+    cdef uint32_t i, taken = min(n, collector.room)
+    cdef bytearray frame
+    cdef uint8_t *data
+    for i in range(first, first + taken):
+        frame = bytearray(burst.frames[i].bytes)
+        data = frame
+        copy_finished(data, burst, &burst.frames[i])
+        collector.frames.append(bytes(frame))
+    port.tx[pair].frames += taken
+    return taken
+
+
+cdef class Collector(Port):
+    """An egress that takes `room` frames a call."""
+
+    cdef public list frames
+    cdef uint32_t room
+
+    def __init__(self, uint32_t room=64, uint32_t accepts=0) -> None:
+        self.name, self.frames, self.room = "collector", [], room
+        self.allot(1)
+        self.ops.accepts = accepts
+        self.ops.state = <void *>self
+        self.ops.deliver_burst = collect
+
+
+def cut(
+    bytes frame, int gso_type, int gso_size, int start, int offset, *, parts=(), uint32_t room=64, uint32_t accepts=0
+) -> list[bytes]:
+    """What arrives of a frame that lies in parts of so many bytes, and the rest. Empty: its header is refused."""
+    cdef Collector egress = Collector(room, accepts)
     cdef FrameBurst *burst = <FrameBurst *>calloc(1, sizeof(FrameBurst))
-    cdef uint8_t *arena = <uint8_t *>malloc(BURST * MOST_HEADER_BYTES)
-    cdef Segment *segments = <Segment *>malloc(2 * BURST * sizeof(Segment))
-    cdef uint32_t i, j, n
-    copy = bytearray(frame)
-    cdef uint8_t *data = copy
-    found = []
+    cdef Segment *segments = <Segment *>calloc(MAX_SEGMENTS, sizeof(Segment))
+    cdef Cutter *cutter = make_cutter()
+    cdef Super super
+    cdef const uint8_t *data = frame
+    cdef uint32_t at = 0, n = 0, _turn
     try:
-        if burst == NULL or arena == NULL or segments == NULL:
+        if burst == NULL or segments == NULL or cutter == NULL:
             raise MemoryError
-        burst.segments = segments
-        header.flags, header.header_bytes = 1, 0
-        header.gso_type, header.gso_bytes = <uint8_t>gso_type, <uint16_t>gso_bytes
-        header.csum_start, header.csum_offset = <uint16_t>csum_start, <uint16_t>csum_offset
-        if gso_type == 0:
-            return [bytes(copy)] if complete_checksum(data, <uint32_t>len(copy), csum_start, csum_offset) else []
-        if not begin_super(&super, data, <uint32_t>len(copy), &header):
+        memset(&super, 0, sizeof(super))
+        begin_heads(burst)
+        burst.segments, burst.n_frames, burst.n_heads = segments, 1, 1
+        burst.heads[1] = Head(
+            NetHeader(1, <uint8_t>gso_type, 0, <uint16_t>gso_size, <uint16_t>start, <uint16_t>offset, 0), 0
+        )
+        if not check_head(&burst.heads[1], <uint32_t>len(frame), <uint32_t>EVERYTHING):
             return []
-        while super.frame != NULL:
-            n = cut_super(&super, burst, 0, arena)
-            for i in range(n):
-                piece = b""
-                for j in range(burst.frames[i].n_segments):
-                    piece += segments[2 * i + j].data[:segments[2 * i + j].bytes]
-                found.append(piece)
+        for part in [*parts, len(frame) - sum(parts)]:
+            segments[n] = Segment(<uint8_t *>data + at, part)
+            at += part
+            n += 1
+        burst.frames[0].data, burst.frames[0].bytes = <uint8_t *>data, <uint32_t>len(frame)
+        burst.frames[0].n_segments, burst.frames[0].head = <uint16_t>n, 1
+        burst.needs = burst.heads[1].needs
+        if not burst.needs & ~accepts & CUT_NEEDS:
+            collect(&egress.ops, 0, burst, 0, 1)
+            return egress.frames
+        for _turn in range(2000):  # it waits for room as often as it likes
+            if deliver_cut(cutter, &super, &egress.ops, 0, burst, 0, 1):
+                return egress.frames
+        raise AssertionError("it is never dealt with")
     finally:
         free(burst)
-        free(arena)
         free(segments)
-    return found
+        discard_cutter(cutter)
 
 
 def finish(bytes frame) -> bytes:
-    copy = bytearray(frame)
-    cdef uint8_t *data = copy
-    finish_checksum(data, <uint32_t>len(copy))
+    own, copy = bytearray(frame), bytearray(frame)
+    cdef uint8_t *data = own
+    cdef uint8_t *to = copy
+    cdef FrameBurst burst
+    begin_heads(&burst)
+    burst.n_heads = burst.needs = 0
+    burst.segments = NULL
+    burst.frames[0].data, burst.frames[0].bytes = data, <uint32_t>len(own)
+    burst.frames[0].n_segments, burst.frames[0].head = 1, 0
+    look_for_unfinished(&burst, &burst.frames[0])
+    copy_finished(to, &burst, &burst.frames[0])
     return bytes(copy)

@@ -22,7 +22,7 @@ class FakePort:
     figures: dict[str, Any] = field(default_factory=dict)
 
     def counters(self) -> SimpleNamespace:
-        zero = {"rx_frames": 0, "rx_bytes": 0, "tx_frames": 0, "tx_bytes": 0, "calls": 0}
+        zero = {"rx_frames": 0, "rx_bytes": 0, "tx_frames": 0, "tx_bytes": 0, "calls": 0, "cut": 0, "segmented": 0}
         return SimpleNamespace(**{**zero, "rx_dropped": {}, "tx_dropped": {}, **self.figures})
 
     def close(self) -> None:

@@ -52,7 +52,7 @@ def test_every_length_and_alignment_is_copied_whole_and_nothing_beside_it(level:
 
 def test_the_level_can_be_lowered() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "from fastvhost.dataplane.net import copy_level; print(copy_level())"],
+        [sys.executable, "-c", "from fastvhost.dataplane.receiveq import copy_level; print(copy_level())"],
         env={**os.environ, "FASTVHOST_CPU_LEVEL": "plain"},
         capture_output=True,
         timeout=60,

@@ -93,7 +93,7 @@ def test_an_egress_that_is_given_more_frames_than_a_burst_has_room_for_deals_wit
 def test_so_does_one_that_lays_out_what_it_sends_at_once() -> None:
     port, (ours, theirs) = PacketPort("p", Door()), socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        port.attach(bytearray(4096), 4096, ours.fileno(), ours.fileno())
+        port.attach(bytearray(4096), 4096, ours.fileno(), ours.fileno(), ours.fileno())
         port.set_link(True)
         assert [counts.deliver(port, n, 60) for n in (65, 257)] == [64, 64]
         port.detach()

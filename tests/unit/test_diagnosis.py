@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fastvhost.control import control_client, runtime_dir
+from fastvhost.control import control_client, diagnosis, runtime_dir
 from fastvhost.control.errors import RuntimeFailure
 from fastvhost.control.kinds import vhost_user
 
@@ -58,3 +58,7 @@ def test_without_such_guests_all_is_well(running: list[Path]) -> None:
     assert vhost_user.earlier_guests().verdict == "ok"
     running.append(Path("/run/fwd-3.sock"))
     assert vhost_user.earlier_guests().verdict == "ok"
+
+
+def test_what_a_guest_cannot_take_back_is_said_with_the_remedy() -> None:
+    assert "for XDP: without=GUEST_CSUM at the port" in diagnosis.receive_offloads().text

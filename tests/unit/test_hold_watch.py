@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 
 from bench.guests.waits import MAX_WAIT
+from fastvhost.backend.features import OFFLOADS
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.hold_watch import HoldWatch
 from fastvhost.dataplane.worker import Worker
-from tests.driver import Memory, Piece, Region
-from tests.unit.rig import F_RING_PACKED, F_VERSION_1, MIB, GuestPort, rig
+from tests.driver import NET_HEADER, Memory, Piece, Region
+from tests.segmenter import SuperFrame
+from tests.unit.rig import F_RING_PACKED, F_VERSION_1, MIB, NET_F_MRG_RXBUF, GuestPort, rig
 
 HOLES = 128 * MIB
 """Bytes that are filled and punched again and again: the more, the longer a page fault waits."""
@@ -59,10 +61,12 @@ def memory_with_holes(*, rings: bool = False) -> Memory:
 
 
 @contextmanager
-def two_guests(features: int, left: Memory, right: Memory) -> Iterator[tuple[GuestPort, GuestPort, Worker]]:
-    """Wired to each other, at a worker that runs."""
+def two_guests(
+    features: int, left: Memory, right: Memory, *, sends: int = 0
+) -> Iterator[tuple[GuestPort, GuestPort, Worker]]:
+    """Wired to each other, at a worker that runs. sends: features of the left one alone."""
     door = Door()
-    sides = [GuestPort(door, name, memory, 64, features) for name, memory in (("left", left), ("right", right))]
+    sides = [GuestPort(door, "left", left, 64, features | sends), GuestPort(door, "right", right, 64, features)]
     worker = Worker(door, "worker0", idle="adaptive")
     for ingress, egress in (sides, sides[::-1]):
         worker.add_wire(ingress.port, egress.port, hold=True, hold_timeout_ms=60_000)
@@ -175,6 +179,50 @@ def test_pages_in_holes_are_charged_to_whose_they_are_though_others_pages_are_mi
         stream = Stream(sender, receiver, pieces, fresh=receiver if whose == "left" else sender)
         held = seconds_held(worker, memories[whose].regions[1], stream.go_on)
     assert charged(held) == whose
+
+
+class SuperFrames:
+    """Super-frames without end, to a receiver that takes none. Headers or payload on pages that nobody has touched."""
+
+    def __init__(self, sender: GuestPort, receiver: GuestPort, *, headers_fresh: bool) -> None:
+        self._sender, self._receiver, self._headers_fresh = sender, receiver, headers_fresh
+        one = SuperFrame(bytes(8192), 1448)
+        self._start, self._sound = one.header_bytes, sender.memory.take(16384)
+        sender.memory.write(self._sound, NET_HEADER.pack(*one.asks, 0) + one.frame)
+        self._next = FAR
+        receiver.driver.post(60, bytes=1024)  # each piece takes two, and is copied by itself
+        self._offer(8)
+
+    def go_on(self) -> None:
+        queue = self._sender.queues[1]
+        for used in self._receiver.queues[0].take_used():
+            self._receiver.driver.post_chain(self._receiver.driver.receive_buffers.pop(used.head))
+        self._offer(len(queue.take_used()))
+
+    def _offer(self, n: int) -> None:
+        queue = self._sender.queues[1]
+        for _ in range(n):
+            fresh = [Piece(self._next + 4096 * i, 4096) for i in range(2)]
+            self._next = FAR + (self._next - FAR + 8192) % (HOLES - MIB)
+            at, n = self._sound, self._start
+            if self._headers_fresh:
+                pieces = [Piece(at, 12), Piece(fresh[0].addr, n), Piece(at + 12 + n, 8192)]
+            else:
+                # As much of it as is read with the headers is there.
+                pieces = [Piece(at, 12 + n + 512), fresh[0], fresh[1]._replace(bytes=4096 - 512)]
+            queue.make_available(queue.chain(pieces))
+
+
+@pytest.mark.parametrize("headers_fresh", [True, False], ids=["headers", "payload"])
+def test_a_super_frame_in_holes_is_charged_to_its_sender(features: int, headers_fresh: bool) -> None:
+    """Its headers are read on the way to the receiver, and its pieces copied from a burst of their own."""
+    left, right = memory_with_holes(), memory_with_holes()
+    with two_guests(features | NET_F_MRG_RXBUF, left, right, sends=OFFLOADS) as (sender, receiver, worker):
+        stream = SuperFrames(sender, receiver, headers_fresh=headers_fresh)
+        held = seconds_held(worker, left.regions[1], stream.go_on)
+        cut = receiver.port.counters().cut, receiver.port.counters().tx_dropped["gso_unsupported"]
+    assert charged(held) == "left"
+    assert cut[headers_fresh] > 0
 
 
 def test_a_worker_that_only_has_much_to_do_is_not_held() -> None:

@@ -89,7 +89,7 @@ class Packet(Kind):
 
     def attach(self) -> None:
         self._rings.append(mmap.mmap(-1, BLOCK_BYTES))
-        self._port.attach(self._rings[-1], BLOCK_BYTES, self._nothing, self._nothing)
+        self._port.attach(self._rings[-1], BLOCK_BYTES, self._nothing, self._nothing, self._nothing)
 
     def all_free(self) -> bool:
         for ring in self._rings:

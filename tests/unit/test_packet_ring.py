@@ -23,7 +23,7 @@ from fastvhost.dataplane.ports.tap import TapPort
 from tests.unit.test_segmentation import TCPV4, check, super_frame
 
 BLOCK_BYTES, BLOCKS = 1 << 17, 4
-KERNEL, USER = 0, 1
+KERNEL, USER, VLAN_VALID = 0, 1, 1 << 4
 PLAIN = bytes(10)
 HEADER_BYTES, MAC_AT = 48, 80
 
@@ -40,7 +40,7 @@ class FakeRing:
         (status,) = struct.unpack_from("I", self.memory, block * BLOCK_BYTES + 8)
         return bool(status == KERNEL)
 
-    def close_block(self, frames: list[bytes], header: bytes = PLAIN) -> bool:
+    def close_block(self, frames: list[bytes], header: bytes = PLAIN, tag: int = 0) -> bool:
         """Give the port one more block. False: the ring is full, and the kernel would drop."""
         start = self.at * BLOCK_BYTES
         if not self.is_ours(self.at):
@@ -50,6 +50,9 @@ class FakeRing:
             room = (MAC_AT + len(frame) + 15) & ~15
             self.memory[at : at + MAC_AT] = bytes(MAC_AT)
             struct.pack_into("6I2H", self.memory, at, room, 0, 0, len(frame), len(frame), USER, MAC_AT, MAC_AT + 14)
+            if tag:
+                struct.pack_into("I", self.memory, at + 20, USER | VLAN_VALID)
+                struct.pack_into("I", self.memory, at + 32, tag)
             self.memory[at + MAC_AT - len(header) : at + MAC_AT] = header
             self.memory[at + MAC_AT : at + MAC_AT + len(frame)] = frame
             at += room
@@ -66,7 +69,7 @@ class Scene:
         self.ring, door = FakeRing(), Door()
         self.nothing = os.open("/dev/null", os.O_RDWR)
         self.port, self.endpoint = PacketPort("x", door), Endpoint("e", door, slots=slots)
-        self.port.attach(self.ring.memory, BLOCK_BYTES, self.nothing, self.nothing)
+        self.port.attach(self.ring.memory, BLOCK_BYTES, self.nothing, self.nothing, self.nothing)
         self.worker = Worker(door)
         self.worker.add_wire(self.port, self.endpoint, hold=True, hold_timeout_ms=60_000)
 
@@ -141,6 +144,22 @@ def test_a_super_frame_of_more_pieces_than_a_burst_holds_keeps_its_block(scene: 
     assert scene.ring.is_ours(0)
 
 
+def test_what_a_super_frame_asks_for_counts_from_behind_the_tag_that_is_put_back(scene: Scene) -> None:
+    payload = random.Random(6).randbytes(3000)
+    header = struct.pack("=BBHHHH", 1, TCPV4, 0, 1448, 34, 16)
+    assert scene.ring.close_block([super_frame(payload)], header, tag=0x2A)
+    pieces = scene.step()
+    assert {piece[12:16] for piece in pieces} == {bytes.fromhex("8100002a")}
+    assert b"".join(map(check, pieces)) == payload
+
+
+def test_a_frame_longer_than_any_port_has_room_for_drops_as_oversize_and_the_next_ones_arrive(scene: Scene) -> None:
+    for frames in ([bytes(65550)], [bytes(100_000)], [bytes(60)]):
+        assert scene.ring.close_block(frames)
+    assert scene.step() == [bytes(60)]
+    assert scene.port.counters().rx_dropped["oversize"] == 2
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_whatever_the_sizes_of_blocks_every_frame_arrives_once_and_in_order(scene: Scene, seed: int) -> None:
     choose, numbers = random.Random(seed), itertools.count()
@@ -165,7 +184,7 @@ def test_frames_of_a_ring_that_another_one_replaced_are_neither_delivered_nor_co
     assert scene.ring.close_block(numbered(numbers, 12))
     before = scene.step()
     other, behind = FakeRing(), numbered(numbers, 3)
-    scene.port.attach(other.memory, BLOCK_BYTES, scene.nothing, scene.nothing)
+    scene.port.attach(other.memory, BLOCK_BYTES, scene.nothing, scene.nothing, scene.nothing)
     assert other.close_block(behind)
     assert [scene.step() for _ in range(3)] == [behind, [], []]
     assert scene.port.counters().rx_frames == len(before) + len(behind)
@@ -186,13 +205,13 @@ def test_a_ring_that_a_late_worker_kept_out_can_be_closed_and_another_one_attach
     ring = FakeRing()
     try:
         with pytest.raises(WorkerStuckError):
-            port.attach(ring.memory, BLOCK_BYTES, nothing, nothing)
+            port.attach(ring.memory, BLOCK_BYTES, nothing, nothing, nothing)
         ring.memory.close()
     finally:
         os.set_blocking(end, False)
         os.write(other, bytes(60))
     with port.change(MAX_WAIT):
-        port.attach(FakeRing().memory, BLOCK_BYTES, nothing, nothing)
+        port.attach(FakeRing().memory, BLOCK_BYTES, nothing, nothing, nothing)
     worker.stop()
     thread.join(MAX_WAIT)
     assert not thread.is_alive()

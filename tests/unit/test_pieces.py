@@ -99,7 +99,7 @@ def test_a_guest_gets_the_pieces_of_a_super_frame_each_with_its_own_header(ring:
     fake, nothing = FakeRing(), os.open("/dev/null", os.O_RDWR)
     try:
         with guest_and_port(lambda door: PacketPort("p", door), RINGS[ring] | BUFFERS[buffers].features) as pair:
-            pair.port.attach(fake.memory, BLOCK_BYTES, nothing, nothing)
+            pair.port.attach(fake.memory, BLOCK_BYTES, nothing, nothing, nothing)
             post(pair.guest, BUFFERS[buffers])
             assert fake.close_block([super_frame(payload)], header)
             assert fake.close_block(behind)

@@ -140,14 +140,14 @@ def test_a_mapping_that_a_port_uses_stays_until_the_port_lets_go() -> None:
 
 def test_the_ring_of_a_packet_port_cannot_go_while_it_is_attached() -> None:
     port, ring = PacketPort("p", Door()), mmap.mmap(-1, 1 << 16)
-    port.attach(ring, 4096, -1, -1)
+    port.attach(ring, 4096, -1, -1, -1)
     with pytest.raises(BufferError):
         ring.close()
     port.detach()
     ring.close()
     for block_bytes, room in ((0, 8192), (1, 8192), (8192, 4096)):
         with pytest.raises(ValueError, match="port p"):
-            port.attach(bytearray(room), block_bytes, -1, -1)
+            port.attach(bytearray(room), block_bytes, -1, -1, -1)
 
 
 def test_a_ring_of_packets_full_of_nonsense_is_dropped_block_by_block() -> None:
@@ -159,7 +159,7 @@ def test_a_ring_of_packets_full_of_nonsense_is_dropped_block_by_block() -> None:
         ring = bytearray(random.Random(number).choice((b"\1", b"\xff", b"\x01\0\0\0", b"\x30\0\0\0")) * 16384)[:16384]
         for block in range(4):
             ring[4096 * block + 8 : 4096 * block + 20] = b"\1\0\0\0" b"\xff\xff\xff\xff" b"\xf0\x0f\0\0"
-        port.attach(ring, 4096, os.open(os.devnull, os.O_RDONLY), -1)
+        port.attach(ring, 4096, os.open(os.devnull, os.O_RDONLY), -1, -1)
         port.set_link(True)
         for _ in range(4):
             worker.step()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fastvhost.backend import record
-from fastvhost.backend.features import F_RING_RESET, F_VERSION_1, mask
+from fastvhost.backend.features import F_RING_RESET, F_VERSION_1, OFFLOADS, mask
 from fastvhost.backend.record import HEADER, HEADER_BYTES, Record, RecordError, abandoned
 from fastvhost.control import records
 from fastvhost.vhostuser.offer import Offer
@@ -270,6 +270,36 @@ def test_a_front_end_that_leaves_when_it_knows_the_features_is_offered_more_the_
 def test_no_bit_but_a_withdrawn_one_comes_back(path: Path) -> None:
     Record(str(path), 2).acknowledge(~0 & (1 << 64) - 1, ME)
     assert Offer(1, record=Record(str(path), 2)).to(ME) == offered_features(1) | RING_RESET
+
+
+def test_a_guest_of_before_offloads_is_offered_all_that_it_has_and_goes_on_without_them(path: Path) -> None:
+    """Until its driver starts anew: it does not choose again."""
+    has = offered_features(1) & ~OFFLOADS
+    Record(str(path), 2).acknowledge(has, ME)
+    offer = Offer(1, record=Record(str(path), 2))
+    assert offer.to(ME) & has == has
+    offer.chosen(has, ME)
+    assert Record(str(path), 2).acknowledged(ME) == has
+
+
+def test_a_guest_with_offloads_is_offered_all_that_it_has_after_a_restart(path: Path) -> None:
+    """Of the highest bits, too."""
+    has = offered_features(1)
+    Offer(1, record=Record(str(path), 2)).chosen(has, ME)
+    assert Record(str(path), 2).acknowledged(ME) == has
+    assert Offer(1, record=Record(str(path), 2)).to(ME) & has == has
+
+
+def test_a_guest_with_offloads_is_not_offered_them_by_a_fwd_that_does_not_do_them(path: Path) -> None:
+    """It has to be started anew. That this is tried leaves the record as it was: the fwd before may come back."""
+    has = offered_features(1)
+    Offer(1, record=Record(str(path), 2)).chosen(has, ME)
+    back = Offer(1, without=OFFLOADS, record=Record(str(path), 2))
+    assert has & ~back.to(ME) == OFFLOADS
+    back.turned_down()
+    assert has & ~back.to(ME) == OFFLOADS
+    assert Record(str(path), 2).acknowledged(ME) == has
+    assert Offer(1, record=Record(str(path), 2)).to(ME) & has == has
 
 
 @pytest.mark.parametrize("unknown", ["the pid namespace", "the boot"])

@@ -184,3 +184,62 @@ def test_headers_that_do_not_fit_into_the_frame_are_refused() -> None:
     short = bytearray(frame)
     short[34 + 12] = 0x40
     assert cut(bytes(short), TCPV4, 1448, 34, 16) == []
+
+
+def in_vxlan(inner: bytes, *, ipv6: bool = False, tag: bool = False, checksum: int = 0) -> bytes:
+    """A frame in a datagram, as a stack hands it down that leaves all of it to a card."""
+    tunnel = b"\x08\0\0\0\0\0\x07\0"
+    headers, _ = below(17, 8 + len(tunnel) + len(inner), ipv6=ipv6, tag=tag)
+    return headers + struct.pack(">HHHH", 50000, 4789, 8 + len(tunnel) + len(inner), checksum) + tunnel + inner
+
+
+@pytest.mark.parametrize("checksum", [0, 0x1234], ids=["no outer sum", "an outer sum"])
+@pytest.mark.parametrize("outer_ipv6", [False, True], ids=["outer IPv4", "outer IPv6"])
+@pytest.mark.parametrize("ipv6", [False, True], ids=["IPv4", "IPv6"])
+def test_a_super_frame_in_vxlan_is_cut_into_frames_in_vxlan(outer_ipv6: bool, ipv6: bool, checksum: int) -> None:
+    payload = random.Random(8).randbytes(20_000)
+    inner = super_frame(payload, ipv6=ipv6, flags=ACK | PSH)
+    frame = in_vxlan(inner, ipv6=outer_ipv6, tag=True, checksum=checksum)
+    skipped = len(frame) - len(inner)
+    kind = TCPV6 if ipv6 else TCPV4
+    alone = cut(inner, kind, SEGMENT, l4(inner), 16)
+    pieces = cut(frame, kind, SEGMENT, skipped + l4(inner), 16, parts=(10, 30), room=3)
+    assert [piece[skipped:] for piece in pieces] == alone
+    assert len(pieces) == -(-len(payload) // SEGMENT)
+    for number, piece in enumerate(pieces):
+        udp = l4(piece)
+        assert int.from_bytes(piece[udp + 4 : udp + 6], "big") == len(piece) - udp
+        ip = piece[18:udp]
+        if outer_ipv6:
+            assert int.from_bytes(ip[4:6], "big") == len(piece) - udp
+        else:
+            assert int.from_bytes(ip[2:4], "big") == len(piece) - 18
+            assert int.from_bytes(ip[4:6], "big") == (0xFFFE + number) & 0xFFFF
+            assert internet_sum(ip) == 0xFFFF
+        if checksum:
+            addresses = ip[8:40] if outer_ipv6 else ip[12:20]
+            pseudo = addresses + struct.pack(">II", len(piece) - udp, 17)
+            assert internet_sum(pseudo + piece[udp:]) == 0xFFFF
+        else:
+            assert piece[udp + 6 : udp + 8] == b"\0\0"
+        # All else is as it was.
+        assert piece[:18] + piece[udp : udp + 4] + piece[udp + 8 : skipped] == (
+            frame[:18] + frame[udp : udp + 4] + frame[udp + 8 : skipped]
+        )
+
+
+BROKEN_TUNNELS: dict[str, Callable[[bytes], bytes]] = {
+    "longer than it says": lambda frame: in_vxlan(frame) + b"\0",
+    "a datagram of another length": lambda frame: in_vxlan(frame)[:38] + b"\0\x40" + in_vxlan(frame)[40:],
+    "IP options that are none": lambda frame: in_vxlan(frame)[:14] + b"\x4f" + in_vxlan(frame)[15:],
+    "options of Geneve to behind the inner": lambda frame: (
+        in_vxlan(frame)[:36] + b"\x17\xc1" + in_vxlan(frame)[38:42] + b"\x3f" + in_vxlan(frame)[43:]
+    ),
+}
+
+
+@pytest.mark.parametrize("change", BROKEN_TUNNELS.values(), ids=BROKEN_TUNNELS)
+def test_a_tunnel_that_is_not_as_it_should_be_is_dropped(change: Callable[[bytes], bytes]) -> None:
+    inner = super_frame(bytes(9000))
+    frame = change(inner)
+    assert cut(frame, TCPV4, SEGMENT, 50 + l4(inner), 16) == []

@@ -9,4 +9,5 @@ from fastvhost.dataplane.ports.parcels cimport Parcels
 
 cdef class Endpoint(EndpointSlots):
     cdef readonly bint closed
+    cdef readonly bint offloads
     cdef bint wait_for(self, Parcels *ring, double timeout) except -1

@@ -18,8 +18,18 @@ class Endpoint(EndpointSlots):
     """
 
     closed: bool
-    def __init__(self, name: str, door: Door, *, slots: int = 1024, slot_bytes: int = 9216) -> None:
-        """slots: a power of two from 4 to 65536. slot_bytes: 64 to 65600, rounded up to a multiple of 64."""
+    offloads: bool
+    """Whether frames may leave a checksum or segmentation to whoever gets them (Burst.offload), both ways.
+
+    If not, all that arrive are finished: checksums filled in, super-frames cut into frames as their gso_size says.
+    """
+    def __init__(
+        self, name: str, door: Door, *, slots: int = 1024, slot_bytes: int | None = None, offloads: bool = False
+    ) -> None:
+        """slots: a power of two from 4 to 65536. slot_bytes: 64 to 65600, rounded up to a multiple of 64.
+
+        None: 9216 bytes, or 65600 with offloads, where it must be 65549 at least. ValueError for others.
+        """
     def recv(self, most: int = 64, timeout: float | None = None) -> Burst:
         """Up to `most` frames that have arrived, at least one. timeout: seconds; None waits for ever, 0 only looks.
 
@@ -37,7 +47,8 @@ class Endpoint(EndpointSlots):
         """Send a burst, lent or received: it goes at once and whole, without a copy. Or copies of such frames.
 
         Returns how many went; fewer than all only where frames had to wait for buffers longer than the timeout.
-        Raises ValueError for a frame shorter than 14 or longer than slot_bytes; nothing of a burst is sent then.
+        Raises ValueError for a frame shorter than 14 or longer than slot_bytes, or one whose offload does not fit its
+        length any more; nothing of a burst is sent then. Copies are of plain frames.
         """
     async def recv_async(self, most: int = 64) -> Burst:
         """recv() for asyncio: waits without holding up the event loop."""

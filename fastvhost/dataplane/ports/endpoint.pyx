@@ -10,11 +10,13 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastvhost.abi.shared_memory cimport full_fence, load_acquire_u32, store_release_u32
-from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES
+from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES, MAX_FRAME_BYTES
 from fastvhost.dataplane.door cimport Door
-from fastvhost.dataplane.drop_reason cimport LINK_DOWN, OVERSIZE
+from fastvhost.dataplane.drop_reason cimport GSO_UNSUPPORTED, LINK_DOWN, OVERSIZE
 from fastvhost.dataplane.eventfd cimport POLLIN, drain_eventfd, poll, pollfd, wake_eventfd
-from fastvhost.dataplane.frame cimport BURST as MOST_FRAMES, Chain, Done, Frame, FrameBurst, Segment, copy_frame
+from fastvhost.dataplane.frame cimport BURST as MOST_FRAMES, NEED_USO, Chain, Done, Frame, FrameBurst, copy_frame
+from fastvhost.dataplane.offload.finish cimport copy_finished
+from fastvhost.dataplane.offload.header cimport HOST_NEEDS, give_head, next_head
 from fastvhost.dataplane.port cimport PortOps
 from fastvhost.dataplane.ports.endpoint_burst cimport Burst, new_burst
 from fastvhost.dataplane.ports.endpoint_slots cimport EndpointMemory, EndpointSlots
@@ -32,6 +34,8 @@ from fastvhost.dataplane.tally cimport Tally, count_drops
 # How long a program that waits sleeps at most: two threads may wait on one eventfd, and one take the wake-up of both.
 cdef enum:
     WAKE_UP_MS = 100
+    SLOT_BYTES = 9216
+    SUPER_SLOT_BYTES = 65600     # room for MAX_FRAME_BYTES, and the most that a slot has
 
 
 class EndpointClosedError(Exception):
@@ -55,10 +59,42 @@ cdef uint32_t receive_burst(PortOps *port, uint32_t pair, FrameBurst *burst) noe
         parcel = take_parcel(&side.leaving)
         burst.frames[i] = Chain(
             data=side.memory + <uint64_t>parcel.slot * side.slot_bytes, bytes=parcel.bytes, ticket=parcel.slot,
-            first_segment=0, n_segments=1,
+            first_segment=0, n_segments=1, head=0,
         )
         burst.done[i] = Done(parcel.slot, 0)
         port.rx[pair].bytes += parcel.bytes
+    port.rx[pair].frames += n
+    burst.n_frames = n
+    return n
+
+
+cdef uint32_t receive_headed_burst(PortOps *port, uint32_t pair, FrameBurst *burst) noexcept nogil:
+    """The same where the program may leave work to others. Burst.set_offload refuses what is dropped here."""
+    cdef EndpointMemory *side = <EndpointMemory *>port.state
+    cdef uint32_t n = 0, there = min(parcels_there(&side.leaving), <uint32_t>MOST_FRAMES)
+    cdef Parcel parcel
+    burst.n_heads = burst.needs = 0
+    for _ in range(there):
+        parcel = take_parcel(&side.leaving)
+        burst.frames[n] = Chain(
+            data=side.memory + <uint64_t>parcel.slot * side.slot_bytes, bytes=parcel.bytes, ticket=parcel.slot,
+            first_segment=0, n_segments=1, head=0,
+        )
+        next_head(burst).net = side.headers[parcel.slot]
+        if parcel.bytes > MAX_FRAME_BYTES:
+            count_drops(&port.rx[pair], OVERSIZE, 1)
+            put_parcel(&side.returned, parcel.slot, 0)
+            continue
+        if not give_head(burst, &burst.frames[n], parcel.bytes, HOST_NEEDS | NEED_USO):
+            count_drops(&port.rx[pair], GSO_UNSUPPORTED, 1)
+            put_parcel(&side.returned, parcel.slot, 0)
+            continue
+        burst.done[n] = Done(parcel.slot, 0)
+        port.rx[pair].bytes += parcel.bytes
+        n += 1
+    if side.returned.staged:
+        show_parcels(&side.returned)
+        wake_program(side)
     port.rx[pair].frames += n
     burst.n_frames = n
     return n
@@ -74,10 +110,11 @@ cdef void release_burst(PortOps *port, uint32_t pair, const Done *done, uint32_t
 
 
 cdef uint32_t deliver_burst(
-    PortOps *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
+    PortOps *port, uint32_t pair, const FrameBurst *burst, uint32_t first, uint32_t n
 ) noexcept nogil:
     cdef EndpointMemory *side = <EndpointMemory *>port.state
     cdef Tally *tally = &port.tx[pair]
+    cdef const Frame *frames = &burst.frames[first]
     cdef uint32_t i = 0, room = parcels_there(&side.vacant), slot
     while i < n:
         if frames[i].bytes > side.slot_bytes:
@@ -88,7 +125,11 @@ cdef uint32_t deliver_burst(
             break
         room -= 1
         slot = take_parcel(&side.vacant).slot
-        copy_frame(side.memory + <uint64_t>slot * side.slot_bytes, &frames[i], segments)
+        if side.headers == NULL:
+            copy_finished(side.memory + <uint64_t>slot * side.slot_bytes, burst, &frames[i])
+        else:
+            copy_frame(side.memory + <uint64_t>slot * side.slot_bytes, &frames[i], burst.segments)
+            side.headers[slot] = burst.heads[frames[i].head].net
         put_parcel(&side.arrived, slot, frames[i].bytes)
         tally.frames += 1
         tally.bytes += frames[i].bytes
@@ -100,7 +141,7 @@ cdef uint32_t deliver_burst(
 
 
 cdef uint32_t drop_after_end(
-    PortOps *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
+    PortOps *port, uint32_t pair, const FrameBurst *burst, uint32_t first, uint32_t n
 ) noexcept nogil:
     count_drops(&port.tx[pair], LINK_DOWN, n)
     return n
@@ -134,18 +175,29 @@ cdef double seconds_of(object timeout) except -2:
 cdef class Endpoint(EndpointSlots):
     """A port whose other end is the program itself."""
 
-    def __init__(self, str name, Door door not None, *, uint32_t slots=1024, uint32_t slot_bytes=9216) -> None:
+    def __init__(
+        self, str name, Door door not None, *, uint32_t slots=1024, slot_bytes=None, bint offloads=False
+    ) -> None:
+        cdef uint32_t usual = SUPER_SLOT_BYTES if offloads else SLOT_BYTES
+        cdef uint32_t room = usual if slot_bytes is None else slot_bytes
         if not 4 <= slots <= 65536 or slots & (slots - 1):
             raise ValueError(f"port {name}: {slots} slots; a power of two from 4 to 65536 is wanted")
-        if not 64 <= slot_bytes <= 65600:
-            raise ValueError(f"port {name}: slots of {slot_bytes} bytes; 64 to 65600 are possible")
+        if not 64 <= room <= SUPER_SLOT_BYTES:
+            raise ValueError(f"port {name}: slots of {room} bytes; 64 to {SUPER_SLOT_BYTES} are possible")
+        if offloads and room < MAX_FRAME_BYTES:
+            raise ValueError(
+                f"port {name}: slots of {room} bytes hold no super-frame; with offloads=True leave slot_bytes out"
+            )
         self.allot(1)
         self.name = name
         self.use_door(door)
-        self.make_slots(slots, (slot_bytes + 63) & ~63)
+        self.make_slots(slots, (room + 63) & ~63, offloads)
+        self.offloads = offloads
         self.ops.state = &self.side
         self.ops.receive_burst, self.ops.deliver_burst = receive_burst, deliver_burst
         self.ops.release_burst = release_burst
+        if offloads:
+            self.ops.receive_burst, self.ops.accepts = receive_headed_burst, HOST_NEEDS | NEED_USO
         self.ops.wait_fd, self.ops.want_kicks, self.ops.has_silent_work = wait_fd, want_kicks, has_work
 
     cdef bint wait_for(self, Parcels *ring, double timeout) except -1:
@@ -214,6 +266,7 @@ cdef class Endpoint(EndpointSlots):
             raise ValueError(f"endpoint {self.name}: the burst is another endpoint's, or was given back or sent before")
         if self.closed:
             raise EndpointClosedError(f"endpoint {self.name}: the forwarder has ended")
+        own.check_offloads()
         own.gone = True
         self.pass_on(own.parcels, own.n)
         return own.n

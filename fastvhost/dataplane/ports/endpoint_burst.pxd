@@ -13,6 +13,7 @@ cdef class Burst:
     cdef bint lent
     cdef bint gone
     cdef Parcel *at(self, Py_ssize_t index) except NULL
+    cdef int check_offloads(self) except -1
 
 
 cdef Burst new_burst(EndpointSlots endpoint, uint32_t most, bint lent)

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Self
 
+from fastvhost.dataplane.offload.asked import Offload
+
 class Burst:
     """Frames in the endpoint's memory: a sequence of writable memoryviews, the program's until release() or send().
 
@@ -17,7 +19,15 @@ class Burst:
     def resize(self, index: int, bytes: int) -> memoryview:
         """Let a frame have another length, 14 to Endpoint.slot_bytes. Its view, anew."""
     def fill(self, frame: bytes | bytearray | memoryview) -> None:
-        """Copy one frame into every buffer of the burst, and give each its length."""
+        """Copy one plain frame into every buffer of the burst, and give each its length."""
+    def offload(self, index: int) -> Offload:
+        """What is left to be done to a frame. Offload(), which is nothing, for all where Endpoint.offloads is False."""
+    def set_offload(self, index: int, asked: Offload) -> None:
+        """Leave that to whoever gets the frame; where it can not, the forwarder does it in its copy.
+
+        The frame has its length by then. ValueError names the field that no frame of this length can have, and what
+        helps; also where Endpoint.offloads is False. TypeError: `asked` is no Offload.
+        """
     def stamp(self, at: int, first: int) -> None:
         """Number the frames: first, first + 1, ..., 32 bits in network order at this place of each."""
     def numbers(self, frame: bytes | bytearray | memoryview, at: int) -> list[int]:

@@ -5,9 +5,11 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy
 
-from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES
-from fastvhost.dataplane.ports.endpoint_slots cimport EndpointSlots, slot_at
+from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES, NET_HDR_F_NEEDS_CSUM, NetHeader
+from fastvhost.dataplane.ports.endpoint_slots cimport EndpointSlots, header_of, slot_at
 from fastvhost.dataplane.ports.parcels cimport Parcel
+
+from fastvhost.dataplane.offload.asked import PLAIN, Offload, fault
 
 cdef object BY_ENDPOINT = object()  # what makes a burst: no program has it
 
@@ -61,8 +63,37 @@ cdef class Burst:
                 parcel = &self.parcels[i]
                 memcpy(slot_at(self.endpoint, parcel), source.buf, source.len)
                 parcel.bytes = <uint32_t>source.len
+                ask(self.endpoint, parcel, PLAIN)
         finally:
             PyBuffer_Release(&source)
+
+    def offload(self, Py_ssize_t index) -> Offload:
+        return asked_of(self.endpoint, self.at(index))
+
+    def set_offload(self, Py_ssize_t index, asked) -> None:
+        cdef Parcel *parcel = self.at(index)
+        if not isinstance(asked, Offload):
+            raise TypeError(f"{type(asked).__name__} is no fastvhost.Offload")
+        if self.endpoint.side.headers == NULL and asked != PLAIN:
+            raise ValueError(f"endpoint {self.endpoint.name} takes plain frames; make it with offloads=True")
+        problem = fault(asked, parcel.bytes)
+        if problem:
+            raise ValueError(problem)
+        parcel = self.at(index)  # comparing may have run code of the program's, which gave the burst back
+        ask(self.endpoint, parcel, asked)
+
+    cdef int check_offloads(self) except -1:
+        """A frame may have got another length since. Raises ValueError."""
+        cdef uint32_t i
+        cdef NetHeader *header
+        for i in range(self.n):
+            header = header_of(self.endpoint, &self.parcels[i])
+            if header == NULL or not (header.flags or header.gso_type):
+                continue
+            problem = fault(asked_of(self.endpoint, &self.parcels[i]), self.parcels[i].bytes)
+            if problem:
+                raise ValueError(f"frame {i}: {problem}")
+        return 0
 
     def stamp(self, uint32_t at, uint32_t first) -> None:
         cdef uint32_t i
@@ -114,6 +145,28 @@ cdef class Burst:
         if not self.gone and self.endpoint is not None and self.parcels != NULL:
             self.endpoint.put_back(self.parcels, self.n, self.lent)
         free(self.parcels)
+
+
+cdef object asked_of(EndpointSlots endpoint, const Parcel *parcel):
+    cdef const NetHeader *header = header_of(endpoint, parcel)
+    if header == NULL:
+        return PLAIN
+    return Offload(
+        bool(header.flags & NET_HDR_F_NEEDS_CSUM), header.csum_start, header.csum_offset, header.gso_type,
+        header.gso_size, header.hdr_len,
+    )
+
+
+cdef int ask(EndpointSlots endpoint, const Parcel *parcel, object asked) except -1:
+    """What the frame of a parcel leaves to others from now on. asked: an Offload without fault."""
+    cdef NetHeader *header = header_of(endpoint, parcel)
+    cdef NetHeader new = NetHeader(
+        NET_HDR_F_NEEDS_CSUM if asked.needs_csum else 0, asked.gso_type, asked.hdr_len, asked.gso_size,
+        asked.csum_start, asked.csum_offset, 1,
+    )
+    if header != NULL:
+        header[0] = new
+    return 0
 
 
 cdef void store_big_endian(uint8_t *at, uint32_t number) noexcept nogil:

@@ -14,6 +14,7 @@ from libc.stdlib cimport calloc, free
 from posix.unistd cimport close
 
 from fastvhost.abi.shared_memory cimport full_fence, load_acquire_u32
+from fastvhost.abi.virtio_net cimport NetHeader
 from fastvhost.dataplane.eventfd cimport wake_eventfd
 from fastvhost.dataplane.port cimport Port
 from fastvhost.dataplane.ports.parcels cimport (
@@ -33,7 +34,7 @@ cdef class EndpointSlots(Port):
     def __cinit__(self, *args, **kwargs) -> None:
         self.side.program_fd = self.side.worker_fd = -1
 
-    cdef int make_slots(self, uint32_t slots, uint32_t slot_bytes) except -1:
+    cdef int make_slots(self, uint32_t slots, uint32_t slot_bytes, bint offloads) except -1:
         """Called once. slots: a power of two. Half of them are the program's, the others the worker's."""
         cdef uint32_t i
         cdef Py_buffer buffer
@@ -46,6 +47,10 @@ cdef class EndpointSlots(Port):
             and make_parcels(&self.side.leaving, slots) and make_parcels(&self.side.vacant, slots)
         ):
             raise MemoryError
+        if offloads:
+            self.side.headers = <NetHeader *>calloc(slots, sizeof(NetHeader))
+            if self.side.headers == NULL:
+                raise MemoryError
         self.memory = mmap.mmap(-1, <uint64_t>slots * slot_bytes)
         self.view = memoryview(self.memory)
         PyObject_GetBuffer(self.memory, &buffer, PyBUF_SIMPLE)
@@ -64,6 +69,7 @@ cdef class EndpointSlots(Port):
 
     def __dealloc__(self) -> None:
         free(self.spare)
+        free(self.side.headers)
         free_parcels(&self.side.arrived)
         free_parcels(&self.side.returned)
         free_parcels(&self.side.leaving)
@@ -82,8 +88,8 @@ cdef class EndpointSlots(Port):
         return n
 
     cdef uint32_t lend_slots(self, Parcel *parcels, uint32_t most) noexcept nogil:
-        """Up to so many empty slots. The caller sets their bytes."""
-        cdef uint32_t n = 0, there = parcels_there(&self.side.returned)
+        """Up to so many empty slots, for plain frames unless the caller says otherwise. It sets their bytes."""
+        cdef uint32_t i, n = 0, there = parcels_there(&self.side.returned)
         while n < most and self.n_spare:
             self.n_spare -= 1
             parcels[n] = Parcel(self.spare[self.n_spare], 0)
@@ -92,6 +98,8 @@ cdef class EndpointSlots(Port):
             parcels[n] = take_parcel(&self.side.returned)
             there -= 1
             n += 1
+        for i in range(n if self.side.headers != NULL else 0):
+            self.side.headers[parcels[i].slot] = NetHeader(0, 0, 0, 0, 0, 0, 1)
         return n
 
     cdef void put_back(self, const Parcel *parcels, uint32_t n, bint lent) noexcept nogil:

@@ -21,7 +21,7 @@ cdef extern from "<sys/uio.h>" nogil:
 cdef enum:
     ARENA_BYTES = 64 * 9216 + 65536
     FRAME_ROOM = MAX_FRAME_BYTES + 4    # a VLAN tag on top
-    MOST_PARTS = 1024                   # what the kernel takes at once (UIO_MAXIOV)
+    MOST_PARTS = 1023                   # what the kernel takes at once (UIO_MAXIOV) less a header's
 
 
 cdef struct HostQueue:
@@ -69,6 +69,7 @@ cdef struct HostChange:
     const HostFile *files    # one a pair, or NULL
     bint link_up
     uint32_t longest
+    uint32_t accepts         # what frames may need that the interface takes (Need)
 
 
 cdef class HostFiles:
@@ -82,13 +83,13 @@ cdef class HostFiles:
 
 cdef void report_error(HostPortState *side, int error) noexcept nogil
 cdef void report_first_frame(HostPortState *side) noexcept nogil
-cdef uint32_t list_pieces(HostQueue *queue, const Frame *frame, const Segment *segments, iovec *parts) noexcept nogil
+cdef uint32_t list_pieces(HostQueue *queue, const FrameBurst *burst, const Frame *frame, iovec *parts) noexcept nogil
 cdef int host_wait_fd(PortOps *port, uint32_t pair, bint *kicked) noexcept nogil
 
 
 cdef inline void add_frame(FrameBurst *burst, uint32_t n, uint8_t *data, uint32_t bytes) noexcept nogil:
     """The n-th frame of a burst, in one piece."""
-    burst.frames[n] = Chain(data=data, bytes=bytes, ticket=n, first_segment=0, n_segments=1)
+    burst.frames[n] = Chain(data=data, bytes=bytes, ticket=n, first_segment=0, n_segments=1, head=0)
 
 
 cdef class HostPort(ChangingPort):

@@ -10,7 +10,7 @@ from fastvhost.abi.shared_memory cimport load_acquire_u32, store_release_u32
 from fastvhost.dataplane.changing_port cimport ChangingPort
 from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.eventfd cimport drain_eventfd, wake_eventfd
-from fastvhost.dataplane.frame cimport Frame, Segment, copy_frame
+from fastvhost.dataplane.frame cimport Frame, FrameBurst, Segment, copy_frame
 from fastvhost.dataplane.port cimport NOTHING_TO_WAIT_FOR, Port, PortOps
 
 
@@ -31,9 +31,13 @@ cdef void report_first_frame(HostPortState *side) noexcept nogil:
     wake_eventfd(side.attention_fd)
 
 
-cdef uint32_t list_pieces(HostQueue *queue, const Frame *frame, const Segment *segments, iovec *parts) noexcept nogil:
+cdef uint32_t list_pieces(HostQueue *queue, const FrameBurst *burst, const Frame *frame, iovec *parts) noexcept nogil:
     """A frame in pieces as the kernel wants them; in more pieces than it takes, by way of the bounce buffer."""
+    cdef const Segment *segments = burst.segments
     cdef uint32_t i
+    if frame.n_segments == 1:
+        parts[0] = iovec(frame.data, frame.bytes)
+        return 1
     if frame.n_segments > MOST_PARTS:
         copy_frame(queue.bounce, frame, segments)
         parts[0] = iovec(queue.bounce, frame.bytes)
@@ -60,6 +64,7 @@ cdef void commit_host_change(void *written) noexcept nogil:
             side.queues[i].handle = NULL if change.files == NULL else change.files[i].handle
         change.port.epoch += change.lends  # frames of the files before are gone with them
     side.link_up, side.longest = change.link_up, change.longest
+    change.port.accepts = change.accepts
 
 
 cdef class HostFiles:
@@ -107,7 +112,7 @@ cdef class HostPort(ChangingPort):
             queue = &self.side.queues[i]
             queue.fd = -1
             queue.arena = <uint8_t *>malloc(ARENA_BYTES)
-            queue.parts = <iovec *>malloc(MOST_PARTS * sizeof(iovec))
+            queue.parts = <iovec *>malloc((1 + MOST_PARTS) * sizeof(iovec))
             queue.bounce = <uint8_t *>malloc(FRAME_ROOM)
             if queue.arena == NULL or queue.parts == NULL or queue.bounce == NULL:
                 raise MemoryError
@@ -127,6 +132,7 @@ cdef class HostPort(ChangingPort):
         if not self.next.begun:
             self.next.touched = self.next.swaps = False
             self.next.link_up, self.next.longest = self.side.link_up, self.side.longest
+            self.next.accepts = self.ops.accepts
             self.next.begun = True
         return &self.next
 

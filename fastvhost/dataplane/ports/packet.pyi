@@ -12,5 +12,8 @@ class PacketPort(HostPort):
     """Reads a TPACKET_V3 ring, sends with sendmmsg straight from where frames lie."""
 
     def __init__(self, name: str, door: Door) -> None: ...
-    def attach(self, ring: mmap.mmap, block_bytes: int, receive_fd: int, send_fd: int) -> None:
-        """ring: a socket's mapped TPACKET_V3 ring, with PACKET_VNET_HDR. All borrowed until detach(). The door."""
+    def attach(self, ring: mmap.mmap, block_bytes: int, receive_fd: int, send_fd: int, queue_fd: int) -> None:
+        """ring: a socket's mapped TPACKET_V3 ring, with PACKET_VNET_HDR. All borrowed until detach(). The door.
+
+        queue_fd sends by way of the interface's queue, send_fd past it. ValueError: the blocks do not fit.
+        """

@@ -2,24 +2,31 @@
 
 Frames stay in the ring's blocks until the egress has copied them: one copy, as from a guest. A block goes back to the
 kernel once all its frames are released. A burst takes frames from as many blocks as it needs: a port that takes fewer a
-round than another one sends lets its ring fill up, until the kernel drops. What the host's stack left to the hardware
-is done here: the kernel puts a virtio-net header in front of each frame that says what is missing (PACKET_VNET_HDR).
+round than another one sends lets its ring fill up, until the kernel drops. What a stack or a guest leaves to its
+card crosses as it is: a virtio-net header in front of each frame says what is missing (PACKET_VNET_HDR).
+
+A frame is sent past the interface's queue (PACKET_QDISC_BYPASS), but for one with something missing: a card that does
+not do it has its frames finished by the kernel on the way from the queue, and loses them past it. All frames of a flow
+go the same way, and stay in order.
 """
 
-from libc.errno cimport EAGAIN, EFAULT, EMSGSIZE, ENOBUFS, errno
+from libc.errno cimport EAGAIN, EFAULT, EINVAL, EMSGSIZE, ENOBUFS, ENOMEM, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memmove, memset
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 
 from fastvhost.abi.shared_memory cimport load_acquire_u16, load_acquire_u32, store_release_u32
-from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES, NET_HDR_F_NEEDS_CSUM, NET_HDR_LEGACY_BYTES
+from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES, NET_HDR_LEGACY_BYTES, NetHeader
 from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.drop_reason cimport BAD_DESCRIPTOR, GSO_UNSUPPORTED, LINK_DOWN, OVERSIZE, RUNT
 from fastvhost.dataplane.ether cimport ETHER_ADDRESSES_BYTES, ETHERTYPE_VLAN, VLAN_TAG_BYTES, put16
-from fastvhost.dataplane.frame cimport BURST, FrameBurst, Frame, Segment, copy_frame
+from fastvhost.dataplane.frame cimport BURST, NEED_TUNNEL, NEED_USO, FrameBurst, Frame, Segment, copy_frame
+from fastvhost.dataplane.offload.header cimport HOST_NEEDS, give_head, next_head
+from fastvhost.dataplane.offload.tunnel cimport Tunnel, in_datagram
 from fastvhost.dataplane.port cimport PortOps
 from fastvhost.dataplane.ports.host_port cimport (
+    FRAME_ROOM,
     HostFile,
     HostFiles,
     HostPort,
@@ -29,13 +36,6 @@ from fastvhost.dataplane.ports.host_port cimport (
     iovec,
     report_error,
     report_first_frame,
-)
-from fastvhost.dataplane.ports.segmentation cimport (
-    HostHeader,
-    Super,
-    begin_super,
-    complete_checksum,
-    cut_super,
 )
 from fastvhost.dataplane.tally cimport Tally, count_drops
 
@@ -86,16 +86,16 @@ cdef struct PacketRing:
     uint32_t block_bytes
     uint32_t n_blocks
     int send_fd
+    int queue_fd             # for frames with a head
     # written by the worker that reads
     uint32_t block           # the one being read, or the next to be
     bint is_open             # it is ours
     uint32_t n_held          # blocks that are ours, it included: frames of them may still be out
     uint32_t left            # frames in it not looked at yet
     uint8_t *next            # the first of them
-    Super super
     # scratch of the worker that writes
     mmsghdr messages[BURST]
-    iovec parts[BURST * FEW_PARTS]
+    iovec parts[BURST * (1 + FEW_PARTS)]
 
 
 cdef inline tpacket_block_desc *block_at(const PacketRing *ring, uint32_t block) noexcept nogil:
@@ -130,7 +130,7 @@ cdef bint open_block(PacketRing *ring) noexcept nogil:
 cdef void give_back(PacketRing *ring) noexcept nogil:
     """All frames handed out so far are released: blocks without any more go back to the kernel."""
     cdef uint32_t oldest
-    if ring.is_open and ring.left == 0 and ring.super.frame == NULL:
+    if ring.is_open and ring.left == 0:
         move_on(ring)
     while ring.n_held > <uint32_t>ring.is_open:
         oldest = ring.block + <uint32_t>ring.is_open + ring.n_blocks - ring.n_held
@@ -151,10 +151,8 @@ cdef uint32_t receive_burst(PortOps *port, uint32_t pair, FrameBurst *burst) noe
         return 0
     if ring.n_held:
         give_back(ring)
+    burst.n_heads = burst.needs = 0
     while n < BURST:
-        if ring.super.frame != NULL:
-            n = cut_super(&ring.super, burst, n, queue.arena)
-            continue
         if ring.left == 0:
             if not open_block(ring):
                 break
@@ -202,12 +200,13 @@ cdef inline bint lies_in_block(const PacketRing *ring, const tpacket3_hdr *packe
 cdef uint32_t take_packet(
     PacketRing *ring, tpacket3_hdr *packet, const FoundPacket *found, FrameBurst *burst, uint32_t n, Tally *tally
 ) noexcept nogil:
-    """One frame of the ring as the n-th of the burst. 0: it is none, or a super-frame that is to be cut now."""
+    """One frame of the ring as the n-th of the burst. 0: it is none."""
     cdef uint8_t *frame = <uint8_t *>packet + found.mac
     cdef uint32_t bytes = found.bytes
-    cdef HostHeader header
-    memcpy(&header, frame - NET_HDR_LEGACY_BYTES, sizeof(header))
-    if bytes != packet.tp_len:
+    cdef NetHeader *net = &next_head(burst).net
+    cdef Tunnel tunnel
+    memcpy(net, frame - NET_HDR_LEGACY_BYTES, NET_HDR_LEGACY_BYTES)
+    if bytes != packet.tp_len or bytes > FRAME_ROOM - VLAN_TAG_BYTES:
         count_drops(tally, OVERSIZE, 1)
         return 0
     if bytes < ETHER_HEADER_BYTES:
@@ -218,17 +217,14 @@ cdef uint32_t take_packet(
         restore_tag(frame, packet)
         frame -= VLAN_TAG_BYTES
         bytes += VLAN_TAG_BYTES
-        header.csum_start += VLAN_TAG_BYTES
-    if header.gso_type:
-        if not begin_super(&ring.super, frame, bytes, &header):
-            count_drops(tally, GSO_UNSUPPORTED, 1)
-        return 0
-    if header.flags & NET_HDR_F_NEEDS_CSUM and not complete_checksum(
-        frame, bytes, header.csum_start, header.csum_offset
-    ):
+        net.csum_start += VLAN_TAG_BYTES
+    add_frame(burst, n, frame, bytes)
+    if not give_head(burst, &burst.frames[n], bytes, HOST_NEEDS | NEED_USO):
         count_drops(tally, GSO_UNSUPPORTED, 1)
         return 0
-    add_frame(burst, n, frame, bytes)
+    if net.gso_type and in_datagram(frame, bytes, net.csum_start, &tunnel):
+        burst.heads[burst.n_heads].needs |= NEED_TUNNEL
+        burst.needs |= NEED_TUNNEL
     return 1
 
 
@@ -248,32 +244,33 @@ cdef bint may_receive(PortOps *port, uint32_t pair) noexcept nogil:
     if queue.fd < 0:
         return False
     # One that was read to its end waits to be given back: that is work, too.
-    return ring.left or ring.super.frame != NULL or ring.n_held or is_ready(ring, ring.block)
+    return ring.left or ring.n_held or is_ready(ring, ring.block)
 
 
 cdef uint32_t deliver_burst(
-    PortOps *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
+    PortOps *port, uint32_t pair, const FrameBurst *burst, uint32_t first, uint32_t n
 ) noexcept nogil:
     cdef HostPortState *side = <HostPortState *>port.state
     cdef HostQueue *queue = &side.queues[pair]
     cdef PacketRing *ring = <PacketRing *>queue.handle
     cdef Tally *tally = &port.tx[pair]
+    cdef const Frame *frames = &burst.frames[first]
     cdef uint32_t i, done = 0
-    cdef int sent, error
+    cdef int sent, error, fd
     if queue.fd < 0 or not side.link_up:
         count_drops(tally, LINK_DOWN, n)
         return n
     n = min(n, <uint32_t>BURST)  # what there is room for in messages
     for i in range(n):
-        address(ring, i, &frames[i], segments)
+        address(ring, i, burst, &frames[i])
     while done < n:
-        error = 0
+        fd = ring.queue_fd if frames[done].head else ring.send_fd
         if frames[done].n_segments > FEW_PARTS:
-            sent = send_alone(queue, ring, &frames[done], segments)
+            sent = send_alone(queue, fd, burst, &frames[done])
         else:
-            sent = sendmmsg(ring.send_fd, &ring.messages[done], few(&frames[done], n - done), MSG_DONTWAIT)
+            sent = sendmmsg(fd, &ring.messages[done], alike(&frames[done], n - done), MSG_DONTWAIT)
             if sent < 0 and errno == EFAULT:
-                sent = send_alone(queue, ring, &frames[done], segments)
+                sent = send_alone(queue, fd, burst, &frames[done])
         if sent > 0:
             for i in range(done, done + sent):
                 tally.bytes += frames[i].bytes
@@ -285,6 +282,9 @@ cdef uint32_t deliver_burst(
             return done
         if error == EMSGSIZE:
             count_drops(tally, OVERSIZE, 1)
+        elif frames[done].head and (error == EINVAL or error == ENOMEM):
+            # The headers are not what the head says. ENOMEM: the kernel tried to cut it and could not.
+            count_drops(tally, GSO_UNSUPPORTED, 1)
         else:
             report_error(side, error)
             count_drops(tally, LINK_DOWN, 1)
@@ -292,35 +292,39 @@ cdef uint32_t deliver_burst(
     return n
 
 
-cdef void address(PacketRing *ring, uint32_t i, const Frame *frame, const Segment *segments) noexcept nogil:
-    """Message i names the frame's pieces; one of too many pieces is sent alone."""
-    cdef iovec *parts = &ring.parts[i * FEW_PARTS]
+cdef void address(PacketRing *ring, uint32_t i, const FrameBurst *burst, const Frame *frame) noexcept nogil:
+    """Message i names the frame's header and pieces; one of too many pieces is sent alone."""
+    cdef const Segment *segments = burst.segments
+    cdef iovec *parts = &ring.parts[i * (1 + FEW_PARTS)]
     cdef uint32_t k
     ring.messages[i].msg_hdr.msg_iov = parts
-    ring.messages[i].msg_hdr.msg_iovlen = frame.n_segments
+    ring.messages[i].msg_hdr.msg_iovlen = 1 + frame.n_segments
+    parts[0] = iovec(<void *>&burst.heads[frame.head].net, NET_HDR_LEGACY_BYTES)
     if frame.n_segments == 1:
-        parts[0] = iovec(frame.data, frame.bytes)
+        parts[1] = iovec(frame.data, frame.bytes)
     elif frame.n_segments <= FEW_PARTS:
         for k in range(frame.n_segments):
-            parts[k] = iovec(segments[frame.first_segment + k].data, segments[frame.first_segment + k].bytes)
+            parts[1 + k] = iovec(segments[frame.first_segment + k].data, segments[frame.first_segment + k].bytes)
 
 
-cdef uint32_t few(const Frame *frames, uint32_t n) noexcept nogil:
-    """How many frames from here on are in few pieces."""
+cdef uint32_t alike(const Frame *frames, uint32_t n) noexcept nogil:
+    """How many frames from here on are in few pieces and go the same way."""
+    cdef bint queued = frames[0].head != 0
     cdef uint32_t i = 0
-    while i < n and frames[i].n_segments <= FEW_PARTS:
+    while i < n and frames[i].n_segments <= FEW_PARTS and (frames[i].head != 0) == queued:
         i += 1
     return i
 
 
-cdef int send_alone(HostQueue *queue, PacketRing *ring, const Frame *frame, const Segment *segments) noexcept nogil:
+cdef int send_alone(HostQueue *queue, int fd, const FrameBurst *burst, const Frame *frame) noexcept nogil:
     cdef mmsghdr message
-    cdef iovec part
+    cdef iovec parts[2]
     memset(&message, 0, sizeof(message))
-    copy_frame(queue.bounce, frame, segments)
-    part = iovec(queue.bounce, frame.bytes)
-    message.msg_hdr.msg_iov, message.msg_hdr.msg_iovlen = &part, 1
-    return sendmmsg(ring.send_fd, &message, 1, MSG_DONTWAIT)
+    copy_frame(queue.bounce, frame, burst.segments)
+    parts[0] = iovec(<void *>&burst.heads[frame.head].net, NET_HDR_LEGACY_BYTES)
+    parts[1] = iovec(queue.bounce, frame.bytes)
+    message.msg_hdr.msg_iov, message.msg_hdr.msg_iovlen = &parts[0], 2
+    return sendmmsg(fd, &message, 1, MSG_DONTWAIT)
 
 
 cdef class PacketFiles(HostFiles):
@@ -330,14 +334,14 @@ cdef class PacketFiles(HostFiles):
     cdef Py_buffer lent
     cdef bint holds
 
-    cdef int hold(self, object memory, uint32_t block_bytes, int receive_fd, int send_fd) except -1:
+    cdef int hold(self, object memory, uint32_t block_bytes, int receive_fd, int send_fd, int queue_fd) except -1:
         self.make_room(1)
         PyObject_GetBuffer(memory, &self.lent, PyBUF_WRITABLE)
         self.holds = True
         self.ring.ring, self.ring.block_bytes = <uint8_t *>self.lent.buf, block_bytes
         if <size_t>self.lent.len // block_bytes <= 0xffffffffU:
             self.ring.n_blocks = <uint32_t>(<size_t>self.lent.len // block_bytes)
-        self.ring.send_fd = send_fd
+        self.ring.send_fd, self.ring.queue_fd = send_fd, queue_fd
         self.files[0] = HostFile(receive_fd, &self.ring)
         return 0
 
@@ -358,14 +362,15 @@ cdef class PacketPort(HostPort):
         self.next.lends = True
         self.ops.receive_burst, self.ops.deliver_burst = receive_burst, deliver_burst
         self.ops.may_receive = may_receive
+        self.ops.accepts = HOST_NEEDS
 
-    def attach(self, ring, uint32_t block_bytes, int receive_fd, int send_fd) -> None:
+    def attach(self, ring, uint32_t block_bytes, int receive_fd, int send_fd, int queue_fd) -> None:
         cdef PacketFiles files = PacketFiles()
         if not self.ops.n_pairs:
             raise ValueError("a packet port takes a ring once it is made: call its __init__")
         if block_bytes < 4096:
             raise ValueError(f"port {self.name}: blocks of {block_bytes} bytes; a page is the least")
-        files.hold(ring, block_bytes, receive_fd, send_fd)
+        files.hold(ring, block_bytes, receive_fd, send_fd, queue_fd)
         if not files.ring.n_blocks:
             raise ValueError(f"port {self.name}: a ring of {files.lent.len} bytes for blocks of {block_bytes}")
         self.swap(files)

@@ -2,7 +2,7 @@
 
 Immediate mode, because libpcap otherwise waits for a buffer to fill; direction in, because it would otherwise show what
 was injected; 64 frames a dispatch. libpcap lends a frame only until the callback returns, so it is read into the port's
-own room there.
+own room there. It does not say what is left to the card: unfinished checksums are found, and what leaves is finished.
 """
 
 from libc.errno cimport EAGAIN, EFAULT, EMSGSIZE, ENETDOWN, ENOBUFS, errno
@@ -12,7 +12,9 @@ from libc.string cimport memcpy
 from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES
 from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.drop_reason cimport LINK_DOWN, OVERSIZE, RUNT
-from fastvhost.dataplane.frame cimport BURST, FrameBurst, Frame, Segment, copy_frame
+from fastvhost.dataplane.frame cimport BURST, FrameBurst, Frame
+from fastvhost.dataplane.offload.finish cimport copy_finished
+from fastvhost.dataplane.offload.unfinished cimport look_for_unfinished
 from fastvhost.dataplane.port cimport PortOps
 from fastvhost.dataplane.ports.host_port cimport (
     ARENA_BYTES,
@@ -150,6 +152,7 @@ cdef void take_frame(unsigned char *user, const pcap_pkthdr *header, const unsig
         return
     memcpy(catch.queue.arena + catch.at, data, bytes)
     add_frame(catch.burst, catch.n, catch.queue.arena + catch.at, bytes)
+    look_for_unfinished(catch.burst, &catch.burst.frames[catch.n])
     catch.tally.bytes += bytes
     catch.at += (bytes + 63) & ~63
     catch.n += 1
@@ -163,6 +166,7 @@ cdef uint32_t receive_burst(PortOps *port, uint32_t pair, FrameBurst *burst) noe
     cdef Catch catch = Catch(<pcap_t *>queue.handle, queue, burst, &port.rx[pair], 0, 0)
     if queue.fd < 0:
         return 0
+    burst.n_heads = burst.needs = 0
     if pcap_library.dispatch(catch.handle, BURST, take_frame, <unsigned char *>&catch) == -1:
         report_error(side, ENETDOWN)
     if catch.n:
@@ -174,11 +178,12 @@ cdef uint32_t receive_burst(PortOps *port, uint32_t pair, FrameBurst *burst) noe
 
 
 cdef uint32_t deliver_burst(
-    PortOps *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
+    PortOps *port, uint32_t pair, const FrameBurst *burst, uint32_t first, uint32_t n
 ) noexcept nogil:
     cdef HostPortState *side = <HostPortState *>port.state
     cdef HostQueue *queue = &side.queues[pair]
     cdef Tally *tally = &port.tx[pair]
+    cdef const Frame *frames = &burst.frames[first]
     cdef uint32_t i
     cdef int sent
     cdef const void *data
@@ -187,12 +192,12 @@ cdef uint32_t deliver_burst(
         return n
     for i in range(n):
         data = frames[i].data
-        if frames[i].n_segments != 1:
-            copy_frame(queue.bounce, &frames[i], segments)
+        if frames[i].n_segments != 1 or frames[i].head:
+            copy_finished(queue.bounce, burst, &frames[i])
             data = queue.bounce
         sent = pcap_library.inject(<pcap_t *>queue.handle, data, frames[i].bytes)
         if sent < 0 and errno == EFAULT:
-            copy_frame(queue.bounce, &frames[i], segments)
+            copy_finished(queue.bounce, burst, &frames[i])
             sent = pcap_library.inject(<pcap_t *>queue.handle, queue.bounce, frames[i].bytes)
         if sent >= 0:
             tally.frames += 1

@@ -1,16 +1,19 @@
 """A tap interface: frames to and from this host's network stack. Linux, Documentation/networking/tuntap.rst.
 
 A frame that the stack sends is read into the port's own room, one that it gets is written from where it lies in the
-guest's memory: either way the forwarder adds no copy of its own. Offloads are off, so a frame has no header in front.
+guest's memory: either way the forwarder adds no copy of its own. In front of each stands a virtio-net header of twelve
+bytes (IFF_VNET_HDR), so that what a stack or a guest leaves to its card crosses as it is.
 """
 
-from libc.errno cimport EAGAIN, EFAULT, EIO, errno
+from libc.errno cimport EAGAIN, EFAULT, EINVAL, EIO, errno
 from libc.stdint cimport uint32_t
+from libc.string cimport memcpy
 
-from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES
+from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES, NET_HDR_BYTES
 from fastvhost.dataplane.door cimport Door
-from fastvhost.dataplane.drop_reason cimport LINK_DOWN, RUNT
-from fastvhost.dataplane.frame cimport BURST, FrameBurst, Frame, Segment, copy_frame
+from fastvhost.dataplane.drop_reason cimport GSO_UNSUPPORTED, LINK_DOWN, RUNT
+from fastvhost.dataplane.frame cimport BURST, NEED_USO, FrameBurst, Frame, copy_frame
+from fastvhost.dataplane.offload.header cimport HOST_NEEDS, give_head, next_head
 from fastvhost.dataplane.port cimport PortOps
 from fastvhost.dataplane.ports.host_port cimport (
     ARENA_BYTES,
@@ -22,6 +25,7 @@ from fastvhost.dataplane.ports.host_port cimport (
     HostPortState,
     add_frame,
     list_pieces,
+    iovec,
     report_error,
     report_first_frame,
     writev,
@@ -34,10 +38,8 @@ cdef extern from * nogil:
     #include <unistd.h>
     /* One call a frame: the C library's own read and write also arrange for the thread to be cancelled in them. */
     static inline ssize_t read_frame(int fd, void *to, size_t bytes) { return syscall(SYS_read, fd, to, bytes); }
-    static inline ssize_t send_frame(int fd, const void *from, size_t n) { return syscall(SYS_write, fd, from, n); }
     """
     ssize_t read_frame(int fd, void *to, size_t bytes)
-    ssize_t send_frame(int fd, const void *source, size_t bytes)
 
 
 cdef uint32_t receive_burst(PortOps *port, uint32_t pair, FrameBurst *burst) noexcept nogil:
@@ -48,17 +50,22 @@ cdef uint32_t receive_burst(PortOps *port, uint32_t pair, FrameBurst *burst) noe
     cdef ssize_t got
     if queue.fd < 0:
         return 0
-    while n < BURST and at <= ARENA_BYTES - FRAME_ROOM:
-        got = read_frame(queue.fd, queue.arena + at, FRAME_ROOM)
+    burst.n_heads = burst.needs = 0
+    while n < BURST and at <= ARENA_BYTES - (NET_HDR_BYTES + FRAME_ROOM):
+        got = read_frame(queue.fd, queue.arena + at, NET_HDR_BYTES + FRAME_ROOM)
         if got <= 0:    # 0: the end of a file, which no tap has
             if got < 0 and errno != EAGAIN:
                 report_error(side, errno)
             break
-        if got < ETHER_HEADER_BYTES:
+        if got < NET_HDR_BYTES + ETHER_HEADER_BYTES:
             count_drops(tally, RUNT, 1)
             continue
-        add_frame(burst, n, queue.arena + at, <uint32_t>got)
-        tally.bytes += got
+        add_frame(burst, n, queue.arena + at + NET_HDR_BYTES, <uint32_t>got - NET_HDR_BYTES)
+        memcpy(&next_head(burst).net, queue.arena + at, NET_HDR_BYTES)
+        if not give_head(burst, &burst.frames[n], burst.frames[n].bytes, HOST_NEEDS | NEED_USO):
+            count_drops(tally, GSO_UNSUPPORTED, 1)
+            continue
+        tally.bytes += burst.frames[n].bytes
         at += (<uint32_t>got + 63) & ~63
         n += 1
     if n:
@@ -70,20 +77,24 @@ cdef uint32_t receive_burst(PortOps *port, uint32_t pair, FrameBurst *burst) noe
 
 
 cdef uint32_t deliver_burst(
-    PortOps *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
+    PortOps *port, uint32_t pair, const FrameBurst *burst, uint32_t first, uint32_t n
 ) noexcept nogil:
     cdef HostPortState *side = <HostPortState *>port.state
     cdef HostQueue *queue = &side.queues[pair]
     cdef Tally *tally = &port.tx[pair]
+    cdef const Frame *frames = &burst.frames[first]
     cdef uint32_t i
     cdef int error
     if queue.fd < 0 or not side.link_up:
         count_drops(tally, LINK_DOWN, n)
         return n
     for i in range(n):
-        error = write_frame(queue, &frames[i], segments)
+        error = write_frame(queue, burst, &frames[i])
         if error == EAGAIN:
             return i
+        if error == EINVAL and burst.frames[first + i].head:
+            count_drops(tally, GSO_UNSUPPORTED, 1)
+            continue
         if error:
             # EIO: the interface is down; EBADFD: it is gone. Control looks, and tells.
             report_error(side, error)
@@ -94,30 +105,30 @@ cdef uint32_t deliver_burst(
     return n
 
 
-cdef int write_frame(HostQueue *queue, const Frame *frame, const Segment *segments) noexcept nogil:
+cdef int write_frame(HostQueue *queue, const FrameBurst *burst, const Frame *frame) noexcept nogil:
     """0, or an errno."""
+    cdef iovec *parts = queue.parts
     cdef ssize_t written
-    if frame.n_segments == 1:
-        written = send_frame(queue.fd, frame.data, frame.bytes)
-    else:
-        written = writev(queue.fd, queue.parts, list_pieces(queue, frame, segments, queue.parts))
+    parts[0] = iovec(<void *>&burst.heads[frame.head].net, NET_HDR_BYTES)
+    written = writev(queue.fd, parts, 1 + list_pieces(queue, burst, frame, &parts[1]))
     if written < 0 and errno == EFAULT:
-        copy_frame(queue.bounce, frame, segments)
-        written = send_frame(queue.fd, queue.bounce, frame.bytes)
+        copy_frame(queue.bounce, frame, burst.segments)
+        parts[1] = iovec(queue.bounce, frame.bytes)
+        written = writev(queue.fd, parts, 2)
     if written >= 0:
         return 0
     return errno if errno else EIO
 
 
 cdef class TapPort(HostPort):
-    """Reads and writes the file descriptors of a tap interface, one a queue, without offloads."""
+    """Reads and writes the file descriptors of a tap interface, one a queue."""
 
     def __init__(self, str name, Door door not None, uint32_t queues=1) -> None:
         self.make(name, door, queues)
         self.ops.receive_burst = receive_burst
         self.ops.deliver_burst = deliver_burst
 
-    def attach(self, fds) -> None:
+    def attach(self, fds, *, bint udp_segments=False) -> None:
         cdef HostFiles files = HostFiles()
         cdef uint32_t i
         cdef int number
@@ -129,5 +140,6 @@ cdef class TapPort(HostPort):
         files.make_room(self.ops.n_pairs)
         for i in range(files.n):
             files.files[i] = HostFile(numbers[i], NULL)
+        self.plan().accepts = HOST_NEEDS | (NEED_USO if udp_segments else 0)
         self.swap(files)
         self.end_setter()

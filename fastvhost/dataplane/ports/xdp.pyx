@@ -2,7 +2,8 @@
 
 A frame that arrives stays in its chunk until the egress has copied it, then the chunk goes back to the kernel by the
 fill ring: one copy, as from a guest. A frame that leaves is copied into a chunk, which comes back by the completion
-ring. Whether the kernel itself copies between chunks and its own buffers is a matter of the driver.
+ring. Whether the kernel itself copies between chunks and its own buffers is a matter of the driver. Nothing is said
+here of what is left to the card: what leaves is finished in its copy, of what arrives, unfinished checksums are found.
 """
 
 from libc.errno cimport EAGAIN, EBUSY, ENOBUFS, errno
@@ -13,7 +14,9 @@ from fastvhost.abi.shared_memory cimport full_fence, load_acquire_u32, store_rel
 from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES
 from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.drop_reason cimport KERNEL_OVERRUN, LINK_DOWN, OVERSIZE, RUNT
-from fastvhost.dataplane.frame cimport BURST, FrameBurst, Chain, Done, Frame, Segment, copy_frame
+from fastvhost.dataplane.frame cimport BURST, FrameBurst, Chain, Done, Frame
+from fastvhost.dataplane.offload.finish cimport copy_finished
+from fastvhost.dataplane.offload.unfinished cimport look_for_unfinished
 from fastvhost.dataplane.port cimport PortOps
 from fastvhost.dataplane.ports.host_port cimport (
     HostChange,
@@ -45,9 +48,6 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t sendto(int fd, const void *data, size_t bytes, int flags, const void *address, unsigned int address_bytes)
     ssize_t recvfrom(int fd, void *data, size_t bytes, int flags, void *address, void *address_bytes)
     const int MSG_DONTWAIT
-
-cdef extern from "fastvhost/dataplane/ports/unfinished.h" nogil:
-    bint finish_checksum(uint8_t *frame, uint32_t bytes)
 
 
 cdef struct XdpQueue:
@@ -102,6 +102,7 @@ cdef uint32_t receive_burst(PortOps *port, uint32_t pair, FrameBurst *burst) noe
     cdef xdp_desc found
     if queue.fd < 0 or not is_there(queue):
         return 0
+    burst.n_heads = burst.needs = 0
     returned = xdp.next_fill
     there = load_acquire_u32(xdp.received.producer) - xdp.next_received  # pairs with the kernel's, behind its frames
     for _ in range(min(there, <uint32_t>BURST)):
@@ -111,11 +112,11 @@ cdef uint32_t receive_burst(PortOps *port, uint32_t pair, FrameBurst *burst) noe
             count_drops(tally, RUNT if found.len < ETHER_HEADER_BYTES else OVERSIZE, 1)
             return_chunk(xdp, <uint32_t>(found.addr // CHUNK_BYTES))
             continue
-        finish_checksum(xdp.memory + found.addr, found.len)
         burst.frames[n] = Chain(
             data=xdp.memory + found.addr, bytes=found.len, ticket=<uint32_t>(found.addr // CHUNK_BYTES),
-            first_segment=0, n_segments=1,
+            first_segment=0, n_segments=1, head=0,
         )
+        look_for_unfinished(burst, &burst.frames[n])
         burst.done[n] = Done(<uint32_t>(found.addr // CHUNK_BYTES), 0)
         bytes += found.len
         n += 1
@@ -154,12 +155,13 @@ cdef bint has_silent_work(PortOps *port, uint32_t pair) noexcept nogil:
 
 
 cdef uint32_t deliver_burst(
-    PortOps *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
+    PortOps *port, uint32_t pair, const FrameBurst *burst, uint32_t first, uint32_t n
 ) noexcept nogil:
     cdef HostPortState *side = <HostPortState *>port.state
     cdef HostQueue *queue = &side.queues[pair]
     cdef XdpQueue *xdp = <XdpQueue *>queue.handle
     cdef Tally *tally = &port.tx[pair]
+    cdef const Frame *frames = &burst.frames[first]
     cdef uint32_t i, chunk, done = n
     if queue.fd < 0 or not side.link_up:
         count_drops(tally, LINK_DOWN, n)
@@ -175,7 +177,7 @@ cdef uint32_t deliver_burst(
             break
         xdp.n_free -= 1
         chunk = xdp.free_chunks[xdp.n_free]
-        copy_frame(xdp.memory + <size_t>chunk * CHUNK_BYTES, &frames[i], segments)
+        copy_finished(xdp.memory + <size_t>chunk * CHUNK_BYTES, burst, &frames[i])
         (<xdp_desc *>xdp.transmit.entries)[xdp.next_transmit & xdp.transmit.mask] = xdp_desc(
             <uint64_t>chunk * CHUNK_BYTES, frames[i].bytes, 0
         )

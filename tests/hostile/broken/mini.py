@@ -559,6 +559,8 @@ def counters(ports: Iterable[Port]) -> dict[str, dict[str, Any]]:
             "tx_frames": port.frames["tx"],
             "rx_dropped": dict(port.drops),
             "tx_dropped": dict(port.refused),
+            "cut": 0,
+            "segmented": 0,
         }
         for port in ports
     }

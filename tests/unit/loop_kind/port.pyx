@@ -5,7 +5,8 @@ from libc.stdlib cimport calloc, free, malloc
 
 from fastvhost.abi.shared_memory cimport load_acquire_u32, store_release_u32
 from fastvhost.abi.virtio_net cimport MAX_FRAME_BYTES
-from fastvhost.dataplane.frame cimport BURST, FrameBurst, Chain, Done, Frame, Segment, copy_frame
+from fastvhost.dataplane.frame cimport BURST, FrameBurst, Chain, Done
+from fastvhost.dataplane.offload.finish cimport copy_finished
 from fastvhost.dataplane.port cimport LOOK_AGAIN, Port, PortOps
 
 cdef enum:
@@ -27,15 +28,15 @@ cdef inline uint8_t *place(Ring *ring, uint32_t number) noexcept nogil:
 
 
 cdef uint32_t deliver_burst(
-    PortOps *port, uint32_t pair, const Frame *frames, const Segment *segments, uint32_t n
+    PortOps *port, uint32_t pair, const FrameBurst *burst, uint32_t first, uint32_t n
 ) noexcept nogil:
     cdef Ring *ring = <Ring *>port.state
     cdef uint32_t room = SLOTS - (ring.delivered - load_acquire_u32(&ring.released)), i  # pairs with release_burst
     n = min(n, room)
     for i in range(n):
-        copy_frame(place(ring, ring.delivered + i), &frames[i], segments)
-        ring.bytes[(ring.delivered + i) % SLOTS] = frames[i].bytes
-        port.tx[pair].bytes += frames[i].bytes
+        copy_finished(place(ring, ring.delivered + i), burst, &burst.frames[first + i])
+        ring.bytes[(ring.delivered + i) % SLOTS] = burst.frames[first + i].bytes
+        port.tx[pair].bytes += burst.frames[first + i].bytes
     port.tx[pair].frames += n
     store_release_u32(&ring.delivered, ring.delivered + n)  # pairs with receive_burst
     return n
@@ -46,7 +47,7 @@ cdef uint32_t receive_burst(PortOps *port, uint32_t pair, FrameBurst *burst) noe
     cdef uint32_t n = min(load_acquire_u32(&ring.delivered) - ring.received, <uint32_t>BURST), i, bytes
     for i in range(n):
         bytes = ring.bytes[ring.received % SLOTS]
-        burst.frames[i] = Chain(place(ring, ring.received), bytes, ring.received, 0, 1)
+        burst.frames[i] = Chain(place(ring, ring.received), bytes, ring.received, 0, 1, 0)
         ring.received += 1
         port.rx[pair].bytes += bytes
     port.rx[pair].frames += n

@@ -1,4 +1,4 @@
-"""Frames and virtio-net chains. Virtio 1.2, sections 5.1.6.2 (transmission) and 5.1.6.3 (receive buffers)."""
+"""Frames into receive buffers. Virtio 1.2, section 5.1.6.3."""
 
 from libc.stdint cimport uint32_t
 
@@ -24,8 +24,14 @@ cdef struct NetScratch:
     uint32_t n_chains
 
 
-cdef uint32_t strip_headers(FrameBurst *burst, uint32_t n, uint32_t header_bytes, Tally *tally) noexcept nogil
+# How frames are written for the driver that receives them.
+cdef struct Receiver:
+    uint32_t header_bytes
+    bint mergeable
+    uint32_t accepts         # what its frames may need (Need)
+
+
 cdef uint32_t deliver(
-    Ring *ring, uint32_t header_bytes, bint mergeable, NetScratch *scratch,
-    const Frame *frames, const Segment *segments, uint32_t n, Tally *tally
+    Ring *ring, const Receiver *receiver, NetScratch *scratch, const FrameBurst *burst, uint32_t first, uint32_t n,
+    Tally *tally
 ) noexcept nogil

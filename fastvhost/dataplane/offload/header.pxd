@@ -1,0 +1,168 @@
+"""What a virtio-net header asks for, and which features let it. Virtio 1.2, sections 5.1.3 and 5.1.6.2."""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from fastvhost.abi.shared_memory cimport read_once_u16_anywhere
+from fastvhost.abi.virtio_net cimport (
+    NET_F_CSUM,
+    NET_F_GUEST_CSUM,
+    NET_F_GUEST_ECN,
+    NET_F_GUEST_TSO4,
+    NET_F_GUEST_TSO6,
+    NET_F_GUEST_USO4,
+    NET_F_GUEST_USO6,
+    NET_F_HOST_ECN,
+    NET_F_HOST_TSO4,
+    NET_F_HOST_TSO6,
+    NET_F_HOST_USO,
+    NET_HDR_F_NEEDS_CSUM,
+    NET_HDR_GSO_ECN,
+    NET_HDR_GSO_NONE,
+    NET_HDR_GSO_TCPV4,
+    NET_HDR_GSO_TCPV6,
+    NET_HDR_GSO_UDP_L4,
+    has_feature,
+)
+from fastvhost.dataplane.debug cimport check
+from fastvhost.dataplane.frame cimport (
+    BURST,
+    NEED_CSUM,
+    NEED_ECN,
+    NEED_TSO4,
+    NEED_TSO6,
+    NEED_USO,
+    FrameBurst,
+    Frame,
+    Head,
+)
+
+cdef enum:
+    CSUM_BYTES = 2
+    UDP_HEADER_BYTES = 8
+    MOST_TCP_HEADER_BYTES = 60
+    # Limits of ours. The least is below every path MTU; the most, what 64 KiB make with it.
+    LEAST_GSO_SIZE = 64
+    MOST_GSO_PIECES = 1024
+
+
+# All that an interface of this host takes and sends, which has no features of its own.
+cdef enum:
+    HOST_NEEDS = NEED_CSUM | NEED_TSO4 | NEED_TSO6 | NEED_ECN
+
+
+cdef inline uint32_t needs_allowed(uint64_t features) noexcept nogil:
+    """What the frames of a driver that acknowledged these features may need."""
+    cdef uint32_t needs = 0
+    if not has_feature(features, NET_F_CSUM):
+        return 0
+    needs = NEED_CSUM
+    if has_feature(features, NET_F_HOST_TSO4):
+        needs |= NEED_TSO4
+    if has_feature(features, NET_F_HOST_TSO6):
+        needs |= NEED_TSO6
+    if has_feature(features, NET_F_HOST_ECN):
+        needs |= NEED_ECN
+    if has_feature(features, NET_F_HOST_USO):
+        needs |= NEED_USO
+    return needs
+
+
+cdef inline uint32_t needs_accepted(uint64_t features) noexcept nogil:
+    """What frames may need that go to such a driver."""
+    cdef uint32_t needs = 0
+    if not has_feature(features, NET_F_GUEST_CSUM):
+        return 0
+    needs = NEED_CSUM
+    if has_feature(features, NET_F_GUEST_TSO4):
+        needs |= NEED_TSO4
+    if has_feature(features, NET_F_GUEST_TSO6):
+        needs |= NEED_TSO6
+    if has_feature(features, NET_F_GUEST_ECN):
+        needs |= NEED_ECN
+    # The header does not say which of the two it is.
+    if has_feature(features, NET_F_GUEST_USO4) and has_feature(features, NET_F_GUEST_USO6):
+        needs |= NEED_USO
+    return needs
+
+
+cdef inline bint check_head(Head *head, uint32_t frame_bytes, uint32_t allowed) noexcept nogil:
+    """Whether a header that was read is one that its driver may send, before a frame of so many bytes.
+
+    What a receiver has no use for is taken out of it: other flags, and fields that nothing refers to. hdr_len is a
+    hint (section 5.1.6.2), which nobody must rely on.
+    """
+    cdef uint32_t needs = 0, kind
+    head.net.num_buffers = 1
+    head.net.flags &= NET_HDR_F_NEEDS_CSUM
+    if head.net.flags:
+        needs = NEED_CSUM
+        if <uint32_t>head.net.csum_start + head.net.csum_offset + CSUM_BYTES > frame_bytes:
+            return False
+    else:
+        head.net.csum_start = head.net.csum_offset = 0
+    if head.net.gso_type != NET_HDR_GSO_NONE:
+        kind = head.net.gso_type & ~<uint32_t>NET_HDR_GSO_ECN
+        if kind == NET_HDR_GSO_TCPV4:
+            needs |= NEED_TSO4
+        elif kind == NET_HDR_GSO_TCPV6:
+            needs |= NEED_TSO6
+        elif kind == NET_HDR_GSO_UDP_L4:
+            needs |= NEED_USO
+        else:
+            return False
+        if head.net.gso_type & NET_HDR_GSO_ECN:
+            needs |= NEED_ECN
+        if not needs & NEED_CSUM or head.net.gso_size < LEAST_GSO_SIZE:
+            return False
+        if frame_bytes - head.net.csum_start > <uint32_t>MOST_GSO_PIECES * head.net.gso_size:
+            return False
+        # A kernel that gets the frame has this much of it in one block of memory, and more than a page is hard to find.
+        if (
+            head.net.hdr_len < head.net.csum_start + UDP_HEADER_BYTES
+            or head.net.hdr_len > head.net.csum_start + MOST_TCP_HEADER_BYTES
+        ):
+            head.net.hdr_len = <uint16_t>min(head.net.csum_start + <uint32_t>MOST_TCP_HEADER_BYTES, 0xffffU)
+    else:
+        head.net.gso_size = 0
+    if head.net.hdr_len > frame_bytes:
+        head.net.hdr_len = 0
+    head.needs = needs
+    return not needs & ~allowed
+
+
+cdef inline bint give_head(FrameBurst *burst, Frame *frame, uint32_t frame_bytes, uint32_t allowed) noexcept nogil:
+    """Whether what was read into next_head() is allowed; then it is this frame's, if it asks for anything."""
+    cdef Head *head = next_head(burst)
+    if not (head.net.flags & NET_HDR_F_NEEDS_CSUM or head.net.gso_type != NET_HDR_GSO_NONE):
+        return True
+    if not check_head(head, frame_bytes, allowed):
+        return False
+    burst.n_heads += 1
+    burst.needs |= head.needs
+    frame.head = <uint16_t>burst.n_heads
+    return True
+
+
+cdef inline bint read_sum_head(Head *head, uint64_t words, const uint8_t *data, uint32_t frame_bytes) noexcept nogil:
+    """The same for the header that most frames have: a checksum is to be filled in, and no more. False for any other.
+
+    words: the header's first eight bytes, at data: flags, gso_type, hdr_len, gso_size, csum_start.
+    """
+    cdef uint64_t offset = read_once_u16_anywhere(data + 8)
+    if words & (0xff00 | NET_HDR_F_NEEDS_CSUM) != NET_HDR_F_NEEDS_CSUM:
+        return False
+    if (words >> 48) + offset + CSUM_BYTES > frame_bytes:
+        return False
+    # Two stores: csum_start, the flag, and zeros between them; csum_offset, num_buffers of 1, needs.
+    words = words & <uint64_t>0xffff << 48 | NET_HDR_F_NEEDS_CSUM
+    offset |= <uint64_t>1 << 16 | <uint64_t>NEED_CSUM << 32
+    memcpy(head, &words, 8)
+    memcpy(<uint8_t *>head + 8, &offset, 8)
+    return True
+
+
+cdef inline Head *next_head(FrameBurst *burst) noexcept nogil:
+    """Room for one that is read from elsewhere."""
+    check(burst.n_heads < BURST, "offload: a burst has a head for each of its frames")
+    return &burst.heads[burst.n_heads + 1]

@@ -1,0 +1,157 @@
+"""From the chains of a transmitq to frames: the virtio-net header is taken off. Virtio 1.2, section 5.1.6.2.
+
+A header that asks for something becomes the frame's head, if its driver negotiated that; else it is refused with a
+counted drop. The device must not rely on how the driver cuts header and payload into descriptors (section 2.7.4): any
+cut works here, the usual ones fast.
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from fastvhost.abi.shared_memory cimport read_once_u16_anywhere, read_once_u64_anywhere
+from fastvhost.abi.virtio_net cimport (
+    ETHER_HEADER_BYTES,
+    MAX_FRAME_BYTES,
+    NET_HDR_F_NEEDS_CSUM,
+    NET_HDR_GSO_TYPE_OFFSET,
+    NET_HDR_LEGACY_BYTES,
+    NetHeader,
+)
+from fastvhost.dataplane.cursor cimport Cursor, copy_at
+from fastvhost.dataplane.drop_reason cimport GSO_UNSUPPORTED, N_DROP_REASONS, OVERSIZE, RUNT, DropReason
+from fastvhost.dataplane.frame cimport NEED_CSUM, Chain, Done, Frame, FrameBurst, Head, Segment
+from fastvhost.dataplane.offload.header cimport give_head, next_head, read_sum_head
+from fastvhost.dataplane.tally cimport count_drops
+
+# The header's first two bytes: flags, then gso_type. What in them asks for something.
+cdef enum:
+    OFFLOAD_ASKED = NET_HDR_F_NEEDS_CSUM | 0xff << 8 * NET_HDR_GSO_TYPE_OFFSET
+
+
+cdef uint32_t strip_headers(
+    FrameBurst *burst, uint32_t n, uint32_t header_bytes, uint32_t allowed, Tally *tally
+) noexcept nogil:
+    """Turn the n chains of a burst into frames, in place, up to the first that holds none. allowed: what they may need.
+
+    If the first chain is no frame, the burst gets none: the chains up to the first frame are counted as dropped, and
+    are to be completed now. So a burst never mixes frames and dropped chains. Returns the chains dealt with.
+    """
+    cdef uint32_t i = 0, shortest = header_bytes + ETHER_HEADER_BYTES, n_heads = 0
+    cdef Head *head = &burst.heads[1]
+    cdef uint64_t total = 0, words
+    cdef Chain *chain
+    burst.n_heads = burst.needs = 0  # what was read of frames that were handed back is read again
+    # Nearly always each is one buffer, and a frame that asks for nothing, or for its checksum.
+    while i < n:
+        chain = &burst.frames[i]
+        if chain.n_segments != 1 or chain.bytes - shortest > <uint32_t>(MAX_FRAME_BYTES - ETHER_HEADER_BYTES):
+            break
+        words = read_once_u64_anywhere(chain.data)
+        if words & OFFLOAD_ASKED:
+            if not allowed or not read_sum_head(head, words, chain.data, chain.bytes - header_bytes):
+                break
+            n_heads += 1
+            head += 1
+            chain.head = <uint16_t>n_heads
+        burst.done[i] = Done(chain.ticket, 0)
+        chain.data += header_bytes
+        chain.bytes -= header_bytes
+        total += chain.bytes
+        i += 1
+    if n_heads:
+        burst.n_heads, burst.needs = n_heads, NEED_CSUM
+    # Or their headers stand whole in the first of several, or ask for something else.
+    while i < n:
+        chain = &burst.frames[i]
+        if chain.bytes - shortest > <uint32_t>(MAX_FRAME_BYTES - ETHER_HEADER_BYTES):
+            break
+        if not strip_whole_header(burst, chain, header_bytes, allowed):
+            break
+        burst.done[i] = Done(chain.ticket, 0)
+        total += chain.bytes
+        i += 1
+    tally.frames += i
+    tally.bytes += total
+    burst.n_frames = i
+    return i if i == n else strip_one_by_one(burst, n, header_bytes, allowed, tally)
+
+
+cdef inline bint strip_whole_header(
+    FrameBurst *burst, Chain *chain, uint32_t header_bytes, uint32_t allowed
+) noexcept nogil:
+    """Take the header off a chain, if it stands whole in the first segment and asks for nothing but what is allowed."""
+    cdef Segment alone = Segment(chain.data, chain.bytes)
+    cdef Segment *first = &alone if chain.n_segments == 1 else &burst.segments[chain.first_segment]
+    if first.bytes < header_bytes:
+        return False
+    if read_once_u16_anywhere(first.data) & OFFLOAD_ASKED:
+        memcpy(&next_head(burst).net, first.data, NET_HDR_LEGACY_BYTES)
+        if not give_head(burst, chain, chain.bytes - header_bytes, allowed):
+            return False
+    chain.bytes -= header_bytes
+    if first.bytes > header_bytes:
+        first.data += header_bytes
+        first.bytes -= header_bytes
+    else:
+        first += 1
+        chain.first_segment += 1
+        chain.n_segments -= 1
+    if chain.n_segments == 1:
+        chain.data = first.data
+    return True
+
+
+cdef uint32_t strip_one_by_one(
+    FrameBurst *burst, uint32_t n, uint32_t header_bytes, uint32_t allowed, Tally *tally
+) noexcept nogil:
+    """The same from the first chain on that is no frame yet, for those in pieces too."""
+    cdef uint32_t i
+    cdef DropReason reason
+    for i in range(burst.n_frames, n):
+        reason = make_frame(burst, &burst.frames[i], header_bytes, allowed)
+        if burst.n_frames != (i if reason == N_DROP_REASONS else 0):
+            return i    # a frame behind chains that hold none, or such a chain behind frames
+        burst.done[i] = Done(burst.frames[i].ticket, 0)
+        if reason != N_DROP_REASONS:
+            count_drops(tally, reason, 1)
+            continue
+        burst.n_frames = i + 1
+        tally.frames += 1
+        tally.bytes += burst.frames[i].bytes
+    return n
+
+
+cdef DropReason make_frame(FrameBurst *burst, Chain *chain, uint32_t header_bytes, uint32_t allowed) noexcept nogil:
+    """Take the header off a chain. Why it is no frame, or N_DROP_REASONS."""
+    cdef NetHeader *net = &next_head(burst).net
+    if chain.bytes < header_bytes + ETHER_HEADER_BYTES:
+        return RUNT
+    if chain.bytes > header_bytes + MAX_FRAME_BYTES:
+        return OVERSIZE
+    if chain.n_segments == 1:
+        memcpy(net, chain.data, NET_HDR_LEGACY_BYTES)
+        chain.data += header_bytes
+        chain.bytes -= header_bytes
+    else:
+        strip_in_pieces(chain, burst.segments, header_bytes, net)
+    return N_DROP_REASONS if give_head(burst, chain, chain.bytes, allowed) else GSO_UNSUPPORTED
+
+
+cdef void strip_in_pieces(Frame *frame, Segment *segments, uint32_t header_bytes, NetHeader *net) noexcept nogil:
+    """Take the header off a chain of several segments, wherever it is cut."""
+    cdef Segment target = Segment(<uint8_t *>net, header_bytes)
+    cdef Cursor to = Cursor(&target, 0)
+    cdef Segment *first = &segments[frame.first_segment]
+    cdef Cursor source = Cursor(first, 0)
+    cdef uint32_t used
+    copy_at(&to, &source, header_bytes)
+    if source.offset == source.segment.bytes:
+        source = Cursor(source.segment + 1, 0)
+    used = <uint32_t>(source.segment - first)
+    first[used].data += source.offset
+    first[used].bytes -= source.offset
+    frame.first_segment += used
+    frame.n_segments -= used
+    frame.bytes -= header_bytes
+    if frame.n_segments == 1:
+        frame.data = first[used].data
