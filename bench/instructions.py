@@ -39,9 +39,11 @@ class Case:
     pieces: int = 1
     features: Feature = field(default=USUAL_FEATURES)
     journals: bool = False
+    asks: str = "nothing"
 
 
 PACKED = USUAL_FEATURES | Feature.RING_PACKED
+SUMS = Feature.CSUM | Feature.GUEST_CSUM
 
 # Each budget is the count when it was last lowered, plus 3 % for other compilers.
 CASES = (
@@ -58,6 +60,10 @@ CASES = (
     Case("64 B, header and 3 pieces, indirect", 748, pieces=4, features=USUAL_FEATURES | Feature.INDIRECT_DESC),
     Case("64 B, packed, header and 3 pieces", 745, pieces=4, features=PACKED),
     Case("64 B, packed, header and 3 pieces, indirect", 740, pieces=4, features=PACKED | Feature.INDIRECT_DESC),
+    Case("86 B", 207, size=86),
+    Case("86 B, checksum passed on", 247, size=86, features=USUAL_FEATURES | SUMS, asks="checksum"),
+    Case("86 B, checksum filled in", 531, size=86, features=USUAL_FEATURES | Feature.CSUM, asks="checksum"),
+    Case("1518 B, checksum filled in", 938, size=1518, features=USUAL_FEATURES | Feature.CSUM, asks="checksum"),
 )
 
 
@@ -92,7 +98,7 @@ def count() -> dict[str, float]:
 def run_cases() -> None:
     """The program that runs under valgrind. Prints the frames of each case."""
     for case in CASES:
-        settings = replace(POLLED, sizes=(case.size,), pieces=case.pieces)
+        settings = replace(POLLED, sizes=(case.size,), pieces=case.pieces, asks=case.asks)
         with rig(settings, features=case.features, journals=case.journals) as r:
             frames = 0
             for _ in range(ROUNDS):

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 SIZES = (60, 65000)
 USUAL_SIZES = "64,256,512,1024,1518,9000,imix"
+ASKING_SIZES = "1518,16384,32768,65000"
+LEAST_ASKING = 70
+"""Bytes of a frame of TCP with a number in it."""
 RINGS = ("split", "packed")
 WAYS = {1: "one way", 2: "both ways"}
 SETTLE_SECONDS = 0.1
@@ -37,10 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which loads, and for how long."""
     add = parser.add_argument
     add("--seconds", default="300ms", metavar="TIME", help="of each measurement; default 300ms: half a minute in all")
-    add("--sizes", default=USUAL_SIZES, metavar="LIST", help=f"bytes of frames, or imix; default {USUAL_SIZES}")
+    add("--sizes", metavar="LIST",
+        help=f"bytes of frames, or imix; default {USUAL_SIZES}, with --asks {ASKING_SIZES}")  # fmt: skip
     add("--rings", default=",".join(RINGS), metavar="LIST", help="split, packed, or both; default both")
     add("--content", choices=("numbers", "whole", "none"), default="numbers",
         help="what the guests check: the number, length and check word of each frame; every byte; nothing")  # fmt: skip
+    add("--asks", choices=("nothing", "checksum", "segments"), default="nothing",
+        help="what the guests leave to their cards, which fwd passes on; frames are of TCP then")  # fmt: skip
     add("--no-latency", action="store_true", help="rates only")
     add("--json", action="store_true", help="one object per measurement and line instead of tables")
 
@@ -48,13 +54,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """0 when every frame of every measurement arrived as it was sent."""
     seconds = units.duration("seconds", arguments.seconds, 0.02, 3600)
-    sizes = _sizes(arguments.sizes)
+    asks = arguments.asks
+    sizes = _sizes(arguments.sizes or (USUAL_SIZES if asks == "nothing" else ASKING_SIZES))
+    if asks != "nothing" and (short := [size for size in sizes if size == "imix" or int(size) < LEAST_ASKING]):
+        raise UsageError(f"--sizes {short[0]}: with --asks {asks} give {LEAST_ASKING} bytes or more, and no mixture")
     rings = arguments.rings.split(",")
     if wrong := [ring for ring in rings if ring not in RINGS]:
         raise UsageError(f"--rings {arguments.rings}: {wrong[0] or 'nothing'} is no ring; give split, packed or both")
     from fastvhost.driver.guests import GuestsError
 
-    bench = _Bench(seconds, arguments.content)
+    bench = _Bench(seconds, arguments.content, asks)
     records: list[Record] = []
     try:
         with temporary_directory("fastvhost-bench-") as directory:
@@ -111,8 +120,8 @@ def _frame_bytes(size: str) -> tuple[int, ...]:
 class _Bench:
     """One fwd, and guests that come and go."""
 
-    def __init__(self, seconds: float, content: str) -> None:
-        self.seconds, self.content = seconds, content
+    def __init__(self, seconds: float, content: str, asks: str) -> None:
+        self.seconds, self.content, self.asks = seconds, content, asks
         self.fwd_core, self.guests_core = cores()
         self.directory = Path()
 
@@ -128,13 +137,14 @@ class _Bench:
             for ring in rings:
                 rate, bits, final = self._flood(size, ring, ways)
                 yield {
-                    "bench": "rate", "size": size, "ring": ring, "ways": ways, "frames_per_second": round(rate),
-                    "bits_per_second": round(bits), "limit_frames_per_second": round(limit), "frames": final.frames,
+                    "bench": "rate", "size": size, "ring": ring, "ways": ways, "asks": self.asks,
+                    "frames_per_second": round(rate), "bits_per_second": round(bits),
+                    "limit_frames_per_second": round(limit), "frames": final.frames,
                     **{fault: getattr(final, fault) for fault in FAULTS},
                 }  # fmt: skip
 
     def _flood(self, size: str, ring: str, ways: int) -> tuple[float, float, GuestCounters]:
-        with self._guests(size, ring, ways) as guests:
+        with self._guests(size, ring, ways, self.asks) as guests:
             time.sleep(SETTLE_SECONDS)
             start, before = time.monotonic(), guests.counters()
             time.sleep(self.seconds)
@@ -145,7 +155,7 @@ class _Bench:
     def latencies(self, rings: Sequence[str]) -> Iterator[Record]:
         """Measure latency with one frame in flight, at half of the rate of a flood, and in a flood."""
         for ring in rings:
-            guests = self._guests(str(LATENCY_SIZE), ring, 2)
+            guests = self._guests(str(LATENCY_SIZE), ring, 2, "nothing")
             try:
                 yield self._latency(ring, "one frame in flight", guests.latency(self.seconds), None)
                 flooded, rate = guests.latency_under_load(self.seconds)
@@ -164,13 +174,13 @@ class _Bench:
             "frames_per_second": None if rate is None else round(rate),
         }  # fmt: skip
 
-    def _guests(self, size: str, ring: str, ways: int) -> Any:
+    def _guests(self, size: str, ring: str, ways: int, asks: str) -> Any:
         from fastvhost.driver.guests import Guests, PairSettings
 
         a, b = (str(self.directory / name) for name in ("a.sock", "b.sock"))
         settings = PairSettings(
             sizes=_frame_bytes(size), both_ways=ways == 2, packed=ring == "packed", content=self.content,
-            core=self.guests_core,
+            core=self.guests_core, asks=asks,
         )  # fmt: skip
         return Guests(a, b, settings)
 

@@ -28,6 +28,11 @@ cdef struct Pair:
     uint32_t header_tail       # its bytes 8..11, under a mask: num_buffers counts where buffers are mergeable
     uint32_t header_tail_mask
     uint32_t frame_offset      # in a transmit slot
+    uint32_t sent_lead         # bytes of IP and TCP headers in front of what a sent frame holds: offload.py
+    uint32_t received_lead     # and of frames of the peer's
+    uint32_t longest_received  # bytes
+    uint64_t received_words    # their virtio-net header: its first eight bytes,
+    uint32_t received_tail     # and those behind, but for num_buffers
     uint32_t n_parts           # pieces a sent frame lies in
     bint mergeable
     bint spans                 # frames may be longer than a receive buffer
@@ -48,7 +53,7 @@ cdef struct Pair:
 
 
 cdef inline uint32_t part_position(uint32_t frame_bytes, uint32_t n_parts, uint32_t part) noexcept nogil:
-    """Where in the frame its part number `part` starts; part n_parts starts at its end."""
+    """Where in the frame, less its lead, its part number `part` starts; part n_parts starts at its end."""
     cdef uint32_t first = frame_bytes // n_parts
     if part == 0:
         return 0
@@ -87,13 +92,20 @@ cdef class GuestDevice:
     cdef bint closed
 
     cdef int begin(self, bint *mark) except -1
-    cdef int _shape(self, Pair *side, unsigned int longest, unsigned int pieces) except -1
+    cdef int _shape(
+        self, Pair *side, unsigned int longest, unsigned int longest_received, unsigned int pieces,
+        unsigned int buffer_bytes
+    ) except -1
+    cdef int _expect(self, Pair *side, str peer_asks, unsigned int longest) except -1
     cdef int _lay_side(
-        self, Pair *side, unsigned int queue_size, tuple sizes, bytes ethernet, unsigned int pieces, bint table
+        self, Pair *side, unsigned int queue_size, tuple sizes, bytes ethernet, unsigned int pieces, bint table,
+        str asks
     ) except -1
     cdef int _lay_ring(
         self, Pair *side, DriverQueue *queue, unsigned int size, unsigned int chain_length, unsigned int buffer_bytes
     ) except -1
     cdef int _lay_receive(self, Pair *side) except -1
-    cdef int _lay_transmit(self, Pair *side, tuple sizes, bytes ethernet, unsigned int pieces, bint table) except -1
+    cdef int _lay_transmit(
+        self, Pair *side, tuple sizes, bytes ethernet, unsigned int pieces, bint table, str asks
+    ) except -1
     cdef DriverQueue *_queue(self, unsigned int index) except NULL

@@ -12,8 +12,9 @@ from libc.string cimport memcpy
 
 from fastvhost.abi.shared_memory cimport load_acquire_u16, load_u64
 from fastvhost.abi.virtio_net cimport (
-    F_IN_ORDER, F_RING_PACKED, F_VERSION_1, NET_F_MRG_RXBUF, NET_HDR_BYTES, NET_HDR_LEGACY_BYTES, RING_F_EVENT_IDX,
-    RING_F_INDIRECT_DESC, FeatureBit, has_feature,
+    F_IN_ORDER, F_RING_PACKED, F_VERSION_1, NET_F_CSUM, NET_F_GUEST_CSUM, NET_F_GUEST_TSO4, NET_F_HOST_TSO4,
+    NET_F_MRG_RXBUF, NET_HDR_BYTES, NET_HDR_LEGACY_BYTES, RING_F_EVENT_IDX, RING_F_INDIRECT_DESC, FeatureBit,
+    has_feature,
 )
 from fastvhost.abi.virtio_ring cimport VIRTQ_DESC_BYTES, VIRTQ_MAX_SIZE, virtq_desc, virtq_used
 from fastvhost.driver.content cimport (
@@ -24,11 +25,12 @@ from fastvhost.driver.queue cimport MAX_PIECES, Completion, DriverQueue, PackedT
 from fastvhost.driver.ram cimport GuestRam
 from fastvhost.driver.split_driver cimport split_format
 
+from fastvhost.driver.offload import LEAD_BYTES, SEGMENT_BYTES, frame_headers, net_header
+
 CONTENTS = {"none": CONTENT_NONE, "numbers": CONTENT_NUMBERS, "whole": CONTENT_WHOLE}
 cdef enum:
     CACHE_LINE = 64
     RING_ALIGNMENT = 4096
-    MERGEABLE_BUFFER_BYTES = 2048
     MAX_FRAME_BYTES = 65549
     MAX_QUEUE_PAIRS = 128
     LOCAL_EXPERIMENT_TYPE = 0x88b5
@@ -42,6 +44,25 @@ cdef uint32_t stride_of(uint32_t n_bytes) noexcept nogil:
 cdef uint64_t ring_bytes(uint64_t size) noexcept nogil:
     """Of the three parts of a split ring, each on pages of its own. Section 2.7."""
     return size * VIRTQ_DESC_BYTES + (6 + 2 * size) + (6 + 8 * size) + 3 * RING_ALIGNMENT
+
+
+cdef int check_asks(uint64_t features, str asks, str peer_asks, tuple sizes, str content) except -1:
+    """ValueError for what a driver with these features must not ask for, or what this one cannot check."""
+    cdef uint64_t whole_frame = 14 + LEAD_BYTES + SEGMENT_BYTES
+    net_header(asks, 0)
+    net_header(peer_asks, 0)
+    if asks != "nothing" and not has_feature(features, NET_F_CSUM):
+        raise ValueError(f"a guest asks for {asks} without CSUM: give it that feature")
+    if asks == "segments" and not has_feature(features, NET_F_HOST_TSO4):
+        raise ValueError("a guest asks for segments without HOST_TSO4: give it that feature")
+    if asks == peer_asks == "nothing" or content == "none":
+        return 0
+    if min(sizes) < 30 + LEAD_BYTES:
+        raise ValueError(f"frames of {min(sizes)} bytes: with asks= give {30 + LEAD_BYTES} or more, or content='none'")
+    if peer_asks == "segments" and max(sizes) > whole_frame:
+        if not has_feature(features, NET_F_GUEST_TSO4) or min(sizes) <= whole_frame:
+            raise ValueError("the numbers of frames that are cut, or of two kinds, are not followed: content='none'")
+    return 0
 
 
 @cython.final
@@ -66,6 +87,11 @@ cdef class GuestDevice:
             raise ValueError(f"frame sizes {min(sizes)}..{max(sizes)}: give {MIN_FRAME_BYTES}..{MAX_FRAME_BYTES} bytes")
         cdef uint32_t longest = max(sizes)
         cdef bint table = has_feature(features, <FeatureBit>RING_F_INDIRECT_DESC)
+        cdef str asks = settings.asks if sends else "nothing"
+        cdef unsigned int buffer_bytes = settings.buffer_bytes
+        check_asks(features, asks, settings.asks, sizes, settings.content)
+        if not 128 <= buffer_bytes <= MAX_FRAME_BYTES:
+            raise ValueError(f"receive buffers of {buffer_bytes} bytes: give 128..{MAX_FRAME_BYTES}")
         cdef uint32_t i
         self.packed = has_feature(features, F_RING_PACKED)
         if not 2 <= queue_size <= VIRTQ_MAX_SIZE or (not self.packed and queue_size & (queue_size - 1)):
@@ -92,7 +118,9 @@ cdef class GuestDevice:
             side.stream = &self.streams[i % self.n_streams]
             side.n_streams = self.n_streams
             side.next_number = <uint64_t>tag << TAG_SHIFT | <uint64_t>i << QUEUE_SHIFT
-            self._shape(side, longest, pieces)
+            side.sent_lead = LEAD_BYTES if asks != "nothing" else 0
+            self._expect(side, settings.asks, longest)
+            self._shape(side, longest, min(longest, side.longest_received), pieces, buffer_bytes)
         side = &self.sides[0]
         self.ram = GuestRam(
             queues * (
@@ -105,22 +133,37 @@ cdef class GuestDevice:
         ethernet = bytes([0x52, 0x54, 0, 0, 0, peer_tag, 0x52, 0x54, 0, 0, 0, tag])
         ethernet += LOCAL_EXPERIMENT_TYPE.to_bytes(2, "big")
         for i in range(queues):
-            self._lay_side(&self.sides[i], queue_size, sizes, ethernet, pieces, table)
+            self._lay_side(&self.sides[i], queue_size, sizes, ethernet, pieces, table, asks)
         self.kick_fds = tuple(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(2 * queues))
         self.call_fds = tuple(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(2 * queues))
         if settings.kick:
             for i in range(2 * queues):
                 self._queue(i).kick_fd = self.kick_fds[i]
 
-    cdef int _shape(self, Pair *side, unsigned int longest, unsigned int pieces) except -1:
+    cdef int _expect(self, Pair *side, str peer_asks, unsigned int longest) except -1:
+        """How the header of the peer's frames is, and what follows their Ethernet header."""
+        side.received_lead = LEAD_BYTES if peer_asks != "nothing" else 0
+        side.longest_received = longest
+        if peer_asks == "segments" and not has_feature(self.features, NET_F_GUEST_TSO4):
+            side.longest_received = 14 + LEAD_BYTES + SEGMENT_BYTES    # cut on the way
+        if has_feature(self.features, NET_F_GUEST_CSUM):
+            header = net_header(peer_asks, longest)
+            side.received_words = int.from_bytes(header[:8], "little")
+            side.received_tail = int.from_bytes(header[8:], "little")
+        return 0
+
+    cdef int _shape(
+        self, Pair *side, unsigned int longest, unsigned int longest_received, unsigned int pieces,
+        unsigned int buffer_bytes
+    ) except -1:
         """What a frame and a buffer look like."""
         side.mergeable = has_feature(self.features, NET_F_MRG_RXBUF)
         long_header = side.mergeable or has_feature(self.features, F_VERSION_1)
         side.header_bytes = NET_HDR_BYTES if long_header else NET_HDR_LEGACY_BYTES
         side.header_tail, side.header_tail_mask = (1 << 16, 0xffffffff) if side.mergeable else (0, 0xffff)
         # A buffer must hold any frame of the other guest's, which sends the same sizes; mergeable ones share it out.
-        side.receive_bytes = max(MERGEABLE_BUFFER_BYTES, 0 if side.mergeable else longest + side.header_bytes)
-        side.spans = side.mergeable and longest + side.header_bytes > side.receive_bytes
+        side.receive_bytes = max(buffer_bytes, 0 if side.mergeable else longest_received + side.header_bytes)
+        side.spans = side.mergeable and longest_received + side.header_bytes > side.receive_bytes
         side.receive_stride = stride_of(side.receive_bytes)
         side.n_parts = 1 if pieces == 1 else pieces - 1
         side.frame_offset = side.header_bytes + (PIECE_GAP if pieces > 1 else 0)
@@ -128,7 +171,8 @@ cdef class GuestDevice:
         return 0
 
     cdef int _lay_side(
-        self, Pair *side, unsigned int queue_size, tuple sizes, bytes ethernet, unsigned int pieces, bint table
+        self, Pair *side, unsigned int queue_size, tuple sizes, bytes ethernet, unsigned int pieces, bint table,
+        str asks
     ) except -1:
         """The rings and buffers of one queue pair; all receive buffers become available."""
         cdef bint in_order = has_feature(self.features, F_IN_ORDER)
@@ -140,7 +184,7 @@ cdef class GuestDevice:
         self._lay_ring(side, &side.receiveq, queue_size, 1, side.receive_bytes)
         self._lay_ring(side, &side.transmitq, queue_size, 1 if table else pieces, 0)
         self._lay_receive(side)
-        self._lay_transmit(side, sizes, ethernet, pieces, table)
+        self._lay_transmit(side, sizes, ethernet, pieces, table, asks)
         return 0
 
     cdef int _lay_ring(
@@ -181,7 +225,9 @@ cdef class GuestDevice:
             side.format.give(&side.receiveq, &slot, 1)
         return 0
 
-    cdef int _lay_transmit(self, Pair *side, tuple sizes, bytes ethernet, unsigned int pieces, bint table) except -1:
+    cdef int _lay_transmit(
+        self, Pair *side, tuple sizes, bytes ethernet, unsigned int pieces, bint table, str asks
+    ) except -1:
         """The frames, header and all; the driver holds them until the load starts."""
         cdef Completion idle
         cdef Piece parts[MAX_PIECES]
@@ -199,15 +245,20 @@ cdef class GuestDevice:
         for i in range(n_slots):
             data = side.transmit_data + <uint64_t>i * side.transmit_stride
             side.frame_bytes[i] = sizes[i % len(sizes)]
-            memcpy(data + side.frame_offset, <const char *>ethernet, len(ethernet))
+            start_of_frame = frame_headers(ethernet, side.frame_bytes[i]) if side.sent_lead else ethernet
+            memcpy(data + side.frame_offset, <const char *>start_of_frame, len(start_of_frame))
+            header = net_header(asks, side.frame_bytes[i])
+            memcpy(data, <const char *>header, len(header))
             parts[0].guest_addr = self.ram.guest_of(data)
             parts[0].bytes = side.header_bytes
             if pieces == 1:
                 parts[0].bytes += side.frame_bytes[i]
             else:
                 for part in range(side.n_parts):
-                    start = part_position(side.frame_bytes[i], side.n_parts, part)
-                    end = part_position(side.frame_bytes[i], side.n_parts, part + 1)
+                    start = side.sent_lead + part_position(side.frame_bytes[i] - side.sent_lead, side.n_parts, part)
+                    end = side.sent_lead + part_position(side.frame_bytes[i] - side.sent_lead, side.n_parts, part + 1)
+                    if part == 0:
+                        start = 0
                     parts[part + 1].guest_addr = self.ram.guest_of(data + side.frame_offset + start + PIECE_GAP * part)
                     parts[part + 1].bytes = end - start
             side.format.lay_chain(

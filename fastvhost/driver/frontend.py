@@ -35,6 +35,10 @@ REPLY_ACK = 1 << 3
 class Feature(IntFlag):
     """Device features that the guests can use (virtio 1.2, sections 5.1.3 and 6), and vhost-user's own bit."""
 
+    CSUM = 1 << 0
+    GUEST_CSUM = 1 << 1
+    GUEST_TSO4 = 1 << 7
+    HOST_TSO4 = 1 << 11
     MRG_RXBUF = 1 << 15
     MQ = 1 << 22
     INDIRECT_DESC = 1 << 28

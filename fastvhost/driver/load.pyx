@@ -318,7 +318,7 @@ cdef uint32_t send_burst(Pair *side, uint32_t most) noexcept nogil:
 
 cdef void send(Pair *side, const Completion *slots, uint32_t n) noexcept nogil:
     """Number the frames of these slots and give them to the device."""
-    cdef uint8_t *data = side.transmit_data + side.frame_offset
+    cdef uint8_t *data = side.transmit_data + side.frame_offset + side.sent_lead
     cdef uint8_t *frame
     cdef const uint32_t *sizes = side.frame_bytes
     cdef uint64_t stride = side.transmit_stride
@@ -334,9 +334,9 @@ cdef void send(Pair *side, const Completion *slots, uint32_t n) noexcept nogil:
         n_bytes += frame_bytes
         if content != CONTENT_NONE:
             frame = data + slots[i].slot * stride
-            number_frame(frame, number + i, frame_bytes)
+            number_frame(frame, number + i, frame_bytes - side.sent_lead)
             if content == CONTENT_WHOLE:
-                fill_frame(side, frame, frame_bytes, number + i)
+                fill_frame(side, frame, frame_bytes - side.sent_lead, number + i)
     # Counted first: nobody who reads both counters sees more received than sent.
     side.next_number = number + n
     side.sent_bytes += n_bytes

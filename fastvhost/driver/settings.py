@@ -25,6 +25,10 @@ class GuestSettings:
     and checks every byte."""
     pieces: int = 1
     """Descriptors per sent frame, header included; 1 is one buffer with the header in front."""
+    asks: str = "nothing"
+    """What both guests leave to their network cards, one of offload.ASKS: frames are of TCP then."""
+    buffer_bytes: int = 2048
+    """Of a receive buffer, where buffers are mergeable: 128 at the least. Others hold any frame of the peer's."""
     kick: bool = True
     """Notify the device when it asks for it. False: only when a ring starts, for a device that polls."""
     huge: bool = True
@@ -65,6 +69,8 @@ class PairSettings(GuestSettings):
             (self.packed, Feature.RING_PACKED),
             (self.in_order, Feature.IN_ORDER),
             (self.queues > 1, Feature.MQ),
+            (self.asks != "nothing", Feature.CSUM | Feature.GUEST_CSUM),
+            (self.asks == "segments", Feature.HOST_TSO4 | Feature.GUEST_TSO4),
         ):
             wish |= feature if wanted else Feature(0)
         return wish

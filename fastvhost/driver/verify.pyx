@@ -31,12 +31,15 @@ cdef uint32_t verify_burst(Pair *side, const Completion *done, uint32_t n) noexc
 
 
 cdef inline bint header_is_right(const Pair *side, const uint8_t *header, uint32_t n_buffers) noexcept nogil:
-    """No offload was negotiated: zeros, and the number of buffers where that counts. Section 5.1.6.4."""
+    """The peer's, where this driver takes that, else zeros; the number of buffers where it counts. Section 5.1.6.4."""
     cdef uint64_t words
     cdef uint32_t tail
     memcpy(&words, header, 8)
     memcpy(&tail, header + 8, 4)
-    return words | ((tail ^ n_buffers * side.header_tail) & side.header_tail_mask) == 0
+    return (
+        words ^ side.received_words
+        | ((tail ^ (n_buffers * side.header_tail | side.received_tail)) & side.header_tail_mask)
+    ) == 0
 
 
 cdef uint32_t look_at_single(Pair *side, const Completion *done, uint32_t n) noexcept nogil:
@@ -46,8 +49,8 @@ cdef uint32_t look_at_single(Pair *side, const Completion *done, uint32_t n) noe
     cdef const uint8_t *header
     cdef uint64_t stride = side.receive_stride
     cdef uint64_t expected = stream.expected
-    cdef uint32_t header_bytes = side.header_bytes
-    cdef uint64_t n_bytes = 0
+    cdef uint32_t header_bytes = side.header_bytes + side.received_lead
+    cdef uint64_t n_bytes = n * side.received_lead
     cdef uint32_t frame_bytes, i, most = side.receive_bytes - header_bytes
     cdef bint whole = side.content == CONTENT_WHOLE
     for i in range(n):
@@ -62,7 +65,7 @@ cdef uint32_t look_at_single(Pair *side, const Completion *done, uint32_t n) noe
             if whole:
                 check_body(stream, header + header_bytes, frame_bytes, expected - 1)
         else:
-            n_bytes -= frame_bytes
+            n_bytes -= frame_bytes + side.received_lead
             stream.expected = expected
             n_bytes += look_twice(side, header, frame_bytes)
             stream = side.stream
@@ -82,15 +85,16 @@ cdef void check_body(Stream *stream, const uint8_t *frame, uint32_t frame_bytes,
 
 cdef uint32_t look_twice(Pair *side, const uint8_t *header, uint32_t frame_bytes) noexcept nogil:
     """A frame that is not as expected. Returns its bytes, as far as they are to be believed."""
-    cdef const uint8_t *frame = header + side.header_bytes
-    if frame_bytes > side.receive_bytes - side.header_bytes or not header_is_right(side, header, 1):
+    cdef const uint8_t *frame = header + side.header_bytes + side.received_lead
+    cdef uint32_t most = side.receive_bytes - side.header_bytes - side.received_lead
+    if frame_bytes > most or not header_is_right(side, header, 1):
         side.stream.corrupt += 1
         return 0
     if is_next_of_its_stream(side, frame, frame_bytes):
         if side.content == CONTENT_WHOLE:
             check_body(side.stream, frame, frame_bytes, side.stream.expected)
         side.stream.expected += 1
-    return frame_bytes
+    return frame_bytes + side.received_lead
 
 
 cdef bint is_next_of_its_stream(Pair *side, const uint8_t *frame, uint32_t frame_bytes) noexcept nogil:
@@ -151,16 +155,17 @@ cdef void look_at_buffers(Pair *side, const Completion *done, uint32_t n_buffers
     side.received_bytes += total
     if side.content == CONTENT_NONE:
         return
-    if done[0].bytes < side.header_bytes + BODY_OFFSET:
+    if done[0].bytes < side.header_bytes + side.received_lead + BODY_OFFSET:
         side.stream.corrupt += 1
         return
-    if not is_next_of_its_stream(side, first + side.header_bytes, <uint32_t>total):
+    first += side.header_bytes + side.received_lead
+    if not is_next_of_its_stream(side, first, <uint32_t>total - side.received_lead):
         return
     number = side.stream.expected
     side.stream.expected += 1
     if side.content == CONTENT_WHOLE:
         position = BODY_OFFSET
-        skip = side.header_bytes + BODY_OFFSET
+        skip = side.header_bytes + side.received_lead + BODY_OFFSET
         right = True
         for i in range(n_buffers):
             data = side.receive_data + done[i].slot * <uint64_t>side.receive_stride

@@ -77,12 +77,24 @@ def test_the_table_has_a_row_per_size_and_a_block_per_direction() -> None:
     assert blocks[2] == ""
 
 
+@pytest.mark.alone  # as above
+def test_guests_may_ask_for_checksums_and_segments() -> None:
+    said = bench("--json", "--sizes", "1000,65000", "--rings", "split", "--asks", "segments", "--no-latency")
+    rates = [json.loads(line) for line in said.splitlines()]
+    assert [(r["ways"], r["size"], r["asks"]) for r in rates] == [
+        (ways, size, "segments") for ways in (1, 2) for size in ("1000", "65000")
+    ]
+    assert all(r["frames"] > 0 and r["corrupt"] == r["lost"] == 0 for r in rates)
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
         (["--sizes", "59"], "59 is no size; give 60 to 65000, or imix"),
         (["--sizes", "64,"], "nothing is no size"),
         (["--sizes", "big"], "big is no size"),
+        (["--asks", "checksum", "--sizes", "imix"], "with --asks checksum give 70 bytes or more, and no mixture"),
+        (["--asks", "much"], "--asks"),
         (["--rings", "round"], "round is no ring"),
         (["--seconds", "soon"], "--seconds"),
         (["--seconds", "0"], "--seconds"),
