@@ -1,12 +1,22 @@
 """All seeded bugs, room by room."""
 
-from tests.mutants import bugs_memory, bugs_net, bugs_ports, bugs_protocol, bugs_rings, bugs_rules, bugs_workers
+from tests.mutants import (
+    bugs_memory,
+    bugs_net,
+    bugs_offload,
+    bugs_ports,
+    bugs_protocol,
+    bugs_rings,
+    bugs_rules,
+    bugs_workers,
+)
 
 MUTANTS = (
     *bugs_rings.MUTANTS,
     *bugs_rules.MUTANTS,
     *bugs_memory.MUTANTS,
     *bugs_net.MUTANTS,
+    *bugs_offload.MUTANTS,
     *bugs_workers.MUTANTS,
     *bugs_ports.MUTANTS,
     *bugs_protocol.MUTANTS,

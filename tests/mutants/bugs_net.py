@@ -2,78 +2,81 @@
 
 from tests.mutants.mutant import Mutant
 
-NET, FORWARD = "dataplane/net.pyx", "dataplane/forward.pyx"
+TRANSMITQ, RECEIVEQ = "dataplane/transmitq.pyx", "dataplane/receiveq.pyx"
+FORWARD = "dataplane/forward.pyx"
 FORWARDING = "unit/test_forwarding.py"
 
 MUTANTS = (
     Mutant(
         "num-buffers-always-one",
-        NET,
-        "spread & 0xff",
-        "1",
+        RECEIVEQ,
+        "    header.num_buffers = <uint16_t>spread\n",
+        "    pass\n",
         f"{FORWARDING}::test_a_frame_larger_than_a_buffer_takes_several_mergeable_ones",
     ),
     Mutant(
         "num-buffers-one-byte",
-        NET,
-        "spread >> 8",
-        "0",
+        RECEIVEQ,
+        "            scatter(receiver.header_bytes, scratch, pile.used, spread, burst, &frames[i])\n",
+        "            scatter(receiver.header_bytes, scratch, pile.used, spread & 0xff, burst, &frames[i])\n",
         f"{FORWARDING}::test_the_largest_frame_passes_over_buffers_of_one_hundred_bytes",
     ),
     Mutant(
         "used-length-without-header",
-        NET,
-        "Done(target.ticket, written + room)",
-        "Done(target.ticket, room)",
+        RECEIVEQ,
+        "        copy_at(&to, &source, room)\n        left -= room\n"
+        "        scratch.done[chain + i] = Done(target.ticket, written + room)\n",
+        "        copy_at(&to, &source, room)\n        left -= room\n"
+        "        scratch.done[chain + i] = Done(target.ticket, room)\n",
         f"{FORWARDING}::test_a_frame_larger_than_a_buffer_takes_several_mergeable_ones",
     ),
     Mutant(
         "used-length-of-the-whole-frame",
-        NET,
+        RECEIVEQ,
         "        prefetch_payload(room.data + header_bytes)\n        scratch.done[i] = Done(room.ticket, length)\n",
         "        scratch.done[i] = Done(room.ticket, frame.bytes)\n",
         f"{FORWARDING}::test_a_legacy_guest_talks_to_a_modern_mergeable_one",
     ),
     Mutant(
         "runt-without-ethernet-header",
-        NET,
+        TRANSMITQ,
         "    if chain.bytes < header_bytes + ETHER_HEADER_BYTES:\n        return RUNT\n",
         "    if chain.bytes < header_bytes:\n        return RUNT\n",
         f"{FORWARDING}::test_a_chain_without_a_whole_header_and_ethernet_header_is_a_runt",
     ),
     Mutant(
         "oversize-forgotten",
-        NET,
+        TRANSMITQ,
         "    if chain.bytes > header_bytes + MAX_FRAME_BYTES:\n        return OVERSIZE\n",
         "    pass\n",
         f"{FORWARDING}::test_a_chain_without_a_whole_header_and_ethernet_header_is_a_runt",
     ),
     Mutant(
         "offload-passed-on",
-        NET,
-        "GSO_UNSUPPORTED if asked & OFFLOAD_ASKED else N_DROP_REASONS",
-        "N_DROP_REASONS",
+        "dataplane/offload/header.pxd",
+        "not needs & ~allowed",
+        "True",
         f"{FORWARDING}::test_an_offload_that_was_not_negotiated_is_a_counted_drop",
     ),
     Mutant(
         "merged-without-being-asked",
-        NET,
-        "not mergeable and bytes < length",
+        RECEIVEQ,
+        "not receiver.mergeable and bytes < length",
         "False",
         f"{FORWARDING}::test_without_mergeable_buffers_a_frame_too_long_is_dropped_and_its_buffer_kept",
     ),
     Mutant(
         "header-over-two-chains",
-        NET,
-        "count == 0 and scratch.chains[chain].bytes < header_bytes",
+        RECEIVEQ,
+        "count == 0 and scratch.chains[chain].bytes < receiver.header_bytes",
         "False",
         "hostile/test_rules.py::test_a_broken_rule_stops_its_ring_once_for_that_reason_and_set_up_anew_it_works[a_receive_chain_of_11_bytes_in_the_receiveq-split]",
     ),
     Mutant(
         "old-header-believed-but-for-num-buffers",
         "dataplane/copy.h",
-        "!memcmp(to, plain, header_bytes)",
-        "!memcmp(to, plain, 10)",
+        "!memcmp(to, header, header_bytes)",
+        "!memcmp(to, header, 10)",
         "unit/test_already_there.py::test_a_header_of_zeros_is_no_plain_one",
     ),
     Mutant(
@@ -100,10 +103,8 @@ MUTANTS = (
     Mutant(
         "egress-believed",
         FORWARD,
-        "        done = min(waiting, egress.deliver_burst(\n"
-        "            egress, egress_pair, &lane.burst.frames[lane.first], lane.burst.segments, waiting\n        ))\n",
-        "        done = egress.deliver_burst(\n"
-        "            egress, egress_pair, &lane.burst.frames[lane.first], lane.burst.segments, waiting\n        )\n",
+        "min(waiting, egress.deliver_burst(egress, egress_pair, &lane.burst, lane.first, waiting))",
+        "egress.deliver_burst(egress, egress_pair, &lane.burst, lane.first, waiting)",
         "unit/test_counts.py::test_whatever_an_egress_returns_no_more_chains_are_released_than_were_received",
     ),
     Mutant(
@@ -136,14 +137,14 @@ MUTANTS = (
     ),
     Mutant(
         "bad-chain-not-counted",
-        NET,
+        RECEIVEQ,
         "            count_drops(tally, BAD_DESCRIPTOR, 1)\n",
         "            pass\n",
         "unit/test_bad_behind_good.py::test_a_frame_that_wants_more_mergeable_buffers_than_there_are_good_ones_meets_the_bad_chain",
     ),
     Mutant(
         "unfilled-buffers-kept",
-        NET,
+        RECEIVEQ,
         "pile.used < pile.n_chains",
         "False",
         "unit/test_forwarding.py::test_without_mergeable_buffers_a_frame_too_long_is_dropped_and_its_buffer_kept",

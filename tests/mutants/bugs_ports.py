@@ -2,12 +2,53 @@
 
 from tests.mutants.mutant import Mutant
 
-CUT = "dataplane/ports/segmentation.pyx"
-PIECES = "unit/test_segmentation.py::test_pieces_of_a_super_frame_are_frames_of_their_own_with_all_of_its_payload"
-
+OFFLOADS = "unit/test_endpoint_offloads.py"
 AT_THE_DOOR = "unit/test_host_door.py"
 
 MUTANTS = (
+    Mutant(
+        "packet-frames-beyond-all-room",
+        "dataplane/ports/packet.pyx",
+        "bytes > FRAME_ROOM - VLAN_TAG_BYTES",
+        "False",
+        "unit/test_packet_ring.py::"
+        "test_a_frame_longer_than_any_port_has_room_for_drops_as_oversize_and_the_next_ones_arrive",
+    ),
+    Mutant(
+        "packet-checksum-before-the-tag",
+        "dataplane/ports/packet.pyx",
+        "        net.csum_start += VLAN_TAG_BYTES\n",
+        "        pass\n",
+        "unit/test_packet_ring.py::test_what_a_super_frame_asks_for_counts_from_behind_the_tag_that_is_put_back",
+    ),
+    Mutant(
+        "endpoint-asks-unchecked",
+        "dataplane/ports/endpoint.pyx",
+        "not give_head(burst, &burst.frames[n], parcel.bytes, HOST_NEEDS | NEED_USO)",
+        "False",
+        f"{OFFLOADS}::test_what_a_program_in_cython_asks_wrongly_is_dropped_and_its_buffers_return",
+    ),
+    Mutant(
+        "endpoint-lent-as-before",
+        "dataplane/ports/endpoint_slots.pyx",
+        "            self.side.headers[parcels[i].slot] = NetHeader(0, 0, 0, 0, 0, 0, 1)\n",
+        "            pass\n",
+        f"{OFFLOADS}::test_a_received_frame_that_goes_back_says_what_it_said_and_a_buffer_lent_again_is_plain",
+    ),
+    Mutant(
+        "endpoint-sent-without-a-look",
+        "dataplane/ports/endpoint.pyx",
+        "        own.check_offloads()\n",
+        "        pass\n",
+        f"{OFFLOADS}::test_a_frame_that_got_another_length_is_refused_when_it_is_sent_and_goes_once_that_is_put_right",
+    ),
+    Mutant(
+        "endpoint-head-not-told",
+        "dataplane/ports/endpoint.pyx",
+        "            side.headers[slot] = burst.heads[frames[i].head].net\n",
+        "            pass\n",
+        f"{OFFLOADS}::test_what_a_program_leaves_to_others_another_one_gets_as_it_was_or_done",
+    ),
     Mutant(
         "host-frames-outlive-their-files",
         "dataplane/ports/host_port.pyx",
@@ -28,25 +69,6 @@ MUTANTS = (
         "            socket.in_use = False\n",
         "            pass\n",
         f"{AT_THE_DOOR}::test_what_was_to_be_attached_is_let_go_of_where_a_worker_is_stuck[xdp]",
-    ),
-    Mutant("cut-ip-id-the-same", CUT, "super.at // super.piece_bytes", "0", PIECES),
-    Mutant("cut-fin-in-every-piece", CUT, "    if not last:\n        tcp[13] &= ~TCP_FIN_PSH\n", "    pass\n", PIECES),
-    Mutant(
-        "cut-length-of-the-whole", CUT, "super.header_bytes - super.ip_at + piece", "super.bytes - super.ip_at", PIECES
-    ),
-    Mutant(
-        "cut-sum-of-none",
-        CUT,
-        "    put_sum(transport + offset, checksum if checksum else 0xffff)\n",
-        "    put_sum(transport + offset, checksum)\n",
-        "unit/test_segmentation.py::test_a_datagram_whose_sum_comes_out_as_none_says_so_in_the_other_way",
-    ),
-    Mutant(
-        "checksum-field-outside",
-        CUT,
-        "offset > bytes - start - 2",
-        "offset > bytes - start",
-        "unit/test_public_api.py::test_a_checksum_field_that_lies_outside_its_frame_is_not_written",
     ),
     Mutant(
         "endpoint-oversize-copied",
@@ -72,8 +94,8 @@ MUTANTS = (
     Mutant(
         "endpoint-bytes-not-counted",
         "dataplane/ports/endpoint.pyx",
-        "        port.rx[pair].bytes += parcel.bytes\n",
-        "        pass\n",
+        "        burst.done[i] = Done(parcel.slot, 0)\n        port.rx[pair].bytes += parcel.bytes\n",
+        "        burst.done[i] = Done(parcel.slot, 0)\n",
         "unit/test_endpoint.py::test_frames_arrive_as_they_were_sent_and_in_order",
     ),
 )

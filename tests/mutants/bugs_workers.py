@@ -38,8 +38,7 @@ MUTANTS = (
         DOOR,
         "missing & who",
         "missing & 0",
-        "unit/test_door_steps.py::"
-        "test_a_worker_that_waited_in_vain_goes_on_and_comes_again_when_the_late_one_calls_it",
+        "unit/test_door_steps.py::test_a_worker_that_waited_in_vain_goes_on_and_comes_again_when_the_late_one_calls_it",
     ),
     Mutant(
         "door-lets-in-who-starts",
@@ -93,8 +92,9 @@ MUTANTS = (
     Mutant(
         "disabled-transmitq-forwards",
         DEVICE,
-        "    if queue.enabled:\n        return strip_headers(burst, n, header_bytes, tally)\n",
-        "    return strip_headers(burst, n, header_bytes, tally)\n",
+        "    if queue.enabled:\n"
+        "        return strip_headers(burst, n, device.receiver.header_bytes, device.allowed, tally)\n",
+        "    return strip_headers(burst, n, device.receiver.header_bytes, device.allowed, tally)\n",
         "unit/test_forwarding.py::test_a_started_but_disabled_transmitq_is_drained_and_discarded",
     ),
     Mutant(
