@@ -37,7 +37,8 @@ class Store:
     def __init__(self, place: Path) -> None:
         self.place, self.cache = place, place / "cache" / "fastvhost"
         loader = Path("/lib64/ld-linux-x86-64.so.2").read_bytes()
-        files = {name: name.encode() for name in ("net/core/failover.ko", "drivers/net/net_failover.ko")}
+        tags = ("net/llc/llc.ko", "net/802/stp.ko", "net/802/garp.ko", "net/802/mrp.ko", "net/8021q/8021q.ko")
+        files = {name: name.encode() for name in ("net/core/failover.ko", "drivers/net/net_failover.ko", *tags)}
         self.files = {f"{MODULES}/{name}": data for name, data in files.items()} | {
             f"{MODULES}/drivers/net/virtio_net.ko": b"a driver",
             "usr/bin/linux.uml": Path(shutil.which("true") or "").read_bytes(),
