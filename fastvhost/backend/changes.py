@@ -1,8 +1,9 @@
 """What a message of a front-end changes, from its handler until no worker uses the old state any more.
 
-A handler writes down the new state (by the port's setters, between begin() and its commit) and the acts that follow:
-closing what is no longer used, answering. Then the port's workers come to the door, and all of it takes effect. While
-one of them does not come, the old state holds and the acts wait.
+A handler writes down the new state (by the port's setters, between begin() and settle()) and the acts that follow:
+closing what is no longer used, answering. Then the port's workers come to the door, the place between two bursts where
+they use nothing of the port's, and all of the new state takes effect. While a worker does not come, the old state holds
+and the acts wait.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from fastvhost.backend.budget import Bucket
 from fastvhost.backend.port_api import PortApi
 
 MAX_WAIT = 0.02
-"""Seconds until a worker that does not come makes a message wait."""
-FIRST_RETRY, LAST_RETRY = 0.01, 0.1
+"""Seconds that settle() waits for workers. A change for which one has not come by then waits, and its message."""
+FIRST_RETRY, LONGEST_RETRY = 0.01, 0.1
 """Seconds between two attempts."""
 DOORS_AT_ONCE, DOORS_A_SECOND = 1024, 100
-"""Changes for which workers come to the door. A port with 128 queue pairs needs about 500 to start."""
+"""Changes for which workers come to the door: how many without a pause, and then a second. A port with 128 queue pairs
+needs about 500 to start."""
 MESSAGES_AT_ONCE, MESSAGES_A_SECOND = 8192, 2000
-"""The front-end of such a port sends about 2000 messages meanwhile."""
+"""The same of messages. The front-end of a port with 128 queue pairs sends about 2000 while it starts."""
 
 
 class Changes:
@@ -43,7 +45,7 @@ class Changes:
 
     @property
     def settled(self) -> bool:
-        """Whether every change that was begun has taken effect."""
+        """Whether no change waits for a worker."""
         return self.waits_since is None
 
     @property
@@ -58,7 +60,7 @@ class Changes:
 
     @property
     def allowed_at(self) -> float | None:
-        """When the next message may be taken, once the port has spent its share of the workers' time; None: at once."""
+        """When the next message may be taken, once the port has used up what it may send; None: now."""
         times = [bucket.ready_at for bucket in (self._doors, self._messages) if bucket.ready_at is not None]
         return max(times, default=None)
 
@@ -105,7 +107,7 @@ class Changes:
         if not self._port.commit(MAX_WAIT if self.settled else 0.0):
             now = self._clock()
             self.due = now + self._wait
-            self._wait = min(LAST_RETRY, self._wait * 2)
+            self._wait = min(LONGEST_RETRY, self._wait * 2)
             if self.waits_since is None:
                 self.waits_since = now
             return False

@@ -1,4 +1,4 @@
-"""Log lines of one port, bounded: whatever a peer does, it cannot fill a disk."""
+"""Log lines of one port, bounded: whatever a peer does, it cannot fill a disk in a short time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastvhost.backend.foreign_text import printable
 
 BURST = 40
 PER_SECOND = 1.0
-"""Each kind of line may come BURST times at once, and this often for ever."""
+"""Each kind of line may come BURST times in a row, and then this often."""
 
 
 class Line(NamedTuple):
@@ -20,7 +20,7 @@ class Line(NamedTuple):
     level: int
     text: str
     about: str
-    """Lines about one thing share a budget, so that a flood of one kind drowns no other."""
+    """The kind. Lines of a kind share a budget, so that many of one kind suppress none of another."""
 
 
 class _Budget:

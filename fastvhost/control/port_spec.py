@@ -16,7 +16,7 @@ from fastvhost.control.port_parts import AnyPort, Service
 Options = Mapping[str, str]
 """Keys of a port as they were written."""
 Words = tuple[tuple[str, str], ...]
-"""Keys of a port, checked, in the order in which they are printed."""
+"""Keys of a port and their values, checked, in the order in which they are printed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +28,11 @@ class PortSpec:
     """What follows the colon: a path, or the name of an interface or a device; empty where the kind has no value."""
     policy: Policy
     words: Words = ()
-    """The keys of its kind."""
+    """The keys of its kind, and their values."""
 
     @property
     def name(self) -> str:
-        """The port's."""
+        """The name of the port."""
         return self.policy.name
 
     def option(self, key: str, default: str = "") -> str:
@@ -41,12 +41,12 @@ class PortSpec:
 
     @property
     def queues(self) -> int:
-        """Queue pairs."""
+        """How many queue pairs it has."""
         return int(self.option("queues", "1"))
 
     @property
     def mac(self) -> str:
-        """The address of its device, in small letters; empty where none was given."""
+        """The address of its device, in lower case; empty where none was given."""
         return self.option("mac")
 
     @property
@@ -103,14 +103,14 @@ class Kind(ABC):
 
     @abstractmethod
     def make_port(self, spec: PortSpec, door: Any) -> AnyPort:
-        """Make the data plane port. Methods import the data plane themselves, so that other verbs start without it."""
+        """Make the data plane port. Methods import the data plane themselves: commands that need none start without."""
 
     def make_service(self, spec: PortSpec, port: Any, socket_group: str | None) -> Service | None:  # noqa: ARG002
         """Make the service, where it has one. socket_group: the group that may connect, by name or number."""
         return None
 
     def describe(self, spec: PortSpec) -> dict[str, Any]:  # noqa: ARG002
-        """What `fastvhost show` prints of it, before what its service tells."""
+        """What `fastvhost show` prints of it. What its service tells is printed behind that."""
         return {}
 
     def from_description(self, about: Mapping[str, Any]) -> PortSpec:

@@ -30,7 +30,7 @@ STOP_SECONDS = 1.5
 """Seconds for all workers and services together to stop. Two seconds are promised from a signal to the exit of fwd: the
 rest is for the last figures and for Python to end."""
 SERVICES_SECONDS = 0.4
-"""Seconds of that which are left to all services together, where a worker does not end."""
+"""Of these seconds, those that services have together where a worker does not end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class WorkerThread(Thread):
 
     @property
     def core_in_use(self) -> int | None:
-        """The core that it is pinned to now: a cpuset may have moved it off its own. None: it is not pinned."""
+        """The core that it is pinned to now, which a cpuset may have changed. None: it is not pinned."""
         cores = affinity.of(self.native_id) if self.core is not None and self.native_id and self.is_alive() else ()
         return self.core if not cores else next(iter(cores)) if len(cores) == 1 else None
 
@@ -114,7 +114,8 @@ class Switch:
     def _wire_up(self) -> None:
         """Spread directions, and the queue pairs of each, over the workers in turn.
 
-        Two workers share the two directions of one wire; with several queue pairs, each gets pairs of both directions.
+        Of two ports that are joined, two workers have a direction each; with several queue pairs, each has pairs of
+        both directions.
         """
         by_name = {unit.spec.name: unit for unit in self.ports}
         for number, (ingress, egress) in enumerate(self.config.directions):
@@ -201,7 +202,7 @@ class Switch:
         return in_time
 
     def _stopped(self, unit: PortUnit, timeout: float) -> bool:
-        """Whether its service ended within `timeout` seconds. Logs why not, unless timeout is 0."""
+        """Stop its service. Whether that ended within `timeout` seconds; the log says why not, unless timeout is 0."""
         assert unit.service is not None
         try:
             unit.service.stop(timeout)

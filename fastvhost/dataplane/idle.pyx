@@ -12,18 +12,19 @@ from fastvhost.dataplane.port cimport LOOK_AGAIN, NOTHING_TO_WAIT_FOR
 from fastvhost.dataplane.roster cimport look_at
 
 # Adaptive: spin as long as a driver may take to answer, nap as long as a pause in traffic may last, then sleep.
-# Waking costs tens of microseconds here, so spinning for 200 of them is what a short pause may cost.
+# Waking costs tens of microseconds here, so a short pause may cost 200 microseconds of spinning.
 cdef enum:
     FREE_ROUNDS = 16             # rounds without a frame before the clock is looked at: under load, it never is
     SPIN_NS = 200 * 1000
     AWAKE_NS = 2 * 1000 * 1000
     FIRST_NAP_NS = 5 * 1000
     # Asleep, a worker looks up now and then: that tells which drivers do not kick although they were asked to. First
-    # sleeps are short, an eighth of the time since the last frame: a CPU just halted wakes in half the time.
+    # sleeps are short, an eighth of the time since the last frame: a CPU that halted just now wakes twice as fast.
     FIRST_SLEEP_NS = 1000 * 1000
     SLEEP_NS = 20 * 1000 * 1000
     MISSED_KICKS_LIMIT = 3       # then the driver counts as one that does not kick
-    # Such drivers, and receive buffers, are looked at after naps; after a second without a frame naps are longer.
+    # With such a driver, or frames that wait for buffers, the worker naps and does not sleep; this long after a second
+    # without a frame.
     TIRED_NS = 1000 * 1000 * 1000
     LONG_NAP_NS = 1000 * 1000
 
@@ -62,7 +63,7 @@ cdef void nap(uint64_t ns) noexcept nogil:
 
 
 cdef bint frames_wait(const Roster *roster) noexcept nogil:
-    """Whether frames are held: those wait for receive buffers, and no kick of a transmitq tells of these."""
+    """Whether frames wait for receive buffers: no kick of a transmitq tells that there are some."""
     cdef uint32_t i
     cdef Lane *lane
     for i in range(roster.n_lanes):
@@ -75,7 +76,7 @@ cdef bint frames_wait(const Roster *roster) noexcept nogil:
 cdef void sleep_until_kicked(
     Idle *idle, Gate *gate, Roster *roster, uint64_t nap_ns, uint64_t sleep_ns
 ) noexcept nogil:
-    """Sleep until a driver kicks or a change is posted; only for a nap where a driver does not kick."""
+    """Sleep until a driver kicks, or a change of a port is asked for; as long as a nap where a driver does not kick."""
     cdef Lane *lane
     cdef uint32_t i, n = roster.n_lanes
     cdef bint kicked, work = False

@@ -74,7 +74,7 @@ cdef void complete(Ring *ring, const Done *done, uint32_t n) noexcept nogil:
 
 
 cdef void note(Ring *ring, const Done *done, uint32_t n) noexcept nogil:
-    """What is about to be written. More than one batch before a publish, or a large one, there is no room for."""
+    """Note what is about to be written. A second batch before a publish, or a large one: the journal ends, for good."""
     cdef uint32_t i, behind = ring.next_used
     cdef bint wrap = ring.used_wrap
     if ring.staged or n > JOURNALED:

@@ -1,7 +1,7 @@
 """From frames to the chains of a receiveq: headers and payload are copied, once. Virtio 1.2, section 5.1.6.3.
 
-What is written in front of a frame is its head, or "plain frame". A checksum that the receiver would not fill in is
-filled in here (offload/summed).
+In front of a frame its head is written, or heads[0], which says that it is a plain one. A checksum that the receiver
+would not fill in is filled in here (offload/summed).
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -128,7 +128,7 @@ cdef uint32_t deliver(
 
 
 cdef inline void prefetch_payload(uint8_t *payload) noexcept nogil:
-    """Not the line of a header that stands in one of its own, which may be right as it is (copy.h)."""
+    """The lines of the payload alone: a header in a line of its own is often not written at all (copy.h)."""
     prefetch_write(payload)
     prefetch_write(payload + 63)
 
@@ -184,7 +184,7 @@ cdef inline void list_copies(
 
 
 cdef void copy_with_heads(const frame_copy *copies, uint32_t n_copies, Sum *sums, uint32_t n_sums) noexcept nogil:
-    """In their order; those of some frames are summed."""
+    """Make the copies in their order; those that belong to one of `sums` are summed."""
     cdef uint32_t at = 0, i, k
     cdef const frame_copy *copy
     for i in range(n_sums):
@@ -209,7 +209,7 @@ cdef struct Pile:
 
 
 cdef inline void poison_scratch(NetScratch *scratch) noexcept nogil:
-    """As many segments as a visit has, that of a first frame in more pieces left out."""
+    """As many segments as a visit may use; a first frame in more pieces uses more, which are not poisoned."""
     poison(scratch.chains, sizeof(scratch.chains))
     poison(scratch.done, sizeof(scratch.done))
     poison(scratch.segments, 2 * VISIT_PIECES * sizeof(Segment))
@@ -325,7 +325,7 @@ cdef void scatter(
     uint32_t header_bytes, NetScratch *scratch, uint32_t chain, uint32_t spread,
     const FrameBurst *burst, const Frame *frame
 ) noexcept nogil:
-    """Copy one frame into `spread` chains and stage them as used."""
+    """Copy one frame into `spread` chains, and note for complete() what was written to each."""
     cdef NetHeader header = burst.heads[frame.head].net
     cdef Segment header_segment = Segment(<uint8_t *>&header, header_bytes), frame_alone, room_alone
     cdef Cursor header_at = Cursor(&header_segment, 0), to, source = cursor_of(frame, burst.segments, &frame_alone)

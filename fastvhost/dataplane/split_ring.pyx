@@ -117,7 +117,7 @@ cdef inline void check_counts(const Ring *ring) noexcept nogil:
 
 
 cdef uint32_t take_plain(const Ring *ring, Chain *chains, uint32_t n) noexcept nogil:
-    """Take chains of one descriptor in the region of the one before: nearly all of them are.
+    """Take chains of one descriptor that lie in the same memory region as the chain before: nearly all of them do.
 
     Returns how many; the next one is something else.
     """
@@ -234,7 +234,8 @@ cdef void untake(Ring *ring, const Chain *chains, uint32_t n) noexcept nogil:
 cdef void complete(Ring *ring, const Done *done, uint32_t n) noexcept nogil:
     """Section 2.7.8: an element is the chain's head and the bytes written, which is what Done looks like.
 
-    In batches (section 2.7.9), the first one's element names the last one's head, and the others are skipped.
+    A batch (section 2.7.9) is one element in the place of its first chain; it names the head of its last chain, and the
+    elements of the others are not written.
     """
     cdef virtq_used *used = <virtq_used *>ring.device_area
     cdef uint32_t at = ring.next_used & (ring.size - 1), to_end = ring.size - at
@@ -269,7 +270,7 @@ cdef bint publish(Ring *ring) noexcept nogil:
         return False
     store_release_u16(&used.idx, new)  # pairs with the driver's read of used.idx
     ring.published = new
-    full_fence()  # the index must be visible before we look whether the driver sleeps; pairs with the driver's
+    full_fence()  # the index is visible before we look whether a call is wanted; pairs with the driver's fence
     if ring.event_idx:
         # used_event stands behind the available ring
         return <uint16_t>(new - load_u16(&avail.ring[ring.size]) - 1) < <uint16_t>(new - old)
@@ -281,7 +282,7 @@ cdef bint has_work(const Ring *ring) noexcept nogil:
 
 
 cdef void want_kicks(Ring *ring, bint wanted) noexcept nogil:
-    """Sections 2.7.7 and 2.7.10. avail_event stands behind the used ring: the entry whose coming is to be told."""
+    """Sections 2.7.7 and 2.7.10. avail_event, behind the used ring, is the index of the next entry to kick for."""
     cdef virtq_used *used = <virtq_used *>ring.device_area
     if ring.event_idx:
         store_u16(&used.flags, 0)

@@ -1,8 +1,8 @@
 """From the chains of a transmitq to frames: the virtio-net header is taken off. Virtio 1.2, section 5.1.6.2.
 
 A header that asks for something becomes the frame's head, if its driver negotiated that; else it is refused with a
-counted drop. The device must not rely on how the driver cuts header and payload into descriptors (section 2.7.4): any
-cut works here, the usual ones fast.
+counted drop. The device must not rely on how the driver spreads header and payload over descriptors (section 2.7.4):
+any way works here, the usual ones fast.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -34,7 +34,8 @@ cdef uint32_t strip_headers(
     """Turn the n chains of a burst into frames, in place, up to the first that holds none. allowed: what they may need.
 
     If the first chain is no frame, the burst gets none: the chains up to the first frame are counted as dropped, and
-    are to be completed now. So a burst never mixes frames and dropped chains. Returns the chains dealt with.
+    are to be completed now, by the caller. A burst never mixes frames and dropped chains. Returns how many were dealt
+    with.
     """
     cdef uint32_t i = 0, shortest = header_bytes + ETHER_HEADER_BYTES, n_heads = 0
     cdef Head *head = &burst.heads[1]
@@ -60,7 +61,7 @@ cdef uint32_t strip_headers(
         i += 1
     if n_heads:
         burst.n_heads, burst.needs = n_heads, NEED_CSUM
-    # Or their headers stand whole in the first of several, or ask for something else.
+    # The next ones have several buffers, with the header whole in the first, or ask for something else.
     while i < n:
         chain = &burst.frames[i]
         if chain.bytes - shortest > <uint32_t>(MAX_FRAME_BYTES - ETHER_HEADER_BYTES):

@@ -1,4 +1,8 @@
-"""One direction of traffic, and how its queue pairs are shared out among workers."""
+"""One direction of traffic, and how its queue pairs are shared out among workers.
+
+A pair of ports that the operator joins has two of these objects, one a direction. With N shares, share i has the pairs
+i, i + N, i + 2 N and so on of the ingress.
+"""
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
@@ -24,7 +28,7 @@ cdef class Wire:
             if port is not None and not (<Port>port).ops.n_pairs:
                 raise ValueError("a wire joins ports that were made: call __init__ of a port first")
         if ingress.polled:
-            raise ValueError(f"port {ingress.name} is the ingress of another wire already; frames leave it by one wire")
+            raise ValueError(f"port {ingress.name} is the ingress of another wire already; give it one wire")
         self.lanes = <Lane *>calloc(ingress.ops.n_pairs, sizeof(Lane))
         if self.lanes == NULL:
             raise MemoryError
@@ -33,7 +37,7 @@ cdef class Wire:
         ingress.polled = True
         for pair in range(self.n_lanes):
             lane = &self.lanes[pair]
-            # A megabyte of addresses, of which only frames in pieces touch the first pages.
+            # A megabyte of address space; memory is used only for what frames in pieces write there.
             lane.burst.segments = <Segment *>malloc(MAX_SEGMENTS * sizeof(Segment))
             if lane.burst.segments == NULL:
                 raise MemoryError
@@ -43,10 +47,13 @@ cdef class Wire:
             lane.hold, lane.hold_ns = hold, hold_timeout_ms * 1000000
 
     cdef int claim(self, uint32_t share, object worker, Door door) except -1:
-        """A share is one worker's, and so is each share of what leads to the egress: no queue ever has two workers."""
+        """A worker takes this share. All wires to one egress have as many shares; share i of each is the same worker's.
+
+        So no queue ever has two workers. Raises ValueError.
+        """
         cdef Port egress = self.egress
         if share >= self.shares:
-            raise ValueError(f"{worker.name}: share {share} of {self.shares} of a wire")
+            raise ValueError(f"{worker.name}: share {share} of a wire that has shares 0 to {self.shares - 1}")
         if share in self.claimed:
             raise ValueError(f"{worker.name}: share {share} of the wire from port {self.ingress.name} has its worker")
         for port in (self.ingress, egress):
@@ -62,7 +69,7 @@ cdef class Wire:
         return 0
 
     cdef int unclaim(self, uint32_t share, object worker) except -1:
-        """The worker has ended for good."""
+        """The worker was closed: another one may take the share."""
         self.claimed.discard(share)
         if self.egress is not None and self.egress.delivering.get(share) is worker:
             del self.egress.delivering[share]

@@ -74,7 +74,7 @@ class TapService(InterfaceService):
         """The name that it has now."""
         self._away: Away | None = None
         self._down_until = 0.0
-        """Where it was moved and cannot be looked at: until when it counts as down, on the clock."""
+        """For a tap in a namespace that cannot be entered: until when it counts as down, on the clock."""
 
     def _attach(self) -> str:
         made = self._inside(self._open)
@@ -149,7 +149,7 @@ class TapService(InterfaceService):
         return HostPortError(f"tap {name}{self._where}: {reason}", "usage" if error.errno == errno.EINVAL else "os")
 
     def _kernel_drops(self) -> int:
-        """The kernel drops frames beyond the tap's txqueuelen."""
+        """How many frames the kernel dropped since the last call: those beyond the tap's txqueuelen."""
         if self._away is not None:
             dropped = self._away.dropped
         else:
@@ -171,7 +171,7 @@ class TapService(InterfaceService):
         return self._away is not None
 
     def _is_attached(self, _seen: Interface) -> bool:
-        return True  # the descriptor was asked
+        return True  # _seen asked its descriptor
 
     def _seen(self) -> Interface | None:
         if self._attached is None or not self._fds:

@@ -16,7 +16,7 @@ from fastvhost.sockets.listening import ListeningSocket
 from fastvhost.sockets.socket_file import path_fault
 
 BACKLOG = 8
-FIRST_RETRY, LAST_RETRY = 0.1, 2.0
+FIRST_RETRY, LONGEST_RETRY = 0.1, 2.0
 
 
 def check_path(path: str) -> None:
@@ -38,7 +38,7 @@ def _connect(path: str) -> socket.socket:
 class Listener(ListeningSocket):
     """A port's listening socket.
 
-    Peers may send files before their connection is accepted; closing those must not block.
+    Peers may send file descriptors before their connection is accepted; closing such files must not block.
     """
 
     def __init__(self, path: str, mode: int, group: str | None) -> None:
@@ -61,7 +61,7 @@ class Listener(ListeningSocket):
 
 
 class Dialer:
-    """Connects; tries again for ever, at growing intervals."""
+    """Connects, one attempt a call of dial(); tells when the next one is due, at growing intervals."""
 
     def __init__(self, path: str, clock: Callable[[], float] = time.monotonic) -> None:
         check_path(path)
@@ -83,7 +83,7 @@ class Dialer:
         return sock
 
     def settled(self) -> None:
-        """The connection served a front-end: after it, try again at once."""
+        """The connection serves a front-end: when it ends, the first retry is soon."""
         self._wait = FIRST_RETRY
         self.due = self._clock() + self._wait
 
@@ -94,4 +94,4 @@ class Dialer:
     def _back_off(self) -> None:
         # Jitter, so that the ports of one process do not connect at the same time.
         self.due = self._clock() + self._wait * random.uniform(0.8, 1.0)
-        self._wait = min(LAST_RETRY, self._wait * 2)
+        self._wait = min(LONGEST_RETRY, self._wait * 2)

@@ -308,7 +308,7 @@ MUTANTS = (
     Mutant(
         "clients-never-wait-longer",
         "vhostuser/listener.py",
-        "min(LAST_RETRY, self._wait * 2)",
+        "min(LONGEST_RETRY, self._wait * 2)",
         "self._wait",
         "unit/test_service_client.py::test_the_wait_between_attempts_grows_to_two_seconds_and_no_further",
     ),

@@ -46,7 +46,7 @@ VIRTIO_USER = """\
 dpdk-testpmd --no-pci --no-huge -m 1024 --file-prefix={name} \\
   --vdev net_virtio_user0,path={path},queues={queues},queue_size=1024{virtio_user_mode} -- -i"""
 
-# User-mode Linux keeps its memory in a file in TMPDIR, which can be shared where that is a memory file system.
+# User-mode Linux keeps its memory in a file in TMPDIR. The file can be shared if TMPDIR is on a memory file system.
 UML = """\
 TMPDIR=/dev/shm linux.uml mem={memory} virtio_uml.device={path}:1 \\
   ubd0=guest.img root=/dev/ubda rw"""
@@ -75,7 +75,7 @@ def earlier_guests() -> Finding:
                     if about["kind"] == VhostUser.name and "RING_RESET" in about["features"]:
                         ports.append(str(about["name"]))
     if not ports:
-        return Finding("ok", "no guest of a running fwd has RING_RESET from an earlier one")
+        return Finding("ok", "no guest of a running fwd has RING_RESET from an earlier fwd")
     return Finding(
         "note",
         f"guests at {', '.join(ports)} have RING_RESET from an earlier fwd: ethtool -G in them ends their network",
@@ -123,7 +123,7 @@ class VhostUser(Kind):
         return socket_place.check(Path(spec.value), _serves(spec), "choose another path")
 
     def make_port(self, spec: PortSpec, door: Any) -> AnyPort:
-        """Split and packed rings in the guest's memory."""
+        """A data plane port with virtqueues."""
         from fastvhost.backend import foreign_files
         from fastvhost.dataplane.virtio_port import VirtioPort
         from fastvhost.vhostuser.service import promised_pairs
@@ -131,7 +131,7 @@ class VhostUser(Kind):
         return VirtioPort(spec.name, door, promised_pairs(spec.queues), close_fd=foreign_files.close)
 
     def make_service(self, spec: PortSpec, port: Any, socket_group: str | None) -> Service:
-        """The protocol."""
+        """The service that speaks vhost-user at its socket."""
         from fastvhost.control import records
         from fastvhost.vhostuser.service import DeviceSettings, VhostUserService
 

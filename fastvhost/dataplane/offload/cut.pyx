@@ -50,8 +50,8 @@ cdef enum:
 
 
 cdef Cutter *make_cutter() noexcept nogil:
-    """To be discarded. NULL: there is no memory."""
-    # A megabyte of addresses for segments, of which only frames in pieces touch more than the first pages.
+    """Memory for pieces, to be given to discard_cutter(). NULL: there is none to be had."""
+    # Room for segments is a megabyte of address space; memory is used only for those that are written.
     cdef Cutter *cutter = <Cutter *>malloc(sizeof(Cutter) + MAX_SEGMENTS * sizeof(Segment))
     if cutter != NULL:
         cutter.burst.segments = <Segment *>(cutter + 1)
@@ -66,9 +66,10 @@ cdef void discard_cutter(Cutter *cutter) noexcept nogil:
 cdef uint32_t deliver_cut(
     Cutter *cutter, Super *super, PortOps *egress, uint32_t pair, const FrameBurst *burst, uint32_t first, uint32_t n
 ) noexcept nogil:
-    """As the egress's deliver_burst, for frames of which it takes some only in pieces.
+    """Deliver as deliver_burst of the egress does, where that takes some of the frames only in pieces.
 
-    A frame counts as dealt with when its last piece is. What is left of the one that waits stands in `super`.
+    A frame counts as dealt with when its last piece is. Where a frame waits with some of its pieces delivered, `super`
+    says how far it came.
     """
     cdef uint32_t done = 0, run, delivered, left = CUT_SEGMENTS
     while done < n:
@@ -125,7 +126,7 @@ cdef bint begin(Super *super, const FrameBurst *burst, const Frame *frame) noexc
 
 
 cdef bint is_same(const Super *super, const Super *before) noexcept nogil:
-    """Whether it is the frame that its port took back: same length, same headers with all their numbers."""
+    """Whether a frame is the one that its port took back to its ring: of the same length, with the same headers."""
     return (
         super.bytes == before.bytes and super.header_bytes == before.header_bytes
         and super.piece_bytes == before.piece_bytes
@@ -134,7 +135,7 @@ cdef bint is_same(const Super *super, const Super *before) noexcept nogil:
 
 
 cdef bint find_ip(Super *super, uint32_t kind) noexcept nogil:
-    """Whether IP of the right version ends with the frame, and lets TCP or UDP begin where the head says so."""
+    """Whether IP is of the right version and as long as the frame, and TCP or UDP begins where the head says."""
     cdef const uint8_t *header = super.header
     cdef uint32_t protocol = PROTOCOL_UDP if super.udp else PROTOCOL_TCP
     cdef uint32_t ip = 0, there = min(super.bytes, <uint32_t>MOST_CUT_HEADER_BYTES), inner = 0, ethertype
@@ -215,7 +216,7 @@ cdef bint deliver_pieces(
     Cutter *cutter, Super *super, PortOps *egress, uint32_t pair, const FrameBurst *burst, const Frame *frame,
     uint32_t *left
 ) noexcept nogil:
-    """Those that are left of a frame. False: some of them have to wait. left: segments of this visit."""
+    """Deliver the pieces that are left of a frame. False: some have to wait. left: segments that this visit may use."""
     cdef uint32_t n, delivered, i, bytes, payload = super.bytes - super.header_bytes
     while True:
         if left[0] == 0:
@@ -256,7 +257,7 @@ cdef uint32_t cut(
     pieces.n_heads, pieces.needs = 1, NEED_CSUM
     while n < BURST and (n == 0 or used < segments):
         piece = min(left, super.piece_bytes)
-        # A piece has at most so many segments as bytes, and its header.
+        # In the worst case each byte of a piece is a segment, and its header is one more.
         if n and used + 1 + piece > MAX_SEGMENTS:
             break
         first, header = used, &cutter.headers[n][0]
