@@ -266,7 +266,7 @@ def main() -> int:
     parser.add_argument(
         "--place", choices=("apart", "together", "anywhere"), default="apart", help="default %(default)s"
     )
-    parser.add_argument("--record", action="store_true", help="a line for each figure in bench/results")
+    parser.add_argument("--record", action="store_true", help="a line for each figure in bench/results/offloads.jsonl")
     o = parser.parse_args()
     if os.geteuid():
         sys.exit("bench.offloads: namespaces and taps are made; run it as root")
