@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 SIZES = (60, 65000)
 USUAL_SIZES = "64,256,512,1024,1518,9000,imix"
 ASKING_SIZES = "1518,16384,32768,65000"
-LEAST_ASKING = 70
-"""Bytes of a frame of TCP with a number in it."""
 RINGS = ("split", "packed")
 WAYS = {1: "one way", 2: "both ways"}
 SETTLE_SECONDS = 0.1
@@ -53,16 +51,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """0 when every frame of every measurement arrived as it was sent."""
+    from fastvhost.driver.guests import LEAST_BYTES, GuestsError
+
     seconds = units.duration("seconds", arguments.seconds, 0.02, 3600)
     asks = arguments.asks
     sizes = _sizes(arguments.sizes or (USUAL_SIZES if asks == "nothing" else ASKING_SIZES))
-    if asks != "nothing" and (short := [size for size in sizes if size == "imix" or int(size) < LEAST_ASKING]):
-        raise UsageError(f"--sizes {short[0]}: with --asks {asks} give {LEAST_ASKING} bytes or more, and no mixture")
+    if asks != "nothing" and (short := [size for size in sizes if size == "imix" or int(size) < LEAST_BYTES]):
+        raise UsageError(f"--sizes {short[0]}: with --asks {asks} give {LEAST_BYTES} bytes or more, and no mixture")
     rings = arguments.rings.split(",")
     if wrong := [ring for ring in rings if ring not in RINGS]:
         raise UsageError(f"--rings {arguments.rings}: {wrong[0] or 'nothing'} is no ring; give split, packed or both")
-    from fastvhost.driver.guests import GuestsError
-
     bench = _Bench(seconds, arguments.content, asks)
     records: list[Record] = []
     try:

@@ -25,7 +25,7 @@ from fastvhost.driver.queue cimport MAX_PIECES, Completion, DriverQueue, PackedT
 from fastvhost.driver.ram cimport GuestRam
 from fastvhost.driver.split_driver cimport split_format
 
-from fastvhost.driver.offload import LEAD_BYTES, SEGMENT_BYTES, frame_headers, net_header
+from fastvhost.driver.offload import LEAD_BYTES, LEAST_BYTES, SEGMENT_BYTES, frame_headers, net_header
 
 CONTENTS = {"none": CONTENT_NONE, "numbers": CONTENT_NUMBERS, "whole": CONTENT_WHOLE}
 cdef enum:
@@ -46,20 +46,21 @@ cdef uint64_t ring_bytes(uint64_t size) noexcept nogil:
     return size * VIRTQ_DESC_BYTES + (6 + 2 * size) + (6 + 8 * size) + 3 * RING_ALIGNMENT
 
 
-cdef int check_asks(uint64_t features, str asks, str peer_asks, tuple sizes, str content) except -1:
+cdef int check_asks(uint64_t features, str asks, bint sends, tuple sizes, str content) except -1:
     """ValueError for what a driver with these features must not ask for, or what this one cannot check."""
     cdef uint64_t whole_frame = 14 + LEAD_BYTES + SEGMENT_BYTES
     net_header(asks, 0)
-    net_header(peer_asks, 0)
-    if asks != "nothing" and not has_feature(features, NET_F_CSUM):
-        raise ValueError(f"a guest asks for {asks} without CSUM: give it that feature")
-    if asks == "segments" and not has_feature(features, NET_F_HOST_TSO4):
-        raise ValueError("a guest asks for segments without HOST_TSO4: give it that feature")
-    if asks == peer_asks == "nothing" or content == "none":
+    if asks == "nothing":
         return 0
-    if min(sizes) < 30 + LEAD_BYTES:
-        raise ValueError(f"frames of {min(sizes)} bytes: with asks= give {30 + LEAD_BYTES} or more, or content='none'")
-    if peer_asks == "segments" and max(sizes) > whole_frame:
+    if sends and not has_feature(features, NET_F_CSUM):
+        raise ValueError(f"a guest asks for {asks} without CSUM: give it that feature")
+    if sends and asks == "segments" and not has_feature(features, NET_F_HOST_TSO4):
+        raise ValueError("a guest asks for segments without HOST_TSO4: give it that feature")
+    if content == "none":
+        return 0
+    if min(sizes) < LEAST_BYTES:
+        raise ValueError(f"frames of {min(sizes)} bytes: with asks= give {LEAST_BYTES} or more, or content='none'")
+    if asks == "segments" and max(sizes) > whole_frame:
         if not has_feature(features, NET_F_GUEST_TSO4) or min(sizes) <= whole_frame:
             raise ValueError("the numbers of frames that are cut, or of two kinds, are not followed: content='none'")
     return 0
@@ -89,7 +90,7 @@ cdef class GuestDevice:
         cdef bint table = has_feature(features, <FeatureBit>RING_F_INDIRECT_DESC)
         cdef str asks = settings.asks if sends else "nothing"
         cdef unsigned int buffer_bytes = settings.buffer_bytes
-        check_asks(features, asks, settings.asks, sizes, settings.content)
+        check_asks(features, settings.asks, sends, sizes, settings.content)
         if not 128 <= buffer_bytes <= MAX_FRAME_BYTES:
             raise ValueError(f"receive buffers of {buffer_bytes} bytes: give 128..{MAX_FRAME_BYTES}")
         cdef uint32_t i

@@ -13,9 +13,10 @@ from fastvhost.backend.payload import SharedRegion
 from fastvhost.driver.device import GuestDevice
 from fastvhost.driver.frontend import Feature, FrontEnd, GuestsError
 from fastvhost.driver.load import Load
+from fastvhost.driver.offload import LEAST_BYTES
 from fastvhost.driver.settings import IMIX, USUAL_PAIR, PairSettings
 
-__all__ = ["IMIX", "Direction", "GuestCounters", "Guests", "GuestsError", "Latency", "PairSettings"]
+__all__ = ["IMIX", "LEAST_BYTES", "Direction", "GuestCounters", "Guests", "GuestsError", "Latency", "PairSettings"]
 
 DRAIN_SECONDS = 5.0
 QUIET_SECONDS = 1.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import struct
 
-__all__ = ["ASKS", "LEAD_BYTES", "SEGMENT_BYTES", "frame_headers", "net_header"]
+__all__ = ["ASKS", "LEAD_BYTES", "LEAST_BYTES", "SEGMENT_BYTES", "frame_headers", "net_header"]
 
 ASKS = ("nothing", "checksum", "segments")
 """What a guest may leave to its card. "segments": the checksum too, and frames longer than its MTU are to be cut."""
@@ -17,6 +17,8 @@ SEGMENT_BYTES = 1460
 """TCP payload of a frame of 1514 bytes, which an MTU of 1500 bytes allows."""
 LEAD_BYTES = 40
 """IPv4 and TCP headers, between the Ethernet header and what a frame holds."""
+LEAST_BYTES = 30 + LEAD_BYTES
+"""Of such a frame with a number and its check word in it (content.pxd), which is 30 without these headers."""
 ETHERNET_BYTES, IP_BYTES = 14, 20
 NEEDS_CSUM, GSO_TCPV4 = 1, 1
 CHECKSUM_OFFSET = 16

@@ -44,6 +44,13 @@ static inline uint16_t fold(uint64_t sum)
     return (uint16_t)~sum;
 }
 
+/* That of TCP and UDP. RFC 768: 0 means that there is none. For TCP it makes no difference. */
+static inline uint16_t fold_transport(uint64_t sum)
+{
+    uint16_t checksum = fold(sum);
+    return checksum ? checksum : 0xffff;
+}
+
 /* Copies bytes and returns their sum, as add_bytes would: of what was written, even if `from` changes meanwhile. */
 static uint64_t copy_and_sum_plain(uint8_t *to, const uint8_t *from, uint32_t n)
 {

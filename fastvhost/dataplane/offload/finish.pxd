@@ -7,7 +7,7 @@ from fastvhost.dataplane.frame cimport NEED_CSUM, FrameBurst, Frame, Head, copy_
 
 cdef extern from "fastvhost/dataplane/offload/checksum.h" nogil:
     uint64_t add_bytes(const uint8_t *at, uint32_t n, uint64_t sum)
-    uint16_t fold(uint64_t sum)
+    uint16_t fold_transport(uint64_t sum)
 
 
 cdef inline void copy_finished(uint8_t *to, const FrameBurst *burst, const Frame *frame) noexcept nogil:
@@ -16,7 +16,5 @@ cdef inline void copy_finished(uint8_t *to, const FrameBurst *burst, const Frame
     cdef uint16_t checksum
     copy_frame(to, frame, burst.segments)
     if head.needs & NEED_CSUM:
-        checksum = fold(add_bytes(to + head.net.csum_start, frame.bytes - head.net.csum_start, 0))
-        if not checksum:
-            checksum = 0xffff  # RFC 768: 0 means none. For TCP it makes no difference
+        checksum = fold_transport(add_bytes(to + head.net.csum_start, frame.bytes - head.net.csum_start, 0))
         memcpy(to + head.net.csum_start + head.net.csum_offset, &checksum, 2)

@@ -13,6 +13,7 @@ cdef extern from "fastvhost/dataplane/offload/checksum.h" nogil:
     uint64_t (*copy_and_sum)(uint8_t *to, const uint8_t *source, uint32_t n)
     uint64_t placed_sum(uint64_t sum, int odd)
     uint16_t fold(uint64_t sum)
+    uint16_t fold_transport(uint64_t sum)
 
 
 # Of a frame's bytes from `start` on, to be stored at `field`.
@@ -48,9 +49,6 @@ cdef inline void copy_summed(uint8_t *to, const uint8_t *source, uint32_t bytes,
 
 
 cdef inline void store_checksum(const Sum *sum) noexcept nogil:
-    """RFC 768: 0 means none. For TCP it makes no difference."""
-    cdef uint16_t checksum = fold(sum.sum)
-    if not checksum:
-        checksum = 0xffff
+    cdef uint16_t checksum = fold_transport(sum.sum)
     if sum.stored[0] != NULL and sum.stored[1] != NULL:
         sum.stored[0][0], sum.stored[1][0] = (<const uint8_t *>&checksum)[0], (<const uint8_t *>&checksum)[1]

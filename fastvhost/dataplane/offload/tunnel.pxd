@@ -12,6 +12,7 @@ from fastvhost.dataplane.ether cimport ETHERTYPE_IPV4, ETHERTYPE_IPV6, ether_pay
 cdef extern from "fastvhost/dataplane/offload/checksum.h" nogil:
     uint64_t add_bytes(const uint8_t *at, uint32_t n, uint64_t sum)
     uint16_t fold(uint64_t sum)
+    uint16_t fold_transport(uint64_t sum)
 
 cdef enum:
     OUTER_UDP = 17
@@ -97,7 +98,5 @@ cdef inline void write_outer(
     put16(&ending[2], bytes - tunnel.udp_at)
     memcpy(&checksum, to + checksum_at, 2)
     sum = add_bytes(ending, 4, sum) + <uint16_t>~checksum
-    checksum = fold(add_bytes(udp, transport_at - tunnel.udp_at, sum))
-    if not checksum:
-        checksum = 0xffff  # RFC 768: 0 means none
+    checksum = fold_transport(add_bytes(udp, transport_at - tunnel.udp_at, sum))
     memcpy(udp + 6, &checksum, 2)

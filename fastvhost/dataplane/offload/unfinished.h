@@ -58,11 +58,10 @@ static inline int find_unfinished(const uint8_t *frame, uint32_t bytes, struct u
     return stored == sign;
 }
 
-/* Fills it in. RFC 768: 0 means none. For TCP it makes no difference. */
+/* Fills it in. */
 static inline void finish_checksum(uint8_t *frame, const struct unfinished_sum *found)
 {
-    uint16_t sum = fold(add_bytes(frame + found->start, found->end - found->start, 0));
-    sum = sum ? sum : 0xffff;
+    uint16_t sum = fold_transport(add_bytes(frame + found->start, found->end - found->start, 0));
     memcpy(frame + found->start + found->offset, &sum, 2);
 }
 
