@@ -181,8 +181,8 @@ MUTANTS = (
     Mutant(
         "split-publish-without-fence",
         SPLIT,
-        "    full_fence()  # the index must be visible before we look whether the driver sleeps; "
-        "pairs with the driver's\n",
+        "    full_fence()  # the index is visible before we look whether a call is wanted; "
+        "pairs with the driver's fence\n",
         "    pass\n",
         "unit/test_wake_ups.py::test_a_million_ping_pongs_lose_no_wake_up[split, event idx-8-50000-True]",
     ),
