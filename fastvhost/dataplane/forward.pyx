@@ -14,7 +14,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from fastvhost.dataplane.clock cimport monotonic_ns
 from fastvhost.dataplane.debug cimport check, poison
 from fastvhost.dataplane.drop_reason cimport NO_EGRESS, NO_RECEIVE_BUFFERS
-from fastvhost.dataplane.frame cimport BURST, VISIT_BYTES, Frame
+from fastvhost.dataplane.frame cimport BURST, VISIT_BYTES, Delivery, Frame, delivery_of
 from fastvhost.dataplane.offload.cut cimport CUT_NEEDS, deliver_cut
 from fastvhost.dataplane.port cimport PortOps
 from fastvhost.dataplane.tally cimport count_drops
@@ -28,6 +28,7 @@ cdef uint32_t forward_burst(Lane *lane) noexcept nogil:
     cdef uint32_t egress_pair
     cdef uint64_t bytes, spent, segmented
     cdef uint32_t part = 0
+    cdef Delivery delivery
 
     if waiting and lane.epoch != ingress.epoch:
         forget_burst(lane)
@@ -59,15 +60,16 @@ cdef uint32_t forward_burst(Lane *lane) noexcept nogil:
     else:
         egress_pair = pair_of(lane)
         spent = egress.tx[egress_pair].spent
+        delivery = delivery_of(&lane.burst, lane.first, waiting)
         lane.delivers = True
         if lane.burst.needs and (lane.super.begun or lane.burst.needs & ~egress.accepts & CUT_NEEDS):
             segmented = egress.tx[egress_pair].segmented
             if lane.super.life != ingress.lives:
                 lane.super.life, lane.super.forgotten = ingress.lives, False
-            done = deliver_cut(lane.cutter, &lane.super, egress, egress_pair, &lane.burst, lane.first, waiting)
+            done = deliver_cut(lane.cutter, &lane.super, egress, egress_pair, &delivery)
             part = done == 0 and egress.tx[egress_pair].segmented != segmented
         else:
-            done = min(waiting, egress.deliver_burst(egress, egress_pair, &lane.burst, lane.first, waiting))
+            done = min(waiting, egress.deliver_burst(egress, egress_pair, &delivery))
         lane.delivers = False
         if done or part:
             lane.stalled_since = 0

@@ -74,6 +74,24 @@ cdef struct FrameBurst:
     Segment *segments                # MAX_SEGMENTS of them, touched only by frames in pieces
 
 
+# What one port gets of a burst: some of its frames, in their order, and what they refer to.
+cdef struct Delivery:
+    uint32_t n
+    uint32_t needs                   # of any head among them, or more
+    const Frame *frames
+    const Segment *segments
+    const Head *heads
+
+
+cdef inline Delivery delivery_of(const FrameBurst *burst, uint32_t first, uint32_t n) noexcept nogil:
+    """The frames first to first + n of a burst, where they stand."""
+    return Delivery(n, burst.needs, &burst.frames[first], burst.segments, &burst.heads[0])
+
+
+cdef inline Delivery part_of(const Delivery *delivery, uint32_t first, uint32_t n) noexcept nogil:
+    return Delivery(n, delivery.needs, &delivery.frames[first], delivery.segments, delivery.heads)
+
+
 cdef inline void begin_heads(FrameBurst *burst) noexcept nogil:
     """A burst as it is made."""
     burst.heads[0] = Head(NetHeader(0, 0, 0, 0, 0, 0, 1), 0)

@@ -8,9 +8,9 @@ receive_burst   Puts frames that arrived into `frames` of a burst from 0 on, and
                 in rx. What it drops by itself it counts as dropped only. Called once all frames of the pair that it
                 handed out before are released, or forgotten because the epoch moved on. Until then they stay as they
                 are, wherever they lie
-deliver_burst   Copies n frames of a burst out, from `first` on, and leaves the burst as it is. Returns how many it has
-                dealt with, each either counted in tx (frames, bytes) or as dropped. The rest waits, and will come
-                again: for room, or, where tx.spent was counted up, only for the next visit. 0 frames are no error
+deliver_burst   Copies the frames of a delivery out, in their order, and leaves them as they are. Returns how many it
+                has dealt with, each either counted in tx (frames, bytes) or as dropped. The rest waits, and will
+                come again: for room, or, where tx.spent was counted up, only for the next visit. 0 are no error
 release_burst   Takes frames back in the order in which they were received, all of a burst or the first of them. Never
                 called for none, nor for frames of an epoch before
 is_open         Whether frames can arrive before control has come by again; a pair that is not open costs nothing
@@ -36,7 +36,7 @@ tests/unit/test_port_contract.py holds every kind to this.
 from libc.stdint cimport uint32_t
 
 from fastvhost.dataplane.door cimport Door, PortDoor
-from fastvhost.dataplane.frame cimport FrameBurst, Done
+from fastvhost.dataplane.frame cimport Delivery, FrameBurst, Done
 from fastvhost.dataplane.tally cimport Tally
 
 
@@ -47,9 +47,7 @@ cdef enum:
 
 cdef struct PortOps:
     uint32_t (*receive_burst)(PortOps *port, uint32_t pair, FrameBurst *burst) noexcept nogil
-    uint32_t (*deliver_burst)(
-        PortOps *port, uint32_t pair, const FrameBurst *burst, uint32_t first, uint32_t n
-    ) noexcept nogil
+    uint32_t (*deliver_burst)(PortOps *port, uint32_t pair, const Delivery *delivery) noexcept nogil
     void (*release_burst)(PortOps *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil
     bint (*is_open)(PortOps *port, uint32_t pair) noexcept nogil
     bint (*may_receive)(PortOps *port, uint32_t pair) noexcept nogil

@@ -5,7 +5,7 @@ from libc.stdlib cimport calloc, free
 
 from fastvhost.dataplane.door cimport Door, PortDoor
 from fastvhost.dataplane.drop_reason cimport N_DROP_REASONS
-from fastvhost.dataplane.frame cimport FrameBurst, Done
+from fastvhost.dataplane.frame cimport Delivery, FrameBurst, Done
 from fastvhost.dataplane.tally cimport Tally
 
 from fastvhost.dataplane.drop_reason import NAMES
@@ -38,14 +38,12 @@ cdef uint32_t receive_nothing(PortOps *port, uint32_t pair, FrameBurst *burst) n
     return 0
 
 
-cdef uint32_t count_as_delivered(
-    PortOps *port, uint32_t pair, const FrameBurst *burst, uint32_t first, uint32_t n
-) noexcept nogil:
+cdef uint32_t count_as_delivered(PortOps *port, uint32_t pair, const Delivery *delivery) noexcept nogil:
     cdef uint32_t i
-    for i in range(first, first + n):
-        port.tx[pair].bytes += burst.frames[i].bytes
-    port.tx[pair].frames += n
-    return n
+    for i in range(delivery.n):
+        port.tx[pair].bytes += delivery.frames[i].bytes
+    port.tx[pair].frames += delivery.n
+    return delivery.n
 
 
 cdef void release_nothing(PortOps *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil:

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t
 
-from fastvhost.dataplane.frame cimport FrameBurst, Chain, Done, Frame, Segment
+from fastvhost.dataplane.frame cimport Delivery, Chain, Done, Frame, Segment
 from fastvhost.dataplane.ring cimport Ring
 from fastvhost.dataplane.tally cimport Tally
 
@@ -32,6 +32,5 @@ cdef struct Receiver:
 
 
 cdef uint32_t deliver(
-    Ring *ring, const Receiver *receiver, NetScratch *scratch, const FrameBurst *burst, uint32_t first, uint32_t n,
-    Tally *tally
+    Ring *ring, const Receiver *receiver, NetScratch *scratch, const Delivery *delivery, Tally *tally
 ) noexcept nogil

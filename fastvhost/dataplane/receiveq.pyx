@@ -11,7 +11,7 @@ from fastvhost.abi.virtio_net cimport NetHeader
 from fastvhost.dataplane.cursor cimport Cursor, copy_at, cursor_of
 from fastvhost.dataplane.debug cimport DEBUG, check, poison
 from fastvhost.dataplane.drop_reason cimport BAD_DESCRIPTOR, OVERSIZE
-from fastvhost.dataplane.frame cimport BURST, NEED_CSUM, VISIT_PIECES, Chain, Done, Frame, FrameBurst, Head, Segment
+from fastvhost.dataplane.frame cimport BURST, NEED_CSUM, VISIT_PIECES, Chain, Delivery, Done, Frame, Head, Segment
 from fastvhost.dataplane.guest_memory cimport holds_host
 from fastvhost.dataplane.offload.summed cimport Sum, begin_sum, copy_summed, store_checksum
 from fastvhost.dataplane.ring cimport RING_OK, RING_RECEIVE_CHAIN_TOO_SHORT, Ring
@@ -48,8 +48,7 @@ cdef enum:
 
 
 cdef uint32_t deliver(
-    Ring *ring, const Receiver *receiver, NetScratch *scratch, const FrameBurst *burst, uint32_t first, uint32_t n,
-    Tally *tally
+    Ring *ring, const Receiver *receiver, NetScratch *scratch, const Delivery *delivery, Tally *tally
 ) noexcept nogil:
     """Copy frames into the receiveq's chains and stage them as used. Returns how many frames are dealt with.
 
@@ -59,16 +58,16 @@ cdef uint32_t deliver(
     cdef frame_copy copies[MAX_COPIES]
     cdef Sum sums[BURST]
     cdef Pile pile
-    cdef const Frame *frames = &burst.frames[first]
+    cdef const Frame *frames = delivery.frames
     cdef uint64_t total = 0
     cdef uint32_t header_bytes = receiver.header_bytes
-    cdef uint32_t length, i, fits, n_copies, n_sums = 0, needs = burst.needs, unmet
+    cdef uint32_t length, i, fits, n_copies, n_sums = 0, needs = delivery.needs, unmet
+    cdef uint32_t n = min(delivery.n, <uint32_t>BURST)  # what there is room for in copies and in scratch.chains
     cdef const Frame *frame
     cdef const Chain *room
 
     poison(copies, sizeof(copies))
     poison_scratch(scratch)
-    n = min(n, <uint32_t>BURST)  # what there is room for in copies and in scratch.chains
     pile.n_segments = pile.used = 0
     pile.n_chains = ring.take(ring, scratch.chains, n, scratch.segments, &pile.n_segments)
     if pile.n_chains == 0:
@@ -79,9 +78,9 @@ cdef uint32_t deliver(
     fits = min(n, pile.n_chains)
     # Nearly always, each frame is one piece, and so is the buffer that it goes to.
     if needs:
-        i = lay_out(copies, receiver, scratch, burst, frames, fits, True, &total)
+        i = lay_out(copies, receiver, scratch, delivery, frames, fits, True, &total)
     else:
-        i = lay_out(copies, receiver, scratch, burst, frames, fits, False, &total)
+        i = lay_out(copies, receiver, scratch, delivery, frames, fits, False, &total)
     n_copies = i
     # Or frames are in pieces and the buffers are not, or their checksum is to be filled in.
     while i < fits:
@@ -91,15 +90,15 @@ cdef uint32_t deliver(
             break
         prefetch_payload(room.data + header_bytes)
         if needs:
-            copies[n_copies].header = &burst.heads[frame.head].net
-            unmet = burst.heads[frame.head].needs & ~receiver.accepts
+            copies[n_copies].header = &delivery.heads[frame.head].net
+            unmet = delivery.heads[frame.head].needs & ~receiver.accepts
             if unmet:
                 check(unmet == NEED_CSUM, "net: what its receiver does not take is cut before")
-                copies[n_copies].header = &burst.heads[0].net
-                begin_sum(&sums[n_sums], &burst.heads[frame.head])
+                copies[n_copies].header = &delivery.heads[0].net
+                begin_sum(&sums[n_sums], &delivery.heads[frame.head])
                 sums[n_sums].first_copy, sums[n_sums].n_copies = n_copies, frame.n_segments
                 n_sums += 1
-        list_copies(&copies[n_copies], room.data, header_bytes, burst, frame)
+        list_copies(&copies[n_copies], room.data, header_bytes, delivery, frame)
         n_copies += frame.n_segments
         scratch.done[i] = Done(room.ticket, length)
         total += frame.bytes
@@ -117,7 +116,7 @@ cdef uint32_t deliver(
     tally.bytes += total
     if i < fits:
         i += deliver_one_by_one(
-            ring, receiver, scratch, &pile, burst, first + i, n - i, tally
+            ring, receiver, scratch, &pile, delivery, i, n - i, tally
         )
     if DEBUG:
         check_pile(scratch, &pile)
@@ -134,7 +133,7 @@ cdef inline void prefetch_payload(uint8_t *payload) noexcept nogil:
 
 
 cdef inline uint32_t lay_out(
-    frame_copy *copies, const Receiver *receiver, NetScratch *scratch, const FrameBurst *burst, const Frame *frames,
+    frame_copy *copies, const Receiver *receiver, NetScratch *scratch, const Delivery *delivery, const Frame *frames,
     uint32_t fits, bint has_heads, uint64_t *total
 ) noexcept nogil:
     """Lay out copies of frames in one piece, to buffers in one piece. has_heads: some frame has one. Returns how many.
@@ -152,7 +151,7 @@ cdef inline uint32_t lay_out(
         if length > room.bytes or frame.n_segments != 1 or room.n_segments != 1:
             break
         if has_heads:
-            head = &burst.heads[frame.head]
+            head = &delivery.heads[frame.head]
             if head.needs & refused:
                 break
             copies[i].header = &head.net
@@ -167,10 +166,10 @@ cdef inline uint32_t lay_out(
 
 
 cdef inline void list_copies(
-    frame_copy *copies, uint8_t *to, uint32_t header_bytes, const FrameBurst *burst, const Frame *frame
+    frame_copy *copies, uint8_t *to, uint32_t header_bytes, const Delivery *delivery, const Frame *frame
 ) noexcept nogil:
     """Lay out the copies of a frame, one for each piece of it, the header in front of the first."""
-    cdef const Segment *piece = &burst.segments[frame.first_segment]
+    cdef const Segment *piece = &delivery.segments[frame.first_segment]
     cdef uint32_t k
     if frame.n_segments == 1:
         copies[0].to, copies[0].from_, copies[0].bytes = to, frame.data, frame.bytes
@@ -241,11 +240,11 @@ cdef void check_pile(const NetScratch *scratch, const Pile *pile) noexcept nogil
 
 
 cdef uint32_t deliver_one_by_one(
-    Ring *ring, const Receiver *receiver, NetScratch *scratch, Pile *pile, const FrameBurst *burst, uint32_t first,
+    Ring *ring, const Receiver *receiver, NetScratch *scratch, Pile *pile, const Delivery *delivery, uint32_t first,
     uint32_t n, Tally *tally
 ) noexcept nogil:
     """The same for frames and buffers in any number of pieces. Returns how many frames are dealt with."""
-    cdef const Frame *frames = &burst.frames[first]
+    cdef const Frame *frames = &delivery.frames[first]
     cdef uint32_t i, spread
     pile.pieces, pile.dealt_with = pile.used, pile.used > 0
     for i in range(n):
@@ -262,10 +261,10 @@ cdef uint32_t deliver_one_by_one(
         if spread == TOO_LONG:
             count_drops(tally, OVERSIZE, 1)
             continue
-        if burst.heads[frames[i].head].needs & ~receiver.accepts:
-            scatter_summed(receiver.header_bytes, scratch, pile.used, spread, burst, &frames[i])
+        if delivery.heads[frames[i].head].needs & ~receiver.accepts:
+            scatter_summed(receiver.header_bytes, scratch, pile.used, spread, delivery, &frames[i])
         else:
-            scatter(receiver.header_bytes, scratch, pile.used, spread, burst, &frames[i])
+            scatter(receiver.header_bytes, scratch, pile.used, spread, delivery, &frames[i])
         pile.used += spread
         tally.frames += 1
         tally.bytes += frames[i].bytes
@@ -323,12 +322,12 @@ cdef uint32_t chains_for(
 
 cdef void scatter(
     uint32_t header_bytes, NetScratch *scratch, uint32_t chain, uint32_t spread,
-    const FrameBurst *burst, const Frame *frame
+    const Delivery *delivery, const Frame *frame
 ) noexcept nogil:
     """Copy one frame into `spread` chains, and note for complete() what was written to each."""
-    cdef NetHeader header = burst.heads[frame.head].net
+    cdef NetHeader header = delivery.heads[frame.head].net
     cdef Segment header_segment = Segment(<uint8_t *>&header, header_bytes), frame_alone, room_alone
-    cdef Cursor header_at = Cursor(&header_segment, 0), to, source = cursor_of(frame, burst.segments, &frame_alone)
+    cdef Cursor header_at = Cursor(&header_segment, 0), to, source = cursor_of(frame, delivery.segments, &frame_alone)
     cdef uint32_t left = frame.bytes, i, written, room
     cdef const Chain *target
     header.num_buffers = <uint16_t>spread
@@ -349,16 +348,16 @@ cdef void scatter(
 
 cdef void scatter_summed(
     uint32_t header_bytes, NetScratch *scratch, uint32_t chain, uint32_t spread,
-    const FrameBurst *burst, const Frame *frame
+    const Delivery *delivery, const Frame *frame
 ) noexcept nogil:
     """The same for a frame whose checksum is still to be filled in, and whose receiver does not do that.
 
     What is summed is what is written. The field holds the sum of the pseudo-header until then (section 5.1.6.2).
     """
-    cdef const Head *head = &burst.heads[frame.head]
+    cdef const Head *head = &delivery.heads[frame.head]
     cdef NetHeader header = NetHeader(0, 0, 0, 0, 0, 0, <uint16_t>spread)
     cdef Segment header_segment = Segment(<uint8_t *>&header, header_bytes), frame_alone, room_alone
-    cdef Cursor header_at = Cursor(&header_segment, 0), to, source = cursor_of(frame, burst.segments, &frame_alone)
+    cdef Cursor header_at = Cursor(&header_segment, 0), to, source = cursor_of(frame, delivery.segments, &frame_alone)
     cdef uint32_t left = frame.bytes, i, written, room
     cdef const Chain *target
     cdef Sum sum

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from fastvhost.dataplane.frame cimport FrameBurst, Done
+from fastvhost.dataplane.frame cimport Delivery, FrameBurst, Done
 from fastvhost.dataplane.receiveq cimport NetScratch, Receiver
 from fastvhost.dataplane.notify cimport Asked, signals
 from fastvhost.dataplane.port cimport PortOps
@@ -49,9 +49,7 @@ cdef struct Device:
 
 
 cdef uint32_t receive_burst(PortOps *port, uint32_t pair, FrameBurst *burst) noexcept nogil
-cdef uint32_t deliver_burst(
-    PortOps *port, uint32_t pair, const FrameBurst *burst, uint32_t first, uint32_t n
-) noexcept nogil
+cdef uint32_t deliver_burst(PortOps *port, uint32_t pair, const Delivery *delivery) noexcept nogil
 cdef void release_burst(PortOps *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil
 cdef bint is_open(PortOps *port, uint32_t pair) noexcept nogil
 cdef int wait_fd(PortOps *port, uint32_t pair, bint *kicked) noexcept nogil

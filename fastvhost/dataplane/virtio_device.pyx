@@ -11,7 +11,7 @@ from fastvhost.dataplane.clock cimport monotonic_ns
 from fastvhost.dataplane.debug cimport DEBUG, check, poison
 from fastvhost.dataplane.drop_reason cimport BAD_DESCRIPTOR, LINK_DOWN, NO_RECEIVE_BUFFERS, RING_DISABLED
 from fastvhost.dataplane.eventfd cimport drain_eventfd, wake_eventfd
-from fastvhost.dataplane.frame cimport BURST, MAX_SEGMENTS, VISIT_PIECES, FrameBurst, Done, Segment
+from fastvhost.dataplane.frame cimport BURST, MAX_SEGMENTS, VISIT_PIECES, Delivery, FrameBurst, Done, Segment
 from fastvhost.dataplane.notify cimport (
     AGAIN_NS,
     AT_ONCE,
@@ -179,13 +179,11 @@ cdef inline uint32_t unpack(
     return n
 
 
-cdef uint32_t deliver_burst(
-    PortOps *port, uint32_t pair, const FrameBurst *burst, uint32_t first, uint32_t n
-) noexcept nogil:
+cdef uint32_t deliver_burst(PortOps *port, uint32_t pair, const Delivery *delivery) noexcept nogil:
     cdef Device *device = <Device *>port.state
     cdef Queue *queue = &device.queues[2 * pair]
     cdef NetScratch *scratch = scratch_of_this_thread()
-    cdef uint32_t done
+    cdef uint32_t done, n = delivery.n
     if not device.link_up:
         count_drops(&port.tx[pair], LINK_DOWN, n)
         return n
@@ -195,7 +193,7 @@ cdef uint32_t deliver_burst(
     if scratch == NULL:
         count_drops(&port.tx[pair], NO_RECEIVE_BUFFERS, n)
         return n
-    done = deliver(&queue.ring, &device.receiver, scratch, burst, first, n, &port.tx[pair])
+    done = deliver(&queue.ring, &device.receiver, scratch, delivery, &port.tx[pair])
     check(done <= n, "virtio: no more frames are dealt with than were to be delivered")
     if queue.ring.publish(&queue.ring):
         notify(device, queue)

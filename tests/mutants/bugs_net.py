@@ -17,7 +17,7 @@ MUTANTS = (
     Mutant(
         "num-buffers-one-byte",
         RECEIVEQ,
-        "            scatter(receiver.header_bytes, scratch, pile.used, spread, burst, &frames[i])\n",
+        "            scatter(receiver.header_bytes, scratch, pile.used, spread, delivery, &frames[i])\n",
         "            scatter(receiver.header_bytes, scratch, pile.used, spread & 0xff, burst, &frames[i])\n",
         f"{FORWARDING}::test_the_largest_frame_passes_over_buffers_of_one_hundred_bytes",
     ),
@@ -103,8 +103,8 @@ MUTANTS = (
     Mutant(
         "egress-believed",
         FORWARD,
-        "min(waiting, egress.deliver_burst(egress, egress_pair, &lane.burst, lane.first, waiting))",
-        "egress.deliver_burst(egress, egress_pair, &lane.burst, lane.first, waiting)",
+        "min(waiting, egress.deliver_burst(egress, egress_pair, &delivery))",
+        "egress.deliver_burst(egress, egress_pair, &delivery)",
         "unit/test_counts.py::test_whatever_an_egress_returns_no_more_chains_are_released_than_were_received",
     ),
     Mutant(

@@ -89,8 +89,8 @@ MUTANTS = (
     Mutant(
         "cut-headers-read-again",
         CUT,
-        "not super.begun and not begin(super, burst, &burst.frames[first + done])",
-        "not begin(super, burst, &burst.frames[first + done])",
+        "not super.begun and not begin(super, delivery, &delivery.frames[done])",
+        "not begin(super, delivery, &delivery.frames[done])",
         f"{CUTTING}::test_headers_are_read_once",
     ),
     Mutant(

@@ -45,7 +45,7 @@ MUTANTS = (
     Mutant(
         "endpoint-head-not-told",
         "dataplane/ports/endpoint.pyx",
-        "            side.headers[slot] = burst.heads[frames[i].head].net\n",
+        "            side.headers[slot] = delivery.heads[frames[i].head].net\n",
         "            pass\n",
         f"{OFFLOADS}::test_what_a_program_leaves_to_others_another_one_gets_as_it_was_or_done",
     ),

@@ -6,7 +6,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 from fastvhost.abi.virtio_net cimport NetHeader
 from fastvhost.dataplane.drop_reason cimport N_DROP_REASONS
-from fastvhost.dataplane.frame cimport BURST, MAX_SEGMENTS, Chain, Frame, FrameBurst, Segment, copy_frame, begin_heads
+from fastvhost.dataplane.frame cimport BURST, MAX_SEGMENTS, Chain, Delivery, Frame, FrameBurst, Segment, begin_heads, copy_frame, delivery_of
 from fastvhost.dataplane.offload.cut cimport CUT_NEEDS, Cutter, Super, deliver_cut, discard_cutter, make_cutter
 from fastvhost.dataplane.offload.header cimport give_head, next_head
 from fastvhost.dataplane.port cimport Port, PortOps
@@ -98,6 +98,7 @@ cdef class Caller:
 
     def deliver(self, list frames, heads=()) -> tuple[int, int, int, int, int]:
         cdef FrameBurst given
+        cdef Delivery delivery
         cdef Frame before[BURST]
         cdef Segment *pieces = self.burst.segments
         cdef Tally was = self.ops.tx[0]
@@ -122,11 +123,12 @@ cdef class Caller:
             if not give_head(&given, &given.frames[i], given.frames[i].bytes, <uint32_t>EVERYTHING):
                 raise ValueError(f"no port would give frame {i} such a head")
         memcpy(before, given.frames, sizeof(before))
+        delivery = delivery_of(&given, 0, n)
         with nogil:
             if self.super.begun or given.needs & ~self.ops.accepts & CUT_NEEDS:
-                done = deliver_cut(self.cutter, &self.super, self.ops, 0, &given, 0, n)
+                done = deliver_cut(self.cutter, &self.super, self.ops, 0, &delivery)
             else:
-                done = self.ops.deliver_burst(self.ops, 0, &given, 0, n)
+                done = self.ops.deliver_burst(self.ops, 0, &delivery)
         if n and memcmp(before, given.frames, n * sizeof(Frame)):
             raise AssertionError("frames that were delivered are others afterwards")
         return (

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 
-from fastvhost.dataplane.frame cimport BURST, FrameBurst, Chain, Done, Segment, begin_heads
+from fastvhost.dataplane.frame cimport BURST, Chain, Delivery, Done, FrameBurst, Segment, begin_heads, delivery_of
 from fastvhost.dataplane.port cimport Port, PortOps
 from fastvhost.dataplane.ring cimport Ring
 from fastvhost.dataplane.virtio_port cimport VirtioPort
@@ -34,12 +34,10 @@ cdef uint32_t receive_scripted(PortOps *port, uint32_t pair, FrameBurst *burst) 
     return n + script.excess
 
 
-cdef uint32_t deliver_scripted(
-    PortOps *port, uint32_t pair, const FrameBurst *burst, uint32_t first, uint32_t n
-) noexcept nogil:
+cdef uint32_t deliver_scripted(PortOps *port, uint32_t pair, const Delivery *delivery) noexcept nogil:
     cdef Script *script = <Script *>port.state
-    script.asked = n
-    port.tx[pair].frames += min(n, script.answer)
+    script.asked = delivery.n
+    port.tx[pair].frames += min(delivery.n, script.answer)
     return script.answer
 
 
@@ -184,6 +182,7 @@ def deliver(Port port not None, uint32_t n, uint32_t bytes) -> int:
     """Hand a port's first pair n frames of so many bytes at once, as if it had sent them. Returns how many it dealt with."""
     cdef uint8_t *data = <uint8_t *>calloc(1, bytes)
     cdef FrameBurst *burst = <FrameBurst *>calloc(1, sizeof(FrameBurst))
+    cdef Delivery delivery
     cdef uint32_t i, done
     if data == NULL or burst == NULL:
         raise MemoryError
@@ -191,7 +190,8 @@ def deliver(Port port not None, uint32_t n, uint32_t bytes) -> int:
     burst.n_frames = min(n, <uint32_t>BURST)
     for i in range(burst.n_frames):
         burst.frames[i].data, burst.frames[i].bytes, burst.frames[i].n_segments = data, bytes, 1
-    done = port.ops.deliver_burst(&port.ops, 0, burst, 0, n)
+    delivery = delivery_of(burst, 0, n)
+    done = port.ops.deliver_burst(&port.ops, 0, &delivery)
     port.ops.rx[0].frames += done
     free(burst)
     free(data)

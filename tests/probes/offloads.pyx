@@ -5,7 +5,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from fastvhost.abi.virtio_net cimport NetHeader
-from fastvhost.dataplane.frame cimport MAX_SEGMENTS, FrameBurst, Head, Segment, begin_heads
+from fastvhost.dataplane.frame cimport MAX_SEGMENTS, Delivery, FrameBurst, Head, Segment, begin_heads, delivery_of
 from fastvhost.dataplane.offload.cut cimport CUT_NEEDS, Cutter, Super, deliver_cut, discard_cutter, make_cutter
 from fastvhost.dataplane.offload.finish cimport copy_finished
 from fastvhost.dataplane.offload.header cimport check_head
@@ -15,15 +15,15 @@ from fastvhost.dataplane.port cimport Port, PortOps
 EVERYTHING = 0xFFFF
 
 
-cdef uint32_t collect(PortOps *port, uint32_t pair, const FrameBurst *burst, uint32_t first, uint32_t n) noexcept with gil:
+cdef uint32_t collect(PortOps *port, uint32_t pair, const Delivery *delivery) noexcept with gil:
     cdef Collector collector = <Collector>port.state
-    cdef uint32_t i, taken = min(n, collector.room)
+    cdef uint32_t i, taken = min(delivery.n, collector.room)
     cdef bytearray frame
     cdef uint8_t *data
-    for i in range(first, first + taken):
-        frame = bytearray(burst.frames[i].bytes)
+    for i in range(taken):
+        frame = bytearray(delivery.frames[i].bytes)
         data = frame
-        copy_finished(data, burst, &burst.frames[i])
+        copy_finished(data, delivery, &delivery.frames[i])
         collector.frames.append(bytes(frame))
     port.tx[pair].frames += taken
     return taken
@@ -52,6 +52,7 @@ def cut(
     cdef Segment *segments = <Segment *>calloc(MAX_SEGMENTS, sizeof(Segment))
     cdef Cutter *cutter = make_cutter()
     cdef Super super
+    cdef Delivery delivery
     cdef const uint8_t *data = frame
     cdef uint32_t at = 0, n = 0, _turn
     try:
@@ -72,11 +73,12 @@ def cut(
         burst.frames[0].data, burst.frames[0].bytes = <uint8_t *>data, <uint32_t>len(frame)
         burst.frames[0].n_segments, burst.frames[0].head = <uint16_t>n, 1
         burst.needs = burst.heads[1].needs
+        delivery = delivery_of(burst, 0, 1)
         if not burst.needs & ~accepts & CUT_NEEDS:
-            collect(&egress.ops, 0, burst, 0, 1)
+            collect(&egress.ops, 0, &delivery)
             return egress.frames
         for _turn in range(2000):  # it waits for room as often as it likes
-            if deliver_cut(cutter, &super, &egress.ops, 0, burst, 0, 1):
+            if deliver_cut(cutter, &super, &egress.ops, 0, &delivery):
                 return egress.frames
         raise AssertionError("it is never dealt with")
     finally:
@@ -90,11 +92,13 @@ def finish(bytes frame) -> bytes:
     cdef uint8_t *data = own
     cdef uint8_t *to = copy
     cdef FrameBurst burst
+    cdef Delivery delivery
     begin_heads(&burst)
     burst.n_heads = burst.needs = 0
     burst.segments = NULL
     burst.frames[0].data, burst.frames[0].bytes = data, <uint32_t>len(own)
     burst.frames[0].n_segments, burst.frames[0].head = 1, 0
     look_for_unfinished(&burst, &burst.frames[0])
-    copy_finished(to, &burst, &burst.frames[0])
+    delivery = delivery_of(&burst, 0, 1)
+    copy_finished(to, &delivery, &burst.frames[0])
     return bytes(copy)

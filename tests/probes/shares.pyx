@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from fastvhost.dataplane.frame cimport FrameBurst, Done
+from fastvhost.dataplane.frame cimport Delivery, FrameBurst, Done
 from fastvhost.dataplane.port cimport Port, PortOps
 from fastvhost.dataplane.roster cimport LEAD_US, MOST_US, start_afresh
 from fastvhost.dataplane.worker cimport Worker
@@ -43,10 +43,8 @@ cdef bint may_receive(PortOps *port, uint32_t pair) noexcept nogil:
     return (<Load *>port.state).frames != 0 or (<Load *>port.state).bad
 
 
-cdef uint32_t deliver_or_not(
-    PortOps *port, uint32_t pair, const FrameBurst *burst, uint32_t first, uint32_t n
-) noexcept nogil:
-    return 0 if (<Load *>port.state).full else n
+cdef uint32_t deliver_or_not(PortOps *port, uint32_t pair, const Delivery *delivery) noexcept nogil:
+    return 0 if (<Load *>port.state).full else delivery.n
 
 
 cdef class BusyPort(Port):

@@ -14,6 +14,7 @@ from fastvhost.dataplane.frame cimport (
     NEED_TUNNEL,
     NEED_USO,
     VISIT_PIECES,
+    Delivery,
     FrameBurst,
     Segment,
 )
@@ -58,5 +59,5 @@ cdef struct Cutter:
 cdef Cutter *make_cutter() noexcept nogil
 cdef void discard_cutter(Cutter *cutter) noexcept nogil
 cdef uint32_t deliver_cut(
-    Cutter *cutter, Super *super, PortOps *egress, uint32_t pair, const FrameBurst *burst, uint32_t first, uint32_t n
+    Cutter *cutter, Super *super, PortOps *egress, uint32_t pair, const Delivery *delivery
 ) noexcept nogil

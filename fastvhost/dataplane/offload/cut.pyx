@@ -18,11 +18,14 @@ from fastvhost.dataplane.frame cimport (
     BURST,
     MAX_SEGMENTS,
     NEED_CSUM,
+    Delivery,
     FrameBurst,
     Frame,
     Head,
     Segment,
     begin_heads,
+    delivery_of,
+    part_of,
 )
 from fastvhost.dataplane.offload.tunnel cimport in_datagram, inner_frame, write_outer
 from fastvhost.dataplane.tally cimport count_drops
@@ -64,29 +67,31 @@ cdef void discard_cutter(Cutter *cutter) noexcept nogil:
 
 
 cdef uint32_t deliver_cut(
-    Cutter *cutter, Super *super, PortOps *egress, uint32_t pair, const FrameBurst *burst, uint32_t first, uint32_t n
+    Cutter *cutter, Super *super, PortOps *egress, uint32_t pair, const Delivery *delivery
 ) noexcept nogil:
     """Deliver as deliver_burst of the egress does, where that takes some of the frames only in pieces.
 
     A frame counts as dealt with when its last piece is. Where a frame waits with some of its pieces delivered, `super`
     says how far it came.
     """
-    cdef uint32_t done = 0, run, delivered, left = CUT_SEGMENTS
+    cdef uint32_t done = 0, run, delivered, left = CUT_SEGMENTS, n = delivery.n
+    cdef Delivery whole
     while done < n:
         run = 0
-        while done + run < n and not super.begun and not needs_cut(egress, burst, first + done + run):
+        while done + run < n and not super.begun and not needs_cut(egress, delivery, done + run):
             run += 1
         if run:
-            delivered = min(run, egress.deliver_burst(egress, pair, burst, first + done, run))
+            whole = part_of(delivery, done, run)
+            delivered = min(run, egress.deliver_burst(egress, pair, &whole))
             done += delivered
             if delivered < run:
                 break
             continue
-        if not super.begun and not begin(super, burst, &burst.frames[first + done]):
+        if not super.begun and not begin(super, delivery, &delivery.frames[done]):
             count_drops(&egress.tx[pair], GSO_UNSUPPORTED, 1)
             done += 1
             continue
-        if not deliver_pieces(cutter, super, egress, pair, burst, &burst.frames[first + done], &left):
+        if not deliver_pieces(cutter, super, egress, pair, delivery, &delivery.frames[done], &left):
             break
         super.begun = False
         egress.tx[pair].cut += 1
@@ -94,14 +99,14 @@ cdef uint32_t deliver_cut(
     return done
 
 
-cdef inline bint needs_cut(const PortOps *egress, const FrameBurst *burst, uint32_t frame) noexcept nogil:
-    return burst.heads[burst.frames[frame].head].needs & ~egress.accepts & CUT_NEEDS
+cdef inline bint needs_cut(const PortOps *egress, const Delivery *delivery, uint32_t frame) noexcept nogil:
+    return delivery.heads[delivery.frames[frame].head].needs & ~egress.accepts & CUT_NEEDS
 
 
-cdef bint begin(Super *super, const FrameBurst *burst, const Frame *frame) noexcept nogil:
+cdef bint begin(Super *super, const Delivery *delivery, const Frame *frame) noexcept nogil:
     """Read a super-frame's headers. False: it is not TCP or UDP over IP in Ethernet, or not as it should be."""
     cdef Super before = super[0]
-    cdef const Head *head = &burst.heads[frame.head]
+    cdef const Head *head = &delivery.heads[frame.head]
     cdef uint32_t kind = head.net.gso_type & ~<uint32_t>NET_HDR_GSO_ECN
     cdef uint32_t at = head.net.csum_start, there = min(frame.bytes, <uint32_t>MOST_CUT_HEADER_BYTES), shortest
     super.forgotten = False
@@ -110,7 +115,7 @@ cdef bint begin(Super *super, const FrameBurst *burst, const Frame *frame) noexc
     if head.net.csum_offset != (UDP_CHECKSUM_AT if super.udp else TCP_CHECKSUM_AT):
         return False
     store_release_u32(&super.reading, 1)
-    copy_start(super.header, burst, frame, there)
+    copy_start(super.header, delivery, frame, there)
     store_release_u32(&super.reading, 0)
     super.bytes, super.transport_at, super.piece_bytes, super.at = frame.bytes, at, head.net.gso_size, 0
     if at + shortest > there or not find_ip(super, kind):
@@ -121,7 +126,7 @@ cdef bint begin(Super *super, const FrameBurst *burst, const Frame *frame) noexc
         super.at = before.at
     super.segment = super.offset = 0
     if super.begun:
-        move_on(super, burst, frame, super.header_bytes + super.at)
+        move_on(super, delivery, frame, super.header_bytes + super.at)
     return super.begun
 
 
@@ -175,10 +180,10 @@ cdef uint32_t end_of_extensions(const Super *super, uint32_t protocol) noexcept 
     return at if next == protocol else 0
 
 
-cdef void copy_start(uint8_t *to, const FrameBurst *burst, const Frame *frame, uint32_t bytes) noexcept nogil:
+cdef void copy_start(uint8_t *to, const Delivery *delivery, const Frame *frame, uint32_t bytes) noexcept nogil:
     """The first bytes of a frame, each read once."""
     cdef uint32_t left = bytes, piece
-    cdef const Segment *segment = &burst.segments[frame.first_segment]
+    cdef const Segment *segment = &delivery.segments[frame.first_segment]
     if frame.n_segments == 1:
         memcpy(to, frame.data, bytes)
         return
@@ -196,16 +201,16 @@ cdef struct Place:
     uint32_t offset
 
 
-cdef Place rest_of(const Super *super, const FrameBurst *burst, const Frame *frame, Segment *alone) noexcept nogil:
+cdef Place rest_of(const Super *super, const Delivery *delivery, const Frame *frame, Segment *alone) noexcept nogil:
     if frame.n_segments == 1:
         alone[0] = Segment(frame.data, frame.bytes)
         return Place(alone, super.offset)
-    return Place(&burst.segments[frame.first_segment + super.segment], super.offset)
+    return Place(&delivery.segments[frame.first_segment + super.segment], super.offset)
 
 
-cdef void move_on(Super *super, const FrameBurst *burst, const Frame *frame, uint32_t bytes) noexcept nogil:
+cdef void move_on(Super *super, const Delivery *delivery, const Frame *frame, uint32_t bytes) noexcept nogil:
     """The rest begins so many bytes later."""
-    cdef const Segment *segments = &burst.segments[frame.first_segment]
+    cdef const Segment *segments = &delivery.segments[frame.first_segment]
     super.offset += bytes
     while frame.n_segments != 1 and super.offset and super.offset >= segments[super.segment].bytes:
         super.offset -= segments[super.segment].bytes
@@ -213,24 +218,26 @@ cdef void move_on(Super *super, const FrameBurst *burst, const Frame *frame, uin
 
 
 cdef bint deliver_pieces(
-    Cutter *cutter, Super *super, PortOps *egress, uint32_t pair, const FrameBurst *burst, const Frame *frame,
+    Cutter *cutter, Super *super, PortOps *egress, uint32_t pair, const Delivery *delivery, const Frame *frame,
     uint32_t *left
 ) noexcept nogil:
     """Deliver the pieces that are left of a frame. False: some have to wait. left: segments that this visit may use."""
     cdef uint32_t n, delivered, i, bytes, payload = super.bytes - super.header_bytes
+    cdef Delivery pieces
     while True:
         if left[0] == 0:
             egress.tx[pair].spent += 1
             return False
-        n = cut(cutter, super, burst, frame, left[0])
+        n = cut(cutter, super, delivery, frame, left[0])
         left[0] -= min(left[0], cutter.burst.n_segments)
-        delivered = min(n, egress.deliver_burst(egress, pair, &cutter.burst, 0, n))
+        pieces = delivery_of(&cutter.burst, 0, n)
+        delivered = min(n, egress.deliver_burst(egress, pair, &pieces))
         egress.tx[pair].segmented += delivered
         bytes = 0
         for i in range(delivered):
             bytes += cutter.burst.frames[i].bytes - super.header_bytes
         super.at += bytes
-        move_on(super, burst, frame, bytes)
+        move_on(super, delivery, frame, bytes)
         if super.at >= payload and delivered == n:
             return True
         if delivered < n:
@@ -238,7 +245,7 @@ cdef bint deliver_pieces(
 
 
 cdef uint32_t cut(
-    Cutter *cutter, const Super *super, const FrameBurst *burst, const Frame *frame, uint32_t segments
+    Cutter *cutter, const Super *super, const Delivery *delivery, const Frame *frame, uint32_t segments
 ) noexcept nogil:
     """As many pieces as a burst and so many segments hold, one at least. Returns how many."""
     cdef FrameBurst *pieces = &cutter.burst
@@ -246,7 +253,7 @@ cdef uint32_t cut(
     cdef uint32_t used = 0, first
     cdef uint8_t *header
     cdef Segment alone
-    cdef Place place = rest_of(super, burst, frame, &alone)
+    cdef Place place = rest_of(super, delivery, frame, &alone)
     pieces.heads[1] = Head(
         NetHeader(
             NET_HDR_F_NEEDS_CSUM, 0, <uint16_t>super.header_bytes, 0, <uint16_t>super.transport_at,

@@ -14,7 +14,16 @@ from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES, MAX_FRAME_BYTES
 from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.drop_reason cimport GSO_UNSUPPORTED, LINK_DOWN, OVERSIZE
 from fastvhost.dataplane.eventfd cimport POLLIN, drain_eventfd, poll, pollfd, wake_eventfd
-from fastvhost.dataplane.frame cimport BURST as MOST_FRAMES, NEED_USO, Chain, Done, Frame, FrameBurst, copy_frame
+from fastvhost.dataplane.frame cimport (
+    BURST as MOST_FRAMES,
+    NEED_USO,
+    Chain,
+    Delivery,
+    Done,
+    Frame,
+    FrameBurst,
+    copy_frame,
+)
 from fastvhost.dataplane.offload.finish cimport copy_finished
 from fastvhost.dataplane.offload.header cimport HOST_NEEDS, give_head, next_head
 from fastvhost.dataplane.port cimport PortOps
@@ -109,13 +118,11 @@ cdef void release_burst(PortOps *port, uint32_t pair, const Done *done, uint32_t
     wake_program(side)
 
 
-cdef uint32_t deliver_burst(
-    PortOps *port, uint32_t pair, const FrameBurst *burst, uint32_t first, uint32_t n
-) noexcept nogil:
+cdef uint32_t deliver_burst(PortOps *port, uint32_t pair, const Delivery *delivery) noexcept nogil:
     cdef EndpointMemory *side = <EndpointMemory *>port.state
     cdef Tally *tally = &port.tx[pair]
-    cdef const Frame *frames = &burst.frames[first]
-    cdef uint32_t i = 0, room = parcels_there(&side.vacant), slot
+    cdef const Frame *frames = delivery.frames
+    cdef uint32_t i = 0, n = delivery.n, room = parcels_there(&side.vacant), slot
     while i < n:
         if frames[i].bytes > side.slot_bytes:
             count_drops(tally, OVERSIZE, 1)
@@ -126,10 +133,10 @@ cdef uint32_t deliver_burst(
         room -= 1
         slot = take_parcel(&side.vacant).slot
         if side.headers == NULL:
-            copy_finished(side.memory + <uint64_t>slot * side.slot_bytes, burst, &frames[i])
+            copy_finished(side.memory + <uint64_t>slot * side.slot_bytes, delivery, &frames[i])
         else:
-            copy_frame(side.memory + <uint64_t>slot * side.slot_bytes, &frames[i], burst.segments)
-            side.headers[slot] = burst.heads[frames[i].head].net
+            copy_frame(side.memory + <uint64_t>slot * side.slot_bytes, &frames[i], delivery.segments)
+            side.headers[slot] = delivery.heads[frames[i].head].net
         put_parcel(&side.arrived, slot, frames[i].bytes)
         tally.frames += 1
         tally.bytes += frames[i].bytes
@@ -140,11 +147,9 @@ cdef uint32_t deliver_burst(
     return i
 
 
-cdef uint32_t drop_after_end(
-    PortOps *port, uint32_t pair, const FrameBurst *burst, uint32_t first, uint32_t n
-) noexcept nogil:
-    count_drops(&port.tx[pair], LINK_DOWN, n)
-    return n
+cdef uint32_t drop_after_end(PortOps *port, uint32_t pair, const Delivery *delivery) noexcept nogil:
+    count_drops(&port.tx[pair], LINK_DOWN, delivery.n)
+    return delivery.n
 
 
 cdef int wait_fd(PortOps *port, uint32_t pair, bint *kicked) noexcept nogil:

@@ -5,7 +5,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from fastvhost.abi.virtio_net cimport MAX_FRAME_BYTES
 from fastvhost.dataplane.changing_port cimport ChangingPort
 from fastvhost.dataplane.door cimport Door
-from fastvhost.dataplane.frame cimport FrameBurst, Chain, Frame, Segment
+from fastvhost.dataplane.frame cimport Delivery, FrameBurst, Chain, Frame, Segment
 from fastvhost.dataplane.port cimport PortOps
 
 
@@ -83,7 +83,7 @@ cdef class HostFiles:
 
 cdef void report_error(HostPortState *side, int error) noexcept nogil
 cdef void report_first_frame(HostPortState *side) noexcept nogil
-cdef uint32_t list_pieces(HostQueue *queue, const FrameBurst *burst, const Frame *frame, iovec *parts) noexcept nogil
+cdef uint32_t list_pieces(HostQueue *queue, const Delivery *delivery, const Frame *frame, iovec *parts) noexcept nogil
 cdef int host_wait_fd(PortOps *port, uint32_t pair, bint *kicked) noexcept nogil
 
 

@@ -10,7 +10,7 @@ from fastvhost.abi.shared_memory cimport load_acquire_u32, store_release_u32
 from fastvhost.dataplane.changing_port cimport ChangingPort
 from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.eventfd cimport drain_eventfd, wake_eventfd
-from fastvhost.dataplane.frame cimport Frame, FrameBurst, Segment, copy_frame
+from fastvhost.dataplane.frame cimport Delivery, Frame, Segment, copy_frame
 from fastvhost.dataplane.port cimport NOTHING_TO_WAIT_FOR, Port, PortOps
 
 
@@ -31,9 +31,9 @@ cdef void report_first_frame(HostPortState *side) noexcept nogil:
     wake_eventfd(side.attention_fd)
 
 
-cdef uint32_t list_pieces(HostQueue *queue, const FrameBurst *burst, const Frame *frame, iovec *parts) noexcept nogil:
+cdef uint32_t list_pieces(HostQueue *queue, const Delivery *delivery, const Frame *frame, iovec *parts) noexcept nogil:
     """A frame in pieces as the kernel wants them; in more pieces than it takes, by way of the bounce buffer."""
-    cdef const Segment *segments = burst.segments
+    cdef const Segment *segments = delivery.segments
     cdef uint32_t i
     if frame.n_segments == 1:
         parts[0] = iovec(frame.data, frame.bytes)

@@ -21,7 +21,7 @@ from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES, NET_HDR_LEGACY_BYTES, 
 from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.drop_reason cimport BAD_DESCRIPTOR, GSO_UNSUPPORTED, LINK_DOWN, OVERSIZE, RUNT
 from fastvhost.dataplane.ether cimport ETHER_ADDRESSES_BYTES, ETHERTYPE_VLAN, VLAN_TAG_BYTES, put16
-from fastvhost.dataplane.frame cimport BURST, NEED_TUNNEL, NEED_USO, FrameBurst, Frame, Segment, copy_frame
+from fastvhost.dataplane.frame cimport BURST, NEED_TUNNEL, NEED_USO, Delivery, FrameBurst, Frame, Segment, copy_frame
 from fastvhost.dataplane.offload.header cimport HOST_NEEDS, give_head, next_head
 from fastvhost.dataplane.offload.tunnel cimport Tunnel, in_datagram
 from fastvhost.dataplane.port cimport PortOps
@@ -247,30 +247,28 @@ cdef bint may_receive(PortOps *port, uint32_t pair) noexcept nogil:
     return ring.left or ring.n_held or is_ready(ring, ring.block)
 
 
-cdef uint32_t deliver_burst(
-    PortOps *port, uint32_t pair, const FrameBurst *burst, uint32_t first, uint32_t n
-) noexcept nogil:
+cdef uint32_t deliver_burst(PortOps *port, uint32_t pair, const Delivery *delivery) noexcept nogil:
     cdef HostPortState *side = <HostPortState *>port.state
     cdef HostQueue *queue = &side.queues[pair]
     cdef PacketRing *ring = <PacketRing *>queue.handle
     cdef Tally *tally = &port.tx[pair]
-    cdef const Frame *frames = &burst.frames[first]
-    cdef uint32_t i, done = 0
+    cdef const Frame *frames = delivery.frames
+    cdef uint32_t i, done = 0, n = delivery.n
     cdef int sent, error, fd
     if queue.fd < 0 or not side.link_up:
         count_drops(tally, LINK_DOWN, n)
         return n
     n = min(n, <uint32_t>BURST)  # what there is room for in messages
     for i in range(n):
-        address(ring, i, burst, &frames[i])
+        address(ring, i, delivery, &frames[i])
     while done < n:
         fd = ring.queue_fd if frames[done].head else ring.send_fd
         if frames[done].n_segments > FEW_PARTS:
-            sent = send_alone(queue, fd, burst, &frames[done])
+            sent = send_alone(queue, fd, delivery, &frames[done])
         else:
             sent = sendmmsg(fd, &ring.messages[done], alike(&frames[done], n - done), MSG_DONTWAIT)
             if sent < 0 and errno == EFAULT:
-                sent = send_alone(queue, fd, burst, &frames[done])
+                sent = send_alone(queue, fd, delivery, &frames[done])
         if sent > 0:
             for i in range(done, done + sent):
                 tally.bytes += frames[i].bytes
@@ -292,14 +290,14 @@ cdef uint32_t deliver_burst(
     return n
 
 
-cdef void address(PacketRing *ring, uint32_t i, const FrameBurst *burst, const Frame *frame) noexcept nogil:
+cdef void address(PacketRing *ring, uint32_t i, const Delivery *delivery, const Frame *frame) noexcept nogil:
     """Message i names the frame's header and pieces; one of too many pieces is sent alone."""
-    cdef const Segment *segments = burst.segments
+    cdef const Segment *segments = delivery.segments
     cdef iovec *parts = &ring.parts[i * (1 + FEW_PARTS)]
     cdef uint32_t k
     ring.messages[i].msg_hdr.msg_iov = parts
     ring.messages[i].msg_hdr.msg_iovlen = 1 + frame.n_segments
-    parts[0] = iovec(<void *>&burst.heads[frame.head].net, NET_HDR_LEGACY_BYTES)
+    parts[0] = iovec(<void *>&delivery.heads[frame.head].net, NET_HDR_LEGACY_BYTES)
     if frame.n_segments == 1:
         parts[1] = iovec(frame.data, frame.bytes)
     elif frame.n_segments <= FEW_PARTS:
@@ -316,12 +314,12 @@ cdef uint32_t alike(const Frame *frames, uint32_t n) noexcept nogil:
     return i
 
 
-cdef int send_alone(HostQueue *queue, int fd, const FrameBurst *burst, const Frame *frame) noexcept nogil:
+cdef int send_alone(HostQueue *queue, int fd, const Delivery *delivery, const Frame *frame) noexcept nogil:
     cdef mmsghdr message
     cdef iovec parts[2]
     memset(&message, 0, sizeof(message))
-    copy_frame(queue.bounce, frame, burst.segments)
-    parts[0] = iovec(<void *>&burst.heads[frame.head].net, NET_HDR_LEGACY_BYTES)
+    copy_frame(queue.bounce, frame, delivery.segments)
+    parts[0] = iovec(<void *>&delivery.heads[frame.head].net, NET_HDR_LEGACY_BYTES)
     parts[1] = iovec(queue.bounce, frame.bytes)
     message.msg_hdr.msg_iov, message.msg_hdr.msg_iovlen = &parts[0], 2
     return sendmmsg(fd, &message, 1, MSG_DONTWAIT)

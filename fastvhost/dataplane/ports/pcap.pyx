@@ -12,7 +12,7 @@ from libc.string cimport memcpy
 from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES
 from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.drop_reason cimport LINK_DOWN, OVERSIZE, RUNT
-from fastvhost.dataplane.frame cimport BURST, FrameBurst, Frame
+from fastvhost.dataplane.frame cimport BURST, Delivery, FrameBurst, Frame
 from fastvhost.dataplane.offload.finish cimport copy_finished
 from fastvhost.dataplane.offload.unfinished cimport look_for_unfinished
 from fastvhost.dataplane.port cimport PortOps
@@ -177,14 +177,12 @@ cdef uint32_t receive_burst(PortOps *port, uint32_t pair, FrameBurst *burst) noe
     return catch.n
 
 
-cdef uint32_t deliver_burst(
-    PortOps *port, uint32_t pair, const FrameBurst *burst, uint32_t first, uint32_t n
-) noexcept nogil:
+cdef uint32_t deliver_burst(PortOps *port, uint32_t pair, const Delivery *delivery) noexcept nogil:
     cdef HostPortState *side = <HostPortState *>port.state
     cdef HostQueue *queue = &side.queues[pair]
     cdef Tally *tally = &port.tx[pair]
-    cdef const Frame *frames = &burst.frames[first]
-    cdef uint32_t i
+    cdef const Frame *frames = delivery.frames
+    cdef uint32_t i, n = delivery.n
     cdef int sent
     cdef const void *data
     if queue.fd < 0 or not side.link_up:
@@ -193,11 +191,11 @@ cdef uint32_t deliver_burst(
     for i in range(n):
         data = frames[i].data
         if frames[i].n_segments != 1 or frames[i].head:
-            copy_finished(queue.bounce, burst, &frames[i])
+            copy_finished(queue.bounce, delivery, &frames[i])
             data = queue.bounce
         sent = pcap_library.inject(<pcap_t *>queue.handle, data, frames[i].bytes)
         if sent < 0 and errno == EFAULT:
-            copy_finished(queue.bounce, burst, &frames[i])
+            copy_finished(queue.bounce, delivery, &frames[i])
             sent = pcap_library.inject(<pcap_t *>queue.handle, queue.bounce, frames[i].bytes)
         if sent >= 0:
             tally.frames += 1

@@ -12,7 +12,7 @@ from libc.string cimport memcpy
 from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES, NET_HDR_BYTES
 from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.drop_reason cimport GSO_UNSUPPORTED, LINK_DOWN, RUNT
-from fastvhost.dataplane.frame cimport BURST, NEED_USO, FrameBurst, Frame, copy_frame
+from fastvhost.dataplane.frame cimport BURST, NEED_USO, Delivery, FrameBurst, Frame, copy_frame
 from fastvhost.dataplane.offload.header cimport HOST_NEEDS, give_head, next_head
 from fastvhost.dataplane.port cimport PortOps
 from fastvhost.dataplane.ports.host_port cimport (
@@ -76,23 +76,21 @@ cdef uint32_t receive_burst(PortOps *port, uint32_t pair, FrameBurst *burst) noe
     return n
 
 
-cdef uint32_t deliver_burst(
-    PortOps *port, uint32_t pair, const FrameBurst *burst, uint32_t first, uint32_t n
-) noexcept nogil:
+cdef uint32_t deliver_burst(PortOps *port, uint32_t pair, const Delivery *delivery) noexcept nogil:
     cdef HostPortState *side = <HostPortState *>port.state
     cdef HostQueue *queue = &side.queues[pair]
     cdef Tally *tally = &port.tx[pair]
-    cdef const Frame *frames = &burst.frames[first]
-    cdef uint32_t i
+    cdef const Frame *frames = delivery.frames
+    cdef uint32_t i, n = delivery.n
     cdef int error
     if queue.fd < 0 or not side.link_up:
         count_drops(tally, LINK_DOWN, n)
         return n
     for i in range(n):
-        error = write_frame(queue, burst, &frames[i])
+        error = write_frame(queue, delivery, &frames[i])
         if error == EAGAIN:
             return i
-        if error == EINVAL and burst.frames[first + i].head:
+        if error == EINVAL and frames[i].head:
             count_drops(tally, GSO_UNSUPPORTED, 1)
             continue
         if error:
@@ -105,14 +103,14 @@ cdef uint32_t deliver_burst(
     return n
 
 
-cdef int write_frame(HostQueue *queue, const FrameBurst *burst, const Frame *frame) noexcept nogil:
+cdef int write_frame(HostQueue *queue, const Delivery *delivery, const Frame *frame) noexcept nogil:
     """0, or an errno."""
     cdef iovec *parts = queue.parts
     cdef ssize_t written
-    parts[0] = iovec(<void *>&burst.heads[frame.head].net, NET_HDR_BYTES)
-    written = writev(queue.fd, parts, 1 + list_pieces(queue, burst, frame, &parts[1]))
+    parts[0] = iovec(<void *>&delivery.heads[frame.head].net, NET_HDR_BYTES)
+    written = writev(queue.fd, parts, 1 + list_pieces(queue, delivery, frame, &parts[1]))
     if written < 0 and errno == EFAULT:
-        copy_frame(queue.bounce, frame, burst.segments)
+        copy_frame(queue.bounce, frame, delivery.segments)
         parts[1] = iovec(queue.bounce, frame.bytes)
         written = writev(queue.fd, parts, 2)
     if written >= 0:

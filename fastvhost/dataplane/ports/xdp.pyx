@@ -14,7 +14,7 @@ from fastvhost.abi.shared_memory cimport full_fence, load_acquire_u32, store_rel
 from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES
 from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.drop_reason cimport KERNEL_OVERRUN, LINK_DOWN, OVERSIZE, RUNT
-from fastvhost.dataplane.frame cimport BURST, FrameBurst, Chain, Done, Frame
+from fastvhost.dataplane.frame cimport BURST, Delivery, FrameBurst, Chain, Done, Frame
 from fastvhost.dataplane.offload.finish cimport copy_finished
 from fastvhost.dataplane.offload.unfinished cimport look_for_unfinished
 from fastvhost.dataplane.port cimport PortOps
@@ -154,15 +154,13 @@ cdef bint has_silent_work(PortOps *port, uint32_t pair) noexcept nogil:
     return queue.fd >= 0 and load_acquire_u32(&xdp.stuck) and wants_call(&xdp.transmit)
 
 
-cdef uint32_t deliver_burst(
-    PortOps *port, uint32_t pair, const FrameBurst *burst, uint32_t first, uint32_t n
-) noexcept nogil:
+cdef uint32_t deliver_burst(PortOps *port, uint32_t pair, const Delivery *delivery) noexcept nogil:
     cdef HostPortState *side = <HostPortState *>port.state
     cdef HostQueue *queue = &side.queues[pair]
     cdef XdpQueue *xdp = <XdpQueue *>queue.handle
     cdef Tally *tally = &port.tx[pair]
-    cdef const Frame *frames = &burst.frames[first]
-    cdef uint32_t i, chunk, done = n
+    cdef const Frame *frames = delivery.frames
+    cdef uint32_t i, chunk, n = delivery.n, done = delivery.n
     if queue.fd < 0 or not side.link_up:
         count_drops(tally, LINK_DOWN, n)
         return n
@@ -177,7 +175,7 @@ cdef uint32_t deliver_burst(
             break
         xdp.n_free -= 1
         chunk = xdp.free_chunks[xdp.n_free]
-        copy_finished(xdp.memory + <size_t>chunk * CHUNK_BYTES, burst, &frames[i])
+        copy_finished(xdp.memory + <size_t>chunk * CHUNK_BYTES, delivery, &frames[i])
         (<xdp_desc *>xdp.transmit.entries)[xdp.next_transmit & xdp.transmit.mask] = xdp_desc(
             <uint64_t>chunk * CHUNK_BYTES, frames[i].bytes, 0
         )

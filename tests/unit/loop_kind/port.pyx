@@ -5,7 +5,7 @@ from libc.stdlib cimport calloc, free, malloc
 
 from fastvhost.abi.shared_memory cimport load_acquire_u32, store_release_u32
 from fastvhost.abi.virtio_net cimport MAX_FRAME_BYTES
-from fastvhost.dataplane.frame cimport BURST, FrameBurst, Chain, Done
+from fastvhost.dataplane.frame cimport BURST, Chain, Delivery, Done, FrameBurst
 from fastvhost.dataplane.offload.finish cimport copy_finished
 from fastvhost.dataplane.port cimport LOOK_AGAIN, Port, PortOps
 
@@ -27,16 +27,14 @@ cdef inline uint8_t *place(Ring *ring, uint32_t number) noexcept nogil:
     return ring.frames + <size_t>(number % SLOTS) * MAX_FRAME_BYTES
 
 
-cdef uint32_t deliver_burst(
-    PortOps *port, uint32_t pair, const FrameBurst *burst, uint32_t first, uint32_t n
-) noexcept nogil:
+cdef uint32_t deliver_burst(PortOps *port, uint32_t pair, const Delivery *delivery) noexcept nogil:
     cdef Ring *ring = <Ring *>port.state
     cdef uint32_t room = SLOTS - (ring.delivered - load_acquire_u32(&ring.released)), i  # pairs with release_burst
-    n = min(n, room)
+    cdef uint32_t n = min(delivery.n, room)
     for i in range(n):
-        copy_finished(place(ring, ring.delivered + i), burst, &burst.frames[first + i])
-        ring.bytes[(ring.delivered + i) % SLOTS] = burst.frames[first + i].bytes
-        port.tx[pair].bytes += burst.frames[first + i].bytes
+        copy_finished(place(ring, ring.delivered + i), delivery, &delivery.frames[i])
+        ring.bytes[(ring.delivered + i) % SLOTS] = delivery.frames[i].bytes
+        port.tx[pair].bytes += delivery.frames[i].bytes
     port.tx[pair].frames += n
     store_release_u32(&ring.delivered, ring.delivered + n)  # pairs with receive_burst
     return n
