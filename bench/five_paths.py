@@ -15,11 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import path_drawings
+from bench import charts, path_drawings
 from bench.generated import bring_up_to_date
 from bench.japanese import JAPANESE
 from bench.record import RESULTS, ROOT
-from bench.svg import Chart, places, short
 
 DOCS = ROOT / "docs"
 PLOTS = DOCS / "plots"
@@ -29,7 +28,7 @@ MARK = re.compile(r"(<!-- (?P<name>[a-z0-9-]+): made by bench/five_paths\.py -->
 PATHS = (1, 2, 3, 4, 5)
 PLACES = ("outer guest", "this host")
 DIRECTIONS = {"in": "guest → App1", "out": "App1 → guest", "bounce": "there and back"}
-COLOURS = (2, 0, 1)
+COLOURS = ("#3fa45b", "#2f81f7", "#d9822b")
 """Of the directions: as in the drawings."""
 PARTS = {"qemu_guest": "QEMU: vCPU", "qemu_rest": "QEMU: rest", "kernel_thread": "vhost-net thread",
          "app1": "App1", "fastvhost": "fastvhost"}  # fmt: skip
@@ -145,24 +144,14 @@ class Page:
         columns = [(path, place) for place in PLACES for path in PATHS if of(self.rows, path, place)]
         if not columns:
             return None
-        found = {(at, key): median(of(self.rows, *at), rate(key)) for at in columns for key in DIRECTIONS}
-        bottom, top = 1.0, 10.0
-        while bottom * 20 < min(found.values()):
-            bottom *= 10
-        while top < 3 * max(found.values()):
-            top *= 10
-        unit = self.say("Frames per second, each direction; logarithmic")
-        chart = Chart(self.say("The five paths"), unit, top, bottom=bottom, log=True)
-        middles = places(len(columns))
         where = {"outer guest": self.say("outer"), "this host": self.say("host")}
-        chart.labels({f"{path} {where[place]}": x for (path, place), x in zip(columns, middles, strict=True)})
-        width = 0.27 * (middles[1] - middles[0]) if len(middles) > 1 else 40.0
-        for at, middle in zip(columns, middles, strict=True):
-            for n, key in enumerate(DIRECTIONS):
-                value = found[at, key]
-                chart.bar(middle + (n - 1.5) * width, width * 0.92, value, COLOURS[n], upright=short(value))
-        chart.legend([self.say(title) for title in DIRECTIONS.values()], COLOURS)
-        return chart.text()
+        labels = {at: f"{at[0]} {where[at[1]]}" for at in columns}
+        found = {
+            self.say(title): {label: {"median": median(of(self.rows, *at), rate(key))} for at, label in labels.items()}
+            for key, title in DIRECTIONS.items()
+        }
+        title, unit = self.say("The five paths"), self.say("Frames per second, each direction; logarithmic")
+        return charts.bars(title, unit, list(labels.values()), found, logarithmic=True, colours=COLOURS, upright=True)
 
     def made(self, name: str) -> str:
         if name.startswith("path-"):
@@ -196,4 +185,4 @@ def wanted() -> dict[Path, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(bring_up_to_date(wanted(), sys.argv[1:]))
+    sys.exit(bring_up_to_date(wanted, sys.argv[1:]))

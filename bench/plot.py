@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench import charts
 from bench.generated import bring_up_to_date
 from bench.record import RESULTS, ROOT
-from bench.svg import LEFT, Chart, nice_step, places
 
 PAGE = ROOT / "docs" / "performance.md"
 PLOTS = ROOT / "docs" / "plots"
@@ -191,66 +191,51 @@ def page(text: str) -> str:
 
 def rate_plot() -> str | None:
     """Rates by frame size."""
-    records = [r for r in newest("rates", "rates-between") if r["size"].isdecimal()]
+    records = by_size("rates", "rates-between")
     if not records:
         return None
-    names = list(dict.fromkeys(name for r in records for name in r["figures"]))
-    top = max(f["q3"] for r in records for f in r["figures"].values())
-    step = nice_step(top / 5)
-    chart = Chart("Forwarding rate by frame size, split rings", records[0]["unit"], step * -(-top // step))
-    at = dict(zip([r["size"] for r in records], places(len(records)), strict=True))
-    chart.labels({f"{size} B": x for size, x in at.items()})
-    for n, name in enumerate(names):
-        has = [r for r in records if name in r["figures"]]
-        chart.line([(at[r["size"]], r["figures"][name]["median"]) for r in has], n)
-        for r in has:
-            chart.spread(at[r["size"]], r["figures"][name]["q1"], r["figures"][name]["q3"], n)
-    chart.legend(names)
-    return chart.text()
+    title = "Forwarding rate by frame size, split rings"
+    return charts.lines(title, records[0]["unit"], columns(records), series(records, "figures"))
 
 
 def ratio_plot() -> str | None:
     """Paired ratios by frame size, which do not depend on the machine's drift between sizes."""
-    records = [r for r in newest("rates", "rates-between") if r["size"].isdecimal() and r["ratios"]]
-    if not records:
+    records = by_size("rates", "rates-between")
+    title = "Rates side by side, split rings"
+    found = series(records, "ratios")
+    if not found:
         return None
-    names = list(dict.fromkeys(name for r in records for name in r["ratios"]))
-    top = max(f["median"] for r in records for f in r["ratios"].values()) * 1.1
-    step = nice_step(top / 5)
-    chart = Chart("Rates side by side, split rings", "paired ratios, medians", step * -(-top // step))
-    middles = places(len(records))
-    chart.labels({f"{r['size']} B": x for r, x in zip(records, middles, strict=True)})
-    width = 0.8 * (middles[0] - LEFT) * 2 / len(names)
-    for r, middle in zip(records, middles, strict=True):
-        for n, name in enumerate(names):
-            if name in r["ratios"]:
-                chart.bar(middle + (n - len(names) / 2) * width, width * 0.9, r["ratios"][name]["median"], n)
-    chart.legend(names)
-    return chart.text()
+    # Each peer in the colour that it has in the plot of rates.
+    return charts.bars(title, "paired ratios, medians", columns(records), found, colours=charts.COLOURS[1:])
 
 
 def latency_plot() -> str | None:
     """Percentiles of one frame in flight, of the smallest size."""
-    records = [r for r in newest("latency") if "percentiles" in r]
-    if not records:
+    record = next((r for r in newest("latency") if "percentiles" in r), None)
+    if not record:
         return None
-    names, found = list(records[0]["percentiles"]), records[0]["percentiles"]
-    values = [value for p in found.values() for value in p.values()]
-    bottom, top = 0.01, 0.1
-    while bottom * 10 < min(values):
-        bottom *= 10
-    while top < max(values) * 1.2:
-        top *= 10
-    title = f"One frame of {records[0]['size']} bytes in flight, one way"
-    chart = Chart(title, "microseconds, logarithmic", top, bottom=bottom, log=True)
     keys = {"p50": "median", "p99": "99 %", "p999": "99.9 %"}
-    middles = places(len(keys))
-    chart.labels(dict(zip(keys.values(), middles, strict=True)))
-    for key, middle in zip(keys, middles, strict=True):
-        for n, name in enumerate(names):
-            chart.bar(middle + (n - len(names) / 2) * 44, 40, found[name][key], n)
-    chart.legend(names)
-    return chart.text()
+    found = {
+        name: {column: {"median": percentiles[key]} for key, column in keys.items()}
+        for name, percentiles in record["percentiles"].items()
+    }
+    title = f"One frame of {record['size']} bytes in flight, one way"
+    return charts.bars(title, "microseconds, logarithmic", list(keys.values()), found, logarithmic=True)
+
+
+def by_size(*names: str) -> list[Record]:
+    """The newest record of each size in bytes, without mixtures of sizes."""
+    return [r for r in newest(*names) if r["size"].isdecimal()]
+
+
+def columns(records: list[Record]) -> list[str]:
+    return [f"{r['size']} B" for r in records]
+
+
+def series(records: list[Record], key: str) -> dict[str, dict[str, charts.Summary]]:
+    """By name and column what records of several sizes have under `key`."""
+    names = dict.fromkeys(name for r in records for name in r[key])
+    return {name: {f"{r['size']} B": r[key][name] for r in records if name in r[key]} for name in names}
 
 
 PICTURES: dict[str, Callable[[], str | None]] = {
@@ -270,4 +255,4 @@ def wanted() -> dict[Path, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(bring_up_to_date(wanted(), sys.argv[1:]))
+    sys.exit(bring_up_to_date(wanted, sys.argv[1:]))

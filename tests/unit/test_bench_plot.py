@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from bench import plot
-from bench.svg import nice_step
+from bench.generated import out_of_date
 
 MACHINE = {
     "commit": "0123456789ab", "date": "2026-01-02T03:04:05+00:00",
@@ -18,8 +18,7 @@ MACHINE = {
 
 
 def test_the_page_and_the_plots_are_what_the_script_makes_of_the_committed_results() -> None:
-    stale = [str(path) for path, text in plot.wanted().items() if not path.exists() or path.read_text() != text]
-    assert stale == [], "run python -m bench.plot"
+    assert out_of_date(plot.wanted()) == [], "run python -m bench.plot"
 
 
 def test_every_table_has_its_place_on_the_page_and_every_place_its_table() -> None:
@@ -69,24 +68,22 @@ def test_each_machine_has_its_newest_ratios_side_by_side(results: Path) -> None:
     ]
 
 
-def test_plots_are_well_formed_and_show_every_back_end(results: Path) -> None:
+def test_plots_show_every_back_end_every_size_and_the_figures_of_bars(results: Path) -> None:
     for name in ("rates", "latency"):
         (results / f"{name}.jsonl").write_text("".join(json.dumps(record(size, 3)) + "\n" for size in ("64", "512")))
-    for name, lines in (("rates.svg", 2), ("ratios.svg", 0), ("latency.svg", 0)):
+    shown = {
+        "rates.svg": {"fastvhost", "<peer>", "64 B", "512 B", "Mpps"},
+        "ratios.svg": {"fastvhost/<peer>", "64 B", "512 B", "3"},
+        "latency.svg": {"fastvhost", "median", "99 %", "99.9 %", "0.2", "1.5", "30"},
+    }
+    for name, words in shown.items():
         picture = plot.PICTURES[name]()
         assert picture is not None
-        tree = ElementTree.fromstring(picture)
-        said = [element.text for element in tree.iter() if element.tag.endswith("text")]
-        assert any(text and text.startswith("fastvhost") for text in said)
-        assert len([element for element in tree.iter() if element.tag.endswith("polyline")]) == lines
+        said = {element.text for element in ElementTree.fromstring(picture).iter() if element.tag.endswith("text")}
+        assert words <= said, name
 
 
 def test_without_results_there_is_a_note_instead_of_a_table(results: Path) -> None:
     assert list(results.iterdir()) == []
     assert {make() for make in plot.TABLES.values()} == {plot.NOTHING}
     assert {draw() for draw in plot.PICTURES.values()} == {None}
-
-
-@pytest.mark.parametrize(("least", "step"), [(1, 1), (1.1, 2), (3, 5), (6, 10), (0.03, 0.05), (20, 20)])
-def test_ticks_are_round_numbers(least: float, step: float) -> None:
-    assert nice_step(least) == pytest.approx(step)
