@@ -19,7 +19,7 @@ from typing import IO
 from fastvhost.control.children import dying_with_us
 
 ROOT = Path(__file__).resolve().parent.parent
-START_SECONDS = 30.0
+START_SECONDS = 120.0    # peers clear their hugepages first: seconds of CPU time
 STOP_SECONDS = 10.0
 PEER_MIB = 256
 OVS_SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"

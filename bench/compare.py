@@ -91,7 +91,8 @@ def hugepages(wanted: bool) -> Iterator[Path | None]:
             try:
                 yield Path(directory)
             finally:
-                subprocess.run(["umount", directory], check=True)
+                # Lazily: where this program is ended meanwhile, a peer may still be on its way out.
+                subprocess.run(["umount", "--lazy", directory], check=True)
         finally:
             # Pages that others reserved or released meanwhile stay as they are.
             NR_HUGEPAGES.write_text(str(max(0, int(NR_HUGEPAGES.read_text()) - HUGEPAGES)))
@@ -108,7 +109,7 @@ def compare(o: argparse.Namespace, setup: Setup, case: Case, huge: Path | None, 
             pairs.append(pair)
         turns: dict[str, list[float | None]] = {p.back_end.name: [] for p in pairs}
         windows: dict[str, list[dict[str, float]]] = {name: [] for name in turns}
-        line, crossings = CacheLine(work, *cpus()), []
+        line, crossings = CacheLine(work, *cpus()), list[float | None]()
         for _ in range(o.rounds):
             crossings.append(line.crossing_ns())
             for pair in pairs:
@@ -127,7 +128,7 @@ def compare(o: argparse.Namespace, setup: Setup, case: Case, huge: Path | None, 
         "unit": "us one way, median" if setup.latency else "Mpps received, both directions",
         "guests": ("virtio-user " if setup.virtio_user else "") + case.guests,
         "rounds": o.rounds,
-        "crossing_ns": rounded(summary(crossings)),
+        **({"crossing_ns": rounded(summary(crossed))} if (crossed := [ns for ns in crossings if ns]) else {}),
         "figures": {name: rounded(summary([t for t in turns[name] if t])) for name in names},
         "ratios": {f"{a}/{b}": rounded(paired_ratios(turns[a], turns[b])) for a, b in compared(names)},
         "faults": {pair.back_end.name: faults(pair) for pair in pairs},
@@ -196,8 +197,9 @@ def rounded(figures: dict[str, float]) -> dict[str, float]:
 def table(result: dict[str, Any]) -> str:
     """A block of lines per size."""
     lines = [f"{result['size']} bytes {result['guests']}".rstrip() + f", {result['unit']}"]
-    crossing = result["crossing_ns"]
-    lines[0] += f"; a cache line crosses in {crossing['median']:.0f} ns ({crossing['q1']:.0f}..{crossing['q3']:.0f})"
+    if crossing := result.get("crossing_ns"):
+        lines[0] += f"; a cache line crosses in {crossing['median']:.0f} ns"
+        lines[0] += f" ({crossing['q1']:.0f}..{crossing['q3']:.0f})"
     for name, f in result["figures"].items():
         lines.append(f"  {name:24}{f['median']:8.2f}  ({f['q1']:.2f}..{f['q3']:.2f}){told(result['faults'][name])}")
     for name, p in result.get("percentiles", {}).items():

@@ -18,7 +18,8 @@ from dataclasses import fields
 from fastvhost.driver.guests import IMIX, Guests, GuestsError, PairSettings
 
 INTERVAL_SECONDS = 0.05
-# OVS needs some time between accepting a ring and forwarding from it.
+# OVS needs some time between its two connections, and between accepting a ring and forwarding from it.
+CONNECT_SECONDS = 100
 FIRST_FRAME_SECONDS = 20.0
 
 
@@ -86,7 +87,8 @@ def main() -> int:
         os.sched_setaffinity(0, {o.core})    # this thread, too: nothing else runs on the back-end's core
     try:
         (a, b), names = o.sockets, (field.name for field in fields(PairSettings))
-        guests = Guests(a, b, PairSettings(timeout=30, **{name: getattr(o, name) for name in names if name in o}))
+        given = {name: getattr(o, name) for name in names if name in o}
+        guests = Guests(a, b, PairSettings(timeout=CONNECT_SECONDS, **given))
         say(listening=o.listen)
         guests.connect()
         say(features=[int(f) for f in guests.features])

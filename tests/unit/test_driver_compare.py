@@ -8,16 +8,18 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from bench import guest_load
-from bench.backends import BackEndError, Fastvhost, kind_of
-from bench.compare import KINDS, compared
+from bench.backends import BackEnd, BackEndError, Fastvhost, kind_of
+from bench.cache_line import CacheLine
+from bench.compare import KINDS, compared, table
 from bench.guests.short_dir import short_dir
 from bench.setups import SETUPS
-from bench.turns import paired_ratios, summary
+from bench.turns import Pair, paired_ratios, summary
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 COMPARE = ["-m", "bench.compare"]
@@ -113,3 +115,39 @@ def test_quartiles_of_little_are_what_little_says() -> None:
     assert summary([1, 2, 3, 4, 5]) == {"median": 3, "q1": 2, "q3": 4}
     assert summary([7.0]) == {"median": 7.0, "q1": 7.0, "q3": 7.0}
     assert math.isnan(summary([])["median"])
+
+
+class GuestsWithoutFrames(Pair):
+    """One window without a frame, and they are gone."""
+
+    def _command(self, _arguments: Sequence[str]) -> list[str]:
+        window = {"t": 1.0, "d": 0.05, "frames": 0}
+        return [sys.executable, "-c", f"print({json.dumps(window)!r})"]
+
+
+def test_a_window_without_frames_is_no_traffic_yet(tmp_path: Path) -> None:
+    """A peer may still be setting itself up when both guests are connected; its turns would measure that."""
+    back_end = BackEnd("peer", tmp_path / "back-end", 0, None)
+    pair = GuestsWithoutFrames(back_end, [])
+    try:
+        with pytest.raises(BackEndError, match="peer: no traffic"):
+            pair.await_traffic()
+        assert len(pair.windows) == 1
+    finally:
+        pair.finish()
+        back_end.stop()
+
+
+def test_a_cache_line_is_measured_or_given_up_within_seconds_where_its_two_threads_have_one_cpu(tmp_path: Path) -> None:
+    """Each crossing takes a time slice then: fifty thousand of them would take minutes."""
+    cpu = min(os.sched_getaffinity(0))
+    crossing = CacheLine(tmp_path, cpu, cpu).crossing_ns()
+    assert crossing is None or crossing > 0
+
+
+def test_a_busy_machine_costs_the_figure_of_the_cache_line_and_not_the_comparison(tmp_path: Path) -> None:
+    line = CacheLine(tmp_path, 0, 1)
+    (tmp_path / "cache_line").write_text("#!/bin/sh\nexit 2\n")
+    assert line.crossing_ns() is None
+    told = {"figures": {}, "ratios": {}, "size": "64", "guests": "", "unit": "Mpps"}
+    assert table(told) == "64 bytes, Mpps"
