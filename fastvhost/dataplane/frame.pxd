@@ -17,10 +17,11 @@ cdef enum:
     # A frame of MAX_FRAME_BYTES and its header in pieces of one byte: no legal frame needs more.
     MAX_SEGMENTS = 65535
     # What one visit of a lane may move at the most, but for its first frame: pieces, of those received and of those
-    # delivered into, and bytes of payload. So no visit takes much longer than a burst of usual frames does. The bytes
-    # are those of a burst of frames of 1536: 64 KiB would cut bursts of 1518 in two, for 17 instructions a frame.
+    # delivered into, and bytes of payload. The bytes are those of a burst of frames of 4096, or of four of 64 KiB: they
+    # share the cost of a visit, which took a seventh of the rate from one at a time. That many take 10 to 50 us, so
+    # their time is charged in full (roster.pxd, MOST_US).
     VISIT_PIECES = 4 * BURST
-    VISIT_BYTES = 96 * 1024
+    VISIT_BYTES = 256 * 1024
 
 
 cdef struct Segment:

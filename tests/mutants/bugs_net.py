@@ -133,7 +133,7 @@ MUTANTS = (
         FORWARD,
         "        if bytes > VISIT_BYTES:\n            break\n",
         "        pass\n",
-        "unit/test_visit_budget.py::test_a_visit_moves_96_kib_of_payload",
+        "unit/test_visit_budget.py::test_a_visit_moves_256_kib_of_payload",
     ),
     Mutant(
         "bad-chain-not-counted",

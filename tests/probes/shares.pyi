@@ -5,7 +5,15 @@ TICKS_PER_US: int
 
 class BusyPort(Port):
     def __init__(
-        self, name: str, *, pairs: int = 1, frames: int = 64, cost: int = 1000, bad: bool = False
+        self,
+        name: str,
+        *,
+        pairs: int = 1,
+        frames: int = 64,
+        cost: int = 1000,
+        bytes: int = 60,
+        frame_cost: int = 0,
+        bad: bool = False,
     ) -> None: ...
     def set_load(self, frames: int, cost: int) -> None: ...
     def set_full(self, full: bool) -> None: ...

@@ -19,6 +19,8 @@ cdef struct Load:
     uint8_t frame[60]
     uint32_t frames          # that each visit finds; 0: it finds nothing
     uint32_t cost            # of such a visit, in ticks
+    uint32_t bytes           # of each frame
+    uint32_t frame_cost      # of each that is moved on, in ticks
     bint full                # takes no frame
     bint bad                 # looks as if there were frames, always
     uint32_t visits[128]     # by pair, those that found something
@@ -30,13 +32,21 @@ cdef uint32_t receive_at_a_cost(PortOps *port, uint32_t pair, FrameBurst *burst)
     cdef Load *load = <Load *>port.state
     cdef uint32_t i
     for i in range(load.frames):
-        burst.frames[i].data, burst.frames[i].bytes, burst.frames[i].n_segments = load.frame, 60, 1
+        burst.frames[i].data, burst.frames[i].bytes, burst.frames[i].n_segments = load.frame, load.bytes, 1
         burst.done[i] = Done(i, 0)
     burst.n_frames, burst.n_segments = load.frames, 0
+    port.rx[pair].bytes += <uint64_t>load.frames * load.bytes
     time += load.cost
     load.spent += load.cost
     load.visits[pair] += load.frames != 0
     return load.frames
+
+
+cdef void release_at_a_cost(PortOps *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil:
+    global time
+    cdef Load *load = <Load *>port.state
+    time += <uint64_t>n * load.frame_cost
+    load.spent += <uint64_t>n * load.frame_cost
 
 
 cdef bint may_receive(PortOps *port, uint32_t pair) noexcept nogil:
@@ -48,19 +58,22 @@ cdef uint32_t deliver_or_not(PortOps *port, uint32_t pair, const Delivery *deliv
 
 
 cdef class BusyPort(Port):
-    """Each visit of a pair finds so many frames and takes so many ticks."""
+    """Each visit of a pair finds so many frames and takes so many ticks, and so many more for each that it moves on."""
 
     cdef Load load
 
     def __init__(
-        self, name: str, *, uint32_t pairs=1, uint32_t frames=64, uint32_t cost=1000, bint bad=False
+        self, name: str, *, uint32_t pairs=1, uint32_t frames=64, uint32_t cost=1000, uint32_t bytes=60,
+        uint32_t frame_cost=0, bint bad=False
     ) -> None:
         self.name = name
         self.allot(pairs)
         self.load.frames, self.load.cost, self.load.bad = frames, cost, bad
+        self.load.bytes, self.load.frame_cost = bytes, frame_cost
         self.ops.state = &self.load
         self.ops.receive_burst = receive_at_a_cost
         self.ops.may_receive = may_receive
+        self.ops.release_burst = release_at_a_cost
         self.ops.deliver_burst = deliver_or_not
 
     def set_load(self, uint32_t frames, uint32_t cost) -> None:

@@ -41,6 +41,15 @@ def test_a_port_whose_frames_take_long_gets_half_of_the_time_beside_another() ->
         assert share(honest, heavy) == pytest.approx(0.5, abs=0.01)
 
 
+@pytest.mark.parametrize("frame_cost", [2 * US, 25 * US], ids=["32 GB/s", "2.6 GB/s"])
+def test_a_port_of_64_byte_frames_gets_half_of_the_time_beside_one_of_64_kib_frames(frame_cost: int) -> None:
+    """A visit moves four of those. Where memory is slow they take 100 us, which is the most that is charged."""
+    long, honest = BusyPort("long", cost=0, bytes=65_226, frame_cost=frame_cost), BusyPort("honest", cost=SHORT)
+    with shared(long, honest) as worker:
+        rounds(worker, 20_000)
+        assert share(honest, long) == pytest.approx(0.5, abs=0.02)
+
+
 def test_three_ports_get_a_third_each_whatever_a_visit_takes() -> None:
     ports = [BusyPort(str(cost), cost=cost) for cost in (LONG, SHORT, 70 * US)]
     with shared(*ports) as worker:

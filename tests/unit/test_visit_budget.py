@@ -8,7 +8,7 @@ from tests.driver import Memory, Piece
 from tests.unit.rig import F_RING_PACKED, F_VERSION_1, MIB, NET_F_MRG_RXBUF, RING_F_INDIRECT_DESC, GuestPort, frame, rig
 
 MOST_PIECES = 256
-MOST_BYTES = 96 * 1024
+MOST_BYTES = 256 * 1024
 RINGS = {"split": 0, "packed": F_RING_PACKED}
 FEATURES = F_VERSION_1 | RING_F_INDIRECT_DESC
 HEADER_BYTES = 12
@@ -96,8 +96,8 @@ def test_frames_spread_over_many_buffers_move_as_many_as_256_buffers_hold(ring: 
 
 @ring_formats
 @pytest.mark.parametrize("hold", [True, False], ids=["hold", "drop"])
-@pytest.mark.parametrize("size", [1536, 9000, 65_000])
-def test_a_visit_moves_96_kib_of_payload(ring: int, hold: bool, size: int) -> None:
+@pytest.mark.parametrize("size", [4160, 9000, 65_000])
+def test_a_visit_moves_256_kib_of_payload(ring: int, hold: bool, size: int) -> None:
     memory = Memory.of(16 * MIB), Memory.of(16 * MIB)
     with rig(features=FEATURES | ring, hold=hold, memory=memory[0], b_memory=memory[1]) as r:
         r.b.driver.post(100, bytes=size + HEADER_BYTES)
