@@ -19,8 +19,8 @@ from fastvhost.abi.virtio_net cimport (
 )
 from fastvhost.dataplane.cursor cimport Cursor, copy_at
 from fastvhost.dataplane.drop_reason cimport GSO_UNSUPPORTED, N_DROP_REASONS, OVERSIZE, RUNT, DropReason
-from fastvhost.dataplane.frame cimport NEED_CSUM, Chain, Done, Frame, FrameBurst, Head, Segment
-from fastvhost.dataplane.offload.header cimport give_head, next_head, read_sum_head
+from fastvhost.dataplane.frame cimport NEED_CSUM, Chain, Done, Frame, FrameBurst, Segment
+from fastvhost.dataplane.offload.header cimport bytes_with_sum, give_head, next_head, write_sum_head
 from fastvhost.dataplane.tally cimport count_drops
 
 # The header's first two bytes: flags, then gso_type. What in them asks for something.
@@ -37,30 +37,27 @@ cdef uint32_t strip_headers(
     are to be completed now, by the caller. A burst never mixes frames and dropped chains. Returns how many were dealt
     with.
     """
-    cdef uint32_t i = 0, shortest = header_bytes + ETHER_HEADER_BYTES, n_heads = 0
-    cdef Head *head = &burst.heads[1]
-    cdef uint64_t total = 0, words
-    cdef Chain *chain
+    cdef uint32_t i, shortest = header_bytes + ETHER_HEADER_BYTES
+    cdef uint64_t total = 0
+    cdef Chain *chain = &burst.frames[0]
+    cdef const Chain *end = &burst.frames[n]
+    cdef Done *done = &burst.done[0]
     burst.n_heads = burst.needs = 0  # what was read of frames that were handed back is read again
     # Nearly always each is one buffer, and a frame that asks for nothing, or for its checksum.
-    while i < n:
-        chain = &burst.frames[i]
+    while chain != end:
         if chain.n_segments != 1 or chain.bytes - shortest > <uint32_t>(MAX_FRAME_BYTES - ETHER_HEADER_BYTES):
             break
-        words = read_once_u64_anywhere(chain.data)
-        if words & OFFLOAD_ASKED:
-            if not allowed or not read_sum_head(head, words, chain.data, chain.bytes - header_bytes):
-                break
-            n_heads += 1
-            head += 1
-            chain.head = <uint16_t>n_heads
-        burst.done[i] = Done(chain.ticket, 0)
+        if read_once_u16_anywhere(chain.data) & OFFLOAD_ASKED:
+            break
+        done[0] = Done(chain.ticket, 0)
         chain.data += header_bytes
         chain.bytes -= header_bytes
         total += chain.bytes
-        i += 1
-    if n_heads:
-        burst.n_heads, burst.needs = n_heads, NEED_CSUM
+        chain += 1
+        done += 1
+    i = <uint32_t>(chain - &burst.frames[0])
+    if i < n and allowed:
+        i = strip_sum_headers(burst, i, n, header_bytes, &total)
     # The next ones have several buffers, with the header whole in the first, or ask for something else.
     while i < n:
         chain = &burst.frames[i]
@@ -75,6 +72,43 @@ cdef uint32_t strip_headers(
     tally.bytes += total
     burst.n_frames = i
     return i if i == n else strip_one_by_one(burst, n, header_bytes, allowed, tally)
+
+
+cdef uint32_t strip_sum_headers(
+    FrameBurst *burst, uint32_t first, uint32_t n, uint32_t header_bytes, uint64_t *total
+) noexcept nogil:
+    """The same for frames in one buffer that ask for their checksum, or nothing. Returns the first that is no such."""
+    cdef uint32_t shortest = header_bytes + ETHER_HEADER_BYTES, least = 0xffffffff, n_heads = 0, asked
+    cdef uint64_t fields, last = 0, n_bytes = 0
+    cdef Chain *chain = &burst.frames[first]
+    cdef const Chain *end = &burst.frames[n]
+    cdef Done *done = &burst.done[first]
+    while chain != end:
+        if chain.n_segments != 1 or chain.bytes - shortest > <uint32_t>(MAX_FRAME_BYTES - ETHER_HEADER_BYTES):
+            break
+        asked = read_once_u16_anywhere(chain.data) & OFFLOAD_ASKED
+        if asked:
+            if asked != NET_HDR_F_NEEDS_CSUM:
+                break
+            fields = read_once_u64_anywhere(chain.data + 2)
+            # Nearly all of them have the same head, which stands in the burst once.
+            if fields != last or chain.bytes < least:
+                last, least = fields, header_bytes + bytes_with_sum(fields)
+                if chain.bytes < least:
+                    break
+                n_heads += 1
+                write_sum_head(&burst.heads[n_heads], fields)
+            chain.head = <uint16_t>n_heads
+        done[0] = Done(chain.ticket, 0)
+        chain.data += header_bytes
+        chain.bytes -= header_bytes
+        n_bytes += chain.bytes
+        chain += 1
+        done += 1
+    if n_heads:
+        burst.n_heads, burst.needs = n_heads, NEED_CSUM
+    total[0] += n_bytes
+    return <uint32_t>(chain - &burst.frames[0])
 
 
 cdef inline bint strip_whole_header(

@@ -143,7 +143,7 @@ MUTANTS = (
         SUMMED,
         "fold_transport(sum.sum)",
         "fold(sum.sum)",
-        f"{MALFORMED}::test_a_datagram_whose_sum_comes_out_as_none_says_so_in_the_other_way_to_a_guest",
+        f"{MALFORMED}::test_a_datagram_whose_sum_comes_out_as_none_says_so_in_the_other_way_to_a_guest[one piece]",
     ),
     Mutant(
         "checksum-field-outside",
@@ -190,11 +190,18 @@ MUTANTS = (
         f"{MALFORMED}::test_what_a_receiver_has_no_use_for_is_not_passed_on",
     ),
     Mutant(
-        "heads-of-frames-handed-back-kept",
+        "head-of-the-checksum-before",
         TRANSMITQ,
-        "    burst.n_heads = burst.needs = 0  # what was read of frames that were handed back is read again\n",
-        "    head = next_head(burst)\n",
-        f"{MALFORMED}::test_frames_behind_one_that_is_none_have_heads_of_their_own",
+        "fields != last or chain.bytes < least",
+        "chain.bytes < least",
+        f"{MALFORMED}::test_frames_of_a_burst_get_what_each_asks_for_and_keep_their_order[everything-no super-frame-one piece]",
+    ),
+    Mutant(
+        "checksum-field-outside-the-frame-behind",
+        TRANSMITQ,
+        "fields != last or chain.bytes < least",
+        "fields != last",
+        f"{MALFORMED}::test_a_frame_too_short_for_the_checksum_field_of_the_one_before_it_is_a_counted_drop",
     ),
     # Who is looked at while it takes long
     Mutant(

@@ -8,6 +8,7 @@ import pytest
 
 from fastvhost.backend.features import (
     NET_F_CSUM,
+    NET_F_GUEST_CSUM,
     NET_F_HOST_ECN,
     NET_F_HOST_TSO4,
     NET_F_HOST_TSO6,
@@ -18,7 +19,7 @@ from fastvhost.backend.features import (
 from tests.driver import NET_HEADER, Piece
 from tests.malformed_offloads import HEADERS, LIES, TCP4, TCP6, UDP4, Malformed
 from tests.probes.offloads import cut
-from tests.segmenter import CWR, NEEDS_CSUM, TCP, SuperFrame, extensions
+from tests.segmenter import CWR, NEEDS_CSUM, TCP, SuperFrame, extensions, finished
 from tests.unit.rig import F_VERSION_1, NET_F_MRG_RXBUF, RING_F_INDIRECT_DESC, rig
 
 FEATURES = F_VERSION_1 | RING_F_INDIRECT_DESC
@@ -129,7 +130,8 @@ def test_a_checksum_field_may_lie_in_two_pieces_and_two_buffers(piece: int, buff
         assert [r.b.driver.receive(0)] == list(one.pieces)
 
 
-def test_a_datagram_whose_sum_comes_out_as_none_says_so_in_the_other_way_to_a_guest() -> None:
+@pytest.mark.parametrize("cut_at", [None, 50], ids=["one piece", "two pieces"])
+def test_a_datagram_whose_sum_comes_out_as_none_says_so_in_the_other_way_to_a_guest(cut_at: int | None) -> None:
     """RFC 768: a checksum of 0 means that there is none."""
     with rig(features=FEATURES | OFFLOADS, b_features=FEATURES) as r:
         r.b.driver.post(4)
@@ -137,7 +139,10 @@ def test_a_datagram_whose_sum_comes_out_as_none_says_so_in_the_other_way_to_a_gu
         (sum_of_zeros,) = (int.from_bytes(piece[40:42], "big") for piece in empty.pieces)
         one = empty._replace(payload=sum_of_zeros.to_bytes(2, "big"))
         assert [piece[40:42] for piece in one.pieces] == [b"\xff\xff"]
-        r.a.driver.send(one.frame, NET_HEADER.pack(NEEDS_CSUM, 0, 0, 0, 34, 6, 0))
+        (piece,) = r.a.driver.offer(one.frame, NET_HEADER.pack(NEEDS_CSUM, 0, 0, 0, 34, 6, 0))
+        edges = [0, piece.bytes] if cut_at is None else [0, cut_at, piece.bytes]
+        rows = [Piece(piece.addr + start, stop - start) for start, stop in pairwise(edges)]
+        r.a.queues[1].make_available(r.a.queues[1].chain(rows))
         r.settle()
         assert [r.b.driver.receive(0)] == list(one.pieces)
 
@@ -160,3 +165,45 @@ def test_frames_behind_one_that_is_none_have_heads_of_their_own(bad: bytes) -> N
         for one in (tcp, udp):
             assert r.b.driver.receive(0) == one.frame
             assert NET_HEADER.unpack(r.b.driver.received_header) == (NEEDS_CSUM, 0, 0, 0, 34, one.offset, 1)
+
+
+def test_a_frame_too_short_for_the_checksum_field_of_the_one_before_it_is_a_counted_drop() -> None:
+    """Both have the same header."""
+    one, header = TCP4._replace(payload=b"payload"), NET_HEADER.pack(NEEDS_CSUM, 0, 0, 0, 34, 16, 0)
+    with rig(features=FEATURES | OFFLOADS) as r:
+        r.b.driver.post(8)
+        for frame in (one.frame, one.frame[:51], one.frame[:52]):
+            r.a.driver.send(frame, header)
+        r.settle()
+        assert r.a.port.counters().rx_dropped["gso_unsupported"] == 1
+        assert r.b.driver.receive_all() == [one.frame, one.frame[:52]]
+
+
+@pytest.mark.parametrize("in_pieces", [False, True], ids=["one piece", "three pieces"])
+@pytest.mark.parametrize("super_frame", [False, True], ids=["no super-frame", "a super-frame"])
+@pytest.mark.parametrize("takes", [0, mask(NET_F_GUEST_CSUM), OFFLOADS], ids=["nothing", "checksums", "everything"])
+def test_frames_of_a_burst_get_what_each_asks_for_and_keep_their_order(
+    takes: int, super_frame: bool, in_pieces: bool
+) -> None:
+    """Nothing; a checksum at two places, some of them in three pieces; and to be cut."""
+    tcp, udp, big = TCP4._replace(payload=b"first"), UDP4._replace(payload=b"second"), TCP4
+    frames = [tcp, None, udp, udp, tcp, *[big] * super_frame, None, tcp, None, udp]
+    with rig(features=FEATURES | OFFLOADS, b_features=FEATURES | takes) as r:
+        r.b.driver.post(32, bytes=5000)
+        for number, one in enumerate(frames):
+            asks = one.asks if one is big else (NEEDS_CSUM, 0, 0, 0, 34, one.offset) if one else (0,) * 6
+            (piece,) = r.a.driver.offer(one.frame if one else GOOD, NET_HEADER.pack(*asks, 0))
+            edges = [0, 12, 49, piece.bytes] if in_pieces and number % 4 > 1 else [0, piece.bytes]
+            rows = [Piece(piece.addr + start, stop - start) for start, stop in pairwise(edges)]
+            r.a.queues[1].make_available(r.a.queues[1].chain(rows))
+        r.settle()
+        got = []
+        while frame := r.b.driver.receive_if_there():
+            header = NET_HEADER.unpack(r.b.driver.received_header)
+            assert takes or header == (0, 0, 0, 0, 0, 0, 1)
+            got.append(finished(frame, header))
+        whole = [finished(big.frame, big.asks)]
+        expected = [
+            [GOOD] if one is None else whole if one is big and takes == OFFLOADS else list(one.pieces) for one in frames
+        ]
+        assert got == [piece for pieces in expected for piece in pieces]

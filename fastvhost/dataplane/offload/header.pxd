@@ -3,7 +3,6 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from fastvhost.abi.shared_memory cimport read_once_u16_anywhere
 from fastvhost.abi.virtio_net cimport (
     NET_F_CSUM,
     NET_F_GUEST_CSUM,
@@ -144,22 +143,19 @@ cdef inline bint give_head(FrameBurst *burst, Frame *frame, uint32_t frame_bytes
     return True
 
 
-cdef inline bint read_sum_head(Head *head, uint64_t words, const uint8_t *data, uint32_t frame_bytes) noexcept nogil:
-    """The same for the header that most frames have: a checksum is to be filled in, and no more. False for any other.
+# The header that most frames have: a checksum is to be filled in, and no more. What follows its first two bytes are the
+# fields hdr_len, gso_size, csum_start, csum_offset, eight bytes that are read at once.
+cdef inline uint32_t bytes_with_sum(uint64_t fields) noexcept nogil:
+    """How long the frame is at least that holds the checksum."""
+    return <uint32_t>(fields >> 32 & 0xffff) + <uint32_t>(fields >> 48) + CSUM_BYTES
 
-    words: the header's first eight bytes, at data: flags, gso_type, hdr_len, gso_size, csum_start.
-    """
-    cdef uint64_t offset = read_once_u16_anywhere(data + 8)
-    if words & (0xff00 | NET_HDR_F_NEEDS_CSUM) != NET_HDR_F_NEEDS_CSUM:
-        return False
-    if (words >> 48) + offset + CSUM_BYTES > frame_bytes:
-        return False
-    # Two stores: csum_start, the flag, and zeros between them; csum_offset, num_buffers of 1, needs.
-    words = words & <uint64_t>0xffff << 48 | NET_HDR_F_NEEDS_CSUM
-    offset |= <uint64_t>1 << 16 | <uint64_t>NEED_CSUM << 32
+
+cdef inline void write_sum_head(Head *head, uint64_t fields) noexcept nogil:
+    """Two stores: csum_start, the flag, and zeros between them; csum_offset, num_buffers of 1, needs."""
+    cdef uint64_t words = (fields & <uint64_t>0xffff << 32) << 16 | NET_HDR_F_NEEDS_CSUM
+    cdef uint64_t rest = fields >> 48 | <uint64_t>1 << 16 | <uint64_t>NEED_CSUM << 32
     memcpy(head, &words, 8)
-    memcpy(<uint8_t *>head + 8, &offset, 8)
-    return True
+    memcpy(<uint8_t *>head + 8, &rest, 8)
 
 
 cdef inline Head *next_head(FrameBurst *burst) noexcept nogil:
