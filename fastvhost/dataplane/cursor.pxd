@@ -20,15 +20,20 @@ cdef inline Cursor cursor_of(const Chain *chain, const Segment *segments, Segmen
     return Cursor(&segments[chain.first_segment], 0)
 
 
+cdef inline uint32_t in_one_piece(Cursor *to, Cursor *source, uint32_t bytes) noexcept nogil:
+    """How many of the next bytes lie in one piece at both places. The caller knows that both hold enough."""
+    while to.offset == to.segment.bytes:
+        to[0] = Cursor(to.segment + 1, 0)
+    while source.offset == source.segment.bytes:
+        source[0] = Cursor(source.segment + 1, 0)
+    return min(bytes, min(to.segment.bytes - to.offset, source.segment.bytes - source.offset))
+
+
 cdef inline uint32_t copy_at(Cursor *to, Cursor *source, uint32_t bytes) noexcept nogil:
-    """Copy between two places in chains; both move on. The caller knows that both hold enough."""
+    """Copy between two places in chains; both move on."""
     cdef uint32_t left = bytes, piece
     while left:
-        while to.offset == to.segment.bytes:
-            to[0] = Cursor(to.segment + 1, 0)
-        while source.offset == source.segment.bytes:
-            source[0] = Cursor(source.segment + 1, 0)
-        piece = min(left, min(to.segment.bytes - to.offset, source.segment.bytes - source.offset))
+        piece = in_one_piece(to, source, left)
         memcpy(to.segment.data + to.offset, source.segment.data + source.offset, piece)
         to.offset += piece
         source.offset += piece

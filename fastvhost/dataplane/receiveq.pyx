@@ -8,27 +8,29 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastvhost.abi.shared_memory cimport prefetch_write, store_release_u32
 from fastvhost.abi.virtio_net cimport NetHeader
+from fastvhost.dataplane.copy cimport (
+    choose_copy_level,
+    copy_frames,
+    copy_headed_frames,
+    copy_level_name,
+    frame_copy,
+    put_header,
+)
 from fastvhost.dataplane.cursor cimport Cursor, copy_at, cursor_of
 from fastvhost.dataplane.debug cimport DEBUG, check, poison
 from fastvhost.dataplane.drop_reason cimport BAD_DESCRIPTOR, OVERSIZE
 from fastvhost.dataplane.frame cimport BURST, NEED_CSUM, VISIT_PIECES, Chain, Delivery, Done, Frame, Head, Segment
 from fastvhost.dataplane.guest_memory cimport holds_host
-from fastvhost.dataplane.offload.summed cimport Sum, begin_sum, copy_summed, store_checksum
+from fastvhost.dataplane.offload.summed cimport (
+    Sum,
+    begin_sum,
+    copy_summed,
+    copy_summed_at,
+    copy_whole_summed,
+    store_checksum,
+)
 from fastvhost.dataplane.ring cimport RING_OK, RING_RECEIVE_CHAIN_TOO_SHORT, Ring
 from fastvhost.dataplane.tally cimport count_drops
-
-cdef extern from "fastvhost/dataplane/copy.h" nogil:
-    struct frame_copy:
-        uint8_t *to
-        const uint8_t *from_ "from"
-        uint32_t bytes
-        uint32_t header_bytes
-        const void *header
-    void choose_copy_level()
-    void copy_frames(const frame_copy *list, uint32_t n)
-    void copy_headed_frames(const frame_copy *list, uint32_t n)
-    uint8_t *put_header(uint8_t *to, const void *header, uint32_t header_bytes)
-    const char *copy_level_name
 
 cdef extern from "fastvhost/dataplane/offload/checksum.h" nogil:
     void choose_sum_level(const char *level)
@@ -41,6 +43,8 @@ def copy_level() -> str:
     """The CPU level in use for the copy: "plain", "avx2" or "avx512". FASTVHOST_CPU_LEVEL lowers it."""
     return copy_level_name.decode()
 
+
+cdef const char *CUT_BEFORE = "net: what its receiver does not take is cut before"
 
 # Copies laid out before the first one is made: room for a burst of frames in four pieces.
 cdef enum:
@@ -61,7 +65,8 @@ cdef uint32_t deliver(
     cdef const Frame *frames = delivery.frames
     cdef uint64_t total = 0
     cdef uint32_t header_bytes = receiver.header_bytes
-    cdef uint32_t length, i, fits, n_copies, n_sums = 0, needs = delivery.needs, unmet
+    cdef uint32_t length, i, fits, n_copies, n_whole, n_sums = 0
+    cdef uint32_t needs = delivery.needs, unmet = needs & ~receiver.accepts
     cdef uint32_t n = min(delivery.n, <uint32_t>BURST)  # what there is room for in copies and in scratch.chains
     cdef const Frame *frame
     cdef const Chain *room
@@ -81,8 +86,8 @@ cdef uint32_t deliver(
         i = lay_out(copies, receiver, scratch, delivery, frames, fits, True, &total)
     else:
         i = lay_out(copies, receiver, scratch, delivery, frames, fits, False, &total)
-    n_copies = i
-    # Or frames are in pieces and the buffers are not, or their checksum is to be filled in.
+    n_copies = n_whole = i
+    # Or frames are in pieces and the buffers are not.
     while i < fits:
         frame, room = &frames[i], &scratch.chains[i]
         length = frame.bytes + header_bytes
@@ -90,13 +95,12 @@ cdef uint32_t deliver(
             break
         prefetch_payload(room.data + header_bytes)
         if needs:
-            copies[n_copies].header = &delivery.heads[frame.head].net
-            unmet = delivery.heads[frame.head].needs & ~receiver.accepts
-            if unmet:
-                check(unmet == NEED_CSUM, "net: what its receiver does not take is cut before")
-                copies[n_copies].header = &delivery.heads[0].net
+            copies[n_copies].header = &delivery.heads[frame.head]
+            if delivery.heads[frame.head].needs & unmet:
+                check(delivery.heads[frame.head].needs & unmet == NEED_CSUM, CUT_BEFORE)
+                copies[n_copies].header = &delivery.heads[0]
                 begin_sum(&sums[n_sums], &delivery.heads[frame.head])
-                sums[n_sums].first_copy, sums[n_sums].n_copies = n_copies, frame.n_segments
+                sums[n_sums].first_copy, sums[n_sums].n_copies = n_copies - n_whole, frame.n_segments
                 n_sums += 1
         list_copies(&copies[n_copies], room.data, header_bytes, delivery, frame)
         n_copies += frame.n_segments
@@ -107,10 +111,13 @@ cdef uint32_t deliver(
     if DEBUG:
         check_copies(ring, copies, n_copies)
     store_release_u32(&scratch.copying, i)
-    if needs:
-        copy_with_heads(copies, n_copies, sums, n_sums)
-    else:
+    if not needs:
         copy_frames(copies, n_copies)
+    elif not unmet:
+        copy_headed_frames(copies, n_copies)
+    else:
+        copy_whole_frames(copies, n_whole, unmet, &delivery.heads[0])
+        copy_with_sums(&copies[n_whole], n_copies - n_whole, sums, n_sums)
     store_release_u32(&scratch.copying, 0)
     tally.frames += i
     tally.bytes += total
@@ -136,13 +143,12 @@ cdef inline uint32_t lay_out(
     frame_copy *copies, const Receiver *receiver, NetScratch *scratch, const Delivery *delivery, const Frame *frames,
     uint32_t fits, bint has_heads, uint64_t *total
 ) noexcept nogil:
-    """Lay out copies of frames in one piece, to buffers in one piece. has_heads: some frame has one. Returns how many.
+    """Lay out copies of frames in one piece, to buffers in one piece. Returns how many.
 
-    total: of their bytes.
+    has_heads: some frame has one. total: of their bytes.
     """
-    cdef uint32_t length, i = 0, header_bytes = receiver.header_bytes, refused = ~receiver.accepts
+    cdef uint32_t length, i = 0, header_bytes = receiver.header_bytes
     cdef uint64_t n_bytes = 0
-    cdef const Head *head
     cdef const Frame *frame
     cdef const Chain *room
     while i < fits:
@@ -151,10 +157,7 @@ cdef inline uint32_t lay_out(
         if length > room.bytes or frame.n_segments != 1 or room.n_segments != 1:
             break
         if has_heads:
-            head = &delivery.heads[frame.head]
-            if head.needs & refused:
-                break
-            copies[i].header = &head.net
+            copies[i].header = &delivery.heads[frame.head]
         copies[i].to, copies[i].from_, copies[i].bytes = room.data, frame.data, frame.bytes
         copies[i].header_bytes = header_bytes
         prefetch_payload(room.data + header_bytes)
@@ -182,8 +185,27 @@ cdef inline void list_copies(
         header_bytes = 0
 
 
-cdef void copy_with_heads(const frame_copy *copies, uint32_t n_copies, Sum *sums, uint32_t n_sums) noexcept nogil:
-    """Make the copies in their order; those that belong to one of `sums` are summed."""
+cdef void copy_whole_frames(
+    const frame_copy *copies, uint32_t n, uint32_t unmet, const Head *plain
+) noexcept nogil:
+    """Make copies of frames in one piece, each with its head; the checksum of those with an unmet need is filled in."""
+    cdef uint32_t at = 0, i
+    cdef const Head *head
+    for i in range(n):
+        head = <const Head *>copies[i].header
+        if not head.needs & unmet:
+            continue
+        check(head.needs & unmet == NEED_CSUM, CUT_BEFORE)
+        if at < i:
+            copy_headed_frames(&copies[at], i - at)
+        at = i + 1
+        copy_whole_summed(&copies[i], head, plain)
+    if at < n:
+        copy_headed_frames(&copies[at], n - at)
+
+
+cdef void copy_with_sums(const frame_copy *copies, uint32_t n_copies, Sum *sums, uint32_t n_sums) noexcept nogil:
+    """Make copies of frames in pieces in their order; those that belong to one of `sums` are summed."""
     cdef uint32_t at = 0, i, k
     cdef const frame_copy *copy
     for i in range(n_sums):
@@ -262,9 +284,9 @@ cdef uint32_t deliver_one_by_one(
             count_drops(tally, OVERSIZE, 1)
             continue
         if delivery.heads[frames[i].head].needs & ~receiver.accepts:
-            scatter_summed(receiver.header_bytes, scratch, pile.used, spread, delivery, &frames[i])
+            scatter(receiver.header_bytes, scratch, pile.used, spread, delivery, &frames[i], True)
         else:
-            scatter(receiver.header_bytes, scratch, pile.used, spread, delivery, &frames[i])
+            scatter(receiver.header_bytes, scratch, pile.used, spread, delivery, &frames[i], False)
         pile.used += spread
         tally.frames += 1
         tally.bytes += frames[i].bytes
@@ -320,48 +342,23 @@ cdef uint32_t chains_for(
     return count
 
 
-cdef void scatter(
+cdef inline void scatter(
     uint32_t header_bytes, NetScratch *scratch, uint32_t chain, uint32_t spread,
-    const Delivery *delivery, const Frame *frame
+    const Delivery *delivery, const Frame *frame, bint summed
 ) noexcept nogil:
-    """Copy one frame into `spread` chains, and note for complete() what was written to each."""
-    cdef NetHeader header = delivery.heads[frame.head].net
-    cdef Segment header_segment = Segment(<uint8_t *>&header, header_bytes), frame_alone, room_alone
-    cdef Cursor header_at = Cursor(&header_segment, 0), to, source = cursor_of(frame, delivery.segments, &frame_alone)
-    cdef uint32_t left = frame.bytes, i, written, room
-    cdef const Chain *target
-    header.num_buffers = <uint16_t>spread
-    scratch.alone, scratch.chain, scratch.n_chains = frame, chain, spread
-    store_release_u32(&scratch.copying, 1)
-    for i in range(spread):
-        target = &scratch.chains[chain + i]
-        to = cursor_of(target, scratch.segments, &room_alone)
-        written = copy_at(&to, &header_at, header_bytes) if i == 0 else 0
-        room = min(left, target.bytes - written)
-        copy_at(&to, &source, room)
-        left -= room
-        scratch.done[chain + i] = Done(target.ticket, written + room)
-    check(left == 0, "net: a frame is copied whole")
-    store_release_u32(&scratch.copying, 0)
-    scratch.alone = NULL
+    """Copy one frame into `spread` chains, and note for complete() what was written to each.
 
-
-cdef void scatter_summed(
-    uint32_t header_bytes, NetScratch *scratch, uint32_t chain, uint32_t spread,
-    const Delivery *delivery, const Frame *frame
-) noexcept nogil:
-    """The same for a frame whose checksum is still to be filled in, and whose receiver does not do that.
-
-    What is summed is what is written. The field holds the sum of the pseudo-header until then (section 5.1.6.2).
+    summed: its checksum is still to be filled in, and its receiver does not do that.
     """
-    cdef const Head *head = &delivery.heads[frame.head]
-    cdef NetHeader header = NetHeader(0, 0, 0, 0, 0, 0, <uint16_t>spread)
+    cdef NetHeader header = delivery.heads[0 if summed else frame.head].net
     cdef Segment header_segment = Segment(<uint8_t *>&header, header_bytes), frame_alone, room_alone
     cdef Cursor header_at = Cursor(&header_segment, 0), to, source = cursor_of(frame, delivery.segments, &frame_alone)
     cdef uint32_t left = frame.bytes, i, written, room
     cdef const Chain *target
     cdef Sum sum
-    begin_sum(&sum, head)
+    header.num_buffers = <uint16_t>spread
+    if summed:
+        begin_sum(&sum, &delivery.heads[frame.head])
     scratch.alone, scratch.chain, scratch.n_chains = frame, chain, spread
     store_release_u32(&scratch.copying, 1)
     for i in range(spread):
@@ -369,25 +366,14 @@ cdef void scatter_summed(
         to = cursor_of(target, scratch.segments, &room_alone)
         written = copy_at(&to, &header_at, header_bytes) if i == 0 else 0
         room = min(left, target.bytes - written)
-        copy_summed_at(&to, &source, room, &sum)
+        if summed:
+            copy_summed_at(&to, &source, room, &sum)
+        else:
+            copy_at(&to, &source, room)
         left -= room
         scratch.done[chain + i] = Done(target.ticket, written + room)
     check(left == 0, "net: a frame is copied whole")
-    store_checksum(&sum)
+    if summed:
+        store_checksum(&sum)
     store_release_u32(&scratch.copying, 0)
     scratch.alone = NULL
-
-
-cdef void copy_summed_at(Cursor *to, Cursor *source, uint32_t bytes, Sum *sum) noexcept nogil:
-    """As copy_at."""
-    cdef uint32_t left = bytes, piece
-    while left:
-        while to.offset == to.segment.bytes:
-            to[0] = Cursor(to.segment + 1, 0)
-        while source.offset == source.segment.bytes:
-            source[0] = Cursor(source.segment + 1, 0)
-        piece = min(left, min(to.segment.bytes - to.offset, source.segment.bytes - source.offset))
-        copy_summed(to.segment.data + to.offset, source.segment.data + source.offset, piece, sum)
-        to.offset += piece
-        source.offset += piece
-        left -= piece

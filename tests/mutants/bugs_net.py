@@ -17,16 +17,14 @@ MUTANTS = (
     Mutant(
         "num-buffers-one-byte",
         RECEIVEQ,
-        "            scatter(receiver.header_bytes, scratch, pile.used, spread, delivery, &frames[i])\n",
-        "            scatter(receiver.header_bytes, scratch, pile.used, spread & 0xff, burst, &frames[i])\n",
+        "            scatter(receiver.header_bytes, scratch, pile.used, spread, delivery, &frames[i], False)\n",
+        "            scatter(receiver.header_bytes, scratch, pile.used, spread & 0xff, delivery, &frames[i], False)\n",
         f"{FORWARDING}::test_the_largest_frame_passes_over_buffers_of_one_hundred_bytes",
     ),
     Mutant(
         "used-length-without-header",
         RECEIVEQ,
-        "        copy_at(&to, &source, room)\n        left -= room\n"
         "        scratch.done[chain + i] = Done(target.ticket, written + room)\n",
-        "        copy_at(&to, &source, room)\n        left -= room\n"
         "        scratch.done[chain + i] = Done(target.ticket, room)\n",
         f"{FORWARDING}::test_a_frame_larger_than_a_buffer_takes_several_mergeable_ones",
     ),

@@ -3,10 +3,12 @@
 from tests.mutants.mutant import Mutant
 
 CUT, HEADER = "dataplane/offload/cut.pyx", "dataplane/offload/header.pxd"
-TRANSMITQ, SUMMED = "dataplane/transmitq.pyx", "dataplane/offload/summed.pxd"
+TRANSMITQ, RECEIVEQ = "dataplane/transmitq.pyx", "dataplane/receiveq.pyx"
+SUMMED = "dataplane/offload/summed.pxd"
 FORWARD, WATCH = "dataplane/forward.pyx", "dataplane/hold_watch.pyx"
 PIECES = "unit/test_segmentation.py::test_pieces_of_a_super_frame_are_frames_of_their_own_with_all_of_its_payload"
 CUTTING, MALFORMED = "unit/test_cutting.py", "unit/test_malformed_offloads.py"
+OF_A_BURST = f"{MALFORMED}::test_frames_of_a_burst_get_what_each_asks_for_and_keep_their_order"
 FUZZED = "unit/test_cutting_fuzzed.py::test_what_arrives_is_what_another_segmenter_makes"
 LIES = f"{MALFORMED}::test_it_is_a_counted_drop_and_what_is_behind_it_arrives"
 TAKEN_BACK = f"{CUTTING}::test_a_frame_that_its_port_took_back_goes_on_where_it_was_cut"
@@ -141,9 +143,23 @@ MUTANTS = (
     Mutant(
         "sum-of-none-to-a-guest",
         SUMMED,
+        "fold_transport(copy_and_sum(to + start",
+        "fold(copy_and_sum(to + start",
+        f"{MALFORMED}::test_a_datagram_whose_sum_comes_out_as_none_says_so_in_the_other_way_to_a_guest[one piece]",
+    ),
+    Mutant(
+        "sum-of-none-in-pieces-to-a-guest",
+        SUMMED,
         "fold_transport(sum.sum)",
         "fold(sum.sum)",
-        f"{MALFORMED}::test_a_datagram_whose_sum_comes_out_as_none_says_so_in_the_other_way_to_a_guest[one piece]",
+        f"{MALFORMED}::test_a_datagram_whose_sum_comes_out_as_none_says_so_in_the_other_way_to_a_guest[two pieces]",
+    ),
+    Mutant(
+        "whole-frames-not-summed",
+        RECEIVEQ,
+        "        if not head.needs & unmet:\n            continue\n",
+        "        continue\n",
+        f"{OF_A_BURST}[nothing-no super-frame-one piece]",
     ),
     Mutant(
         "checksum-field-outside",
@@ -194,7 +210,7 @@ MUTANTS = (
         TRANSMITQ,
         "fields != last or chain.bytes < least",
         "chain.bytes < least",
-        f"{MALFORMED}::test_frames_of_a_burst_get_what_each_asks_for_and_keep_their_order[everything-no super-frame-one piece]",
+        f"{OF_A_BURST}[everything-no super-frame-one piece]",
     ),
     Mutant(
         "checksum-field-outside-the-frame-behind",

@@ -9,22 +9,13 @@ from libc.string cimport memcpy, memset
 
 from fastvhost.abi.virtio_net cimport NetHeader
 from fastvhost.abi.virtio_ring cimport VIRTQ_DESC_BYTES
+from fastvhost.dataplane.copy cimport choose_copy_level, copy_frames, frame_copy
 from fastvhost.dataplane.forward cimport Lane, forward_burst
 from fastvhost.dataplane.frame cimport BURST, MAX_SEGMENTS, Chain, Done, Segment
 from fastvhost.dataplane.guest_memory cimport GuestMemory, Region, find_region, in_region
 from fastvhost.dataplane.ring cimport Ring
 from fastvhost.dataplane.virtio_port cimport VirtioPort
 from fastvhost.dataplane.worker cimport Worker
-
-cdef extern from "fastvhost/dataplane/copy.h" nogil:
-    struct frame_copy:
-        uint8_t *to
-        const uint8_t *from_ "from"
-        uint32_t bytes
-        uint32_t header_bytes
-        const void *header
-    void choose_copy_level()
-    void copy_frames(const frame_copy *list, uint32_t n)
 
 choose_copy_level()
 HEADER_BYTES = 12

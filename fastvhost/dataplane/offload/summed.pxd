@@ -7,6 +7,8 @@ lie in two pieces.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from fastvhost.dataplane.copy cimport frame_copy, put_header
+from fastvhost.dataplane.cursor cimport Cursor, in_one_piece
 from fastvhost.dataplane.frame cimport Head
 
 cdef extern from "fastvhost/dataplane/offload/checksum.h" nogil:
@@ -52,3 +54,24 @@ cdef inline void store_checksum(const Sum *sum) noexcept nogil:
     cdef uint16_t checksum = fold_transport(sum.sum)
     if sum.stored[0] != NULL and sum.stored[1] != NULL:
         sum.stored[0][0], sum.stored[1][0] = (<const uint8_t *>&checksum)[0], (<const uint8_t *>&checksum)[1]
+
+
+cdef inline void copy_summed_at(Cursor *to, Cursor *source, uint32_t bytes, Sum *sum) noexcept nogil:
+    """As copy_at, in cursor."""
+    cdef uint32_t left = bytes, piece
+    while left:
+        piece = in_one_piece(to, source, left)
+        copy_summed(to.segment.data + to.offset, source.segment.data + source.offset, piece, sum)
+        to.offset += piece
+        source.offset += piece
+        left -= piece
+
+
+cdef inline void copy_whole_summed(const frame_copy *copy, const Head *head, const Head *plain) noexcept nogil:
+    """Copy a frame in one piece, and fill in the checksum that its head asks for."""
+    cdef uint32_t start = head.net.csum_start
+    cdef uint8_t *to = put_header(copy.to, &plain.net, copy.header_bytes)
+    cdef uint16_t checksum
+    memcpy(to, copy.from_, start)
+    checksum = fold_transport(copy_and_sum(to + start, copy.from_ + start, copy.bytes - start))
+    memcpy(to + start + head.net.csum_offset, &checksum, 2)
