@@ -1,4 +1,5 @@
-/* The Ethernet header of a frame: types, VLAN tags, and where what it carries begins. IEEE 802.3, 802.1Q. */
+/* The Ethernet header of a frame: types, VLAN tags, and where what it carries begins. IEEE 802.3, 802.1Q.
+ * And numbers of the headers behind it. RFC 791, 8200, 9293, 768. */
 #ifndef FASTVHOST_ETHER_H
 #define FASTVHOST_ETHER_H
 
@@ -11,8 +12,20 @@ enum {
     ETHERTYPE_VLAN = 0x8100,
     ETHERTYPE_IPV6 = 0x86dd,
     ETHERTYPE_SERVICE_VLAN = 0x88a8,
-    LEAST_IP_BYTES = 20,
     MOST_VLAN_TAGS = 2,
+
+    PROTOCOL_TCP = 6,
+    PROTOCOL_UDP = 17,
+    /* Without options and extension headers. */
+    IPV4_HEADER_BYTES = 20,
+    IPV6_HEADER_BYTES = 40,
+    TCP_HEADER_BYTES = 20,
+    UDP_HEADER_BYTES = 8,
+    /* Where the checksum lies in a header. */
+    TCP_CHECKSUM_AT = 16,
+    UDP_CHECKSUM_AT = 6,
+    /* In the 16 bits with an IPv4 fragment's offset: more fragments, or an offset. */
+    IPV4_FRAGMENT = 0x3fff,
 };
 
 /* 16 bits in network byte order. */
@@ -30,7 +43,7 @@ static inline uint32_t ether_payload(const uint8_t *frame, uint32_t bytes, uint3
 {
     uint32_t type, tags;
     *at = ETHER_ADDRESSES_BYTES + 2;
-    for (tags = 0; bytes >= *at + LEAST_IP_BYTES; tags++) {
+    for (tags = 0; bytes >= *at + IPV4_HEADER_BYTES; tags++) {
         type = get16(frame + *at - 2);
         if (type != ETHERTYPE_VLAN && type != ETHERTYPE_SERVICE_VLAN)
             return type;

@@ -13,7 +13,22 @@ from fastvhost.abi.virtio_net cimport (
     NetHeader,
 )
 from fastvhost.dataplane.drop_reason cimport GSO_UNSUPPORTED
-from fastvhost.dataplane.ether cimport ETHERTYPE_IPV4, ETHERTYPE_IPV6, ether_payload, get16, put16
+from fastvhost.dataplane.ether cimport (
+    ETHERTYPE_IPV4,
+    ETHERTYPE_IPV6,
+    IPV4_FRAGMENT,
+    IPV4_HEADER_BYTES,
+    IPV6_HEADER_BYTES,
+    PROTOCOL_TCP,
+    PROTOCOL_UDP,
+    TCP_CHECKSUM_AT,
+    TCP_HEADER_BYTES,
+    UDP_CHECKSUM_AT,
+    UDP_HEADER_BYTES,
+    ether_payload,
+    get16,
+    put16,
+)
 from fastvhost.dataplane.frame cimport (
     BURST,
     MAX_SEGMENTS,
@@ -37,15 +52,6 @@ cdef extern from "fastvhost/dataplane/offload/checksum.h" nogil:
 cdef enum:
     TCP_FIN_PSH = 0x09
     TCP_CWR = 0x80
-    PROTOCOL_TCP = 6
-    PROTOCOL_UDP = 17
-    TCP_CHECKSUM_AT = 16
-    UDP_CHECKSUM_AT = 6
-    UDP_HEADER_BYTES = 8
-    TCP_HEADER_BYTES = 20
-    IPV4_HEADER_BYTES = 20
-    IPV4_FRAGMENT = 0x3fff       # more of them, or an offset (RFC 791)
-    IPV6_HEADER_BYTES = 40
     # What may stand between IPv6 and TCP or UDP (RFC 8200, section 4), each as long as its second byte says.
     HOP_BY_HOP = 0
     ROUTING = 43

@@ -21,9 +21,11 @@ from fastvhost.abi.virtio_net cimport (
     NET_HDR_GSO_TCPV4,
     NET_HDR_GSO_TCPV6,
     NET_HDR_GSO_UDP_L4,
+    FeatureBit,
     has_feature,
 )
 from fastvhost.dataplane.debug cimport check
+from fastvhost.dataplane.ether cimport UDP_HEADER_BYTES
 from fastvhost.dataplane.frame cimport (
     BURST,
     NEED_CSUM,
@@ -38,7 +40,6 @@ from fastvhost.dataplane.frame cimport (
 
 cdef enum:
     CSUM_BYTES = 2
-    UDP_HEADER_BYTES = 8
     MOST_TCP_HEADER_BYTES = 60
     # Limits of ours. The least is below every path MTU; the most, what 64 KiB make with it.
     LEAST_GSO_SIZE = 64
@@ -50,39 +51,45 @@ cdef enum:
     HOST_NEEDS = NEED_CSUM | NEED_TSO4 | NEED_TSO6 | NEED_ECN
 
 
+# What frames may need where a feature is acknowledged.
+cdef struct FeatureNeed:
+    FeatureBit feature
+    uint32_t need
+
+
+cdef inline uint32_t needs_of(uint64_t features, const FeatureNeed *rows, uint32_t n) noexcept nogil:
+    """All that the features allow. The first row is the checksum, without which no other counts (section 5.1.3.1)."""
+    cdef uint32_t needs = 0, i
+    if has_feature(features, rows[0].feature):
+        for i in range(n):
+            needs |= rows[i].need if has_feature(features, rows[i].feature) else 0
+    return needs
+
+
 cdef inline uint32_t needs_allowed(uint64_t features) noexcept nogil:
     """What the frames of a driver that acknowledged these features may need."""
-    cdef uint32_t needs = 0
-    if not has_feature(features, NET_F_CSUM):
-        return 0
-    needs = NEED_CSUM
-    if has_feature(features, NET_F_HOST_TSO4):
-        needs |= NEED_TSO4
-    if has_feature(features, NET_F_HOST_TSO6):
-        needs |= NEED_TSO6
-    if has_feature(features, NET_F_HOST_ECN):
-        needs |= NEED_ECN
-    if has_feature(features, NET_F_HOST_USO):
-        needs |= NEED_USO
-    return needs
+    cdef FeatureNeed *rows = [
+        FeatureNeed(NET_F_CSUM, NEED_CSUM),
+        FeatureNeed(NET_F_HOST_TSO4, NEED_TSO4),
+        FeatureNeed(NET_F_HOST_TSO6, NEED_TSO6),
+        FeatureNeed(NET_F_HOST_ECN, NEED_ECN),
+        FeatureNeed(NET_F_HOST_USO, NEED_USO),
+    ]
+    return needs_of(features, rows, 5)
 
 
 cdef inline uint32_t needs_accepted(uint64_t features) noexcept nogil:
     """What frames may need that go to such a driver."""
-    cdef uint32_t needs = 0
-    if not has_feature(features, NET_F_GUEST_CSUM):
-        return 0
-    needs = NEED_CSUM
-    if has_feature(features, NET_F_GUEST_TSO4):
-        needs |= NEED_TSO4
-    if has_feature(features, NET_F_GUEST_TSO6):
-        needs |= NEED_TSO6
-    if has_feature(features, NET_F_GUEST_ECN):
-        needs |= NEED_ECN
+    cdef FeatureNeed *rows = [
+        FeatureNeed(NET_F_GUEST_CSUM, NEED_CSUM),
+        FeatureNeed(NET_F_GUEST_TSO4, NEED_TSO4),
+        FeatureNeed(NET_F_GUEST_TSO6, NEED_TSO6),
+        FeatureNeed(NET_F_GUEST_ECN, NEED_ECN),
+        FeatureNeed(NET_F_GUEST_USO4, NEED_USO),
+    ]
+    cdef uint32_t needs = needs_of(features, rows, 5)
     # The header does not say which of the two it is.
-    if has_feature(features, NET_F_GUEST_USO4) and has_feature(features, NET_F_GUEST_USO6):
-        needs |= NEED_USO
-    return needs
+    return needs if has_feature(features, NET_F_GUEST_USO6) else needs & ~<uint32_t>NEED_USO
 
 
 cdef inline bint check_head(Head *head, uint32_t frame_bytes, uint32_t allowed) noexcept nogil:

@@ -7,7 +7,17 @@ kernel that is given it so drops it. So nobody takes them whole, and each piece 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from fastvhost.dataplane.ether cimport ETHERTYPE_IPV4, ETHERTYPE_IPV6, ether_payload, get16, put16
+from fastvhost.dataplane.ether cimport (
+    ETHERTYPE_IPV4,
+    ETHERTYPE_IPV6,
+    IPV4_HEADER_BYTES,
+    IPV6_HEADER_BYTES,
+    PROTOCOL_UDP,
+    UDP_HEADER_BYTES,
+    ether_payload,
+    get16,
+    put16,
+)
 
 cdef extern from "fastvhost/dataplane/offload/checksum.h" nogil:
     uint64_t add_bytes(const uint8_t *at, uint32_t n, uint64_t sum)
@@ -15,10 +25,6 @@ cdef extern from "fastvhost/dataplane/offload/checksum.h" nogil:
     uint16_t fold_transport(uint64_t sum)
 
 cdef enum:
-    OUTER_UDP = 17
-    OUTER_UDP_BYTES = 8
-    OUTER_IPV4_BYTES = 20
-    OUTER_IPV6_BYTES = 40
     TUNNEL_BYTES = 8         # VXLAN's header, and Geneve's without options
     GENEVE_PORT = 6081
     GENEVE_OPTIONS = 0x3f    # of its first byte: how many words of four bytes
@@ -37,10 +43,10 @@ cdef inline bint in_datagram(
     """Whether what begins at transport_at lies in a datagram, and is not that. `bytes` of the frame can be read."""
     cdef uint32_t ip = 0, ethertype = ether_payload(frame, bytes, &ip)
     tunnel.ip_at, tunnel.udp_at, tunnel.ipv6 = ip, 0, ethertype == ETHERTYPE_IPV6
-    if ethertype == ETHERTYPE_IPV4 and frame[ip + 9] == OUTER_UDP:
+    if ethertype == ETHERTYPE_IPV4 and frame[ip + 9] == PROTOCOL_UDP:
         tunnel.udp_at = ip + 4 * (frame[ip] & 15)
-    elif ethertype == ETHERTYPE_IPV6 and frame[ip + 6] == OUTER_UDP:
-        tunnel.udp_at = ip + OUTER_IPV6_BYTES
+    elif ethertype == ETHERTYPE_IPV6 and frame[ip + 6] == PROTOCOL_UDP:
+        tunnel.udp_at = ip + IPV6_HEADER_BYTES
     if transport_at <= tunnel.udp_at:
         tunnel.udp_at = 0
     return tunnel.udp_at != 0
@@ -55,15 +61,15 @@ cdef inline uint32_t inner_frame(
     """
     cdef const uint8_t *ip = frame + tunnel.ip_at
     cdef const uint8_t *udp = frame + tunnel.udp_at
-    cdef uint32_t inner = tunnel.udp_at + OUTER_UDP_BYTES + TUNNEL_BYTES
-    if inner > there or tunnel.udp_at < tunnel.ip_at + OUTER_IPV4_BYTES:
+    cdef uint32_t inner = tunnel.udp_at + UDP_HEADER_BYTES + TUNNEL_BYTES
+    if inner > there or tunnel.udp_at < tunnel.ip_at + IPV4_HEADER_BYTES:
         return 0
     if get16(udp + 4) != frame_bytes - tunnel.udp_at:
         return 0
     if get16(ip + 4) != frame_bytes - tunnel.udp_at if tunnel.ipv6 else get16(ip + 2) != frame_bytes - tunnel.ip_at:
         return 0
     if get16(udp + 2) == GENEVE_PORT:
-        inner += 4 * (udp[OUTER_UDP_BYTES] & <uint32_t>GENEVE_OPTIONS)
+        inner += 4 * (udp[UDP_HEADER_BYTES] & <uint32_t>GENEVE_OPTIONS)
     return inner if inner < there else 0
 
 
@@ -94,7 +100,7 @@ cdef inline void write_outer(
     if not get16(udp + 6):
         return
     put16(udp + 6, 0)
-    ending[0], ending[1] = 0, OUTER_UDP
+    ending[0], ending[1] = 0, PROTOCOL_UDP
     put16(&ending[2], bytes - tunnel.udp_at)
     memcpy(&checksum, to + checksum_at, 2)
     sum = add_bytes(ending, 4, sum) + <uint16_t>~checksum

@@ -10,8 +10,6 @@
 #include "fastvhost/dataplane/ether.h"
 #include "fastvhost/dataplane/offload/checksum.h"
 
-enum { UNFINISHED_TCP = 6, UNFINISHED_UDP = 17 };
-
 /* Where the checksum is that is to be computed: of bytes start to end, its field offset bytes behind start. */
 struct unfinished_sum {
     uint32_t start;
@@ -32,21 +30,21 @@ static inline int find_unfinished(const uint8_t *frame, uint32_t bytes, struct u
         protocol = frame[ip + 9];
         addresses = frame + ip + 12;
         /* A fragment has no checksum of its own. */
-        if (start < ip + 20 || get16(frame + ip + 6) & 0x3fff)
+        if (start < ip + IPV4_HEADER_BYTES || get16(frame + ip + 6) & IPV4_FRAGMENT)
             return 0;
-    } else if (type == ETHERTYPE_IPV6 && bytes >= ip + 40) {
-        start = ip + 40;
+    } else if (type == ETHERTYPE_IPV6 && bytes >= ip + IPV6_HEADER_BYTES) {
+        start = ip + IPV6_HEADER_BYTES;
         end = start + get16(frame + ip + 4);
         protocol = frame[ip + 6];
         addresses = frame + ip + 8;
     } else {
         return 0;
     }
-    if (protocol != UNFINISHED_TCP && protocol != UNFINISHED_UDP)
+    if (protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP)
         return 0;
-    if (end > bytes || end < start + (protocol == UNFINISHED_TCP ? 20 : 8))
+    if (end > bytes || end < start + (protocol == PROTOCOL_TCP ? TCP_HEADER_BYTES : UDP_HEADER_BYTES))
         return 0;
-    offset = protocol == UNFINISHED_TCP ? 16 : 6;
+    offset = protocol == PROTOCOL_TCP ? TCP_CHECKSUM_AT : UDP_CHECKSUM_AT;
     memcpy(&stored, frame + start + offset, 2);
     ending[1] = protocol;
     ending[2] = (uint8_t)((end - start) >> 8);
