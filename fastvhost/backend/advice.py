@@ -20,7 +20,7 @@ class Approach(NamedTuple):
     """The same, as a line of the log."""
     nobody: Callable[[str], str]
     """What to say when no front-end has come for a while. Takes the reason why the last attempt to connect failed."""
-    silence: int = logging.WARNING
+    no_word: int = logging.WARNING
     """Log level for a front-end that connected and sends no message."""
 
 

@@ -5,9 +5,9 @@ answer. What kind of file it is, is therefore decided without asking it: by the 
 can be sealed, which only the kernel's memory files can. fdinfo will not do: an epoll's takes a lock that its owner may
 hold.
 
-Every file descriptor that a front-end sends is *held* as soon as it arrives: the helper process (`keeper`) has a
+Every file descriptor that a front-end sends is *kept* as soon as it arrives: the helper process (`keeper`) has a
 duplicate. So neither a close here nor the exit of fwd is the last close of the file, which may wait for a lock that
-somebody else holds. Other files with a path are not held: any close of one may wait (FUSE), so a *foreign-file* thread
+somebody else holds. Other files with a path are not kept: any close of one may wait (FUSE), so a *foreign-file* thread
 closes them (`quota`). Without a helper process, files whose close cannot wait are closed at once, others by such a
 thread.
 """
@@ -123,7 +123,7 @@ def within(call: Callable[[], T], late: Callable[[T], object] = lambda _: None, 
 
 
 def receive(sock: socket.socket, n_bytes: int) -> tuple[bytes, list[int], bool]:
-    """Returns data, the descriptors that came with it (held from now on), and whether some were lost. Does not wait.
+    """Returns data, the descriptors that came with it (kept from now on), and whether some were lost. Does not wait.
 
     sock: a stream socket of AF_UNIX. There is room for as many descriptors as one message carries. The kernel closes a
     descriptor that finds no room, in this thread, which may wait; so also one beyond the limit of open files. Therefore
@@ -135,11 +135,11 @@ def receive(sock: socket.socket, n_bytes: int) -> tuple[bytes, list[int], bool]:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(content[: len(content) // fds.itemsize * fds.itemsize])
     if fds:
-        hold(fds)
+        keep(fds)
     return data, list(fds), bool(flags & socket.MSG_CTRUNC)
 
 
-def hold(fds: Sequence[int]) -> None:
+def keep(fds: Sequence[int]) -> None:
     """Have the helper process duplicate descriptors that just arrived, so that no close here is the last of a file."""
     helper = keeper.running()
     if helper is None:
@@ -148,7 +148,7 @@ def hold(fds: Sequence[int]) -> None:
     helper.let_go([_keys.pop(fd) for fd in kept if fd in _keys])  # the key of an earlier file with this number
     for at in range(0, len(kept), keeper.MOST):
         part = kept[at : at + keeper.MOST]
-        _keys.update(zip(part, helper.hold(quota.current().number, part), strict=False))
+        _keys.update(zip(part, helper.keep(quota.current().number, part), strict=False))
 
 
 def check_room() -> None:
@@ -159,19 +159,19 @@ def check_room() -> None:
 
 
 def duplicate(fd: int) -> int:
-    """Another descriptor of the same file, held like the first."""
+    """Another descriptor of the same file, kept like the first."""
     copy = os.dup(fd)
-    hold([copy])
+    keep([copy])
     return copy
 
 
 class Pin:
-    """Keeps munmap() from being the last use of a file, as hold() keeps close() from being it."""
+    """Keeps munmap() from being the last use of a file, as keep() keeps close() from being it."""
 
     def __init__(self, fd: int) -> None:
         helper = keeper.running()
         port = quota.current().number
-        self._keys = helper.hold(port, [fd]) if helper is not None and _is_kept(fd) else []
+        self._keys = helper.keep(port, [fd]) if helper is not None and _is_kept(fd) else []
 
     def release(self) -> None:
         """After the mapping is gone. Idempotent."""
@@ -199,7 +199,7 @@ def close_socket(sock: socket.socket) -> None:
 def close_all(fds: list[int]) -> None:
     """close() for each, and leave none in the list."""
     mine, fds[:] = fds[:], []
-    hold([fd for fd in mine if fd not in _keys])
+    keep([fd for fd in mine if fd not in _keys])
     keys = []
     foreign = []
     for fd in mine:

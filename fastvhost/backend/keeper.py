@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 from fastvhost.backend import keeper_process
-from fastvhost.backend.keeper_process import CROWDED, HEAD, HOLD, KEY, LET_GO, MOST_FDS
+from fastvhost.backend.keeper_process import CROWDED, HEADER, KEEP, KEY, LET_GO, MOST_FDS
 
 log = logging.getLogger("fastvhost")
 
@@ -41,13 +41,13 @@ class Keeper:
         self._crowded: set[int] = set()
         self.gone = False
 
-    def hold(self, port: int, fds: Sequence[int]) -> list[int]:
+    def keep(self, port: int, fds: Sequence[int]) -> list[int]:
         """Have the keeper duplicate each. Returns a key for each, or no key where it cannot."""
         if self.gone or not fds:
             return []
         keys = [next(self._keys) for _ in fds]
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
-        message = HEAD.pack(HOLD, port) + b"".join(map(KEY.pack, keys))
+        message = HEADER.pack(KEEP, port) + b"".join(map(KEY.pack, keys))
         for last in (False, True):
             with self._lock:
                 self._catch_up()
@@ -93,10 +93,10 @@ class Keeper:
         """Receive the keeper's messages, and send those that wait. With the lock held."""
         try:
             while not self.gone:
-                answer = self._sock.recv(HEAD.size, socket.MSG_DONTWAIT)
+                answer = self._sock.recv(HEADER.size, socket.MSG_DONTWAIT)
                 if not answer:
                     raise ConnectionResetError("its end of the socket is closed")
-                what, port = HEAD.unpack(answer)
+                what, port = HEADER.unpack(answer)
                 (self._crowded.add if what == CROWDED else self._crowded.discard)(port)
         except BlockingIOError:
             pass
@@ -105,7 +105,7 @@ class Keeper:
         while self._unsaid and not self.gone:
             part = list(itertools.islice(self._unsaid, MOST))
             try:
-                self._sock.send(HEAD.pack(LET_GO, 0) + b"".join(map(KEY.pack, part)), _NOW)
+                self._sock.send(HEADER.pack(LET_GO, 0) + b"".join(map(KEY.pack, part)), _NOW)
             except BlockingIOError:
                 return
             except OSError as error:

@@ -8,7 +8,7 @@ blocks, another child takes over, up to a few for each port.
 The keeper closes its duplicate while the child has one, and only then may the child close: so the keeper never blocks.
 
 Closers are forked by another process, the *forker*, which never has any of these files: a child of the keeper's would
-begin with all that it holds, also those of other ports, and would have to close them first.
+begin with all that it keeps, also those of other ports, and would have to close them first.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ import struct
 import time
 from collections import deque
 
-HEAD = struct.Struct("<cI")
+HEADER = struct.Struct("<cI")
 """What to do, and the port's number (0 for LET_GO). Keys follow."""
 KEY = struct.Struct("<Q")
-HOLD, LET_GO = b"H", b"L"
+KEEP, LET_GO = b"K", b"L"
 CROWDED, ROOM = b"C", b"R"
 MOST_FDS = 253
 """With one message: SCM_MAX_FD."""
-MOST_BYTES = HEAD.size + MOST_FDS * KEY.size
+MOST_BYTES = HEADER.size + MOST_FDS * KEY.size
 
 STUCK_AFTER = 0.02
 """Seconds after which a closer counts as stuck, and another one takes over."""
@@ -162,7 +162,7 @@ class _Keeper:
     def __init__(self, front: socket.socket, forker: socket.socket) -> None:
         self._front = front
         self._forker = forker
-        self._held: dict[int, tuple[int, int]] = {}
+        self._kept: dict[int, tuple[int, int]] = {}
         """Key to (port, file descriptor)."""
         self._queues: dict[int, deque[int]] = {}
         self._closers: list[_Closer] = []
@@ -207,18 +207,18 @@ class _Keeper:
             data, fds = _receive(self._front)
         except OSError:
             data, fds = b"", []
-        if len(data) < HEAD.size:
+        if len(data) < HEADER.size:
             self._ended = True
-            keys = list(self._held)
+            keys = list(self._kept)
         else:
-            what, port = HEAD.unpack_from(data)
-            keys = [key for (key,) in KEY.iter_unpack(data[HEAD.size :])]
-            if what == HOLD:
-                self._held.update((key, (port, fd)) for key, fd in zip(keys, fds, strict=False))
+            what, port = HEADER.unpack_from(data)
+            keys = [key for (key,) in KEY.iter_unpack(data[HEADER.size :])]
+            if what == KEEP:
+                self._kept.update((key, (port, fd)) for key, fd in zip(keys, fds, strict=False))
                 return
         for key in keys:
-            if key in self._held:
-                port, fd = self._held.pop(key)
+            if key in self._kept:
+                port, fd = self._kept.pop(key)
                 self._queues.setdefault(port, deque()).append(fd)
 
     def _hand_out(self) -> None:
@@ -271,7 +271,7 @@ class _Keeper:
 
     def _said(self, what: bytes, port: int) -> bool:
         try:
-            self._front.send(HEAD.pack(what, port), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            self._front.send(HEADER.pack(what, port), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except OSError:
             return False
         return True

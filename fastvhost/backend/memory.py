@@ -15,7 +15,7 @@ from fastvhost.backend.changes import Changes
 from fastvhost.backend.errors import ProtocolError
 from fastvhost.backend.foreign_files import GuestFile
 from fastvhost.backend.payload import SharedRegion
-from fastvhost.backend.words import readable
+from fastvhost.backend.sizes import readable
 from fastvhost.dataplane.guest_memory import GuestMemory, Mapping
 
 MAX_SLOTS = 509

@@ -16,7 +16,7 @@ from fastvhost.backend import advice
 from fastvhost.backend.features import STATUS_DRIVER_OK
 from fastvhost.backend.logbook import Line
 from fastvhost.backend.rings import LEFT_STANDING, WENT_ON, ConfiguredRing
-from fastvhost.backend.words import readable
+from fastvhost.backend.sizes import readable
 
 MAX_WAIT = 5.0
 MUCH = 8
@@ -211,7 +211,7 @@ class Narrative:
             self._look = None
             self._say_once(self._approach.nobody(self._reason))
         elif not self._spoke:
-            self._say_once(advice.NO_WORD, self._approach.silence)
+            self._say_once(advice.NO_WORD, self._approach.no_word)
         elif self._features is None:
             self._say_once(advice.NO_DRIVER)
         elif not self._memory[0]:

@@ -72,7 +72,7 @@ class FwdConfig:
         # A guest without a wire must not hang: its frames are taken, dropped and counted as no_egress.
         ways += [(name, None) for name in self.unwired]
         # No worker is to poll a port that never sends.
-        return tuple(way for way in ways if way[0] not in self._silent)
+        return tuple(way for way in ways if way[0] not in self._never_sends)
 
     @property
     def same_macs(self) -> tuple[str, ...]:
@@ -89,11 +89,11 @@ class FwdConfig:
 
     def without_a_wire(self, name: str) -> str:
         """What happens with the frames of an unwired port."""
-        return "no frame reaches it" if name in self._silent else "frames from it drop as no_egress"
+        return "no frame reaches it" if name in self._never_sends else "frames from it drop as no_egress"
 
     @property
-    def _silent(self) -> set[str]:
-        return {port.name for port in self.ports if port.kind.silent}
+    def _never_sends(self) -> set[str]:
+        return {port.name for port in self.ports if port.kind.never_sends}
 
     @property
     def most_workers(self) -> int:

@@ -73,7 +73,7 @@ class _Listener(ListeningSocket):
     def _hold(self, sock: socket.socket) -> None:
         with contextlib.suppress(OSError):  # an older kernel
             sock.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)  # its connections inherit that
-        foreign_files.hold([sock.fileno()])
+        foreign_files.keep([sock.fileno()])
 
     def _discard(self, sock: socket.socket) -> None:
         foreign_files.close_socket(sock)
@@ -191,7 +191,7 @@ class ControlSocket:
             if connection is None:
                 return
             connection.setblocking(False)
-            foreign_files.hold([connection.fileno()])
+            foreign_files.keep([connection.fileno()])
             client = _Client(connection)
             self._make_room(client.user)
             self._clients[connection] = client

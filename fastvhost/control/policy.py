@@ -20,7 +20,7 @@ class Policy:
     name: str
 
     @property
-    def words(self) -> tuple[tuple[str, str], ...]:
+    def keys(self) -> tuple[tuple[str, str], ...]:
         """Its keys, as --port takes them."""
         return (("name", self.name),)
 

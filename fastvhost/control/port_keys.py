@@ -7,7 +7,7 @@ import re
 from fastvhost.backend import features
 from fastvhost.control import units
 from fastvhost.control.errors import UsageError
-from fastvhost.control.port_spec import Options, PortSpec, Words
+from fastvhost.control.port_spec import Keys, Options, PortSpec
 from fastvhost.hostside import namespaces
 from fastvhost.hostside.interfaces import name_problem
 from fastvhost.sockets.socket_file import path_fault
@@ -24,12 +24,12 @@ OF_GUESTS = ("queues", "memory", "memory-files")
 """The keys of every kind whose other end is a guest."""
 
 
-def as_written(options: Options, *keys: str) -> Words:
+def as_written(options: Options, *keys: str) -> Keys:
     """Those of these keys that were given, in their order on the command line."""
     return tuple((key, value) for key, value in options.items() if key in keys)
 
 
-def queues(where: str, options: Options) -> Words:
+def queues(where: str, options: Options) -> Keys:
     """queues=, the number of queue pairs."""
     text = options.get("queues", "1")
     if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= MAX_QUEUE_PAIRS:
@@ -64,15 +64,15 @@ def interface(where: str, name: str, options: Options) -> None:
         raise UsageError(f"{where}: netns={netns}: {problem}")
 
 
-def memory(where: str, options: Options) -> Words:
+def memory(where: str, options: Options) -> Keys:
     """memory= and memory-files= of a guest."""
-    words: Words = ()
+    keys: Keys = ()
     if (limit := options.get("memory")) is not None:
-        words = (("memory", units.format_size(_memory_bytes(where, limit))),)
+        keys = (("memory", units.format_size(_memory_bytes(where, limit))),)
     files = options.get("memory-files", MEMORY_FILES[0])
     if files not in MEMORY_FILES:
         raise UsageError(f"{where}: there is no memory-files={files}; use {' or '.join(MEMORY_FILES)}")
-    return (*words, ("memory-files", files)) if files != MEMORY_FILES[0] else words
+    return (*keys, ("memory-files", files)) if files != MEMORY_FILES[0] else keys
 
 
 def most_memory(spec: PortSpec) -> int:

@@ -15,7 +15,7 @@ from fastvhost.control.port_parts import AnyPort, Service
 
 Options = Mapping[str, str]
 """Keys of a port as they were written."""
-Words = tuple[tuple[str, str], ...]
+Keys = tuple[tuple[str, str], ...]
 """Keys of a port and their values, checked, in the order in which they are printed."""
 
 
@@ -27,7 +27,7 @@ class PortSpec:
     value: str
     """What follows the colon: a path, or the name of an interface or a device; empty where the kind has no value."""
     policy: Policy
-    words: Words = ()
+    keys: Keys = ()
     """The keys of its kind, and their values."""
 
     @property
@@ -37,7 +37,7 @@ class PortSpec:
 
     def option(self, key: str, default: str = "") -> str:
         """The value of a key of its kind."""
-        return dict(self.words).get(key, default)
+        return dict(self.keys).get(key, default)
 
     @property
     def queues(self) -> int:
@@ -55,7 +55,7 @@ class PortSpec:
         return self.value if self.kind.value_is_a_socket else ""
 
     def __str__(self) -> str:
-        pairs = ",".join(f"{key}={value}" for key, value in (*self.words, *self.policy.words))
+        pairs = ",".join(f"{key}={value}" for key, value in (*self.keys, *self.policy.keys))
         return f"{self.kind.name}:{pairs}" if self.kind.keys_only else f"{self.kind.name}:{self.value},{pairs}"
 
 
@@ -79,14 +79,14 @@ class Kind(ABC):
     """A bare path with this ending is a port of this kind."""
     value_is_a_socket = False
     """Its value is the path of a socket, which no other port may use."""
-    silent = False
-    """It never sends, and no worker polls it."""
+    never_sends = False
+    """No frame comes from it, and no worker polls it."""
     findings: tuple[Callable[[], Finding], ...] = ()
     """The checks of `fastvhost doctor` for it."""
     guests: tuple[str, ...] = ()
     """The guests that example() has lines for."""
 
-    def read(self, where: str, value: str, options: Options) -> Words:  # noqa: ARG002
+    def read(self, where: str, value: str, options: Options) -> Keys:  # noqa: ARG002
         """Its keys, checked. where: what an error names. Raises UsageError where value or keys make no sense."""
         return ()
 

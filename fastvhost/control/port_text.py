@@ -12,10 +12,10 @@ from fastvhost.control.port_spec import PortSpec
 
 def parse(text: str) -> PortSpec:
     """A port specification from its text."""
-    head, *pairs = text.split(",")
-    kind, colon, value = head.partition(":")
-    if (not colon or kind not in KINDS) and head.endswith(BARE.bare_suffix):
-        kind, colon, value = BARE.name, ":", head
+    first, *pairs = text.split(",")
+    kind, colon, value = first.partition(":")
+    if (not colon or kind not in KINDS) and first.endswith(BARE.bare_suffix):
+        kind, colon, value = BARE.name, ":", first
     if not colon:
         raise UsageError(
             f"--port {text}: no kind of port; write a path ending in {BARE.bare_suffix}, or KIND:VALUE with "
@@ -37,8 +37,8 @@ def parse(text: str) -> PortSpec:
 
 def from_table(table: Mapping[str, object]) -> PortSpec:
     """A port specification from a table of a configuration file: kind and value, or path, and the keys."""
-    words = {True: "yes", False: "no"}  # TOML's true and false
-    rest = {key: words[value] if isinstance(value, bool) else str(value) for key, value in table.items()}
+    written = {True: "yes", False: "no"}  # TOML's true and false
+    rest = {key: written[value] if isinstance(value, bool) else str(value) for key, value in table.items()}
     where = "port " + ",".join(f"{key}={value}" for key, value in rest.items())
     path = rest.pop("path", "")
     value = rest.pop("value", path)
@@ -52,5 +52,5 @@ def _build(where: str, name: str, value: str, options: dict[str, str]) -> PortSp
     for key in options:
         if key not in known:
             raise UsageError(f"{where}: a {name} port has no key '{key}'; it takes {', '.join(sorted(known))}")
-    words = kind.read(where, value, options)
-    return PortSpec(kind, value, policy.read(where, options, kind.default_name(value, options)), words)
+    keys = kind.read(where, value, options)
+    return PortSpec(kind, value, policy.read(where, options, kind.default_name(value, options)), keys)

@@ -94,7 +94,7 @@ class Process:
         if link is not None and link != wanted:
             raise IoctlError(errno.EINVAL, f"file descriptor {fd} of process {self.pid} is {link[:60]!r}, not {wanted}")
         ours = self._get(fd)
-        foreign_files.hold([ours])
+        foreign_files.keep([ours])
         if (link := _link(f"/proc/self/fd/{ours}")) != wanted:  # changed meanwhile
             foreign_files.close(ours)  # perhaps the last descriptor of our own device, whose close would wait for us
             raise IoctlError(errno.EINVAL, f"file descriptor {fd} of process {self.pid} is {str(link)[:60]!r}")

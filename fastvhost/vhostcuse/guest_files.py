@@ -117,7 +117,7 @@ def open_file(caller: Caller, vma: Vma, *, any_file: bool = True) -> int:
             f"no file descriptor of process {caller.pid} is {vma.path!r}, and it cannot be opened by its mapping: "
             f"{error.strerror}; run fwd as root, or with CAP_SYS_PTRACE and CAP_CHECKPOINT_RESTORE",
         ) from error
-    foreign_files.hold([ours])
+    foreign_files.keep([ours])
     if not _is(ours, vma, any_file):
         foreign_files.close(ours)
         raise IoctlError(errno.EFAULT, f"the mapping of {vma.path!r} in process {caller.pid} changed while it was read")

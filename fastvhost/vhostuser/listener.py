@@ -54,7 +54,7 @@ class Listener(ListeningSocket):
             raise ServiceError(f"{path}: cannot listen: {error.strerror}{remedy}", "os") from error
 
     def _hold(self, sock: socket.socket) -> None:
-        foreign_files.hold([sock.fileno()])
+        foreign_files.keep([sock.fileno()])
 
     def _discard(self, sock: socket.socket) -> None:
         foreign_files.close_socket(sock)

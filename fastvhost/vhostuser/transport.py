@@ -48,7 +48,7 @@ class Transport:
 
     def __init__(self, sock: socket.socket, clock: Callable[[], float] = time.monotonic) -> None:
         sock.setblocking(False)
-        foreign_files.hold([sock.fileno()])
+        foreign_files.keep([sock.fileno()])
         self._sock = sock
         self._clock = clock
         self._header: Header | None = None

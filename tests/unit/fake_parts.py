@@ -124,7 +124,7 @@ class Fakes:
     def _service(self, spec: PortSpec, _port: object, _group: str | None) -> FakeService | None:
         return (
             None
-            if spec.kind.silent
+            if spec.kind.never_sends
             else FakeService(
                 spec.name, self.log, self.refuses.get(spec.name, ""), self.moods.get(spec.name, "well"), self.waits
             )

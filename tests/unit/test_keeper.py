@@ -74,7 +74,7 @@ def kept(helper: keeper.Keeper, name: str) -> int:
 
 def test_the_keeper_closes_its_duplicate_after_fwd_closed_its_own(helper: keeper.Keeper) -> None:
     fds = [os.eventfd(0), os.memfd_create("ours"), *os.pipe(), socket.socket().detach()]
-    foreign_files.hold(fds)
+    foreign_files.keep(fds)
     until(lambda: kept(helper, "eventfd") == 1 and kept(helper, "memfd:ours") == 1 and kept(helper, "pipe") == 2)
     foreign_files.close_all(fds)
     until(lambda: links(helper.pid).count("/dev/null") + kept(helper, "socket") == len(links(helper.pid)))
@@ -87,7 +87,7 @@ def test_the_keeper_has_no_descriptors_but_those_it_is_given(helper: keeper.Keep
     assert os.readlink(f"/proc/{helper.pid}/cwd") == "/"  # noqa: PTH115
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(helper.pid, number)
-    foreign_files.hold([fd := os.memfd_create("later")])
+    foreign_files.keep([fd := os.memfd_create("later")])
     until(lambda: kept(helper, "later") == 1)
     foreign_files.close(fd)
 
@@ -105,7 +105,7 @@ def test_a_mapping_s_file_is_kept_until_the_mapping_is_gone(helper: keeper.Keepe
 def test_the_keeper_does_not_keep_a_file_with_a_path(helper: keeper.Keeper, tmp_path: Path) -> None:
     """Any close of a file on FUSE may wait, and so would each child, which closes what it inherited."""
     fd = os.open(tmp_path, os.O_RDONLY)
-    foreign_files.hold([fd, barrier := os.eventfd(0)])
+    foreign_files.keep([fd, barrier := os.eventfd(0)])
     until(lambda: kept(helper, "eventfd") == 1)
     assert kept(helper, str(tmp_path)) == 0
     foreign_files.close_all([fd, barrier])
@@ -119,7 +119,7 @@ def test_what_cannot_be_let_go_takes_a_few_children_and_what_others_sent_is_let_
             foreign_files.close(fd)
         quota.use(quota.Quota())  # another port
         fd = os.memfd_create("honest")
-        foreign_files.hold([fd])
+        foreign_files.keep([fd])
         foreign_files.close(fd)
         until(lambda: kept(helper, "honest") == 0)
         until(lambda: all(kept_by(child, "honest") == 0 for child in closers(helper.pid)))
@@ -152,7 +152,7 @@ def test_a_port_whose_files_pile_up_takes_no_more_until_they_are_gone(helper: ke
 def test_a_file_that_cannot_be_closed_waits_with_its_own_batch_alone(helper: keeper.Keeper) -> None:
     """However slow a closer is to start: it was given nothing but its batch, and inherited none of these files."""
     kept_files = [os.memfd_create(f"kept-{n}") for n in range(3)]
-    foreign_files.hold(kept_files)
+    foreign_files.keep(kept_files)
     with Held(3 * BATCH) as held:
         for at in range(0, len(held), BATCH):
             foreign_files.close_all(held[at : at + BATCH])
@@ -168,7 +168,7 @@ def test_a_keeper_that_can_make_no_closers_any_more_ends(helper: keeper.Keeper) 
     until(lambda: children(helper.pid))
     (forker,) = children(helper.pid)
     os.kill(forker, signal.SIGKILL)
-    foreign_files.hold([fd := os.eventfd(0)])
+    foreign_files.keep([fd := os.eventfd(0)])
     foreign_files.close(fd)
     until(lambda: gone(helper.pid))
 
@@ -189,7 +189,7 @@ def test_a_guest_of_128_queue_pairs_that_leaves_is_no_crowd_however_late_the_hel
     """Its files are closed as soon as another process ends its hold."""
     helper._crowded = said = Said()
     fds = [os.eventfd(0) for _ in range(3 * 256)]
-    foreign_files.hold(fds)
+    foreign_files.keep(fds)
     os.kill(helper.pid, signal.SIGSTOP)
     try:
         foreign_files.close_all(fds)
@@ -208,7 +208,7 @@ def crowded(helper: keeper.Keeper) -> bool:
 def test_without_the_keeper_files_are_closed_in_place_and_that_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     with keeper.started() as helper:
         assert helper is not None
-        foreign_files.hold([held := os.eventfd(0)])
+        foreign_files.keep([held := os.eventfd(0)])
         os.kill(helper.pid, signal.SIGKILL)
         until(lambda: gone(helper.pid))
         for fd in (held, os.eventfd(0), os.memfd_create("late")):

@@ -14,7 +14,7 @@ from fastvhost.control.errors import UsageError
 from fastvhost.control.finding import Finding
 from fastvhost.control.policy import Policy
 from fastvhost.control.port_parts import AnyPort, Service
-from fastvhost.control.port_spec import Kind, Options, PortSpec, Words
+from fastvhost.control.port_spec import Keys, Kind, Options, PortSpec
 
 DEVICE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,62}")
 DEVICES = Path("/dev")
@@ -92,7 +92,7 @@ class Cuse(Kind):
     findings = (device_files,)
     guests = tuple(TEMPLATES)
 
-    def read(self, where: str, value: str, options: Options) -> Words:
+    def read(self, where: str, value: str, options: Options) -> Keys:
         """The device's name, queues= and the keys of guest memory."""
         if not DEVICE_NAME.fullmatch(value):
             raise UsageError(f"{where}: '{value}' is no device's name; write cuse:NAME, for a file /dev/NAME")

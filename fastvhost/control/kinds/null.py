@@ -6,7 +6,7 @@ from typing import Any
 
 from fastvhost.control.errors import UsageError
 from fastvhost.control.port_parts import AnyPort
-from fastvhost.control.port_spec import Kind, Options, PortSpec, Words
+from fastvhost.control.port_spec import Keys, Kind, Options, PortSpec
 
 
 class Null(Kind):
@@ -14,9 +14,9 @@ class Null(Kind):
 
     name, place = "null", 80
     usage = "null:"
-    silent = True
+    never_sends = True
 
-    def read(self, where: str, value: str, options: Options) -> Words:  # noqa: ARG002
+    def read(self, where: str, value: str, options: Options) -> Keys:  # noqa: ARG002
         """It has neither value nor keys."""
         if value:
             raise UsageError(f"{where}: null: takes no value; name the port with null:,name={value}")

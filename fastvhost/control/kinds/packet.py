@@ -8,7 +8,7 @@ from fastvhost.control import host, port_keys
 from fastvhost.control.finding import Finding
 from fastvhost.control.host_findings import setcap
 from fastvhost.control.port_parts import AnyPort, Service
-from fastvhost.control.port_spec import Kind, Options, PortSpec, Words
+from fastvhost.control.port_spec import Keys, Kind, Options, PortSpec
 
 
 def raw_sockets() -> Finding:
@@ -30,7 +30,7 @@ class Packet(Kind):
     keys = ("netns",)
     findings = (raw_sockets,)
 
-    def read(self, where: str, value: str, options: Options) -> Words:
+    def read(self, where: str, value: str, options: Options) -> Keys:
         """The interface's name, and netns=."""
         port_keys.interface(where, value, options)
         return port_keys.as_written(options, "netns")

@@ -8,7 +8,7 @@ from fastvhost.control import port_keys
 from fastvhost.control.finding import Finding
 from fastvhost.control.kinds.packet import raw_sockets
 from fastvhost.control.port_parts import AnyPort, Service
-from fastvhost.control.port_spec import Kind, Options, PortSpec, Words
+from fastvhost.control.port_spec import Keys, Kind, Options, PortSpec
 
 
 def libpcap() -> Finding:
@@ -33,7 +33,7 @@ class Pcap(Kind):
     usage = "pcap:IFACE"
     findings = (raw_sockets, libpcap)
 
-    def read(self, where: str, value: str, options: Options) -> Words:
+    def read(self, where: str, value: str, options: Options) -> Keys:
         """The interface's name."""
         port_keys.interface(where, value, options)
         return ()

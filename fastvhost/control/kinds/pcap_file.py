@@ -13,7 +13,7 @@ from fastvhost.control import host, port_keys
 from fastvhost.control.errors import RuntimeFailure, UsageError
 from fastvhost.control.kinds.pcap import libpcap
 from fastvhost.control.port_parts import AnyPort, Service
-from fastvhost.control.port_spec import Kind, Options, PortSpec, Words
+from fastvhost.control.port_spec import Keys, Kind, Options, PortSpec
 from fastvhost.dataplane.threads import Thread
 
 ANSWER_SECONDS = 2.0
@@ -29,7 +29,7 @@ class PcapFile(Kind):
     keys_only = True
     findings = (libpcap,)
 
-    def read(self, where: str, value: str, options: Options) -> Words:  # noqa: ARG002
+    def read(self, where: str, value: str, options: Options) -> Keys:  # noqa: ARG002
         """in= and out=: at least one of them, and different files."""
         played, recorded = options.get("in"), options.get("out")
         if not played and not recorded:

@@ -11,7 +11,7 @@ from fastvhost.control import host, port_keys
 from fastvhost.control.errors import UsageError
 from fastvhost.control.finding import Finding
 from fastvhost.control.port_parts import AnyPort, Service
-from fastvhost.control.port_spec import Kind, Options, PortSpec, Words
+from fastvhost.control.port_spec import Keys, Kind, Options, PortSpec
 
 TUN = Path("/dev/net/tun")
 MAX_OWNER = 2**31 - 1
@@ -52,7 +52,7 @@ class Tap(Kind):
     keys = ("queues", "persist", "mtu", "owner", "netns")
     findings = (taps,)
 
-    def read(self, where: str, value: str, options: Options) -> Words:
+    def read(self, where: str, value: str, options: Options) -> Keys:
         """The interface's name, and how it is made."""
         port_keys.interface(where, value, options)
         port_keys.yes_no(where, options, "persist")

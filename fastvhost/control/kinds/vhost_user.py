@@ -15,7 +15,7 @@ from fastvhost.control.errors import FastvhostError, UsageError
 from fastvhost.control.finding import Finding
 from fastvhost.control.policy import Policy
 from fastvhost.control.port_parts import AnyPort, Service
-from fastvhost.control.port_spec import Kind, Options, PortSpec, Words
+from fastvhost.control.port_spec import Keys, Kind, Options, PortSpec
 
 Mode = Literal["server", "client"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -97,22 +97,22 @@ class VhostUser(Kind):
     findings = (earlier_guests,)
     guests = tuple(TEMPLATES)
 
-    def read(self, where: str, value: str, options: Options) -> Words:
+    def read(self, where: str, value: str, options: Options) -> Keys:
         """The socket's path; who listens there, and what the guest is offered."""
         port_keys.socket_path(where, value)
         mode = options.get("mode", MODES[0])
         if mode not in MODES:
             raise UsageError(f"{where}: there is no mode '{mode}'; use {' or '.join(MODES)}")
-        words: Words = (("mode", mode), *port_keys.queues(where, options), *port_keys.memory(where, options))
+        keys: Keys = (("mode", mode), *port_keys.queues(where, options), *port_keys.memory(where, options))
         without = port_keys.without(where, options["without"]) if "without" in options else 0
         mtu = port_keys.mtu(where, options["mtu"]) if "mtu" in options else 0
         if mtu and features.has(without, features.NET_F_MTU):
             raise UsageError(f"{where}: mtu= tells the driver an MTU, without=MTU forbids that; give one of them")
         if without:
-            words = (*words, ("without", "+".join(features.names(without))))
+            keys = (*keys, ("without", "+".join(features.names(without))))
         if "mac" in options:
-            words = (*words, ("mac", port_keys.mac(where, options["mac"])))
-        return (*words, ("mtu", str(mtu))) if mtu else words
+            keys = (*keys, ("mac", port_keys.mac(where, options["mac"])))
+        return (*keys, ("mtu", str(mtu))) if mtu else keys
 
     def default_name(self, value: str, options: Options) -> str:  # noqa: ARG002
         """After the socket's file."""
@@ -156,9 +156,9 @@ class VhostUser(Kind):
 
     def from_description(self, about: Mapping[str, Any]) -> PortSpec:
         """With everything that a guest's lines depend on."""
-        words: Words = (("mode", about.get("mode", MODES[0])), ("queues", str(about.get("queue_pairs", 1))))
+        keys: Keys = (("mode", about.get("mode", MODES[0])), ("queues", str(about.get("queue_pairs", 1))))
         device = tuple((key, str(about[key])) for key in ("mac", "mtu") if about.get(key))
-        return PortSpec(self, about["socket"], Policy(about["name"]), (*words, *device))
+        return PortSpec(self, about["socket"], Policy(about["name"]), (*keys, *device))
 
     def example(self, guest: str, spec: PortSpec, memory: str, version: qemu.Version | None) -> str:
         """Where the port listens, the guest connects, and connects again after a restart; else the guest listens."""

@@ -9,7 +9,7 @@ from fastvhost.control import host, port_keys
 from fastvhost.control.finding import Finding
 from fastvhost.control.host_findings import setcap
 from fastvhost.control.port_parts import AnyPort, Service
-from fastvhost.control.port_spec import Kind, Options, PortSpec, Words
+from fastvhost.control.port_spec import Keys, Kind, Options, PortSpec
 
 AF_XDP = 44
 
@@ -41,7 +41,7 @@ class Xdp(Kind):
     keys = ("queues", "netns")
     findings = (xdp_sockets,)
 
-    def read(self, where: str, value: str, options: Options) -> Words:
+    def read(self, where: str, value: str, options: Options) -> Keys:
         """The interface's name, how many of its receive queues, and where it is."""
         port_keys.interface(where, value, options)
         return (*port_keys.queues(where, options), *port_keys.as_written(options, "netns"))
