@@ -59,7 +59,7 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: pytest.M
         ("a.svg", '<g x="1.1 2.5"><text>1.25</text></g>', False),
         ("a.svg", '<g x="1.0 2.5"><text>1.251</text></g>', False),
         ("a.svg", '<g x="1.0 2.5" y="1.0"><text>1.25</text></g>', False),
-        ("a.md", '<g x="1.000001 2.5"><text>1.25</text></g>', False),
+        ("README.md", '<g x="1.000001 2.5"><text>1.25</text></g>', False),
     ],
 )
 def test_only_what_a_reader_of_a_picture_cannot_see_may_differ(name: str, after: str, same: bool) -> None:
