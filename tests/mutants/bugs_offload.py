@@ -195,6 +195,13 @@ MUTANTS = (
         HEADER,
         "has_feature(features, rows[0].feature)",
         "True",
+        f"{MALFORMED}::test_super_frames_are_cut_for_a_receiver_that_takes_them_but_no_unfinished_checksums",
+    ),
+    Mutant(
+        "one-feature-for-another",
+        HEADER,
+        "rows[i].need if has_feature(features, rows[i].feature) else 0",
+        "rows[i].need",
         f"{MALFORMED}::test_what_one_feature_allows_no_other_one_does",
     ),
     Mutant(

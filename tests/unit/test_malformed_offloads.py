@@ -9,6 +9,7 @@ import pytest
 from fastvhost.backend.features import (
     NET_F_CSUM,
     NET_F_GUEST_CSUM,
+    NET_F_GUEST_TSO4,
     NET_F_HOST_ECN,
     NET_F_HOST_TSO4,
     NET_F_HOST_TSO6,
@@ -66,6 +67,15 @@ def test_what_one_feature_allows_no_other_one_does(one: SuperFrame, bit: int) ->
     assert drops(one, OFFLOADS & ~mask(bit)) == 1
     assert drops(one, mask(NET_F_CSUM, bit)) == 0
     assert drops(one, mask(bit)) == 1  # without CSUM it is worth nothing (section 5.1.3.1)
+
+
+def test_super_frames_are_cut_for_a_receiver_that_takes_them_but_no_unfinished_checksums() -> None:
+    """No driver may ask for that (section 5.1.3.1)."""
+    with rig(features=FEATURES | OFFLOADS, b_features=FEATURES | mask(NET_F_GUEST_TSO4)) as r:
+        r.b.driver.post(16, bytes=5000)
+        r.a.driver.send(TCP4.frame, NET_HEADER.pack(*TCP4.asks, 0))
+        r.settle()
+        assert r.b.driver.receive_all() == list(TCP4.pieces)
 
 
 def drops(one: SuperFrame, features: int) -> int:
