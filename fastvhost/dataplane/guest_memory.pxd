@@ -20,13 +20,13 @@ cdef struct RegionTable:
 
 
 cdef inline bint holds(const Region *region, uint64_t guest_addr, uint64_t bytes) noexcept nogil:
-    """Whether a range lies in this region whole."""
+    """Whether all of a range lies in this region."""
     cdef uint64_t offset = guest_addr - region.guest_addr
     return offset < region.bytes and bytes <= region.bytes - offset
 
 
 cdef inline uint8_t *in_region(const Region *region, uint64_t guest_addr, uint64_t bytes) noexcept nogil:
-    """The host pointer to a range that lies in this region whole, else NULL."""
+    """The host pointer to a range, if all of it lies in this region; else NULL."""
     return region.host + (guest_addr - region.guest_addr) if holds(region, guest_addr, bytes) else NULL
 
 
@@ -47,7 +47,7 @@ cdef inline const Region *find_region(const RegionTable *table, uint64_t guest_a
 
 
 cdef inline bint holds_host(const RegionTable *table, const uint8_t *host, uint64_t bytes) noexcept nogil:
-    """Whether host memory lies in one region whole."""
+    """Whether all of a range of host memory lies in one region."""
     cdef uint32_t i
     cdef uint64_t offset
     for i in range(table.n_regions):
@@ -66,8 +66,8 @@ cdef class Mapping:
     cdef uint64_t map_bytes, page   # the file's page, of which map_bytes is a multiple
     cdef uint8_t *host              # the region's first byte
     cdef void *guard                # struct fault_guard
-    cdef uint32_t users             # ports whose memory it belongs to: workers may look into it
-    cdef bint closing               # once they let go of it
+    cdef uint32_t users             # ports that use it, and readers: it stays mapped until they are done
+    cdef bint closing               # to be unmapped when the last of them is done
     cdef int unmap(self) except -1
     cdef int left(self) except -1
 

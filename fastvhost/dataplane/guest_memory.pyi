@@ -21,8 +21,8 @@ class Mapping:
     """One shared memory region of a front-end, mapped. vhost-user, "Memory region description".
 
     The file descriptor is only borrowed for the call. Raises MemoryRefusedError when the size is 0, a range wraps, or
-    the file is shorter than the region or cannot be mapped. page: what file_system() said of the file, which the caller
-    has looked at then; else it is looked at here, and refused where another program serves it (FUSE, NFS).
+    the file is shorter than the region or cannot be mapped. page: what file_system() said of the file, where the caller
+    asked; 0: it is asked here, and refused where another program serves it (FUSE, NFS).
     """
 
     guest_addr: int
@@ -38,7 +38,7 @@ class Mapping:
     @property
     def closed(self) -> bool: ...
     def close(self) -> None:
-        """Unmap. Idempotent. While a port has it in its memory (VirtioPort.set_memory), as soon as that lets go."""
+        """Unmap. Idempotent. While a port uses it (VirtioPort.set_memory): when that port lets go of it."""
 
 class GuestMemory:
     """An immutable table of mappings, found by guest address. Does not own its mappings.
@@ -61,4 +61,4 @@ class GuestMemory:
     def load_u16(self, guest_addr: int) -> int:
         """Two bytes at an even address, with acquire order. Raises LookupError, ValueError."""
     def store_u16(self, guest_addr: int, value: int) -> None:
-        """Two bytes at an even address, with release order, and a fence behind. Raises LookupError, ValueError."""
+        """Two bytes at an even address, with release order, then a full fence. Raises LookupError, ValueError."""

@@ -1,7 +1,7 @@
 """Guest memory: mapped regions, and guest-physical addresses to host pointers.
 
 vhost-user, "Memory region description" and "VHOST_USER_SET_MEM_TABLE". Sizes are checked against the file before use;
-a file that shrinks later is fault_guard.h's business.
+fault_guard.h handles a file that shrinks later.
 """
 
 import os
@@ -104,7 +104,7 @@ cdef class Mapping:
         skew = mmap_offset % page
         length = skew + bytes
         length += (page - length % page) % page
-        # What is to be reserved (huge pages) its front-end has reserved, or chose not to.
+        # Nothing is reserved here: whether huge pages are reserved was the front-end's choice.
         with nogil:  # it waits for page faults of other threads in memory that is slow to come
             base = map_region(length, page, MAP_SHARED | MAP_NORESERVE, fd, mmap_offset - skew)
             reason = errno
@@ -165,12 +165,12 @@ cdef class Mapping:
             with nogil:  # a handler of a SIGBUS elsewhere may be at work
                 unguard_mapping(guard)
         if base != NULL:
-            with nogil:  # the kernel takes its time over a large one
+            with nogil:  # to unmap a large one takes long
                 unmap_region(base, self.map_bytes, self.page)
         return 0
 
     cdef int left(self) except -1:
-        """One of its users is done."""
+        """One user is done. The last one unmaps a mapping that was closed meanwhile."""
         self.users -= 1
         if self.closing and self.users == 0:
             self.unmap()
@@ -184,7 +184,7 @@ cdef class Mapping:
 
 
 cdef uint8_t *host_of_user(const RegionTable *table, uint64_t user_addr, uint64_t bytes) noexcept nogil:
-    """The host pointer to a range of front-end virtual addresses that lies in one region whole, else NULL."""
+    """The host pointer to a range of front-end virtual addresses, if all of it lies in one region; else NULL."""
     cdef uint32_t i
     cdef uint64_t offset
     cdef const Region *region
@@ -224,7 +224,7 @@ cdef class GuestMemory:
         free(self.table.regions)
 
     cdef int watch(self, int attention_fd) except -1:
-        """A port is about to use this memory: no mapping goes before unwatch. SIGBUS in any writes this eventfd."""
+        """A port is about to use this memory: it stays mapped until unwatch(). A SIGBUS in it writes this eventfd."""
         cdef Mapping mapping
         for mapping in self.mappings:
             if mapping.closing:
@@ -236,7 +236,7 @@ cdef class GuestMemory:
         return 0
 
     cdef int unwatch(self, GuestMemory successor) except -1:
-        """Undo watch; SIGBUS still writes for the mappings that the port's next memory (or None) has as well."""
+        """Undo watch(). For mappings that are in the port's next memory (successor) as well, SIGBUS still writes."""
         cdef Mapping mapping
         for mapping in self.mappings:
             if mapping.guard != NULL and (successor is None or mapping not in successor.mappings):
@@ -261,7 +261,7 @@ cdef class GuestMemory:
         raise LookupError(f"{bytes} bytes at {user_addr:#x} lie in no region")
 
     cdef Mapping mapping_of(self, uint64_t guest_addr, uint64_t bytes):
-        """The one that holds a range whole, as one more of its users: its memory stays until they are done."""
+        """The mapping that holds all of a range, with the caller as one more user: it stays mapped until left()."""
         cdef Mapping mapping
         cdef const Region *region = find_region(&self.table, guest_addr)
         if region == NULL or not holds(region, guest_addr, bytes):

@@ -8,8 +8,8 @@ guests' memory: then the watch touches the pages of each side itself, and the si
 well is charged with that time. So a port is not charged for its peer, even where pages of its own are missing: those
 come at once.
 
-Before that the watch touches a page of this process: where that takes long, the kernel makes everybody wait, and no
-port is charged.
+First of all the watch touches a new page of this process: where even that takes long, the kernel makes everybody wait,
+and no port is charged.
 """
 
 import os
@@ -64,7 +64,7 @@ class Hold(NamedTuple):
     visit: int
 
 
-# Where a worker is, as it noted.
+# Where a worker is, as the worker noted it.
 cdef struct Place:
     Lane *lane
     uint64_t since             # ticks
@@ -100,7 +100,7 @@ cdef class HoldWatch:
     cdef list wires            # of each worker, whose lanes are looked at
     cdef Watched *watched
     cdef uint32_t n
-    cdef uint32_t next         # who is looked at first
+    cdef uint32_t next         # the worker that is looked at first
     cdef uint32_t stopping
     cdef int wake_fd
     cdef bint waiting          # a thread is in wait()
@@ -120,10 +120,10 @@ cdef class HoldWatch:
             raise MemoryError
         for i, each in enumerate(self.workers):
             if not isinstance(each, Worker):
-                raise TypeError(f"workers are watched, and this is none: {each!r}")
+                raise TypeError(f"only Worker objects can be watched, not {each!r}")
             worker = each
             if worker.gate == NULL:
-                raise ValueError("workers are watched once they are made, until they are closed; this one is not")
+                raise ValueError("this worker is closed, or was never made: make the watch before workers are closed")
             self.watched[i].roster, self.watched[i].gate = &worker.roster, worker.gate
             self.watched[i].scratch, self.watched[i].thread = worker.scratch, &worker.thread
             self.watched[i].stat_fd = -1
@@ -258,7 +258,7 @@ cdef class HoldWatch:
 cdef Place place_of(const Watched *one) noexcept nogil:
     cdef Place place
     place.lane, place.since = one.roster.at, one.roster.now
-    # The headers of a frame that is to be cut are read on the way to its egress, from the sender's memory alone.
+    # While a frame is delivered that has to be cut, its headers are read. That touches the sender's memory alone.
     place.delivers = place.lane != NULL and place.lane.delivers and not load_acquire_u32(&place.lane.super.reading)
     place.copying, place.alone = one.scratch.copying, one.scratch.alone
     place.chain, place.n_chains = one.scratch.chain, one.scratch.n_chains
@@ -297,13 +297,13 @@ cdef bint is_held(Watched *one) noexcept nogil:
 
 
 cdef uint64_t ns_held(const Watched *one) noexcept nogil:
-    """The seconds of its visit that were not charged yet."""
+    """The nanoseconds of its visit that were not charged yet."""
     cdef uint64_t since = max(one.place.since, one.charged), now = one.roster.read_ticks()
     return <uint64_t>(<double>(now - since) / <double>one.roster.most * (MOST_US * 1000)) if now > since else 0
 
 
 cdef void collect(Pages *pages, const Watched *one, const RegionTable *table, bint receiver) noexcept nogil:
-    """The pages of this memory that the copy reads, or, with the receiver's, writes.
+    """Collect the pages of this memory that the copy reads, or (receiver) that it writes.
 
     The worker may go on meanwhile and overwrite what is looked at here: only what lies in this memory counts.
     """
@@ -335,7 +335,7 @@ cdef void collect(Pages *pages, const Watched *one, const RegionTable *table, bi
 cdef void add_chain(
     Pages *pages, const RegionTable *table, const Chain *chain, const Segment *segments, uint64_t bytes
 ) noexcept nogil:
-    """Its first bytes, that many."""
+    """Add the pages of the first `bytes` bytes of a chain."""
     cdef uint32_t i, first = chain.first_segment, n = chain.n_segments
     cdef uint64_t piece
     if n == 1:

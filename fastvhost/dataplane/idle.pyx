@@ -23,8 +23,8 @@ cdef enum:
     FIRST_SLEEP_NS = 1000 * 1000
     SLEEP_NS = 20 * 1000 * 1000
     MISSED_KICKS_LIMIT = 3       # then the driver counts as one that does not kick
-    # With such a driver, or frames that wait for buffers, the worker naps and does not sleep; this long after a second
-    # without a frame.
+    # Where a driver does not kick, or frames wait for buffers, the worker naps instead of sleeping. After TIRED_NS
+    # without a frame, each nap takes LONG_NAP_NS.
     TIRED_NS = 1000 * 1000 * 1000
     LONG_NAP_NS = 1000 * 1000
 
@@ -63,7 +63,7 @@ cdef void nap(uint64_t ns) noexcept nogil:
 
 
 cdef bint frames_wait(const Roster *roster) noexcept nogil:
-    """Whether frames wait for receive buffers: no kick of a transmitq tells that there are some."""
+    """Whether frames wait for receive buffers. New buffers would not end a sleep: it waits for transmitqs only."""
     cdef uint32_t i
     cdef Lane *lane
     for i in range(roster.n_lanes):
@@ -76,7 +76,7 @@ cdef bint frames_wait(const Roster *roster) noexcept nogil:
 cdef void sleep_until_kicked(
     Idle *idle, Gate *gate, Roster *roster, uint64_t nap_ns, uint64_t sleep_ns
 ) noexcept nogil:
-    """Sleep until a driver kicks, or a change of a port is asked for; as long as a nap where a driver does not kick."""
+    """Sleep until a driver kicks, or a change is posted, for sleep_ns at most; nap_ns where a driver does not kick."""
     cdef Lane *lane
     cdef uint32_t i, n = roster.n_lanes
     cdef bint kicked, work = False

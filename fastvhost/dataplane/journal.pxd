@@ -16,7 +16,7 @@ from fastvhost.abi.shared_memory cimport store_release_u64
 from fastvhost.dataplane.frame cimport Done
 
 cdef enum:
-    JOURNALED = 1024         # used entries of a batch: as many as net.pxd's MAX_RECEIVE_CHAINS
+    JOURNALED = 1024         # used entries of a batch: as many as receiveq.pxd's MAX_RECEIVE_CHAINS
 
 
 cdef struct Journal:

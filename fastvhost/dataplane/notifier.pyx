@@ -234,7 +234,7 @@ cdef class Helper:
             self.notifier.close_fd(fd)
 
     cdef bint stuck(self) except -1:
-        """Whether it is in the same write as at the last look."""
+        """Whether the thread is in the same write(2) as at the last call."""
         cdef uint64_t n = load_acquire_u64(&self.n_writes)
         cdef bint writes = load_i32(&self.at) >= 0
         cdef bint same = writes and self.seen_writing and n == self.seen_writes
@@ -243,9 +243,9 @@ cdef class Helper:
         return same
 
     def retire(self) -> None:
-        """Have it use nothing of the port any more.
+        """Make the thread stop using the port.
 
-        It closes the descriptor that it may be using; the others are closed here.
+        The thread closes the descriptor that it may be using; the others are closed here.
         """
         cdef int32_t at, slot
         with self.lock:
@@ -288,7 +288,7 @@ cdef class Helper:
                 read(self.wake_fd, &count, sizeof(count))
 
     cdef uint32_t round(self) noexcept nogil:
-        """Signal all slots that were asked for, in turn. Returns how many."""
+        """Signal each slot that was asked for. Returns how many."""
         cdef uint32_t found = 0
         cdef int word, bit
         cdef uint64_t bits

@@ -56,9 +56,9 @@ cdef void judge_anew(Asked *asked) noexcept nogil
 
 
 cdef inline void ask_helper(Asked *asked, uint32_t slot) noexcept nogil:
-    """Only the first bit of a word wakes the helper: until the word is cleared, it is about to run."""
-    # Called after the fence that precedes the look at the driver's event suppression. So the helper, which clears the
-    # bit and then signals, signals everything that was published before.
+    """Ask for a signal. Only the first bit of a word wakes the helper: while a bit is set, it is about to run."""
+    # A worker calls this after publish(), which makes a full fence. The helper clears the bit and then signals: so each
+    # request is followed by a signal, and the driver then sees what was published before.
     if set_bits_u64(&asked.words[slot // 64], <uint64_t>1 << slot % 64) == 0:
         wake_eventfd(asked.wake_fd)
 

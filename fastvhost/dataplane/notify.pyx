@@ -39,15 +39,15 @@ cdef const signals *control_signals() noexcept nogil:
 
 
 cdef void judge_anew(Asked *asked) noexcept nogil:
-    """A new front-end, while no worker runs a visit.
+    """How a new front-end is notified. Called while no worker runs a visit.
 
-    One that comes soon after a slow one is notified by the helper, too.
+    One that comes within SLOW_SECONDS after a slow one is notified by the helper, too.
     """
     cdef uint64_t now = monotonic_ns()
     if asked.how == BY_HELPER:
         asked.slow_until = now + <uint64_t>SLOW_SECONDS * 1000000000
     if now >= asked.slow_until:
-        asked.how, asked.samples = TIMED, 1  # one slow sample, which is forgotten after eight
+        asked.how, asked.samples = TIMED, 1  # as after one slow sample: the next eight are timed
 
 
 def prepare() -> str:
@@ -60,7 +60,7 @@ def prepare() -> str:
 def why_not(int32_t error) -> str:
     if error == 0:
         return ""
-    return f"asynchronous I/O is not to be had: {_REMEDIES.get(error, os.strerror(error))}"
+    return f"asynchronous I/O is not available: {_REMEDIES.get(error, os.strerror(error))}"
 
 
 def signal(int fd) -> bool:

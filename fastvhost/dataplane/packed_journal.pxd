@@ -6,11 +6,11 @@ from fastvhost.dataplane.journal cimport Journal
 from fastvhost.dataplane.ring cimport Ring
 
 
-# Where a ring was found to stand.
+# The position that a journal tells.
 cdef struct FoundPlace:
-    bint believed
+    bint believed            # the ring's flags do not contradict it
     uint16_t place
-    uint16_t used            # a place that the driver has seen used
+    uint16_t used            # where an earlier batch begins, which the driver could see
     bint has_used
 
 

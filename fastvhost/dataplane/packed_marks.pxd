@@ -1,7 +1,7 @@
 """The marks of a packed ring's descriptors (virtio 1.2, section 2.8.1), and how its places and tickets are written.
 
-A *place* is an index and, in bit 15, the wrap counter that belongs to it: as journal.pxd has it, and each half of a
-packed ring's base.
+A *place* is an index and, in bit 15, the wrap counter that belongs to it. journal.pxd uses places, and each half of a
+packed ring's base is one.
 """
 
 from libc.stdint cimport uint16_t, uint32_t

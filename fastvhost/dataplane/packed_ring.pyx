@@ -77,7 +77,7 @@ cdef struct Walk:
 
 
 cdef inline void expect(const pvirtq_desc *desc, uint32_t n) noexcept nogil:
-    """Bring n descriptors into the cache, for writing: they will be used up in place. Behind the end is harmless."""
+    """Prefetch n descriptors for writing: used ones will overwrite them. To prefetch past the end is harmless."""
     cdef uint32_t i
     for i in range((n + DESCRIPTORS_PER_LINE - 1) // DESCRIPTORS_PER_LINE):
         prefetch_write(&desc[i * DESCRIPTORS_PER_LINE])
@@ -98,7 +98,7 @@ cdef uint32_t take(
     if ring.status != RING_OK or not left or not is_available(load_u16(&desc[at].flags), wrap):
         return 0
     ring.taken_in_pieces, ring.segments_before = 0, n_segments[0]
-    # Where one is available, a burst is. Not what comes behind it: the driver may be writing there.
+    # Where one is available, a burst usually is. What follows it is not prefetched: the driver may be writing there.
     expect(&desc[at], min(most, <uint32_t>left))
     while n < most and left:
         slots = take_plain(ring, &desc[at], wrap, &chains[n], min(most - n, min(<uint32_t>left, <uint32_t>(size - at))))
@@ -139,9 +139,9 @@ cdef uint32_t take(
 cdef uint32_t take_plain(
     const Ring *ring, const pvirtq_desc *desc, bint wrap, Chain *chains, uint32_t most
 ) noexcept nogil:
-    """Take chains of one descriptor, one behind the other, in the region of the one before: nearly all of them are.
+    """Take chains of one descriptor that lie in the same memory region as the chain before: nearly all of them do.
 
-    Returns how many; the next one is something else, or not there.
+    Returns how many; the next one is something else, or not available.
     """
     cdef Region hot = ring.table.regions[ring.hot_region]
     cdef uint16_t direction = ring.direction
@@ -160,7 +160,8 @@ cdef uint32_t take_plain(
             prefetch_read(data)
             prefetch_read(data + 64)
         chains[n].data = data
-        # One store of eight bytes, bytes and ticket, as in the descriptor; in the place of its flags the count of slots
+        # `bytes` and `ticket` by one store of 8 bytes: they lie as length, id and flags do in a descriptor. The count
+        # of slots replaces the flags.
         (<uint64_t *>&chains[n].bytes)[0] = tail & but_flags | <uint64_t>ONE_SLOT << TAIL_ID_SHIFT
         chains[n].n_segments, chains[n].head = 1, 0
     return most
@@ -169,8 +170,8 @@ cdef uint32_t take_plain(
 cdef bint walk_hot(Ring *ring, Walk *way, pvirtq_desc d, Chain *chain) noexcept nogil:
     """Follow one chain, or its indirect table, all of it in one region and nothing odd in it.
 
-    False: walk it the careful way, from the start; as nothing of what was read here is used then, that is no second
-    look at something already checked.
+    False: walk() is to follow it again, from the start. Nothing that was read here is used then, so it does not matter
+    that the driver may have changed it meanwhile.
     """
     cdef const pvirtq_desc *ring_table = <const pvirtq_desc *>ring.descriptor_area
     cdef const pvirtq_desc *table
@@ -214,7 +215,7 @@ cdef bint walk_hot(Ring *ring, Walk *way, pvirtq_desc d, Chain *chain) noexcept 
 cdef inline bint hot_piece(
     Ring *ring, const Region *hot, Walk *way, const pvirtq_desc *piece, uint16_t flags
 ) noexcept nogil:
-    """Add one piece. `flags`: those of its flags that must be the direction's."""
+    """Add one piece. flags: a mask; the piece's flags under it must equal the direction."""
     if (
         piece.flags & flags != ring.direction
         or not add_hot_segment(hot, piece.addr, piece.len, way.segments, way.n_segments, way.places)
@@ -306,7 +307,7 @@ cdef bint has_work(const Ring *ring) noexcept nogil:
 
 
 cdef void want_kicks(Ring *ring, bint wanted) noexcept nogil:
-    """Section 2.8.10: one flag for all."""
+    """Section 2.8.10. One flag turns notifications of all descriptors on or off."""
     store_u16(
         &(<pvirtq_event_suppress *>ring.device_area).flags,
         RING_EVENT_FLAGS_ENABLE if wanted else RING_EVENT_FLAGS_DISABLE,
@@ -314,11 +315,11 @@ cdef void want_kicks(Ring *ring, bint wanted) noexcept nogil:
 
 
 cdef uint32_t packed_ring_start(const Ring *ring, uint32_t base) noexcept nogil:
-    """The base of a ring whose front-end says 0, which two kinds of ring have.
+    """The base where a ring starts: this one, unless it is 0, which front-ends name for two kinds of ring.
 
-    After an odd number of laps both indices are 0 and so are both wrap counters. And user-mode Linux says 0 of a fresh
-    ring, whose wrap counters are 1 (section 2.8.1). A lap leaves at least one descriptor with its USED flag set, by the
-    device or, in the next lap, by the driver (section 2.8.6); a fresh ring has none.
+    After an odd number of laps both indices are 0 and so are both wrap counters. And user-mode Linux names 0 for a
+    fresh ring, whose wrap counters are 1 (section 2.8.1). A lap leaves at least one descriptor with its USED flag set,
+    by the device or, in the next lap, by the driver (section 2.8.6); a fresh ring has none.
     """
     cdef const pvirtq_desc *desc = <const pvirtq_desc *>ring.descriptor_area
     cdef uint32_t i
@@ -347,7 +348,7 @@ cdef void reset_packed_ring(Ring *ring, uint32_t base) noexcept nogil:
 
 
 cdef void rewind_packed_ring(Ring *ring) noexcept nogil:
-    """Give back what is outstanding."""
+    """What is outstanding is available again, for the next take."""
     go_back(ring, ring.outstanding)
 
 

@@ -33,7 +33,8 @@ cdef void complete(Ring *ring, const Done *done, uint32_t n) noexcept nogil:
     """One used descriptor a chain, at the place of its first (section 2.8.5). The driver looks at them in order, so
     the flags of the first one staged are held back: publish stores them and with that shows them all.
 
-    One comparison a chain keeps within both ends: the ring's, and that of the descriptors that are outstanding.
+    `limit` is the nearer one of two ends, the ring's and that of the outstanding descriptors: so that one comparison a
+    chain is enough.
     """
     cdef pvirtq_desc *desc = <pvirtq_desc *>ring.descriptor_area
     cdef uint32_t first = ring.next_used, end = first + ring.outstanding, limit = min(<uint32_t>ring.size, end)
@@ -74,7 +75,11 @@ cdef void complete(Ring *ring, const Done *done, uint32_t n) noexcept nogil:
 
 
 cdef void note(Ring *ring, const Done *done, uint32_t n) noexcept nogil:
-    """Note what is about to be written. A second batch before a publish, or a large one: the journal ends, for good."""
+    """Note what is about to be written.
+
+    A journal holds one batch, of up to JOURNALED entries. Where a batch is larger, or a second one comes before a
+    publish, this ring has no journal from then on.
+    """
     cdef uint32_t i, behind = ring.next_used
     cdef bint wrap = ring.used_wrap
     if ring.staged or n > JOURNALED:
@@ -101,7 +106,7 @@ cdef inline uint64_t used_flags(const Ring *ring, bint wrap) noexcept nogil:
 
 
 cdef inline void step_on(Ring *ring, uint32_t slots) noexcept nogil:
-    """So many descriptors more are staged."""
+    """This many more descriptors are staged."""
     cdef uint32_t at = ring.next_used + slots
     if at >= ring.size:
         at -= ring.size
@@ -113,7 +118,15 @@ cdef inline void step_on(Ring *ring, uint32_t slots) noexcept nogil:
 
 
 cdef bint publish(Ring *ring) noexcept nogil:
-    """One store of the first staged flags; then whether to notify. Sections 2.8.10 and 2.8.21."""
+    """One store of the first staged flags; then whether to notify. Section 2.8.10.
+
+    The order of stores, fence and loads, and why no notification is missed, is as in split_ring's publish; these flags
+    take the place of the index. The driver stores off_wrap before its flags, so we load them the other way round.
+
+    With EVENT_IDX the driver names one descriptor by offset and wrap counter, and we notify if that one is among those
+    staged. Where its wrap counter is not ours, it lies a lap back: the ring's size is subtracted. Then, as for a split
+    ring, the distance from the one after it to next_used is compared with the number of staged ones.
+    """
     cdef pvirtq_desc *desc = <pvirtq_desc *>ring.descriptor_area
     cdef pvirtq_event_suppress *driver = <pvirtq_event_suppress *>ring.driver_area
     cdef uint16_t staged = ring.staged, flags, off_wrap, event
@@ -122,8 +135,8 @@ cdef bint publish(Ring *ring) noexcept nogil:
     store_release_u16(&desc[ring.published].flags, ring.first_flags)  # pairs with the driver's read of these flags
     ring.published = ring.next_used
     ring.staged = 0
-    full_fence()  # used must be visible before we look whether the driver sleeps; pairs with the driver's
-    flags = load_acquire_u16(&driver.flags)  # pairs with the driver's, which stores off_wrap before them
+    full_fence()  # pairs with the driver's fence, between what it asks for and its last look at the ring
+    flags = load_acquire_u16(&driver.flags)  # pairs with the driver's store of them, after off_wrap
     if flags != RING_EVENT_FLAGS_DESC or not ring.event_idx:
         return flags != RING_EVENT_FLAGS_DISABLE
     off_wrap = load_u16(&driver.off_wrap)

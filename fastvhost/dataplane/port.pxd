@@ -1,30 +1,31 @@
 """What every kind of port gives the forwarder: a struct of functions (PortOps), counters, and an epoch.
 
 Workers call these functions, without the GIL. Of one queue pair, one worker receives, releases and asks what follows,
-and one, perhaps another, delivers. None of them waits, for whatever happens at the other end.
+and one, perhaps another, delivers. None of these functions waits, whatever happens at the port's other end.
 
 receive_burst   Puts frames that arrived into `frames` of a burst from 0 on, and what release_burst is to know of each
                 into `done`; sets n_frames, which is 0 before, and returns it: BURST at most. Counts frames and bytes
-                in rx. What it drops by itself it counts as dropped only. Called once all frames of the pair that it
-                handed out before are released, or forgotten because the epoch moved on. Until then they stay as they
+                in rx. What it drops by itself it counts as dropped only. Called only when all frames of the pair that
+                it handed out before are released, or invalid because the epoch moved on. Until then they stay as they
                 are, wherever they lie
 deliver_burst   Copies the frames of a delivery out, in their order, and leaves them as they are. Returns how many it
-                has dealt with, each either counted in tx (frames, bytes) or as dropped. The rest waits, and will
-                come again: for room, or, where tx.spent was counted up, only for the next visit. 0 are no error
+                has dealt with, each either counted in tx (frames, bytes) or as dropped. The rest is delivered again:
+                once there is room, or, where tx.spent was counted up, at the next visit. To get 0 frames is no error
 release_burst   Takes frames back in the order in which they were received, all of a burst or the first of them. Never
                 called for none, nor for frames of an epoch before
-is_open         Whether frames can arrive before control has come by again; a pair that is not open costs nothing
-may_receive     Whether receive_burst may find something or has something to tidy up; cheaper than trying. It takes no
-                frame, but may call the kernel where that waits for it (xdp). A kind without such a look says yes
+is_open         Whether frames can arrive before the next change of the port; a pair that is not open costs nothing
+may_receive     Whether receive_burst may find something, or has something to give back; cheaper than trying. It takes
+                no frame, but calls the kernel where that waits for a call (xdp). A kind that cannot tell returns True
 
 And for a worker that wants to sleep, what would wake it, asked in this order:
 
-wait_fd         Readable when frames arrive from now on; NOTHING_TO_WAIT_FOR, or LOOK_AGAIN where nothing would tell.
-                *kicked becomes True where it was readable before, too late for a sleep that had ended by itself
+wait_fd         A descriptor that is readable when frames arrive from now on; NOTHING_TO_WAIT_FOR; or LOOK_AGAIN: frames
+                may arrive, and no descriptor tells. Sets *kicked where it was readable already: a kick that came after
+                its frame was found is no missed one (idle)
 want_kicks      Ask for that, or say that it is not needed
-has_silent_work Whether there is something to do of which wait_fd will not tell any more: frames that came before
-                want_kicks, or what the kernel has still to send. Work that is found after a sleep which nothing ended
-                counts as a missed kick (idle): after some of them, the worker naps instead until a kick comes
+has_silent_work Whether there is something to do for which wait_fd does not become readable: frames that came before
+                want_kicks, or what the kernel has still to send. Where it says yes after a sleep that ended by its
+                timeout, that counts as a missed kick (idle): after some of them, the worker naps until a kick comes
 
 What a frame needs (frame.pxd, heads) is what its ingress says, and what its egress gets as it is where it accepts that:
 super-frames of other needs come in pieces (offload/cut), checksums the egress fills in (offload/finish, receiveq).
@@ -59,8 +60,8 @@ cdef struct PortOps:
     Tally *tx                # one a pair: towards the VM
     uint32_t n_pairs
     # set through the door
-    uint32_t epoch           # moves on when frames received earlier must not be touched any more
-    uint32_t lives           # moves on when those will not come again, since another guest, or ring, comes
+    uint32_t epoch           # incremented when frames received earlier must not be touched any more
+    uint32_t lives           # incremented when those will not come again, because of another guest or ring
     uint32_t accepts         # what frames may need that are delivered to it (Need)
     uint32_t active_pairs    # pairs that take frames: a burst for pair p goes to p % active_pairs; 0 counts as 1
 
@@ -71,7 +72,7 @@ cdef class Port:
     cdef dict delivering         # by share: the worker that delivers to it, see wire.claim
     cdef uint32_t shares         # of each wire that leads here
     cdef PortOps ops
-    cdef Door door               # None: nothing of it ever changes
-    cdef PortDoor entrance       # its own control thread's
+    cdef Door door               # None: a port that never changes
+    cdef PortDoor entrance       # how its own control thread uses the door
     cdef int use_door(self, Door door) except -1
     cdef int allot(self, uint32_t n_pairs) except -1

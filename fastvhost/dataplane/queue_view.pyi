@@ -15,8 +15,11 @@ class QueueState(NamedTuple):
     broken: str
     """Empty, or why the queue was stopped: one sentence."""
     avail_idx: int
+    """In guest memory. Of a packed ring: next_avail, and 1 more where a chain is available."""
     used_idx: int
+    """In guest memory. Of a packed ring: the index of its next used descriptor."""
     next_avail: int
+    """The index that the worker takes next."""
     frames: int
     bytes: int
     kick_suppressed: bool

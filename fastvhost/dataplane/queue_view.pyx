@@ -1,6 +1,7 @@
 """What a queue and its ring say now, for show and diagnosis. Virtio 1.2, sections 2.7 and 2.8.
 
-The guest's memory may be slow to come, so it is read without the GIL; whoever does that counts as its user before.
+Pages of guest memory may be slow to come, so it is read without the GIL. The reader counts as a user of it meanwhile,
+so that it stays mapped.
 """
 
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from fastvhost.dataplane.virtio_device cimport Device, Queue
 from fastvhost.dataplane.ring import SENTENCES
 
 
-# What stands in the ring's memory.
+# What is read from the ring's memory.
 cdef struct QueueView:
     uint32_t avail_idx
     uint32_t used_idx
@@ -46,7 +47,7 @@ class QueueState(NamedTuple):
 
 
 cdef object state_of(const Device *device, uint32_t index, list kept, const Tally *tally):
-    """A queue's state. kept: the memory that it may lie in; it stays mapped meanwhile."""
+    """A queue's state. kept: the GuestMemory objects that it may lie in; they stay mapped meanwhile."""
     cdef bint packed = False
     cdef Queue queue
     cdef const Ring *ring = &queue.ring
@@ -77,7 +78,7 @@ cdef object state_of(const Device *device, uint32_t index, list kept, const Tall
 
 
 cdef int count_users(GuestMemory memory, int more) except -1:
-    """One more or less who looks into it; the last one unmaps what was closed meanwhile."""
+    """more: 1, a reader begins; -1, it is done. The last user unmaps what was closed meanwhile."""
     cdef Mapping mapping
     for mapping in memory.mappings:
         mapping.users += more
@@ -87,7 +88,7 @@ cdef int count_users(GuestMemory memory, int more) except -1:
 
 
 cdef Queue snapshot(const Device *device, uint32_t index, bint *packed) noexcept:
-    """A queue as it stands between two changes."""
+    """A copy of a queue, taken while no change is being committed."""
     cdef Queue copy
     cdef uint32_t commits
     while True:
@@ -103,7 +104,7 @@ cdef QueueView look_at_queue(const Queue *queue, bint packed) noexcept nogil:
     cdef QueueView view = QueueView(0, 0, False, False)
     cdef const Ring *ring = &queue.ring
     if queue.live and packed:
-        # as far as we know it: a packed ring has no index, only marks
+        # A packed ring has no index in its memory, only flags: these are the positions that we keep.
         view.avail_idx, view.used_idx = ring.next_avail + ring.has_work(ring), ring.next_used
         view.kick_suppressed = (
             load_u16(&(<pvirtq_event_suppress *>ring.device_area).flags) == RING_EVENT_FLAGS_DISABLE

@@ -1,14 +1,14 @@
 """What every ring format gives: its functions, and the state they share. Virtio 1.2, sections 2.7 and 2.8.
 
 take       resolves available chains to host memory, in order; they are outstanding from then on. A bad chain breaks
-           the ring if it is the first; behind good ones it ends what is taken, and will be the first in its turn.
-           A broken ring gives nothing. So does the budget end it: what is taken has VISIT_PIECES pieces at the most,
-           or is one chain
-untake     the last ones taken go back as if never touched
+           the ring if it is the first one; after good ones it ends the take, and is the first one of a later take.
+           The budget of a visit ends a take as well: what is taken has VISIT_PIECES pieces at most, or is one
+           chain. A broken ring gives nothing
+untake     undoes the take of the last n chains
 complete   stages outstanding chains as used, in the order in which they were taken
-           Both refuse more than is outstanding, write nothing then, and break the ring (RING_MISCOUNTED): whatever
-           a caller believes, a ring never writes beyond what its driver handed over
-publish    makes what is staged visible to the driver, once a burst; whether the driver wants a notification
+           Both refuse more than is outstanding: they write nothing then, and break the ring (RING_MISCOUNTED). So no
+           mistake of a caller makes a ring write beyond what its driver handed over
+publish    makes what is staged visible to the driver, once a burst; returns whether the driver wants a notification
 has_work   whether there is an available chain
 want_kicks asks the driver for available buffer notifications, or tells it that they are not needed
 """
@@ -23,20 +23,20 @@ from fastvhost.dataplane.journal cimport Journal
 
 cdef enum RingStatus:
     RING_OK
-    RING_AVAIL_JUMP
-    RING_HEAD_BEYOND_QUEUE
-    RING_NEXT_BEYOND_TABLE
-    RING_LOOP
-    RING_ADDRESS_OUTSIDE_MEMORY
-    RING_READABLE_IN_RECEIVEQ
-    RING_WRITABLE_IN_TRANSMITQ
-    RING_INDIRECT_NOT_NEGOTIATED
-    RING_INDIRECT_NESTED
-    RING_INDIRECT_TABLE_SIZE
-    RING_RECEIVE_CHAIN_TOO_SHORT
-    RING_CHAIN_PIECES
-    RING_OUTSIDE_MEMORY
-    RING_MISCOUNTED
+    RING_AVAIL_JUMP              # 2.7.6.1: no more chains can be available and outstanding than it has entries
+    RING_HEAD_BEYOND_QUEUE       # 2.7.6: an available entry is an index into the descriptor table
+    RING_NEXT_BEYOND_TABLE       # 2.7.5: next is an index into the same table
+    RING_LOOP                    # 2.7.5.2, 2.8.6: a chain uses each descriptor once; a loop has no end
+    RING_ADDRESS_OUTSIDE_MEMORY  # 2.7.5, 2.8.4: a buffer lies in memory that the front-end shares
+    RING_READABLE_IN_RECEIVEQ    # 2.7.5.1, 2.8.3: a device must not write to a readable buffer
+    RING_WRITABLE_IN_TRANSMITQ   # 2.7.5.1, 2.8.3: a device should not read a writable buffer
+    RING_INDIRECT_NOT_NEGOTIATED  # 2.7.5.3.1, 2.8.7
+    RING_INDIRECT_NESTED         # 2.7.5.3.1, 2.8.7: a table has no reference to another; NEXT does not go with INDIRECT
+    RING_INDIRECT_TABLE_SIZE     # 2.7.5.3, 2.8.7: a table consists of whole descriptors
+    RING_RECEIVE_CHAIN_TOO_SHORT  # 5.1.6.3.1: without MRG_RXBUF the header lies in one chain with its frame
+    RING_CHAIN_PIECES            # a limit of ours: MAX_SEGMENTS
+    RING_OUTSIDE_MEMORY          # the front-end's new memory does not contain the ring
+    RING_MISCOUNTED              # a defect of ours, see above
     N_RING_STATUS
 
 
@@ -76,17 +76,17 @@ cdef struct Ring:
     uint16_t first_flags       # of the first of them, held back until publish (packed)
     bint avail_wrap            # wrap counters (packed)
     bint used_wrap
-    uint32_t hot_region        # where the last address was found
+    uint32_t hot_region        # the region of the last buffer, tried first
     uint32_t taken_in_pieces   # of the take under way: its chains of several segments (packed)
     uint32_t segments_before   # and the segments in the pool before it
     RingStatus status          # sticky: a ring that broke its rules stays stopped until it is set up again
 
 
 cdef inline uint32_t places_for(uint32_t before, uint32_t lone) noexcept nogil:
-    """How full the pool of segments may get with the next chain of a take, as the budget of a visit says.
+    """How many segments the pool may hold after the next chain of a take, so that the budget of a visit is kept.
 
-    before: segments that were in it when the take began; lone: chains taken since that are one piece each. Those have
-    no place in the pool, and count all the same. The first chain may have what it needs.
+    before: segments in it when the take began; lone: chains of one piece each that were taken since. Those are not in
+    the pool, but count as well. Not for the first chain of a take: that one may have what it needs.
     """
     return min(<uint32_t>MAX_SEGMENTS, before + VISIT_PIECES - lone)
 

@@ -44,7 +44,7 @@ cdef int add_segments(
 ) noexcept nogil:
     """One descriptor's buffer: one segment, or one for each adjacent region that it spans.
 
-    A descriptor of 0 bytes takes a segment's place as well: the places alone bound the work of a burst.
+    A descriptor of 0 bytes uses a segment as well, since the number of segments is what bounds the work of a burst.
     """
     cdef const Region *region
     cdef uint64_t room
@@ -106,7 +106,7 @@ cdef int check_indirect(const Ring *ring, const virtq_desc *d, bint inside_table
 cdef void finish_chain(
     Chain *chain, const Segment *segments, uint32_t first, uint32_t *n_segments, uint64_t bytes
 ) noexcept nogil:
-    """Fill in a chain whose segments were added from `first` on. A lone segment needs no place in the pool."""
+    """Fill in a chain whose segments were added from `first` on. A lone segment is removed from the pool again."""
     chain.bytes = <uint32_t>min(bytes, 0xffffffffU)
     chain.first_segment = first
     chain.n_segments, chain.head = n_segments[0] - first, 0
@@ -117,7 +117,7 @@ cdef void finish_chain(
 
 
 cdef void stop_taking(Ring *ring, int status, uint32_t n_segments) noexcept nogil:
-    """Not even the first chain can be taken: its fault, or earlier ones of the burst have used up the segments."""
+    """No chain can be taken. That breaks the ring, unless earlier takes of the burst left too few segments."""
     if status != NO_SEGMENTS_LEFT:
         ring.status = <RingStatus>status
     elif n_segments == 0:
@@ -127,7 +127,7 @@ cdef void stop_taking(Ring *ring, int status, uint32_t n_segments) noexcept nogi
 cdef void check_chains(
     const Ring *ring, const Chain *chains, uint32_t n, const Segment *segments, uint32_t n_segments
 ) noexcept nogil:
-    """That chains, or the frames in them, are whole: in their memory, their pieces in the pool, as long as these."""
+    """Check that chains, or frames in them, lie in guest memory, and have the pieces and the length that they say."""
     cdef uint32_t i, k
     cdef uint64_t total
     cdef const Segment *piece

@@ -146,8 +146,8 @@ cdef bint walk_hot(
 ) noexcept nogil:
     """Follow one chain, or its indirect table, all of it in one region and nothing odd in it.
 
-    False: walk it the careful way, from the start; as nothing of what was read here is used then, that is no second
-    look at something already checked.
+    False: walk() is to follow it again, from the start. Nothing that was read here is used then, so it does not matter
+    that the driver may have changed it meanwhile.
     """
     cdef const Region *hot = &ring.table.regions[ring.hot_region]
     cdef const virtq_desc *table = <const virtq_desc *>ring.descriptor_area
@@ -256,13 +256,27 @@ cdef void complete(Ring *ring, const Done *done, uint32_t n) noexcept nogil:
 
 cdef inline void put(virtq_used_elem *at, const Done *done, uint32_t n) noexcept nogil:
     """Write elements, unless they are there already: a driver that uses its buffers round and round, for frames of one
-    length, finds the same ones lap after lap, and their cache lines need not cross."""
+    length, finds the same ones lap after lap, and their cache lines stay with its core."""
     if memcmp(at, done, n * sizeof(Done)):
         memcpy(at, done, n * sizeof(Done))
 
 
 cdef bint publish(Ring *ring) noexcept nogil:
-    """One store of the used index; then whether to notify. Sections 2.7.7.2 and 2.7.10."""
+    """One store of the used index; then whether to notify. Section 2.7.7.2.
+
+    No notification is missed:
+    1. We store the index with release, so that a driver that sees it sees the used elements as well.
+    2. We make a full fence.
+    3. We load what the driver asked for.
+    A driver that wants to sleep stores what it asks for, makes a full fence, and loads the index once more. Where two
+    parties each store, fence, and then load what the other one stores, at least one sees the other's store: either we
+    see that the driver asked, or it sees the new index and does not sleep. Without our fence the CPU might load before
+    its store is visible, and neither would see the other's store.
+
+    Which index the driver waits for: with EVENT_IDX, used_event names an entry, and we notify if that one is among the
+    entries published now, old <= used_event < new. Indices wrap at 65536, so distances are compared: the one from
+    used_event + 1 to new is less than the one from old to new.
+    """
     cdef virtq_used *used = <virtq_used *>ring.device_area
     cdef virtq_avail *avail = <virtq_avail *>ring.driver_area
     cdef uint16_t new = ring.next_used, old = ring.published
@@ -272,7 +286,7 @@ cdef bint publish(Ring *ring) noexcept nogil:
     ring.published = new
     full_fence()  # the index is visible before we look whether a call is wanted; pairs with the driver's fence
     if ring.event_idx:
-        # used_event stands behind the available ring
+        # used_event lies after the entries of the available ring
         return <uint16_t>(new - load_u16(&avail.ring[ring.size]) - 1) < <uint16_t>(new - old)
     return not load_u16(&avail.flags) & VIRTQ_AVAIL_F_NO_INTERRUPT
 
@@ -282,7 +296,10 @@ cdef bint has_work(const Ring *ring) noexcept nogil:
 
 
 cdef void want_kicks(Ring *ring, bint wanted) noexcept nogil:
-    """Sections 2.7.7 and 2.7.10. avail_event, behind the used ring, is the index of the next entry to kick for."""
+    """Section 2.7.10. avail_event, after the entries of the used ring, is the index of the next entry to kick for.
+
+    Not wanted: the entry before next_avail, which the driver reaches again only after 65535 others.
+    """
     cdef virtq_used *used = <virtq_used *>ring.device_area
     if ring.event_idx:
         store_u16(&used.flags, 0)
@@ -302,7 +319,7 @@ cdef void reset_split_ring(Ring *ring, uint32_t base) noexcept nogil:
 
 
 cdef void rewind_split_ring(Ring *ring) noexcept nogil:
-    """Give back what is outstanding."""
+    """What is outstanding is available again, for the next take."""
     ring.next_avail -= ring.outstanding
     ring.outstanding = 0
 

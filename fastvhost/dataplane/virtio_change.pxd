@@ -1,8 +1,8 @@
 """What a virtio-net device is to become: written by its control thread, unseen by workers until it is committed.
 
 A message of the front-end may ask for several things. Each is written here, and all take effect in one step, which is
-taken by a worker between two bursts (door). It copies fields and touches no guest memory, which its owner could make
-slow.
+taken by a worker between two bursts (door). It copies fields and touches no guest memory, since a guest or its
+front-end could make that slow.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -23,18 +23,18 @@ cdef enum Placement:
 
 
 cdef struct QueueChange:
-    Queue queue              # as it is to be, where it is touched
+    Queue queue              # as it is to become; valid where touched
     bint touched
-    bint stops               # workers lose the queue that they see
-    bint starts              # they get another
-    bint resumes             # which goes on where that one stopped
+    bint stops               # the queue that workers see ends
+    bint starts              # workers get a queue that they did not see before
+    bint resumes             # it goes on where the one that stops in this change stood
     bint kicks               # its first kick came
     bint calls               # its call descriptor is another
-    bint lost                # it lies in no memory any more
-    Journal *forgets         # what was noted of it is of no use any more; NULL: nothing
+    bint lost                # its parts lie in no region of the new memory
+    Journal *forgets         # the journal to clear; NULL: none
     uint32_t said            # the base that its front-end named for the start
     FoundPlace start        # the place where it starts (packed)
-    uint32_t base            # where it stood when it was stopped, or lost, last
+    uint32_t base            # where it stood when it last stopped or was lost
 
 
 cdef struct DeviceChange:
@@ -44,7 +44,7 @@ cdef struct DeviceChange:
     uint32_t n_queues
     bint begun               # what follows is filled in
     bint touched
-    bint takes_back          # workers forget the frames that wait with them
+    bint takes_back          # frames that workers hold go back to their rings
     bint link_changes
     bint link_up
     uint64_t features

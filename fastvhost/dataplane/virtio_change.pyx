@@ -20,13 +20,13 @@ from fastvhost.dataplane.ring cimport RING_OUTSIDE_MEMORY, Ring
 from fastvhost.dataplane.split_ring cimport reset_split_ring, rewind_split_ring, split_ring_base
 from fastvhost.dataplane.virtio_device cimport Device, Queue
 
-# Where a packed ring starts that was never used: both halves of its base, or the lower one alone.
+# The base of a packed ring that was never used, index 0 and wrap counter 1: in both halves, or in the lower one alone.
 cdef enum:
     FRESH_PLACE = 1 << 15
 
 
 cdef void begin_change(DeviceChange *change, const Device *device) noexcept nogil:
-    """From what workers see now."""
+    """Fill in a change with what workers see now."""
     cdef uint32_t i
     cdef QueueChange *one
     change.touched = change.takes_back = change.link_changes = False
@@ -40,16 +40,16 @@ cdef void begin_change(DeviceChange *change, const Device *device) noexcept nogi
 
 
 cdef Queue *touch(DeviceChange *change, const Device *device, uint32_t index) noexcept nogil:
-    """A queue as it is to be, to be written to."""
+    """The queue as it is to become, for writing."""
     cdef QueueChange *one = &change.queues[index]
     if not one.touched:
-        one.queue = device.queues[index]  # of what its worker writes nothing goes back
+        one.queue = device.queues[index]  # fields that its worker writes are not written back
         one.touched = change.touched = True
     return &one.queue
 
 
 cdef Placement place(Queue *queue, const RegionTable *table, bint packed) noexcept nogil:
-    """Translate a queue's remembered addresses in this memory, NULL for none. Unless PLACED, nothing is changed."""
+    """Translate the addresses that a front-end gave for a queue. table NULL: no memory. Unless PLACED, no change."""
     cdef Ring *ring = &queue.ring
     cdef uint64_t size = ring.size, event_bytes = 2 if ring.event_idx else 0
     cdef uint64_t driver_bytes = 4 if packed else 4 + 2 * size + event_bytes
@@ -64,7 +64,7 @@ cdef Placement place(Queue *queue, const RegionTable *table, bint packed) noexce
     device = host_of_user(table, queue.device_user_addr, device_bytes)
     if descriptors == NULL or driver == NULL or device == NULL:
         return OUTSIDE_MEMORY
-    # Sections 2.7 and 2.8.10: what each part must be aligned to.
+    # The alignment of each part: sections 2.7 and 2.8.10.
     if <uint64_t>descriptors % 16 or <uint64_t>driver % (4 if packed else 2) or <uint64_t>device % 4:
         return MISALIGNED
     ring.descriptor_area, ring.driver_area, ring.device_area = descriptors, driver, device
@@ -75,9 +75,9 @@ cdef Placement place(Queue *queue, const RegionTable *table, bint packed) noexce
 cdef Start start_ring(
     DeviceChange *change, const Device *device, Queue *fresh, uint32_t base, bint resumes, Journal *journal
 ) noexcept nogil:
-    """Set a ring that was placed to where it goes on: this base, unless a process before us is known to have served it.
+    """Set the position of a placed ring: this base, or where its journal says that an earlier process left it.
 
-    journal: of this ring, or NULL. resumes: the base is where this very process stopped it.
+    journal: of this ring, or NULL. resumes: the base is where this process stopped it.
     """
     cdef QueueChange *one = &change.queues[fresh.index]
     cdef Ring *ring = &fresh.ring
@@ -115,7 +115,7 @@ cdef uint32_t ring_base(const Ring *ring, bint packed) noexcept nogil:
 
 
 cdef void commit_change(void *prepared) noexcept nogil:
-    """Workers see it from now on: a DeviceChange. While those that own lanes of this port are at the door."""
+    """Put a DeviceChange into effect. Called while all workers that own lanes of this port are at the door."""
     cdef DeviceChange *change = <DeviceChange *>prepared
     cdef PortOps *port = change.port
     cdef Device *device = change.device
@@ -130,7 +130,7 @@ cdef void commit_change(void *prepared) noexcept nogil:
             commit_queue(&device.queues[i], &change.queues[i], device.packed)
     port.lives += change.link_changes
     if change.link_changes:
-        device.seen_frame, device.kick_samples = False, 0  # nothing is known of another front-end
+        device.seen_frame, device.kick_samples = False, 0  # both were about the front-end before
         judge_anew(device.asked)
     device.link_up, device.features, device.receiver = change.link_up, change.features, change.receiver
     device.packed = change.packed
@@ -140,12 +140,12 @@ cdef void commit_change(void *prepared) noexcept nogil:
 
 
 cdef inline bint begins_elsewhere(const Queue *queue, const QueueChange *change, bint packed) noexcept nogil:
-    """Than where it stopped: what it had handed out does not come again."""
+    """Whether it starts elsewhere than where it stopped: then frames that it had handed out do not come again."""
     return ring_base(&queue.ring, packed) != ring_base(&change.queue.ring, packed)
 
 
 cdef void rewind_rings(PortOps *port, Device *device, uint32_t n_queues) noexcept nogil:
-    """Workers forget the frames of all pairs that wait with them; live queues hand them out again."""
+    """Take back all frames of this port that workers hold; live queues hand them out again."""
     cdef uint32_t i
     port.epoch += 1
     for i in range(n_queues):
@@ -156,7 +156,7 @@ cdef void rewind_rings(PortOps *port, Device *device, uint32_t n_queues) noexcep
 
 
 cdef void commit_queue(Queue *queue, QueueChange *change, bint packed) noexcept nogil:
-    """packed: the format of the queue that workers saw."""
+    """packed: the format of the queue before the change."""
     cdef Queue *new = &change.queue
     if change.stops or change.lost:
         change.base = ring_base(&queue.ring, packed)
@@ -187,7 +187,7 @@ cdef void commit_queue(Queue *queue, QueueChange *change, bint packed) noexcept 
 
 
 cdef void go_on(Ring *ring, const Ring *stopped) noexcept nogil:
-    """Where another one of the same size and format stopped, with nothing outstanding."""
+    """Give a ring the position of a stopped one of the same size and format, which has nothing outstanding."""
     ring.next_avail, ring.avail_wrap = stopped.next_avail, stopped.avail_wrap
     ring.known_avail = stopped.next_avail
     ring.next_used, ring.used_wrap = stopped.next_used, stopped.used_wrap
@@ -195,7 +195,7 @@ cdef void go_on(Ring *ring, const Ring *stopped) noexcept nogil:
 
 
 cdef uint32_t active_pairs(const Device *device, uint32_t n_pairs) noexcept nogil:
-    """Pairs from 0 on whose receiveq takes frames; one at least."""
+    """How many pairs, from 0 on, have a receiveq that takes frames; 1 at least."""
     cdef uint32_t active = 0
     while active < n_pairs and device.queues[2 * active].live and device.queues[2 * active].enabled:
         active += 1

@@ -35,16 +35,16 @@ cdef struct Device:
     uint32_t allowed         # what frames of its driver may need (Need)
     bint link_up
     int attention_fd
-    Asked *asked             # what its helper is asked to signal
-    # of no concern to workers
+    Asked *asked             # which rings its helper is to signal
+    # read only while a change is committed
     uint64_t features
     bint packed
     uint32_t commits         # odd while a change is being committed
     # written by the workers
     uint32_t found_first_frame
-    uint32_t kick_samples    # of reading kick eventfds that had something: which of the last eight were slow
-    uint64_t kicks_read      # monotonic ns of the last time
-    uint32_t found_slow      # drivers are notified by the helper from now on, because it takes long
+    uint32_t kick_samples    # the last eight timed reads of kick eventfds: a bit each, 1 for a slow one
+    uint64_t kicks_read      # monotonic ns when a kick eventfd was read last
+    uint32_t found_slow      # signalling takes long: its helper notifies the driver from now on
     bint seen_frame
 
 

@@ -40,8 +40,8 @@ cdef extern from "fastvhost/dataplane/thread_scratch.h" nogil:
 
 
 cdef NetScratch *make_scratch() noexcept nogil:
-    """To be freed. NULL: there is no memory."""
-    # The segments stand behind it: a megabyte of addresses, of which only buffers in pieces touch the first pages.
+    """Scratch memory for deliveries, which the caller frees. NULL: there is no memory."""
+    # The segments follow it: a megabyte of address space, touched only as far as buffers come in several pieces.
     cdef NetScratch *scratch = <NetScratch *>malloc(sizeof(NetScratch) + MAX_SEGMENTS * sizeof(Segment))
     if scratch != NULL:
         poison(scratch, sizeof(NetScratch) + MAX_SEGMENTS * sizeof(Segment))
@@ -52,23 +52,23 @@ cdef NetScratch *make_scratch() noexcept nogil:
 
 
 cdef void enter_thread(const signals *own, NetScratch *scratch) noexcept nogil:
-    """A worker's thread begins: what it signals drivers by, and what it lays out chains in.
+    """A worker's thread begins: store what it signals drivers by, and where it lays out receive chains.
 
-    Its own signals; where it has none, those of the control threads are used.
+    own.context 0: the worker has no signals of its own; those of the control threads are used (notify_timed).
     """
     global thread_signals, thread_scratch
     thread_signals, thread_scratch = own[0], scratch
 
 
 cdef void leave_thread() noexcept nogil:
-    """A worker's thread ends: what it had for itself is its worker's."""
+    """A worker's thread ends. The worker frees its signals and its scratch memory."""
     global thread_scratch
     thread_signals.context = 0
     thread_scratch = NULL
 
 
 cdef NetScratch *scratch_of_this_thread() noexcept nogil:
-    """A worker's own; in another thread, which only takes steps, made at the first use. NULL: there is no memory."""
+    """A worker's own; any other thread that moves frames gets one at its first use. NULL: there is no memory."""
     global thread_scratch
     if thread_scratch == NULL:
         thread_scratch = make_scratch()
@@ -85,7 +85,7 @@ cdef void report_broken(Device *device, Queue *queue) noexcept nogil:
 
 
 cdef bint is_started(Device *device, Queue *queue) noexcept nogil:
-    """Kicked, or, for drivers that know of a polling device and never kick, found to hold buffers."""
+    """Whether it was kicked, or holds buffers: a driver that knows that its device polls may never kick."""
     if not queue.started and queue.ring.has_work(&queue.ring):
         queue.started = True
         store_release_u32(&queue.found_started, 1)  # pairs with VirtioPort.events
@@ -94,7 +94,7 @@ cdef bint is_started(Device *device, Queue *queue) noexcept nogil:
 
 
 cdef inline void notify(Device *device, Queue *queue) noexcept nogil:
-    """One used buffer notification to the driver, without waiting. Its descriptor is in hostile hands as well."""
+    """Notify the driver of used buffers, without waiting: a hostile front-end may have the same descriptor."""
     if queue.call_fd < 0:
         return
     queue.calls += 1
@@ -105,12 +105,12 @@ cdef inline void notify(Device *device, Queue *queue) noexcept nogil:
 
 
 cdef inline bint signal_at_once(const Queue *queue) noexcept nogil:
-    """Whether that was possible without waiting."""
+    """Signal the call descriptor. False: that is not possible without waiting."""
     return signal_socket(queue.call_fd) if queue.call_is_socket else signal_eventfd(&thread_signals, queue.call_fd)
 
 
 cdef void notify_timed(Device *device, Queue *queue) noexcept nogil:
-    """One that is looked at closely: whether it takes long, as it does with 100 000 waiters; or the helper's."""
+    """Notify and measure how long that takes, which is long with 100 000 waiters; or leave it to the helper."""
     global thread_signals
     cdef uint64_t began
     cdef uint32_t samples
@@ -124,7 +124,7 @@ cdef void notify_timed(Device *device, Queue *queue) noexcept nogil:
             device.asked.samples = samples
             thread_signals.untimed = UNTIMED
             if not mostly_slow(samples):
-                # After a slow one each is timed, so that few are slow until it is known. Another worker may know it.
+                # After a slow one each is timed, until eight in a row were quick. Another worker may have set `how`.
                 replace_i32(&device.asked.how, how, TIMED if samples else AT_ONCE)
             elif replace_i32(&device.asked.how, how, BY_HELPER):
                 store_release_u32(&device.found_slow, 1)  # pairs with VirtioPort.events
@@ -141,7 +141,7 @@ cdef uint32_t receive_burst(PortOps *port, uint32_t pair, FrameBurst *burst) noe
     if not is_polled(queue) or not is_started(device, queue):
         return 0
     burst.n_frames = burst.n_segments = 0
-    # Mostly once; again behind chains that were no frames.
+    # Usually one pass. Another one where the chains taken so far held no frame.
     while burst.n_frames == 0 and left and burst.n_segments < VISIT_PIECES:
         taken = ring.take(ring, burst.frames, left, burst.segments, &burst.n_segments)
         if taken == 0:
@@ -168,8 +168,10 @@ cdef uint32_t receive_burst(PortOps *port, uint32_t pair, FrameBurst *burst) noe
 cdef inline uint32_t unpack(
     const Queue *queue, FrameBurst *burst, uint32_t n, const Device *device, Tally *tally
 ) noexcept nogil:
-    """Frames out of chains; from a disabled ring, none (vhost-user, "Ring states": started but disabled, so drain and
-    discard). Returns the chains dealt with."""
+    """Turn chains into frames. Returns how many chains are dealt with.
+
+    A ring that is started and disabled is drained, and its frames are dropped (vhost-user, "Ring states").
+    """
     cdef uint32_t i
     if queue.enabled:
         return strip_headers(burst, n, device.receiver.header_bytes, device.allowed, tally)
@@ -214,7 +216,7 @@ cdef void release_burst(PortOps *port, uint32_t pair, const Done *done, uint32_t
 
 
 cdef bint is_open(PortOps *port, uint32_t pair) noexcept nogil:
-    """A live transmitq; a disabled one too, it is drained."""
+    """Whether the transmitq is live. A disabled one counts as well, since it is drained."""
     return (<Device *>port.state).queues[2 * pair + 1].live
 
 
@@ -230,24 +232,25 @@ cdef int wait_fd(PortOps *port, uint32_t pair, bint *kicked) noexcept nogil:
     cdef uint32_t tries = 0
     if not is_polled(queue):
         return NOTHING_TO_WAIT_FOR
-    # Whoever reads a kick eventfd, or waits for it, pays for its waiters as well: one that is slow is left alone, but
-    # for four looks a second whether it still is.
+    # To read a kick eventfd, or to wait for it, takes longer the more waiters it has. A slow one is left alone, but for
+    # four reads a second that tell whether it is still slow.
     if not queue.kicked or queue.kick_fd < 0 or (slow and monotonic_ns() - device.kicks_read < <uint64_t>AGAIN_NS):
         return LOOK_AGAIN
-    # To find nothing takes long where somebody else holds the eventfd; once, where this core was taken away meanwhile.
+    # A read that finds nothing is slow where another process keeps the eventfd's lock busy, or where this core was
+    # taken away meanwhile. So only EMPTY_TRIES slow ones in a row count.
     while tries < EMPTY_TRIES and taken == 0 and took > <uint64_t>SLOW_NS:
         taken = take_kicks(device, queue, &took)
         tries += 1
     if taken:
         queue.kicks += taken
         kicked[0] = True
-    if slow or taken or took > <uint64_t>SLOW_NS:  # to find nothing soon proves nothing but then
+    if slow or taken or took > <uint64_t>SLOW_NS:  # a quick read of nothing proves nothing else
         device.kick_samples = with_sample(device.kick_samples, took)
     return LOOK_AGAIN if mostly_slow(device.kick_samples) else queue.kick_fd
 
 
 cdef inline uint64_t take_kicks(Device *device, const Queue *queue, uint64_t *took) noexcept nogil:
-    """Those that came, and the nanoseconds that it took."""
+    """Read the kicks that came. took: the nanoseconds of that read."""
     cdef uint64_t taken
     device.kicks_read = monotonic_ns()
     taken = drain_eventfd(queue.kick_fd)

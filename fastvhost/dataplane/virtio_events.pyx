@@ -31,7 +31,7 @@ cdef list take_events(Device *device, uint32_t n_queues):
 
 
 cdef inline bint is_new(uint32_t *found) noexcept:
-    """Whether a worker has found it since the last look; the next look says no."""
+    """Whether a worker has set this flag since the last call. Clears it."""
     if not load_acquire_u32(found):
         return False
     store_release_u32(found, 0)

@@ -11,13 +11,13 @@ from fastvhost.dataplane.virtio_device cimport Device, Queue
 
 
 cdef class VirtioPort(ChangingPort):
-    # what workers see
+    # what workers use now
     cdef Device *device
     cdef GuestMemory memory
     cdef Notifier notifier
     cdef Journal *journals       # one for each ring, or NULL; in what `kept` holds
     cdef object kept
-    # what they are to see
+    # what they are to use after the change
     cdef DeviceChange next
     cdef GuestMemory next_memory
     cdef bint reported_fault

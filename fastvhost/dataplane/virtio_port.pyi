@@ -41,13 +41,14 @@ class VirtioPort(ChangingPort):
         ValueError for one that is too small, or while a queue is live.
         """
     def forget_queue(self, index: int) -> None:
-        """What was noted of this ring is of no use any more: its front-end knows where it stands, or lays it out."""
+        """Clear the journal of this ring: its front-end knows the position, or lays the ring out anew."""
     def start_queue(self, index: int, setup: QueueSetup) -> str:
         """Make a queue live, and say how it starts.
 
-        "as told": from its base; "went on": from where another process noted that it left this ring, which a
-        front-end that names a fresh base, or the one of that start, does not know; or
-        "left standing", where the base is a fresh one, but the ring (packed) was in use and nothing tells where.
+        "as told": at the base of the setup. "went on": where another process left this ring, as its journal says. The
+        journal is used only where the front-end names a fresh base, or the base of that other start: such a front-end
+        does not know the position. "left standing": the base is a fresh one, but the ring (packed) was in use, and
+        nothing tells its position.
 
         Raises RingRefusedError: no memory, addresses outside it or misaligned, size not a power of two up to 32768,
         base out of range (virtio 1.2, section 2.7).
@@ -59,7 +60,7 @@ class VirtioPort(ChangingPort):
     def queue_setup(self, index: int) -> QueueSetup:
         """How a queue is set up. Its base: the next available index (GET_VRING_BASE) where it stopped last.
 
-        Within a change, that of a queue which it stops is right after its end.
+        Within a change that stops this queue, the base is right only after the end of the change.
         """
     def set_enabled(self, index: int, enabled: bool) -> None: ...
     def set_call_fd(self, index: int, call_fd: int) -> None:
@@ -73,7 +74,7 @@ class VirtioPort(ChangingPort):
     def tend(self, now: float) -> float | None:
         """Look after the helper thread, which notifies where a worker would have to wait. To be called in turn.
 
-        now: seconds of time.monotonic(). Returns until when to come again, None: whenever attention_fd says so.
+        now: seconds of time.monotonic(). Returns when to call again; None: when attention_fd is readable.
         Raises NotificationsStuckError: the driver cannot be notified, and the front-end must go.
         """
     @property

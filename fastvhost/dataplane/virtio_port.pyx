@@ -66,7 +66,7 @@ from fastvhost.dataplane.ring_refusal import RingRefusedError, need_size_and_bas
 
 STARTS = ("as told", "went on", "left standing")
 
-# Of a setter that stands alone. A front-end's message waits as long as it takes, see commit().
+# How long a setter outside of a change waits for a worker. A front-end's message waits as long as it takes: commit().
 cdef enum:
     MAX_WAIT_S = 5
 
@@ -132,7 +132,7 @@ cdef class VirtioPort(ChangingPort):
             self.device.attention_fd = -1
             os.close(fd)
 
-    # Changes: written to `next`, unseen until they take effect all at once
+    # Changes: written to `next`, which workers do not see until all of it takes effect
 
     cdef bint has_plan(self) noexcept:
         return self.next.begun and self.next.touched
@@ -172,7 +172,7 @@ cdef class VirtioPort(ChangingPort):
         return &self.next
 
     cdef const Queue *planned(self, uint32_t index) except NULL:
-        """A queue as it is to be."""
+        """A queue as it is to become."""
         cdef DeviceChange *next = self.plan()
         return &next.queues[index].queue if next.queues[index].touched else &self.device.queues[index]
 
@@ -318,7 +318,7 @@ cdef class VirtioPort(ChangingPort):
                 queue = touch(&self.next, self.device, index)
                 queue.kicked = queue.started = self.next.queues[index].kicks = True
         elif queue.live:
-            # Two words that only ever become true: no worker has to stand still for them.
+            # Two words that only change from 0 to 1: the door is not needed.
             store_release_u32(<uint32_t *>&queue.kicked, 1)
             store_release_u32(<uint32_t *>&queue.started, 1)
 
@@ -390,7 +390,7 @@ cdef class VirtioPort(ChangingPort):
 
     cdef int need_made(self) except -1:
         if self.notifier is None:
-            raise ValueError("a port is used once it is made: call its __init__")
+            raise ValueError("this port was never made: call its __init__ first")
         return 0
 
     def tend(self, double now) -> float | None:
@@ -403,7 +403,7 @@ cdef class VirtioPort(ChangingPort):
         return self.notifier.state
 
     def queue_state(self, uint32_t index) -> QueueState:
-        # Asked from other threads as well. What a change replaces stays mapped until we are done.
+        # Called from other threads as well. Memory that a change replaces meanwhile stays mapped until the end.
         self.queue(index)
         kept = [memory for memory in (self.memory, self.next_memory) if memory is not None]
         return state_of(
