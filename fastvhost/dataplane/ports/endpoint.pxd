@@ -1,6 +1,6 @@
-"""A port that a program of this process owns. The Cython face, without the GIL, is endpoint_slots'.
+"""A port that a program of this process owns. Its functions without the GIL are in endpoint_slots.
 
-One thread at a time may use that face; the Python methods are made of it and hold the GIL meanwhile.
+One thread at a time may call those. The Python methods call them, and hold the GIL meanwhile.
 """
 
 from fastvhost.dataplane.ports.endpoint_slots cimport EndpointSlots

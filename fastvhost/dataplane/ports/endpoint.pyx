@@ -40,15 +40,15 @@ from fastvhost.dataplane.ports.parcels cimport (
 from fastvhost.dataplane.tally cimport Tally, count_drops
 
 
-# How long a program that waits sleeps at most: two threads may wait on one eventfd, and one take the wake-up of both.
 cdef enum:
+    # The longest sleep of a thread that waits: two may wait on one eventfd, and one consume the wake-up of both.
     WAKE_UP_MS = 100
     SLOT_BYTES = 9216
     SUPER_SLOT_BYTES = 65600     # room for MAX_FRAME_BYTES, and the most that a slot has
 
 
 class EndpointClosedError(Exception):
-    """The forwarder behind an endpoint has ended: nothing comes from it any more, nothing gets through."""
+    """The forwarder of an endpoint has ended: no frame can be sent or received any more."""
 
 
 # The worker's side
@@ -78,7 +78,7 @@ cdef uint32_t receive_burst(PortOps *port, uint32_t pair, FrameBurst *burst) noe
 
 
 cdef uint32_t receive_headed_burst(PortOps *port, uint32_t pair, FrameBurst *burst) noexcept nogil:
-    """The same where the program may leave work to others. Burst.set_offload refuses what is dropped here."""
+    """The same with offloads. What is dropped here, Burst.set_offload refuses; C code can still write it."""
     cdef EndpointMemory *side = <EndpointMemory *>port.state
     cdef uint32_t n = 0, there = min(parcels_there(&side.leaving), <uint32_t>MOST_FRAMES)
     cdef Parcel parcel
@@ -206,7 +206,7 @@ cdef class Endpoint(EndpointSlots):
         self.ops.wait_fd, self.ops.want_kicks, self.ops.has_silent_work = wait_fd, want_kicks, has_work
 
     cdef bint wait_for(self, Parcels *ring, double timeout) except -1:
-        """Until there is something in a ring: True. False after so many seconds, less than 0 meaning for ever."""
+        """Wait until a ring has a parcel. False: it has none after `timeout` seconds. Negative: for ever."""
         cdef double deadline = time.monotonic() + timeout if timeout >= 0 else 0
         cdef pollfd one
         cdef int ms = WAKE_UP_MS
@@ -220,7 +220,7 @@ cdef class Endpoint(EndpointSlots):
                 drain_eventfd(self.side.program_fd)
                 store_release_u32(&self.side.program_waits, 1)
             full_fence()  # pairs with wake_program
-            # The worker may wait for the very buffers that came home. With the GIL: no two threads move slots.
+            # The worker may wait for buffers that have returned. With the GIL: two threads must not move slots at once.
             self.rebalance()
             with nogil:
                 if not parcels_there(ring) and not self.closed and ms:

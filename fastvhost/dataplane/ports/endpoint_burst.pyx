@@ -11,7 +11,7 @@ from fastvhost.dataplane.ports.parcels cimport Parcel
 
 from fastvhost.dataplane.offload.asked import PLAIN, Offload, fault
 
-cdef object BY_ENDPOINT = object()  # what makes a burst: no program has it
+cdef object BY_ENDPOINT = object()  # the argument by which an endpoint makes a burst; programs do not have it
 
 
 cdef class Burst:
@@ -25,7 +25,7 @@ cdef class Burst:
         return self.n
 
     cdef Parcel *at(self, Py_ssize_t index) except NULL:
-        """The one place that turns a number, from the end where it is negative, into a frame of the burst."""
+        """The frame of this number; a negative one counts from the end. Raises IndexError."""
         if index < 0:
             index += self.n
         if self.gone or not 0 <= index < self.n:
@@ -79,11 +79,11 @@ cdef class Burst:
         problem = fault(asked, parcel.bytes)
         if problem:
             raise ValueError(problem)
-        parcel = self.at(index)  # comparing may have run code of the program's, which gave the burst back
+        parcel = self.at(index)  # comparing may have run code of the program, which may have given the burst back
         ask(self.endpoint, parcel, asked)
 
     cdef int check_offloads(self) except -1:
-        """A frame may have got another length since. Raises ValueError."""
+        """Check what frames ask for once more: their lengths may have changed since. Raises ValueError."""
         cdef uint32_t i
         cdef NetHeader *header
         for i in range(self.n):
@@ -158,7 +158,7 @@ cdef object asked_of(EndpointSlots endpoint, const Parcel *parcel):
 
 
 cdef int ask(EndpointSlots endpoint, const Parcel *parcel, object asked) except -1:
-    """What the frame of a parcel leaves to others from now on. asked: an Offload without fault."""
+    """Set what the frame of a parcel leaves to its receiver. asked: an Offload without fault."""
     cdef NetHeader *header = header_of(endpoint, parcel)
     cdef NetHeader new = NetHeader(
         NET_HDR_F_NEEDS_CSUM if asked.needs_csum else 0, asked.gso_type, asked.hdr_len, asked.gso_size,
@@ -178,7 +178,7 @@ cdef uint32_t load_big_endian(const uint8_t *at) noexcept nogil:
 
 
 cdef Burst new_burst(EndpointSlots endpoint, uint32_t most, bint lent):
-    """An empty one with room for so many frames. lent: of slots from lend_slots, not of frames that arrived."""
+    """An empty burst with room for `most` frames. lent: of slots from lend_slots, not of frames that arrived."""
     cdef Burst burst = Burst.__new__(Burst, BY_ENDPOINT)
     burst.endpoint, burst.lent = endpoint, lent
     burst.parcels = <Parcel *>malloc((most or 1) * sizeof(Parcel))

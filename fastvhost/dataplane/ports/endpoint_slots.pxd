@@ -1,6 +1,6 @@
 """The memory of an endpoint, in slots that go round between its program and a worker by four rings of parcels.
 
-The Cython face of an endpoint: take, lend_slots, put_back and pass_on, all without the GIL, for one thread at a time.
+take, lend_slots, put_back and pass_on need no GIL. One thread at a time may call them.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -34,7 +34,7 @@ cdef class EndpointSlots(Port):
     cdef object view
     cdef readonly uint32_t slots, slot_bytes
     cdef uint32_t share      # slots that the program keeps for sending
-    cdef uint32_t *spare     # lent and handed back unsent
+    cdef uint32_t *spare     # slots of these that are ready to be lent
     cdef uint32_t n_spare
     cdef int make_slots(self, uint32_t slots, uint32_t slot_bytes, bint offloads) except -1
     cdef uint32_t take(self, Parcel *parcels, uint32_t most) noexcept nogil

@@ -6,6 +6,6 @@ class EndpointSlots(Port):
     """The slots of a port whose other end is the program. See endpoint.Endpoint."""
 
     slots: int
-    """Buffers; half of them for each direction."""
+    """How many buffers there are. Half of them are for each direction."""
     slot_bytes: int
-    """Room for a frame: longer ones drop as oversize."""
+    """The longest frame that fits a buffer. Longer ones drop as oversize."""

@@ -1,8 +1,8 @@
 """The memory of an endpoint, in slots that go round between its program and a worker by four rings of parcels.
 
-A slot is lent by the program's share, filled, leaving, returned; or vacant, filled by the worker, arrived, released. A
-received slot that the program sends back returns to the program's half; rebalance() moves the surplus to the worker's
-half again.
+A slot of the program's half is lent, filled by the program, leaving, and then returned. One of the worker's half is
+vacant, filled by the worker, arrived, and then released. A received slot that the program sends back returns to the
+program's half; rebalance() moves the surplus to the worker's half again.
 """
 
 import mmap
@@ -80,7 +80,7 @@ cdef class EndpointSlots(Port):
             close(self.side.worker_fd)
 
     cdef uint32_t take(self, Parcel *parcels, uint32_t most) noexcept nogil:
-        """Up to so many frames that arrived. They are the program's until put_back or pass_on."""
+        """Take up to `most` frames that arrived. They are the program's until put_back or pass_on."""
         cdef uint32_t i, n = min(most, parcels_there(&self.side.arrived))
         self.rebalance()
         for i in range(n):
@@ -88,7 +88,7 @@ cdef class EndpointSlots(Port):
         return n
 
     cdef uint32_t lend_slots(self, Parcel *parcels, uint32_t most) noexcept nogil:
-        """Up to so many empty slots, for plain frames unless the caller says otherwise. It sets their bytes."""
+        """Take up to `most` empty slots, for plain frames unless the caller sets a header. It also sets their bytes."""
         cdef uint32_t i, n = 0, there = parcels_there(&self.side.returned)
         while n < most and self.n_spare:
             self.n_spare -= 1
@@ -103,7 +103,7 @@ cdef class EndpointSlots(Port):
         return n
 
     cdef void put_back(self, const Parcel *parcels, uint32_t n, bint lent) noexcept nogil:
-        """Slots that the program does not want any more; lent: they came from lend_slots."""
+        """Give back slots that are not sent. lent: they came from lend_slots."""
         cdef uint32_t i
         for i in range(n):
             if lent:
@@ -114,18 +114,18 @@ cdef class EndpointSlots(Port):
         show_parcels(&self.side.vacant)
 
     cdef void pass_on(self, const Parcel *parcels, uint32_t n) noexcept nogil:
-        """Send."""
+        """Send the frames of these slots."""
         cdef uint32_t i
         for i in range(n):
             put_parcel(&self.side.leaving, parcels[i].slot, parcels[i].bytes)
         show_parcels(&self.side.leaving)
         self.rebalance()
-        full_fence()  # pairs with the one before the worker sleeps
+        full_fence()  # pairs with the fence before a worker sleeps (idle)
         if load_acquire_u32(&self.side.worker_waits):
             wake_eventfd(self.side.worker_fd)
 
     cdef void rebalance(self) noexcept nogil:
-        """Give the worker back what came home beyond the program's share."""
+        """Give the worker those of the returned slots that exceed the program's share."""
         cdef uint32_t there = parcels_there(&self.side.returned)
         if there + self.n_spare <= self.share:
             return

@@ -32,9 +32,9 @@ cdef struct HostQueue:
     uint8_t *arena
     # scratch of the worker that writes
     iovec *parts
-    # A frame that the kernel cannot take from where it lies: in too many pieces, or in guest memory whose file was cut
-    # short, which makes a system call fail (EFAULT). To copy it makes us trap instead: the fault guard sees it, and the
-    # port of that guest ends as it should.
+    # For a frame that the kernel cannot take from where it lies: it has too many pieces, or lies in guest memory whose
+    # file was cut short, so that the system call fails (EFAULT). Copying it causes a SIGBUS instead, which the fault
+    # guard handles, and the port of that guest ends its connection.
     uint8_t *bounce
 
 
@@ -58,11 +58,11 @@ cdef struct HostFile:
     void *handle
 
 
-# What workers are to see: written down by control, in effect at the door.
+# What workers are to use: written down by control, in effect at the door.
 cdef struct HostChange:
     PortOps *port           # what changes
     HostPortState *side
-    bint lends               # frames received lie in memory that goes with the files
+    bint lends               # frames received lie in memory that is unmapped with the files
     bint begun               # what follows is filled in
     bint touched
     bint swaps               # workers get other files, or none
@@ -73,12 +73,12 @@ cdef struct HostChange:
 
 
 cdef class HostFiles:
-    """What attach() gives a port, and what it makes of that: in use from the door on, until the next door."""
+    """What attach() gives a port, and what the port keeps with that. Workers use it from one door to the next."""
     cdef HostFile *files
     cdef uint32_t n
     cdef bint served             # workers use them, or did
     cdef int make_room(self, uint32_t n) except -1
-    cdef void let_go(self) noexcept         # no worker uses it, or ever did. Idempotent
+    cdef void let_go(self) noexcept         # called when no worker uses it, or will. Idempotent
 
 
 cdef void report_error(HostPortState *side, int error) noexcept nogil

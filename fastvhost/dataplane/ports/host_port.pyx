@@ -14,12 +14,12 @@ from fastvhost.dataplane.frame cimport Delivery, Frame, Segment, copy_frame
 from fastvhost.dataplane.port cimport NOTHING_TO_WAIT_FOR, Port, PortOps
 
 
-# Seconds. Of a setter that stands alone: a worker that is later keeps the port waiting, whoever changes it tries again.
+# Seconds that a setter outside of a change waits for a worker. After that it raises, and its caller tries again.
 cdef double MAX_WAIT = 0.5
 
 
 cdef void report_error(HostPortState *side, int error) noexcept nogil:
-    """Tell control of a call that failed, once until it has looked."""
+    """Tell control of a call that failed. Others that fail before control has looked are not told."""
     if not side.found_error:
         store_release_u32(&side.found_error, error)  # pairs with HostPort.events
         wake_eventfd(side.attention_fd)
@@ -32,7 +32,7 @@ cdef void report_first_frame(HostPortState *side) noexcept nogil:
 
 
 cdef uint32_t list_pieces(HostQueue *queue, const Delivery *delivery, const Frame *frame, iovec *parts) noexcept nogil:
-    """A frame in pieces as the kernel wants them; in more pieces than it takes, by way of the bounce buffer."""
+    """List a frame's pieces for the kernel. One of more pieces than the kernel takes is copied to the bounce buffer."""
     cdef const Segment *segments = delivery.segments
     cdef uint32_t i
     if frame.n_segments == 1:
@@ -48,13 +48,13 @@ cdef uint32_t list_pieces(HostQueue *queue, const Delivery *delivery, const Fram
 
 
 cdef int host_wait_fd(PortOps *port, uint32_t pair, bint *kicked) noexcept nogil:
-    """Readable while frames wait: poll() looks again by itself, so nothing is lost between looking and sleeping."""
+    """A descriptor that is readable while frames wait: also for those that came before the sleep, so none is missed."""
     cdef int fd = (<HostPortState *>port.state).queues[pair].fd
     return NOTHING_TO_WAIT_FOR if fd < 0 else fd
 
 
 cdef void commit_host_change(void *written) noexcept nogil:
-    """Workers see it from now on: a HostChange. While those that own lanes of this port are at the door."""
+    """Put a HostChange into effect. Called while all workers that own lanes of this port are at the door."""
     cdef HostChange *change = <HostChange *>written
     cdef HostPortState *side = change.side
     cdef uint32_t i
@@ -68,7 +68,7 @@ cdef void commit_host_change(void *written) noexcept nogil:
 
 
 cdef class HostFiles:
-    """What attach() gives a port. A kind that keeps hold of it meanwhile lets go when no worker uses it any more."""
+    """What attach() gives a port. Kinds that hold references override let_go(), called when no worker uses them."""
 
     cdef int make_room(self, uint32_t n) except -1:
         self.files = <HostFile *>calloc(n or 1, sizeof(HostFile))
@@ -122,7 +122,7 @@ cdef class HostPort(ChangingPort):
         self.ops.active_pairs = n_pairs
         return 0
 
-    # Changes: written to `next`, unseen until they take effect all at once
+    # Changes: written to `next`, which workers do not see until all of it takes effect
 
     cdef bint has_plan(self) noexcept:
         return self.next.begun and self.next.touched

@@ -1,13 +1,13 @@
 """An interface of this host through AF_PACKET: a NIC, a veth, a bridge. packet(7); Linux, packet_mmap.rst.
 
 Frames stay in the ring's blocks until the egress has copied them: one copy, as from a guest. A block goes back to the
-kernel once all its frames are released. A burst takes frames from as many blocks as it needs: a port that takes fewer a
-round than another one sends lets its ring fill up, until the kernel drops. What a stack or a guest leaves to its
-card crosses as it is: a virtio-net header in front of each frame says what is missing (PACKET_VNET_HDR).
+kernel once all its frames are released. A burst takes frames from as many blocks as it needs: if it stopped at the end
+of a block, a fast sender would fill the ring, and the kernel would drop. What a stack or a guest leaves to its card is
+passed on as it is: a virtio-net header in front of each frame says what is missing (PACKET_VNET_HDR).
 
-A frame is sent past the interface's queue (PACKET_QDISC_BYPASS), but for one with something missing: a card that does
-not do it has its frames finished by the kernel on the way from the queue, and loses them past it. All frames of a flow
-go the same way, and stay in order.
+A complete frame is sent past the interface's queue (PACKET_QDISC_BYPASS). One with something missing goes through the
+queue: there the kernel does what the card cannot do, while past the queue such a frame would be lost. A stack leaves
+all frames of a flow unfinished, or none: so they go the same way, and stay in order.
 """
 
 from libc.errno cimport EAGAIN, EFAULT, EINVAL, EMSGSIZE, ENOBUFS, ENOMEM, errno
@@ -77,7 +77,7 @@ cdef extern from * nogil:
     const int MSG_DONTWAIT
 
 cdef enum:
-    FEW_PARTS = 4            # a frame in more pieces goes by way of the bounce buffer, on its own
+    FEW_PARTS = 4            # a frame in more pieces is copied to the bounce buffer, and sent alone
 
 
 cdef struct PacketRing:
@@ -89,8 +89,8 @@ cdef struct PacketRing:
     int queue_fd             # for frames with a head
     # written by the worker that reads
     uint32_t block           # the one being read, or the next to be
-    bint is_open             # it is ours
-    uint32_t n_held          # blocks that are ours, it included: frames of them may still be out
+    bint is_open             # the kernel has handed that block to us
+    uint32_t n_held          # blocks that are ours, that one included: their frames may be not released yet
     uint32_t left            # frames in it not looked at yet
     uint8_t *next            # the first of them
     # scratch of the worker that writes
@@ -103,7 +103,7 @@ cdef inline tpacket_block_desc *block_at(const PacketRing *ring, uint32_t block)
 
 
 cdef inline bint is_ready(const PacketRing *ring, uint32_t block) noexcept nogil:
-    """Whether the kernel has closed a block: it is ours now."""
+    """Whether the kernel has closed a block, and handed it to us."""
     return load_acquire_u32(&block_at(ring, block).hdr.bh1.block_status) & TP_STATUS_USER  # pairs with the closing
 
 
@@ -128,7 +128,7 @@ cdef bint open_block(PacketRing *ring) noexcept nogil:
 
 
 cdef void give_back(PacketRing *ring) noexcept nogil:
-    """All frames handed out so far are released: blocks without any more go back to the kernel."""
+    """Give blocks that are read to their end back to the kernel. All frames handed out so far are released."""
     cdef uint32_t oldest
     if ring.is_open and ring.left == 0:
         move_on(ring)
@@ -159,7 +159,7 @@ cdef uint32_t receive_burst(PortOps *port, uint32_t pair, FrameBurst *burst) noe
             continue
         packet = <tpacket3_hdr *>ring.next
         if not lies_in_block(ring, packet, &found):
-            # Not from a kernel: the ring is memory of this program as well. The rest of the block is lost.
+            # No kernel writes this; but the ring is also writable by this process. The rest of the block is lost.
             count_drops(tally, BAD_DESCRIPTOR, ring.left)
             ring.left = 0
             continue
@@ -183,7 +183,7 @@ cdef struct FoundPacket:
 
 
 cdef inline bint lies_in_block(const PacketRing *ring, const tpacket3_hdr *packet, FoundPacket *found) noexcept nogil:
-    """Whether a frame and what stands in front of it lie in the block being read, and the next one behind it."""
+    """Whether a frame and its headers lie in the block being read, and the next frame after it. Fills in `found`."""
     cdef size_t at = <size_t>(<const uint8_t *>packet - <const uint8_t *>block_at(ring, ring.block))
     if at > ring.block_bytes - sizeof(tpacket3_hdr):
         return False
@@ -200,7 +200,7 @@ cdef inline bint lies_in_block(const PacketRing *ring, const tpacket3_hdr *packe
 cdef uint32_t take_packet(
     PacketRing *ring, tpacket3_hdr *packet, const FoundPacket *found, FrameBurst *burst, uint32_t n, Tally *tally
 ) noexcept nogil:
-    """One frame of the ring as the n-th of the burst. 0: it is none."""
+    """Make one frame of the ring the n-th of the burst: 1. Or drop it: 0."""
     cdef uint8_t *frame = <uint8_t *>packet + found.mac
     cdef uint32_t bytes = found.bytes
     cdef NetHeader *net = &next_head(burst).net
@@ -213,7 +213,7 @@ cdef uint32_t take_packet(
         count_drops(tally, RUNT, 1)
         return 0
     if packet.tp_status & TP_STATUS_VLAN_VALID:
-        # The kernel took the tag out; there is room for it where its header was.
+        # The kernel took the tag out of the frame. It fits in front, over headers that were read already.
         restore_tag(frame, packet)
         frame -= VLAN_TAG_BYTES
         bytes += VLAN_TAG_BYTES
@@ -243,7 +243,7 @@ cdef bint may_receive(PortOps *port, uint32_t pair) noexcept nogil:
     cdef PacketRing *ring = <PacketRing *>queue.handle
     if queue.fd < 0:
         return False
-    # One that was read to its end waits to be given back: that is work, too.
+    # A block that was read to its end is to be given back: receive_burst does that.
     return ring.left or ring.n_held or is_ready(ring, ring.block)
 
 
@@ -258,7 +258,7 @@ cdef uint32_t deliver_burst(PortOps *port, uint32_t pair, const Delivery *delive
     if queue.fd < 0 or not side.link_up:
         count_drops(tally, LINK_DOWN, n)
         return n
-    n = min(n, <uint32_t>BURST)  # what there is room for in messages
+    n = min(n, <uint32_t>BURST)  # as many as `messages` has room for
     for i in range(n):
         address(ring, i, delivery, &frames[i])
     while done < n:
@@ -281,7 +281,7 @@ cdef uint32_t deliver_burst(PortOps *port, uint32_t pair, const Delivery *delive
         if error == EMSGSIZE:
             count_drops(tally, OVERSIZE, 1)
         elif frames[done].head and (error == EINVAL or error == ENOMEM):
-            # The headers are not what the head says. ENOMEM: the kernel tried to cut it and could not.
+            # The frame's headers are not what its head says. ENOMEM: the kernel tried to cut the frame and could not.
             count_drops(tally, GSO_UNSUPPORTED, 1)
         else:
             report_error(side, error)
@@ -291,7 +291,7 @@ cdef uint32_t deliver_burst(PortOps *port, uint32_t pair, const Delivery *delive
 
 
 cdef void address(PacketRing *ring, uint32_t i, const Delivery *delivery, const Frame *frame) noexcept nogil:
-    """Message i names the frame's header and pieces; one of too many pieces is sent alone."""
+    """Let message i name the frame's header and pieces. Of too many pieces none are named: send_alone sends those."""
     cdef const Segment *segments = delivery.segments
     cdef iovec *parts = &ring.parts[i * (1 + FEW_PARTS)]
     cdef uint32_t k
@@ -326,7 +326,7 @@ cdef int send_alone(HostQueue *queue, int fd, const Delivery *delivery, const Fr
 
 
 cdef class PacketFiles(HostFiles):
-    """A ring and where its port is in it. Its memory stays where it is meanwhile."""
+    """A ring, and the port's position in it. Holds the mapping, so that it cannot be unmapped meanwhile."""
 
     cdef PacketRing ring
     cdef Py_buffer lent
@@ -365,7 +365,7 @@ cdef class PacketPort(HostPort):
     def attach(self, ring, uint32_t block_bytes, int receive_fd, int send_fd, int queue_fd) -> None:
         cdef PacketFiles files = PacketFiles()
         if not self.ops.n_pairs:
-            raise ValueError("a packet port takes a ring once it is made: call its __init__")
+            raise ValueError("this packet port was never made: call its __init__ first")
         if block_bytes < 4096:
             raise ValueError(f"port {self.name}: blocks of {block_bytes} bytes; a page is the least")
         files.hold(ring, block_bytes, receive_fd, send_fd, queue_fd)

@@ -13,15 +13,15 @@ cdef struct Parcel:
     uint32_t bytes
 
 
-# The positions run freely and wrap with 32 bits; each stands on cache lines of its own.
+# The positions count parcels and wrap at 2^32; each thread's position has a cache line of its own.
 cdef struct Parcels:
     uint32_t put_at          # written by the thread that puts in
-    uint32_t staged          # put in and not shown yet; the same thread's
+    uint32_t staged          # parcels put in and not shown yet; written by the same thread
     uint32_t padding[14]
     uint32_t taken_at        # written by the thread that takes out
     uint32_t more_padding[15]
     uint32_t mask
-    Parcel *room             # more than there are slots: never full
+    Parcel *room             # one for each slot there is, so never full
 
 
 cdef inline bint make_parcels(Parcels *ring, uint32_t size) noexcept:
@@ -41,7 +41,7 @@ cdef inline uint32_t parcels_there(const Parcels *ring) noexcept nogil:
 
 
 cdef inline Parcel take_parcel(Parcels *ring) noexcept nogil:
-    """The next one. Only after parcels_there said that there is one."""
+    """Take the next one out. Only after parcels_there() has said that there is one."""
     cdef Parcel parcel = ring.room[ring.taken_at & ring.mask]
     if DEBUG:
         check(parcels_there(ring) > 0, "parcels: what is taken out was put in")
@@ -50,7 +50,7 @@ cdef inline Parcel take_parcel(Parcels *ring) noexcept nogil:
 
 
 cdef inline void put_parcel(Parcels *ring, uint32_t slot, uint32_t bytes) noexcept nogil:
-    """Put one in; show_parcels afterwards. There is always room: a slot is in one place only."""
+    """Put one in; show_parcels() makes it visible. There is always room, since a slot is in one ring only."""
     check(ring.put_at + ring.staged - ring.taken_at <= ring.mask, "parcels: a ring of them is never full")
     ring.room[(ring.put_at + ring.staged) & ring.mask] = Parcel(slot, bytes)
     ring.staged += 1

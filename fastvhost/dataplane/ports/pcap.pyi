@@ -6,13 +6,13 @@ from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.ports.host_port import HostFiles, HostPort
 
 class PcapError(Exception):
-    """libpcap does not do it. reason: what kind of fault it is."""
+    """A call to libpcap failed. reason: the kind of fault."""
 
     reason: Literal["library", "permission", "missing", "down", "other"]
     def __init__(self, text: str, reason: Literal["library", "permission", "missing", "down", "other"]) -> None: ...
 
 def pcap_version() -> str:
-    """libpcap's own words about itself. Raises PcapError where there is none."""
+    """libpcap's name and version, as it tells them. Raises PcapError where libpcap is not installed."""
 
 class Capture:
     """An interface opened with libpcap: immediate, direction in, non-blocking, promiscuous."""
@@ -22,17 +22,17 @@ class Capture:
     def dropped(self) -> int:
         """Frames that the kernel had no room for, so far."""
     def close(self) -> None:
-        """Idempotent. As long as a port has it, no sooner than that lets go (detach)."""
+        """Idempotent. While a port uses it, it is closed only when that port lets go of it (detach)."""
 
 class PcapFiles(HostFiles):
     """A capture, open for as long as a port has it. Made by the port."""
 
 class PcapPort(HostPort):
-    """Reads and injects with libpcap: 64 frames a dispatch, one inject a frame."""
+    """Reads up to 64 frames by one pcap_dispatch(), and sends each by a pcap_inject()."""
 
     def __init__(self, name: str, door: Door) -> None: ...
     def attach(self, capture: Capture) -> None:
-        """Through the door. The capture stays the caller's, open until detach() has returned.
+        """Use this capture, from the door on. It stays the caller's, who keeps it open until detach() has returned.
 
         Raises ValueError where it is closed, or a port has it already.
         """

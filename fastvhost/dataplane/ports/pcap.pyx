@@ -1,8 +1,9 @@
-"""An interface of this host through libpcap: the deck's paths 1 to 3. pcap(3PCAP).
+"""An interface of this host through libpcap. pcap(3PCAP).
 
 Immediate mode, because libpcap otherwise waits for a buffer to fill; direction in, because it would otherwise show what
-was injected; 64 frames a dispatch. libpcap lends a frame only until the callback returns, so it is read into the port's
-own room there. It does not say what is left to the card: unfinished checksums are found, and what leaves is finished.
+was injected; 64 frames a dispatch. libpcap lends a frame only until the callback returns, so the callback copies it
+into memory of the port. libpcap does not say what a frame leaves to the card. So unfinished checksums of frames that
+arrive are recognised by their values, and frames that leave are finished first.
 """
 
 from libc.errno cimport EAGAIN, EFAULT, EMSGSIZE, ENETDOWN, ENOBUFS, errno
@@ -46,7 +47,7 @@ from fastvhost.dataplane.tally cimport Tally, count_drops
 
 
 class PcapError(Exception):
-    """libpcap does not do it. reason: what kind of fault it is."""
+    """A call to libpcap failed. reason: the kind of fault."""
 
     def __init__(self, text, reason) -> None:
         super().__init__(text)
@@ -74,7 +75,7 @@ cdef class Capture:
     cdef pcap_t *handle
     cdef int fd
     cdef uint32_t users          # ports that read and write through it
-    cdef bint closing            # once they let go of it
+    cdef bint closing            # to be closed when they let go of it
 
     def __init__(self, str interface, int buffer_bytes=32 << 20) -> None:
         cdef char errbuf[PCAP_ERRBUF_SIZE]
@@ -130,7 +131,7 @@ cdef class Capture:
             pcap_library.close(self.handle)
 
 
-# The port's end of one dispatch.
+# What the callback of one dispatch works on.
 cdef struct Catch:
     pcap_t *handle
     HostQueue *queue
@@ -211,7 +212,7 @@ cdef uint32_t deliver_burst(PortOps *port, uint32_t pair, const Delivery *delive
 
 
 cdef class PcapFiles(HostFiles):
-    """A capture, open for as long as a port has it."""
+    """A capture, which stays open while a port uses it."""
 
     cdef Capture capture
 
@@ -233,7 +234,7 @@ cdef class PcapFiles(HostFiles):
 
 
 cdef class PcapPort(HostPort):
-    """Reads and injects with libpcap: 64 frames a dispatch, one inject a frame."""
+    """Reads up to 64 frames by one pcap_dispatch(), and sends each by a pcap_inject()."""
 
     def __init__(self, str name, Door door not None) -> None:
         self.make(name, door, 1)
@@ -243,7 +244,7 @@ cdef class PcapPort(HostPort):
     def attach(self, Capture capture not None) -> None:
         cdef PcapFiles files = PcapFiles()
         if not self.ops.n_pairs:
-            raise ValueError("a pcap port takes a capture once it is made: call its __init__")
+            raise ValueError("this pcap port was never made: call its __init__ first")
         if capture.handle == NULL or capture.closing:
             raise ValueError(f"port {self.name}: the capture is closed")
         if capture.users:

@@ -3,12 +3,12 @@
 from fastvhost.dataplane.ports.endpoint import Endpoint
 
 class CaptureFile:
-    """What both kinds have. A call may wait for the file without the GIL; another thread's call is refused meanwhile
-    with ValueError, as is any after close().
+    """What Player and Recorder share. A call may wait for the file without the GIL; a call of another thread meanwhile
+    raises ValueError, and so does any call after close().
     """
 
     def close(self) -> None:
-        """Idempotent. As soon as a call that waits for the file has returned."""
+        """Idempotent. Where a call waits for the file, it is closed when that call returns."""
 
 class Player(CaptureFile):
     """A capture file, open for reading. Raises PcapError where it is none, or no Ethernet."""
@@ -18,24 +18,25 @@ class Player(CaptureFile):
     played: int
     """Frames that were sent."""
     ended: bool
-    """All of it was played."""
+    """The file is played to its end."""
     given_up: bool
-    """Set it from any thread: play() touches no endpoint any more, not even when the file answers at last."""
+    """To be set from any thread: play() uses no endpoint any more, even if it waits for the file now."""
     def __init__(self, path: str) -> None:
-        """Waits, without the GIL, until the file says what it is and has its first frame: a pipe may do so for ever."""
+        """Waits, without the GIL, for the file's header and first frame; for a pipe that may be for ever."""
     def play(self, endpoint: Endpoint, most: int, until_us: int) -> int:
-        """Send up to so many frames while there are buffers. until_us: none recorded later after the first; -1: any.
+        """Send up to `most` frames while there are buffers. Returns how many were sent.
 
-        Waits, without the GIL, for the file to tell the frame after each. Returns how many went.
+        until_us: only frames recorded up to so many microseconds after the first one; -1: any. Waits, without the GIL,
+        until the next frame is read from the file.
         """
     def next_us(self) -> int:
-        """When the next frame was recorded, after the first; -1 where the file has ended."""
+        """Microseconds from the first frame to the next one, as recorded. -1: the file has ended, or play() runs."""
 
 class Recorder(CaptureFile):
     """A capture file, open for writing: microseconds, Ethernet. Raises PcapError."""
 
     def __init__(self, path: str) -> None: ...
     def record(self, endpoint: Endpoint, most: int) -> int:
-        """Write up to so many frames that have arrived. Waits, without the GIL, for the file only. Returns how many."""
+        """Write up to `most` frames that have arrived. Waits, without the GIL, for the file only. Returns how many."""
     def flush(self) -> bool:
-        """Everything recorded is in the file. False where the file cannot take it."""
+        """Have everything recorded written to the file. False where that fails."""

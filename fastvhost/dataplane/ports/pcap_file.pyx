@@ -1,7 +1,7 @@
 """Capture files through libpcap, played into an endpoint and recorded from one. pcap-savefile(5).
 
-Files are read and written by threads of their own: a disk that is slow holds up those, never a worker. And never the
-rest of the process: a pipe or a file server may not answer for ever, so no call into libpcap that may wait has the GIL.
+Files are read and written by threads of their own, so that a slow disk makes no worker wait. A pipe or a file server
+may never answer, so calls into libpcap that may wait do so without the GIL.
 """
 
 import os
@@ -38,14 +38,14 @@ cdef int need_library() except -1:
 
 
 cdef class CaptureFile:
-    """What both kinds have: one thread at a time works on the file, and closing it waits for that one.
+    """What Player and Recorder share: one call at a time works on the file, and the file is closed after it.
 
-    A call may wait for the file without the GIL, and other threads may call meanwhile.
+    A call may wait for the file without the GIL, so calls of other threads are possible meanwhile, and refused.
     """
 
     cdef pcap_t *handle
     cdef bint busy             # a call works on it
-    cdef bint closing          # as soon as that ends
+    cdef bint closing          # to be closed when that call returns
 
     cdef int begin(self) except -1:
         if self.busy or self.closing:
@@ -77,7 +77,7 @@ cdef class Player(CaptureFile):
     cdef readonly uint64_t skipped
     cdef readonly uint64_t played
     cdef readonly bint ended
-    cdef public bint given_up  # whoever waits for the file must not touch the endpoint after that
+    cdef public bint given_up  # a call that waits for the file must not use the endpoint after that
 
     def __cinit__(self, *args, **kwargs) -> None:
         self.ended = True  # until a file is open
@@ -107,7 +107,7 @@ cdef class Player(CaptureFile):
             self.finish()
 
     cdef void look(self) noexcept nogil:
-        """The next frame that can be sent, or the end. Waits for the file."""
+        """Read on to the next frame that can be sent, or to the end. Waits for the file."""
         while pcap_library.next_ex(self.handle, &self.header, &self.data) == 1:
             if self.first_us < 0:
                 self.first_us = self.recorded_us()
@@ -120,7 +120,7 @@ cdef class Player(CaptureFile):
         return <int64_t>(<uint64_t>self.recorded_us() - <uint64_t>self.first_us)
 
     cdef int64_t recorded_us(self) noexcept nogil:
-        """The frame's time. Whatever stands in the file: nonsense wraps."""
+        """The frame's time. A time in the file that makes no sense may wrap, and harms nothing."""
         return <int64_t>(<uint64_t>self.header.ts.tv_sec * 1000000 + <uint64_t>self.header.ts.tv_usec)
 
     def play(self, Endpoint endpoint not None, uint32_t most, int64_t until_us) -> int:

@@ -1,4 +1,4 @@
-/* libpcap, found at run time: what of it is used, declared here so that building needs none of its files. pcap(3PCAP).
+/* libpcap, loaded at run time. pcap(3PCAP). What is used of it is declared here: a build needs no files of libpcap.
  *
  * The names and layouts below are its stable interface, the same since libpcap 1.0.
  */
@@ -63,7 +63,7 @@ struct pcap_library {
 
 static struct pcap_library pcap_library;
 
-/* Returns NULL when the library is there, else why not. Called with the GIL held. */
+/* Loads the library. Returns NULL, or why it cannot be used. Called with the GIL held. */
 static const char *load_pcap_library(void)
 {
     static const char *const names[] = {"libpcap.so.0.8", "libpcap.so.1", "libpcap.so"};

@@ -1,4 +1,4 @@
-"""libpcap, found at run time. See pcap_library.h."""
+"""libpcap, loaded at run time. See pcap_library.h."""
 
 from libc.stdint cimport uint32_t
 

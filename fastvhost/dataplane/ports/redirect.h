@@ -1,8 +1,8 @@
 /* The XDP program that hands an interface's frames to AF_XDP sockets, and what loads it. bpf(2); Linux, af_xdp.rst.
  *
- * Six instructions need no compiler for BPF and no library: the program asks the map for the socket of the queue that a
- * frame came on, and lets the frame pass to the host's stack where there is none. It is attached by a link, which goes
- * with the last descriptor of it: also with a process that was killed.
+ * The program has six instructions, so it needs neither a compiler for BPF nor a library. It looks up the socket of the
+ * queue that a frame came on, and lets the frame pass to the host's stack where the map has none. It is attached by a
+ * link: the kernel detaches it when the last descriptor of the link is closed, also when a process is killed.
  */
 #ifndef FASTVHOST_REDIRECT_H
 #define FASTVHOST_REDIRECT_H

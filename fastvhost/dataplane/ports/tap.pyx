@@ -1,8 +1,8 @@
 """A tap interface: frames to and from this host's network stack. Linux, Documentation/networking/tuntap.rst.
 
-A frame that the stack sends is read into the port's own room, one that it gets is written from where it lies in the
-guest's memory: either way the forwarder adds no copy of its own. In front of each stands a virtio-net header of twelve
-bytes (IFF_VNET_HDR), so that what a stack or a guest leaves to its card crosses as it is.
+A frame that the stack sends is read into memory of the port. A frame to the stack is written from where it lies in the
+guest's memory, without another copy. A virtio-net header of twelve bytes precedes each frame (IFF_VNET_HDR), so that
+what a stack or a guest leaves to its card is passed on as it is.
 """
 
 from libc.errno cimport EAGAIN, EFAULT, EINVAL, EIO, errno
@@ -36,7 +36,7 @@ cdef extern from * nogil:
     """
     #include <sys/syscall.h>
     #include <unistd.h>
-    /* One call a frame: the C library's own read and write also arrange for the thread to be cancelled in them. */
+    /* Called for each frame. The C library's read() is also a cancellation point, which costs instructions. */
     static inline ssize_t read_frame(int fd, void *to, size_t bytes) { return syscall(SYS_read, fd, to, bytes); }
     """
     ssize_t read_frame(int fd, void *to, size_t bytes)
@@ -94,7 +94,7 @@ cdef uint32_t deliver_burst(PortOps *port, uint32_t pair, const Delivery *delive
             count_drops(tally, GSO_UNSUPPORTED, 1)
             continue
         if error:
-            # EIO: the interface is down; EBADFD: it is gone. Control looks, and tells.
+            # EIO: the interface is down; EBADFD: it is gone. The control thread finds out, and logs it.
             report_error(side, error)
             count_drops(tally, LINK_DOWN, 1)
             continue

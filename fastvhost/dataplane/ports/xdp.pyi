@@ -7,13 +7,16 @@ from fastvhost.dataplane.ports.host_port import HostFiles, HostPort
 from fastvhost.dataplane.ports.xdp_socket import XdpSocket
 
 class XdpFiles(HostFiles):
-    """A fresh socket for each queue, and where its port is in their rings. Made by the port."""
+    """A new socket for each queue, and the port's positions in their rings. Made by the port."""
 
 class XdpPort(HostPort):
     """Frames stay in memory shared with the kernel until the egress has copied them: one socket a queue pair."""
 
     def __init__(self, name: str, door: Door, queue_pairs: int = 1) -> None: ...
     def attach(self, sockets: Sequence[XdpSocket], longest: int) -> None:
-        """One socket a pair, each fresh; the caller's, open until detach() has returned. The door."""
+        """Use one new socket for each pair, from the door on. They stay the caller's, open until detach() has returned.
+
+        longest: as of set_longest().
+        """
     def set_longest(self, frame_bytes: int) -> None:
-        """Frames of more bytes drop as oversize, in both directions. The door."""
+        """Frames of more bytes drop as oversize, in both directions. Takes effect at the door."""

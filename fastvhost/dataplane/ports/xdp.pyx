@@ -1,9 +1,10 @@
 """An interface of this host through AF_XDP: frames before the host's stack sees them. Linux, af_xdp.rst.
 
-A frame that arrives stays in its chunk until the egress has copied it, then the chunk goes back to the kernel by the
+A frame that arrives stays in its chunk until the egress has copied it; then the chunk goes back to the kernel by the
 fill ring: one copy, as from a guest. A frame that leaves is copied into a chunk, which comes back by the completion
-ring. Whether the kernel itself copies between chunks and its own buffers is a matter of the driver. Nothing is said
-here of what is left to the card: what leaves is finished in its copy, of what arrives, unfinished checksums are found.
+ring. Whether the kernel itself copies between chunks and its own buffers depends on the driver. AF_XDP does not say
+what a frame leaves to the card. So frames that leave are finished in their copy, and unfinished checksums of frames
+that arrive are recognised by their values.
 """
 
 from libc.errno cimport EAGAIN, EBUSY, ENOBUFS, errno
@@ -63,13 +64,13 @@ cdef struct XdpQueue:
     # written by the worker that writes
     uint32_t next_completion
     uint32_t next_transmit
-    uint32_t stuck           # the kernel has not taken all of the transmit ring; the worker that reads looks at it
+    uint32_t stuck           # the kernel has not taken all of the transmit ring; the worker that reads calls it again
     uint32_t n_free
     uint32_t free_chunks[SEND_CHUNKS]
 
 
 cdef inline void return_chunk(XdpQueue *xdp, uint32_t chunk) noexcept nogil:
-    """To the fill ring, which has room for all there are; the caller publishes."""
+    """Put a chunk into the fill ring, which has room for all chunks. The caller publishes."""
     (<uint64_t *>xdp.fill.entries)[xdp.next_fill & xdp.fill.mask] = <uint64_t>chunk * CHUNK_BYTES
     xdp.next_fill += 1
 
@@ -79,7 +80,7 @@ cdef inline bint wants_call(const KernelRing *ring) noexcept nogil:
 
 
 cdef bint is_there(HostQueue *queue) noexcept nogil:
-    """Whether frames arrived; and the kernel is called where it waits for that, to send or to receive."""
+    """Whether frames arrived. Also calls the kernel where that waits for a call, to send or to receive."""
     cdef XdpQueue *xdp = <XdpQueue *>queue.handle
     if load_acquire_u32(&xdp.stuck) and wants_call(&xdp.transmit):
         sendto(queue.fd, NULL, 0, MSG_DONTWAIT, NULL, 0)
@@ -104,7 +105,7 @@ cdef uint32_t receive_burst(PortOps *port, uint32_t pair, FrameBurst *burst) noe
         return 0
     burst.n_heads = burst.needs = 0
     returned = xdp.next_fill
-    there = load_acquire_u32(xdp.received.producer) - xdp.next_received  # pairs with the kernel's, behind its frames
+    there = load_acquire_u32(xdp.received.producer) - xdp.next_received  # pairs with the kernel's store
     for _ in range(min(there, <uint32_t>BURST)):
         found = (<xdp_desc *>xdp.received.entries)[xdp.next_received & xdp.received.mask]
         xdp.next_received += 1
@@ -148,7 +149,7 @@ cdef bint may_receive(PortOps *port, uint32_t pair) noexcept nogil:
 
 
 cdef bint has_silent_work(PortOps *port, uint32_t pair) noexcept nogil:
-    """Frames that arrived wake a worker by themselves; what the kernel has still to send does not."""
+    """Whether the kernel has frames to send and waits for a call. Frames that arrive wake a worker by wait_fd."""
     cdef HostQueue *queue = &(<HostPortState *>port.state).queues[pair]
     cdef XdpQueue *xdp = <XdpQueue *>queue.handle
     return queue.fd >= 0 and load_acquire_u32(&xdp.stuck) and wants_call(&xdp.transmit)
@@ -188,8 +189,8 @@ cdef uint32_t deliver_burst(PortOps *port, uint32_t pair, const Delivery *delive
 
 
 cdef void reclaim_chunks(XdpQueue *xdp) noexcept nogil:
-    """Chunks of frames that were sent."""
-    cdef uint32_t until = load_acquire_u32(xdp.completion.producer)  # pairs with the kernel's, done with the chunk
+    """Take back the chunks of frames that were sent."""
+    cdef uint32_t until = load_acquire_u32(xdp.completion.producer)  # pairs with the kernel's store
     cdef uint64_t *chunks = <uint64_t *>xdp.completion.entries
     while xdp.next_completion != until:
         xdp.free_chunks[xdp.n_free] = <uint32_t>(chunks[xdp.next_completion & xdp.completion.mask] // CHUNK_BYTES)
@@ -199,10 +200,10 @@ cdef void reclaim_chunks(XdpQueue *xdp) noexcept nogil:
 
 
 cdef void send_off(HostPortState *side, HostQueue *queue, Tally *tally) noexcept nogil:
-    """Have the kernel look at the transmit ring until it is through with it, or stands still."""
+    """Call the kernel until it has taken all of the transmit ring, or takes no more of it."""
     cdef XdpQueue *xdp = <XdpQueue *>queue.handle
     cdef uint32_t before, now
-    full_fence()  # entries are published before we look whether the kernel sleeps; pairs with its own, the other way
+    full_fence()  # publish entries, then look whether the kernel sleeps; pairs with its fence, between sleep and look
     now = load_acquire_u32(xdp.transmit.consumer)
     while now != xdp.next_transmit and wants_call(&xdp.transmit):
         before = now
@@ -218,7 +219,7 @@ cdef void send_off(HostPortState *side, HostQueue *queue, Tally *tally) noexcept
 
 
 cdef void refused(XdpQueue *xdp, Tally *tally) noexcept nogil:
-    """The interface's queue had no room for the frame that the kernel took last, and it is gone."""
+    """Count the frame that the kernel took last as dropped: the interface's queue had no room for it."""
     cdef uint32_t last = load_acquire_u32(xdp.transmit.consumer) - 1
     tally.frames -= 1
     tally.bytes -= (<xdp_desc *>xdp.transmit.entries)[last & xdp.transmit.mask].len
@@ -226,7 +227,7 @@ cdef void refused(XdpQueue *xdp, Tally *tally) noexcept nogil:
 
 
 cdef class XdpFiles(HostFiles):
-    """A fresh socket for each queue, and where its port is in their rings."""
+    """A new socket for each queue, and the port's positions in their rings."""
 
     cdef XdpQueue *queues
     cdef tuple sockets
@@ -246,7 +247,7 @@ cdef class XdpFiles(HostFiles):
             xdp = &self.queues[i]
             xdp.memory, xdp.transmit = socket.memory, socket.transmit
             xdp.fill, xdp.completion, xdp.received = socket.fill, socket.completion, socket.received
-            xdp.next_fill = RECEIVE_CHUNKS  # all of them lie there
+            xdp.next_fill = RECEIVE_CHUNKS  # the socket was made with all of them in the fill ring
             xdp.n_free = SEND_CHUNKS
             for k in range(<uint32_t>SEND_CHUNKS):
                 xdp.free_chunks[k] = RECEIVE_CHUNKS + k

@@ -3,8 +3,8 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 
-# A chunk is a page, the most the kernel takes; frames that arrive lie behind the room that XDP keeps in front of them.
-# The first chunks circle between the fill ring and the one for what arrives, the others are for sending.
+# A chunk is a page, the most that the kernel takes. A frame that arrives lies behind the headroom that XDP keeps in its
+# chunk. The first RECEIVE_CHUNKS chunks go round by the fill ring and the receive ring, the others are for sending.
 cdef enum:
     CHUNK_BYTES = 4096
     RECEIVE_CHUNKS = 2048
@@ -12,7 +12,7 @@ cdef enum:
     HEADROOM_BYTES = 256     # XDP_PACKET_HEADROOM
 
 
-# One ring: indices run free, the entry is index & mask.
+# One ring. Its indices count up and wrap at 2^32; entry number index & mask.
 cdef struct KernelRing:
     uint32_t *producer
     uint32_t *consumer
@@ -28,7 +28,7 @@ cdef class XdpSocket:
     cdef readonly bint zero_copy
     cdef bint used               # a port has it, or had it: its rings are not where they start any more
     cdef bint in_use             # a port has it
-    cdef bint closing            # once that lets go of it
+    cdef bint closing            # to be closed when that port lets go of it
     cdef uint8_t *memory
     cdef KernelRing fill         # we produce: chunks for what arrives, uint64_t
     cdef KernelRing completion   # the kernel produces: chunks that were sent, uint64_t

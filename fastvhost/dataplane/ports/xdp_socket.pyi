@@ -19,13 +19,13 @@ class XdpSocket:
 
     fd: int
     zero_copy: bool
-    """Whether the driver itself moves frames to and from our memory; else the kernel copies them."""
+    """Whether the driver itself moves frames to and from this memory. If not, the kernel copies them."""
     def __init__(self, interface_index: int, queue: int, copy: bool = False) -> None:
         """copy: do not even try zero-copy. Raises XdpError."""
     def dropped(self) -> int:
         """Frames that the kernel had no room for, so far."""
     def close(self) -> None:
-        """Idempotent. As long as a port has it, no sooner than that lets go (detach)."""
+        """Idempotent. While a port uses it, it is closed only when that port lets go of it (detach)."""
 
 class Redirect:
     """The XDP program on an interface that hands frames of a queue to the socket for it; others pass to the host."""
@@ -35,6 +35,6 @@ class Redirect:
     def __init__(self, interface_index: int, queues: int) -> None:
         """Attach it, steering nothing yet. Raises XdpError."""
     def steer(self, queue: int, socket: XdpSocket) -> None:
-        """From now on. Raises XdpError."""
+        """Hand frames of this queue to this socket from now on. Raises XdpError."""
     def close(self) -> None:
         """Take it off the interface. Idempotent."""

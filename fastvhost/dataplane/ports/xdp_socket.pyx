@@ -143,8 +143,8 @@ cdef class XdpSocket:
         self.map_ring(&self.received, &offsets.rx, receives, sizeof(xdp_desc), XDP_PGOFF_RX_RING)
         self.map_ring(&self.completion, &offsets.cr, sends, sizeof(uint64_t), XDP_UMEM_PGOFF_COMPLETION_RING)
         self.map_ring(&self.transmit, &offsets.tx, sends, sizeof(xdp_desc), XDP_PGOFF_TX_RING)
-        # Where the kernel copies, what it sends counts against the socket, and it takes 32 frames a call: a burst goes
-        # out in one. Both are wishes only.
+        # Where the kernel copies, frames being sent count against SO_SNDBUF, and it takes 32 frames a call. With more
+        # of both, a burst is sent by one call. A kernel that refuses either still works.
         if setsockopt(self.fd, SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof(room)):
             setsockopt(self.fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof(room))
         setsockopt(self.fd, SOL_XDP, XDP_MAX_TX_SKB_BUDGET, &sends, sizeof(sends))
