@@ -1,4 +1,4 @@
-"""What is in the frames, and what the receiving end makes of the numbers in them.
+"""What frames of the load contain, and how their receiver counts by the numbers in them.
 
 A frame: Ethernet header (type 0x88b5, IEEE's for local experiments), its number, a check word over number and length,
 and in "whole" mode bytes that depend on number and position. Numbers carry the sender's tag and its queue in their
@@ -14,7 +14,7 @@ cdef enum:
     CHECK_OFFSET = 22
     BODY_OFFSET = 30
     MIN_FRAME_BYTES = 60       # Ethernet's least, without the frame check sequence
-    MOST_FRAME_BYTES = 65549   # without a header, and as many bytes as bodies have noise for
+    MOST_FRAME_BYTES = 65549   # without the virtio-net header; there is noise for bodies of this length
     TAG_SHIFT = 56
     QUEUE_SHIFT = 48
     MAX_GAPS = 64
@@ -31,14 +31,14 @@ cdef struct Gap:
     uint64_t end               # first <= missing < end
 
 
-# Frames of one sender's queue at the receiving end. Written by the load's thread, read by anyone.
+# The frames of one queue of a sender, as their receiver counts them. Written by the load's thread, read by any.
 cdef struct Stream:
     uint64_t expected          # the next number
     uint64_t corrupt
     uint64_t reordered
     uint64_t duplicated
     uint64_t missing
-    Gap gaps[MAX_GAPS]         # the latest, as a ring: a number in one of them is late, any other old one a duplicate
+    Gap gaps[MAX_GAPS]         # the latest ones, as a ring: an old number in one of them is late, any other a duplicate
     uint32_t n_gaps
 
 
@@ -59,7 +59,7 @@ cdef inline void number_frame(uint8_t *frame, uint64_t number, uint32_t frame_by
 
 
 cdef inline bint has_number(const uint8_t *frame, uint64_t number, uint32_t frame_bytes) noexcept nogil:
-    """The number expected, and its check word. Those of a length that was never sent do not fit together."""
+    """Whether it has the expected number, and the check word of that number and this length."""
     cdef uint64_t pair[2]
     memcpy(pair, frame + NUMBER_OFFSET, 16)
     return (pair[0] ^ number) | (pair[1] ^ check_word(number, frame_bytes)) == 0

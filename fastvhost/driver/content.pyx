@@ -1,4 +1,4 @@
-"""The slow half of content.pxd: gaps, late frames, duplicates, and bodies filled and compared byte by byte."""
+"""The rare cases of content.pxd: gaps, late frames, duplicates; and bodies, filled and compared byte by byte."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
@@ -48,12 +48,12 @@ cdef bint body_is_right(const uint8_t *piece, uint64_t number, uint32_t position
 
 
 cdef void number_is_not_next(Stream *stream, const uint8_t *frame, uint32_t frame_bytes) noexcept nogil:
-    """File a frame that is not the one expected: corrupt, after a gap, late, or there for the second time."""
+    """Count a frame that is not the one expected: corrupt, after a gap, late, or a duplicate."""
     cdef uint64_t number, check
     memcpy(&number, frame + NUMBER_OFFSET, 8)
     memcpy(&check, frame + CHECK_OFFSET, 8)
     if check != check_word(number, frame_bytes) or number >> QUEUE_SHIFT != stream.expected >> QUEUE_SHIFT:
-        stream.corrupt += 1   # nothing in it can be believed: the number it had shows up as a gap
+        stream.corrupt += 1   # nothing in it can be trusted; its number will be missing, as a gap
     elif number >= stream.expected:
         remember_gap(stream, stream.expected, number)
         stream.expected = number + 1
@@ -71,7 +71,7 @@ cdef void remember_gap(Stream *stream, uint64_t first, uint64_t end) noexcept no
 
 
 cdef bint leave_gap(Stream *stream, uint64_t number) noexcept nogil:
-    """Take a late number out of the gap it left. False if no remembered gap holds it."""
+    """Remove a late number from the gap that contains it. False: no remembered gap does."""
     cdef uint32_t n = stream.n_gaps if stream.n_gaps < MAX_GAPS else MAX_GAPS
     cdef Gap *gap
     cdef uint64_t end

@@ -1,4 +1,4 @@
-"""What this machine allows: frames from one guest to another with one copy each, and nothing checked at all."""
+"""The most that this machine allows: frames from one guest to another by one copy each, with no checks."""
 
 from typing import final
 

@@ -1,7 +1,7 @@
-"""What this machine allows: frames from one guest to another with one copy each, and nothing checked at all.
+"""The most that this machine allows: frames from one guest to another by one copy each, with no checks.
 
 The device side of split rings, reduced to what moves bytes, between two GuestDevices of this process: no protocol, no
-features, no errors, one buffer per frame. It trusts these guests, which are ours; never show it to any others.
+features, no errors, one buffer per frame. It trusts these guests. Never use it with others.
 """
 
 cimport cython
@@ -24,7 +24,7 @@ cdef enum:
 cdef struct CopyLane:
     DriverQueue *source
     DriverQueue *target
-    const uint8_t *source_zero   # guest address 0 of the sender, as it would lie in this process
+    const uint8_t *source_zero   # where guest address 0 of the sender would be in this process
     uint8_t *target_zero
     uint16_t next_source
     uint16_t next_target
@@ -52,7 +52,7 @@ cdef class CopyLimit:
             store_u16(&(<virtq_used *>self.lanes[i].target.device_area).flags, VIRTQ_USED_F_NO_NOTIFY)
 
     cdef int begin(self) except -1:
-        """Raises ValueError where the guests' rings may hold anything but what their drivers wrote."""
+        """Start to use both guests. Raises ValueError where something else than their drivers wrote to their memory."""
         cdef GuestDevice a, b
         a, b = self.devices
         if a.ram.written or b.ram.written:

@@ -8,7 +8,7 @@ from fastvhost.driver.ram cimport GuestRam
 
 
 cdef enum:
-    PIECE_GAP = 32             # bytes between the pieces of a chain, so that none continues the one before
+    PIECE_GAP = 32             # bytes between the pieces of a chain, so that no two are adjacent
     LEAST_FIRST_PIECE = 30     # a frame's number and check word lie in its first piece: BODY_OFFSET
 
 
@@ -25,14 +25,14 @@ cdef struct Pair:
     uint32_t receive_bytes     # of each receive buffer
     uint32_t transmit_stride
     uint32_t header_bytes
-    uint32_t header_tail       # its bytes 8..11, under a mask: num_buffers counts where buffers are mergeable
+    uint32_t header_tail       # its bytes 8..11, under the mask: num_buffers matters where buffers are mergeable
     uint32_t header_tail_mask
     uint32_t frame_offset      # in a transmit slot
-    uint32_t sent_lead         # bytes of IP and TCP headers in front of what a sent frame holds: offload.py
-    uint32_t received_lead     # and of frames of the peer's
+    uint32_t sent_lead         # bytes of IP and TCP headers in front of the content of a sent frame: offload.py
+    uint32_t received_lead     # the same of the peer's frames
     uint32_t longest_received  # bytes
-    uint64_t received_words    # their virtio-net header: its first eight bytes,
-    uint32_t received_tail     # and those behind, but for num_buffers
+    uint64_t received_words    # the first eight bytes that their virtio-net header must have,
+    uint32_t received_tail     # and the bytes after these, but for num_buffers
     uint32_t n_parts           # pieces a sent frame lies in
     bint mergeable
     bint spans                 # frames may be longer than a receive buffer
@@ -53,7 +53,7 @@ cdef struct Pair:
 
 
 cdef inline uint32_t part_position(uint32_t frame_bytes, uint32_t n_parts, uint32_t part) noexcept nogil:
-    """Where in the frame, less its lead, its part number `part` starts; part n_parts starts at its end."""
+    """Where part number `part` of a frame starts, counted from the end of its lead; part n_parts starts at its end."""
     cdef uint32_t first = frame_bytes // n_parts
     if part == 0:
         return 0
@@ -87,8 +87,8 @@ cdef class GuestDevice:
     cdef Pair *sides           # one per queue pair
     cdef Stream *streams       # one per queue pair of the peer
     cdef unsigned int n_streams
-    cdef bint loaded           # a Load works on it at this moment
-    cdef bint wired            # a CopyLimit does
+    cdef bint loaded           # a Load works on it now
+    cdef bint wired            # a CopyLimit works on it now
     cdef bint closed
 
     cdef int begin(self, bint *mark) except -1

@@ -41,10 +41,10 @@ class GuestDevice:
     def base(self) -> int:
         """What SET_VRING_BASE says of a new ring."""
     def base_left(self, index: int) -> int:
-        """What SET_VRING_BASE says of a ring whose back-end is gone and cannot be asked where it stood, as QEMU has it.
+        """What SET_VRING_BASE says of a ring whose back-end ended without telling its position.
 
-        Of a split ring the used index in guest memory; a packed one has none there, so it is what that began with.
-        Raises ValueError of a device that is closed, or has no such queue.
+        As with QEMU: of a split ring, the used index in guest memory; of a packed ring, which has none, its first base.
+        Raises ValueError where the device is closed, or has no such queue.
         """
     @property
     def sent(self) -> tuple[int, int]:
@@ -63,6 +63,6 @@ class GuestDevice:
         """Sent frames whose buffers the device still holds."""
     @property
     def broken(self) -> bool:
-        """The device returned something it did not hold; that queue rests since."""
+        """Whether the device returned a buffer that it did not have. That queue is not used since."""
     def close(self) -> None:
         """Give the memory and the eventfds back. Idempotent. ValueError while a load runs on it."""

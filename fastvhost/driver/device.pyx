@@ -42,12 +42,12 @@ cdef uint32_t stride_of(uint32_t n_bytes) noexcept nogil:
 
 
 cdef uint64_t ring_bytes(uint64_t size) noexcept nogil:
-    """Of the three parts of a split ring, each on pages of its own. Section 2.7."""
+    """Bytes for the three parts of a split ring, each on pages of its own. Section 2.7."""
     return size * VIRTQ_DESC_BYTES + (6 + 2 * size) + (6 + 8 * size) + 3 * RING_ALIGNMENT
 
 
 cdef int check_asks(uint64_t features, str asks, bint sends, tuple sizes, str content) except -1:
-    """ValueError for what a driver with these features must not ask for, or what this one cannot check."""
+    """Raises ValueError for what a driver with these features must not ask for, or what cannot be verified here."""
     cdef uint64_t whole_frame = 14 + LEAD_BYTES + SEGMENT_BYTES
     net_header(asks, 0)
     if asks == "nothing":
@@ -142,7 +142,7 @@ cdef class GuestDevice:
                 self._queue(i).kick_fd = self.kick_fds[i]
 
     cdef int _expect(self, Pair *side, str peer_asks, unsigned int longest) except -1:
-        """How the header of the peer's frames is, and what follows their Ethernet header."""
+        """Work out the virtio-net header, the lead and the length that the peer's frames must have."""
         side.received_lead = LEAD_BYTES if peer_asks != "nothing" else 0
         side.longest_received = longest
         if peer_asks == "segments" and not has_feature(self.features, NET_F_GUEST_TSO4):
@@ -162,7 +162,7 @@ cdef class GuestDevice:
         long_header = side.mergeable or has_feature(self.features, F_VERSION_1)
         side.header_bytes = NET_HDR_BYTES if long_header else NET_HDR_LEGACY_BYTES
         side.header_tail, side.header_tail_mask = (1 << 16, 0xffffffff) if side.mergeable else (0, 0xffff)
-        # A buffer must hold any frame of the other guest's, which sends the same sizes; mergeable ones share it out.
+        # A buffer must hold any frame of the other guest, which sends the same sizes; mergeable ones hold a part of it.
         side.receive_bytes = max(buffer_bytes, 0 if side.mergeable else longest_received + side.header_bytes)
         side.spans = side.mergeable and longest_received + side.header_bytes > side.receive_bytes
         side.receive_stride = stride_of(side.receive_bytes)
@@ -181,7 +181,7 @@ cdef class GuestDevice:
             packed_format(&side.format, in_order)
         else:
             split_format(&side.format, in_order)
-        side.receiveq.kick_fd = side.transmitq.kick_fd = -1    # nobody listens yet
+        side.receiveq.kick_fd = side.transmitq.kick_fd = -1    # until the rings are laid out, nobody is notified
         self._lay_ring(side, &side.receiveq, queue_size, 1, side.receive_bytes)
         self._lay_ring(side, &side.transmitq, queue_size, 1 if table else pieces, 0)
         self._lay_receive(side)
@@ -288,10 +288,10 @@ cdef class GuestDevice:
         return <uint32_t>PACKED_START if self.packed else 0
 
     def base_left(self, unsigned int index) -> int:
-        """What SET_VRING_BASE says of a ring whose back-end is gone and cannot be asked where it stood, as QEMU has it.
+        """What SET_VRING_BASE says of a ring whose back-end ended without telling its position.
 
-        Of a split ring the used index in guest memory; a packed one has none there, so it is what that began with.
-        Raises ValueError of a device that is closed, or has no such queue.
+        As with QEMU: of a split ring, the used index in guest memory; of a packed ring, which has none, its first base.
+        Raises ValueError where the device is closed, or has no such queue.
         """
         if self.closed:
             raise ValueError("guest device: it is closed; ask before that")
@@ -343,7 +343,7 @@ cdef class GuestDevice:
 
     @property
     def broken(self) -> bool:
-        """The device returned something it did not hold; that queue rests since."""
+        """Whether the device returned a buffer that it did not have. That queue is not used since."""
         return any([self._queue(i).broken for i in range(2 * self.queues)])
 
     def close(self):
@@ -357,7 +357,7 @@ cdef class GuestDevice:
         self.ram.let_go()
 
     cdef int begin(self, bint *mark) except -1:
-        """Somebody starts to work on its rings, alone in that: the mark is one of this device's, and is set."""
+        """Claim its rings for one user, and set the mark: &loaded or &wired. Raises ValueError where it is set."""
         if self.closed:
             raise ValueError("guest device: it is closed; make another one")
         if mark[0]:

@@ -155,7 +155,7 @@ class Guests:
         for first in (0, 1):
             for front_end, device in guests:
                 for index in range(first, 2 * self._settings.queues, 2):
-                    # A ring that is started and not enabled is emptied. vhost-user, "Ring states".
+                    # Enabled first: a ring that is started but disabled is drained. vhost-user, "Ring states".
                     front_end.enable_ring(index)
                     self._start_ring(front_end, device, index, device.base_left(index))
 
@@ -222,7 +222,7 @@ class Guests:
         return thread
 
     def _wait_for(self, load: Load, work: Callable[[], object]) -> None:
-        """Call work() in a thread, and wait for it: also after ^C, since the caller unmaps the memory then."""
+        """Call work() in a thread, and wait for it; after ^C too, since the caller then unmaps the memory it uses."""
         done = threading.Event()    # in Python 3.11 a thread whose join() was interrupted counts as ended
 
         def run() -> None:
@@ -249,14 +249,14 @@ class Guests:
         return GuestCounters(self._direction(a, b), self._direction(b, a))
 
     def _direction(self, sender: GuestDevice, receiver: GuestDevice) -> Direction:
-        # The receiver's counter first: so no frame shows as received that does not show as sent.
+        # The receiver's counter is read first: so no frame is counted as received before it is counted as sent.
         frames, n_bytes, corrupt, reordered, duplicated, missing = receiver.received
         sent_frames, sent_bytes = sender.sent
         lost = max(0, sent_frames - (frames - corrupt - duplicated)) if self._drained else missing
         return Direction(sent_frames, sent_bytes, frames, n_bytes, corrupt, reordered, duplicated, lost)
 
     def latency(self, seconds: float = 2.0, gap_us: float = 5.0) -> Latency:
-        """Measure one frame in flight from A to B, again and again. Instead of start(), or after stop_load()."""
+        """Measure frames from A to B, one in flight at a time. Instead of start(), or after stop_load()."""
         self.connect()
         load = self._load
         if load is None or self._thread is not None:

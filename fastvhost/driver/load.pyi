@@ -27,7 +27,7 @@ class Load:
     def stop(self) -> None:
         """run() returns."""
     def latency(self, seconds: float, gap_us: float, limit: int = 1_000_000) -> tuple[list[int], int]:
-        """One frame in flight from the first guest to the second. Nanoseconds of each, and how many were lost."""
+        """Frames from the first guest to the second, one in flight at a time. Nanoseconds of each; the number lost."""
     def latency_under_load(
         self, seconds: float, frames_per_second: float = 0.0, limit: int = 100_000
     ) -> tuple[list[int], float]:

@@ -1,7 +1,7 @@
 """The load: guests that send and receive as fast as their device lets them, all in one thread.
 
-`run()` is only: until told to stop, step. A step moves one burst each way at every queue pair. The thread never sleeps,
-unless told to: then it asks for notifications, looks once more, and blocks until a device notifies it.
+`run()` steps until it is told to stop. A step moves one burst each way at every queue pair. The thread sleeps only with
+`sleeps`: then it asks for notifications, looks once more, and blocks until a device notifies it.
 """
 
 import os
@@ -34,10 +34,10 @@ cdef extern from "<unistd.h>" nogil:
 cdef enum:
     MAX_GUESTS = 16
     SECOND = 1_000_000_000
-    NAP_MS = 1000          # a notification that does not come for so long, while there is something to do, was lost
+    NAP_MS = 1000          # where nothing notifies for so long though there is something to do, a notification was lost
 
 cdef enum Phase:
-    FLOOD          # send whatever comes back, again
+    FLOOD          # send again what came back
     DRAIN          # send no more, keep receiving
     STOP
 
@@ -85,7 +85,7 @@ cdef class Load:
         free(self.calls)
 
     cdef list begin(self):
-        """The devices are this call's alone until end()."""
+        """Claim the devices for this call, until end()."""
         cdef GuestDevice device
         begun = []
         try:
@@ -117,14 +117,14 @@ cdef class Load:
             self.end(begun)
 
     cdef void nap(self) noexcept nogil:
-        """Until a device notifies, or a second has passed: then it looks whether that was for want of one."""
+        """Sleep until a device notifies. If none does for a second though something was used, count a stall."""
         cdef uint32_t n = self.n_sides
         cdef uint64_t count
         cdef uint32_t i
         for i in range(n):
             self.sides[i].format.want_calls(&self.sides[i].receiveq, True)
             self.sides[i].format.want_calls(&self.sides[i].transmitq, True)
-        full_fence()    # the wish first, then the look: the device does it the other way round
+        full_fence()    # first ask, then look at the rings; the device fences between its store and its look (publish)
         if not self.something_used() and load_acquire_u32(&self.phase) != STOP:
             for i in range(2 * n):
                 self.calls[i].events = POLLIN
@@ -182,7 +182,7 @@ cdef class Load:
             os.eventfd_write(call_fds[0], 1)
 
     def latency(self, double seconds, double gap_us, int limit=1_000_000) -> tuple[list[int], int]:
-        """One frame in flight from the first guest to the second. Nanoseconds of each, and how many were lost."""
+        """Frames from the first guest to the second, one in flight at a time. Nanoseconds of each; the number lost."""
         cdef GuestDevice receiving = self.devices[len(self.devices) > 1]
         cdef Pair *sender = self.sides[0]
         cdef Pair *receiver = &receiving.sides[0]
@@ -239,7 +239,7 @@ cdef class Load:
         self, const Stream *stream, double seconds, double frames_per_second, int64_t *samples, int limit,
         uint64_t *sent_before, uint64_t *received,
     ) noexcept nogil:
-        """Every so often the first frame of a burst has its time noted until its number was seen."""
+        """Time single frames: note when the first one of a burst is sent, and when its number is received."""
         cdef int64_t start = now(), end = start + <int64_t>(seconds * SECOND), time = start, noted_at = 0
         cdef uint64_t noted = 0, number
         cdef Pair *side
@@ -267,7 +267,7 @@ cdef class Load:
 
 
 cdef uint32_t allowance(const Pair *side, int64_t since, double frames_per_second, uint64_t sent_before) noexcept nogil:
-    """Frames that a side may send now; 0 per second: as many as it can."""
+    """How many frames a side may send now. frames_per_second 0: as many as it can."""
     cdef int64_t due
     if not side.sends:
         return 0
@@ -289,7 +289,7 @@ cdef uint32_t step(Pair **sides, uint32_t n_sides, bint flood, bint *moved) noex
 
 
 cdef uint32_t receive_burst(Pair *side) noexcept nogil:
-    """Take what arrived, look at it, and give the buffers back. Returns frames."""
+    """Take what arrived, verify it, and give the buffers back. Returns how many frames."""
     cdef Completion done[DRIVER_BURST]
     cdef uint32_t n = side.format.take(&side.receiveq, done, DRIVER_BURST)
     cdef uint64_t n_frames = side.received_frames
@@ -300,7 +300,7 @@ cdef uint32_t receive_burst(Pair *side) noexcept nogil:
 
 
 cdef uint32_t send_burst(Pair *side, uint32_t most) noexcept nogil:
-    """Take back what was sent, and send so many frames again under new numbers. Returns the slots moved."""
+    """Take back what was sent, and send up to `most` frames with new numbers. Not 0: something moved."""
     cdef Completion slots[DRIVER_BURST]
     cdef uint32_t n = side.format.take(&side.transmitq, slots, DRIVER_BURST)
     cdef uint32_t returned = n
@@ -327,7 +327,7 @@ cdef void send(Pair *side, const Completion *slots, uint32_t n) noexcept nogil:
     cdef uint32_t frame_bytes, i
     cdef Content content = side.content
     if content != CONTENT_NONE:
-        for i in range(n):    # all at once: the device's core has read these lines, and we want to write them
+        for i in range(n):    # all at once: these lines are in the cache of the device's core, and are written next
             prefetch_write(data + slots[i].slot * stride + NUMBER_OFFSET)
     for i in range(n):
         frame_bytes = sizes[slots[i].slot]
@@ -337,7 +337,7 @@ cdef void send(Pair *side, const Completion *slots, uint32_t n) noexcept nogil:
             number_frame(frame, number + i, frame_bytes - side.sent_lead)
             if content == CONTENT_WHOLE:
                 fill_frame(side, frame, frame_bytes - side.sent_lead, number + i)
-    # Counted first: nobody who reads both counters sees more received than sent.
+    # Counted before they are given: so a reader of both counters sees no more received than sent.
     side.next_number = number + n
     side.sent_bytes += n_bytes
     side.sent_frames += n

@@ -54,7 +54,7 @@ cdef void lay_chain(
     cdef uint16_t more
     cdef uint32_t i
     for i in range(n_pieces):
-        if table != NULL:    # one behind the other: NEXT and the id mean nothing here
+        if table != NULL:    # in a table, NEXT and the id are not used (section 2.8.7)
             packed_table[i].addr = pieces[i].guest_addr
             packed_table[i].len = pieces[i].bytes
             packed_table[i].id = 0
@@ -83,7 +83,7 @@ cdef uint32_t take(DriverQueue *queue, Completion *done, uint32_t limit) noexcep
     limit = min(limit, <uint32_t>queue.n_given)
     if limit == 0 or (load_u16(&desc[at].flags) & BOTH_FLAGS) != used:
         return 0
-    # Where one is used, a burst is; and its descriptors will be given again.
+    # Where one is used, a burst usually is; its descriptors are written again when they are given.
     for i in range(limit * chain_length // DESCRIPTORS_PER_LINE):
         prefetch_write(&desc[at + i * DESCRIPTORS_PER_LINE])
     # Pairs with the device's store of these flags, its last one to a used descriptor.
@@ -158,11 +158,11 @@ cdef void give(DriverQueue *queue, const Completion *slots, uint32_t n) noexcept
     first_word = give_singles(queue, slots, n) if queue.chain_length == 1 else give_chains(queue, slots, n)
     first.len = <uint32_t>first_word
     first.id = <uint16_t>(first_word >> TAIL_ID_SHIFT)
-    # Pairs with the device's load of these flags: behind them it finds the whole burst.
+    # Pairs with the device's load of these flags: having seen them, it sees the whole burst.
     store_release_u16(&first.flags, <uint16_t>(first_word >> TAIL_FLAGS_SHIFT))
     queue.n_given += <uint16_t>n
     if queue.kick_fd >= 0:
-        full_fence()    # the descriptors first, then the wish: the device does it the other way round (section 2.8.21)
+        full_fence()    # first store the flags, then load what the device asks for (section 2.8.21)
         if wants_kick(queue, n * queue.chain_length):
             kick(queue)
 
@@ -172,7 +172,7 @@ cdef inline uint64_t available_flags(const DriverQueue *queue) noexcept nogil:
 
 
 cdef uint64_t give_singles(DriverQueue *queue, const Completion *slots, uint32_t n) noexcept nogil:
-    """Descriptors of slots that take one each. Returns the word that the first is still to get."""
+    """Write the descriptors of slots that take one each. Returns the word for the first, which is stored last."""
     cdef pvirtq_desc *desc = <pvirtq_desc *>queue.descriptor_area
     cdef uint64_t available = available_flags(queue)
     cdef uint64_t first_word = queue.templates[slots[0].slot].word | available
@@ -193,7 +193,7 @@ cdef uint64_t give_singles(DriverQueue *queue, const Completion *slots, uint32_t
 cdef inline void write_run(
     pvirtq_desc *desc, const PackedTemplate *templates, const Completion *slots, uint32_t n, uint64_t available
 ) noexcept nogil:
-    """Descriptors that lie in a row. A slot mostly comes back to its place: its address stands there already."""
+    """Write adjacent descriptors. A slot mostly returns to the same one, so its address is there already."""
     cdef const PackedTemplate *template
     cdef uint32_t i
     for i in range(n):
@@ -204,7 +204,7 @@ cdef inline void write_run(
 
 
 cdef uint64_t give_chains(DriverQueue *queue, const Completion *slots, uint32_t n) noexcept nogil:
-    """Descriptors of slots that take several each. Returns the word that the first is still to get."""
+    """Write the descriptors of slots that take several each. Returns the word for the first, which is stored last."""
     cdef pvirtq_desc *desc = <pvirtq_desc *>queue.descriptor_area
     cdef const PackedTemplate *template
     cdef uint32_t at = queue.next_avail
@@ -243,7 +243,7 @@ cdef bint wants_kick(DriverQueue *queue, uint32_t n_new) noexcept nogil:
 
 
 cdef void want_calls(DriverQueue *queue, bint wanted) noexcept nogil:
-    """Section 2.8.10. The caller fences, and looks again, before it sleeps."""
+    """Section 2.8.10. Before it sleeps, the caller makes a full fence and looks at the ring once more."""
     cdef pvirtq_event_suppress *driver = <pvirtq_event_suppress *>queue.driver_area
     if wanted and queue.event_idx:
         store_u16(&driver.off_wrap, queue.next_used | <uint16_t>(queue.used_wrap << RING_EVENT_WRAP_BIT))

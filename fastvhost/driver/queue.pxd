@@ -1,7 +1,7 @@
-"""What the load asks of a ring format, whatever its layout: lay chains once, then take and give slots for ever.
+"""What a ring format does for the load: lay out chains at the start, then take and give slots again and again.
 
-A *slot* is a buffer with its chain of descriptors. Both are laid once and never change; what circulates are slots.
-A format (split_driver; others beside it) fills in a QueueFormat. Its functions are called once per burst.
+A *slot* is a buffer with its chain of descriptors. Neither changes after the start. A format (split_driver,
+packed_driver) fills in a QueueFormat, whose functions are called once per burst.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -27,7 +27,7 @@ cdef struct Piece:
     uint32_t bytes
 
 
-# A packed ring's descriptors are overwritten by the device; each slot's chain is kept here to be written again.
+# The device overwrites a packed ring's descriptors, so each slot's chain is kept here, to be written again.
 cdef struct PackedTemplate:
     uint64_t guest_addr
     uint64_t word          # len, id and flags as they stand in the descriptor, less the flags that say available
@@ -52,10 +52,10 @@ cdef struct DriverQueue:
     uint16_t next_used
     bint avail_wrap        # wrap counters (packed)
     bint used_wrap
-    uint16_t n_given       # slots the device holds, or has used without our having taken them
+    uint16_t n_given       # slots given to the device and not taken back yet
     uint16_t next_slot     # in order: the oldest of those
     uint16_t n_known       # in order: used slots, from next_slot on, whose entries we have read
-    uint16_t broken        # 1 once the device returned what it did not hold
+    uint16_t broken        # 1 after the device returned a slot that it did not have
     uint64_t kicks
 
 
@@ -79,15 +79,16 @@ cdef struct QueueFormat:
 
 cdef inline void kick(DriverQueue *queue) noexcept nogil:
     cdef uint64_t one = 1
-    if write(queue.kick_fd, &one, 8) == 8:   # a full eventfd is already readable: nothing is lost
+    if write(queue.kick_fd, &one, 8) == 8:   # a full eventfd refuses, and is readable already
         queue.kicks += 1
 
 
-# With IN_ORDER (sections 2.7.9 and 2.8.8) slots are given, and used, from 0 to the last and again. One entry may stand
-# for a batch of slots up to the one it names. What entries said is kept per slot, so that slots can be untaken.
+# With IN_ORDER (sections 2.7.9 and 2.8.8) slots are given and used from 0 to the last, and then from 0 again. One used
+# entry may stand for a batch of slots up to the one it names. The bytes that entries tell are kept by slot, so that
+# slots can be untaken.
 
 cdef inline void take_next(DriverQueue *queue, Completion *done, uint32_t n_bytes) noexcept nogil:
-    """An entry names the oldest slot, and with it no other."""
+    """Take the oldest slot, which an entry names alone."""
     cdef uint32_t slot = queue.next_slot
     done.slot, done.bytes = slot, n_bytes
     queue.used_bytes[slot] = n_bytes
@@ -96,7 +97,7 @@ cdef inline void take_next(DriverQueue *queue, Completion *done, uint32_t n_byte
 
 
 cdef inline uint32_t know_batch(DriverQueue *queue, uint32_t slot, uint32_t n_bytes, uint32_t most) noexcept nogil:
-    """An entry names this slot as the last of a batch. Returns the batch's slots, 0 if there can be no such batch."""
+    """Note a batch, whose last slot an entry names. Returns its number of slots; 0: no such batch is possible."""
     cdef uint32_t skipped = queue.next_slot
     cdef uint32_t n
     if slot >= queue.n_slots:
@@ -105,7 +106,7 @@ cdef inline uint32_t know_batch(DriverQueue *queue, uint32_t slot, uint32_t n_by
     if n > most:
         return 0
     while skipped != slot:
-        queue.used_bytes[skipped] = queue.buffer_bytes   # used completely
+        queue.used_bytes[skipped] = queue.buffer_bytes   # their buffers were filled completely (section 2.7.9)
         skipped = skipped + 1 if skipped + 1 < queue.n_slots else 0
     queue.used_bytes[slot] = n_bytes
     queue.n_known = <uint16_t>n

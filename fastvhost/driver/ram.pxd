@@ -10,8 +10,8 @@ cdef class GuestRam:
     cdef readonly bint huge
     cdef uint8_t *data
     cdef uint64_t taken
-    cdef bint lent             # a device runs on it, and closes it
-    cdef bint written          # by hand: what its rings say is no driver's word any more
+    cdef bint lent             # a device uses it, and closes it
+    cdef bint written          # by write(): its rings may contain what no driver wrote
     cdef int let_go(self) except -1
 
     cdef bint _map(self, bint huge) except -1

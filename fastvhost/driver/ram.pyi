@@ -16,7 +16,7 @@ class GuestRam:
     bytes: int
     huge: bool
     def __init__(self, n_bytes: int, *, huge: bool = True) -> None:
-        """Raises ValueError for a size that this machine cannot have, MemoryError where the memory is not to be had."""
+        """Raises ValueError for a size that this machine cannot have, MemoryError where that much is not available."""
     @property
     def user_addr(self) -> int:
         """Where the memory lies in this process: what vhost-user calls the user address."""
@@ -25,4 +25,4 @@ class GuestRam:
     def write(self, offset: int, content: builtins.bytes) -> None:
         """Put bytes into the memory, for tests."""
     def close(self) -> None:
-        """Unmap and close. Idempotent. A device's memory: ValueError, GuestDevice.close does it."""
+        """Unmap and close. Idempotent. Raises ValueError where a device uses it: GuestDevice.close() closes that."""

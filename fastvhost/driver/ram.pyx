@@ -14,7 +14,7 @@ cdef extern from "<sys/mman.h>" nogil:
 cdef extern from "<unistd.h>" nogil:
     int close_fd "close"(int fd)
 
-# A gigabyte up, as a PC's memory above a hole would lie; a multiple of every page size in use.
+# One gigabyte: a multiple of every page size in use.
 GUEST_BASE = 0x4000_0000
 cdef uint64_t HUGE_PAGE = 2 << 20
 
@@ -23,7 +23,7 @@ SHARED_MEMORY = "/dev/shm"
 
 
 cdef int memory_file(uint64_t n_bytes, bint huge) except -2:
-    """A file of memory of this size. -1: there is no room for it. A sandbox may forbid memfd_create, /dev/shm will do.
+    """A file of memory of this size: a memfd, or a file in /dev/shm where a sandbox forbids that. -1: there is no room.
 
     Raises MemoryError where neither can be had.
     """
@@ -68,7 +68,7 @@ cdef class GuestRam:
         if self.bytes < n_bytes or not n_bytes or self.bytes > most:
             raise ValueError(f"guest memory of {n_bytes} bytes: give it a size above 0, and up to the {most} there are")
         if not (huge and self._map(True)) and not self._map(False):
-            raise MemoryError(f"guest memory: {self.bytes} bytes of shared memory are not to be had")
+            raise MemoryError(f"guest memory: {self.bytes} bytes of shared memory are not available")
 
     cdef bint _map(self, bint huge) except -1:
         """Make and map its file. False, and nothing left behind, where this machine has no such pages."""
@@ -115,9 +115,9 @@ cdef class GuestRam:
         memcpy(self.data + offset, <const char *>content, n_bytes)
 
     def close(self):
-        """Unmap and close. Idempotent. A device's memory: ValueError, GuestDevice.close does it."""
+        """Unmap and close. Idempotent. Raises ValueError where a device uses it: GuestDevice.close() closes that."""
         if self.lent:
-            raise ValueError("guest memory: a device runs on it; close that")
+            raise ValueError("guest memory: a device uses it; close that device")
         self.let_go()
 
     cdef int let_go(self) except -1:

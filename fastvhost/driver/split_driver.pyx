@@ -44,7 +44,7 @@ cdef void prepare(DriverQueue *queue) noexcept nogil:
     store_u16(&used_of(queue).idx, 0)
     store_u16(&used_of(queue).flags, 0)
     if queue.event_idx:
-        # flags must be 0 then; used_event stays behind, which asks for one notification in 65536 (section 2.7.7.1).
+        # flags must be 0 then. used_event stays at 65535: that asks for one notification in 65536 (section 2.7.7.1).
         store_u16(&avail_of(queue).flags, 0)
         store_u16(&avail_of(queue).ring[queue.size], 0xffff)
     else:
@@ -134,7 +134,7 @@ cdef uint32_t take_in_order(DriverQueue *queue, Completion *done, uint32_t limit
 
 
 cdef bint read_used(const DriverQueue *queue, uint32_t at, Completion *done, uint32_t n) noexcept nogil:
-    """Entries of the used ring that lie in a row, as slots. False if one names no slot."""
+    """Read adjacent entries of the used ring, as slots. False: one of them names no slot."""
     cdef const virtq_used_elem *element = &used_of(queue).ring[at]
     cdef uint32_t shift = queue.shift
     cdef uint32_t inside_chain = (1 << shift) - 1
@@ -164,13 +164,13 @@ cdef void give(DriverQueue *queue, const Completion *slots, uint32_t n) noexcept
     queue.n_given += <uint16_t>n
     store_release_u16(&avail_of(queue).idx, queue.next_avail)   # pairs with the device's acquire load of avail.idx
     if queue.kick_fd >= 0:
-        full_fence()    # the index first, then the wish: the device does it the other way round (section 2.7.13.3)
+        full_fence()    # first store the index, then load what the device asks for (section 2.7.13.4.1)
         if wants_kick(queue, before):
             kick(queue)
 
 
 cdef void write_avail(DriverQueue *queue, uint32_t at, const Completion *slots, uint32_t n) noexcept nogil:
-    """Entries of the available ring that lie in a row."""
+    """Write adjacent entries of the available ring."""
     cdef uint16_t *entry = &avail_of(queue).ring[at]
     cdef uint32_t shift = queue.shift
     cdef uint16_t head
@@ -191,9 +191,9 @@ cdef inline bint wants_kick(DriverQueue *queue, uint16_t before) noexcept nogil:
 
 
 cdef void want_calls(DriverQueue *queue, bint wanted) noexcept nogil:
-    """Sections 2.7.7 and 2.7.10. The caller fences, and looks again, before it sleeps."""
+    """Section 2.7.7. Before it sleeps, the caller makes a full fence and looks at the ring once more."""
     if queue.event_idx:
-        # Of the very next entry, or of none soon.
+        # Ask for the next entry; or for the one before it, which comes only after 65535 others.
         store_u16(&avail_of(queue).ring[queue.size], queue.next_used if wanted else queue.next_used - 1)
     else:
         store_u16(&avail_of(queue).flags, 0 if wanted else VIRTQ_AVAIL_F_NO_INTERRUPT)

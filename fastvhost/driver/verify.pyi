@@ -1,1 +1,1 @@
-"""What a built-in guest makes of the frames that arrived. No Python face: the load calls it."""
+"""Verifies the frames that a built-in guest receives. Has nothing for Python: the load calls it."""

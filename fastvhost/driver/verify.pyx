@@ -1,6 +1,6 @@
-"""What a guest makes of the frames that arrived: header, number and body right, and each the next of its stream?
+"""Verifies the frames that a guest receives: header, number, body, and whether each is the next of its stream.
 
-One call for a burst; what is done for every frame stays in this file. A stream's rare cases are filed by content.pyx.
+One call for a burst. What every frame needs is in this file; the rare cases are in content.pyx.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -31,7 +31,9 @@ cdef uint32_t verify_burst(Pair *side, const Completion *done, uint32_t n) noexc
 
 
 cdef inline bint header_is_right(const Pair *side, const uint8_t *header, uint32_t n_buffers) noexcept nogil:
-    """The peer's, where this driver takes that, else zeros; the number of buffers where it counts. Section 5.1.6.4."""
+    """Whether a header is the one expected: the peer's where this driver takes offloads, else zeros. With the number of
+    buffers where these are mergeable. Section 5.1.6.4.
+    """
     cdef uint64_t words
     cdef uint32_t tail
     memcpy(&words, header, 8)
@@ -84,7 +86,7 @@ cdef void check_body(Stream *stream, const uint8_t *frame, uint32_t frame_bytes,
 
 
 cdef uint32_t look_twice(Pair *side, const uint8_t *header, uint32_t frame_bytes) noexcept nogil:
-    """A frame that is not as expected. Returns its bytes, as far as they are to be believed."""
+    """Handle a frame that is not the one expected. Returns its bytes; 0: its length or header is wrong."""
     cdef const uint8_t *frame = header + side.header_bytes + side.received_lead
     cdef uint32_t most = side.receive_bytes - side.header_bytes - side.received_lead
     if frame_bytes > most or not header_is_right(side, header, 1):
@@ -98,7 +100,7 @@ cdef uint32_t look_twice(Pair *side, const uint8_t *header, uint32_t frame_bytes
 
 
 cdef bint is_next_of_its_stream(Pair *side, const uint8_t *frame, uint32_t frame_bytes) noexcept nogil:
-    """The frame's stream becomes this side's. False, and the frame filed, if it is not the one expected there."""
+    """Make the frame's stream the one looked at. False: it is not the next frame there, and was counted as such."""
     cdef Stream *stream = stream_of(side.streams, side.n_streams, frame)
     if stream != NULL:
         side.stream = stream
@@ -109,7 +111,7 @@ cdef bint is_next_of_its_stream(Pair *side, const uint8_t *frame, uint32_t frame
 
 
 cdef uint32_t look_at_spanning(Pair *side, const Completion *done, uint32_t n) noexcept nogil:
-    """Frames of one or more buffers. Returns the buffers looked at: a frame cut off by the burst's end is left."""
+    """Frames of one or more buffers. Returns how many buffers are done with: see verify.pxd."""
     cdef const uint8_t *header
     cdef uint16_t n_buffers
     cdef uint32_t i = 0
@@ -123,7 +125,7 @@ cdef uint32_t look_at_spanning(Pair *side, const Completion *done, uint32_t n) n
             if n == DRIVER_BURST and i > 0:
                 side.format.untake(&side.receiveq, n - i)
                 break
-            n_buffers = <uint16_t>(n - i)    # a frame's buffers are used at once, or Linux too counts it as an error
+            n_buffers = <uint16_t>(n - i)    # all buffers of a frame are used at once; Linux checks that, too
             side.stream.corrupt += 1
         else:
             look_at_buffers(side, &done[i], n_buffers)
