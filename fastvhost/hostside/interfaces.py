@@ -34,7 +34,7 @@ IFF_UP = 0x1
 ARPHRD_ETHER = 1
 FIGURES: Final = "/proc/thread-self/net/dev"
 SENT_DROPPED = 11
-"""The column there."""
+"""The column of FIGURES with frames that the kernel dropped."""
 SIOCGIFNAME: Final = 0x8910
 RTMGRP_LINK = 1
 RTM_DELLINK = 17
@@ -75,8 +75,8 @@ def name_problem(name: str) -> str:
 def look(name: str, asking: socket.socket | None = None) -> Interface | None:
     """The interface of that name in the network namespace of this thread, or None where there is none.
 
-    asking: a socket to ask with, in its namespace; then no socket is opened. Raises OSError where the kernel does not
-    tell: where no more files can be opened, for example, the interface may still be there.
+    asking: a socket of that namespace to ask with; then no socket is opened. Raises OSError where the kernel does not
+    tell, for example because no more files can be opened: then the interface may be there or not.
     """
     with contextlib.ExitStack() as stack:
         sock = asking or stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC))
@@ -162,7 +162,7 @@ def _has_carrier(sock: socket.socket, name: str) -> bool:
 
 
 def _ethtool(sock: socket.socket, name: str, command: array.array[int]) -> None:
-    """Have the driver fill in a command. Without an answer it stays as it is."""
+    """Have the driver fill in `command`. Where the driver does not answer, `command` is unchanged."""
     with contextlib.suppress(OSError):
         fcntl.ioctl(sock, SIOCETHTOOL, struct.pack("16sP16x", os.fsencode(name), command.buffer_info()[0]))
 
@@ -257,7 +257,8 @@ class Watch:
             family, _, index, *_ = IFINFO.unpack_from(messages, NLMSG.size)
             attributes = messages[NLMSG.size + IFINFO.size : n_bytes]
             self._gone.pop(index, None)
-            if kind == RTM_DELLINK and family == socket.AF_UNSPEC:  # else it left a bridge, and is still there
+            # With another family the message says that the interface left a bridge: it is still there.
+            if kind == RTM_DELLINK and family == socket.AF_UNSPEC:
                 self._gone[index] = IFLA_NEW_NETNSID in _kinds(attributes)
             if len(self._gone) > MOST_GONE:
                 del self._gone[next(iter(self._gone))]

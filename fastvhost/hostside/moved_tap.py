@@ -45,10 +45,10 @@ def name(fd: int) -> str:
 
 
 def look(fd: int, called: str, home: Identity | None, at_home: Interface | None) -> Away | None:
-    """Where the tap is now; None for where it belongs.
+    """Where the tap is now; None: in the namespace that it belongs to.
 
-    home: the namespace that it belongs to, None for this thread's. at_home: the interface of that name there. Raises
-    OSError, with EBADFD when it was removed.
+    home: that namespace, None for this thread's. called: the name of the tap now. at_home: the interface of that name
+    there. Raises OSError, with EBADFD when the tap was removed.
     """
     mac = interfaces.text_of_mac(fcntl.ioctl(fd, interfaces.SIOCGIFHWADDR, bytes(IFREQ_BYTES)))
     there = _namespace(fd)

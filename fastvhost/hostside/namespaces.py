@@ -86,7 +86,8 @@ class Namespace:
 class Wanted:
     """The namespace that netns= names: of ip-netns(8), of a process, or a file at a path.
 
-    A number is a process id, as for ip-link(8). It means the process that has it at the first look, not a later one.
+    A number is a process id, as for ip-link(8). It means the process that has this id when the object is made, not one
+    that gets the same id later.
     """
 
     def __init__(self, text: str) -> None:
@@ -108,7 +109,7 @@ class Wanted:
 
     @property
     def missing(self) -> str:
-        """A message for while it is not there."""
+        """Why the namespace is not there, as a message."""
         if self.pid and self._started is None:
             return f"netns={self.text}: there is no such process; give the id of one that runs, or a name of ip netns"
         if self.pid:
@@ -116,15 +117,15 @@ class Wanted:
         return f"there is no {self.words}; waiting for it"
 
     def left(self, now: Identity | None) -> str:
-        """Why the namespace that was found before is no longer the wanted one. now: the one in its place, or None."""
+        """Why the namespace found before is no longer the wanted one. now: the one at the same place now, or None."""
         if self.pid:
             return f"process {self.pid} {'entered another network namespace' if now else 'ended'}"
         return f"{self.words} was {'made anew' if now else 'removed'}"
 
     def identity(self) -> Identity | None:
-        """The identity of the file that is there now, a namespace or not; None for no file.
+        """The identity of the file at its path, whether that is a namespace or not; None: there is no file.
 
-        Raises HostPortError where unknown.
+        Raises HostPortError where the file cannot be looked at.
         """
         if self.ended:
             return None

@@ -67,7 +67,7 @@ class PacketService(InterfaceService):
         self._receiver = receiver = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
         receiver.setblocking(False)
         receiver.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V3)
-        # With a ring since Linux 4.6, so wherever the option behind it is known (4.20).
+        # Works with a ring since Linux 4.6, so on every kernel that knows PACKET_IGNORE_OUTGOING (4.20).
         receiver.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
         receiver.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
         ring = struct.pack("7I", BLOCK_BYTES, BLOCKS, BLOCK_BYTES, BLOCKS, RETIRE_MS, 0, 0)

@@ -27,11 +27,11 @@ T = TypeVar("T")
 
 BURST = 64
 IDLE_SECONDS = 0.1
-"""Seconds until a stop, or a buffer that comes free, is noticed at the latest where nothing arrives."""
+"""The longest time in seconds until a thread notices a stop, where no frames arrive."""
 OPEN_SECONDS = 2.0
 """Seconds that a start waits until a file is open. A file that takes longer is reported in the log."""
 LEAVE_SECONDS = 0.2
-"""Seconds that a stop waits for a thread that may be waiting for a file and has nothing to write."""
+"""Seconds that a stop waits for a thread that has nothing to write and may be waiting for its file."""
 
 
 class PcapFileService:
@@ -55,7 +55,7 @@ class PcapFileService:
         """Whether frames are taken: only once the file to record to is open."""
         self._failed = ""
         self.left_behind = False
-        """Whether a thread still waits for its file after stop(). It uses nothing else, also once the file answers."""
+        """Whether a thread still waits for its file after stop(). It uses nothing else, even if the file answers."""
 
     def open(self) -> None:
         """Open the files.
@@ -85,7 +85,7 @@ class PcapFileService:
         self._go.set()
 
     def withdraw(self) -> None:
-        """The first step of a stop. There is no path here that another process could want."""
+        """The first step of a stop. Does nothing: there is no path here that another process could want."""
 
     def stop(self, timeout: float) -> None:
         """Write the frames that have arrived, close the files. Raises TimeoutError where that takes longer.
@@ -107,7 +107,7 @@ class PcapFileService:
             reader.join(max(0.0, leave_at - time.monotonic()))
             if reader.is_alive():
                 if not timeout:
-                    raise TimeoutError(f"{self._played} says nothing")
+                    raise TimeoutError(f"{self._played} does not answer")
                 self.left_behind = True
         self._threads.clear()
 
@@ -127,7 +127,7 @@ class PcapFileService:
     # The threads
 
     def _opened(self, kind: Callable[[str], T], path: str, remedy: str, opened: Future[None]) -> T | None:
-        """The open file, or None. The error goes to who waits for `opened`; to the log where nobody waits any more."""
+        """Open a file. None: that failed, and the error went to `opened`, or, after open() gave up, to the log."""
         with contextlib.suppress(OSError):
             if stat.S_ISFIFO(Path(path).stat().st_mode) and opened.set_running_or_notify_cancel():
                 self._say(f"waiting for {path}, a pipe")
@@ -193,7 +193,7 @@ class PcapFileService:
     def _pause(self, player: Player, start: float) -> float:
         """Seconds until the next frame can be sent."""
         if not self._timed:
-            return 0.001  # all buffers are in flight
+            return 0.001  # all buffers are in use
         due = player.next_us() / 1e6 - (time.monotonic() - start)
         return min(IDLE_SECONDS, max(0.0, due))
 

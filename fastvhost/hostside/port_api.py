@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class HostPortApi(Protocol):
-    """Each call returns only when no worker can use the old state any more."""
+    """A port towards this host. Setters return only when no worker can use the old state any more."""
 
     @property
     def name(self) -> str: ...

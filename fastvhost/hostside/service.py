@@ -28,11 +28,11 @@ from fastvhost.hostside.port_api import HostPortApi
 RETRY = 1.0
 """Seconds between two attempts to attach, and between two looks where the kernel reports no change."""
 SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
-"""Errors that mean that this host is short of something, and say nothing about the interface."""
+"""Errors that mean that this host has no memory or descriptors left, and say nothing about the interface."""
 FATE_SECONDS = 0.5
-"""Seconds that the kernel may take to tell what happened to an interface that is gone."""
+"""Seconds to wait until the kernel tells whether an interface that is gone was moved."""
 CARRIER_LOOK = 0.05
-"""Seconds between two looks for a missing carrier, which the kernel reports up to a second late."""
+"""Seconds between two looks while the carrier is missing: the kernel reports it up to a second late."""
 Given = TypeVar("Given")
 
 
@@ -43,7 +43,7 @@ class InterfaceService:
     """
 
     attaches_down = False
-    """Whether an interface that is missing or down can be attached to all the same."""
+    """Whether an interface can also be attached while it is missing or down."""
     follows_netns = True
     """Whether the kind of port takes netns=."""
 
@@ -60,7 +60,7 @@ class InterfaceService:
         self._thread: threading.Thread | None = None
         self._attached: Interface | None = None
         self._was: Interface | None = None
-        """What was attached last."""
+        """The interface that was attached last."""
         self._losing = False
         """Whether the attached sockets are still to be released, because a worker was late at the door."""
         self._late = False
@@ -139,7 +139,7 @@ class InterfaceService:
         self._thread = thread
 
     def withdraw(self) -> None:
-        """The first step of a stop. There is no path here that another process could want."""
+        """The first step of a stop. Does nothing: there is no path here that another process could want."""
 
     def stop(self, timeout: float) -> None:
         """Detach and close. Raises TimeoutError when the thread does not end."""
@@ -172,7 +172,7 @@ class InterfaceService:
                     self._late = False
                     self._write(logging.WARNING, "the worker is back")
             except WorkerStuckError as error:
-                # The change did not happen, which the next look finds. A half-attached interface is released.
+                # The change did not take effect; the next look tries again. What is not fully attached is released.
                 self._losing |= self._attached is None
                 if not self._late:
                     self._late = True
@@ -183,9 +183,10 @@ class InterfaceService:
                 self._rest()
 
     def _survive(self, error: Exception) -> None:
-        """After an error: the interface is looked at again later.
+        """Log an error once. The interface is looked at again later.
 
-        An attached interface stays: closing a tap would remove it with its settings. A half-attached one is released.
+        An attached interface stays attached: closing a tap would remove it with its settings. One that is not fully
+        attached is released.
         """
         self._losing |= self._attached is None
         if isinstance(error, OSError) and error.errno in SHORT:
@@ -257,7 +258,7 @@ class InterfaceService:
         return self._there is not None
 
     def _leave(self, there: Namespace, reason: str) -> None:
-        """Close all files of the namespace: they would keep it alive, with all interfaces in it."""
+        """Close all files of the namespace: an open one would keep it alive, with all its interfaces."""
         if self._attached is not None:
             self._lose()
             self._say(f"{reason}, and {self._name} is let go of", logging.WARNING)
@@ -290,7 +291,7 @@ class InterfaceService:
                 label, self._was = self._label, self._attached
                 self._lose()
                 self._say(self._lost(label, self._was), logging.WARNING)
-                # Whoever removed it may be about to make it anew, and must be able to.
+                # Whoever removed it may be about to make it again: do not make one of that name first.
                 self._retry_at = now + RETRY
                 return
             if not seen.up and not self.attaches_down:
@@ -329,7 +330,7 @@ class InterfaceService:
             said = self._attach()
         except HostPortError as error:
             self._release()
-            # An interface may go between the look and the call; try again later.
+            # The interface may have been removed between the look and the call: then try again later.
             if first and not (seen is not None and self._seen() is None):
                 raise
             self._say(str(error), logging.WARNING)
@@ -380,7 +381,7 @@ class InterfaceService:
         self._losing = False
 
     def _say(self, text: str, level: int = logging.INFO) -> None:
-        """A state, said once."""
+        """Log a state, unless it was the last one logged."""
         if text != self._said:
             self._said = text
             self._write(level, text)

@@ -74,7 +74,7 @@ class TapService(InterfaceService):
         """The name that it has now."""
         self._away: Away | None = None
         self._down_until = 0.0
-        """For a tap in a namespace that cannot be entered: until when it counts as down, on the clock."""
+        """For a tap in a namespace that cannot be entered: until when it counts as down, in time.monotonic()."""
 
     def _attach(self) -> str:
         made = self._inside(self._open)
@@ -171,7 +171,7 @@ class TapService(InterfaceService):
         return self._away is not None
 
     def _is_attached(self, _seen: Interface) -> bool:
-        return True  # _seen asked its descriptor
+        return True  # what _seen() returns was found by the tap's descriptor
 
     def _seen(self) -> Interface | None:
         if self._attached is None or not self._fds:
@@ -190,8 +190,7 @@ class TapService(InterfaceService):
             return at_home or self._attached  # it came back, or was renamed, between the two looks
         if away.seen is not None:
             return away.seen
-        # Its state is not known here. It counts as up until a worker's call fails, and then it is tried again now and
-        # then.
+        # Its state is not known here. It counts as up until a worker's call fails, and again after RETRY seconds.
         up = time.monotonic() >= self._down_until
         return Interface(name, 0, up, True, 0, away.mac, True)
 
@@ -219,9 +218,9 @@ class TapService(InterfaceService):
     def _say_down(self) -> None:
         away = self._away
         if away is not None and away.seen is None:
-            return  # it is only tried again
+            return  # its state is not known, so the user gets no advice
         prefix = away.prefix if away else self._prefix
-        # Another user chose the name there, and the operator pastes this command: so it is quoted.
+        # The name may be chosen by another user there. It is quoted, since the operator may paste this command.
         remedy = f"{prefix}ip link set {shlex.quote(self._called)} up"
         self._say(f"{self._label} is down; bring it up with: {remedy}", logging.WARNING)
 

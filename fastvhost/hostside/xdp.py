@@ -22,7 +22,7 @@ PACKET_ADD_MEMBERSHIP, PACKET_MR_PROMISC = 1, 1
 HEADER_BYTES: Final = 14 + 2 * 4
 """Ethernet, and two VLAN tags."""
 LET_GO_SECONDS: Final = 1.0
-"""Seconds. The kernel frees the queue of a program that ended only a moment later."""
+"""Seconds to wait for a queue: the kernel frees it only some time after its program has ended."""
 
 
 class XdpFace(HostPortApi, Protocol):

@@ -55,7 +55,7 @@ class Caller(Protocol):
 
 
 class Process:
-    """A process of this host. Raises IoctlError where it cannot be known or held."""
+    """A process of this host. Raises IoctlError where it cannot be found, or no pidfd can be had."""
 
     def __init__(self, thread: int) -> None:
         self._pidfd = -1

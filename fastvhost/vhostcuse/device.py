@@ -1,4 +1,4 @@
-"""The character device: /dev/cuse, and the device file that the kernel makes by it."""
+"""The character device: /dev/cuse, and the device file that the kernel makes for whoever opens that."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastvhost.vhostcuse.message import MalformedRequestError, Opcode
 
 CUSE = "/dev/cuse"
 MAX_WAIT = 2.0
-"""Seconds for the kernel to make the device."""
+"""Seconds that the kernel may take to make the device."""
 MISC_MAJOR = 10
 """The major number of vhost-net's own device, by which DPDK's virtio-user recognises a kernel's vhost."""
 FIRST_MINOR, MINORS_TRIED = 1024, 3
@@ -65,7 +65,7 @@ class CuseDevice:
             with contextlib.suppress(_TakenError):
                 self._introduce(name, MISC_MAJOR, minor)
                 return
-        # Newer kernels have given all of that major away; QEMU does not mind, DPDK's virtio-user will.
+        # Newer kernels use all minor numbers of that major. QEMU takes any device; DPDK's virtio-user does not.
         self._introduce(name, 0, 0)
 
     def _introduce(self, name: str, major: int, minor: int) -> None:
@@ -81,7 +81,7 @@ class CuseDevice:
         poller = select.poll()
         poller.register(self._fd, select.POLLIN)
         if not poller.poll(MAX_WAIT * 1000):
-            raise OSError(errno.ETIMEDOUT, f"{CUSE} says nothing")
+            raise OSError(errno.ETIMEDOUT, f"{CUSE} does not answer")
         request = message.decode_request(os.read(self._fd, message.READ_BYTES))
         if request.opcode != Opcode.CUSE_INIT:
             raise MalformedRequestError(f"the first request is {request.opcode}, not {Opcode.CUSE_INIT}")

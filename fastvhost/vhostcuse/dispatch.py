@@ -1,8 +1,8 @@
-"""Requests of the kernel to answers: open files, the ioctl table, the retry protocol, and who may ask what.
+"""Answers the kernel's requests: open files, the ioctl table, the retry protocol, and who may ask what.
 
-The kernel sends an ioctl first without data. The answer says how much of the caller's memory is wanted, and the kernel
-sends the ioctl again with that. No state is kept between these attempts: how much came (nothing, a first part, or all)
-decides what is next, and everything is checked again at each attempt.
+The kernel sends an ioctl without data first. The answer says how much of the caller's memory is wanted, and the kernel
+sends the ioctl again with that. No state is kept between these attempts: the amount that came (nothing, a first part,
+or all) decides what is next, and everything is checked again at each attempt.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class IoctlRow(NamedTuple):
     handler: Callable[..., Any]
     payload: type[IoctlPayload] | None = None
     reads: int = 0
-    """Bytes of the caller's memory that it reads; of a table whose length stands in the table, the first part."""
+    """Bytes of the caller's memory that it reads; for a table that contains its own length, only the first part."""
     writes: int = 0
     """Bytes of the caller's memory that it writes."""
     door: bool = True
-    """It changes the port (through the door) or prepares that: for the owner only, in its session."""
+    """Whether it changes the port (at the door) or prepares that: for the owner only, in its session."""
     whole: Callable[[bytes], int] | None = None
     """All bytes that it reads, given the first part."""
 
@@ -160,7 +160,7 @@ class Dispatcher:
         if came == whole:
             return None if ioctl.out_size >= row.writes else whole
         if came != row.reads:
-            raise ProtocolError(f"it says that it has {whole} bytes, and had {came} when it was asked before")
+            raise ProtocolError(f"its table has {whole} bytes now, and {came} when it was asked before")
         return whole
 
     def _handle(
@@ -218,9 +218,9 @@ class Dispatcher:
         self._handles.clear()
 
     def look(self) -> None:
-        """Take news of the workers, and notice an owner that has ended."""
+        """Handle what workers found, and notice an owner that has ended."""
         if self.session is None:
-            self._port.events()  # discards news of the front-end before
+            self._port.events()  # discards what was about the front-end before
             return
         try:
             self.session.attend()

@@ -91,7 +91,7 @@ def read_maps(pid: int) -> list[Vma]:
             return file.read(MOST_MAPS_BYTES)
 
     try:
-        # The process can make a reader of its mappings wait.
+        # The process can make this read wait: so wait for it a limited time only.
         return parse_maps(foreign_files.within(read, unanswered=f"process {pid} does not let its mappings be read"))
     except OSError as error:
         raise IoctlError(

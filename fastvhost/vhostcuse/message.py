@@ -1,6 +1,6 @@
 """The kernel's requests to a character device in user space, and their answers. Linux, include/uapi/linux/fuse.h.
 
-Bytes to requests and answers to bytes: syntax only, no state, no file. CUSE is FUSE's protocol 7.12 and later for a
+Decodes requests and encodes answers: syntax only, no state, no file. CUSE is FUSE's protocol 7.12 and later for a
 device file. Headers come from the kernel and are trusted; the data of an ioctl comes from its caller and is not.
 """
 
@@ -105,7 +105,7 @@ def decode_init(body: bytes) -> tuple[int, int]:
         raise MalformedRequestError(f"{len(body)} bytes where cuse_init_in has {_INIT_IN.size}")
     major, minor, _, _flags = _INIT_IN.unpack_from(body)
     if major != MAJOR or minor < LEAST_MINOR:
-        raise MalformedRequestError(f"the kernel speaks FUSE {major}.{minor}, this is {MAJOR}.{MINOR}")
+        raise MalformedRequestError(f"the kernel speaks FUSE {major}.{minor}, fwd {MAJOR}.{MINOR}")
     return major, minor
 
 

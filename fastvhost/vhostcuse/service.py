@@ -52,7 +52,7 @@ def _approach(name: str, permissions: str) -> Approach:
 
 
 class VhostCuseService(ControlThread):
-    """Serves /dev/NAME, and does on a port what the process that opened it asks."""
+    """Serves /dev/NAME: a process that opens it drives the port."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class VhostCuseService(ControlThread):
     def _register(self, poller: select.poll, now: float) -> Iterable[float | None]:
         if self._again_at is not None and now >= self._again_at:
             self._take_again(now)
-        # Read once, here: a second reading might find the share there, and then nothing would wake us for what waits.
+        # Read once: if a second read found that requests are allowed now, nothing would wake us for those that wait.
         allowed_at = self._allowed_at
         if self._device is not None:
             reads = self._changes.settled and allowed_at is None
@@ -153,7 +153,7 @@ class VhostCuseService(ControlThread):
 
     @property
     def _may_read(self) -> bool:
-        """Not while a worker keeps a change waiting, the share is spent, or front-ends are refused (BackOff)."""
+        """Whether to read requests: not while a change waits, the share is used up, or front-ends are refused."""
         return self._changes.settled and self._allowed_at is None
 
     @property

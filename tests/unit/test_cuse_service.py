@@ -342,7 +342,7 @@ def test_a_kernel_that_speaks_something_else_is_refused(tmp_path: Path, first: b
 def test_a_silent_kernel_is_not_waited_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_module, "MAX_WAIT", 0.1)
     driver = FakeDriver(tmp_path, silent=True)
-    with pytest.raises(ServiceError, match="says nothing"):
+    with pytest.raises(ServiceError, match="does not answer"):
         make(tmp_path, driver)
     driver.join()
 
