@@ -1,7 +1,7 @@
 """The back-ends that scripts/compare runs: each between two vhost-user sockets, on one core, started and cleaned up.
 
 DPDK's testpmd and OVS-DPDK come from Debian's packages dpdk and openvswitch-switch-dpdk and want hugepages and root.
-The probe is a C loop without a single check, one copy per frame, split rings only: what the machine allows.
+The probe is a C loop without any checks, one copy per frame, split rings only: the most that the machine allows.
 """
 
 from __future__ import annotations

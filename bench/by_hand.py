@@ -1,4 +1,4 @@
-"""Changes an administrator makes to a guest's network card under traffic: does it go on, or is the change refused?
+"""Changes that an administrator makes to a guest's network card under traffic: it must go on, or the change be refused.
 
 usage: python -m bench.by_hand [--qemu installed|newest] [--packed] [NAME...]
 

@@ -1,9 +1,9 @@
 """Checks that no frame is uncounted: frames received equal frames sent, plus dropped ones, plus waiting ones.
 
-Of all ports of a forwarder together, where each has one wire at most: `rx_frames` are the frames that ports received,
+The sums are of all ports of a forwarder, each with one wire at most. `rx_frames` are the frames that ports received,
 `tx_frames` those that they delivered. A frame that a port received is delivered once, or dropped once: by the port it
-goes to (each reason of `tx_dropped`) or, where no wire leads on, as `no_egress`. The other reasons of `rx_dropped` are
-those of what never became a frame. A super-frame that a port gets in pieces comes in once, and is `segmented` frames
+goes to (each reason of `tx_dropped`) or, where no wire leads on, as `no_egress`. The other reasons of `rx_dropped`
+count what never became a frame. A super-frame that a port gets in pieces comes in once, and is `segmented` frames
 there: one of `cut`.
 """
 
@@ -43,7 +43,7 @@ class AnyPort(Protocol):
 
 
 class AnyWorker(Protocol):
-    """A worker that stands still."""
+    """A worker that does not run."""
 
     @property
     def waiting(self) -> int: ...

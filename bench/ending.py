@@ -1,8 +1,8 @@
-"""Ends a long command properly, whatever ends it: with all processes that it started, and its files removed.
+"""Ends a long command properly, whatever ends it: all processes that it started end, and its files are removed.
 
-A signal becomes an exception, so that the blocks the command is in are left, each taking its own things away. Programs
-it runs have their parent's death as theirs (fastvhost/control/children.py), and the interfaces and device files they
-made go with them. What can be left behind by SIGKILL is a directory, and that one is known by a lock nobody holds.
+A signal becomes an exception, so that each `with` block of the command removes what it made. The programs that it runs
+end when their parent ends (fastvhost/control/children.py), and with them the interfaces and device files that they
+made. SIGKILL leaves only a directory behind. It can be recognised, since nobody holds its lock any more.
 """
 
 from __future__ import annotations

@@ -23,13 +23,13 @@ from bench.record import RESULTS, ROOT
 DOCS = ROOT / "docs"
 PLOTS = DOCS / "plots"
 PAGES = {"": DOCS / "five-paths.md", ".ja": DOCS / "five-paths.ja.md"}
-"""By the suffix in the names of a language's files."""
+"""The page in each language, by the suffix that files of that language have in their names."""
 MARK = re.compile(r"(<!-- (?P<name>[a-z0-9-]+): made by bench/five_paths\.py -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 PATHS = (1, 2, 3, 4, 5)
 PLACES = ("outer guest", "this host")
 DIRECTIONS = {"in": "guest → App1", "out": "App1 → guest", "bounce": "there and back"}
 COLOURS = ("#3fa45b", "#2f81f7", "#d9822b")
-"""Of the directions: as in the drawings."""
+"""One for each of DIRECTIONS, the same as in the drawings."""
 PARTS = {"qemu_guest": "QEMU: vCPU", "qemu_rest": "QEMU: rest", "kernel_thread": "vhost-net thread",
          "app1": "App1", "fastvhost": "fastvhost"}  # fmt: skip
 Row = dict[str, Any]

@@ -13,7 +13,7 @@ from bench.record import ROOT
 WORDS = re.compile(r">[^<]+<")
 NUMBER = re.compile(r"-?\d+\.\d+")
 NEAR = 0.01
-"""In points: far more than another machine's arithmetic moves what is drawn, and less than a reader sees."""
+"""Points by which coordinates may differ: more than the arithmetic of two machines does, less than a reader sees."""
 
 
 def bring_up_to_date(make: Callable[[], Mapping[Path, str]], arguments: Sequence[str]) -> int:
@@ -32,12 +32,12 @@ def bring_up_to_date(make: Callable[[], Mapping[Path, str]], arguments: Sequence
 
 
 def out_of_date(wanted: Mapping[Path, str]) -> list[Path]:
-    """The files that are missing, or say something else."""
+    """The files that are missing or have another content."""
     return [path for path, text in wanted.items() if not path.exists() or not same(path, path.read_text(), text)]
 
 
 def same(path: Path, before: str, after: str) -> bool:
-    """Whether two texts are the same. In a picture, coordinates may differ by less than is seen."""
+    """Whether two texts are the same. In a picture, coordinates may differ by NEAR."""
     if path.suffix != ".svg" or before == after:
         return before == after
     if WORDS.findall(before) != WORDS.findall(after) or NUMBER.sub("#", before) != NUMBER.sub("#", after):

@@ -28,7 +28,7 @@ def frame_bytes(text: str) -> tuple[int, ...]:
 
 
 def arguments() -> argparse.Namespace:
-    """What is a setting of the guests has the name that it has there."""
+    """The options. One that sets a field of PairSettings has the name of that field."""
     parser = argparse.ArgumentParser(prog="python -m bench.guest_load", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("sockets", nargs=2, metavar="SOCKET")
     parser.add_argument("--size", dest="sizes", type=frame_bytes, default=(64,), metavar="BYTES|imix")
@@ -50,7 +50,7 @@ def say(**what: object) -> None:
 
 
 def told_to_stop(seconds: float) -> bool:
-    """Wait. True once stdin has closed."""
+    """Wait for this time at most. True: stdin has closed."""
     return bool(select.select([sys.stdin], [], [], seconds)[0])
 
 
@@ -65,7 +65,7 @@ def report_rates(guests: Guests) -> None:
 
 
 def report_latency(guests: Guests, gap_us: float) -> None:
-    """Percentiles, interval by interval: of some frames at least."""
+    """Percentiles, interval by interval. An interval is long enough for some frames."""
     interval = max(INTERVAL_SECONDS, 20 * gap_us / 1e6)
     start = last = time.monotonic()
     while not told_to_stop(0) and guests.connected:

@@ -46,11 +46,11 @@ class HostPorts(BackEnd):
         try:
             subprocess.run(["ip", "netns", "add", self.space], check=True)
         except (OSError, subprocess.SubprocessError) as error:
-            raise BackEndError(f"{self.name}: no network namespace ({error}); root and iproute2 are wanted") from error
+            raise BackEndError(f"{self.name}: no network namespace ({error}); run as root, with iproute2") from error
         quiet = "net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1"
         subprocess.run([*self.inside, "sysctl", "-qw", *quiet.split()], check=True)
         if self.kind != "tap":
-            # Frames of 1518 bytes here are without the check sequence that a card would add.
+            # Frames of 1518 bytes are longer than the usual MTU allows: here 1518 is without a check sequence.
             up = (f"ip link set {end} mtu {MTU} up" for end in (LEFT, RIGHT))
             self.do(f"ip link add {LEFT} type veth peer name {RIGHT}", *up)
 

@@ -24,7 +24,7 @@ from fastvhost.driver.frontend import Feature
 ROOT = Path(__file__).resolve().parent.parent
 ROUNDS = 50
 CPU_LEVEL = "avx2" if platform.machine() == "x86_64" else "plain"
-# Counting is on inside this method only; a part of the profile ends when GuestDevice.close was called.
+# Instructions are counted inside this method only. A part of the profile ends where a case closes its guests.
 COUNTED = "*Worker_round*"
 PART_ENDS = "*GuestRam*let_go*"
 

@@ -16,7 +16,7 @@ from bench.fwd import forwarder
 from bench.record import write
 from fastvhost.driver.guests import IMIX, Guests, PairSettings
 
-# Long enough that guests without a CPU for a while lose no frames.
+# Frames are held for so long that guests may be without a CPU for a while and lose none.
 HOLDS = ("--on-full", "hold", "--hold-timeout", "10s")
 
 

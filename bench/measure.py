@@ -1,4 +1,4 @@
-"""Tells the recorder what a benchmark counts: a call makes many turns in C; the figure is nanoseconds per unit."""
+"""Times a call that does its work many times in C. The recorder divides, so the figure is nanoseconds per unit."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ ROUNDS = 40
 
 
 def per_unit(benchmark: Any, units: int, unit: str, work: Callable[..., object], *args: object) -> None:
-    """Time work(*args), which deals with `units` of `unit` per call; bench/record.py divides."""
+    """Time work(*args), which processes `units` of `unit` per call; bench/record.py divides by that number."""
     benchmark.extra_info.update(units=units, unit=unit)
     benchmark.pedantic(work, args=args, rounds=ROUNDS, warmup_rounds=2)

@@ -30,7 +30,7 @@ def resident_kib(pid: int) -> int:
 
 
 def measure(pairs: int) -> int:
-    """KiB with so many pairs of ports, all of them in use."""
+    """Resident KiB of a fwd with this many pairs of ports, all of them in use."""
     with contextlib.ExitStack() as closing:
         directory = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="fv-mem-")))
         sockets = [str(directory / f"{n}.sock") for n in range(2 * pairs)]

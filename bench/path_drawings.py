@@ -56,7 +56,7 @@ class Drawing:
         self.parts.append(f'<text x="{x:g}" y="{y:g}"{kind} text-anchor="{anchor}">{escape(self.say(text))}</text>')
 
     def box(self, x: float, y: float, width: float, height: float, *lines: str, kind: str = "box") -> None:
-        """With lines of text from its top; the first is its name. Packets pass to the right of the text, or below."""
+        """A box with lines of text from its top, the first its name. Ways pass to the right of the text, or below."""
         self.parts.append(f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="6" class="{kind}"/>')
         for n, line in enumerate(lines):
             self.text(x + 10, y + 19 + 17 * n, line, "small" if n else "name")
@@ -70,7 +70,7 @@ class Drawing:
             self.parts.append(f'<text x="{x:g}" y="{y + 4.2:g}" class="number" text-anchor="middle">{number}</text>')
 
     def control(self, points: Sequence[Point]) -> None:
-        """What sets the path up, and carries no packet."""
+        """A line for what sets the path up and carries no packet."""
         self.parts.append(f'<path d="M{"L".join(f"{x:g} {y:g}" for x, y in points)}" class="control"/>')
 
     def svg(self) -> str:
@@ -85,7 +85,7 @@ class Drawing:
 
 
 COPIES = {1: (4, 3), 2: (3, 3), 3: (3, 2), 4: (1, 1), 5: (1, 1)}
-"""Towards App1, and towards the guest."""
+"""How many copies each path makes: towards App1, and towards the guest."""
 
 
 def draw(path: int, title: str, figures: Sequence[Figure], japanese: bool = False) -> str:
@@ -128,7 +128,7 @@ def _kernel_side(d: Drawing) -> None:
 def _through_qemu(d: Drawing, path: int) -> None:
     d.box(394, 122, 180, 74, "e1000, emulated" if path == 1 else "virtio-net", "QEMU's buffer")
     _kernel_side(d)
-    # Copies are where the dots are; the tap and the packet socket share one skb.
+    # A dot stands where a packet is copied. The tap and the packet socket share one skb: no copy between them.
     copies = [(608, 144), (530, 233), (317, 304), (224, 140)]
     d.way("in", [(642, 144), (530, 144), (530, 304), (224, 304), (224, 127)],
           dict(enumerate(copies if path == 1 else copies[1:], 1)))  # fmt: skip

@@ -38,11 +38,11 @@ FORWARDS = (
 
 @dataclass(frozen=True)
 class Way:
-    """One path of the deck."""
+    """One of the five paths."""
 
     name: str
     needs: str = ""
-    """A device file that this kernel may lack."""
+    """The device file that it needs, which this kernel may lack."""
     kind: str = "virtio-net-pci"
     tap: bool = True
     vhost: bool = False
@@ -58,7 +58,7 @@ WAYS = {
 
 
 def bring_up(tap: str) -> None:
-    """A guest's tap interface, once QEMU has made it. The kernel removes it when QEMU ends, even by SIGKILL."""
+    """Wait until QEMU has made a tap, and set it up. The kernel removes it when QEMU ends, even by SIGKILL."""
     wait_until(f"{tap} is there", 30, Path("/sys/class/net", tap).exists)
     off = Path("/proc/sys/net/ipv6/conf", tap, "disable_ipv6")
     if off.exists():  # IPv6 messages of the host would change the figures
@@ -145,7 +145,7 @@ def measure(number: int, seconds: float, size: int, rounds: int = 1, *, max_wait
         else:
             machine = Machine("guest", directory / "guest.sock", NUMBER)
             port = machine.port
-        # One makes what the other uses: QEMU the tap, App1 the port of paths 4 and 5.
+        # QEMU makes the tap that App1 uses; on paths 4 and 5, App1 makes the port that QEMU uses.
         if way.tap:
             guest = stack.enter_context(WokenGuest(machine, directory))
             bring_up(machine.tap)
@@ -174,7 +174,7 @@ def measure(number: int, seconds: float, size: int, rounds: int = 1, *, max_wait
 
 
 def _let_roam(process: int) -> None:
-    """Tests keep guests to some processors; here two threads of a QEMU may be busy, and the scheduler decides."""
+    """Unlike in tests, a guest may use all processors: two threads of its QEMU may be busy at once."""
     for thread in psutil.Process(process).threads():
         os.sched_setaffinity(thread.id, range(os.cpu_count() or 1))
 

@@ -45,7 +45,7 @@ def rig(
 ) -> Iterator[Rig]:
     """Guests and ports, wired a to b and back, rings live and empty. journals: packed rings note their batches.
 
-    settings: of both guests, whose worker polls: without kicks.
+    settings: of both guests. Without kicks by default, since the worker polls.
     """
     door = Door()
     with contextlib.ExitStack() as closing:

@@ -1,7 +1,7 @@
 """Back-ends in turns of less than a second: all are started, and all but one are stopped.
 
 The machine's speed drifts by the second (other guests of its host, where the host puts our CPUs). A round of turns
-meets every back-end within a few seconds, so the ratio of two of them in one round means more than either rate.
+runs every back-end within a few seconds, so the ratio of two of them in one round says more than either rate.
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ class Pair:
         self.progress.set()
 
     def await_traffic(self) -> None:
-        """Until a window with frames arrived: guests report windows from the moment that both are connected."""
+        """Wait until a window with frames has arrived. Guests report windows as soon as both are connected."""
         self.progress.wait(TRAFFIC_SECONDS)
         if not any(map(has_frames, self.windows)):
             raise BackEndError(f"{self.back_end.name}: no traffic; {self.back_end.end_of_log()}")
 
     def signal(self, what: signal.Signals) -> None:
-        # The guests run whenever the back-end does: it may drop what guests do not take in time.
+        # The guests run whenever the back-end runs: else it might drop frames that they do not take in time.
         pids = [*self.back_end.pids, self._guests.pid]
         for pid in pids if what == signal.SIGSTOP else reversed(pids):
             with contextlib.suppress(ProcessLookupError):
@@ -84,7 +84,7 @@ class Pair:
     def turn(self, seconds: float) -> list[dict[str, Any]]:
         """Run for a while, longer where the machine is too busy to report in time.
 
-        Returns the whole windows of that time. The first moments are left out: the caches were somebody else's.
+        Returns the windows that lie in that time. Its beginning is left out: the caches held others' data then.
         """
         start = time.monotonic() + SETTLE_SECONDS
         self.signal(signal.SIGCONT)

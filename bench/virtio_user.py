@@ -1,6 +1,6 @@
 """DPDK's testpmd as two guests on virtio-user devices: frames that one receives, the other sends, again and again.
 
-Its driver needs more time per frame than any back-end here, so it tells how a back-end treats a driver that is slow.
+Its driver needs more time per frame than any back-end here, so it shows how a back-end works with a slow driver.
 Takes the same turns as bench/turns.py; figures are testpmd's own, "since last show".
 """
 
@@ -70,11 +70,11 @@ class VirtioUserPair:
                 self._guests.stdin.write(f"{command}\n")
                 self._guests.stdin.flush()
             if not self._more.wait_for(lambda: PROMPT in self._said, ANSWER_SECONDS):
-                raise BackEndError(f"{self.back_end.name}: testpmd as guests says nothing; {self._said[-300:]!r}")
+                raise BackEndError(f"{self.back_end.name}: testpmd, as guests, does not answer; {self._said[-300:]!r}")
             return self._said
 
     def await_traffic(self) -> None:
-        """Until frames go round."""
+        """Start the traffic, and wait until frames go round."""
         self._answer(None)
         self._answer(f"set txpkts {self._size}")
         self._answer(f"start tx_first {BURSTS}")

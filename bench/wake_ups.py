@@ -1,8 +1,8 @@
-"""Is a wake-up ever lost? So many ping-pongs between a driver and a device that both sleep when they may.
+"""Is a wake-up ever lost? Ping-pongs between a driver and a device that both sleep whenever they may.
 
 usage: python -m bench.wake_ups [--rounds 10000000] [--ring split|packed|both] [--seed N] [--no-record]
-Needs the probes: FASTVHOST_PROBES=1 python setup.py build_ext --inplace. Leaves with 1 where a side slept for a second
-with something to do. tests/unit/test_wake_ups.py runs as many over all formats together with --long, else a tenth.
+Needs the probes: FASTVHOST_PROBES=1 python setup.py build_ext --inplace. Exits with 1 where a side slept for a second
+with something to do. tests/unit/test_wake_ups.py runs as many, over all formats together, with --long; else a tenth.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ STALL_SECONDS = 1.0
 
 @contextlib.contextmanager
 def ping_pong(features: Feature, size: int, seed: int = SEED, **options: object) -> Iterator[PingPong]:
-    """A guest's transmitq, and a port that has it without a worker."""
+    """A guest's transmitq and its port, which has no worker."""
     settings = GuestSettings(queue_size=size, huge=False)
     device = GuestDevice(settings, features=int(features), tag=1, peer_tag=2)
     port = VirtioPort("a", Door())
@@ -54,7 +54,7 @@ def ping_pong(features: Feature, size: int, seed: int = SEED, **options: object)
 
 
 def play(game: PingPong, rounds: int, seconds: float) -> int:
-    """Run both ends for so many rounds, or until the time is over.
+    """Run both ends for this many rounds, or until the time is over.
 
     Returns the status of the ring, 0 if it is not broken.
     """

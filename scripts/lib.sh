@@ -3,7 +3,7 @@
 say() { echo "fastvhost: $*" >&2; }
 fail() { say "$*"; exit 1; }
 
-# The words among these that are Debian packages this machine lacks.
+# Prints those of its arguments, Debian packages, that are not installed.
 missing_packages() {
     local package
     for package in "$@"; do
@@ -36,10 +36,10 @@ find_python() {
 has_headers() { "$1" -c 'import pathlib, sys, sysconfig; sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())'; }
 has_venv() { "$1" -c 'import ensurepip, venv' 2>/dev/null; }
 
-# Which interpreter this is, whether called by its own name, a link or a virtual environment.
+# Prints which interpreter this is, whether it is called by its own name, by a link or in a virtual environment.
 interpreter() { "$1" -c 'import sys; print(sys.base_prefix, sys.version)'; }
 
-# A compiler, and what of the interpreter its own Debian package leaves out.
+# Installs a compiler, and the parts of the interpreter that Debian packages separately; or says what is missing.
 need_build_tools() {
     local python=$1 packages=(gcc libc6-dev) version
     if [ "$("$python" -c 'import os, sys; print(os.path.dirname(os.path.realpath(sys.executable)))')" = /usr/bin ]; then
@@ -61,7 +61,7 @@ install_checkout() {
     local extras=$1 python
     python=$(find_python)
     need_build_tools "$python"
-    # One at a time. What outlived its script holds the lock too, and whoever comes then finds its work done.
+    # One at a time. A child that outlives its script keeps the lock as well; who waits for it finds the work done.
     exec {turn}> .venv.lock
     flock -n "$turn" || { say "waiting for another that installs this checkout"; flock "$turn"; }
     install_into_venv "$extras" "$python"
@@ -70,13 +70,13 @@ install_checkout() {
 
 install_into_venv() {
     local extras=$1 python=$2 stamp newer=
-    # Without pip it is one whose making was cut short.
+    # A .venv without pip was not finished.
     if [ "$(interpreter .venv/bin/python 2>/dev/null)" != "$(interpreter "$python")" ] || [ ! -x .venv/bin/pip ]; then
         say "making .venv"
         rm -rf .venv
         "$python" -m venv .venv
     fi
-    # Who asked for the tests once keeps what they need.
+    # What the tests need stays installed, also when a later call does not ask for it.
     [ ! -e ".venv/installed[test]" ] || extras="[test]"
     stamp=.venv/installed$extras
     if [ -e "$stamp" ]; then
