@@ -20,7 +20,8 @@ DEVICE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,62}")
 DEVICES = Path("/dev")
 FIRST_FD = 5
 
-# QEMU wants a tap beside the device file, but no frame goes through it; without vnet_hdr it has no offloads.
+# QEMU wants a tap beside the device file, but no frame goes through it. Offloads are between the guest and that tap:
+# QEMU tells the device file nothing of them (kernel_feature_bits in hw/net/vhost_net.c). Without vnet_hdr, no offloads.
 QEMU = """\
 exec {opened}
 {taps_opened}qemu-system-x86_64 -accel kvm -cpu host -m {memory} -machine q35,memory-backend=m0 \\
