@@ -27,6 +27,8 @@ OVS_SWITCH = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk"
 INSTRUMENTS = ROOT / "bench" / "instruments"
 IDLE_WORDS = ("poll", "adaptive", "interrupt")
 VGEN_WORD = "vgen"
+TSO_WORD = "tso"
+"""A peer that is switched to take super-frames and unfinished checksums, which it does not by itself."""
 
 
 class BackEndError(Exception):
@@ -62,7 +64,7 @@ class BackEnd:
     @property
     def guest_options(self) -> list[str]:
         """Options of the load for this back-end alone, as in fastvhost@packed+in-order."""
-        return [f"--{word}" for word in self.words if word not in (*IDLE_WORDS, VGEN_WORD)]
+        return [f"--{word}" for word in self.words if word not in (*IDLE_WORDS, VGEN_WORD, TSO_WORD)]
 
     @property
     def pids(self) -> list[int]:
@@ -146,12 +148,18 @@ class Testpmd(BackEnd):
 
     needs_hugepages = True
 
+    @property
+    def port_words(self) -> str:
+        """Of a vhost port. With legacy-ol-flags, what a frame asks for goes on with it though nobody looks."""
+        return "queues=1" + ",tso=1,legacy-ol-flags=1" * (TSO_WORD in self.words)
+
     def start(self) -> None:
         process = self.run(
             "dpdk-testpmd", "--lcores", f"0@{self.core},1@{self.core}", "--main-lcore", "0", "--no-pci",
             f"--file-prefix={self.prefix}", "-m", str(PEER_MIB), "--huge-dir", str(self.hugepages),
             "--single-file-segments",
-            "--vdev", f"net_vhost0,iface={self.a},queues=1", "--vdev", f"net_vhost1,iface={self.b},queues=1",
+            "--vdev", f"net_vhost0,iface={self.a},{self.port_words}",
+            "--vdev", f"net_vhost1,iface={self.b},{self.port_words}",
             "--", "-i", "--forward-mode=io", "--txd=1024", "--rxd=1024",
             stdin=subprocess.PIPE,
         )  # fmt: skip
@@ -187,6 +195,7 @@ class Ovs(BackEnd):
             f"other_config:dpdk-socket-mem={PEER_MIB}", f"other_config:pmd-cpu-mask={mask}",
             f"other_config:dpdk-lcore-mask={mask}", f"other_config:dpdk-hugepage-dir={self.hugepages}",
             f'other_config:dpdk-extra="--no-pci --file-prefix={self.prefix}"',
+            *["other_config:userspace-tso-enable=true"] * (TSO_WORD in self.words),
         )  # fmt: skip
         self.run(OVS_SWITCH, f"unix:{database}", f"--unixctl={home}/vs.ctl")
         self._vsctl("add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev")

@@ -115,7 +115,7 @@ def compare(o: argparse.Namespace, setup: Setup, case: Case, huge: Path | None, 
             for pair in pairs:
                 turn = pair.turn(o.turn)
                 windows[pair.back_end.name] += turn
-                turns[pair.back_end.name].append(figure(turn, setup.latency))
+                turns[pair.back_end.name].append(figure(turn, setup))
         for pair in pairs:
             pair.finish()
             pair.freeze()    # its back-end would go on polling
@@ -125,7 +125,7 @@ def compare(o: argparse.Namespace, setup: Setup, case: Case, huge: Path | None, 
     return {
         "bench": "latency" if setup.latency else "rate",
         "size": case.size,
-        "unit": "us one way, median" if setup.latency else "Mpps received, both directions",
+        "unit": unit_of(setup),
         "guests": ("virtio-user " if setup.virtio_user else "") + case.guests,
         "rounds": o.rounds,
         **({"crossing_ns": rounded(summary(crossed))} if (crossed := [ns for ns in crossings if ns]) else {}),
@@ -171,13 +171,21 @@ def start(
     return pair
 
 
-def figure(windows: list[dict[str, float]], latency: bool) -> float | None:
-    """A turn's median one-way latency, or its rate in Mpps. None if no window lies in it."""
+def unit_of(setup: Setup) -> str:
+    """Of what figure() returns."""
+    if setup.latency:
+        return "us one way, median"
+    return "Gbit/s received, both directions" if setup.gbit else "Mpps received, both directions"
+
+
+def figure(windows: list[dict[str, float]], setup: Setup) -> float | None:
+    """A turn's median one-way latency, or its rate in Mpps or Gbit/s. None if no window lies in it."""
     if not windows:
         return None
-    if latency:
+    if setup.latency:
         return summary([w["p50"] for w in windows])["median"]
-    return sum(w["frames"] for w in windows) / sum(w["d"] for w in windows) / 1e6
+    counted = sum(8 * w["bytes"] / 1000 if setup.gbit else w["frames"] for w in windows)
+    return counted / sum(w["d"] for w in windows) / 1e6
 
 
 def faults(pair: Pair | VirtioUserPair) -> dict[str, float]:

@@ -16,6 +16,7 @@ import time
 from dataclasses import fields
 
 from fastvhost.driver.guests import IMIX, Guests, GuestsError, PairSettings
+from fastvhost.driver.offload import ASKS
 
 INTERVAL_SECONDS = 0.05
 # OVS needs some time between its two connections, and between accepting a ring and forwarding from it.
@@ -36,6 +37,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--queue-size", type=int, default=1024)
     parser.add_argument("--pieces", type=int, default=1)
     parser.add_argument("--content", choices=("none", "numbers", "whole"), default="numbers")
+    parser.add_argument("--asks", choices=ASKS, default="nothing", help="what the guests leave to their cards")
     parser.add_argument("--gap-us", type=float, default=5.0, help="of silence between two frames; with --latency")
     parser.add_argument("--queues", type=int, default=1, help="queue pairs of each guest")
     for flag in ("listen", "latency", "indirect", "packed", "in-order", "kick", "sleeps"):

@@ -27,6 +27,8 @@ class Setup:
     latency: bool = False
     virtio_user: bool = False
     """The guests are DPDK's testpmd on virtio-user devices instead of the built-in ones."""
+    gbit: bool = False
+    """Rates in Gbit/s: of frames that a back-end may cut."""
 
 
 def cases(sizes: Iterable[str | int], guests: str = "") -> tuple[Case, ...]:
@@ -66,6 +68,12 @@ SETUPS = {
             Case("imix", "--pieces 2 --indirect"),
             Case("imix"),
         ),
+    ),
+    "offloads": Setup(
+        "Guests that leave segments and checksums to their cards; the peers are switched to take that (TSO).",
+        "fastvhost,testpmd@tso,ovs@tso",
+        cases((65000, 16000), "--asks segments --queue-size 256") + cases((1518,), "--asks checksum"),
+        gbit=True,
     ),
     "load": Setup(
         "Are the built-in guests as hard a load as vgen, a minimal one in C?",

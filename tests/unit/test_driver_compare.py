@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import guest_load
+from bench import backends, guest_load
 from bench.backends import BackEnd, BackEndError, Fastvhost, kind_of
 from bench.cache_line import CacheLine
-from bench.compare import KINDS, compared, table
+from bench.compare import KINDS, compared, figure, table
 from bench.guests.short_dir import short_dir
 from bench.setups import SETUPS
 from bench.turns import Pair, paired_ratios, summary
@@ -74,6 +74,22 @@ def test_a_named_comparison_is_one_that_can_be_run(name: str, monkeypatch: pytes
         options = [] if setup.virtio_user else case.guests.split()
         monkeypatch.setattr(sys, "argv", ["guest_load", "a.sock", "b.sock", "--size", case.size, *options])
         assert guest_load.arguments().sockets == ["a.sock", "b.sock"]
+
+
+def test_rates_of_frames_that_are_cut_perhaps_are_told_in_gbit() -> None:
+    windows: list[dict[str, float]] = [{"d": 0.5, "frames": 1000, "bytes": 125e6}] * 2
+    assert figure(windows, SETUPS["offloads"]) == 2
+    assert figure(windows, SETUPS["rates"]) == 0.002
+    assert figure([], SETUPS["offloads"]) is None
+
+
+def test_a_peer_that_is_switched_to_take_offloads_has_guests_like_the_others(tmp_path: Path) -> None:
+    back_end = backends.Testpmd("testpmd@tso", tmp_path / "back-end", 0, None)
+    try:
+        assert back_end.guest_options == []
+        assert "tso=1" in back_end.port_words
+    finally:
+        back_end.stop()
 
 
 def test_each_back_end_is_compared_with_the_first_and_with_its_own_variants() -> None:
