@@ -25,7 +25,7 @@ from fastvhost.abi.virtio_net cimport NET_HDR_BYTES
 from fastvhost.dataplane.clock cimport monotonic_ns
 from fastvhost.dataplane.door cimport Gate
 from fastvhost.dataplane.eventfd cimport POLLIN, poll, pollfd
-from fastvhost.dataplane.forward cimport Lane
+from fastvhost.dataplane.forward.lane cimport Lane
 from fastvhost.dataplane.frame cimport BURST, MAX_SEGMENTS, Chain, FrameBurst, Segment
 from fastvhost.dataplane.guest_memory cimport GuestMemory, RegionTable, holds_host
 from fastvhost.dataplane.receiveq cimport MAX_RECEIVE_CHAINS, NetScratch
@@ -259,7 +259,7 @@ cdef Place place_of(const Watched *one) noexcept nogil:
     cdef Place place
     place.lane, place.since = one.roster.at, one.roster.now
     # While a frame is delivered that has to be cut, its headers are read. That touches the sender's memory alone.
-    place.delivers = place.lane != NULL and place.lane.delivers and not load_acquire_u32(&place.lane.super.reading)
+    place.delivers = place.lane != NULL and place.lane.at != NULL and not load_acquire_u32(&place.lane.super.reading)
     place.copying, place.alone = one.scratch.copying, one.scratch.alone
     place.chain, place.n_chains = one.scratch.chain, one.scratch.n_chains
     return place

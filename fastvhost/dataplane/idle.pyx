@@ -7,7 +7,7 @@ from fastvhost.abi.shared_memory cimport cpu_pause, full_fence, load_acquire_u32
 from fastvhost.dataplane.clock cimport monotonic_ns
 from fastvhost.dataplane.door cimport Gate
 from fastvhost.dataplane.eventfd cimport POLLIN, drain_eventfd, pollfd, ppoll
-from fastvhost.dataplane.forward cimport Lane
+from fastvhost.dataplane.forward.lane cimport Lane
 from fastvhost.dataplane.port cimport LOOK_AGAIN, NOTHING_TO_WAIT_FOR
 from fastvhost.dataplane.roster cimport look_at
 

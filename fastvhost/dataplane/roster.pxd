@@ -19,7 +19,7 @@ round visits one in QUIET_SHARE of those, and the first frame makes it busy agai
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from fastvhost.dataplane.forward cimport Lane
+from fastvhost.dataplane.forward.lane cimport Lane
 
 
 cdef enum:

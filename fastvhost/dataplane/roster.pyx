@@ -6,7 +6,8 @@ from libc.string cimport memset
 
 from fastvhost.dataplane.clock cimport monotonic_ns, read_ticks
 from fastvhost.dataplane.debug cimport DEBUG, check
-from fastvhost.dataplane.forward cimport Lane, forward_burst
+from fastvhost.dataplane.forward.forward cimport forward_burst
+from fastvhost.dataplane.forward.lane cimport Lane
 
 cdef enum:
     CALIBRATION_NS = 1000 * 1000

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t
 
 from fastvhost.dataplane.door cimport Door
-from fastvhost.dataplane.forward cimport Lane
+from fastvhost.dataplane.forward.lane cimport Lane
 from fastvhost.dataplane.port cimport Port
 
 

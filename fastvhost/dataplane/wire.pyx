@@ -8,7 +8,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
 from fastvhost.dataplane.door cimport Door
-from fastvhost.dataplane.forward cimport Lane
+from fastvhost.dataplane.forward.lane cimport Lane
+from fastvhost.dataplane.forward.patch cimport plan_patch
 from fastvhost.dataplane.frame cimport MAX_SEGMENTS, Segment, begin_heads
 from fastvhost.dataplane.port cimport Port
 
@@ -45,6 +46,7 @@ cdef class Wire:
             lane.ingress, lane.pair = &ingress.ops, pair
             lane.egress = NULL if egress is None else &egress.ops
             lane.hold, lane.hold_ns = hold, hold_timeout_ms * 1000000
+            lane.plan, lane.exits = plan_patch, &lane.lone
 
     cdef int claim(self, uint32_t share, object worker, Door door) except -1:
         """A worker takes this share. All wires to one egress have as many shares; share i of each is the same worker's.

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastvhost.dataplane.door cimport Door, Gate
-from fastvhost.dataplane.forward cimport Lane
+from fastvhost.dataplane.forward.lane cimport Lane
 from fastvhost.dataplane.idle cimport Idle
 from fastvhost.dataplane.receiveq cimport NetScratch
 from fastvhost.dataplane.notify cimport signals

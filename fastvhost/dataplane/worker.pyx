@@ -6,7 +6,7 @@ from libc.stdlib cimport free, malloc, realloc
 from fastvhost.abi.shared_memory cimport full_fence, load_acquire_u32, store_release_u32
 from fastvhost.dataplane.door cimport Door, enter, leave, pass_gate, wake
 from fastvhost.dataplane.eventfd cimport pollfd
-from fastvhost.dataplane.forward cimport Lane
+from fastvhost.dataplane.forward.lane cimport Lane
 from fastvhost.dataplane.frame cimport BURST
 from fastvhost.dataplane.idle cimport IDLE_ADAPTIVE, IDLE_INTERRUPT, IDLE_POLL, rest
 from fastvhost.dataplane.notify cimport discard_signals, make_thread_signals

@@ -3,7 +3,7 @@
 from tests.mutants.mutant import Mutant
 
 TRANSMITQ, RECEIVEQ = "dataplane/transmitq.pyx", "dataplane/receiveq.pyx"
-FORWARD = "dataplane/forward.pyx"
+FORWARD = "dataplane/forward/forward.pyx"
 FORWARDING = "unit/test_forwarding.py"
 
 MUTANTS = (
@@ -87,22 +87,22 @@ MUTANTS = (
     Mutant(
         "held-frames-dropped",
         FORWARD,
-        "not lane.hold and spent == egress.tx[egress_pair].spent",
-        "spent == egress.tx[egress_pair].spent",
+        "not exit.may_wait and spent == tally.spent",
+        "spent == tally.spent",
         f"{FORWARDING}::test_a_full_egress_holds_frames_in_the_ingress_ring_until_it_moves_again",
     ),
     Mutant(
         "drops-counted-with-what-was-delivered",
         FORWARD,
-        "waiting - done",
-        "waiting",
+        "        count_drops(tally, NO_RECEIVE_BUFFERS, n - done)\n",
+        "        count_drops(tally, NO_RECEIVE_BUFFERS, n)\n",
         f"{FORWARDING}::test_on_full_drop_counts_what_does_not_fit_at_once",
     ),
     Mutant(
         "egress-believed",
         FORWARD,
-        "min(waiting, egress.deliver_burst(egress, egress_pair, &delivery))",
-        "egress.deliver_burst(egress, egress_pair, &delivery)",
+        "min(n, egress.deliver_burst(egress, pair, &exit.delivery))",
+        "egress.deliver_burst(egress, pair, &exit.delivery)",
         "unit/test_counts.py::test_whatever_an_egress_returns_no_more_chains_are_released_than_were_received",
     ),
     Mutant(

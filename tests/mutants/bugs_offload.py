@@ -5,7 +5,7 @@ from tests.mutants.mutant import Mutant
 CUT, HEADER = "dataplane/offload/cut.pyx", "dataplane/offload/header.pxd"
 TRANSMITQ, RECEIVEQ = "dataplane/transmitq.pyx", "dataplane/receiveq.pyx"
 SUMMED = "dataplane/offload/summed.pxd"
-FORWARD, WATCH = "dataplane/forward.pyx", "dataplane/hold_watch.pyx"
+FORWARD, WATCH = "dataplane/forward/forward.pyx", "dataplane/hold_watch.pyx"
 PIECES = "unit/test_segmentation.py::test_pieces_of_a_super_frame_are_frames_of_their_own_with_all_of_its_payload"
 CUTTING, MALFORMED = "unit/test_cutting.py", "unit/test_malformed_offloads.py"
 OF_A_BURST = f"{MALFORMED}::test_frames_of_a_burst_get_what_each_asks_for_and_keep_their_order"
@@ -113,7 +113,7 @@ MUTANTS = (
     Mutant(
         "cut-goes-on-with-another-guest",
         FORWARD,
-        "lane.super.life != ingress.lives",
+        "lane.super.life != lane.ingress.lives",
         "False",
         f"{THE_SAME}[the guest-split]",
     ),
@@ -230,8 +230,8 @@ MUTANTS = (
     Mutant(
         "watch-headers-are-the-receivers",
         WATCH,
-        "place.lane != NULL and place.lane.delivers and not load_acquire_u32(&place.lane.super.reading)",
-        "place.lane != NULL and place.lane.delivers",
+        "place.lane != NULL and place.lane.at != NULL and not load_acquire_u32(&place.lane.super.reading)",
+        "place.lane != NULL and place.lane.at != NULL",
         f"{HELD}[split-headers]",
     ),
     Mutant(

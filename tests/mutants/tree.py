@@ -100,6 +100,9 @@ def build(where: Path, mutants: Sequence[Mutant]) -> Path:
     if stamp.exists() and stamp.read_text() == digest.hexdigest():
         return where
     stamp.unlink(missing_ok=True)
+    for path in (where / "fastvhost").rglob("*.p*"):
+        if path.suffix in (".pyx", ".pxd") and str(path.relative_to(where)) not in wanted:
+            path.unlink()  # of a build before: a module that is gone
     for name, text in wanted.items():
         path = where / name
         if not path.exists() or path.read_text() != text:

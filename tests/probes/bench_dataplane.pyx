@@ -10,7 +10,8 @@ from libc.string cimport memcpy, memset
 from fastvhost.abi.virtio_net cimport NetHeader
 from fastvhost.abi.virtio_ring cimport VIRTQ_DESC_BYTES
 from fastvhost.dataplane.copy cimport choose_copy_level, copy_frames, frame_copy
-from fastvhost.dataplane.forward cimport Lane, forward_burst
+from fastvhost.dataplane.forward.forward cimport forward_burst
+from fastvhost.dataplane.forward.lane cimport Lane
 from fastvhost.dataplane.frame cimport BURST, MAX_SEGMENTS, Chain, Done, Segment
 from fastvhost.dataplane.guest_memory cimport GuestMemory, Region, find_region, in_region
 from fastvhost.dataplane.ring cimport Ring

@@ -1,10 +1,10 @@
-"""One burst from an ingress to its egress: receive, deliver, release.
+"""One visit of a lane: receive, plan, deliver to each exit, release.
 
 A visit moves a burst, or as much of it as its budget of payload lets through (VISIT_BYTES); the rest waits for the next
 visit. Pieces are budgeted where they are found: when chains are taken from a ring.
 
-The forwarder never asks what kind a port is. A frame that the egress has no room for stays in the burst, and its chain
-with the ingress guest, who then finds its transmitq full: back-pressure instead of loss.
+The forwarder never asks what kind a port is. Where frames may wait (`patch`), one that the egress has no room for stays
+in the burst, and its chain with the ingress guest, who then finds its transmitq full: back-pressure instead of loss.
 No count of a port's is taken on trust. A port that says it dealt with more frames than it was given has dealt with
 those; no more chains than were received are ever released.
 """
@@ -13,23 +13,45 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from fastvhost.dataplane.clock cimport monotonic_ns
 from fastvhost.dataplane.debug cimport check, poison
-from fastvhost.dataplane.drop_reason cimport NO_EGRESS, NO_RECEIVE_BUFFERS
-from fastvhost.dataplane.frame cimport BURST, VISIT_BYTES, Delivery, Frame, delivery_of
+from fastvhost.dataplane.drop_reason cimport NO_RECEIVE_BUFFERS
+from fastvhost.dataplane.forward.lane cimport Exit, Lane
+from fastvhost.dataplane.frame cimport BURST, VISIT_BYTES, Frame, part_of
 from fastvhost.dataplane.offload.cut cimport CUT_NEEDS, deliver_cut
 from fastvhost.dataplane.port cimport PortOps
-from fastvhost.dataplane.tally cimport count_drops
+from fastvhost.dataplane.tally cimport Tally, count_drops
 
 
 cdef uint32_t forward_burst(Lane *lane) noexcept nogil:
     """Move one burst on. Returns the frames that were delivered or dropped; 1, too, where it was a part of one."""
-    cdef PortOps *ingress = lane.ingress
-    cdef PortOps *egress = lane.egress
-    cdef uint32_t waiting = lane.burst.n_frames - lane.first, done
-    cdef uint32_t egress_pair
-    cdef uint64_t bytes, spent, segmented
-    cdef uint32_t part = 0
-    cdef Delivery delivery
+    cdef uint32_t left, done, moved = 0
+    cdef Exit *exit
+    if not begin_visit(lane):
+        return 0
+    if lane.exit == lane.n_exits:
+        lane.exit = 0
+        lane.plan(lane)
+    done = lane.due - lane.first
+    while lane.exit < lane.n_exits:
+        exit = &lane.exits[lane.exit]
+        left = exit.delivery.n
+        deliver(lane, exit, &moved)
+        if exit.delivery.n:
+            done = left - exit.delivery.n if exit.in_place else 0
+            break
+        lane.exit += 1
+    if done:
+        lane.ingress.release_burst(lane.ingress, lane.pair, &lane.burst.done[lane.first], done)
+        poison(&lane.burst.frames[lane.first], done * sizeof(Frame))
+        lane.first += done
+        lane.super.forgotten = False
+    return done if done else moved
 
+
+cdef inline bint begin_visit(Lane *lane) noexcept nogil:
+    """Receive a burst, unless frames of one wait, and see which of them this visit may move. Whether there are any."""
+    cdef PortOps *ingress = lane.ingress
+    cdef uint32_t waiting = lane.burst.n_frames - lane.first
+    cdef uint64_t bytes
     if waiting and lane.epoch != ingress.epoch:
         forget_burst(lane)
         waiting = 0
@@ -42,51 +64,48 @@ cdef uint32_t forward_burst(Lane *lane) noexcept nogil:
         waiting = min(waiting, min(lane.burst.n_frames, <uint32_t>BURST))
         lane.burst.n_frames = waiting
         if waiting == 0:
-            return 0
+            return False
         lane.epoch = ingress.epoch
         lane.due = waiting
         if ingress.rx[lane.pair].bytes - bytes > VISIT_BYTES:
             lane.due = end_of_visit(lane)
     elif lane.first == lane.due:
         lane.due = end_of_visit(lane)
-    waiting = lane.due - lane.first
     check(lane.first < lane.due, "forward: a visit has a frame")
     check(lane.due <= lane.burst.n_frames, "forward: a visit ends with its burst")
     check(lane.burst.n_frames <= BURST, "forward: a burst has room for its frames")
+    return True
 
-    if egress == NULL:
-        count_drops(&ingress.rx[lane.pair], NO_EGRESS, waiting)
-        done = waiting
+
+cdef inline void deliver(Lane *lane, Exit *exit, uint32_t *moved) noexcept nogil:
+    """Deliver an exit's frames, and take those off that are dealt with. moved: 1 where anything was."""
+    cdef PortOps *egress = exit.egress
+    cdef uint32_t pair = pair_of(lane, egress), n = exit.delivery.n, done
+    cdef Tally *tally = &egress.tx[pair]
+    cdef uint64_t spent = tally.spent, segmented
+    cdef bint part = False
+    lane.at = exit
+    if exit.delivery.needs and (lane.super.begun or exit.delivery.needs & ~egress.accepts & CUT_NEEDS):
+        segmented = tally.segmented
+        if lane.super.life != lane.ingress.lives:
+            lane.super.life, lane.super.forgotten = lane.ingress.lives, False
+        done = deliver_cut(lane.cutter, &lane.super, egress, pair, &exit.delivery)
+        part = done == 0 and tally.segmented != segmented
     else:
-        egress_pair = pair_of(lane)
-        spent = egress.tx[egress_pair].spent
-        delivery = delivery_of(&lane.burst, lane.first, waiting)
-        lane.delivers = True
-        if lane.burst.needs and (lane.super.begun or lane.burst.needs & ~egress.accepts & CUT_NEEDS):
-            segmented = egress.tx[egress_pair].segmented
-            if lane.super.life != ingress.lives:
-                lane.super.life, lane.super.forgotten = ingress.lives, False
-            done = deliver_cut(lane.cutter, &lane.super, egress, egress_pair, &delivery)
-            part = done == 0 and egress.tx[egress_pair].segmented != segmented
-        else:
-            done = min(waiting, egress.deliver_burst(egress, egress_pair, &delivery))
-        lane.delivers = False
-        if done or part:
-            lane.stalled_since = 0
-        elif not may_wait(lane, egress.tx[egress_pair].frames):
-            count_drops(&egress.tx[egress_pair], NO_RECEIVE_BUFFERS, waiting)
-            done = waiting
-            lane.super.begun = False
-        if done < waiting and not lane.hold and spent == egress.tx[egress_pair].spent:
-            count_drops(&egress.tx[egress_pair], NO_RECEIVE_BUFFERS, waiting - done)
-            done = waiting
-            lane.super.begun = False
-    if done:
-        ingress.release_burst(ingress, lane.pair, &lane.burst.done[lane.first], done)
-        poison(&lane.burst.frames[lane.first], done * sizeof(Frame))
-        lane.first += done
-        lane.super.forgotten = False
-    return done if done else part
+        done = min(n, egress.deliver_burst(egress, pair, &exit.delivery))
+    lane.at = NULL
+    if done or part:
+        lane.stalled_since = 0
+        moved[0] = 1
+    elif not may_wait(lane, exit, tally.frames):
+        count_drops(tally, NO_RECEIVE_BUFFERS, n)
+        done = n
+        lane.super.begun = False
+    if done < n and not exit.may_wait and spent == tally.spent:
+        count_drops(tally, NO_RECEIVE_BUFFERS, n - done)
+        done = n
+        lane.super.begun = False
+    exit.delivery = part_of(&exit.delivery, done, n - done)
 
 
 cdef uint32_t end_of_visit(const Lane *lane) noexcept nogil:
@@ -100,19 +119,19 @@ cdef uint32_t end_of_visit(const Lane *lane) noexcept nogil:
     return end
 
 
-cdef inline uint32_t pair_of(const Lane *lane) noexcept nogil:
+cdef inline uint32_t pair_of(const Lane *lane, const PortOps *egress) noexcept nogil:
     """The pair of the egress that this lane delivers to. A port without active pairs is a port with one."""
-    cdef uint32_t active = max(lane.egress.active_pairs, 1)
+    cdef uint32_t active = max(egress.active_pairs, 1)
     return lane.pair if lane.pair < active else lane.pair % active
 
 
-cdef bint may_wait(Lane *lane, uint64_t progress) noexcept nogil:
+cdef bint may_wait(Lane *lane, const Exit *exit, uint64_t progress) noexcept nogil:
     """The egress took nothing: whether its time without progress is still short enough to wait on.
 
     Progress is measured per receive queue: a lane goes on waiting while other lanes still get frames into it.
     """
     cdef uint64_t now
-    if not lane.hold:
+    if not exit.may_wait:
         return False
     now = monotonic_ns()
     if lane.stalled_since == 0 or lane.progress != progress:
@@ -125,6 +144,7 @@ cdef void forget_burst(Lane *lane) noexcept nogil:
     cdef uint32_t i
     lane.super.forgotten |= lane.super.begun
     lane.super.begun = False
+    lane.exit = lane.n_exits = 0
     for i in range(lane.first, lane.burst.n_frames):
         lane.ingress.rx[lane.pair].bytes -= lane.burst.frames[i].bytes
     lane.ingress.rx[lane.pair].frames -= lane.burst.n_frames - lane.first

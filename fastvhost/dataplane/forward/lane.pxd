@@ -1,19 +1,27 @@
-"""One burst from an ingress to its egress. The whole of `--forward patch`."""
+"""One ingress queue pair on its way out, and the plan of the visit under way."""
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from fastvhost.dataplane.frame cimport FrameBurst
+from fastvhost.dataplane.frame cimport Delivery, FrameBurst
 from fastvhost.dataplane.offload.cut cimport Cutter, Super
 from fastvhost.dataplane.port cimport PortOps
 
 
-# One ingress queue pair on its way to one egress. Everything in it belongs to the worker that has it on its roster.
+# Frames for one egress. What is delivered of them is taken off at the front.
+cdef struct Exit:
+    PortOps *egress
+    Delivery delivery
+    bint may_wait            # for room, as long as its egress makes progress; else what finds none is dropped
+    bint in_place            # all frames of the visit that wait, as they stand in the burst: released as they go
+
+
+# Everything in it belongs to the worker that has it on its roster.
 cdef struct Lane:
     PortOps *ingress
-    PortOps *egress         # NULL: nobody
+    PortOps *egress          # of a wire; NULL: nobody
     uint32_t pair            # of the ingress
     uint32_t sender          # its port's number on the roster
-    bint delivers            # in deliver_burst, for who looks on (hold_watch)
+    const Exit *at           # what is being delivered, for who looks on (hold_watch); NULL: nothing
     bint hold                # leave frames with the ingress while the egress has no room
     uint64_t hold_ns         # for this long without progress
     # the burst on its way: frames first..n_frames wait for room, or for another visit
@@ -25,8 +33,11 @@ cdef struct Lane:
     uint32_t empty_rounds    # visits in a row that moved no frame (roster)
     uint32_t missed_kicks    # times in a row that frames came without the kick that was asked for (idle)
     FrameBurst burst
-    Super super              # the frame at `first`, where a part of it is delivered
+    # where the visit's frames go: exits[exit] and those behind it still have some
+    void (*plan)(Lane *lane) noexcept nogil
+    uint32_t exit
+    uint32_t n_exits
+    Exit *exits
+    Exit lone                # room for one of them
+    Super super              # the frame at the front of an exit, where a part of it is delivered
     Cutter *cutter           # its worker's
-
-
-cdef uint32_t forward_burst(Lane *lane) noexcept nogil

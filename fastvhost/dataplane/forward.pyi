@@ -1,1 +1,0 @@
-"""One burst from an ingress to its egress. No Python face: workers call it."""

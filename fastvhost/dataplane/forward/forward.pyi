@@ -1,0 +1,1 @@
+"""One visit of a lane. No Python face: workers call it."""

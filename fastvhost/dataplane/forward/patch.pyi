@@ -1,0 +1,1 @@
+"""`--forward patch`. No Python face: workers call it."""
