@@ -92,7 +92,7 @@ cdef uint32_t strip_sum_headers(
                 break
             fields = read_once_u64_anywhere(chain.data + 2)
             # Nearly all of them have the same head, which stands in the burst once.
-            if fields != last or chain.bytes < least:
+            if fields != last or least > chain.bytes:
                 last, least = fields, header_bytes + bytes_with_sum(fields)
                 if chain.bytes < least:
                     break
