@@ -3,7 +3,8 @@
 The port's control thread starts it when a bit in `Asked` is set for the first time. It runs on the control thread's
 cores, so never on a worker's. It writes to duplicates of the call descriptors, which nobody else uses. A front-end can
 block it in its write(2) for ever. Then it is retired: another one takes over, and the retired one closes its
-descriptors and ends when its write returns. With MOST_RETIRED of them the port's front-end is disconnected.
+descriptors and ends when its write returns. Where MOST_RETIRED are stuck and another is needed, the front-end is
+disconnected.
 """
 
 import contextvars

@@ -71,7 +71,8 @@ cdef FoundPlace find_place(const Ring *ring, const Journal *journal) noexcept no
         return found
     if not unfinished and is_used(ring, found.place):
         return found
-    # In laps with wrap bit 0 a used descriptor has flags of 0, as in a fresh ring; but the lap before used them all.
+    # In laps with wrap bit 0 a used descriptor has flags of 0, as in a fresh ring. But then descriptors from this place
+    # on still have the USED flag of the lap before.
     if not found.place >> WRAP_SHIFT and not was_in_use(ring):
         return found
     if unfinished:
@@ -125,7 +126,7 @@ cdef void begin_journal(
     Journal *journal, uint64_t descriptor_user_addr, uint64_t driver_user_addr, uint64_t device_user_addr,
     uint32_t size, uint32_t base, const FoundPlace *start
 ) noexcept nogil:
-    """Clear the journal for this ring, which starts at this place. While journal.size is 0 the journal is not valid."""
+    """Begin the journal of a ring that starts at this place. size is 0 meanwhile: the journal is not valid."""
     store_release_u32(&journal.size, 0)
     journal.descriptor_user_addr, journal.driver_user_addr = descriptor_user_addr, driver_user_addr
     journal.device_user_addr, journal.base = device_user_addr, base

@@ -1,1 +1,1 @@
-"""What the frames of a built-in guest hold, and whether it arrived. No Python face: drivers call it."""
+"""What frames of built-in guests contain, and whether all of it arrived. Has nothing for Python: the load uses it."""

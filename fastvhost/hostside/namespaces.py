@@ -87,7 +87,7 @@ class Wanted:
     """The namespace that netns= names: of ip-netns(8), of a process, or a file at a path.
 
     A number is a process id, as for ip-link(8). It means the process that has this id when the object is made, not one
-    that gets the same id later.
+    that gets the same id later. words: its name in messages. prefix: what precedes a command that is to run there.
     """
 
     def __init__(self, text: str) -> None:
@@ -104,7 +104,7 @@ class Wanted:
 
     @property
     def ended(self) -> bool:
-        """Whether the process has ended, so that waiting is no use."""
+        """Whether the process has ended, or there was none: then waiting is of no use."""
         return bool(self.pid) and (self._started is None or _started(self.pid) != self._started)
 
     @property
@@ -123,7 +123,7 @@ class Wanted:
         return f"{self.words} was {'made anew' if now else 'removed'}"
 
     def identity(self) -> Identity | None:
-        """The identity of the file at its path, whether that is a namespace or not; None: there is no file.
+        """The identity of the file at its path, a namespace or not. None: there is no file, or the process has ended.
 
         Raises HostPortError where the file cannot be looked at.
         """
