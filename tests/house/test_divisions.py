@@ -56,7 +56,7 @@ def test_nothing_divides_a_number_that_may_be_negative() -> None:
     assert len(found) >= 5  # the known ones are found, so the patterns match
 
 
-def test_a_planted_one_is_found(tmp_path: Path) -> None:
+def test_a_planted_division_of_a_signed_number_is_found(tmp_path: Path) -> None:
     planted = Path("planted.pyx")
     (tmp_path / planted).write_text("def f(Py_ssize_t i, unsigned int n):\n    return i % <int>n\n")
     translate(tmp_path, [planted], cdivision=False)

@@ -29,7 +29,7 @@ def test_a_guest_whose_memory_is_not_shared_gets_the_remedy_in_words(ready: tupl
     assert "-machine memory-backend=" in said
 
 
-def test_it_is_said_once(ready: tuple[Pair, float]) -> None:
+def test_memory_that_is_not_shared_is_reported_once(ready: tuple[Pair, float]) -> None:
     pair, since = ready
     time.sleep(max(0.0, since + 2 * SAID_WITHIN - time.monotonic()))
     for port in ("a", "b"):

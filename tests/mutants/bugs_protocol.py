@@ -210,7 +210,7 @@ MUTANTS = (
         RINGS,
         "(not ring.enabled and (ring.broken or self.was_used(ring)))",
         "False",
-        "unit/test_rings_left.py::test_its_new_base_holds_also_where_it_is_the_one_that_it_began_with",
+        "unit/test_rings_left.py::test_a_new_base_of_a_disabled_ring_holds_even_if_the_ring_began_with_it",
     ),
     Mutant(
         "broken-ring-never-left",

@@ -41,7 +41,7 @@ def test_a_header_says_plain_frame_whatever_stood_there(ring: int, mergeable: in
         assert header_after(r) == PLAIN
 
 
-def test_a_short_header_too() -> None:
+def test_a_legacy_header_says_plain_frame_whatever_stood_there() -> None:
     with rig(features=0) as r:
         for at in range(10):
             found = bytearray(10)

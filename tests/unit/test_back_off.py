@@ -68,7 +68,7 @@ def test_show_tells_how_long_a_front_end_is_not_taken(rig: Rig) -> None:
     assert "refused_for_seconds" not in rig.service.describe()
 
 
-def test_it_is_closed_also_while_the_worker_is_held_and_lets_go_of_its_memory_later(rig: Rig) -> None:
+def test_a_front_end_is_closed_while_the_worker_is_held_and_its_memory_is_released_later(rig: Rig) -> None:
     mappings, frontend = FakeMapping.open, rig.frontend()
     run_a_ring(frontend)
     rig.port.worker_stuck = True
@@ -120,7 +120,7 @@ def test_show_tells_that_of_a_device_file_too(cuse: test_cuse_service.Rig) -> No
     until(lambda: cuse.service.describe().get("refused_for_seconds") == pytest.approx(WAIT))
 
 
-def test_it_may_be_said_while_the_port_stops(rig: Rig) -> None:
+def test_held_memory_may_be_reported_while_the_port_stops(rig: Rig) -> None:
     stopping = threading.Event()
 
     def say() -> None:

@@ -22,5 +22,5 @@ def test_each_way_of_this_cpu_sums_what_it_copies(tmp_path: Path) -> None:
     assert "plain" in ways("gcc", tmp_path, "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
-def test_and_so_does_that_of_64_bit_arm(tmp_path: Path) -> None:
+def test_each_way_of_a_64_bit_arm_sums_what_it_copies(tmp_path: Path) -> None:
     assert ways("aarch64-linux-gnu-gcc", tmp_path, "-static", run=("qemu-aarch64",)) == {"plain", "neon"}

@@ -376,7 +376,7 @@ def test_doctor_finds_this_host_fit_and_a_directory_unfit() -> None:
     assert "mkdir -p /no/such/place" in done.stdout
 
 
-def test_stopped_and_continued_it_goes_on() -> None:
+def test_fwd_that_is_stopped_and_continued_goes_on() -> None:
     with forwarder() as fwd:
         for _ in range(2):
             fwd.process.send_signal(signal.SIGSTOP)

@@ -255,7 +255,7 @@ def test_a_control_queue_without_a_kick_descriptor_is_refused() -> None:
             bench.frontend.set_up_queue(CONTROL, queue)
 
 
-def test_it_goes_on_where_it_was_stopped(bench: Bench) -> None:
+def test_a_control_queue_goes_on_where_it_was_stopped(bench: Bench) -> None:
     for n in range(SIZE + 3):
         assert bench.tell(pairs_set(1 + n % 2)) == OK
     base = bench.frontend.get_vring_base(CONTROL)

@@ -90,7 +90,7 @@ def test_an_egress_that_is_given_more_frames_than_a_burst_has_room_for_deals_wit
         assert (r.b.port.counters().tx_frames, dropped(r)) == (64, {})
 
 
-def test_so_does_one_that_lays_out_what_it_sends_at_once() -> None:
+def test_a_packet_port_that_is_given_more_frames_than_a_burst_has_room_for_sends_a_burst() -> None:
     port, (ours, theirs) = PacketPort("p", Door()), socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         port.attach(bytearray(4096), 4096, ours.fileno(), ours.fileno(), ours.fileno())

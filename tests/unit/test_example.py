@@ -158,7 +158,7 @@ def test_cloud_hypervisor_finds_every_option_in_its_syntax(queues: int, mode: st
     assert parsed["--memory"] == {"size": "2G", "shared": "on"}
 
 
-def test_its_limit_of_a_minute_is_said(capsys: Captured) -> None:
+def test_the_example_for_cloud_hypervisor_tells_its_limit_of_60_seconds(capsys: Captured) -> None:
     assert entry.main(["example", "cloud-hypervisor", "/run/a.sock"]) == 0
     assert "60 s" in capsys.readouterr().err
 

@@ -48,7 +48,7 @@ def test_what_lies_back_more_than_five_seconds_is_forgotten() -> None:
     assert not any(one.too_much for one in judgements((0.0, 0.45), (6.0, 0.45), (12.0, 0.45)))
 
 
-def test_that_it_is_too_much_is_said_now_and_then_not_each_millisecond() -> None:
+def test_too_much_held_time_is_reported_now_and_then_not_each_millisecond() -> None:
     found = judgements((0.0, 2.0))
     assert sum(one.too_much for one in found) == pytest.approx(15, abs=1)
 

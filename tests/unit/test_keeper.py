@@ -289,7 +289,7 @@ def test_an_eventfd_that_cannot_be_let_go_holds_neither_its_port_nor_a_stop(fwd:
 
 
 @pytest.mark.parametrize("unread", [False, True], ids=["received", "still in the socket"])
-def test_nor_does_it_keep_fwd_from_being_killed(fwd: Fwd, unread: bool) -> None:
+def test_an_eventfd_that_cannot_be_let_go_does_not_keep_fwd_from_being_killed(fwd: Fwd, unread: bool) -> None:
     with Held(1) as (fd,):
         if unread:
             # The reply to what was asked before is not read: then nothing more is received.

@@ -119,7 +119,7 @@ def test_after_it_was_withdrawn_nothing_is_made_again(listener: Looked, path: Pa
     assert not path.exists()
 
 
-def test_one_that_is_withdrawn_just_while_it_is_made_again_leaves_no_file(
+def test_a_socket_that_is_withdrawn_while_it_is_made_again_leaves_no_file(
     listener: Looked, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The main thread withdraws while the port's own thread looks: the second of them sees what the first did."""

@@ -105,7 +105,7 @@ def drops(one: SuperFrame, features: int) -> int:
     ],
     ids=["64 bytes", "65535 bytes", "no payload", "a byte", "all options", "16 extension headers", "an empty datagram"],
 )
-def test_odd_ones_are_cut(one: SuperFrame) -> None:
+def test_odd_but_legal_super_frames_are_cut(one: SuperFrame) -> None:
     _, gso_type, _, size, start, offset = one.asks
     assert cut(one.frame, gso_type, size, start, offset) == list(one.pieces)
 

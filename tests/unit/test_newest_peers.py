@@ -97,7 +97,7 @@ def test_a_peer_is_fetched_once_and_what_is_not_needed_of_it_is_not_kept(store: 
     assert store.left() == [Path(folder).name]
 
 
-def test_its_programs_are_started_by_its_own_loader(store: Store) -> None:
+def test_programs_of_a_newer_peer_are_started_by_its_own_loader(store: Store) -> None:
     store.package()
     folder = store.bring().stdout.split()[2]
     program = Path(folder, "usr/bin/linux.uml")

@@ -100,7 +100,7 @@ def test_a_port_that_spends_its_share_over_and_over_is_logged_once_with_reason_a
     assert len(told(caplog)) == 1
 
 
-def test_it_is_told_of_again_after_a_calm_time(control: Control, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_spent_share_is_logged_again_after_a_calm_time(control: Control, caplog: pytest.LogCaptureFixture) -> None:
     control.turn(doors=1024)
     control.turn(seconds=5.0, doors=600)  # of 500 that it had again
     assert len(told(caplog)) == 1

@@ -169,7 +169,7 @@ def test_a_ring_that_was_never_used_starts_as_told() -> None:
         assert s.started == [["as told"] * 2] * 2
 
 
-def test_it_goes_on_also_when_nothing_moved_between_two_restarts() -> None:
+def test_a_packed_ring_goes_on_when_nothing_moved_between_two_restarts() -> None:
     with served() as s:
         boot(s, 2048, 5)
         for _ in range(3):
@@ -201,7 +201,7 @@ def test_a_guest_that_booted_anew_meanwhile_starts_afresh(warm_up: int, posted: 
 
 
 @pytest.mark.parametrize("posted", [3, 16])
-def test_also_where_the_last_burst_of_before_went_over_the_end_of_the_ring(posted: int) -> None:
+def test_a_packed_ring_goes_on_where_the_last_burst_of_before_went_over_its_end(posted: int) -> None:
     with served() as s:
         boot(s, 64, 10)  # three buffers a frame: the next ones stand at places 14, 15 and, a lap later, 0
         send(s, [9])

@@ -127,14 +127,14 @@ def test_a_record_of_another_kind_or_boot_is_emptied(path: Path, at: int) -> Non
     assert again.journals[100] == 0
 
 
-def test_it_grows_with_the_queues_and_stays_what_it_was(path: Path) -> None:
+def test_a_record_grows_with_the_queues_and_keeps_what_it_had(path: Path) -> None:
     Record(str(path), 2).acknowledge(BEFORE, ME)
     more = Record(str(path), 8)
     assert more.acknowledged(ME) == BEFORE
     assert len(more.journals) == 4 * len(Record(str(path), 2).journals)
 
 
-def test_it_goes_with_its_port_unless_the_front_end_lives_on(path: Path, somebody: int) -> None:
+def test_a_record_is_removed_with_its_port_unless_the_front_end_lives_on(path: Path, somebody: int) -> None:
     record = Record(str(path), 2)
     record.close()
     assert not path.exists()
@@ -175,7 +175,7 @@ def test_only_this_users_own_file_is_taken_and_nothing_is_left_where_it_cannot_b
     assert target.read_bytes() == b"x"
 
 
-def test_none_is_kept_on_a_disk_and_no_file_is_left_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_record_is_kept_on_a_disk_and_no_file_is_left_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastvhost.backend.foreign_files.is_kernel_memory", lambda _: False)
     with pytest.raises(RecordError, match="no memory file system"):
         Record(str(path), 2)
@@ -192,7 +192,7 @@ def test_a_full_memory_is_said(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert not path.exists()
 
 
-def test_it_lies_beside_the_socket_or_in_a_directory_of_this_user(
+def test_a_record_lies_beside_the_socket_or_in_a_directory_of_this_user(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(records, "SHARED_MEMORY", path.parent)

@@ -45,7 +45,7 @@ def test_a_disabled_ring_that_is_given_other_addresses_stops_and_starts_there_wi
     assert bench.port.live[0].base == 9  # nothing else was said
 
 
-def test_its_new_base_holds_also_where_it_is_the_one_that_it_began_with(bench: Bench) -> None:
+def test_a_new_base_of_a_disabled_ring_holds_even_if_the_ring_began_with_it(bench: Bench) -> None:
     bench.run(0, base=0)
     bench.port.next_avail[0], bench.port.avail_idx[0] = 9, 200
     disable(bench)
