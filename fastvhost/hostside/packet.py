@@ -1,9 +1,15 @@
-"""Packet sockets: one with a ring for what arrives, two that send. packet(7); Linux, packet_mmap.rst."""
+"""Packet sockets: one with a ring for what arrives, two that send. packet(7); Linux, packet_mmap.rst.
+
+Super-frames of UDP that the host's stack or a peer sends reach the ring since Linux 6.2. An earlier kernel drops them,
+and counts them as it counts an overrun (kernel_overrun).
+"""
 
 from __future__ import annotations
 
 import errno
 import mmap
+import os
+import re
 import socket
 import struct
 from typing import Final, Protocol
@@ -23,12 +29,29 @@ BLOCK_BYTES: Final = 128 << 10
 BLOCKS: Final = 32
 RETIRE_MS: Final = 1
 SEND_BYTES: Final = 4 << 20
+UDP_SEGMENTS_SINCE: Final = (6, 2)
+"""Linux. Earlier ones refuse super-frames of UDP."""
+
+
+def takes_udp_segments(release: str = os.uname().release) -> bool:
+    """Whether a kernel of this release takes super-frames of UDP from packet sockets: no call says so."""
+    found = re.match(r"(\d+)\.(\d+)", release)
+    return found is not None and (int(found[1]), int(found[2])) >= UDP_SEGMENTS_SINCE
 
 
 class PacketFace(HostPortApi, Protocol):
     """A packet port of the data plane."""
 
-    def attach(self, ring: mmap.mmap, block_bytes: int, receive_fd: int, send_fd: int, queue_fd: int) -> None: ...
+    def attach(
+        self,
+        ring: mmap.mmap,
+        block_bytes: int,
+        receive_fd: int,
+        send_fd: int,
+        queue_fd: int,
+        *,
+        udp_segments: bool = False,
+    ) -> None: ...
 
 
 class PacketService(InterfaceService):
@@ -59,7 +82,7 @@ class PacketService(InterfaceService):
         assert self._sender is not None
         assert self._queue_sender is not None
         fds = self._receiver.fileno(), self._sender.fileno(), self._queue_sender.fileno()
-        self._packet.attach(self._ring, BLOCK_BYTES, *fds)
+        self._packet.attach(self._ring, BLOCK_BYTES, *fds, udp_segments=takes_udp_segments())
         return f"packet socket on {self._name}{self._where}, MTU {seen.mtu}"
 
     def _open(self, seen: Interface) -> None:

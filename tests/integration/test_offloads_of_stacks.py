@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -19,10 +19,11 @@ from bench.guests.short_dir import short_dir
 from bench.guests.waits import MAX_WAIT, wait_until
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.ports.packet import PacketPort
+from fastvhost.hostside import packet
 from fastvhost.hostside.packet import PacketService
 from tests.integration.namespace import Namespace
 from tests.probes.contract import Caller
-from tests.unit.test_segmentation import TCPV4, check, datagrams, super_frame
+from tests.unit.test_segmentation import TCPV4, UDP, check, check_datagram, datagrams, super_frame
 
 MIB = 1 << 20
 NEEDS_CSUM = 1
@@ -54,6 +55,22 @@ with socket.socket() as sock:
         command = array.array("I", (int(code), int(value)))
         fcntl.ioctl(sock, 0x8946, struct.pack("16sP16x", sys.argv[1].encode(), command.buffer_info()[0]))
 """
+DATAGRAM_BYTES = 700
+DATAGRAMS = [bytes([n]) * DATAGRAM_BYTES for n in range(8)]
+DATAGRAM_RECEIVER = f"""
+import socket
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+    receiver.settimeout(60)
+    receiver.bind(("", 7))
+    print("ready", flush=True)
+    print(*[receiver.recv(70_000).hex() for _ in range({len(DATAGRAMS)})], flush=True)
+"""
+DATAGRAM_SENDER = f"""
+import socket, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+    sender.setsockopt(socket.IPPROTO_UDP, 103, {DATAGRAM_BYTES})  # UDP_SEGMENT
+    sender.sendto(bytes.fromhex("{b"".join(DATAGRAMS).hex()}"), (sys.argv[1], 7))
+"""
 TX_CHECKSUMS, TSO = 0x17, 0x1F
 """ETHTOOL_STXCSUM and ETHTOOL_STSO: what `ethtool -K IFACE tx on` and `tso on` set."""
 
@@ -74,22 +91,36 @@ class Scene:
 
     def stream(self, sender: int, bytes: int = 2 * MIB) -> None:
         """TCP from one stack to the other; it arrives as it was sent, or this fails."""
+        with self.receiving(1 - sender, RECEIVER) as told:
+            sent = self.send(sender, SENDER, str(bytes))
+            assert told.readline() == sent
+        assert [self.bad_checksums(stack) for stack in self.stacks] == [0, 0]
+
+    def send_datagrams(self, sender: int) -> None:
+        """In one call, as a super-frame of UDP; each arrives on its own, or this fails."""
+        with self.receiving(1 - sender, DATAGRAM_RECEIVER) as told:
+            self.send(sender, DATAGRAM_SENDER)
+            assert list(map(bytes.fromhex, told.readline().split())) == DATAGRAMS
+
+    @contextmanager
+    def receiving(self, stack: int, program: str) -> Iterator[IO[str]]:
+        """A program runs there and is ready. What it tells."""
         self.before = self.fwd.stats()["ports"]
         receiver = subprocess.Popen(
-            [*self.stacks[1 - sender].prefix, sys.executable, "-c", RECEIVER], stdout=subprocess.PIPE, text=True
+            [*self.stacks[stack].prefix, sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
         )
         try:
             assert receiver.stdout is not None
             assert receiver.stdout.readline() == "ready\n"
-            command = [sys.executable, "-c", SENDER, f"10.9.0.{2 - sender}", str(bytes)]
-            sent = subprocess.run(
-                [*self.stacks[sender].prefix, *command], check=True, timeout=60, capture_output=True, text=True
-            )
-            assert receiver.stdout.readline() == sent.stdout
+            yield receiver.stdout
         finally:
             receiver.kill()
             receiver.wait(MAX_WAIT)
-        assert [self.bad_checksums(stack) for stack in self.stacks] == [0, 0]
+
+    def send(self, stack: int, program: str, *words: str) -> str:
+        """To the other stack. What the program there tells."""
+        command = [*self.stacks[stack].prefix, sys.executable, "-c", program, f"10.9.0.{2 - stack}", *words]
+        return subprocess.run(command, check=True, timeout=60, capture_output=True, text=True).stdout
 
     def counted(self, port: str, figure: str) -> int:
         """Since the stream began."""
@@ -133,6 +164,16 @@ def test_super_frames_of_a_stack_cross_whole_through_packet_ports(packets: Scene
     assert packets.longest(ingress, "rx") > 4000
     assert packets.longest(egress, "tx") > 4000
     assert packets.counted(egress, "cut") == packets.counted(egress, "segmented") == 0
+
+
+def test_a_super_frame_of_udp_crosses_whole_through_packet_ports(packets: Scene) -> None:
+    """Of Linux 6.2 and later, which send and take it there."""
+    packets.stream(0, MIB)  # so that both stacks know each other's address
+    packets.send_datagrams(0)
+    assert packets.counted("v0", "rx_bytes") > sum(map(len, DATAGRAMS))
+    assert packets.counted("v0", "rx_frames") < len(DATAGRAMS)
+    assert packets.counted("w0", "tx_bytes") == packets.counted("v0", "rx_bytes")
+    assert packets.counted("w0", "cut") == packets.counted("w0", "segmented") == 0
 
 
 @pytest.mark.parametrize("feature", ["tso", "tx_checksums"])
@@ -217,3 +258,53 @@ def test_a_super_frame_whose_headers_are_others_than_it_says_is_dropped_and_the_
         assert caller.deliver([[frame]], [asked])[:4] == (1, 1, len(frame), 0)
         pieces = [check(far.recv(70_000)[10:]) for _ in range(4)]
         assert b"".join(pieces) == bytes(5000)
+
+
+UDP_ASKED = (NEEDS_CSUM, UDP, 42, DATAGRAM_BYTES, 34, 6)
+
+
+def deliver_datagrams(port: PacketPort) -> bytes:
+    """To the port, as one super-frame. Returns that."""
+    frame = datagrams(b"".join(DATAGRAMS))
+    dealt_with, frames, *_, drops, _spent = Caller(port).deliver([[frame[:1000], frame[1000:]]], [UDP_ASKED])
+    assert (dealt_with, drops) == (1, 0)
+    assert frames == (1 if packet.takes_udp_segments() else len(DATAGRAMS))
+    return frame
+
+
+def test_a_super_frame_of_udp_leaves_a_packet_port_whole_and_comes_so() -> None:
+    """Of Linux 6.2 and later."""
+    with packet_port() as (port, _, _, far):
+        frame = deliver_datagrams(port)
+        there = far.recv(70_000)
+        assert there[10:] == frame
+        assert struct.unpack("=BBHHHH", there[:10])[1::2] == (UDP, DATAGRAM_BYTES, 6)
+        far.send(struct.pack("=BBHHHH", *UDP_ASKED) + frame)
+        caller = Caller(port)
+        wait_until("a frame", MAX_WAIT, caller.receive)
+        assert caller.frames() == [frame]
+
+
+def test_an_interface_that_cannot_cut_super_frames_of_udp_has_them_cut_by_the_kernel() -> None:
+    with packet_port() as (port, _, space, far):
+        set_features(space, "v0", tx_checksums=0)  # which takes segmentation away, too
+        deliver_datagrams(port)
+        assert [check_datagram(far.recv(70_000)[10:]) for _ in DATAGRAMS] == DATAGRAMS
+
+
+def test_super_frames_of_udp_are_cut_for_a_kernel_that_does_not_take_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Linux did not before 6.2."""
+    monkeypatch.setattr(packet, "takes_udp_segments", lambda: False)
+    with packet_port() as (port, _, _, far):
+        deliver_datagrams(port)
+        finished = [far.recv(70_000) for _ in DATAGRAMS]
+        assert [struct.unpack("=BBHHHH", there[:10])[1] for there in finished] == [0] * len(DATAGRAMS)
+        assert [there[-DATAGRAM_BYTES:] for there in finished] == DATAGRAMS
+
+
+@pytest.mark.parametrize(
+    ("release", "takes"),
+    [("6.2.0", True), ("6.1.0-53-amd64", False), ("5.19", False), ("10.0-rc1", True), ("unknown", False)],
+)
+def test_whether_a_kernel_takes_super_frames_of_udp_is_told_by_its_release(release: str, takes: bool) -> None:
+    assert packet.takes_udp_segments(release) == takes

@@ -362,7 +362,9 @@ cdef class PacketPort(HostPort):
         self.ops.may_receive = may_receive
         self.ops.accepts = HOST_NEEDS
 
-    def attach(self, ring, uint32_t block_bytes, int receive_fd, int send_fd, int queue_fd) -> None:
+    def attach(
+        self, ring, uint32_t block_bytes, int receive_fd, int send_fd, int queue_fd, *, bint udp_segments=False
+    ) -> None:
         cdef PacketFiles files = PacketFiles()
         if not self.ops.n_pairs:
             raise ValueError("this packet port was never made: call its __init__ first")
@@ -371,5 +373,6 @@ cdef class PacketPort(HostPort):
         files.hold(ring, block_bytes, receive_fd, send_fd, queue_fd)
         if not files.ring.n_blocks:
             raise ValueError(f"port {self.name}: a ring of {files.lent.len} bytes for blocks of {block_bytes}")
+        self.plan().accepts = HOST_NEEDS | (NEED_USO if udp_segments else 0)
         self.swap(files)
         self.end_setter()
