@@ -146,7 +146,7 @@ class Bench:
             for i, both in enumerate(CARDS.values())
             for end, withheld in zip("ab", both, strict=True)
         ]
-        # Each its own, on the same CPU, as a tap without frames costs a call a round; who has nothing to do sleeps.
+        # Each its own, on the same CPU, as a tap without frames costs some calls; who has nothing to do sleeps.
         self.fwds = [
             stack.enter_context(Fwd(self._place(name), ports))
             for name, ports in {

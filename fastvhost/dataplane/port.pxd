@@ -15,7 +15,8 @@ release_burst   Takes frames back in the order in which they were received, all 
                 called for none, nor for frames of an epoch before
 is_open         Whether frames can arrive before the next change of the port; a pair that is not open costs nothing
 may_receive     Whether receive_burst may find something, or has something to give back; cheaper than trying. It takes
-                no frame, but calls the kernel where that waits for a call (xdp). A kind that cannot tell returns True
+                no frame, but calls the kernel where that waits for a call (xdp). A kind that cannot tell returns True;
+                where trying is a system call, every 50 us at most, once its pair has had no frame for long (tap, pcap)
 
 And for a worker that wants to sleep, what would wake it, asked in this order:
 

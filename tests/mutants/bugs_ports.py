@@ -22,6 +22,13 @@ MUTANTS = (
         "unit/test_packet_ring.py::test_what_a_super_frame_asks_for_counts_from_behind_the_tag_that_is_put_back",
     ),
     Mutant(
+        "quiet-tap-read-each-round",
+        "dataplane/ports/host_port.pyx",
+        "    if now < queue.look_at:\n        return False\n",
+        "",
+        "unit/test_quiet_queues.py::test_quiet_taps_beside_a_port_with_traffic_are_read_by_time_and_not_by_round",
+    ),
+    Mutant(
         "endpoint-asks-unchecked",
         "dataplane/ports/endpoint.pyx",
         "not give_head(burst, &burst.frames[n], parcel.bytes, HOST_NEEDS | NEED_USO)",

@@ -28,7 +28,9 @@ cdef struct HostQueue:
     # set through the door
     int fd                   # -1: detached
     void *handle             # what else the kind needs to read and write
-    # scratch of the worker that reads
+    # written by the worker that reads
+    uint64_t quiet_since    # ns; 0: it had frames
+    uint64_t look_at         # ns; where a look is a system call, the next one
     uint8_t *arena
     # scratch of the worker that writes
     iovec *parts
@@ -85,6 +87,8 @@ cdef void report_error(HostPortState *side, int error) noexcept nogil
 cdef void report_first_frame(HostPortState *side) noexcept nogil
 cdef uint32_t list_pieces(HostQueue *queue, const Delivery *delivery, const Frame *frame, iovec *parts) noexcept nogil
 cdef int host_wait_fd(PortOps *port, uint32_t pair, bint *kicked) noexcept nogil
+cdef bint may_look(PortOps *port, uint32_t pair) noexcept nogil
+cdef void look_at_once(PortOps *port, uint32_t pair, bint wanted) noexcept nogil
 
 
 cdef inline void add_frame(FrameBurst *burst, uint32_t n, uint8_t *data, uint32_t bytes) noexcept nogil:

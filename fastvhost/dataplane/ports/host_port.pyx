@@ -8,11 +8,18 @@ from posix.unistd cimport close
 
 from fastvhost.abi.shared_memory cimport load_acquire_u32, store_release_u32
 from fastvhost.dataplane.changing_port cimport ChangingPort
+from fastvhost.dataplane.clock cimport monotonic_ns
 from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.eventfd cimport drain_eventfd, wake_eventfd
 from fastvhost.dataplane.frame cimport Delivery, Frame, Segment, copy_frame
 from fastvhost.dataplane.port cimport NOTHING_TO_WAIT_FOR, Port, PortOps
 
+
+cdef enum:
+    # A queue that had no frame for a time is read again after an eighth of that, or after this many ns. A read is a
+    # system call, and takes as long as a dozen short frames.
+    MOST_PAUSE_NS = 50 * 1000
+    PAUSE_SHIFT = 3
 
 # Seconds that a setter outside of a change waits for a worker. After that it raises, and its caller tries again.
 cdef double MAX_WAIT = 0.5
@@ -51,6 +58,30 @@ cdef int host_wait_fd(PortOps *port, uint32_t pair, bint *kicked) noexcept nogil
     """A descriptor that is readable while frames wait: also for those that came before the sleep, so none is missed."""
     cdef int fd = (<HostPortState *>port.state).queues[pair].fd
     return NOTHING_TO_WAIT_FOR if fd < 0 else fd
+
+
+cdef bint may_look(PortOps *port, uint32_t pair) noexcept nogil:
+    """may_receive of a kind whose every look at a queue is a system call: whether it is time for one.
+
+    Asked of quiet lanes only (roster); one that has frames is read without asking.
+    """
+    cdef HostQueue *queue = &(<HostPortState *>port.state).queues[pair]
+    cdef uint64_t now
+    if queue.fd < 0:
+        return False
+    now = monotonic_ns()
+    if queue.quiet_since == 0:
+        queue.quiet_since = queue.look_at = now
+    if now < queue.look_at:
+        return False
+    queue.look_at = now + min(<uint64_t>MOST_PAUSE_NS, (now - queue.quiet_since) >> PAUSE_SHIFT)
+    return True
+
+
+cdef void look_at_once(PortOps *port, uint32_t pair, bint wanted) noexcept nogil:
+    """want_kicks of such a kind: a worker that slept was perhaps woken by this queue."""
+    if not wanted:
+        (<HostPortState *>port.state).queues[pair].look_at = 0
 
 
 cdef void commit_host_change(void *written) noexcept nogil:

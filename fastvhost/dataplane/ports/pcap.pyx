@@ -26,6 +26,8 @@ from fastvhost.dataplane.ports.host_port cimport (
     HostQueue,
     HostPortState,
     add_frame,
+    look_at_once,
+    may_look,
     report_error,
     report_first_frame,
 )
@@ -172,6 +174,7 @@ cdef uint32_t receive_burst(PortOps *port, uint32_t pair, FrameBurst *burst) noe
         report_error(side, ENETDOWN)
     if catch.n:
         port.rx[pair].frames += catch.n
+        queue.quiet_since = 0
         if not side.seen_frame:
             report_first_frame(side)
     burst.n_frames = catch.n
@@ -240,6 +243,7 @@ cdef class PcapPort(HostPort):
         self.make(name, door, 1)
         self.ops.receive_burst = receive_burst
         self.ops.deliver_burst = deliver_burst
+        self.ops.may_receive, self.ops.want_kicks = may_look, look_at_once
 
     def attach(self, Capture capture not None) -> None:
         cdef PcapFiles files = PcapFiles()

@@ -25,6 +25,8 @@ from fastvhost.dataplane.ports.host_port cimport (
     HostPortState,
     add_frame,
     list_pieces,
+    look_at_once,
+    may_look,
     iovec,
     report_error,
     report_first_frame,
@@ -70,6 +72,7 @@ cdef uint32_t receive_burst(PortOps *port, uint32_t pair, FrameBurst *burst) noe
         n += 1
     if n:
         tally.frames += n
+        queue.quiet_since = 0
         if not side.seen_frame:
             report_first_frame(side)
     burst.n_frames = n
@@ -125,6 +128,7 @@ cdef class TapPort(HostPort):
         self.make(name, door, queues)
         self.ops.receive_burst = receive_burst
         self.ops.deliver_burst = deliver_burst
+        self.ops.may_receive, self.ops.want_kicks = may_look, look_at_once
 
     def attach(self, fds, *, bint udp_segments=False) -> None:
         cdef HostFiles files = HostFiles()
