@@ -72,7 +72,7 @@ SETUPS = {
     "offloads": Setup(
         "Guests that leave segments and checksums to their cards; the peers are switched to take that (TSO).",
         "fastvhost,testpmd@tso,ovs@tso",
-        cases((65000, 16000), "--asks segments --queue-size 256") + cases((1518,), "--asks checksum"),
+        cases((65000, 16000), "--asks segments") + cases((1518,), "--asks checksum"),
         gbit=True,
     ),
     "load": Setup(
