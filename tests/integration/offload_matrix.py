@@ -13,9 +13,11 @@ from pathlib import Path
 from bench.guests import traffic
 from bench.guests.fwd import Fwd
 from bench.guests.uml import UmlGuest, UmlMachine
-from tests.integration.frame_capture import faults, read_capture
+from tests.integration.frame_capture import append_pcap, faults, read_capture
 
 MTU = 1500
+TO_TSHARK = 400
+"""Frames of each stream that tshark looks at."""
 BYTES = 1_000_003
 """Of a stream. Odd, so that some pieces are."""
 VLAN = 5
@@ -101,6 +103,8 @@ class Matrix:
 
     def __init__(self, directory: Path, other_way: bool) -> None:
         self.directory = directory
+        self.captured = directory / "captured.pcap"
+        """The first frames of each cell, for tshark."""
         ports = [
             self._port(end, number, kind, packed_link(number, other_way))
             for number, kinds in enumerate(LINKS)
@@ -173,6 +177,7 @@ class Matrix:
 
     def check_frames(self, cell: Cell, kept: Path) -> None:
         frames = read_capture(kept)
+        append_pcap(self.captured, frames[:TO_TSHARK])
         accepts = frozenset(
             {"CSUM", "TSO4", "TSO6", "USO"} if cell.receiver in LARGE else {"CSUM"} - {cell.receiver[3:]}
         )

@@ -13,6 +13,7 @@ import pytest
 from bench.guests import traffic
 from bench.guests.short_dir import short_dir
 from bench.guests.waits import MAX_WAIT, wait_until
+from tests.integration.frame_capture import ETHERNET, VLAN_TAG_BYTES, found_bad, with_a_bit_turned
 from tests.integration.offload_matrix import BYTES, MTU, Cell, Matrix, address, cells_of, some_of
 
 
@@ -69,6 +70,18 @@ def test_a_sender_that_switches_its_offloads_under_traffic_is_followed(matrix: M
     assert sent == received
     assert int(sent[0]) > BYTES
     assert matrix.fwd.warnings() == []
+
+
+def test_tshark_finds_no_bad_checksum_and_no_frame_that_is_too_long(matrix: Matrix) -> None:
+    if not matrix.captured.exists():  # this test alone was asked for
+        matrix.show(cells_of(False)[0])
+    longest = ETHERNET + VLAN_TAG_BYTES + MTU
+    assert found_bad(matrix.captured, longest) == []
+    # It would find both.
+    spoilt = matrix.directory / "spoilt.pcap"
+    spoilt.write_bytes(with_a_bit_turned(matrix.captured.read_bytes()))
+    assert len(found_bad(spoilt, longest)) == 1
+    assert found_bad(matrix.captured, longest - 1 - VLAN_TAG_BYTES) != []
 
 
 def test_no_kernel_found_a_bad_checksum(matrix: Matrix) -> None:
