@@ -131,9 +131,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
                 self._begin_alone(node)
                 return
             while self.workqueue and self._pending_of(self.assigned_work[node]) <= 2:
-                self._assign_work_unit(node)
+                if not self._gave_work_to(node):
+                    return
             if not self.workqueue:
                 node.shutdown()  # when it has done what it was given
+
+        def _gave_work_to(self, node: WorkerController) -> bool:
+            """Hand out the next file. False: the worker has ended; remove_node comes next, and takes its work back."""
+            try:
+                self._assign_work_unit(node)
+            except OSError:
+                return False
+            return True
 
         def _begin_alone(self, node: WorkerController) -> None:
             """Once no other worker has work: hand out all tests that run alone, and then end this worker."""
@@ -143,7 +152,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
                 scope, unit = self._alone.popitem(last=False)
                 self.assigned_work[node][scope] = unit
                 mine = self.registered_collections[node]
-                node.send_runtest_some([mine.index(name) for name, done in unit.items() if not done])
+                try:
+                    node.send_runtest_some([mine.index(name) for name, done in unit.items() if not done])
+                except OSError:
+                    return  # as above
             node.shutdown()
 
     return Together(config, log)
