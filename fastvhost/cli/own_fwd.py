@@ -14,6 +14,8 @@ from fastvhost.control.children import dying_with_us
 from fastvhost.control.errors import RuntimeFailure
 
 SOCKETS = ("a.sock", "b.sock", "control.sock")
+HOLDS = ("--hold-timeout", "10s")
+"""The built-in guests may be without a CPU for longer than fwd holds frames by default: they lose nothing then."""
 
 
 def cores() -> tuple[int | None, int | None]:
@@ -41,7 +43,7 @@ def forwarder(directory: Path, core: int | None, log: Path | None = None) -> Ite
 
     log: a file for its output.
     """
-    words = ["fwd", "--port", "a.sock", "--port", "b.sock", "--control", "control.sock"]
+    words = ["fwd", "--port", "a.sock", "--port", "b.sock", "--control", "control.sock", *HOLDS]
     words += [] if core is None else ["--cores", str(core)]
     command, environment = fwd_process.command(*words), fwd_process.environment()
     if log is None:

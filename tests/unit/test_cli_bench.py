@@ -35,7 +35,7 @@ def bench(*options: str, **settings: str) -> str:
     return done.stdout
 
 
-@pytest.mark.alone  # frames drop where a guest waits 100 ms for a CPU
+@pytest.mark.alone  # floods
 def test_every_line_of_json_is_a_measurement_whose_figures_fit_together() -> None:
     with short_dir() as place:
         said = bench("--json", "--sizes", "64,9000,imix", TMPDIR=str(place))
@@ -77,7 +77,7 @@ def test_the_table_has_a_row_per_size_and_a_block_per_direction() -> None:
     assert blocks[2] == ""
 
 
-@pytest.mark.alone  # as above
+@pytest.mark.alone  # floods
 def test_guests_may_ask_for_checksums_and_segments() -> None:
     said = bench("--json", "--sizes", "1000,65000", "--rings", "split", "--asks", "segments", "--no-latency")
     rates = [json.loads(line) for line in said.splitlines()]

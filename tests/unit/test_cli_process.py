@@ -350,16 +350,11 @@ def test_a_guest_with_nothing_at_the_other_end_does_not_hang() -> None:
         assert re.search(r"dropped from b: no_egress \d{4,}", fwd.out)
 
 
-@pytest.mark.alone  # frames drop where a guest waits 100 ms for a CPU
+@pytest.mark.alone  # floods
 def test_the_demo_runs_the_main_job_and_leaves_nothing() -> None:
-    for _ in range(3):
-        with short_dir() as place:
-            done = fastvhost("demo", "--seconds", "1.5", TMPDIR=str(place))
-            assert list(place.iterdir()) == []
-        assert done.returncode in (0, 1), done.stdout + done.stderr
-        assert "0 corrupt, 0 out of order, 0 twice" in done.stdout
-        if " 0 lost," in done.stdout:
-            break
+    with short_dir() as place:
+        done = fastvhost("demo", "--seconds", "1.5", TMPDIR=str(place))
+        assert list(place.iterdir()) == []
     assert done.returncode == 0, done.stdout + done.stderr
     assert " 0 lost, 0 corrupt, 0 out of order, 0 twice" in done.stdout
     assert re.search(r"1 s  a>b .*pps .*bit/s   b>a .*pps", done.stdout)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import pytest
 
 from bench.guests.short_dir import short_dir
 from bench.guests.waits import MAX_WAIT, wait_until
+from fastvhost.cli.own_fwd import forwarder
+from tests.frontend import Guest
 from tests.unit.forwarder import ENVIRONMENT, FASTVHOST
 from tests.unit.test_children import runs
 
@@ -58,3 +61,16 @@ def test_who_is_told_to_end_leaves_no_forwarder_and_no_file(verb: str, number: s
             assert f"fastvhost: ended by {number.name} before it was done" in said
             assert ports_of(place) == []
         assert not list(place.glob("fastvhost-*"))
+
+
+def test_a_guest_that_does_not_run_for_a_while_loses_no_frame() -> None:
+    with (
+        short_dir() as place,
+        forwarder(place, None, place / "log"),
+        Guest.boot(place / "a.sock") as sender,
+        Guest.boot(place / "b.sock") as receiver,
+    ):
+        sender.net.send(bytes(60), kick=sender.kicks[1])
+        time.sleep(0.4)  # several times as long as fwd holds a frame unless it is told otherwise
+        receiver.net.post(kick=receiver.kicks[0])
+        assert receiver.net.receive() == bytes(60)
