@@ -162,10 +162,10 @@ class Backend:
         """How long this thread has run, or was ready to."""
         return sum(schedstat(self._proc, field).get(task, 0.0) for field in (0, 1))
 
-    def worker_waited_seconds(self) -> float:
-        """How long its workers were ready to run and did not."""
-        waited = schedstat(self._proc, 1)
-        return sum(seconds for task, seconds in waited.items() if self._comm(task).startswith("fv-worker"))
+    def worker(self) -> Path:
+        """Its only worker, as /proc has it."""
+        (found,) = [task for task in (self._proc / "task").iterdir() if self._comm(task.name).startswith("fv-worker")]
+        return found
 
     def other_core(self) -> int | None:
         """A CPU that none of its workers is pinned to, and that we may use; None where there is none."""

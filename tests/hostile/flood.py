@@ -1,27 +1,31 @@
 """The built-in guests as an honest pair: their flood, in turns with and without an attack. Invariant I2.
 
 A pair that sends 6000 frames a second does not notice a worker that loses nine tenths of its time; this one takes all
-of the worker's time. Its rate is frames per second in which both its thread and the worker had a CPU: frames move only
-then. Other waits of the worker count against the attack.
+of the worker's time. Its rate is frames per second of the time in which its thread and the worker both had a CPU
+(tests/probes/common_time.pyx): frames move only then. A worker that waits for anything else loses that time to the
+attack.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
+from fastvhost.driver.guests import Guests, PairSettings
 from tests.hostile.backend import Backend
 from tests.hostile.invariant import Broken
 from tests.hostile.rings import FORMATS
-from tests.own_time import waited_seconds
+from tests.probes.common_time import CommonTime
 
-TURN, SETTLE = 0.5, 0.05
+TURN, SETTLE = 0.3, 0.05
 """Seconds of a turn, and seconds at its beginning in which the worker may still finish work of the turn before."""
+LEAST_SECONDS, MOST_SECONDS = 0.01, 10.0
+"""A turn lasts until both had a CPU for at least so long, and it is not used where they had not after the second."""
 LEAST_SHARE = 0.9
 FAIR_SHARE = 0.45
 """What remains beside a port that legally takes as much of the worker as it can: half, less what turns differ."""
@@ -29,31 +33,27 @@ TURNS = 4
 """Turns with the attack, and as many without."""
 MOST_TURNS = 28
 """The most turns, where the median is too low."""
-HOPELESS = 0.5
-"""Of the wanted share: a median below that after twice the turns is certain."""
-LEAST_CPU = 0.2, 0.3
-"""A turn in which the flood's thread, or the worker, had its CPU for less of the time is not used."""
+LONGEST = 120.0
+"""The most seconds for them."""
 SIZE = 256
+DRAIN_SECONDS, STEPS = 5.0, 1000
 
 
 class Look(NamedTuple):
     """The flood's counters at one moment."""
 
     seconds: float
+    """So long its thread and the worker both had a CPU."""
     frames: int
+    """Received in that time."""
     wrong: int
     """Frames corrupt, repeated or reordered."""
-    waited: tuple[float, float]
-    """Seconds without a CPU, of its thread and of the worker."""
 
 
 class Flood:
     """The process with the built-in guests, as the test uses it. It floods between start() and rest()."""
 
     def __init__(self, backend: Backend, left: str, right: str, ring: str) -> None:
-        self._backend = backend
-        self.had: list[tuple[float, float]] = []
-        """For each turn, the part of the time in which its thread and the worker had a CPU."""
         self.core = backend.other_core()
         """The CPU of the flood and of the attacker; the worker has another one for itself."""
         paths = [str(backend.path(name)) for name in (left, right)]
@@ -63,6 +63,7 @@ class Flood:
             "tests.hostile.flood",
             *paths,
             ring,
+            str(backend.worker() / "schedstat"),
             *([] if self.core is None else [str(self.core)]),
         ]
         self._log = backend.directory / "flood.log"
@@ -98,8 +99,7 @@ class Flood:
 
     def look(self) -> Look:
         nanoseconds, frames, wrong = self._say("look")
-        waited = waited_seconds(Path(f"/proc/{self.process.pid}")), self._backend.worker_waited_seconds()
-        return Look(nanoseconds / 1e9, frames, wrong, waited)
+        return Look(nanoseconds / 1e9, frames, wrong)
 
     def stop(self) -> None:
         assert self.process.stdin
@@ -115,19 +115,18 @@ class Flood:
         start = time.monotonic()
         while time.monotonic() < start + SETTLE:
             work()
-        before = self.look()
-        while time.monotonic() < start + seconds:
-            work()
-        after = self.look()
-        if after.wrong:
-            raise Broken("I2", f"{after.wrong} frames of the honest flood are corrupt, repeated or out of order")
-        wall = after.seconds - before.seconds
-        # Their waits for a CPU are independent: both run at the same time for the product of the two parts.
-        had = [max(0.0, 1 - (now - then) / wall) for now, then in zip(after.waited, before.waited, strict=True)]
-        self.had.append((had[0], had[1]))
-        if had[0] < LEAST_CPU[0] or had[1] < LEAST_CPU[1]:
-            return None
-        return (after.frames - before.frames) / (wall * had[0] * had[1])
+        before, end = self.look(), start + seconds
+        while True:
+            while time.monotonic() < end:
+                work()
+            after = self.look()
+            if after.wrong:
+                raise Broken("I2", f"{after.wrong} frames of the honest flood are corrupt, repeated or out of order")
+            if (common := after.seconds - before.seconds) >= LEAST_SECONDS:
+                return (after.frames - before.frames) / common
+            if time.monotonic() > start + seconds + MOST_SECONDS:
+                return None
+            end = time.monotonic() + seconds / 4
 
 
 class Shares:
@@ -155,54 +154,79 @@ class Shares:
 
     def measure(self, least: float, turns: int = TURNS) -> None:
         """Raise Broken where the median of the ratios is clearly below `least`."""
-        most = max(MOST_TURNS, turns + turns // 4)
+        most, start = max(MOST_TURNS, turns + turns // 4), time.monotonic()
         self._flood.start()
         try:
             for _ in range(most):
                 if len(self.ratios) >= turns and self.median >= least:
                     break
-                if len(self.ratios) >= 2 * turns and self.median < HOPELESS * least:
+                # So many turns that are all too low are no accident.
+                if (len(self.ratios) >= 2 * turns and max(self.ratios) < least) or time.monotonic() > start + LONGEST:
                     break
                 self.pair()
         finally:
             self._flood.rest()
         if self.median < least:
             words = ", ".join(f"{a / 1e6:.2f} of {b / 1e6:.2f}" for a, b in self.rates)
-            if not words:
-                had = ", ".join(f"{thread:.0%} and {worker:.0%}" for thread, worker in self._flood.had[-8:])
-                words = f"no turn says anything: its thread and the worker had a CPU for {had} of the time"
+            words = words or "no turn says anything, since its thread and the worker never had a CPU at the same time"
             raise Broken("I2", f"the honest flood kept {self.median:.0%}, not {least:.0%}; Mpps in turns: {words}")
 
 
-def main(arguments: list[str]) -> None:
-    """Answers each line of its input: `start` and `rest` with an empty line, `look` with its counters."""
-    from fastvhost.driver.guests import Guests, PairSettings
+class Stepped(Guests):
+    """Guests whose load is stepped by the caller, and measured over the time that its thread and the worker share."""
 
-    left, right, ring, *core = arguments
-    own = FORMATS[ring]
-    settings = PairSettings(
-        sizes=(SIZE,), packed=own.packed, in_order=own.in_order, core=int(core[0]) if core else None, huge=False,
-        timeout=60.0,
-    )  # fmt: skip
-    guests = Guests(left, right, settings)
-    guests.connect()
+    def __init__(self, left: str, right: str, ring: str, schedstat: int) -> None:
+        own = FORMATS[ring]
+        settings = PairSettings(sizes=(SIZE,), packed=own.packed, in_order=own.in_order, huge=False, timeout=60.0)
+        super().__init__(left, right, settings)
+        self.connect()
+        assert self._load
+        self._stepped = self._load
+        self.common = CommonTime(self._stepped.step, tuple(self._devices), schedstat)
+
+    def flood(self) -> None:
+        self._stepped.flood()
+
+    def rest(self) -> None:
+        """Until all frames are received and all buffers are back."""
+        self._stepped.drain()
+        deadline = time.monotonic() + DRAIN_SECONDS
+        while time.monotonic() < deadline:
+            for _ in range(STEPS):
+                self._stepped.step()
+            came = all(way.frames - way.duplicated == way.sent_frames for way in self.counters())
+            if came and not any(device.unreturned for device in self._devices):
+                break
+
+
+def main(left: str, right: str, ring: str, schedstat: str, core: str = "") -> None:
+    """Answers each line of its input: `start` and `rest` with an empty line, `look` with its counters."""
+    if core:
+        os.sched_setaffinity(0, {int(core)})
+    guests, floods = Stepped(left, right, ring, os.open(schedstat, os.O_RDONLY)), False
     print(flush=True)
-    for line in sys.stdin:
-        word = line.strip()
+    while True:
+        if floods:
+            guests.common.run(sys.stdin.fileno())
+        word = sys.stdin.readline().strip()
         if word == "start":
-            guests.start()
+            guests.flood()
+            floods = True
             print(flush=True)
         elif word == "rest":
-            guests.stop_load()
+            guests.rest()
+            floods = False
             print(flush=True)
-        else:
-            now, counted = time.monotonic_ns(), guests.counters()
+        elif word == "look":
+            counted = guests.counters()
             wrong = counted.corrupt + counted.reordered + counted.duplicated
             if not guests.connected:
                 raise SystemExit("the connection of a guest of the flood was closed")
-            print(now, counted.frames, wrong, flush=True)
+            print(guests.common.nanoseconds, guests.common.frames, wrong, flush=True)
+        else:
+            break
     guests.stop()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*sys.argv[1:])
