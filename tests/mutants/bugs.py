@@ -1,6 +1,7 @@
 """All seeded bugs, room by room."""
 
 from tests.mutants import (
+    bugs_mac_table,
     bugs_memory,
     bugs_net,
     bugs_offload,
@@ -20,4 +21,5 @@ MUTANTS = (
     *bugs_workers.MUTANTS,
     *bugs_ports.MUTANTS,
     *bugs_protocol.MUTANTS,
+    *bugs_mac_table.MUTANTS,
 )

@@ -1,0 +1,58 @@
+"""Who writes to the forwarding table: workers that learn, and control, which sweeps, flushes and has static entries.
+
+All writing is done under one trylock. A worker that does not get it goes on, and learns with the next frame. What
+is not to be learned is found out without it, so a guest that sends what is refused keeps nobody from learning.
+
+**Limits.** A port has `most` entries, and learns `rate` of them in a second. A port at its limit learns nothing
+more; it evicts nobody. Where both buckets of an address are full, the oldest entry there of the port with most
+entries makes room, and never one of a port that has no more of them than the learning port itself. So whatever a port
+sends, ports with fewer addresses keep theirs.
+
+**Moves.** An address that moved MOST_MOVES times within a second stays where it is for the next one (frozen).
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from fastvhost.abi.shared_memory cimport load_acquire_u32, load_acquire_u64
+from fastvhost.dataplane.debug cimport check
+from fastvhost.dataplane.mac_table cimport (
+    KEY_ANY_VLAN, LEARN_UNCHANGED, Learning, MacEntry, MacTable, entry_of,
+)
+
+
+cdef enum:
+    MOST_MOVES = 5
+
+
+# Whether an entry is to be removed: `what` is what the sweep was told.
+ctypedef bint (*Doomed)(const MacTable *table, uint64_t key, uint64_t value, uint64_t what) noexcept nogil
+
+
+cdef Learning learn_slowly(MacTable *table, uint64_t key, uint32_t port) noexcept nogil
+
+
+cdef inline Learning learn(MacTable *table, uint64_t key, uint32_t port) noexcept nogil:
+    """A frame with this source came from this port. vlan of the key: 0 to 4094."""
+    cdef MacEntry *entry = entry_of(table, key)
+    cdef uint64_t fresh = <uint64_t>port << 32 | load_acquire_u32(&table.now)
+    check(key & KEY_ANY_VLAN != KEY_ANY_VLAN, "mac table: VLAN 4095 is of reservations")
+    check(port < table.n_ports, "mac table: the port has a place for its counts")
+    # Flags and moves do not matter. A torn value means that it is refreshed with the next frame.
+    if entry != NULL and (load_acquire_u64(&entry.value) ^ fresh) << 16 == 0:
+        return LEARN_UNCHANGED
+    return learn_slowly(table, key, port)
+
+
+cdef void lock(MacTable *table) noexcept nogil
+cdef void unlock(MacTable *table) noexcept nogil
+cdef bint put_static(MacTable *table, uint64_t key, uint32_t port) noexcept nogil
+cdef bint drop_static(MacTable *table, uint64_t key) noexcept nogil
+cdef void set_tick(MacTable *table, uint64_t seconds) noexcept nogil
+cdef void begin_flush(MacTable *table, uint64_t what) noexcept nogil
+cdef void end_flush(MacTable *table) noexcept nogil
+cdef uint64_t sweep(
+    MacTable *table, uint64_t first, uint64_t n_buckets, Doomed doomed, uint64_t what,
+) noexcept nogil
+cdef bint is_stale(const MacTable *table, uint64_t key, uint64_t value, uint64_t what) noexcept nogil
+cdef bint is_static_of(const MacTable *table, uint64_t key, uint64_t value, uint64_t port) noexcept nogil
+cdef bint is_elsewhere(const MacTable *table, uint64_t key, uint64_t value, uint64_t reserved) noexcept nogil
