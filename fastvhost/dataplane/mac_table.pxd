@@ -3,9 +3,9 @@
 Buckets of four entries, one cache line each. An entry is in one of two buckets, which a hash with secrets of this table
 says, and never moves. Places are twice the addresses that the table is made for.
 
-**Readers take no lock.** A reader loads `generation`, key, value, key and `generation`. A writer removes a key before
-it puts another one there, and adds one to `generation` after each removal. So where key and generation are the same
-before and after, the value was that key's. Whatever else changes of an entry is one store of its value.
+**Readers take no lock.** A reader loads `generation`, key, value and `generation`. Before a writer puts another key into
+a place, it removes the one there and then adds one to `generation`. So whoever sees the value of the next key also sees
+another generation than before. Whatever else changes of an entry is one store of its value.
 
 **Flushed and too old is absent.** Nothing is removed in the way of traffic: `answers` knows what was flushed, and how
 old an entry is, and a sweep removes later what no longer answers. One flush at a time is in progress, with its number
@@ -31,7 +31,6 @@ cdef enum:
     NOBODY = 0xffff
     ANY_VLAN = 0xfff
     PLACES = 4                 # of a bucket: 64 bytes
-    TRIES = 8                  # of a look-up that removals of entries disturb
     NOT_FLUSHED = 0
 
 
@@ -162,20 +161,25 @@ cdef inline void prefetch(const MacTable *table, uint64_t key) noexcept nogil:
     prefetch_read(second_bucket(table, hash))
 
 
+cdef inline bint looked_up(const MacTable *table, uint64_t key, uint32_t *port) noexcept nogil:
+    """One try of a look-up. False: an entry was removed meanwhile, so what was seen may be of two entries."""
+    cdef uint64_t value, generation = load_acquire_u64(&table.generation)
+    cdef MacEntry *entry = entry_of(table, key)
+    port[0] = NOBODY
+    if entry == NULL:
+        return True
+    value = load_acquire_u64(&entry.value)   # pairs with occupy's store of it
+    if load_u64(&table.generation) != generation:
+        return False
+    if <uint32_t>value == load_acquire_u32(&table.now) or answers(table, key, value):
+        port[0] = port_of(value)
+    return True
+
+
+cdef uint32_t find_again(const MacTable *table, uint64_t key) noexcept nogil
+
+
 cdef inline uint32_t find(const MacTable *table, uint64_t key) noexcept nogil:
     """The port of an address in a VLAN, else NOBODY. Any thread may call."""
-    cdef MacEntry *entry
-    cdef uint64_t generation, value
-    cdef uint32_t _i
-    for _i in range(<uint32_t>TRIES):
-        generation = load_acquire_u64(&table.generation)
-        entry = entry_of(table, key)
-        if entry == NULL:
-            return NOBODY
-        value = load_acquire_u64(&entry.value)   # pairs with occupy's store of it
-        if load_acquire_u64(&entry.key) != key or load_u64(&table.generation) != generation:
-            continue
-        if <uint32_t>value == load_acquire_u32(&table.now) or answers(table, key, value):
-            return port_of(value)
-        return NOBODY
-    return NOBODY
+    cdef uint32_t port
+    return port if looked_up(table, key, &port) else find_again(table, key)

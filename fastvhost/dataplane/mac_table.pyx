@@ -4,6 +4,17 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from fastvhost.abi.shared_memory cimport load_acquire_u32, load_acquire_u64
 
+cdef enum:
+    TRIES = 8                  # of a look-up that removals of entries disturb; then the address is unknown this time
+
+
+cdef uint32_t find_again(const MacTable *table, uint64_t key) noexcept nogil:
+    cdef uint32_t _i, port
+    for _i in range(<uint32_t>TRIES):
+        if looked_up(table, key, &port):
+            return port
+    return NOBODY
+
 
 cdef bint answers(const MacTable *table, uint64_t key, uint64_t value) noexcept nogil:
     """Whether this entry is still one: used within the maximum age, and not flushed since. A static one always is."""
