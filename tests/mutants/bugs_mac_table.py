@@ -74,7 +74,7 @@ MUTANTS = (
         "mac-eviction-of-anybody",
         LEARN,
         "n > most or (owner == most_owner and age > oldest)",
-        "age >= oldest",
+        "victim == NULL or age > oldest",
         "unit/test_mac_table.py::test_room_is_made_by_the_port_with_most_entries_and_by_no_other",
     ),
     Mutant(
