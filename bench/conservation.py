@@ -1,10 +1,11 @@
 """Checks that no frame is uncounted: frames received equal frames sent, plus dropped ones, plus waiting ones.
 
-The sums are of all ports of a forwarder, each with one wire at most. `rx_frames` are the frames that ports received,
-`tx_frames` those that they delivered. A frame that a port received is delivered once, or dropped once: by the port it
-goes to (each reason of `tx_dropped`) or, where no wire leads on, as `no_egress`. The other reasons of `rx_dropped`
-count what never became a frame. A super-frame that a port gets in pieces comes in once, and is `segmented` frames
-there: one of `cut`.
+The sums are of all ports of a forwarder, each with one wire at most, or all of one switch. `rx_frames` are the frames
+that ports received, `tx_frames` those that they delivered. A frame that a port received is delivered once, or dropped
+once: by the port it goes to (each reason of `tx_dropped`) or, where nothing leads on, by the port it came from
+(LED_NOWHERE). The other reasons of `rx_dropped` count what never became a frame. One that went to several ports is
+counted among the `copies` of the port it came from, once for each port but one. A super-frame that a port gets in
+pieces comes in once, and is `segmented` frames there: one of `cut`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, Protocol
 from bench.guests.waits import MAX_WAIT, WaitedTooLong, wait_until
 from fastvhost.control.errors import RuntimeFailure
 
-NEVER_A_FRAME_BUT = "no_egress"
+LED_NOWHERE = "no_egress", "same_port", "reserved_address"
 
 
 class Counted(Protocol):
@@ -30,6 +31,8 @@ class Counted(Protocol):
     def cut(self) -> int: ...
     @property
     def segmented(self) -> int: ...
+    @property
+    def copies(self) -> int: ...
     @property
     def rx_dropped(self) -> Mapping[str, int]: ...
     @property
@@ -52,7 +55,7 @@ class AnyWorker(Protocol):
 def check(worker: AnyWorker, *ports: AnyPort) -> None:
     """Check all ports that a stopped worker has wires of. Raises AssertionError with the sums."""
     counted = [port.counters() for port in ports]
-    came = sum(one.rx_frames for one in counted)
+    came = sum(one.rx_frames + one.copies for one in counted)
     gone = [(one.tx_frames + one.cut - one.segmented, one.tx_dropped, one.rx_dropped) for one in counted]
     _compare(came, gone, worker.waiting)
 
@@ -103,7 +106,7 @@ def check_pair(ask: Callable[[], Mapping[str, Any]], *names: str, seconds: float
 
 
 def _compare_answers(ports: Collection[Mapping[str, Any]], waiting: int) -> None:
-    came = sum(port["rx_frames"] for port in ports)
+    came = sum(port["rx_frames"] + port["copies"] for port in ports)
     frames = [port["tx_frames"] + port["cut"] - port["segmented"] for port in ports]
     drops = [(port["tx_dropped"], port["rx_dropped"]) for port in ports]
     _compare(came, [(n, *dropped) for n, dropped in zip(frames, drops, strict=True)], waiting)
@@ -113,7 +116,7 @@ def _compare(came: int, gone: Iterable[tuple[int, Mapping[str, int], Mapping[str
     delivered = dropped = 0
     for frames, tx_dropped, rx_dropped in gone:
         delivered += frames
-        dropped += sum(tx_dropped.values()) + rx_dropped.get(NEVER_A_FRAME_BUT, 0)
+        dropped += sum(tx_dropped.values()) + sum(rx_dropped.get(reason, 0) for reason in LED_NOWHERE)
     assert came == delivered + dropped + waiting, (
         f"{came} frames came in; {delivered} were delivered, {dropped} dropped, {waiting} wait"
     )

@@ -40,6 +40,7 @@ class Case:
     features: Feature = field(default=USUAL_FEATURES)
     journals: bool = False
     asks: str = "nothing"
+    learn: bool = False
 
 
 PACKED = USUAL_FEATURES | Feature.RING_PACKED
@@ -60,6 +61,9 @@ CASES = (
     Case("64 B, header and 3 pieces, indirect", 748, pieces=4, features=USUAL_FEATURES | Feature.INDIRECT_DESC),
     Case("64 B, packed, header and 3 pieces", 745, pieces=4, features=PACKED),
     Case("64 B, packed, header and 3 pieces, indirect", 740, pieces=4, features=PACKED | Feature.INDIRECT_DESC),
+    Case("64 B, learn", 225, learn=True),
+    Case("64 B, packed, learn", 234, features=PACKED, learn=True),
+    Case("1518 B, learn", 510, size=1518, learn=True),
     Case("86 B", 204, size=86),
     Case("86 B, checksum passed on", 223, size=86, features=USUAL_FEATURES | SUMS, asks="checksum"),
     Case("86 B, checksum filled in", 390, size=86, features=USUAL_FEATURES | Feature.CSUM, asks="checksum"),
@@ -99,7 +103,7 @@ def run_cases() -> None:
     """The program that runs under valgrind. Prints the frames of each case."""
     for case in CASES:
         settings = replace(POLLED, sizes=(case.size,), pieces=case.pieces, asks=case.asks)
-        with rig(settings, features=case.features, journals=case.journals) as r:
+        with rig(settings, features=case.features, journals=case.journals, learn=case.learn) as r:
             frames = 0
             for _ in range(ROUNDS):
                 r.load.step()

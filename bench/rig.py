@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bench import conservation
+from fastvhost.dataplane.bridge import Bridge
 from fastvhost.dataplane.door import Door
+from fastvhost.dataplane.forwarding_table import ForwardingTable
 from fastvhost.dataplane.guest_memory import GuestMemory, Mapping
 from fastvhost.dataplane.packed_journal import JOURNAL_BYTES
 from fastvhost.dataplane.queue_setup import QueueSetup
@@ -42,6 +44,7 @@ def rig(
     features: Feature = USUAL_FEATURES,
     hold: bool = True,
     journals: bool = False,
+    learn: bool = False,
 ) -> Iterator[Rig]:
     """Guests and ports, wired a to b and back, rings live and empty. journals: packed rings note their batches.
 
@@ -61,8 +64,9 @@ def rig(
             devices.append(device)
             ports.append(port)
         worker = Worker(door)
+        bridge = Bridge(tuple(ports), ForwardingTable(ports=2)) if learn else None
         for ingress, egress in (ports, ports[::-1]):
-            worker.add_wire(ingress, egress, hold=hold, hold_timeout_ms=1000)
+            worker.add_wire(ingress, None if bridge else egress, hold=hold, hold_timeout_ms=1000, bridge=bridge)
         yield Rig((devices[0], devices[1]), (ports[0], ports[1]), worker, Load(*devices))
         conservation.check(worker, *ports)
         for port in ports:

@@ -178,6 +178,7 @@ def _wait(
             return 130 if received.si_signo == signal.SIGINT else 0
         now = time.monotonic()
         survive("the figures of the last second", history.tick)
+        survive("the forwarding table", switch.tick, now)
         if helper:
             survive("the helper process", helper.look)
         if switch.failure:

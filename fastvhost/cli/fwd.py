@@ -21,13 +21,19 @@ from fastvhost.control.units import format_cores, format_duration
 # Long option, name of its value, and meaning. Values are text here; control.config parses them, from a file and from
 # the command line alike.
 OPTIONS = (
-    ("forward", "patch|learn", "patch (default): what --wire says; learn is not in this version"),
+    (
+        "forward",
+        "patch|learn",
+        "along wires (default for two ports, and with --wire), or as an Ethernet switch of all ports",
+    ),
     (
         "on-full",
         "hold|drop",
         "the receiving guest has no buffers: leave frames in the sender's ring (default), or drop",
     ),
     ("hold-timeout", "TIME", "hold for so long without progress, then drop; default 100ms"),
+    ("mac-table", "N", "learn: addresses that the table is made for, 1k to 1M; default 64k"),
+    ("mac-age", "TIME", "learn: forget an address that sent nothing for so long; default 300s"),
     ("cores", "LIST", "one worker on each core of a list such as 0,2-3; default: one, where it disturbs least"),
     ("idle", "adaptive|poll|interrupt", "without frames: nap, then sleep (default); go on polling; or sleep at once"),
     ("idle-sleep-max", "TIME", "the longest nap of --idle adaptive; default 50us"),
@@ -92,9 +98,11 @@ def _check(settings: FwdConfig) -> int:
 def _lines(settings: FwdConfig, plan: host.CorePlan) -> list[str]:
     lines = [f"port {number} {port.name}: {port}" for number, port in enumerate(settings.ports)]
     lines += [f"wire: {left} <-> {right}" for left, right in settings.wires]
+    if settings.forward == "learn":
+        lines.append(f"learn: all ports, {settings.mac_table} addresses, forgotten after {settings.mac_age} s")
     lines += [f"not wired, {settings.without_a_wire(name)}: {name}" for name in settings.unwired]
     hold = f"hold, {format_duration(settings.hold_timeout)} without progress" if settings.on_full == "hold" else "drop"
-    lines.append(f"on full: {hold}")
+    lines.append(f"on full: {'drop' if settings.forward == 'learn' else hold}")
     naps = f", naps up to {format_duration(settings.idle_sleep_max)}" if settings.idle == "adaptive" else ""
     lines.append(f"idle: {settings.idle}{naps}")
     lines += [

@@ -17,11 +17,11 @@ from fastvhost.control import port_keys, port_text, units
 from fastvhost.control.errors import UsageError
 from fastvhost.control.port_spec import PortSpec
 
-# Options whose value is a word: the values of this version, and those of a later one, which get an error of their own.
+# Options whose value is a word, and their words.
 WORDS = {
-    "forward": (("patch",), ("learn",)),
-    "on-full": (("hold", "drop"), ()),
-    "idle": (("adaptive", "poll", "interrupt"), ()),
+    "forward": ("patch", "learn"),
+    "on-full": ("hold", "drop"),
+    "idle": ("adaptive", "poll", "interrupt"),
 }
 # Every option a file may set.
 OPTIONS = (
@@ -35,6 +35,8 @@ OPTIONS = (
     "json",
     "control",
     "socket-group",
+    "mac-table",
+    "mac-age",
 )
 
 
@@ -44,7 +46,13 @@ class FwdConfig:
 
     ports: tuple[PortSpec, ...]
     wires: tuple[tuple[str, str], ...]
-    """Pairs of port names; each is two directions."""
+    """Pairs of port names; each is two directions. None under `learn`."""
+    forward: str = "patch"
+    """patch: wires; learn: an Ethernet switch of all ports."""
+    mac_table: int = 65536
+    """Addresses that the forwarding table is made for."""
+    mac_age: int = 300
+    """Seconds without a frame from it after which an address is forgotten."""
     on_full: str = "hold"
     hold_timeout: float = 0.1
     cores: tuple[int, ...] = ()
@@ -59,7 +67,9 @@ class FwdConfig:
 
     @property
     def unwired(self) -> tuple[str, ...]:
-        """Ports without a wire."""
+        """Ports without a wire. None under `learn`."""
+        if self.forward == "learn":
+            return ()
         wired = {name for wire in self.wires for name in wire}
         return tuple(port.name for port in self.ports if port.name not in wired)
 
@@ -67,6 +77,8 @@ class FwdConfig:
     def directions(self) -> tuple[tuple[str, str | None], ...]:
         """Pairs of (ingress, egress or None), in the order in which workers get them."""
         ways: list[tuple[str, str | None]] = []
+        if self.forward == "learn":
+            ways = [(port.name, None) for port in self.ports]
         for left, right in self.wires:
             ways += [(left, right), (right, left)]
         # A guest without a wire must not hang: its frames are taken, dropped and counted as no_egress.
@@ -98,6 +110,8 @@ class FwdConfig:
     @property
     def most_workers(self) -> int:
         """The most workers that get a queue pair to poll."""
+        if self.forward == "learn":
+            return 1  # any lane delivers to any port, and a receive queue has one worker
         pairs = {port.name: port.queues for port in self.ports}
         return max((number + pairs[ingress] for number, (ingress, _) in enumerate(self.directions)), default=1)
 
@@ -128,8 +142,13 @@ def build(options: Mapping[str, object]) -> FwdConfig:
     for port in ports:
         if control and port.socket and socket_file(control) == socket_file(port.socket):
             raise UsageError(f"--control {control}: port '{port.name}' has this socket; give each its own")
-    words = {key: _word(key, given.get(key, choices[0][0])) for key, choices in WORDS.items()}
-    wires = _wires(ports, _items("wire", given.get("wire", [])))
+    items = _items("wire", given.get("wire", []))
+    if len(ports) > 2 and not items:
+        given.setdefault("forward", "learn")
+    words = {key: _word(key, given.get(key, choices[0])) for key, choices in WORDS.items()}
+    if words["forward"] == "learn" and items:
+        raise UsageError(f"--wire {items[0]}: learn joins all ports; leave --wire out, or use --forward patch")
+    wires = () if words["forward"] == "learn" else _wires(ports, items)
     _check_macs(ports, wires)
     period = given.get("stats-period")
     if not isinstance(json := given.get("json", False), bool):
@@ -137,6 +156,9 @@ def build(options: Mapping[str, object]) -> FwdConfig:
     return FwdConfig(
         ports=ports,
         wires=wires,
+        forward=words["forward"],
+        mac_table=units.count("mac-table", given.get("mac-table", "64k"), 1024, 1 << 20),
+        mac_age=round(units.duration("mac-age", given.get("mac-age", "300s"), 1, 32767)),
         on_full=words["on-full"],
         hold_timeout=units.duration("hold-timeout", given.get("hold-timeout", "100ms"), 0.001, 3600),
         cores=units.core_list(given["cores"]) if "cores" in given else (),
@@ -218,11 +240,8 @@ def _check_macs(ports: tuple[PortSpec, ...], wires: tuple[tuple[str, str], ...])
 
 
 def _word(option: str, value: object) -> str:
-    now, later = WORDS[option]
-    if value in later:
-        raise UsageError(f"--{option} {value} is not yet in this version; use {' or '.join(now)}")
-    if value not in now:
-        raise UsageError(f"--{option} {value}: no such choice; use {' or '.join(now)}")
+    if value not in WORDS[option]:
+        raise UsageError(f"--{option} {value}: no such choice; use {' or '.join(WORDS[option])}")
     return str(value)
 
 

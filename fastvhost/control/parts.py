@@ -15,7 +15,9 @@ from fastvhost.control.watch import AnyWatch
 class AnyWorker(Protocol):
     """A data plane worker."""
 
-    def add_wire(self, ingress: Any, egress: Any, *, hold: bool, hold_timeout_ms: int, shares: int) -> Any: ...
+    def add_wire(
+        self, ingress: Any, egress: Any, *, hold: bool, hold_timeout_ms: int, shares: int, bridge: Any = None
+    ) -> Any: ...
     def share_wire(self, wire: Any, share: int) -> None: ...
     def prepare(self) -> str: ...
     def run(self) -> None: ...
@@ -41,6 +43,8 @@ class Parts:
     drop_reasons: tuple[str, ...]
     refusals: tuple[type[Exception], ...]
     """Exceptions of these parts that mean: the configuration cannot be put into effect."""
+    bridge: Callable[[Sequence[Any], FwdConfig], Any]
+    """Makes a switch of ports, for `learn`."""
     watch: Callable[[Sequence[Any]], AnyWatch] | None = None
     """Makes the watch over the workers, which have their wires by then."""
 
@@ -48,7 +52,9 @@ class Parts:
 def real_parts() -> Parts:
     """The real data plane and kinds of port. Imported here so that other verbs start without them."""
     from fastvhost.dataplane import drop_reason
+    from fastvhost.dataplane.bridge import Bridge
     from fastvhost.dataplane.door import Door
+    from fastvhost.dataplane.forwarding_table import ForwardingTable
     from fastvhost.dataplane.hold_watch import HoldWatch
     from fastvhost.dataplane.worker import Worker
 
@@ -61,4 +67,8 @@ def real_parts() -> Parts:
     def worker(door: Door, name: str, settings: FwdConfig) -> AnyWorker:
         return Worker(door, name, idle=settings.idle, nap_us=round(settings.idle_sleep_max * 1e6))
 
-    return Parts(Door, worker, port, service, drop_reason.NAMES, (OSError, ValueError), HoldWatch)
+    def bridge(ports: Sequence[Any], settings: FwdConfig) -> Bridge:
+        table = ForwardingTable(addresses=settings.mac_table, ports=len(ports), max_age=settings.mac_age)
+        return Bridge(tuple(ports), table)
+
+    return Parts(Door, worker, port, service, drop_reason.NAMES, (OSError, ValueError), bridge, HoldWatch)

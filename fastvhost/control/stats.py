@@ -46,6 +46,7 @@ def _port(unit: PortUnit, reasons: tuple[str, ...]) -> dict[str, Any]:
         "tx_dropped": {reason: counters.tx_dropped.get(reason, 0) for reason in reasons},
         "cut": counters.cut,
         "segmented": counters.segmented,
+        "copies": counters.copies,
         "calls": counters.calls,
     }
 

@@ -105,6 +105,9 @@ class Switch:
             for number, core in enumerate(plan.worker_cores)
         )
         self._watch: WatchThread | None = None
+        self.bridge = None
+        if config.forward == "learn":
+            self.bridge = self.parts.bridge([unit.port for unit in self.ports], config)
         self._wire_up()
 
     def _unit(self, number: int, spec: PortSpec, door: Any) -> PortUnit:
@@ -128,6 +131,7 @@ class Switch:
                 hold=self.config.on_full == "hold",
                 hold_timeout_ms=round(self.config.hold_timeout * 1000),
                 shares=shares,
+                bridge=self.bridge,
             )
             for share in range(1, shares):
                 threads[share].worker.share_wire(wire, share)
@@ -171,6 +175,12 @@ class Switch:
             watch.meet(MEET_SECONDS)  # workers that start later are found later
             self._watch = WatchThread(watch, judged)
             self._watch.start()
+
+    def tick(self, now: float) -> None:
+        """What is done once a second: addresses grow older, and those too old leave the table."""
+        if self.bridge:
+            self.bridge.table.set_tick(int(now))
+            self.bridge.table.sweep(self.config.mac_table // 8)
 
     def withdraw(self) -> None:
         """Remove the paths of all ports and take no more front-ends. Does not wait. Idempotent."""

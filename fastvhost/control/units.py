@@ -45,6 +45,17 @@ def size(option: str, value: object, least: int, most: int) -> int:
     return number
 
 
+def count(option: str, value: object, least: int, most: int) -> int:
+    """A number such as 1000, 64k or 1M (powers of 1024), within least and most."""
+    match = re.fullmatch(r"(\d{1,12})\s*([kKM]?)", _text(value))
+    if not match:
+        raise UsageError(f"--{option} {value}: not a number; write 1000, 64k or 1M")
+    number = int(match[1]) << BINARY[match[2].upper()]
+    if not least <= number <= most:
+        raise UsageError(f"--{option} {value}: out of range; use {least} to {most}")
+    return number
+
+
 def format_size(number: int) -> str:
     """The shortest of 1536, 512M, 64G, without loss."""
     unit = next(unit for unit in reversed(BINARY) if not unit or (number and not number % (1 << BINARY[unit])))

@@ -10,5 +10,7 @@ cdef enum DropReason:
     GSO_UNSUPPORTED          # segmentation or checksum asked for, which was not negotiated
     NO_EGRESS                # no wire leads on from this port
     LINK_DOWN                # the egress has no peer, or its interface is down or gone
+    SAME_PORT                # its destination is where it came from
+    RESERVED_ADDRESS         # for a bridge itself: 01-80-C2-00-00-00 to -0F (IEEE 802.1Q, 8.6.3)
     KERNEL_OVERRUN           # the host's kernel had to drop it before this port read it
     N_DROP_REASONS

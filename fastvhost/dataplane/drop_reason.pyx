@@ -11,6 +11,8 @@ NAMES = (
     "gso_unsupported",
     "no_egress",
     "link_down",
+    "same_port",
+    "reserved_address",
     "kernel_overrun",
 )
 if len(NAMES) != N_DROP_REASONS:

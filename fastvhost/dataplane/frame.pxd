@@ -16,6 +16,9 @@ cdef enum:
     BURST = 64
     # A frame of MAX_FRAME_BYTES and its header in pieces of one byte: no legal frame needs more.
     MAX_SEGMENTS = 65535
+    # Two addresses of six bytes and an EtherType, or instead of that a VLAN tag's four.
+    UNTAGGED_BYTES = 14
+    START_BYTES = 16
     # What one visit of a lane may move at the most, but for its first frame: pieces, of those received and of those
     # delivered into, and bytes of payload. The bytes are those of a burst of frames of 4096, or of four of 64 KiB: they
     # share the cost of a visit, which took a seventh of the rate from one at a time. That many take 10 to 50 us, so
@@ -75,6 +78,13 @@ cdef struct FrameBurst:
     Segment *segments                # MAX_SEGMENTS of them, touched only by frames in pieces
 
 
+# The first bytes of a frame, read once: what a switch decides on, and what its receiver gets in front of the rest.
+# Destination, source, and EtherType or VLAN tag (IEEE 802.3, 802.1Q).
+cdef struct Start:
+    uint8_t bytes[START_BYTES]
+    uint32_t n               # of them: START_BYTES where there is a tag, else UNTAGGED_BYTES
+
+
 # What one port gets of a burst: some of its frames, in their order, and what they refer to.
 cdef struct Delivery:
     uint32_t n
@@ -82,15 +92,33 @@ cdef struct Delivery:
     const Frame *frames
     const Segment *segments
     const Head *heads
+    const Start *starts              # by frame; NULL: a frame begins as it does in its sender's memory
+    uint32_t alike                   # whether all begin with starts[0], which is the only one
 
 
 cdef inline Delivery delivery_of(const FrameBurst *burst, uint32_t first, uint32_t n) noexcept nogil:
     """The frames first to first + n of a burst, where they stand."""
-    return Delivery(n, burst.needs, &burst.frames[first], burst.segments, &burst.heads[0])
+    return Delivery(n, burst.needs, &burst.frames[first], burst.segments, &burst.heads[0], NULL, True)
 
 
 cdef inline Delivery part_of(const Delivery *delivery, uint32_t first, uint32_t n) noexcept nogil:
-    return Delivery(n, delivery.needs, &delivery.frames[first], delivery.segments, delivery.heads)
+    cdef Delivery part = delivery[0]
+    part.n = n
+    part.frames += first
+    if not part.alike:
+        part.starts += first
+    return part
+
+
+cdef inline const Start *start_of(const Delivery *delivery, uint32_t i) noexcept nogil:
+    """What its i-th frame begins with. Only where it has starts."""
+    return &delivery.starts[0 if delivery.alike else i]
+
+
+cdef inline void put_start(uint8_t *to, const Start *start) noexcept nogil:
+    """Over the first bytes of a copy of its frame."""
+    memcpy(to, start.bytes, 8)
+    memcpy(to + start.n - 8, start.bytes + start.n - 8, 8)
 
 
 cdef inline void begin_heads(FrameBurst *burst) noexcept nogil:

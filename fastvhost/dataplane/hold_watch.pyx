@@ -25,8 +25,8 @@ from fastvhost.abi.virtio_net cimport NET_HDR_BYTES
 from fastvhost.dataplane.clock cimport monotonic_ns
 from fastvhost.dataplane.door cimport Gate
 from fastvhost.dataplane.eventfd cimport POLLIN, poll, pollfd
-from fastvhost.dataplane.forward.lane cimport Lane
-from fastvhost.dataplane.frame cimport BURST, MAX_SEGMENTS, Chain, FrameBurst, Segment
+from fastvhost.dataplane.forward.lane cimport Exit, Lane
+from fastvhost.dataplane.frame cimport BURST, MAX_SEGMENTS, Chain, Delivery, Segment
 from fastvhost.dataplane.guest_memory cimport GuestMemory, RegionTable, holds_host
 from fastvhost.dataplane.receiveq cimport MAX_RECEIVE_CHAINS, NetScratch
 from fastvhost.dataplane.port cimport Port
@@ -69,6 +69,7 @@ cdef struct Place:
     Lane *lane
     uint64_t since             # ticks
     bint delivers
+    const Exit *at             # where it delivers, and what
     uint32_t copying
     const Chain *alone
     uint32_t chain
@@ -216,7 +217,7 @@ cdef class HoldWatch:
             others_wait = touch_own(&self.toucher, PAGE)
         if others_wait or not waits_in_kernel(one.stat_fd) or not is_still_there(one):
             return []
-        sender, receiver = wire.ingress, wire.egress
+        sender, receiver = wire.ingress, receiver_of(wire, &one.place)
         if not one.place.delivers or (one.place.copying == 0 and isinstance(receiver, VirtioPort)):
             ns = ns_held(one)
             return self.charged(i, receiver if one.place.delivers else sender, ns)
@@ -255,11 +256,21 @@ cdef class HoldWatch:
         return None
 
 
+cdef Port receiver_of(Wire wire, const Place *place):
+    """The port that the worker delivers to; None: it does not, or to nobody."""
+    if wire.bridge is None or not place.delivers:
+        return wire.egress
+    return wire.bridge.owner(place.at.egress)
+
+
 cdef Place place_of(const Watched *one) noexcept nogil:
     cdef Place place
     place.lane, place.since = one.roster.at, one.roster.now
     # While a frame is delivered that has to be cut, its headers are read. That touches the sender's memory alone.
-    place.delivers = place.lane != NULL and place.lane.at != NULL and not load_acquire_u32(&place.lane.super.reading)
+    place.at = NULL
+    if place.lane != NULL:
+        place.at = place.lane.at
+    place.delivers = place.at != NULL and not load_acquire_u32(&place.lane.super.reading)
     place.copying, place.alone = one.scratch.copying, one.scratch.alone
     place.chain, place.n_chains = one.scratch.chain, one.scratch.n_chains
     return place
@@ -270,7 +281,8 @@ cdef bint is_still_there(const Watched *one) noexcept nogil:
     full_fence()  # what is read now is not older than what was read before
     now = place_of(one)
     return (
-        now.lane == one.place.lane and now.since == one.place.since and now.delivers == one.place.delivers
+        now.lane == one.place.lane and now.since == one.place.since and now.at == one.place.at
+        and now.delivers == one.place.delivers
         and now.copying == one.place.copying and now.alone == one.place.alone
     )
 
@@ -308,28 +320,49 @@ cdef void collect(Pages *pages, const Watched *one, const RegionTable *table, bi
     The worker may go on meanwhile and overwrite what is looked at here: only what lies in this memory counts.
     """
     cdef const Lane *lane = one.place.lane
-    cdef const FrameBurst *burst = &lane.burst
-    cdef uint32_t first = min(lane.first, <uint32_t>BURST), n = one.place.copying, i
+    cdef const Delivery *delivery = lane.delivering
+    cdef uint32_t first = 0, n = one.place.copying, i, room
     cdef uint64_t bytes = 0
     cdef const Chain *frames
-    if n and lane.super.begun:  # pieces of one
-        burst, first = &lane.cutter.burst, 0
-    frames = &burst.frames[0]
-    if one.place.alone != NULL:
-        first = <uint32_t>min(<uint64_t>(one.place.alone - frames), <uint64_t>BURST)
-    elif n == 0:                # an egress that is no guest
-        n = lane.due - first
-    n = min(n, <uint32_t>BURST - first)
+    cdef const Segment *segments
     pages.n = 0
+    if delivery == NULL:
+        return
+    frames, segments = delivery.frames, delivery.segments
+    if n and lane.super.begun:  # pieces of one
+        frames, segments = &lane.cutter.burst.frames[0], lane.cutter.burst.segments
+    room = room_of(lane, frames)
+    if one.place.alone != NULL:
+        first = <uint32_t>min(<uint64_t>(one.place.alone - frames), <uint64_t>room)
+    elif n == 0:                # an egress that is no guest
+        n = delivery.n
+    n = min(n, room - first)
     for i in range(first, first + n):
         bytes = max(bytes, <uint64_t>frames[i].bytes)
         if not receiver:
-            add_chain(pages, table, &frames[i], burst.segments, frames[i].bytes)
+            add_chain(pages, table, &frames[i], segments, frames[i].bytes)
     if receiver:
         i = min(one.place.chain if one.place.alone != NULL else 0, <uint32_t>MAX_RECEIVE_CHAINS)
         n = min(one.place.n_chains if one.place.alone != NULL else n, MAX_RECEIVE_CHAINS - i)
         for i in range(i, i + n):
             add_chain(pages, table, &one.scratch.chains[i], one.scratch.segments, bytes + NET_HDR_BYTES)
+
+
+cdef uint32_t room_of(const Lane *lane, const Chain *frames) noexcept nogil:
+    """How many frames there can be from here on; 0: frames are nowhere here."""
+    cdef const Chain *rows[4]
+    cdef uint32_t i, n = 1
+    rows[0] = &lane.burst.frames[0]
+    if lane.cutter != NULL:
+        rows[n] = &lane.cutter.burst.frames[0]
+        n += 1
+    if lane.learner != NULL:
+        rows[n], rows[n + 1] = &lane.learner.sorted_frames[0], &lane.learner.splicer.frames[0]
+        n += 2
+    for i in range(n):
+        if rows[i] <= frames < rows[i] + BURST:
+            return <uint32_t>(rows[i] + BURST - frames)
+    return 0
 
 
 cdef void add_chain(

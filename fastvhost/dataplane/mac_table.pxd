@@ -3,9 +3,9 @@
 Buckets of four entries, one cache line each. An entry is in one of two buckets, which a hash with secrets of this table
 says, and never moves. Places are twice the addresses that the table is made for.
 
-**Readers take no lock.** A reader loads `generation`, key, value and `generation`. Before a writer puts another key into
-a place, it removes the one there and then adds one to `generation`. So whoever sees the value of the next key also sees
-another generation than before. Whatever else changes of an entry is one store of its value.
+**Readers take no lock.** A reader loads `generation`, key, value and `generation`. Before a writer puts another key
+into a place, it removes the one there and then adds one to `generation`. So whoever sees the value of the next key
+also sees another generation than before. Whatever else changes of an entry is one store of its value.
 
 **Flushed and too old is absent.** Nothing is removed in the way of traffic: `answers` knows what was flushed, and how
 old an entry is, and a sweep removes later what no longer answers. One flush at a time is in progress, with its number

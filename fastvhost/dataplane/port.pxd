@@ -64,6 +64,7 @@ cdef struct PortOps:
     uint32_t epoch           # incremented when frames received earlier must not be touched any more
     uint32_t lives           # incremented when those will not come again, because of another guest or ring
     uint32_t accepts         # what frames may need that are delivered to it (Need)
+    bint takes_starts        # of deliveries; for others, the forwarder makes frames in pieces of them
     uint32_t active_pairs    # pairs that take frames: a burst for pair p goes to p % active_pairs; 0 counts as 1
 
 

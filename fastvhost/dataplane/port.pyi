@@ -16,6 +16,7 @@ class Counters:
     cut: int
     """Super-frames that this port got in pieces, since its peer takes none."""
     segmented: int
+    copies: int
     """Those pieces; they count as frames in all else."""
 
 class Port:

@@ -16,6 +16,7 @@ class Counters:
 
     __slots__ = (
         "calls",
+        "copies",
         "cut",
         "rx_bytes",
         "rx_dropped",
@@ -27,11 +28,11 @@ class Counters:
     )
 
     def __init__(
-        self, rx_frames, rx_bytes, tx_frames, tx_bytes, rx_dropped, tx_dropped, calls, cut=0, segmented=0
+        self, rx_frames, rx_bytes, tx_frames, tx_bytes, rx_dropped, tx_dropped, calls, cut=0, segmented=0, copies=0
     ) -> None:
         self.rx_frames, self.rx_bytes, self.tx_frames, self.tx_bytes = rx_frames, rx_bytes, tx_frames, tx_bytes
         self.rx_dropped, self.tx_dropped, self.calls = rx_dropped, tx_dropped, calls
-        self.cut, self.segmented = cut, segmented
+        self.cut, self.segmented, self.copies = cut, segmented, copies
 
 
 cdef uint32_t receive_nothing(PortOps *port, uint32_t pair, FrameBurst *burst) noexcept nogil:
@@ -111,11 +112,12 @@ cdef class Port:
     def counters(self) -> Counters:
         cdef uint32_t pair, reason
         cdef Tally rx, tx
-        total = [0, 0, 0, 0, 0, 0]
+        total = [0] * 7
         rx_dropped, tx_dropped = dict.fromkeys(NAMES, 0), dict.fromkeys(NAMES, 0)
         for pair in range(self.ops.n_pairs):
             rx, tx = self.ops.rx[pair], self.ops.tx[pair]
-            total = [a + b for a, b in zip(total, (rx.frames, rx.bytes, tx.frames, tx.bytes, tx.cut, tx.segmented))]
+            counts = rx.frames, rx.bytes, tx.frames, tx.bytes, tx.cut, tx.segmented, rx.copies
+            total = [a + b for a, b in zip(total, counts)]
             for reason in range(N_DROP_REASONS):
                 rx_dropped[NAMES[reason]] += rx.dropped[reason]
                 tx_dropped[NAMES[reason]] += tx.dropped[reason]
@@ -131,3 +133,4 @@ cdef class NullPort(Port):
     def __init__(self, name: str) -> None:
         self.name = name
         self.allot(1)
+        self.ops.takes_starts = True

@@ -6,6 +6,8 @@ would not fill in is filled in here (offload/summed).
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from libc.string cimport memcpy
+
 from fastvhost.abi.shared_memory cimport prefetch_write, store_release_u32
 from fastvhost.abi.virtio_net cimport NetHeader
 from fastvhost.dataplane.copy cimport (
@@ -19,7 +21,20 @@ from fastvhost.dataplane.copy cimport (
 from fastvhost.dataplane.cursor cimport Cursor, copy_at, cursor_of
 from fastvhost.dataplane.debug cimport DEBUG, check, poison
 from fastvhost.dataplane.drop_reason cimport BAD_DESCRIPTOR, OVERSIZE
-from fastvhost.dataplane.frame cimport BURST, NEED_CSUM, VISIT_PIECES, Chain, Delivery, Done, Frame, Head, Segment
+from fastvhost.dataplane.frame cimport (
+    BURST,
+    NEED_CSUM,
+    VISIT_PIECES,
+    Chain,
+    Delivery,
+    Done,
+    Frame,
+    Head,
+    Segment,
+    Start,
+    put_start,
+    start_of,
+)
 from fastvhost.dataplane.guest_memory cimport holds_host
 from fastvhost.dataplane.offload.summed cimport (
     Sum,
@@ -118,6 +133,8 @@ cdef uint32_t deliver(
     else:
         copy_whole_frames(copies, n_whole, unmet, &delivery.heads[0])
         copy_with_sums(&copies[n_whole], n_copies - n_whole, sums, n_sums)
+    if delivery.starts != NULL:
+        put_starts(scratch, header_bytes, delivery, i)
     store_release_u32(&scratch.copying, 0)
     tally.frames += i
     tally.bytes += total
@@ -166,6 +183,41 @@ cdef inline uint32_t lay_out(
         i += 1
     total[0] = n_bytes
     return i
+
+
+cdef void put_starts(
+    const NetScratch *scratch, uint32_t header_bytes, const Delivery *delivery, uint32_t n
+) noexcept nogil:
+    """The first bytes of frames that lie in buffers of one piece."""
+    cdef uint32_t i
+    cdef Start common = delivery.starts[0]
+    if delivery.alike:
+        for i in range(n):
+            put_start(scratch.chains[i].data + header_bytes, &common)
+        return
+    for i in range(n):
+        put_start(scratch.chains[i].data + header_bytes, &delivery.starts[i])
+
+
+cdef void put_start_at(
+    const NetScratch *scratch, uint32_t chain, uint32_t spread, uint32_t header_bytes, const Start *start
+) noexcept nogil:
+    """The first bytes of a frame that lies in several chains, or in a chain of pieces."""
+    cdef uint32_t skip = header_bytes, done = 0, k = 0, piece, n
+    cdef const Chain *target
+    cdef Segment alone
+    cdef const Segment *segment
+    for chain in range(chain, chain + spread):
+        target = &scratch.chains[chain]
+        segment = cursor_of(target, scratch.segments, &alone).segment
+        for k in range(target.n_segments):
+            piece = min(skip, segment[k].bytes)
+            skip -= piece
+            n = min(start.n - done, segment[k].bytes - piece)
+            memcpy(segment[k].data + piece, start.bytes + done, n)
+            done += n
+            if done == start.n:
+                return
 
 
 cdef inline void list_copies(
@@ -287,6 +339,8 @@ cdef uint32_t deliver_one_by_one(
             scatter(receiver.header_bytes, scratch, pile.used, spread, delivery, &frames[i], True)
         else:
             scatter(receiver.header_bytes, scratch, pile.used, spread, delivery, &frames[i], False)
+        if delivery.starts != NULL:
+            put_start_at(scratch, pile.used, spread, receiver.header_bytes, start_of(delivery, first + i))
         pile.used += spread
         tally.frames += 1
         tally.bytes += frames[i].bytes

@@ -10,6 +10,7 @@ cdef struct Tally:
     uint64_t bytes
     uint64_t cut             # super-frames that are in `frames`, or dropped, as pieces
     uint64_t segmented       # those pieces
+    uint64_t copies          # deliveries of frames that this port received, beyond one each (flooded)
     uint64_t spent           # deliveries that the budget of a visit ended, not want of room
     uint64_t dropped[N_DROP_REASONS]
 

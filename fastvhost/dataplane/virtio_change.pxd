@@ -53,7 +53,7 @@ cdef struct DeviceChange:
 
 
 # How a ring starts.
-cdef enum Start:
+cdef enum RingStart:
     AS_TOLD
     WENT_ON                  # from where the journal says that another process left it
     LEFT_STANDING            # it was in use, and nothing tells where it stood
@@ -62,7 +62,7 @@ cdef enum Start:
 cdef void begin_change(DeviceChange *change, const Device *device) noexcept nogil
 cdef Queue *touch(DeviceChange *change, const Device *device, uint32_t index) noexcept nogil
 cdef Placement place(Queue *queue, const RegionTable *table, bint packed) noexcept nogil
-cdef Start start_ring(
+cdef RingStart start_ring(
     DeviceChange *change, const Device *device, Queue *fresh, uint32_t base, bint resumes, Journal *journal
 ) noexcept nogil
 cdef uint32_t ring_base(const Ring *ring, bint packed) noexcept nogil

@@ -72,7 +72,7 @@ cdef Placement place(Queue *queue, const RegionTable *table, bint packed) noexce
     return PLACED
 
 
-cdef Start start_ring(
+cdef RingStart start_ring(
     DeviceChange *change, const Device *device, Queue *fresh, uint32_t base, bint resumes, Journal *journal
 ) noexcept nogil:
     """Set the position of a placed ring: this base, or where its journal says that an earlier process left it.

@@ -38,7 +38,7 @@ from fastvhost.dataplane.virtio_change cimport (
     DeviceChange,
     Placement,
     QueueChange,
-    Start,
+    RingStart,
     begin_change,
     commit_change,
     place,
@@ -105,7 +105,7 @@ cdef class VirtioPort(ChangingPort):
         self.device.asked = &self.notifier.asked
         self.ops.state = self.device
         self.ops.receive_burst = receive_burst
-        self.ops.deliver_burst = deliver_burst
+        self.ops.deliver_burst, self.ops.takes_starts = deliver_burst, True
         self.ops.release_burst = release_burst
         self.ops.is_open = is_open
         self.ops.may_receive = has_work
@@ -269,7 +269,7 @@ cdef class VirtioPort(ChangingPort):
         cdef int64_t size = setup.size
         cdef object base = setup.base
         cdef Placement placement
-        cdef Start how
+        cdef RingStart how
         cdef uint32_t start = 0
         cdef bint resumes
         self.queue(index)

@@ -2,8 +2,10 @@
 
 from libc.stdint cimport uint32_t
 
+from fastvhost.dataplane.bridge cimport Bridge
 from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.forward.lane cimport Lane
+from fastvhost.dataplane.forward.learner cimport Learner
 from fastvhost.dataplane.port cimport Port
 
 
@@ -11,8 +13,11 @@ cdef class Wire:
     cdef readonly Port ingress
     cdef readonly Port egress    # None: nobody
     cdef readonly uint32_t shares
+    cdef readonly Bridge bridge   # instead of an egress: all its ports
     cdef Lane *lanes
+    cdef Learner *learners
     cdef uint32_t n_lanes
     cdef set claimed             # shares that have a worker
+    cdef int learn_on(self, Bridge bridge) except -1
     cdef int claim(self, uint32_t share, object worker, Door door) except -1
     cdef int unclaim(self, uint32_t share, object worker) except -1

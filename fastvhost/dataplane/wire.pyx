@@ -7,9 +7,14 @@ i, i + N, i + 2 N and so on of the ingress.
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
+from fastvhost.dataplane.bridge cimport Bridge
 from fastvhost.dataplane.door cimport Door
+from fastvhost.dataplane.forward.exit cimport Exit
 from fastvhost.dataplane.forward.lane cimport Lane
+from fastvhost.dataplane.forward.learn cimport plan_learn
+from fastvhost.dataplane.forward.learner cimport Learner
 from fastvhost.dataplane.forward.patch cimport plan_patch
+from fastvhost.dataplane.forward.starts cimport MAX_SPLICED
 from fastvhost.dataplane.frame cimport MAX_SEGMENTS, Segment, begin_heads
 from fastvhost.dataplane.port cimport Port
 
@@ -18,7 +23,8 @@ cdef class Wire:
     """Frames that arrive at ingress leave at egress."""
 
     def __init__(
-        self, Port ingress not None, Port egress, *, bint hold, uint64_t hold_timeout_ms, uint32_t shares=1
+        self, Port ingress not None, Port egress, *, bint hold, uint64_t hold_timeout_ms, uint32_t shares=1,
+        Bridge bridge=None
     ) -> None:
         cdef uint32_t pair
         if self.lanes != NULL:
@@ -47,6 +53,26 @@ cdef class Wire:
             lane.egress = NULL if egress is None else &egress.ops
             lane.hold, lane.hold_ns = hold, hold_timeout_ms * 1000000
             lane.plan, lane.exits = plan_patch, &lane.lone
+        if bridge is not None:
+            self.learn_on(bridge)
+
+    cdef int learn_on(self, Bridge bridge) except -1:
+        """Frames leave at all ports of a bridge."""
+        cdef uint32_t pair, number = bridge.number(self.ingress), n_exits = 2 * bridge.room()
+        cdef Learner *learner
+        self.bridge = bridge
+        self.learners = <Learner *>calloc(self.n_lanes, sizeof(Learner))
+        if self.learners == NULL:
+            raise MemoryError
+        for pair in range(self.n_lanes):
+            learner = &self.learners[pair]
+            learner.members, learner.number = &bridge.members, number
+            learner.splicer.segments = <Segment *>malloc(MAX_SPLICED * sizeof(Segment))
+            self.lanes[pair].plan, self.lanes[pair].learner = plan_learn, learner
+            self.lanes[pair].exits = <Exit *>malloc(n_exits * sizeof(Exit))
+            if learner.splicer.segments == NULL or self.lanes[pair].exits == NULL:
+                raise MemoryError
+        return 0
 
     cdef int claim(self, uint32_t share, object worker, Door door) except -1:
         """A worker takes this share. All wires to one egress have as many shares; share i of each is the same worker's.
@@ -86,4 +112,8 @@ cdef class Wire:
             self.ingress.polled = False
         for pair in range(self.n_lanes):
             free(self.lanes[pair].burst.segments)
+            if self.learners != NULL:
+                free(self.learners[pair].splicer.segments)
+                free(self.lanes[pair].exits if self.lanes[pair].learner != NULL else NULL)
+        free(self.learners)
         free(self.lanes)

@@ -1,5 +1,6 @@
 """Workers: a thread that polls its wires without the GIL."""
 
+from fastvhost.dataplane.bridge import Bridge
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.port import Port
 from fastvhost.dataplane.wire import Wire
@@ -17,9 +18,18 @@ class Worker:
         the most, after 2 ms sleep until a driver kicks. "interrupt": sleep at once.
         """
     def add_wire(
-        self, ingress: Port, egress: Port | None, *, hold: bool, hold_timeout_ms: int, shares: int = 1
+        self,
+        ingress: Port,
+        egress: Port | None,
+        *,
+        hold: bool,
+        hold_timeout_ms: int,
+        shares: int = 1,
+        bridge: Bridge | None = None,
     ) -> Wire:
         """Forward from ingress to egress (None: no egress, frames drop as no_egress). Before run() only.
+
+        bridge: forward to its ports instead, as an Ethernet switch. All its ports have this worker.
 
         hold: leave frames in the ingress ring while a live egress has no room, until it made no progress for
         hold_timeout_ms; False: drop at once. shares: how many workers share its queue pairs; this one has share 0.

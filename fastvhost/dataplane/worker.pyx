@@ -70,9 +70,10 @@ cdef class Worker:
         discard_cutter(self.cutter)
 
     def add_wire(
-        self, Port ingress not None, Port egress, *, bint hold, uint64_t hold_timeout_ms, uint32_t shares=1
+        self, Port ingress not None, Port egress, *, bint hold, uint64_t hold_timeout_ms, uint32_t shares=1,
+        bridge=None
     ) -> Wire:
-        wire = Wire(ingress, egress, hold=hold, hold_timeout_ms=hold_timeout_ms, shares=shares)
+        wire = Wire(ingress, egress, hold=hold, hold_timeout_ms=hold_timeout_ms, shares=shares, bridge=bridge)
         self.share_wire(wire, 0)
         return wire
 

@@ -13,7 +13,8 @@ from tests.house import sources
 ALLOWED = {
     "cli": "control driver.guests driver.limit backend.foreign_text backend.keeper backend.qemu",
     "control": "vhostuser.service vhostcuse.service sockets hostside dataplane.ports"
-    " dataplane.door dataplane.drop_reason dataplane.hold_watch dataplane.port dataplane.virtio_port dataplane.worker"
+    " dataplane.bridge dataplane.door dataplane.drop_reason dataplane.forwarding_table dataplane.hold_watch"
+    " dataplane.port dataplane.virtio_port dataplane.worker"
     " dataplane.threads"
     " backend.foreign_text backend.foreign_files backend.features backend.record backend.qemu",
     "driver": "vhostuser.message backend.payload abi",

@@ -101,8 +101,8 @@ MUTANTS = (
     Mutant(
         "egress-believed",
         FORWARD,
-        "min(n, egress.deliver_burst(egress, pair, &exit.delivery))",
-        "egress.deliver_burst(egress, pair, &exit.delivery)",
+        "min(n, egress.deliver_burst(egress, pair, delivery))",
+        "egress.deliver_burst(egress, pair, delivery)",
         "unit/test_counts.py::test_whatever_an_egress_returns_no_more_chains_are_released_than_were_received",
     ),
     Mutant(

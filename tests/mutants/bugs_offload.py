@@ -230,14 +230,14 @@ MUTANTS = (
     Mutant(
         "watch-headers-are-the-receivers",
         WATCH,
-        "place.lane != NULL and place.lane.at != NULL and not load_acquire_u32(&place.lane.super.reading)",
-        "place.lane != NULL and place.lane.at != NULL",
+        "place.at != NULL and not load_acquire_u32(&place.lane.super.reading)",
+        "place.at != NULL",
         f"{HELD}[split-headers]",
     ),
     Mutant(
         "watch-knows-no-pieces",
         WATCH,
-        "        burst, first = &lane.cutter.burst, 0\n",
+        "        frames, segments = &lane.cutter.burst.frames[0], lane.cutter.burst.segments\n",
         "        pass\n",
         f"{HELD}[split-payload]",
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,8 @@ class FakePort:
     figures: dict[str, Any] = field(default_factory=dict)
 
     def counters(self) -> SimpleNamespace:
-        zero = {"rx_frames": 0, "rx_bytes": 0, "tx_frames": 0, "tx_bytes": 0, "calls": 0, "cut": 0, "segmented": 0}
+        zero = {"rx_frames": 0, "rx_bytes": 0, "tx_frames": 0, "tx_bytes": 0, "calls": 0}
+        zero |= {"cut": 0, "segmented": 0, "copies": 0}
         return SimpleNamespace(**{**zero, "rx_dropped": {}, "tx_dropped": {}, **self.figures})
 
     def close(self) -> None:
@@ -41,9 +43,16 @@ class FakeWorker:
         self.released = threading.Event()
 
     def add_wire(
-        self, ingress: FakePort, egress: FakePort | None, *, hold: bool, hold_timeout_ms: int, shares: int
+        self,
+        ingress: FakePort,
+        egress: FakePort | None,
+        *,
+        hold: bool,
+        hold_timeout_ms: int,
+        shares: int,
+        bridge: str | None = None,
     ) -> tuple[str, str | None, bool, int]:
-        wire = (ingress.name, egress.name if egress else None, hold, hold_timeout_ms)
+        wire = (ingress.name, egress.name if egress else bridge, hold, hold_timeout_ms)
         self.wires.append(wire)
         self.shares.append((0, shares))
         return wire
@@ -111,11 +120,15 @@ class Fakes:
     """The timeouts, in seconds, with which late services were stopped."""
 
     def parts(self) -> Parts:
-        return Parts(object, self._worker, self._port, self._service, REASONS, (OSError, ValueError))
+        return Parts(object, self._worker, self._port, self._service, REASONS, (OSError, ValueError), self._bridge)
 
     def _worker(self, _door: object, name: str, _settings: object) -> FakeWorker:
         self.workers.append(FakeWorker(name, self.log, self.moods.get(name, "well")))
         return self.workers[-1]
+
+    @staticmethod
+    def _bridge(ports: Sequence[FakePort], _settings: object) -> str:
+        return "+".join(port.name for port in ports)
 
     def _port(self, spec: PortSpec, _door: object) -> FakePort:
         self.ports[spec.name] = FakePort(spec.name, self.log)

@@ -111,13 +111,36 @@ def test_the_length_of_a_path_counts_bytes_not_letters() -> None:
     assert "bytes" in refusal("/" + "ä" * 60 + ".sock,name=a", "b.sock")
 
 
-def test_two_ports_are_one_wire_and_four_are_two() -> None:
+def test_two_ports_are_one_wire_and_under_patch_four_are_two() -> None:
     assert build("a.sock", "b.sock").wires == (("a", "b"),)
-    assert build("a.sock", "b.sock", "c.sock", "d.sock").wires == (("a", "b"), ("c", "d"))
+    assert build("a.sock", "b.sock", "c.sock", "d.sock", forward="patch").wires == (("a", "b"), ("c", "d"))
+
+
+def test_three_ports_are_a_switch_unless_wires_are_named() -> None:
+    settings = build("a.sock", "b.sock", "c.sock")
+    assert (settings.forward, settings.wires, settings.unwired) == ("learn", (), ())
+    assert settings.directions == (("a", None), ("b", None), ("c", None))
+    assert build("a.sock", "b.sock", "c.sock", wire=["a:b"]).forward == "patch"
+    assert build("a.sock", "b.sock", forward="learn").forward == "learn"
+    assert "leave --wire out" in refusal("a.sock", "b.sock", "c.sock", wire=["a:b"], forward="learn")
+
+
+@pytest.mark.parametrize("text", ["", "0", "1023", "1.5k", "64K0", "2M", "many", "-1", True])
+def test_a_table_of_no_such_size_is_refused(text: object) -> None:
+    assert "--mac-table" in refusal("a.sock", "b.sock", "c.sock", mac_table=text)
+
+
+def test_a_table_is_made_for_as_many_addresses_as_it_says() -> None:
+    sizes = [
+        build("a.sock", "b.sock", "c.sock", mac_table=text).mac_table for text in ("1k", "1024", "64k", "1M", 5000)
+    ]
+    assert sizes == [1024, 1024, 65536, 1 << 20, 5000]
+    assert build("a.sock", "b.sock", "c.sock", mac_age="2m").mac_age == 120
+    assert "--mac-age" in refusal("a.sock", "b.sock", "c.sock", mac_age="100ms")
 
 
 def test_an_odd_port_out_is_an_error_unless_wires_are_named() -> None:
-    assert "'c' is left over" in refusal("a.sock", "b.sock", "c.sock")
+    assert "'c' is left over" in refusal("a.sock", "b.sock", "c.sock", forward="patch")
     settings = build("a.sock", "b.sock", "c.sock", wire=["c:a"])
     assert settings.wires == (("c", "a"),)
     assert settings.unwired == ("b",)
@@ -151,8 +174,8 @@ def test_the_same_socket_twice_is_refused_however_it_is_spelt() -> None:
         assert "share this socket" in refusal(f"vhost-user:{first}", again)
 
 
-def test_choices_of_later_versions_get_an_answer_of_their_own() -> None:
-    assert "not yet in this version" in refusal("a.sock", "b.sock", forward="learn")
+def test_a_word_that_is_no_choice_is_refused() -> None:
+    assert "use patch or learn" in refusal("a.sock", "b.sock", forward="bridge")
     assert "no such choice" in refusal("a.sock", "b.sock", on_full="block")
 
 

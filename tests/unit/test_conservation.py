@@ -38,7 +38,7 @@ class Lying:
         return self.counted
 
 
-@pytest.mark.parametrize("field", ["rx_frames", "tx_frames", "cut", "segmented", "rx_dropped", "tx_dropped"])
+@pytest.mark.parametrize("field", ["rx_frames", "tx_frames", "cut", "segmented", "copies", "rx_dropped", "tx_dropped"])
 def test_one_frame_too_many_is_found_wherever_it_is_counted(field: str) -> None:
     with rig() as r:
         r.b.driver.post(10)
@@ -55,7 +55,7 @@ def answers(*received: int, rounds: Iterable[int] = range(0, 10**6, 10)) -> Any:
 
     def ask() -> Mapping[str, Any]:
         port = {"rx_frames": next(found), "tx_frames": 54, "rx_dropped": dropped, "tx_dropped": {"oversize": 1}}
-        port |= {"cut": 1, "segmented": 45}  # of the frames delivered, 45 were one
+        port |= {"copies": 0, "cut": 1, "segmented": 45}  # of the frames delivered, 45 were one
         return {"ports": {"a": port}, "workers": {"worker0": {"waiting": 2, "rounds": next(gone_round)}}}
 
     return ask

@@ -27,9 +27,15 @@ def switch(fakes: Fakes, *ports: str, cores: int = 1, **options: object) -> Swit
 
 def test_one_worker_has_both_ways_of_every_wire() -> None:
     fakes = Fakes()
-    switch(fakes, "a.sock", "b.sock", "c.sock", "d.sock")
+    switch(fakes, "a.sock", "b.sock", "c.sock", "d.sock", forward="patch")
     pairs = [(ingress, egress) for ingress, egress, _, _ in fakes.workers[0].wires]
     assert pairs == [("a", "b"), ("b", "a"), ("c", "d"), ("d", "c")]
+
+
+def test_a_switch_of_three_ports_has_one_worker_and_every_port_sends_to_its_bridge() -> None:
+    fakes = Fakes()
+    assert switch(fakes, "a.sock", "b.sock", "c.sock,queues=2").config.most_workers == 1
+    assert [wire[:2] for wire in fakes.workers[0].wires] == [("a", "a+b+c"), ("b", "a+b+c"), ("c", "a+b+c")]
 
 
 def test_two_workers_share_the_two_ways_of_one_wire() -> None:
@@ -66,7 +72,7 @@ def test_no_more_workers_share_a_way_than_it_has_queue_pairs() -> None:
 def test_every_worker_up_to_the_most_has_work_and_one_more_has_none(ports: tuple[str, ...], most: int) -> None:
     for cores in range(1, most + 2):
         fakes = Fakes()
-        assert switch(fakes, *ports, cores=cores).config.most_workers == most
+        assert switch(fakes, *ports, cores=cores, forward="patch").config.most_workers == most
         assert [bool(worker.wires) for worker in fakes.workers] == [number < most for number in range(cores)]
 
 

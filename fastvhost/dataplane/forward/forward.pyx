@@ -15,7 +15,8 @@ from fastvhost.dataplane.clock cimport monotonic_ns
 from fastvhost.dataplane.debug cimport check, poison
 from fastvhost.dataplane.drop_reason cimport NO_RECEIVE_BUFFERS
 from fastvhost.dataplane.forward.lane cimport Exit, Lane
-from fastvhost.dataplane.frame cimport BURST, VISIT_BYTES, Frame, part_of
+from fastvhost.dataplane.forward.starts cimport splice
+from fastvhost.dataplane.frame cimport BURST, VISIT_BYTES, Delivery, Frame, part_of
 from fastvhost.dataplane.offload.cut cimport CUT_NEEDS, deliver_cut
 from fastvhost.dataplane.port cimport PortOps
 from fastvhost.dataplane.tally cimport Tally, count_drops
@@ -81,18 +82,22 @@ cdef inline void deliver(Lane *lane, Exit *exit, uint32_t *moved) noexcept nogil
     """Deliver an exit's frames, and take those off that are dealt with. moved: 1 where anything was."""
     cdef PortOps *egress = exit.egress
     cdef uint32_t pair = pair_of(lane, egress), n = exit.delivery.n, done
+    cdef const Delivery *delivery = &exit.delivery
     cdef Tally *tally = &egress.tx[pair]
     cdef uint64_t spent = tally.spent, segmented
-    cdef bint part = False
-    lane.at = exit
-    if exit.delivery.needs and (lane.super.begun or exit.delivery.needs & ~egress.accepts & CUT_NEEDS):
+    cdef bint part = False, cut
+    cut = delivery.needs != 0 and (lane.super.begun or delivery.needs & ~egress.accepts & CUT_NEEDS)
+    if delivery.starts != NULL and (cut or not egress.takes_starts):
+        delivery = splice(&lane.learner.splicer, delivery)
+    lane.delivering, lane.at = delivery, exit
+    if cut:
         segmented = tally.segmented
         if lane.super.life != lane.ingress.lives:
             lane.super.life, lane.super.forgotten = lane.ingress.lives, False
-        done = deliver_cut(lane.cutter, &lane.super, egress, pair, &exit.delivery)
+        done = deliver_cut(lane.cutter, &lane.super, egress, pair, delivery)
         part = done == 0 and tally.segmented != segmented
     else:
-        done = min(n, egress.deliver_burst(egress, pair, &exit.delivery))
+        done = min(n, egress.deliver_burst(egress, pair, delivery))
     lane.at = NULL
     if done or part:
         lane.stalled_since = 0
@@ -142,6 +147,11 @@ cdef bint may_wait(Lane *lane, const Exit *exit, uint64_t progress) noexcept nog
 cdef void forget_burst(Lane *lane) noexcept nogil:
     """The ingress took its frames back (its memory or queue changed): they will arrive again, so uncount them."""
     cdef uint32_t i
+    cdef uint64_t owed = lane.due - lane.first
+    for i in range(lane.exit, lane.n_exits):
+        owed -= lane.exits[i].delivery.n
+    # So that what was received and copied remains what was delivered and dropped. 0 where a frame has one exit.
+    lane.ingress.rx[lane.pair].copies += owed
     lane.super.forgotten |= lane.super.begun
     lane.super.begun = False
     lane.exit = lane.n_exits = 0

@@ -2,17 +2,11 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
+from fastvhost.dataplane.forward.exit cimport Exit
+from fastvhost.dataplane.forward.learner cimport Learner
 from fastvhost.dataplane.frame cimport Delivery, FrameBurst
 from fastvhost.dataplane.offload.cut cimport Cutter, Super
 from fastvhost.dataplane.port cimport PortOps
-
-
-# Frames for one egress. What is delivered of them is taken off at the front.
-cdef struct Exit:
-    PortOps *egress
-    Delivery delivery
-    bint may_wait            # for room, as long as its egress makes progress; else what finds none is dropped
-    bint in_place            # all frames of the visit that wait, as they stand in the burst: released as they go
 
 
 # Everything in it belongs to the worker that has it on its roster.
@@ -22,6 +16,7 @@ cdef struct Lane:
     uint32_t pair            # of the ingress
     uint32_t sender          # its port's number on the roster
     const Exit *at           # what is being delivered, for who looks on (hold_watch); NULL: nothing
+    const Delivery *delivering   # the same as it is handed to the egress
     bint hold                # leave frames with the ingress while the egress has no room
     uint64_t hold_ns         # for this long without progress
     # the burst on its way: frames first..n_frames wait for room, or for another visit
@@ -39,5 +34,6 @@ cdef struct Lane:
     uint32_t n_exits
     Exit *exits
     Exit lone                # room for one of them
+    Learner *learner         # `learn` alone
     Super super              # the frame at the front of an exit, where a part of it is delivered
     Cutter *cutter           # its worker's

@@ -561,6 +561,7 @@ def counters(ports: Iterable[Port]) -> dict[str, dict[str, Any]]:
             "tx_dropped": dict(port.refused),
             "cut": 0,
             "segmented": 0,
+            "copies": 0,
         }
         for port in ports
     }

@@ -1,0 +1,1 @@
+"""`--forward learn`. No Python face: workers call it."""

@@ -1,0 +1,137 @@
+"""`--forward learn`: an Ethernet switch. IEEE 802.1Q, clauses 8.6 to 8.8.
+
+Sources are learned. A frame goes to the port of its destination, or, where that is not known or a group, to all ports
+but its own: one read, as many copies. What a frame begins with is read once; that copy is decided on, and delivered.
+No frame waits for room: a slow guest holds up nobody.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from fastvhost.abi.shared_memory cimport load_acquire_u64
+from fastvhost.dataplane.drop_reason cimport NO_EGRESS, RESERVED_ADDRESS, SAME_PORT
+from fastvhost.dataplane.forward.exit cimport Exit
+from fastvhost.dataplane.forward.lane cimport Lane
+from fastvhost.dataplane.forward.learner cimport Learner
+from fastvhost.dataplane.forward.starts cimport read_starts
+from fastvhost.dataplane.frame cimport Delivery, Frame, Start
+from fastvhost.dataplane.mac_learn cimport learn
+from fastvhost.dataplane.mac_table cimport (
+    LEARN_BUSY,
+    MacTable,
+    destination_key,
+    find,
+    is_group,
+    is_link_local,
+    source_key,
+)
+from fastvhost.dataplane.tally cimport Tally, count_drops
+
+cdef enum:
+    UNTAGGED = 0
+
+
+cdef void plan_learn(Lane *lane) noexcept nogil:
+    """An exit for each egress that gets frames of this visit."""
+    cdef Learner *learner = lane.learner
+    cdef uint32_t n = lane.due - lane.first
+    lane.n_exits = 0
+    learner.alike = read_starts(learner.starts, &lane.burst, lane.first, n)
+    if choose(lane, n) and learner.to[0] < learner.members.n:
+        add_exit(lane, learner.to[0], &lane.burst.frames[lane.first], learner.starts, n, True)
+    else:
+        sort(lane, n)
+
+
+cdef inline void add_exit(
+    Lane *lane, uint32_t port, const Frame *frames, const Start *starts, uint32_t n, bint in_place
+) noexcept nogil:
+    cdef Exit *exit = &lane.exits[lane.n_exits]
+    exit.egress = lane.learner.members.at[port].port
+    exit.delivery = Delivery(
+        n, lane.burst.needs, frames, lane.burst.segments, &lane.burst.heads[0], starts, lane.learner.alike
+    )
+    exit.may_wait, exit.in_place = False, in_place
+    lane.n_exits += 1
+
+
+cdef inline bint choose(Lane *lane, uint32_t n) noexcept nogil:
+    """Learn where n frames come from, and find where each goes to. Whether all go the same way."""
+    cdef Learner *learner = lane.learner
+    cdef MacTable *table = learner.members.table
+    cdef uint64_t source, destination, generation
+    cdef bint one_way = True
+    cdef uint32_t i
+    generation = load_acquire_u64(&table.generation)
+    if generation != learner.generation:
+        learner.source = learner.destination = 0
+        learner.generation = generation
+    for i in range(1 if learner.alike else n):
+        source = source_key(learner.starts[i].bytes, UNTAGGED)
+        destination = destination_key(learner.starts[i].bytes, UNTAGGED)
+        if source != learner.source:
+            learner.source = source if learn(table, source, learner.number) < LEARN_BUSY else 0
+        if destination != learner.destination:
+            learner.answer = port_for(lane, destination)
+            # That nobody has it is not kept: it may be learned any time.
+            learner.destination = 0 if learner.answer == EVERYBODY and not is_group(destination) else destination
+        if learner.answer == NOT_ON:
+            count_drops(
+                &lane.ingress.rx[lane.pair], RESERVED_ADDRESS if is_link_local(destination) else SAME_PORT,
+                n if learner.alike else 1,
+            )
+        learner.to[i] = <unsigned short>learner.answer
+        one_way &= learner.answer == learner.to[0]
+    if learner.alike and learner.to[0] >= learner.members.n:
+        for i in range(1, n):
+            learner.to[i] = learner.to[0]
+    return one_way
+
+
+cdef uint32_t port_for(const Lane *lane, uint64_t destination) noexcept nogil:
+    """A port's number, or To."""
+    cdef const Learner *learner = lane.learner
+    cdef uint32_t port
+    if is_group(destination):
+        return NOT_ON if is_link_local(destination) else EVERYBODY
+    port = find(learner.members.table, destination)
+    return NOT_ON if port == learner.number else port
+
+
+cdef void sort(Lane *lane, uint32_t n) noexcept nogil:
+    """Frames by where they go: first those for everybody, then each port's own, in their order."""
+    cdef Learner *learner = lane.learner
+    cdef uint32_t i, begin, port, at = put_together(lane, 0, EVERYBODY, 0, n)
+    if at:
+        for port in range(learner.members.n):
+            if port != learner.number and learner.members.at[port].port != NULL:
+                add_exit(lane, port, learner.sorted_frames, learner.sorted_starts, at, False)
+        count_copies(lane, at)
+    for i in range(n):
+        port = learner.to[i]
+        if port == PLACED or port == NOT_ON:
+            continue
+        begin = at
+        at = put_together(lane, at, port, i, n)
+        add_exit(lane, port, &learner.sorted_frames[begin], &learner.sorted_starts[begin], at - begin, False)
+
+
+cdef void count_copies(const Lane *lane, uint32_t n) noexcept nogil:
+    """n frames leave at all exits there are: what they come to beyond one delivery each."""
+    cdef Tally *tally = &lane.ingress.rx[lane.pair]
+    if lane.n_exits:
+        tally.copies += <uint64_t>(lane.n_exits - 1) * n
+    else:
+        count_drops(tally, NO_EGRESS, n)
+
+
+cdef uint32_t put_together(Lane *lane, uint32_t at, uint32_t port, uint32_t first, uint32_t n) noexcept nogil:
+    """Copy the frames from `first` on that go to this port to place `at` and behind it. Returns the next place."""
+    cdef Learner *learner = lane.learner
+    cdef uint32_t i
+    for i in range(first, n):
+        if learner.to[i] == port:
+            learner.sorted_frames[at] = lane.burst.frames[lane.first + i]
+            learner.sorted_starts[at] = learner.starts[0 if learner.alike else i]
+            learner.to[i] = PLACED
+            at += 1
+    return at

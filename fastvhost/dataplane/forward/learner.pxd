@@ -1,0 +1,24 @@
+"""What one lane of an Ethernet switch found out last, and where its visit under way goes."""
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+
+from fastvhost.dataplane.forward.members cimport Members
+from fastvhost.dataplane.forward.starts cimport Splicer
+from fastvhost.dataplane.frame cimport BURST, Frame, Start
+
+
+cdef struct Learner:
+    const Members *members
+    uint32_t number          # of the ingress
+    # The last frame's look-ups, good as long as the table's generation is what it was before them; 0: none.
+    uint64_t generation
+    uint64_t source
+    uint64_t destination
+    uint32_t answer          # the destination's port, or To
+    # the frames of the visit under way
+    Start starts[BURST]      # by frame
+    bint alike               # all are starts[0], the only one that was written
+    uint16_t to[BURST]       # a port's number, or To
+    Frame sorted_frames[BURST]
+    Start sorted_starts[BURST]
+    Splicer splicer
