@@ -16,6 +16,7 @@ cdef extern from "fastvhost/abi/shared_memory.h" nogil:
     uint32_t load_acquire_u32(const uint32_t *p)
     void store_release_u32(uint32_t *p, uint32_t v)
     void add_u32(uint32_t *p, uint32_t v)
+    void add_u64(uint64_t *p, uint64_t v)
     uint64_t load_u64(const uint64_t *p)
     uint64_t load_acquire_u64(const uint64_t *p)
     void store_release_u64(uint64_t *p, uint64_t v)
@@ -24,6 +25,7 @@ cdef extern from "fastvhost/abi/shared_memory.h" nogil:
     uint64_t clear_bits_u64(uint64_t *p, uint64_t bits)
     int32_t exchange_i32(int32_t *p, int32_t v)
     int32_t load_i32(const int32_t *p)
+    void store_release_i32(int32_t *p, int32_t v)
     bint replace_i32(int32_t *p, int32_t old, int32_t v)
     bint replace_u64(uint64_t *p, uint64_t old, uint64_t v)
 

@@ -110,8 +110,6 @@ class FwdConfig:
     @property
     def most_workers(self) -> int:
         """The most workers that get a queue pair to poll."""
-        if self.forward == "learn":
-            return 1  # any lane delivers to any port, and a receive queue has one worker
         pairs = {port.name: port.queues for port in self.ports}
         return max((number + pairs[ingress] for number, (ingress, _) in enumerate(self.directions)), default=1)
 

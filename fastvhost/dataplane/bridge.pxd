@@ -11,6 +11,9 @@ cdef class Bridge:
     cdef Members members
     cdef readonly ForwardingTable table
     cdef readonly list ports     # by number; None: no port has it
+    cdef set workers              # that deliver to its ports
+    cdef int claim(self, object worker) except -1
+    cdef int unclaim(self, object worker) except -1
     cdef uint32_t room(self) noexcept
     cdef uint32_t number(self, Port port) except? 0xffff
     cdef Port owner(self, const PortOps *ops)

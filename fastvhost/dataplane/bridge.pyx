@@ -19,10 +19,22 @@ cdef class Bridge:
         self.members.at = <Member *>calloc(table.table.n_ports, sizeof(Member))
         if self.members.at == NULL:
             raise MemoryError
-        self.ports, self.table = list(ports), table
+        self.ports, self.table, self.workers = list(ports), table, set()
         self.members.table, self.members.n = table.table, <uint32_t>len(ports)
         for number, port in enumerate(ports):
             self.members.at[<uint32_t>number].port = &(<Port?>port).ops
+
+    cdef int claim(self, object worker) except -1:
+        """A worker has lanes of it: it delivers to all ports."""
+        self.workers.add(worker)
+        for port in self.ports:
+            if port is not None:
+                (<Port>port).ops.shared = len(self.workers) > 1
+        return 0
+
+    cdef int unclaim(self, object worker) except -1:
+        self.workers.discard(worker)
+        return 0
 
     cdef uint32_t room(self) noexcept:
         """The most ports that it ever has."""

@@ -1,7 +1,8 @@
 """What every kind of port gives the forwarder: a struct of functions (PortOps), counters, and an epoch.
 
 Workers call these functions, without the GIL. Of one queue pair, one worker receives, releases and asks what follows,
-and one, perhaps another, delivers. None of these functions waits, whatever happens at the port's other end.
+and one, perhaps another, delivers; where the port is `shared`, whoever has the pair's lock does. None of these
+functions waits, whatever happens at the port's other end.
 
 receive_burst   Puts frames that arrived into `frames` of a burst from 0 on, and what release_burst is to know of each
                 into `done`; sets n_frames, which is 0 before, and returns it: BURST at most. Counts frames and bytes
@@ -37,6 +38,7 @@ tests/unit/test_port_contract.py holds every kind to this.
 
 from libc.stdint cimport uint32_t
 
+from fastvhost.dataplane.delivery_lock cimport DeliveryLock
 from fastvhost.dataplane.door cimport Door, PortDoor
 from fastvhost.dataplane.frame cimport Delivery, FrameBurst, Done
 from fastvhost.dataplane.tally cimport Tally
@@ -60,11 +62,13 @@ cdef struct PortOps:
     Tally *rx                # one a pair: from the VM
     Tally *tx                # one a pair: towards the VM
     uint32_t n_pairs
+    DeliveryLock *locks      # one a pair: to deliver to it, where the port is shared
     # set through the door
     uint32_t epoch           # incremented when frames received earlier must not be touched any more
     uint32_t lives           # incremented when those will not come again, because of another guest or ring
     uint32_t accepts         # what frames may need that are delivered to it (Need)
     bint takes_starts        # of deliveries; for others, the forwarder makes frames in pieces of them
+    bint shared              # several workers may deliver to the same pair
     uint32_t active_pairs    # pairs that take frames: a burst for pair p goes to p % active_pairs; 0 counts as 1
 
 

@@ -3,8 +3,9 @@
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc, free
 
+from fastvhost.dataplane.delivery_lock cimport DeliveryLock
 from fastvhost.dataplane.door cimport Door, PortDoor
-from fastvhost.dataplane.drop_reason cimport N_DROP_REASONS
+from fastvhost.dataplane.drop_reason cimport N_DROP_REASONS, NO_RECEIVE_BUFFERS
 from fastvhost.dataplane.frame cimport Delivery, FrameBurst, Done
 from fastvhost.dataplane.tally cimport Tally
 
@@ -86,7 +87,8 @@ cdef class Port:
             raise ValueError(f"port {self.name}: a port is made once")
         self.ops.rx = <Tally *>calloc(n_pairs, sizeof(Tally))
         self.ops.tx = <Tally *>calloc(n_pairs, sizeof(Tally))
-        if self.ops.rx == NULL or self.ops.tx == NULL:
+        self.ops.locks = <DeliveryLock *>calloc(n_pairs, sizeof(DeliveryLock))
+        if self.ops.rx == NULL or self.ops.tx == NULL or self.ops.locks == NULL:
             raise MemoryError
         self.ops.n_pairs = n_pairs
         self.ops.active_pairs = 1
@@ -100,6 +102,7 @@ cdef class Port:
     def __dealloc__(self) -> None:
         free(self.ops.rx)
         free(self.ops.tx)
+        free(self.ops.locks)
 
     @property
     def link_up(self) -> bool:
@@ -118,6 +121,7 @@ cdef class Port:
             rx, tx = self.ops.rx[pair], self.ops.tx[pair]
             counts = rx.frames, rx.bytes, tx.frames, tx.bytes, tx.cut, tx.segmented, rx.copies
             total = [a + b for a, b in zip(total, counts)]
+            tx.dropped[<int>NO_RECEIVE_BUFFERS] += self.ops.locks[pair].missed
             for reason in range(N_DROP_REASONS):
                 rx_dropped[NAMES[reason]] += rx.dropped[reason]
                 tx_dropped[NAMES[reason]] += tx.dropped[reason]

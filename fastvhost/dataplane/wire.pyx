@@ -84,7 +84,7 @@ cdef class Wire:
             raise ValueError(f"{worker.name}: share {share} of a wire that has shares 0 to {self.shares - 1}")
         if share in self.claimed:
             raise ValueError(f"{worker.name}: share {share} of the wire from port {self.ingress.name} has its worker")
-        for port in (self.ingress, egress):
+        for port in (self.ingress, egress, *(() if self.bridge is None else self.bridge.ports)):
             if port is not None and (<Port>port).door is not None and (<Port>port).door is not door:
                 raise ValueError(f"{worker.name} and port {port.name} have different doors; make both with one Door")
         if egress is not None and egress.door is not None:
@@ -93,12 +93,16 @@ cdef class Wire:
             if egress.delivering.get(share, worker) is not worker:
                 raise ValueError(f"port {egress.name}: {egress.delivering[share].name} delivers to share {share} of it")
             egress.delivering[share], egress.shares = worker, self.shares
+        if self.bridge is not None:
+            self.bridge.claim(worker)
         self.claimed.add(share)
         return 0
 
     cdef int unclaim(self, uint32_t share, object worker) except -1:
         """The worker was closed: another one may take the share."""
         self.claimed.discard(share)
+        if self.bridge is not None:
+            self.bridge.unclaim(worker)
         if self.egress is not None and self.egress.delivering.get(share) is worker:
             del self.egress.delivering[share]
         return 0

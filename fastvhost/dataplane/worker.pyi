@@ -29,7 +29,7 @@ class Worker:
     ) -> Wire:
         """Forward from ingress to egress (None: no egress, frames drop as no_egress). Before run() only.
 
-        bridge: forward to its ports instead, as an Ethernet switch. All its ports have this worker.
+        bridge: forward to its ports instead, as an Ethernet switch. Several workers may have wires to one bridge.
 
         hold: leave frames in the ingress ring while a live egress has no room, until it made no progress for
         hold_timeout_ms; False: drop at once. shares: how many workers share its queue pairs; this one has share 0.

@@ -94,7 +94,7 @@ cdef class Worker:
         self.wires.append(wire)
         self.parts[self.n_parts] = Part(wire.lanes, wire.n_lanes, share, wire.shares)
         self.n_parts += 1
-        for port in (wire.ingress, wire.egress):
+        for port in (wire.ingress, wire.egress) if wire.bridge is None else wire.bridge.ports:
             if port is not None and (<Port>port).entrance is not None:
                 self.door.owns(self.gate, (<Port>port).entrance)
 

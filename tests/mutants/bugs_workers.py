@@ -2,6 +2,8 @@
 
 from tests.mutants.mutant import Mutant
 
+LEARN = "unit/test_learn.py"
+
 DOOR, ROSTER, DEVICE, PORT = (f"dataplane/{name}.pyx" for name in ("door", "roster", "virtio_device", "virtio_port"))
 
 MUTANTS = (
@@ -167,5 +169,33 @@ MUTANTS = (
         "pair % active % part.shares != part.share",
         "False",
         "unit/test_multi_queue.py::test_pairs_that_were_not_started_are_not_looked_at",
+    ),
+    Mutant(
+        "delivery-lock-not-looked-at",
+        "dataplane/delivery_lock.pxd",
+        "load_i32(&lock.taken) == 0 and replace_i32(&lock.taken, 0, 1)",
+        "True",
+        f"{LEARN}::test_a_worker_that_has_a_receive_queue_for_too_long_stops_nobody",
+    ),
+    Mutant(
+        "flood-returns-to-its-sender",
+        "dataplane/forward/learn.pyx",
+        "port != learner.number and learner.members.at[port].port != NULL",
+        "learner.members.at[port].port != NULL",
+        f"{LEARN}::test_a_frame_for_an_unknown_address_reaches_all_but_its_sender_and_the_answer_one[split]",
+    ),
+    Mutant(
+        "copies-of-a-flood-not-counted",
+        "dataplane/forward/learn.pyx",
+        "<uint64_t>(lane.n_exits - 1) * n",
+        "0",
+        f"{LEARN}::test_a_frame_for_an_unknown_address_reaches_all_but_its_sender_and_the_answer_one[split]",
+    ),
+    Mutant(
+        "answer-kept-beyond-a-change-of-the-table",
+        "dataplane/forward/learn.pyx",
+        "generation != learner.generation",
+        "learner.generation == 0",
+        f"{LEARN}::test_an_address_that_moved_is_found_at_its_new_port_by_the_next_frame",
     ),
 )

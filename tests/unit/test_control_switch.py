@@ -32,10 +32,11 @@ def test_one_worker_has_both_ways_of_every_wire() -> None:
     assert pairs == [("a", "b"), ("b", "a"), ("c", "d"), ("d", "c")]
 
 
-def test_a_switch_of_three_ports_has_one_worker_and_every_port_sends_to_its_bridge() -> None:
+def test_every_port_of_a_switch_sends_to_its_bridge_and_the_workers_share_the_ports() -> None:
     fakes = Fakes()
-    assert switch(fakes, "a.sock", "b.sock", "c.sock,queues=2").config.most_workers == 1
-    assert [wire[:2] for wire in fakes.workers[0].wires] == [("a", "a+b+c"), ("b", "a+b+c"), ("c", "a+b+c")]
+    assert switch(fakes, "a.sock", "b.sock", "c.sock,queues=2", cores=2).config.most_workers == 4
+    ways = [[wire[:2] for wire in worker.wires] for worker in fakes.workers]
+    assert ways == [[("a", "a+b+c"), ("c", "a+b+c")], [("b", "a+b+c"), ("c", "a+b+c")]]
 
 
 def test_two_workers_share_the_two_ways_of_one_wire() -> None:

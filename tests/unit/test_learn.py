@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
+from bench import conservation
 from fastvhost.dataplane.bridge import Bridge
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.forwarding_table import ForwardingTable
 from fastvhost.dataplane.worker import Worker
 from tests.driver import Memory, NetDriver, Piece
+from tests.probes import delivery_locks
 from tests.unit.rig import F_RING_PACKED, F_VERSION_1, MIB, NET_F_MRG_RXBUF, RING_F_INDIRECT_DESC, GuestPort
 
 FORMATS = {"split": 0, "packed": F_RING_PACKED}
@@ -40,22 +44,22 @@ def send_in_pieces(driver: NetDriver, frame: bytes, pieces: tuple[int, ...]) -> 
 class Hub:
     """Guests at the ports of a switch."""
 
-    def __init__(self, n: int, features: int) -> None:
+    def __init__(self, n: int, features: int, workers: int = 1) -> None:
         door = Door()
         self.guests = [GuestPort(door, f"p{i}", Memory.of(8 * MIB), 256, features) for i in range(n)]
         ports = tuple(guest.port for guest in self.guests)
         self.table = ForwardingTable(ports=n)
-        self.worker = Worker(door)
+        self.workers = [Worker(door, f"worker{i}") for i in range(workers)]
         bridge = Bridge(ports, self.table)
-        for port in ports:
-            self.worker.add_wire(port, None, hold=False, hold_timeout_ms=1, bridge=bridge)
+        for port, worker in zip(ports, itertools.cycle(self.workers)):  # each port's frames have one worker
+            worker.add_wire(port, None, hold=False, hold_timeout_ms=1, bridge=bridge)
         for guest in self.guests:
             guest.connect()
             guest.driver.post(64)
 
     def settle(self) -> None:
         for _ in range(100):
-            if not self.worker.step():
+            if not sum(worker.step() for worker in self.workers):
                 return
         raise AssertionError("still moving frames")
 
@@ -63,14 +67,20 @@ class Hub:
         return self.guests[guest].driver.receive_all()
 
     def close(self) -> None:
-        self.worker.close()
+        counted = [guest.port.counters() for guest in self.guests]
+        came = sum(one.rx_frames + one.copies for one in counted)
+        gone = sum(one.tx_frames + sum(one.tx_dropped.values()) for one in counted)
+        led_nowhere = sum(one.rx_dropped[reason] for one in counted for reason in conservation.LED_NOWHERE)
+        for worker in self.workers:
+            worker.close()
         for guest in self.guests:
             guest.close()
+        assert came == gone + led_nowhere
 
 
 @contextlib.contextmanager
-def hub(n: int = 4, features: int = F_VERSION_1 | RING_F_INDIRECT_DESC) -> Iterator[Hub]:
-    made = Hub(n, features)
+def hub(n: int = 4, features: int = F_VERSION_1 | RING_F_INDIRECT_DESC, workers: int = 1) -> Iterator[Hub]:
+    made = Hub(n, features, workers)
     try:
         yield made
     finally:
@@ -117,3 +127,96 @@ def test_frames_of_a_burst_go_each_where_it_belongs_in_their_order(ring: int, pi
                     f for f in sent[other] if (f[:6] == EVERYBODY) == group
                 ]
         assert h.arrived(0) == []
+
+
+def test_an_address_that_moved_is_found_at_its_new_port_by_the_next_frame() -> None:
+    with hub() as h:
+        h.guests[1].driver.send(ethernet(EVERYBODY, mac(1)))
+        h.settle()
+        h.guests[0].driver.send(ethernet(mac(1), mac(0)))
+        h.settle()
+        h.guests[2].driver.send(ethernet(EVERYBODY, mac(1)))
+        h.settle()
+        for i in range(4):
+            h.arrived(i)
+        h.guests[0].driver.send(ethernet(mac(1), mac(0)))
+        h.settle()
+        assert [len(h.arrived(i)) for i in range(4)] == [0, 0, 1, 0]
+
+
+@pytest.mark.parametrize("last", [b"\x00", b"\x0f"], ids=bytes.hex)
+def test_what_is_for_a_bridge_itself_reaches_nobody(last: bytes) -> None:
+    with hub() as h:
+        h.guests[0].driver.send(ethernet(b"\x01\x80\xc2\x00\x00" + last, mac(0)))
+        h.settle()
+        assert [h.arrived(i) for i in range(4)] == [[]] * 4
+        assert h.guests[0].port.counters().rx_dropped["reserved_address"] == 1
+
+
+def test_a_frame_for_an_address_at_its_own_port_goes_no_further() -> None:
+    with hub() as h:
+        h.guests[0].driver.send(ethernet(EVERYBODY, mac(9)))
+        h.settle()
+        h.guests[0].driver.send(ethernet(mac(9), mac(0)))
+        h.settle()
+        assert h.guests[0].port.counters().rx_dropped["same_port"] == 1
+        assert [len(h.arrived(i)) for i in range(4)] == [0, 1, 1, 1]
+
+
+def test_a_worker_that_has_a_receive_queue_for_too_long_stops_nobody() -> None:
+    with hub(workers=2) as h:
+        for i in range(4):
+            h.guests[i].driver.send(ethernet(EVERYBODY, mac(i)))
+        h.settle()
+        assert [len(h.arrived(i)) for i in range(4)] == [3] * 4
+        assert delivery_locks.hold(h.guests[1].port, 0)
+        for to in (1, 2, 1, 3):
+            h.guests[0].driver.send(ethernet(mac(to), mac(0)))
+        h.settle()
+        assert [len(h.arrived(i)) for i in range(4)] == [0, 0, 1, 1]
+        assert h.guests[1].port.counters().tx_dropped["no_receive_buffers"] == 2
+        delivery_locks.let_go(h.guests[1].port, 0)
+        h.guests[0].driver.send(ethernet(mac(1), mac(0)))
+        h.settle()
+        assert len(h.arrived(1)) == 1
+
+
+SENT = 1500
+
+
+@pytest.mark.parametrize("ring", FORMATS.values(), ids=FORMATS.keys())
+def test_two_workers_deliver_to_one_guest_and_what_arrives_is_whole_once_and_in_order(ring: int) -> None:
+    with hub(features=F_VERSION_1 | NET_F_MRG_RXBUF | ring, workers=2) as h:
+        receiver = h.guests[3]
+        receiver.driver.send(ethernet(EVERYBODY, mac(3)))
+        h.settle()
+        threads = [threading.Thread(target=worker.run) for worker in h.workers]
+        for thread in threads:
+            thread.start()
+        got: list[bytes] = []
+        end = time.monotonic() + 30
+        try:
+            for n in range(SENT):
+                for i in (0, 1, 2):
+                    if n % 64 == 63:
+                        h.guests[i].driver.wait_sent()
+                    h.guests[i].driver.send(ethernet(mac(3), mac(i), n.to_bytes(4, "little") * 50))
+                got += receiver.driver.receive_all()
+            while len(got) + dropped(receiver) < 3 * SENT and time.monotonic() < end:
+                got += receiver.driver.receive_all()
+        finally:
+            for worker in h.workers:
+                worker.stop()
+            for thread in threads:
+                thread.join()
+        assert len(got) + dropped(receiver) == 3 * SENT
+        assert len(got) > SENT / 2
+        for i in (0, 1, 2):
+            numbers = [frame[14:18] for frame in got if frame[6:12] == mac(i)]
+            assert all(frame[14:] == frame[14:18] * 50 for frame in got)
+            values = [int.from_bytes(number, "little") for number in numbers]
+            assert values == sorted(set(values))
+
+
+def dropped(guest: GuestPort) -> int:
+    return sum(guest.port.counters().tx_dropped.values())

@@ -13,6 +13,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from fastvhost.dataplane.clock cimport monotonic_ns
 from fastvhost.dataplane.debug cimport check, poison
+from fastvhost.dataplane.delivery_lock cimport DeliveryLock, count_missed, give_lock, take_lock
 from fastvhost.dataplane.drop_reason cimport NO_RECEIVE_BUFFERS
 from fastvhost.dataplane.forward.lane cimport Exit, Lane
 from fastvhost.dataplane.forward.starts cimport splice
@@ -35,7 +36,10 @@ cdef uint32_t forward_burst(Lane *lane) noexcept nogil:
     while lane.exit < lane.n_exits:
         exit = &lane.exits[lane.exit]
         left = exit.delivery.n
-        deliver(lane, exit, &moved)
+        if exit.egress.shared:
+            deliver_in_turn(lane, exit, &moved)
+        else:
+            deliver(lane, exit, &moved)
         if exit.delivery.n:
             done = left - exit.delivery.n if exit.in_place else 0
             break
@@ -76,6 +80,18 @@ cdef inline bint begin_visit(Lane *lane) noexcept nogil:
     check(lane.due <= lane.burst.n_frames, "forward: a visit ends with its burst")
     check(lane.burst.n_frames <= BURST, "forward: a burst has room for its frames")
     return True
+
+
+cdef void deliver_in_turn(Lane *lane, Exit *exit, uint32_t *moved) noexcept nogil:
+    """The same at a queue that other workers deliver to as well. One of them that has it for too long stops nobody."""
+    cdef DeliveryLock *lock = &exit.egress.locks[pair_of(lane, exit.egress)]
+    if take_lock(lock):
+        deliver(lane, exit, moved)
+        give_lock(lock)
+        return
+    count_missed(lock, exit.delivery.n)
+    exit.delivery.n = 0
+    lane.super.begun = False
 
 
 cdef inline void deliver(Lane *lane, Exit *exit, uint32_t *moved) noexcept nogil:
