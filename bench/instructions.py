@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench.rig import POLLED, USUAL_FEATURES, rig
+from fastvhost.control.vlans import Vlans
 from fastvhost.driver.frontend import Feature
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,9 +41,12 @@ class Case:
     features: Feature = field(default=USUAL_FEATURES)
     journals: bool = False
     asks: str = "nothing"
+    content: str = "numbers"
     learn: bool = False
+    vlans: tuple[Vlans, Vlans] | None = None
 
 
+ACCESS, TRUNK = Vlans(10), Vlans(trunk=((10, 20),))
 PACKED = USUAL_FEATURES | Feature.RING_PACKED
 SUMS = Feature.CSUM | Feature.GUEST_CSUM
 
@@ -64,6 +68,8 @@ CASES = (
     Case("64 B, learn", 225, learn=True),
     Case("64 B, packed, learn", 234, features=PACKED, learn=True),
     Case("1518 B, learn", 510, size=1518, learn=True),
+    Case("64 B, VLAN without tags", 233, learn=True, vlans=(ACCESS, ACCESS), content="none"),
+    Case("64 B, tag pushed one way and popped the other", 248, learn=True, vlans=(ACCESS, TRUNK), content="none"),
     Case("86 B", 204, size=86),
     Case("86 B, checksum passed on", 223, size=86, features=USUAL_FEATURES | SUMS, asks="checksum"),
     Case("86 B, checksum filled in", 390, size=86, features=USUAL_FEATURES | Feature.CSUM, asks="checksum"),
@@ -102,8 +108,11 @@ def count() -> dict[str, float]:
 def run_cases() -> None:
     """The program that runs under valgrind. Prints the frames of each case."""
     for case in CASES:
-        settings = replace(POLLED, sizes=(case.size,), pieces=case.pieces, asks=case.asks)
-        with rig(settings, features=case.features, journals=case.journals, learn=case.learn) as r:
+        settings = replace(POLLED, sizes=(case.size,), pieces=case.pieces, asks=case.asks, content=case.content)
+        with rig(
+            settings, features=case.features, journals=case.journals, learn=case.learn,
+            vlans=case.vlans,
+        ) as r:
             frames = 0
             for _ in range(ROUNDS):
                 r.load.step()

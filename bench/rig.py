@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bench import conservation
+from fastvhost.control.vlans import Vlans
 from fastvhost.dataplane.bridge import Bridge
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.forwarding_table import ForwardingTable
@@ -22,6 +23,7 @@ from fastvhost.driver.load import Load
 from fastvhost.driver.settings import GuestSettings
 
 RINGS = (0, 1)
+TPID, UNTAGGED = b"\x81\0", b"\x88\xb5"
 USUAL_FEATURES = Feature.VERSION_1 | Feature.MRG_RXBUF | Feature.EVENT_IDX
 POLLED = GuestSettings(kick=False)
 
@@ -45,8 +47,11 @@ def rig(
     hold: bool = True,
     journals: bool = False,
     learn: bool = False,
+    vlans: tuple[Vlans, Vlans] | None = None,
 ) -> Iterator[Rig]:
     """Guests and ports, wired a to b and back, rings live and empty. journals: packed rings note their batches.
+
+    vlans: of both ports, for `learn`. A guest at a trunk tags its frames with the first VLAN of it.
 
     settings: of both guests. Without kicks by default, since the worker polls.
     """
@@ -56,6 +61,8 @@ def rig(
         for tag, name, sends in ((1, "a", True), (2, "b", both_ways)):
             device = GuestDevice(settings, features=int(features), tag=tag, peer_tag=3 - tag, sends=sends)
             closing.callback(device.close)
+            if vlans and (trunk := vlans[tag - 1].tagged):
+                _tag_frames(device, trunk[0])
             port = VirtioPort(name, door)
             closing.callback(port.close)
             if journals:
@@ -65,6 +72,9 @@ def rig(
             ports.append(port)
         worker = Worker(door)
         bridge = Bridge(tuple(ports), ForwardingTable(ports=2)) if learn else None
+        for number, one in enumerate(vlans or ()):
+            assert bridge
+            bridge.set_vlans(number, native=one.untagged, tagged=one.tagged)
         for ingress, egress in (ports, ports[::-1]):
             worker.add_wire(ingress, None if bridge else egress, hold=hold, hold_timeout_ms=1000, bridge=bridge)
         yield Rig((devices[0], devices[1]), (ports[0], ports[1]), worker, Load(*devices))
@@ -73,6 +83,15 @@ def rig(
             for index in RINGS:
                 port.stop_queue(index)
             port.set_memory(None)
+
+
+def _tag_frames(device: GuestDevice, vlan: int) -> None:
+    """Make the frames that a guest holds ready, of an experiment's EtherType, ones of a VLAN, and no longer."""
+    with mmap.mmap(device.ram.fd, device.ram.bytes) as memory:
+        at = memory.find(UNTAGGED)
+        while at >= 0:
+            memory[at : at + 4] = TPID + vlan.to_bytes(2, "big")
+            at = memory.find(UNTAGGED, at)
 
 
 def _attach(device: GuestDevice, port: VirtioPort, queue_size: int, closing: contextlib.ExitStack) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from fastvhost.cli import log
 from fastvhost.cli.output import printable
-from fastvhost.control import config, host
+from fastvhost.control import config, host, vlans
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.kinds import BARE, KINDS
 from fastvhost.control.units import format_cores, format_duration
@@ -47,6 +47,7 @@ PORTS = "\n".join(
         "ports:",
         *(f"  {line}" for kind in KINDS.values() for line in kind.usage.splitlines()),
         f"A path that ends in {BARE.bare_suffix} is {BARE.name}:PATH. Every kind takes name=NAME, too.",
+        "learn: vlan=N (without tags), or trunk=10+20-29 (with tags) and native=N (of these, without): its VLANs.",
         "NS is a network namespace: a name of ip netns, a process id, or a path.",
         "The order of --port is the port number.",
     )
@@ -100,6 +101,8 @@ def _lines(settings: FwdConfig, plan: host.CorePlan) -> list[str]:
     lines += [f"wire: {left} <-> {right}" for left, right in settings.wires]
     if settings.forward == "learn":
         lines.append(f"learn: all ports, {settings.mac_table} addresses, forgotten after {settings.mac_age} s")
+        vlans_of = [(port.name, port.policy.vlans) for port in settings.ports]
+        lines += [f"vlans: {sentence}" for sentence in [vlans.ports_without_keys(vlans_of)] if sentence]
     lines += [f"not wired, {settings.without_a_wire(name)}: {name}" for name in settings.unwired]
     hold = f"hold, {format_duration(settings.hold_timeout)} without progress" if settings.on_full == "hold" else "drop"
     lines.append(f"on full: {'drop' if settings.forward == 'learn' else hold}")
@@ -122,6 +125,7 @@ def _as_json(settings: FwdConfig, plan: host.CorePlan) -> dict[str, Any]:
                 "path": port.socket,
                 "mode": port.option("mode", "server"),
                 "queue_pairs": port.queues,
+                "policy": dict(port.policy.keys[1:]),
             }
             for port in settings.ports
         ],

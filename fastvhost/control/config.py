@@ -141,13 +141,15 @@ def build(options: Mapping[str, object]) -> FwdConfig:
         if control and port.socket and socket_file(control) == socket_file(port.socket):
             raise UsageError(f"--control {control}: port '{port.name}' has this socket; give each its own")
     items = _items("wire", given.get("wire", []))
-    if len(ports) > 2 and not items:
+    if not items and (len(ports) > 2 or any(port.policy.of_a_switch for port in ports)):
         given.setdefault("forward", "learn")
     words = {key: _word(key, given.get(key, choices[0])) for key, choices in WORDS.items()}
     if words["forward"] == "learn" and items:
         raise UsageError(f"--wire {items[0]}: learn joins all ports; leave --wire out, or use --forward patch")
     wires = () if words["forward"] == "learn" else _wires(ports, items)
     _check_macs(ports, wires)
+    if words["forward"] != "learn":
+        check_no_switch(ports)
     period = given.get("stats-period")
     if not isinstance(json := given.get("json", False), bool):
         raise UsageError(f"json = {json}: true or false")
@@ -234,6 +236,16 @@ def _check_macs(ports: tuple[PortSpec, ...], wires: tuple[tuple[str, str], ...])
         if left in macs and macs[left] == macs.get(right):
             raise UsageError(
                 f"--port: '{left}' and '{right}' are wired and have the same mac={macs[left]}; give each its own"
+            )
+
+
+def check_no_switch(ports: tuple[PortSpec, ...]) -> None:
+    """Along wires, no port has keys that only a switch looks at."""
+    for port in ports:
+        for key, value in port.policy.of_a_switch:
+            raise UsageError(
+                f"--port {port}: {key}={value} says what an Ethernet switch does, and --forward patch is none; use "
+                f"--forward learn, without --wire, or leave {key}= out"
             )
 
 

@@ -69,6 +69,10 @@ def real_parts() -> Parts:
 
     def bridge(ports: Sequence[Any], settings: FwdConfig) -> Bridge:
         table = ForwardingTable(addresses=settings.mac_table, ports=len(ports), max_age=settings.mac_age)
-        return Bridge(tuple(ports), table)
+        made = Bridge(tuple(ports), table)
+        for number, spec in enumerate(settings.ports):
+            if (vlans := spec.policy.vlans).keys:
+                made.set_vlans(number, native=vlans.untagged, tagged=vlans.tagged)
+        return made
 
     return Parts(Door, worker, port, service, drop_reason.NAMES, (OSError, ValueError), bridge, HoldWatch)

@@ -255,6 +255,7 @@ class Switch:
             "wired_to": peers.get(spec.name),
         }
         about |= spec.kind.describe(spec)
+        about |= dict(spec.policy.of_a_switch)
         if unit.service:
             about |= {key: value for key, value in unit.service.describe().items() if key not in about}
         return about

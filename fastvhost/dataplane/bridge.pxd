@@ -15,5 +15,6 @@ cdef class Bridge:
     cdef int claim(self, object worker) except -1
     cdef int unclaim(self, object worker) except -1
     cdef uint32_t room(self) noexcept
+    cdef uint32_t port_number(self, object port) except? 0xffff
     cdef uint32_t number(self, Port port) except? 0xffff
     cdef Port owner(self, const PortOps *ops)

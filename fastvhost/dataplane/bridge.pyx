@@ -1,9 +1,11 @@
 """The ports of an Ethernet switch, and its forwarding table."""
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
+from libc.string cimport memset
 
 from fastvhost.dataplane.forward.members cimport Member
+from fastvhost.dataplane.forward.vlan cimport NO_VLAN, PortVlans
 from fastvhost.dataplane.forwarding_table cimport ForwardingTable
 from fastvhost.dataplane.port cimport Port, PortOps
 
@@ -12,6 +14,7 @@ cdef class Bridge:
     """Ports that reach each other by what is learned of them. Their wires have it instead of an egress."""
 
     def __init__(self, ports not None, ForwardingTable table not None) -> None:
+        cdef Member *member
         if self.members.at != NULL:
             raise ValueError("a bridge is made once")
         if len(ports) > table.table.n_ports:
@@ -22,7 +25,32 @@ cdef class Bridge:
         self.ports, self.table, self.workers = list(ports), table, set()
         self.members.table, self.members.n = table.table, <uint32_t>len(ports)
         for number, port in enumerate(ports):
-            self.members.at[<uint32_t>number].port = &(<Port?>port).ops
+            member = &self.members.at[<uint32_t>number]
+            member.port = &(<Port?>port).ops
+            # Without keys of its own: a member of all VLANs, and frames without a tag are in VLAN 0.
+            member.vlans.tagged = True
+            memset(member.vlans.members, 0xff, sizeof(member.vlans.members))
+            member.vlans.members[NO_VLAN >> 6] &= ~(<uint64_t>1 << (NO_VLAN & 63))
+
+    def set_vlans(self, port: int, *, native: int | None, tagged: Iterable[int] | None) -> None:
+        cdef Member *member = &self.members.at[self.port_number(port)]
+        cdef uint32_t vlan
+        numbers = set(tagged or ()) | ({native} if native is not None else set())
+        for number in numbers:
+            if not 0 <= number < NO_VLAN:
+                raise ValueError(f"port {port}: VLAN {number}: choose 0 to {NO_VLAN - 1}")
+        memset(&member.vlans, 0, sizeof(PortVlans))
+        member.vlans.native = NO_VLAN if native is None else native
+        member.vlans.tagged = tagged is not None
+        for vlan in numbers:
+            member.vlans.members[vlan >> 6] |= <uint64_t>1 << (vlan & 63)
+        self.members.tagging = True
+        self.table.flush(port=port)
+
+    cdef uint32_t port_number(self, object port) except? 0xffff:
+        if not 0 <= port < self.members.n:
+            raise ValueError(f"port {port}: this bridge has ports 0 to {self.members.n - 1}")
+        return port
 
     cdef int claim(self, object worker) except -1:
         """A worker has lanes of it: it delivers to all ports."""

@@ -12,5 +12,6 @@ cdef enum DropReason:
     LINK_DOWN                # the egress has no peer, or its interface is down or gone
     SAME_PORT                # its destination is where it came from
     RESERVED_ADDRESS         # for a bridge itself: 01-80-C2-00-00-00 to -0F (IEEE 802.1Q, 8.6.3)
+    VLAN_DENIED              # a port has not its VLAN (802.1Q, 8.6.2 and 8.6.4), or its sender hides one: forward/tags
     KERNEL_OVERRUN           # the host's kernel had to drop it before this port read it
     N_DROP_REASONS

@@ -13,6 +13,7 @@ NAMES = (
     "link_down",
     "same_port",
     "reserved_address",
+    "vlan_denied",
     "kernel_overrun",
 )
 if len(NAMES) != N_DROP_REASONS:

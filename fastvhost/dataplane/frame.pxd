@@ -19,6 +19,7 @@ cdef enum:
     # Two addresses of six bytes and an EtherType, or instead of that a VLAN tag's four.
     UNTAGGED_BYTES = 14
     START_BYTES = 16
+    TAGGED_BYTES = 18        # both
     # What one visit of a lane may move at the most, but for its first frame: pieces, of those received and of those
     # delivered into, and bytes of payload. The bytes are those of a burst of frames of 4096, or of four of 64 KiB: they
     # share the cost of a visit, which took a seventh of the rate from one at a time. That many take 10 to 50 us, so
@@ -72,6 +73,7 @@ cdef struct FrameBurst:
     uint32_t n_segments
     uint32_t n_heads
     uint32_t needs                   # of any head
+    uint32_t n_headed                # so many frames follow their virtio-net header in one piece of memory
     Frame frames[BURST]
     Done done[BURST]                 # by frame
     Head heads[BURST + 1]            # the first one is that of a frame that needs nothing
@@ -81,8 +83,9 @@ cdef struct FrameBurst:
 # The first bytes of a frame, read once: what a switch decides on, and what its receiver gets in front of the rest.
 # Destination, source, and EtherType or VLAN tag (IEEE 802.3, 802.1Q).
 cdef struct Start:
-    uint8_t bytes[START_BYTES]
-    uint32_t n               # of them: START_BYTES where there is a tag, else UNTAGGED_BYTES
+    uint8_t bytes[TAGGED_BYTES]
+    uint32_t n               # of them: START_BYTES where there is a tag, else UNTAGGED_BYTES; TAGGED_BYTES of a new one
+    uint32_t skip            # bytes of the frame, as it is in memory, that they stand for: n, unless uneven
 
 
 # What one port gets of a burst: some of its frames, in their order, and what they refer to.
@@ -94,11 +97,12 @@ cdef struct Delivery:
     const Head *heads
     const Start *starts              # by frame; NULL: a frame begins as it does in its sender's memory
     uint32_t alike                   # whether all begin with starts[0], which is the only one
+    bint uneven                      # some start is longer or shorter than what it stands for: to be spliced
 
 
 cdef inline Delivery delivery_of(const FrameBurst *burst, uint32_t first, uint32_t n) noexcept nogil:
     """The frames first to first + n of a burst, where they stand."""
-    return Delivery(n, burst.needs, &burst.frames[first], burst.segments, &burst.heads[0], NULL, True)
+    return Delivery(n, burst.needs, &burst.frames[first], burst.segments, &burst.heads[0], NULL, True, False)
 
 
 cdef inline Delivery part_of(const Delivery *delivery, uint32_t first, uint32_t n) noexcept nogil:
@@ -118,6 +122,8 @@ cdef inline const Start *start_of(const Delivery *delivery, uint32_t i) noexcept
 cdef inline void put_start(uint8_t *to, const Start *start) noexcept nogil:
     """Over the first bytes of a copy of its frame."""
     memcpy(to, start.bytes, 8)
+    if start.n > START_BYTES:
+        memcpy(to + 8, start.bytes + 8, 8)
     memcpy(to + start.n - 8, start.bytes + start.n - 8, 8)
 
 

@@ -350,7 +350,7 @@ cdef void collect(Pages *pages, const Watched *one, const RegionTable *table, bi
 
 cdef uint32_t room_of(const Lane *lane, const Chain *frames) noexcept nogil:
     """How many frames there can be from here on; 0: frames are nowhere here."""
-    cdef const Chain *rows[4]
+    cdef const Chain *rows[5]
     cdef uint32_t i, n = 1
     rows[0] = &lane.burst.frames[0]
     if lane.cutter != NULL:
@@ -358,7 +358,8 @@ cdef uint32_t room_of(const Lane *lane, const Chain *frames) noexcept nogil:
         n += 1
     if lane.learner != NULL:
         rows[n], rows[n + 1] = &lane.learner.sorted_frames[0], &lane.learner.splicer.frames[0]
-        n += 2
+        rows[n + 2] = &lane.learner.vlans.frames[0]
+        n += 3
     for i in range(n):
         if rows[i] <= frames < rows[i] + BURST:
             return <uint32_t>(rows[i] + BURST - frames)

@@ -37,7 +37,7 @@ cdef uint32_t strip_headers(
     are to be completed now, by the caller. A burst never mixes frames and dropped chains. Returns how many were dealt
     with.
     """
-    cdef uint32_t i, shortest = header_bytes + ETHER_HEADER_BYTES
+    cdef uint32_t i, n_headed, shortest = header_bytes + ETHER_HEADER_BYTES
     cdef uint64_t total = 0
     cdef Chain *chain = &burst.frames[0]
     cdef const Chain *end = &burst.frames[n]
@@ -58,6 +58,7 @@ cdef uint32_t strip_headers(
     i = <uint32_t>(chain - &burst.frames[0])
     if i < n and allowed:
         i = strip_sum_headers(burst, i, n, header_bytes, &total)
+    n_headed = i
     # The next ones have several buffers, with the header whole in the first, or ask for something else.
     while i < n:
         chain = &burst.frames[i]
@@ -71,6 +72,7 @@ cdef uint32_t strip_headers(
     tally.frames += i
     tally.bytes += total
     burst.n_frames = i
+    burst.n_headed = n_headed
     return i if i == n else strip_one_by_one(burst, n, header_bytes, allowed, tally)
 
 

@@ -15,7 +15,7 @@ from fastvhost.dataplane.forward.learn cimport plan_learn
 from fastvhost.dataplane.forward.learner cimport Learner
 from fastvhost.dataplane.forward.patch cimport plan_patch
 from fastvhost.dataplane.forward.starts cimport MAX_SPLICED
-from fastvhost.dataplane.frame cimport MAX_SEGMENTS, Segment, begin_heads
+from fastvhost.dataplane.frame cimport BURST, MAX_SEGMENTS, Segment, begin_heads
 from fastvhost.dataplane.port cimport Port
 
 
@@ -58,7 +58,7 @@ cdef class Wire:
 
     cdef int learn_on(self, Bridge bridge) except -1:
         """Frames leave at all ports of a bridge."""
-        cdef uint32_t pair, number = bridge.number(self.ingress), n_exits = 2 * bridge.room()
+        cdef uint32_t pair, number = bridge.number(self.ingress), n_exits = BURST * bridge.room()
         cdef Learner *learner
         self.bridge = bridge
         self.learners = <Learner *>calloc(self.n_lanes, sizeof(Learner))
@@ -69,6 +69,7 @@ cdef class Wire:
             learner.members, learner.number = &bridge.members, number
             learner.splicer.segments = <Segment *>malloc(MAX_SPLICED * sizeof(Segment))
             self.lanes[pair].plan, self.lanes[pair].learner = plan_learn, learner
+            # At the worst, each frame of a burst is in a VLAN of its own and leaves at every port.
             self.lanes[pair].exits = <Exit *>malloc(n_exits * sizeof(Exit))
             if learner.splicer.segments == NULL or self.lanes[pair].exits == NULL:
                 raise MemoryError

@@ -9,7 +9,7 @@ No count of a port's is taken on trust. A port that says it dealt with more fram
 those; no more chains than were received are ever released.
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from fastvhost.dataplane.clock cimport monotonic_ns
 from fastvhost.dataplane.debug cimport check, poison
@@ -103,7 +103,7 @@ cdef inline void deliver(Lane *lane, Exit *exit, uint32_t *moved) noexcept nogil
     cdef uint64_t spent = tally.spent, segmented
     cdef bint part = False, cut
     cut = delivery.needs != 0 and (lane.super.begun or delivery.needs & ~egress.accepts & CUT_NEEDS)
-    if delivery.starts != NULL and (cut or not egress.takes_starts):
+    if delivery.starts != NULL and (cut or delivery.uneven or not egress.takes_starts):
         delivery = splice(&lane.learner.splicer, delivery)
     lane.delivering, lane.at = delivery, exit
     if cut:
@@ -173,5 +173,6 @@ cdef void forget_burst(Lane *lane) noexcept nogil:
     lane.exit = lane.n_exits = 0
     for i in range(lane.first, lane.burst.n_frames):
         lane.ingress.rx[lane.pair].bytes -= lane.burst.frames[i].bytes
+    lane.ingress.rx[lane.pair].bytes += <uint64_t>((<int64_t>lane.due - lane.first) * lane.gained)
     lane.ingress.rx[lane.pair].frames -= lane.burst.n_frames - lane.first
     lane.first = lane.burst.n_frames

@@ -1,6 +1,6 @@
 """One ingress queue pair on its way out, and the plan of the visit under way."""
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from fastvhost.dataplane.forward.exit cimport Exit
 from fastvhost.dataplane.forward.learner cimport Learner
@@ -22,6 +22,7 @@ cdef struct Lane:
     # the burst on its way: frames first..n_frames wait for room, or for another visit
     uint32_t first
     uint32_t due             # frames first..due are this visit's
+    int32_t gained           # bytes that each of those became longer where it stands, by a tag
     uint32_t epoch           # the ingress's, when the burst was received
     uint64_t stalled_since   # monotonic ns, 0 while the egress takes frames
     uint64_t progress        # frames that the egress's queue had taken by then

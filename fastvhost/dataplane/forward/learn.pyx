@@ -8,11 +8,14 @@ No frame waits for room: a slow guest holds up nobody.
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastvhost.abi.shared_memory cimport load_acquire_u64
-from fastvhost.dataplane.drop_reason cimport NO_EGRESS, RESERVED_ADDRESS, SAME_PORT
+from fastvhost.dataplane.drop_reason cimport NO_EGRESS, RESERVED_ADDRESS, SAME_PORT, VLAN_DENIED
 from fastvhost.dataplane.forward.exit cimport Exit
 from fastvhost.dataplane.forward.lane cimport Lane
-from fastvhost.dataplane.forward.learner cimport Learner
+from fastvhost.dataplane.forward.learner cimport EVERYBODY, NOT_ON, PLACED, Learner
+from fastvhost.dataplane.forward.members cimport Members
 from fastvhost.dataplane.forward.starts cimport read_starts
+from fastvhost.dataplane.forward.tags cimport classify, plan_tagged
+from fastvhost.dataplane.forward.vlan cimport NO_VLAN, is_member
 from fastvhost.dataplane.frame cimport Delivery, Frame, Start
 from fastvhost.dataplane.mac_learn cimport learn
 from fastvhost.dataplane.mac_table cimport (
@@ -23,6 +26,7 @@ from fastvhost.dataplane.mac_table cimport (
     is_group,
     is_link_local,
     source_key,
+    vlan_of,
 )
 from fastvhost.dataplane.tally cimport Tally, count_drops
 
@@ -36,7 +40,10 @@ cdef void plan_learn(Lane *lane) noexcept nogil:
     cdef uint32_t n = lane.due - lane.first
     lane.n_exits = 0
     learner.alike = read_starts(learner.starts, &lane.burst, lane.first, n)
-    if choose(lane, n) and learner.to[0] < learner.members.n:
+    if learner.members.tagging:
+        classify(lane, n)
+        plan_tagged(lane, n, choose(lane, n, True))
+    elif choose(lane, n, False) and learner.to[0] < learner.members.n:
         add_exit(lane, learner.to[0], &lane.burst.frames[lane.first], learner.starts, n, True)
     else:
         sort(lane, n)
@@ -48,37 +55,42 @@ cdef inline void add_exit(
     cdef Exit *exit = &lane.exits[lane.n_exits]
     exit.egress = lane.learner.members.at[port].port
     exit.delivery = Delivery(
-        n, lane.burst.needs, frames, lane.burst.segments, &lane.burst.heads[0], starts, lane.learner.alike
+        n, lane.burst.needs, frames, lane.burst.segments, &lane.burst.heads[0], starts, lane.learner.alike, False
     )
     exit.may_wait, exit.in_place = False, in_place
     lane.n_exits += 1
 
 
-cdef inline bint choose(Lane *lane, uint32_t n) noexcept nogil:
-    """Learn where n frames come from, and find where each goes to. Whether all go the same way."""
+cdef inline bint choose(Lane *lane, uint32_t n, bint tagging) noexcept nogil:
+    """Learn where n frames come from, and find where each goes to. Whether all go the same way.
+
+    tagging: their VLANs are noted.
+    """
     cdef Learner *learner = lane.learner
     cdef MacTable *table = learner.members.table
     cdef uint64_t source, destination, generation
     cdef bint one_way = True
-    cdef uint32_t i
+    cdef uint32_t i, vlan = UNTAGGED
     generation = load_acquire_u64(&table.generation)
     if generation != learner.generation:
         learner.source = learner.destination = 0
         learner.generation = generation
     for i in range(1 if learner.alike else n):
-        source = source_key(learner.starts[i].bytes, UNTAGGED)
-        destination = destination_key(learner.starts[i].bytes, UNTAGGED)
+        if tagging:
+            vlan = learner.vlans.ids[i]
+            if vlan == NO_VLAN:
+                learner.to[i], one_way = NOT_ON, False
+                continue
+        source = source_key(learner.starts[i].bytes, vlan)
+        destination = destination_key(learner.starts[i].bytes, vlan)
         if source != learner.source:
             learner.source = source if learn(table, source, learner.number) < LEARN_BUSY else 0
         if destination != learner.destination:
-            learner.answer = port_for(lane, destination)
+            learner.answer = port_for(learner, destination)
             # That nobody has it is not kept: it may be learned any time.
             learner.destination = 0 if learner.answer == EVERYBODY and not is_group(destination) else destination
         if learner.answer == NOT_ON:
-            count_drops(
-                &lane.ingress.rx[lane.pair], RESERVED_ADDRESS if is_link_local(destination) else SAME_PORT,
-                n if learner.alike else 1,
-            )
+            count_drops(&lane.ingress.rx[lane.pair], learner.why, n if learner.alike else 1)
         learner.to[i] = <unsigned short>learner.answer
         one_way &= learner.answer == learner.to[0]
     if learner.alike and learner.to[0] >= learner.members.n:
@@ -87,14 +99,21 @@ cdef inline bint choose(Lane *lane, uint32_t n) noexcept nogil:
     return one_way
 
 
-cdef uint32_t port_for(const Lane *lane, uint64_t destination) noexcept nogil:
-    """A port's number, or To."""
-    cdef const Learner *learner = lane.learner
+cdef uint32_t port_for(Learner *learner, uint64_t destination) noexcept nogil:
+    """A port's number, or To; `why` where that is NOT_ON."""
+    cdef const Members *members = learner.members
     cdef uint32_t port
     if is_group(destination):
+        learner.why = RESERVED_ADDRESS
         return NOT_ON if is_link_local(destination) else EVERYBODY
-    port = find(learner.members.table, destination)
-    return NOT_ON if port == learner.number else port
+    port = find(members.table, destination)
+    if port == learner.number:
+        learner.why = SAME_PORT
+        return NOT_ON
+    if members.tagging and port < members.n and not is_member(&members.at[port].vlans, vlan_of(destination)):
+        learner.why = VLAN_DENIED
+        return NOT_ON
+    return port
 
 
 cdef void sort(Lane *lane, uint32_t n) noexcept nogil:

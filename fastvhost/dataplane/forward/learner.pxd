@@ -2,9 +2,17 @@
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
+from fastvhost.dataplane.drop_reason cimport DropReason
 from fastvhost.dataplane.forward.members cimport Members
 from fastvhost.dataplane.forward.starts cimport Splicer
+from fastvhost.dataplane.forward.vlan cimport FrameVlans
 from fastvhost.dataplane.frame cimport BURST, Frame, Start
+
+
+cdef enum To:
+    EVERYBODY = 0xffff       # as NOBODY of mac_table: who has the address is not known
+    NOT_ON = 0xfffe          # dropped
+    PLACED = 0xfffd          # it has its exit
 
 
 cdef struct Learner:
@@ -15,10 +23,12 @@ cdef struct Learner:
     uint64_t source
     uint64_t destination
     uint32_t answer          # the destination's port, or To
+    DropReason why           # of NOT_ON
     # the frames of the visit under way
     Start starts[BURST]      # by frame
     bint alike               # all are starts[0], the only one that was written
     uint16_t to[BURST]       # a port's number, or To
     Frame sorted_frames[BURST]
     Start sorted_starts[BURST]
+    FrameVlans vlans         # where a port has VLANs
     Splicer splicer

@@ -49,9 +49,9 @@ cdef inline void read_start(Start *start, const FrameBurst *burst, const Frame *
         memcpy(start.bytes, frame.data, START_BYTES)
     else:
         gather_start(start, burst, frame)
-    start.n = UNTAGGED_BYTES
+    start.n = start.skip = UNTAGGED_BYTES
     if get16(start.bytes + ETHER_ADDRESSES_BYTES) == ETHERTYPE_VLAN and frame.bytes >= <uint32_t>START_BYTES:
-        start.n = START_BYTES
+        start.n = start.skip = START_BYTES
 
 
 cdef void gather_start(Start *start, const FrameBurst *burst, const Frame *frame) noexcept nogil:
@@ -78,15 +78,15 @@ cdef const Delivery *splice(Splicer *splicer, const Delivery *delivery) noexcept
     for i in range(delivery.n):
         frame = &delivery.frames[i]
         segment = &delivery.segments[frame.first_segment]
-        if frame.n_segments == 1:
-            alone = Segment(frame.data, frame.bytes)
-            segment = &alone
         start = start_of(delivery, i)
-        skip = start.n
+        if frame.n_segments == 1:
+            alone = Segment(frame.data, frame.bytes - start.n + start.skip)
+            segment = &alone
+        skip = start.skip
         splicer.frames[i] = frame[0]
         splicer.frames[i].first_segment = n_segments
         splicer.frames[i].data = <uint8_t *>start.bytes
-        splicer.segments[n_segments] = Segment(<uint8_t *>start.bytes, skip)
+        splicer.segments[n_segments] = Segment(<uint8_t *>start.bytes, start.n)
         n_segments += 1
         for k in range(frame.n_segments):
             at = min(skip, segment[k].bytes)
@@ -97,6 +97,6 @@ cdef const Delivery *splice(Splicer *splicer, const Delivery *delivery) noexcept
         splicer.frames[i].n_segments = <unsigned short>(n_segments - splicer.frames[i].first_segment)
     check(n_segments <= MAX_SPLICED, "starts: spliced frames have room")
     splicer.delivery = Delivery(
-        delivery.n, delivery.needs, &splicer.frames[0], splicer.segments, delivery.heads, NULL, True
+        delivery.n, delivery.needs, &splicer.frames[0], splicer.segments, delivery.heads, NULL, True, False
     )
     return &splicer.delivery
