@@ -90,9 +90,6 @@ cdef void stand(Gate *gate) noexcept nogil
 cdef bint held(Gate *gate, Posting *posting, bint gives_up) noexcept nogil
 
 
-cdef inline bint pass_gate(Gate *gate) noexcept nogil:
-    """The worker's side: come to what is posted. Whether it was called; then its lanes may be others."""
-    if not load_acquire_u32(&gate.asked):  # pairs with call
-        return False
-    stand(gate)
-    return True
+cdef inline bint is_called(const Gate *gate) noexcept nogil:
+    """The worker's side: whether it is to come to what is posted (stand). Afterwards its lanes may be others."""
+    return load_acquire_u32(&gate.asked) != 0  # pairs with call

@@ -65,6 +65,7 @@ cdef void discard(Roster *roster) noexcept
 cdef void clear(Roster *roster) noexcept nogil
 cdef void enlist(Roster *roster, uint32_t sender, Lane *lane) noexcept nogil
 cdef void start_afresh(Roster *roster) noexcept nogil
+cdef void end_visits(Roster *roster) noexcept nogil
 cdef uint32_t visit(Roster *roster) noexcept nogil
 
 

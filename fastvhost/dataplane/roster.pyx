@@ -6,7 +6,7 @@ from libc.string cimport memset
 
 from fastvhost.dataplane.clock cimport monotonic_ns, read_ticks
 from fastvhost.dataplane.debug cimport DEBUG, check
-from fastvhost.dataplane.forward.forward cimport forward_burst
+from fastvhost.dataplane.forward.forward cimport forward_burst, is_between_exits
 from fastvhost.dataplane.forward.lane cimport Lane
 
 cdef enum:
@@ -158,6 +158,18 @@ cdef uint32_t visit(Roster *roster) noexcept nogil:
     roster.at = NULL
     roster.least = least if least != NOBODY else highest(roster)
     return moved
+
+
+cdef void end_visits(Roster *roster) noexcept nogil:
+    """Finish visits that stopped between two of their exits, before ports change: else what some egresses have already
+    would come again.
+
+    Nothing of them waits for room, so each call of forward_burst gets nearer to the end.
+    """
+    cdef uint32_t i
+    for i in range(roster.n_lanes):
+        while is_between_exits(roster.lanes[i]):
+            forward_burst(roster.lanes[i])
 
 
 cdef uint64_t highest(const Roster *roster) noexcept nogil:

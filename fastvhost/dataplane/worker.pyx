@@ -4,7 +4,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 
 from fastvhost.abi.shared_memory cimport full_fence, load_acquire_u32, store_release_u32
-from fastvhost.dataplane.door cimport Door, enter, leave, pass_gate, wake
+from fastvhost.dataplane.door cimport Door, enter, is_called, leave, stand, wake
 from fastvhost.dataplane.eventfd cimport pollfd
 from fastvhost.dataplane.forward.lane cimport Lane
 from fastvhost.dataplane.frame cimport BURST
@@ -12,7 +12,7 @@ from fastvhost.dataplane.idle cimport IDLE_ADAPTIVE, IDLE_INTERRUPT, IDLE_POLL, 
 from fastvhost.dataplane.notify cimport discard_signals, make_thread_signals
 from fastvhost.dataplane.offload.cut cimport discard_cutter, make_cutter
 from fastvhost.dataplane.port cimport Port
-from fastvhost.dataplane.roster cimport clear, discard, enlist, make_room, set_clock, start_afresh, visit
+from fastvhost.dataplane.roster cimport clear, discard, end_visits, enlist, make_room, set_clock, start_afresh, visit
 from fastvhost.dataplane.virtio_device cimport enter_thread, leave_thread, make_scratch
 from fastvhost.dataplane.wire cimport Wire
 
@@ -134,7 +134,9 @@ cdef class Worker:
         enter(self.gate)
         self.enlist_lanes()
         while not load_acquire_u32(&self.gate.stopping):
-            if pass_gate(self.gate):
+            if is_called(self.gate):
+                end_visits(&self.roster)
+                stand(self.gate)
                 if load_acquire_u32(&self.gate.stopping):
                     break  # it may have left a change half-way
                 self.enlist_lanes()
@@ -142,6 +144,8 @@ cdef class Worker:
                 self.idle.empty_rounds = 0
             else:
                 rest(&self.idle, self.gate, &self.roster)
+        else:
+            end_visits(&self.roster)
         leave_thread()
         self.thread = 0
         discard_signals(&self.signals)
@@ -168,6 +172,7 @@ cdef class Worker:
             self.enlist_lanes()
             start_afresh(&self.roster)
             moved = self.round()
+            end_visits(&self.roster)
             leave(self.gate)
         self.occupied = False
         return moved

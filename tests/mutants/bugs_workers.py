@@ -198,4 +198,11 @@ MUTANTS = (
         "learner.generation == 0",
         f"{LEARN}::test_an_address_that_moved_is_found_at_its_new_port_by_the_next_frame",
     ),
+    Mutant(
+        "visits-left-between-two-exits",
+        "dataplane/roster.pyx",
+        "is_between_exits(roster.lanes[i])",
+        "False",
+        f"{LEARN}::test_a_change_between_the_copies_of_a_flood_doubles_nothing[split]",
+    ),
 )

@@ -11,8 +11,8 @@ from fastvhost.dataplane.door cimport (
     Posting,
     enter,
     held,
+    is_called,
     leave,
-    pass_gate,
     stand,
 )
 
@@ -165,7 +165,8 @@ cdef class SteppedWorker:
             for n in range(rounds):
                 if load_acquire_u32(&self.gate.stopping):
                     break
-                pass_gate(self.gate)
+                if is_called(self.gate):
+                    stand(self.gate)
                 for i in range(n_ports):
                     first = load_acquire_u64(&fields[i].first)
                     cpu_pause()

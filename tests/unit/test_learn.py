@@ -17,7 +17,15 @@ from fastvhost.dataplane.forwarding_table import ForwardingTable
 from fastvhost.dataplane.worker import Worker
 from tests.driver import Memory, NetDriver, Piece
 from tests.probes import delivery_locks
-from tests.unit.rig import F_RING_PACKED, F_VERSION_1, MIB, NET_F_MRG_RXBUF, RING_F_INDIRECT_DESC, GuestPort
+from tests.unit.rig import (
+    F_RING_PACKED,
+    F_VERSION_1,
+    MIB,
+    NET_F_MRG_RXBUF,
+    RING_F_INDIRECT_DESC,
+    GuestPort,
+    mapped,
+)
 
 FORMATS = {"split": 0, "packed": F_RING_PACKED}
 EVERYBODY = b"\xff" * 6
@@ -44,7 +52,7 @@ def send_in_pieces(driver: NetDriver, frame: bytes, pieces: tuple[int, ...]) -> 
 class Hub:
     """Guests at the ports of a switch."""
 
-    def __init__(self, n: int, features: int, workers: int = 1) -> None:
+    def __init__(self, n: int, features: int, workers: int = 1, posted: int = 64) -> None:
         door = Door()
         self.guests = [GuestPort(door, f"p{i}", Memory.of(8 * MIB), 256, features) for i in range(n)]
         ports = tuple(guest.port for guest in self.guests)
@@ -55,7 +63,7 @@ class Hub:
             worker.add_wire(port, None, hold=False, hold_timeout_ms=1, bridge=bridge)
         for guest in self.guests:
             guest.connect()
-            guest.driver.post(64)
+            guest.driver.post(posted)
 
     def settle(self) -> None:
         for _ in range(100):
@@ -79,8 +87,11 @@ class Hub:
 
 
 @contextlib.contextmanager
-def hub(n: int = 4, features: int = F_VERSION_1 | RING_F_INDIRECT_DESC, workers: int = 1) -> Iterator[Hub]:
-    made = Hub(n, features, workers)
+def hub(
+    n: int = 4, features: int = F_VERSION_1 | RING_F_INDIRECT_DESC, workers: int = 1, posted: int = 64
+) -> Iterator[Hub]:
+    """posted: receive buffers of each guest."""
+    made = Hub(n, features, workers, posted)
     try:
         yield made
     finally:
@@ -161,6 +172,24 @@ def test_a_frame_for_an_address_at_its_own_port_goes_no_further() -> None:
         h.settle()
         assert h.guests[0].port.counters().rx_dropped["same_port"] == 1
         assert [len(h.arrived(i)) for i in range(4)] == [0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("ring", FORMATS.values(), ids=FORMATS.keys())
+def test_a_change_between_the_copies_of_a_flood_doubles_nothing(ring: int) -> None:
+    with hub(3, F_VERSION_1 | RING_F_INDIRECT_DESC | ring, posted=0) as h:
+        sender, quick, slow = h.guests
+        quick.driver.post(64)
+        for _ in range(14):
+            address = slow.memory.take(32 * 100)  # in so many pieces that a visit's budget is spent on eight of them
+            room = [Piece(address + 100 * i, 100, writable=True) for i in range(32)]
+            slow.driver.post_chain([slow.driver.receiveq.indirect(room)])
+        frames = [ethernet(EVERYBODY, mac(0), bytes([n]) * 46) for n in range(14)]
+        sender.driver.send_at_once(*frames)
+        h.workers[0].step()
+        sender.port.set_memory(mapped(sender.memory))
+        h.settle()
+        assert h.arrived(1) == frames
+        assert slow.port.counters().tx_frames == len(frames)
 
 
 def test_a_worker_that_has_a_receive_queue_for_too_long_stops_nobody() -> None:
