@@ -24,6 +24,7 @@ from fastvhost.dataplane.drop_reason cimport BAD_DESCRIPTOR, OVERSIZE
 from fastvhost.dataplane.frame cimport (
     BURST,
     NEED_CSUM,
+    START_BYTES,
     VISIT_PIECES,
     Chain,
     Delivery,
@@ -189,14 +190,21 @@ cdef void put_starts(
     const NetScratch *scratch, uint32_t header_bytes, const Delivery *delivery, uint32_t n
 ) noexcept nogil:
     """The first bytes of frames that lie in buffers of one piece."""
-    cdef uint32_t i
-    cdef Start common = delivery.starts[0]
-    if delivery.alike:
+    cdef uint32_t i, behind
+    cdef uint64_t first, last
+    cdef uint8_t *to
+    cdef const Start *common = delivery.starts
+    if delivery.alike and common.n <= <uint32_t>START_BYTES:
+        memcpy(&first, common.bytes, 8)
+        memcpy(&last, common.bytes + common.n - 8, 8)
+        behind = header_bytes + common.n - 8
         for i in range(n):
-            put_start(scratch.chains[i].data + header_bytes, &common)
+            to = scratch.chains[i].data
+            memcpy(to + header_bytes, &first, 8)
+            memcpy(to + behind, &last, 8)
         return
     for i in range(n):
-        put_start(scratch.chains[i].data + header_bytes, &delivery.starts[i])
+        put_start(scratch.chains[i].data + header_bytes, start_of(delivery, i))
 
 
 cdef void put_start_at(

@@ -28,7 +28,7 @@ cdef bint read_starts(Start *starts, const FrameBurst *burst, uint32_t first, ui
         matters >>= 8 * (<uint32_t>START_BYTES - starts[0].n)
     while alike < n and is_at_hand(&frames[alike]):
         memcpy(words, frames[alike].data, START_BYTES)
-        if words[0] != common[0] or (words[1] ^ common[1]) & matters:
+        if (words[0] ^ common[0]) | (words[1] ^ common[1]) & matters:
             break  # what it is, is read below: this decided on nothing
         alike += 1
     if alike == n:
