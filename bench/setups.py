@@ -69,7 +69,7 @@ SETUPS = {
             Case("imix"),
         ),
     ),
-    "offloads": Setup(
+    "tso": Setup(
         "Guests that leave segments and checksums to their cards; the peers are switched to take that (TSO).",
         "fastvhost,testpmd@tso,ovs@tso",
         cases((65000, 16000), "--asks segments") + cases((1518,), "--asks checksum"),

@@ -24,6 +24,12 @@ def test_the_page_and_the_plots_are_what_the_script_makes_of_the_committed_resul
 def test_every_table_has_its_place_on_the_page_and_every_place_its_table() -> None:
     assert sorted(match["name"] for match in plot.MARK.finditer(plot.PAGE.read_text())) == sorted(plot.TABLES)
 
+@pytest.mark.parametrize("lines", sorted(plot.RESULTS.glob("*.jsonl")), ids=lambda path: path.stem)
+def test_a_file_of_results_has_lines_of_one_program(lines: Path) -> None:
+    """Those of scripts/compare have figures by back-end."""
+    assert len({"figures" in json.loads(line) for line in lines.read_text().splitlines()}) == 1
+
+
 CROSSING = {"median": 90.0, "q1": 60.0, "q3": 260.0}
 
 

@@ -78,9 +78,9 @@ def test_a_named_comparison_is_one_that_can_be_run(name: str, monkeypatch: pytes
 
 def test_rates_of_frames_that_are_cut_perhaps_are_told_in_gbit() -> None:
     windows: list[dict[str, float]] = [{"d": 0.5, "frames": 1000, "bytes": 125e6}] * 2
-    assert figure(windows, SETUPS["offloads"]) == 2
+    assert figure(windows, SETUPS["tso"]) == 2
     assert figure(windows, SETUPS["rates"]) == 0.002
-    assert figure([], SETUPS["offloads"]) is None
+    assert figure([], SETUPS["tso"]) is None
 
 
 def test_a_peer_that_is_switched_to_take_offloads_has_guests_like_the_others(tmp_path: Path) -> None:
