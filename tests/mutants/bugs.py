@@ -9,6 +9,7 @@ from tests.mutants import (
     bugs_protocol,
     bugs_rings,
     bugs_rules,
+    bugs_vlan,
     bugs_workers,
 )
 
@@ -22,4 +23,5 @@ MUTANTS = (
     *bugs_ports.MUTANTS,
     *bugs_protocol.MUTANTS,
     *bugs_mac_table.MUTANTS,
+    *bugs_vlan.MUTANTS,
 )

@@ -8,9 +8,9 @@ from collections import Counter
 import pytest
 
 from fastvhost.backend.features import NET_F_CSUM, NET_F_GUEST_CSUM, NET_F_HOST_TSO4, NET_F_HOST_TSO6, mask
-from tests.driver import NET_HEADER
+from tests.driver import NET_HEADER, Piece
 from tests.segmenter import NEEDS_CSUM, SuperFrame, finished
-from tests.unit.rig import F_RING_PACKED, F_VERSION_1, NET_F_MRG_RXBUF, RING_F_INDIRECT_DESC
+from tests.unit.rig import F_RING_PACKED, F_VERSION_1, NET_F_MRG_RXBUF, RING_F_INDIRECT_DESC, mapped
 from tests.unit.vlan_hub import (
     EVERYBODY,
     NO_KEYS,
@@ -73,6 +73,7 @@ def test_frames_of_the_native_vlan_have_no_tag_at_its_trunk_and_may_arrive_with_
         (trunk(10, 20), tag(0, 0xE)),
         (None, tag(4095)),
     ],
+    ids=["own", "other", "not-of-the-trunk", "4095", "no-native", "priority", "4095-at-all"],
 )
 def test_a_frame_of_a_vlan_that_its_port_has_not_is_dropped_and_its_source_not_learned(
     features: int, keys: Keys | None, tags: bytes
@@ -111,7 +112,7 @@ def test_two_tags_pass_a_trunk_unharmed_and_the_outer_one_decides(features: int)
 
 
 @formats
-@pytest.mark.parametrize("native", [trunk(5, 7, native=5), access(5)])
+@pytest.mark.parametrize("native", [trunk(5, 7, native=5), access(5)], ids=["native", "access"])
 def test_no_tag_comes_to_light_that_the_sender_put_behind_another_one(features: int, native: Keys) -> None:
     """Double tagging: whoever gets the frame without its outer tag would put it into VLAN 7."""
     with vlan_hub(access(5), native, trunk(5), features=features) as h:
@@ -191,12 +192,13 @@ def test_a_burst_of_one_kind_and_of_several_keeps_its_order(features: int) -> No
         with vlan_hub(trunk(10, 20, 30, native=10), trunk(10, 20, 30), access(20), access(10), features=features) as h:
             for port, vlan in ((1, tag(10)), (1, tag(20)), (1, tag(30)), (2, b""), (3, b"")):
                 h.send(port, ethernet(EVERYBODY, mac(port), vlan))
-            for to in (mac(1), EVERYBODY):
+            for to in (mac(1), mac(2), EVERYBODY):
                 sent = [ethernet(to, mac(0), kinds[i % len(kinds)], bytes([i]) * 46) for i in range(40)]
                 wanted: dict[int, list[bytes]] = {i: [] for i in range(4)}
                 model = Model([trunk(10, 20, 30, native=10), trunk(10, 20, 30), access(20), access(10)])
                 for vlan in (10, 20, 30):
                     model.seen[vlan, mac(1)] = 1
+                model.seen[20, mac(2)] = 2
                 for frame in sent:
                     for port, arrives in model.send(0, frame).items():
                         wanted[port].append(arrives)
@@ -207,6 +209,46 @@ def test_a_burst_of_one_kind_and_of_several_keeps_its_order(features: int) -> No
                     for tags in {frame[12:16] for frame in got}:
                         assert [f for f in got if f[12:16] == tags] == [f for f in wanted[port] if f[12:16] == tags]
                     assert sorted(got) == sorted(wanted[port])
+
+
+@formats
+@pytest.mark.parametrize("odd", [0, 1, 20])
+def test_of_frames_that_begin_alike_one_with_a_hidden_tag_is_dropped(features: int, odd: int) -> None:
+    with vlan_hub(trunk(10), access(10), features=features) as h:
+        h.send(1, ethernet(EVERYBODY, mac(1)))
+        plain = [ethernet(mac(1), mac(0), b"", bytes([i]) * 46) for i in range(21)]
+        sent = [ethernet(mac(1), mac(0), tag(10), bytes([i]) * 46) for i in range(21)]
+        sent[odd] = ethernet(mac(1), mac(0), tag(10) + tag(20))
+        h.guests[0].driver.send_at_once(*sent)
+        h.settle()
+        assert h.arrived(1) == [frame for i, frame in enumerate(plain) if i != odd]
+        assert h.dropped(0) == {"vlan_denied": 1}
+
+
+@formats
+@pytest.mark.parametrize(
+    ("sender", "receiver"), [(access(10), trunk(10)), (trunk(10), access(10))], ids=["pushed", "popped"]
+)
+def test_frames_that_are_taken_back_with_their_tag_changed_are_uncounted_as_they_came(
+    features: int, sender: Keys, receiver: Keys
+) -> None:
+    with vlan_hub(sender, receiver, features=features | NET_F_MRG_RXBUF) as h:
+        one, other = h.guests
+        h.send(1, ethernet(EVERYBODY, mac(1), tag(10) if receiver.tagged else b""))
+        frame = ethernet(mac(1), mac(0), tag(10) if sender.tagged else b"")
+        for n in (64, 64, 30):
+            if n == 30:  # into buffers in so many pieces that a visit ends before its burst
+                for _ in range(40):
+                    at = other.memory.take(128)
+                    table = [Piece(at + 4 * i, 4, writable=True) for i in range(32)]
+                    other.driver.post_chain([other.driver.receiveq.indirect(table)])
+            one.driver.send_at_once(*[frame] * n)
+            h.worker.step()
+        assert h.worker.waiting > 10
+        one.port.set_memory(mapped(one.memory))
+        h.settle()
+        counters = one.port.counters()
+        assert counters.rx_bytes == counters.rx_frames * len(frame)
 
 
 SUPER = SuperFrame(bytes(range(256)) * 12, 1000)

@@ -99,12 +99,21 @@ def is_member(keys: Keys, vlan: int) -> bool:
 
 
 class VlanHub:
-    """Guests at the ports of a switch, each with its keys. None: those of a port that has none."""
+    """Guests at the ports of a switch, each with its keys. None: those of a port that has none.
 
-    def __init__(self, ports: Sequence[Keys | None], features: int | Sequence[int], buffers: int) -> None:
+    accomplice: a guest that has the memory of guest 0, and no receive buffers yet; 0: none.
+    """
+
+    def __init__(
+        self, ports: Sequence[Keys | None], features: int | Sequence[int], buffers: int, accomplice: int
+    ) -> None:
         each = [features] * len(ports) if isinstance(features, int) else list(features)
         door = Door()
-        self.guests = [GuestPort(door, f"p{i}", Memory.of(32 * MIB), 256, each[i]) for i in range(len(ports))]
+        memories = [Memory.of(32 * MIB) for _ in ports]
+        if accomplice:
+            memories[accomplice].close()
+            memories[accomplice] = memories[0]
+        self.guests = [GuestPort(door, f"p{i}", memories[i], 256, each[i]) for i in range(len(ports))]
         self.ports = [guest.port for guest in self.guests]
         self.worker = Worker(door)
         self.bridge = Bridge(tuple(self.ports), ForwardingTable(ports=len(ports)))
@@ -113,9 +122,10 @@ class VlanHub:
                 self.bridge.set_vlans(number, native=keys.native, tagged=keys.tagged)
         for port in self.ports:
             self.worker.add_wire(port, None, hold=False, hold_timeout_ms=1, bridge=self.bridge)
-        for guest in self.guests:
+        for number, guest in enumerate(self.guests):
             guest.connect()
-            guest.driver.post(128, buffers)
+            if not accomplice or number != accomplice:
+                guest.driver.post(128, buffers)
 
     def settle(self) -> None:
         for _ in range(1000):
@@ -156,8 +166,10 @@ class VlanHub:
 
 
 @contextlib.contextmanager
-def vlan_hub(*ports: Keys | None, features: int | Sequence[int], buffers: int = 2048) -> Iterator[VlanHub]:
-    made = VlanHub(ports, features, buffers)
+def vlan_hub(
+    *ports: Keys | None, features: int | Sequence[int], buffers: int = 2048, accomplice: int = 0
+) -> Iterator[VlanHub]:
+    made = VlanHub(ports, features, buffers, accomplice)
     try:
         yield made
     finally:

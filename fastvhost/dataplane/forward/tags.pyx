@@ -295,10 +295,12 @@ cdef void push(const Lane *lane, uint32_t i, Frame *frame, Start *start, uint32_
 
 cdef bint pop(const Lane *lane, Frame *frame, Start *start) noexcept nogil:
     """Take the tag off a frame. False: that leaves no frame, or one with a tag. What follows is read once, too."""
+    cdef uint32_t ethertype
     if frame.bytes < <uint32_t>TAGGED_BYTES:
         return False
     read_type(start.bytes + ETHER_ADDRESSES_BYTES, frame, lane.burst.segments)
-    if get16(start.bytes + ETHER_ADDRESSES_BYTES) == ETHERTYPE_VLAN:
+    ethertype = get16(start.bytes + ETHER_ADDRESSES_BYTES)
+    if ethertype == ETHERTYPE_VLAN:
         return False
     frame.head += POPPED if frame.head else 0
     frame.bytes -= VLAN_TAG_BYTES
