@@ -62,7 +62,7 @@ def four_descriptors_at_once_of_which_one_is_bad_at_every_place(scene: Scene) ->
 
 @packed_attack("batch-checks-first")
 def four_receive_buffers_at_once_of_which_one_is_bad(scene: Scene) -> None:
-    """Four frames arrive at a time, too."""
+    """Four frames arrive at a time, too. Where none waits for room, only one more finds the bad descriptor."""
     for bad, position in product((Piece(END - 1, 2048, writable=True), Piece(GUEST_ADDR, 2048)), range(4)):
         guest = scene.boot(start=253 if position % 2 else 0)
         room = guest.room(2048, 2048, 2048, 2048)
@@ -78,6 +78,7 @@ def four_receive_buffers_at_once_of_which_one_is_bad(scene: Scene) -> None:
         if got != frames[:position]:
             raise Broken("I7", "the frames before the bad descriptor arrived in another form")
         sending.wait_used(4, scene.max_wait)
+        scene.victim.net.send(scene.frame())
         scene.broken(guest, 0)
 
 

@@ -155,15 +155,21 @@ class SteppedArena:
 class PortArena(SteppedArena):
     """Two ports of fastvhost, wired to each other."""
 
+    names = "ab"
+
     def __init__(self, beside: str = "split", *, hold_timeout_ms: int = HOLD_TIMEOUT_MS) -> None:
-        self._door = Door()
-        self.ports = {name: VirtioPort(name, self._door) for name in "ab"}
-        self.worker = Worker(self._door)
+        door = Door()
+        self.ports = {name: VirtioPort(name, door) for name in self.names}
+        self.worker = Worker(door)
+        self.join(hold_timeout_ms)
+        self._connected: list[SteppedFrontend] = []
+        super().__init__(beside)
+
+    def join(self, hold_timeout_ms: int) -> None:
+        """Wire the ports."""
         for one, other in ("ab", "ba"):
             ends = self.ports[one], self.ports[other]
             self.worker.add_wire(*ends, hold=True, hold_timeout_ms=hold_timeout_ms)
-        self._connected: list[SteppedFrontend] = []
-        super().__init__(beside)
 
     def connect(self, port: str) -> Any:
         self._connected.append(SteppedFrontend(self.ports[port]))
@@ -171,7 +177,7 @@ class PortArena(SteppedArena):
 
     def go_round(self) -> None:
         self.worker.step()
-        for frontend in self._connected[:1] + self._connected[-1:]:  # of port b, and of port a now
+        for frontend in self._connected[: len(self.names) - 1] + self._connected[-1:]:  # of others, and of port a now
             frontend.hear()
 
     def why(self, port: str, index: int) -> str:
@@ -179,8 +185,8 @@ class PortArena(SteppedArena):
 
     def drops(self) -> Counter[str]:
         counted: Counter[str] = Counter()
-        for port in self.ports.values():
-            counters = port.counters()
+        for name in "ab":
+            counters = self.ports[name].counters()
             counted.update(counters.rx_dropped)
             counted.update(counters.tx_dropped)
         return counted

@@ -1,6 +1,7 @@
 """All seeded bugs, room by room."""
 
 from tests.mutants import (
+    bugs_learn,
     bugs_mac_table,
     bugs_memory,
     bugs_net,
@@ -24,4 +25,5 @@ MUTANTS = (
     *bugs_protocol.MUTANTS,
     *bugs_mac_table.MUTANTS,
     *bugs_vlan.MUTANTS,
+    *bugs_learn.MUTANTS,
 )
