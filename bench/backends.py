@@ -19,7 +19,7 @@ from typing import IO
 from fastvhost.control.children import dying_with_us
 
 ROOT = Path(__file__).resolve().parent.parent
-START_SECONDS = 120.0    # peers clear their hugepages first: seconds of CPU time
+START_SECONDS = 120.0  # peers clear their hugepages first: seconds of CPU time
 STOP_SECONDS = 10.0
 PEER_MIB = 256
 OVS_SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
@@ -27,8 +27,14 @@ OVS_SWITCH = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk"
 INSTRUMENTS = ROOT / "bench" / "instruments"
 IDLE_WORDS = ("poll", "adaptive", "interrupt")
 VGEN_WORD = "vgen"
+LEARN_WORD = "learn"
+"""fwd is a switch: --forward learn."""
+NORMAL_WORD = "normal"
+"""OVS is a switch: its bridge has no flows but NORMAL."""
 TSO_WORD = "tso"
 """A peer that is switched to take super-frames and unfinished checksums, which it does not by itself."""
+
+NOT_FOR_GUESTS = (*IDLE_WORDS, VGEN_WORD, TSO_WORD, LEARN_WORD, NORMAL_WORD)
 
 
 class BackEndError(Exception):
@@ -36,7 +42,7 @@ class BackEndError(Exception):
 
 
 class BackEnd:
-    """A process between two sockets. Stops exactly the processes that it started.
+    """A process between two sockets, or more. Stops exactly the processes that it started.
 
     name: KIND[:PATH][@WORD[+WORD...]]; what the words mean says guest_options() and, for fastvhost, its --idle.
     """
@@ -44,14 +50,15 @@ class BackEnd:
     guests_listen = False
     needs_hugepages = False
 
-    def __init__(self, name: str, directory: Path, core: int, hugepages: Path | None) -> None:
+    def __init__(self, name: str, directory: Path, core: int, hugepages: Path | None, ports: int = 2) -> None:
         self.name, self.directory, self.core, self.hugepages = name, directory, core, hugepages
         self.path = name.partition("@")[0].partition(":")[2]
         self.words = name.partition("@")[2].split("+") if "@" in name else []
         # DPDK's processes share what has the same prefix.
         self.prefix = f"fv{os.getpid()}-{directory.name}"
         directory.mkdir()
-        self.a, self.b = str(directory / "a.sock"), str(directory / "b.sock")
+        self.sockets = [str(directory / f"{number}.sock") for number in range(ports)]
+        self.a, self.b = self.sockets[:2]
         self.log_path = directory / "log"
         self._log = self.log_path.open("w")
         self._processes: list[subprocess.Popen[str]] = []
@@ -64,7 +71,7 @@ class BackEnd:
     @property
     def guest_options(self) -> list[str]:
         """Options of the load for this back-end alone, as in fastvhost@packed+in-order."""
-        return [f"--{word}" for word in self.words if word not in (*IDLE_WORDS, VGEN_WORD, TSO_WORD)]
+        return [f"--{word}" for word in self.words if word not in NOT_FOR_GUESTS]
 
     @property
     def pids(self) -> list[int]:
@@ -75,7 +82,7 @@ class BackEnd:
         """End what start() started, the newest first. Idempotent."""
         for process in reversed(self._processes):
             process.terminate()
-            process.send_signal(signal.SIGCONT)    # a stopped process would not notice
+            process.send_signal(signal.SIGCONT)  # a stopped process would not notice
             try:
                 process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
@@ -118,11 +125,13 @@ class Fastvhost(BackEnd):
     def start(self) -> None:
         self.env = {"PYTHONPATH": str(Path(self.path or ROOT).resolve())}
         idle = [option for word in self.words if word in IDLE_WORDS for option in ("--idle", word)]
+        learn = ["--forward", "learn"] if LEARN_WORD in self.words else []
+        ports = [option for path in self.sockets for option in ("--port", path)]
         self.run(
-            sys.executable, "-P", "-m", "fastvhost", "fwd", "--port", self.a, "--port", self.b,
+            sys.executable, "-P", "-m", "fastvhost", "fwd", *ports, *learn,
             "--cores", str(self.core), "--control", str(self.directory / "control.sock"), *idle,
         )  # fmt: skip
-        self.wait_for(self.a, self.b)
+        self.wait_for(*self.sockets)
 
 
 class Probe(BackEnd):
@@ -175,7 +184,7 @@ class Testpmd(BackEnd):
 
 
 class Ovs(BackEnd):
-    """OVS-DPDK with two patch flows. It connects; the guests listen."""
+    """OVS-DPDK with two patch flows, or as the switch that it is by itself. It connects; the guests listen."""
 
     guests_listen = True
     needs_hugepages = True
@@ -199,11 +208,13 @@ class Ovs(BackEnd):
         )  # fmt: skip
         self.run(OVS_SWITCH, f"unix:{database}", f"--unixctl={home}/vs.ctl")
         self._vsctl("add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev")
-        for i, path in enumerate((self.a, self.b)):
+        for i, path in enumerate(self.sockets):
             self._vsctl(
                 "add-port", "br0", f"vu{i}", "--", "set", "Interface", f"vu{i}", "type=dpdkvhostuserclient",
                 f"options:vhost-server-path={path}",
             )  # fmt: skip
+        if NORMAL_WORD in self.words:
+            return
         self._once("ovs-ofctl", "del-flows", f"{home}/br0.mgmt")
         for source, target in (("vu0", "vu1"), ("vu1", "vu0")):
             self._once("ovs-ofctl", "add-flow", f"{home}/br0.mgmt", f"in_port={source},actions=output:{target}")

@@ -35,7 +35,7 @@ from bench.turns import Pair, VgenPair, paired_ratios, summary
 from bench.virtio_user import VirtioUserPair
 
 KINDS = {**GUEST_KINDS, **HOST_KINDS}
-HUGEPAGES = 640    # of 2 MiB: 256 MiB for each peer, and the guests' memory
+HUGEPAGES = 640  # of 2 MiB: 256 MiB for each peer, and the guests' memory
 PERCENTILES = ("p50", "p99", "p999")
 BROKEN = ("corrupt", "reordered", "duplicated")
 NR_HUGEPAGES = Path("/proc/sys/vm/nr_hugepages")
@@ -49,9 +49,12 @@ def arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--setup", choices=SETUPS, metavar="NAME", help="one of those below; other options here still overrule it")
-    add("--backends", metavar="LIST",
+    add(
+        "--backends",
+        metavar="LIST",
         help="the first is compared with each other one; fastvhost:DIR is another tree, fastvhost@packed+in-order has "
-        "guests of its own kind, fastvhost@adaptive runs with --idle adaptive; default fastvhost,testpmd,ovs")
+        "guests of its own kind, fastvhost@adaptive runs with --idle adaptive; default fastvhost,testpmd,ovs",
+    )
     add("--sizes", metavar="LIST", help="bytes, or imix; default 64,512,1518")
     add("--rounds", type=int, default=12, help="turns of each back-end; default %(default)s")
     add("--turn", type=float, default=0.6, metavar="SECONDS", help="default %(default)s")
@@ -65,11 +68,14 @@ def arguments() -> argparse.Namespace:
 def setup_of(o: argparse.Namespace) -> Setup:
     """The named set-up or the default one, changed by the other options."""
     named = SETUPS.get(o.setup, Setup("", "fastvhost,testpmd,ovs", cases((64, 512, 1518))))
-    loads = named.cases
-    if o.sizes is not None or o.guests is not None:
-        sizes = o.sizes.split(",") if o.sizes is not None else dict.fromkeys(case.size for case in loads)
-        guests = [o.guests] if o.guests is not None else list(dict.fromkeys(case.guests for case in loads))
-        loads = tuple(Case(size, more) for more in guests for size in sizes)
+    changed = {"guests": o.guests, "backends": "" if o.backends else None}
+    changed = {key: value for key, value in changed.items() if value is not None}
+    loads = [
+        replace(case, size=size, **changed)
+        for case in named.cases
+        for size in (o.sizes.split(",") if o.sizes is not None else [case.size])
+    ]
+    loads = tuple(dict.fromkeys(loads))
     return replace(named, backends=o.backends or named.backends, cases=loads, latency=o.latency or named.latency)
 
 
@@ -102,7 +108,7 @@ def compare(o: argparse.Namespace, setup: Setup, case: Case, huge: Path | None, 
     """All back-ends under one load. Per back-end its turns, its rates, its losses; and the ratios."""
     pairs: list[Pair | VirtioUserPair] = []
     with contextlib.ExitStack() as closing:
-        for name in setup.backends.split(","):
+        for name in (case.backends or setup.backends).split(","):
             pair = start(setup, case, name, huge, Path(tempfile.mkdtemp(dir=work)) / name[:2], closing)
             pair.await_traffic()
             pair.freeze()
@@ -118,7 +124,7 @@ def compare(o: argparse.Namespace, setup: Setup, case: Case, huge: Path | None, 
                 turns[pair.back_end.name].append(figure(turn, setup))
         for pair in pairs:
             pair.finish()
-            pair.freeze()    # its back-end would go on polling
+            pair.freeze()  # its back-end would go on polling
             if not any(turns[pair.back_end.name]):
                 raise BackEndError(f"{pair.back_end.name}: no traffic in any turn; {pair.back_end.end_of_log()}")
     names = list(turns)
@@ -157,7 +163,8 @@ def start(
 ) -> Pair | VirtioUserPair:
     """A back-end on one CPU and its guests on the other."""
     back_core, guest_core = cpus()
-    back_end: BackEnd = KINDS[kind_of(name)](name, directory, back_core, huge)
+    more = {"ports": case.ports} if case.ports > 2 else {}
+    back_end: BackEnd = KINDS[kind_of(name)](name, directory, back_core, huge, **more)
     closing.callback(back_end.stop)
     back_end.start()
     pair: Pair | VirtioUserPair
@@ -190,8 +197,8 @@ def figure(windows: list[dict[str, float]], setup: Setup) -> float | None:
 
 def faults(pair: Pair | VirtioUserPair) -> dict[str, float]:
     """Faults of the frames over the whole run. A back-end that drops where a ring is full loses frames."""
-    if isinstance(pair, VirtioUserPair | VgenPair):
-        return {}    # not checked
+    if isinstance(pair, VirtioUserPair | VgenPair) or not pair.final:
+        return {}  # not checked
     ways = [pair.final.get(way, {}) for way in ("a_to_b", "b_to_a")]
     total = {key: sum(way.get(key, 0) for way in ways) for key in (*BROKEN, "lost")}
     sent = sum(way.get("sent_frames", 0) for way in ways)

@@ -1,6 +1,7 @@
 """The built-in guests as a process of its own, which reports to its parent: one JSON object per line on stdout.
 
 usage: python -m bench.guest_load A.sock B.sock [--size 64|imix] [--core N] [--listen] [--latency] ...
+       python -m bench.guest_load A.sock B.sock C.sock ... --pattern mesh|hub|pair|many|flood ...
 Runs until SIGTERM or until stdin closes; then drains and prints {"final": ...}.
 """
 
@@ -15,6 +16,7 @@ import sys
 import time
 from dataclasses import fields
 
+from bench.guest_crowd import PATTERNS, Crowd
 from fastvhost.driver.guests import IMIX, Guests, GuestsError, PairSettings
 from fastvhost.driver.offload import ASKS
 
@@ -31,7 +33,8 @@ def frame_bytes(text: str) -> tuple[int, ...]:
 def arguments() -> argparse.Namespace:
     """The options. One that sets a field of PairSettings has the name of that field."""
     parser = argparse.ArgumentParser(prog="python -m bench.guest_load", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("sockets", nargs=2, metavar="SOCKET")
+    parser.add_argument("sockets", nargs="+", metavar="SOCKET")
+    parser.add_argument("--pattern", choices=PATTERNS, help="who sends to whom at a switch (bench/guest_crowd.py)")
     parser.add_argument("--size", dest="sizes", type=frame_bytes, default=(64,), metavar="BYTES|imix")
     parser.add_argument("--core", type=int)
     parser.add_argument("--queue-size", type=int, default=1024)
@@ -56,7 +59,7 @@ def told_to_stop(seconds: float) -> bool:
     return bool(select.select([sys.stdin], [], [], seconds)[0])
 
 
-def report_rates(guests: Guests) -> None:
+def report_rates(guests: Guests | Crowd) -> None:
     """Frames and bytes received, interval by interval."""
     guests.start()
     last, seen = time.monotonic(), guests.counters()
@@ -82,15 +85,29 @@ def report_latency(guests: Guests, gap_us: float) -> None:
         last = now
 
 
+def flood(crowd: Crowd) -> int:
+    """The guests of a switch. What they lost is not known: frames may reach several."""
+    crowd.connect()
+    try:
+        report_rates(crowd)
+        alive = crowd.connected
+    finally:
+        crowd.stop()
+    return 0 if alive else 1
+
+
 def main() -> int:
     o = arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if o.core is not None:
-        os.sched_setaffinity(0, {o.core})    # this thread, too: nothing else runs on the back-end's core
+        os.sched_setaffinity(0, {o.core})  # this thread, too: nothing else runs on the back-end's core
     try:
-        (a, b), names = o.sockets, (field.name for field in fields(PairSettings))
-        given = {name: getattr(o, name) for name in names if name in o}
-        guests = Guests(a, b, PairSettings(timeout=CONNECT_SECONDS, **given))
+        given = {field.name: getattr(o, field.name) for field in fields(PairSettings) if field.name in o}
+        settings = PairSettings(timeout=CONNECT_SECONDS, **given)
+        if o.pattern:
+            return flood(Crowd(o.sockets, settings, o.pattern))
+        a, b = o.sockets
+        guests = Guests(a, b, settings)
         say(listening=o.listen)
         guests.connect()
         say(features=[int(f) for f in guests.features])

@@ -15,6 +15,9 @@ class Case:
 
     size: str
     guests: str = ""
+    ports: int = 2
+    backends: str = ""
+    """Instead of the set-up's."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,22 @@ SETUPS = {
         "fastvhost,testpmd@tso,ovs@tso",
         cases((65000, 16000), "--asks segments") + cases((1518,), "--asks checksum"),
         gbit=True,
+    ),
+    "switch": Setup(
+        "As a switch: two guests, also beside our own patch; all of four to each other; three and a hub; two of 32.",
+        "fastvhost@learn,ovs@normal",
+        (
+            Case("64", backends="fastvhost@learn,fastvhost,ovs@normal"),
+            Case("1518", backends="fastvhost@learn,fastvhost,ovs@normal"),
+            Case("64", "--pattern mesh", 4),
+            Case("64", "--pattern hub", 4),
+            Case("64", "--pattern pair", 32),
+            Case("64", "--pattern flood", 4),
+        ),
+    ),
+    "switch-latency": Setup(
+        "One frame in flight, one way, as a switch and as a patch cable.",
+        "fastvhost@learn,fastvhost", cases((64,)), latency=True,
     ),
     "load": Setup(
         "Are the built-in guests as hard a load as vgen, a minimal one in C?",

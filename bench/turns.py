@@ -45,7 +45,7 @@ class Pair:
         self._reader.start()
 
     def _command(self, arguments: Sequence[str]) -> list[str]:
-        command = [sys.executable, "-m", "bench.guest_load", self.back_end.a, self.back_end.b, *arguments]
+        command = [sys.executable, "-m", "bench.guest_load", *self.back_end.sockets, *arguments]
         return [*command, *(["--listen"] if self.back_end.guests_listen else [])]
 
     @staticmethod
