@@ -67,7 +67,7 @@ def rig(
             closing.callback(port.close)
             if journals:
                 port.keep_journals(mmap.mmap(-1, len(RINGS) * JOURNAL_BYTES))
-            _attach(device, port, settings.queue_size, closing)
+            attach(device, port, settings.queue_size, closing)
             devices.append(device)
             ports.append(port)
         worker = Worker(door)
@@ -94,7 +94,7 @@ def _tag_frames(device: GuestDevice, vlan: int) -> None:
             at = memory.find(UNTAGGED, at)
 
 
-def _attach(device: GuestDevice, port: VirtioPort, queue_size: int, closing: contextlib.ExitStack) -> None:
+def attach(device: GuestDevice, port: VirtioPort, queue_size: int, closing: contextlib.ExitStack) -> None:
     """Start the rings, as a session does when a front-end has sent everything."""
     ram = device.ram
     mapping = Mapping(ram.fd, ram.guest_addr, ram.bytes, ram.user_addr, 0)
