@@ -116,7 +116,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=16, help="turns of each; default %(default)s")
     parser.add_argument("--turn", type=float, default=0.25, metavar="SECONDS", help="default %(default)s")
     parser.add_argument("--only", default="", metavar="WORD", help="rows whose names have it")
-    parser.add_argument("--record", action="store_true", help="a line for each row in bench/results/switching.jsonl")
+    parser.add_argument("--record", action="store_true", help="a line for each row, in bench/results")
     o = parser.parse_args()
     figures = []
     for row in ROWS:
