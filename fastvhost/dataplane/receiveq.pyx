@@ -191,16 +191,20 @@ cdef void put_starts(
 ) noexcept nogil:
     """The first bytes of frames that lie in buffers of one piece."""
     cdef uint32_t i, behind
-    cdef uint64_t first, last
+    cdef uint64_t first, middle, last
     cdef uint8_t *to
     cdef const Start *common = delivery.starts
-    if delivery.alike and common.n <= <uint32_t>START_BYTES:
+    cdef bint pushed = common.n > <uint32_t>START_BYTES
+    if delivery.alike:
         memcpy(&first, common.bytes, 8)
+        memcpy(&middle, common.bytes + 8, 8)
         memcpy(&last, common.bytes + common.n - 8, 8)
         behind = header_bytes + common.n - 8
         for i in range(n):
             to = scratch.chains[i].data
             memcpy(to + header_bytes, &first, 8)
+            if pushed:
+                memcpy(to + header_bytes + 8, &middle, 8)
             memcpy(to + behind, &last, 8)
         return
     for i in range(n):

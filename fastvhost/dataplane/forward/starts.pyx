@@ -11,7 +11,7 @@ from libc.string cimport memcpy
 from fastvhost.dataplane.debug cimport check
 from fastvhost.dataplane.ether cimport ETHER_ADDRESSES_BYTES, ETHERTYPE_VLAN, get16
 from fastvhost.dataplane.frame cimport (
-    START_BYTES, UNTAGGED_BYTES, Delivery, Frame, FrameBurst, Segment, Start, start_of,
+    START_BYTES, TAGGED_BYTES, UNTAGGED_BYTES, Delivery, Frame, FrameBurst, Segment, Start, start_of,
 )
 
 
@@ -41,7 +41,8 @@ cdef bint read_starts(Start *starts, const FrameBurst *burst, uint32_t first, ui
 
 
 cdef inline bint is_at_hand(const Frame *frame) noexcept nogil:
-    return frame.n_segments == 1 and frame.bytes >= <uint32_t>START_BYTES
+    """In one piece, and long enough for a tag and the EtherType behind it (forward/tags counts on that)."""
+    return frame.n_segments == 1 and frame.bytes >= <uint32_t>TAGGED_BYTES
 
 
 cdef inline void read_start(Start *start, const FrameBurst *burst, const Frame *frame) noexcept nogil:

@@ -158,8 +158,8 @@ cdef bint change_alike(Lane *lane, uint32_t n, uint32_t port) noexcept nogil:
     elif lane.gained < 0:
         memcpy(&type, learner.sorted_starts[0].bytes + ETHER_ADDRESSES_BYTES, 2)
         for i in range(n):
-            # A look only: what is written is what was read of the first one.
-            if frames[i].bytes < <uint32_t>TAGGED_BYTES or read_once_u16_anywhere(frames[i].data + START_BYTES) != type:
+            # A look only: what is written is what was read of the first one. Frames that are alike are as long as that.
+            if read_once_u16_anywhere(frames[i].data + START_BYTES) != type:
                 lengthen(frames, i)
                 lane.gained = 0
                 return False
