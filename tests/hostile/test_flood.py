@@ -45,10 +45,11 @@ def test_without_an_attack_the_flood_keeps_its_rate(arena: Arena) -> None:
 
 def test_a_worker_that_is_held_for_a_third_of_the_time_is_found(arena: Arena) -> None:
     def hold() -> None:
-        os.kill(arena.backend.process.pid, signal.SIGSTOP)
-        time.sleep(PAUSE)
-        os.kill(arena.backend.process.pid, signal.SIGCONT)
+        start = time.monotonic()
         time.sleep(2 * PAUSE)
+        os.kill(arena.backend.process.pid, signal.SIGSTOP)
+        time.sleep((time.monotonic() - start) / 2)
+        os.kill(arena.backend.process.pid, signal.SIGCONT)
 
     with pytest.raises(Broken, match="the honest flood kept"):
         measured(arena, hold, lambda: time.sleep(3 * PAUSE))

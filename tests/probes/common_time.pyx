@@ -10,6 +10,9 @@ the worker          the kernel counts the time in which a thread is ready and ha
                     are known, and are subtracted. A worker that sleeps, or is held, does not wait for a CPU: that time
                     counts.
 
+Where both lost their CPUs between two movements of frames, it is not known how much of the worker's waits falls into
+slices that are left out; an even part is taken (see count).
+
 Linux, Documentation/scheduler/sched-stats.rst: /proc/PID/task/TID/schedstat.
 """
 
@@ -31,9 +34,10 @@ cdef extern from "<poll.h>" nogil:
 cdef enum:
     SLICE_NS = 100 * 1000
     LOST_NS = 20 * 1000            # without a CPU: less of it in a slice is an interrupt, or a wake-up
-    WARM_UP_NS = 1000 * 1000       # the most that the worker may take to begin again
+    WARM_UP_NS = 300 * 1000        # the most that the worker may take to begin again
 
-cdef int64_t END_NS = 5_000_000_000    # frames that have not moved for so long at the end will not
+# At the end, so long without frames is not a wait for a CPU.
+cdef int64_t END_NS = 5_000_000_000
 
 
 cdef int64_t read_clock(int clock) noexcept nogil:
@@ -58,7 +62,7 @@ cdef class CommonTime:
     cdef int64_t still_ns          # of those in which no frame moved
     cdef uint64_t kept_frames
     cdef int64_t waited            # in and between them
-    cdef bint lost                 # a slice was left out between them
+    cdef int64_t left_out_ns       # of slices that were left out between them
     cdef int64_t warm_up           # not 0: for so long, slices without a frame are left out
 
     def __init__(self, object step=None, tuple devices=(), int schedstat=-1):
@@ -75,15 +79,18 @@ cdef class CommonTime:
     cdef void take(self, int64_t ns, int64_t own_ns, uint64_t frames, int64_t waited_ns) noexcept:
         self.waited += waited_ns
         if ns - own_ns > LOST_NS:
-            self.lost, self.warm_up = True, WARM_UP_NS
+            self.left_out_ns += ns
+            self.warm_up = WARM_UP_NS
         elif frames == 0:
             if self.warm_up:
+                self.left_out_ns += ns
                 self.warm_up = max(0, self.warm_up - ns)
             else:
                 self.kept_ns += ns
                 self.still_ns += ns
-        elif self.warm_up:
-            self.count(0, 0)       # the worker began somewhere within this slice
+        elif self.warm_up:         # the worker began somewhere within this slice
+            self.left_out_ns += ns
+            self.count(0, 0)
             self.warm_up = 0
         elif self.waited < LOST_NS:
             self.count(0, 0)
@@ -95,16 +102,18 @@ cdef class CommonTime:
     cdef void count(self, int64_t ns, uint64_t frames) noexcept:
         """Count the kept slices, and this one, without the waits of the worker.
 
-        Where a slice was left out, a wait may have been in that one: of those with frames, the first and this one, half
-        is then taken to have been waited for.
+        Where slices were left out between them, some of the waits were in those. They are taken to be spread evenly
+        over half of those, since the worker soon had nothing to do there, and the time in which no frame moved: half of
+        the first slice and of this one, and all of those without frames.
         """
         cdef int64_t waited = self.waited if self.waited >= LOST_NS else 0
-        cdef int64_t most = self.still_ns + (self.first_ns + ns) // 2 if self.lost else self.kept_ns + ns
-        self.nanoseconds += self.kept_ns + ns - min(waited, most)
+        cdef int64_t still = self.still_ns + (self.first_ns + ns) // 2
+        if self.left_out_ns:
+            waited = min(still, <int64_t>(<double>still * waited / (still + self.left_out_ns // 2)))
+        self.nanoseconds += self.kept_ns + ns - min(waited, self.kept_ns + ns)
         self.frames += self.kept_frames + frames
-        self.kept_ns = self.first_ns = self.still_ns = self.waited = 0
+        self.kept_ns = self.first_ns = self.still_ns = self.waited = self.left_out_ns = 0
         self.kept_frames = 0
-        self.lost = False
 
     cdef uint64_t received(self):
         cdef GuestDevice device
@@ -133,7 +142,7 @@ cdef class CommonTime:
         cdef int64_t end, own_end, waits
         cdef uint64_t frames = self.received(), before
         step = self.step
-        self.lost, self.warm_up = True, WARM_UP_NS
+        self.warm_up = WARM_UP_NS
         while True:
             end = start
             while end - start < SLICE_NS:
