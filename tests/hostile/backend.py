@@ -57,7 +57,7 @@ class Backend:
         self.directory = Path(tempfile.mkdtemp(prefix="fv-", dir=tempfile.gettempdir()))
         self.log_path = self.directory / "log"
         self.control = self.directory / "control"
-        self._arguments = ["fwd", "--control", str(self.control)]
+        self._arguments = ["fwd", "--forward", "patch", "--control", str(self.control)]
         for name in PORTS:
             options = f",{OPTIONS[name]}" if name in OPTIONS else ""
             self._arguments += ["--port", f"{self.path(name)}{options}"]

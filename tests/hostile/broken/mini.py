@@ -586,6 +586,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--bug", action="append", default=[], choices=sorted(bugs.BUGS))
     parser.add_argument("verb", choices=["fwd"])
+    parser.add_argument("--forward", choices=["patch"], required=True)
     parser.add_argument("--port", action="append", required=True)
     parser.add_argument("--control", required=True)
     args = parser.parse_args(arguments)
