@@ -8,6 +8,11 @@ from collections import Counter
 import pytest
 
 from fastvhost.backend.features import NET_F_CSUM, NET_F_GUEST_CSUM, NET_F_HOST_TSO4, NET_F_HOST_TSO6, mask
+from fastvhost.dataplane.bridge import Bridge
+from fastvhost.dataplane.door import Door
+from fastvhost.dataplane.forwarding_table import ForwardingTable
+from fastvhost.dataplane.ports.endpoint import Endpoint
+from fastvhost.dataplane.worker import Worker
 from tests.driver import NET_HEADER, Piece
 from tests.segmenter import NEEDS_CSUM, SuperFrame, finished
 from tests.unit.rig import F_RING_PACKED, F_VERSION_1, NET_F_MRG_RXBUF, RING_F_INDIRECT_DESC, mapped
@@ -249,6 +254,28 @@ def test_frames_that_are_taken_back_with_their_tag_changed_are_uncounted_as_they
         h.settle()
         counters = one.port.counters()
         assert counters.rx_bytes == counters.rx_frames * len(frame)
+
+
+def test_ports_of_other_kinds_get_and_send_tags_as_well() -> None:
+    """Their frames follow no virtio-net header, and what a frame begins with is a piece of its own for them."""
+    door, table = Door(), ForwardingTable(ports=4)
+    ports = [Endpoint(name, door) for name in "abcd"]
+    bridge, worker = Bridge(tuple(ports), table), Worker(door)
+    for number, keys in enumerate((access(10), trunk(10, 20), access(10), trunk(20))):
+        bridge.set_vlans(number, native=keys.native, tagged=keys.tagged)
+        worker.add_wire(ports[number], None, hold=False, hold_timeout_ms=1, bridge=bridge)
+    bare, tagged = ethernet(EVERYBODY, mac(1)), ethernet(EVERYBODY, mac(1), tag(10))
+    back = ethernet(mac(1), mac(2)), ethernet(mac(1), mac(2), tag(10))
+    for sender, sent, wanted in (
+        (0, bare, [[], [tagged], [bare], []]),
+        (1, tagged, [[bare], [], [bare], []]),
+        (2, back[0], [[], [back[1]], [], []]),
+    ):
+        ports[sender].send([sent])
+        while worker.step():
+            pass
+        assert [[bytes(frame) for frame in port.recv(timeout=0)] for port in ports] == wanted
+    worker.close()
 
 
 SUPER = SuperFrame(bytes(range(256)) * 12, 1000)
