@@ -20,7 +20,8 @@ STOP_SECONDS = 10.0
 def forwarder(directory: Path, sockets: Sequence[str], *options: str) -> Iterator[subprocess.Popen[bytes]]:
     """It listens on these sockets until the block ends, and is wired 0-1, 2-3, ..."""
     ports = [word for path in sockets for word in ("--port", path)]
-    command = fwd_process.command("fwd", "--control", directory / "control.sock", *options, *ports)
+    options = ("--forward", "patch", "--control", str(directory / "control.sock"), *options)
+    command = fwd_process.command("fwd", *options, *ports)
     written = directory / "fwd.log"
     with written.open("w") as log:
         process = subprocess.Popen(

@@ -27,7 +27,7 @@ import psutil
 
 from bench.guests import traffic
 from bench.guests.cores import ANYWHERE, GUEST_CORES, on_guest_cores
-from bench.guests.fwd import Fwd
+from bench.guests.fwd import IN_PAIRS, Fwd
 from bench.guests.short_dir import short_dir
 from bench.guests.uml import UmlGuest, UmlMachine
 from bench.record import write
@@ -148,7 +148,7 @@ class Bench:
         ]
         # Each its own, on the same CPU, as a tap without frames costs some calls; who has nothing to do sleeps.
         self.fwds = [
-            stack.enter_context(Fwd(self._place(name), ports))
+            stack.enter_context(Fwd(self._place(name), ports, IN_PAIRS))
             for name, ports in {
                 "guests": cards,
                 "host": [f"vhost-user:{self.directory}/a{len(CARDS)}.sock", f"tap:h0,netns={host.name}"],

@@ -18,6 +18,8 @@ from fastvhost.control.errors import RuntimeFailure
 
 FASTVHOST = fwd_process.command()
 ENVIRONMENT = fwd_process.environment()
+IN_PAIRS = ("--forward", "patch")
+"""Options for four ports and more that are wired 0-1, 2-3, ..., not a switch."""
 # The time, then a severity of at least warning; or an internal error.
 WARNING = re.compile(r"^[-\d]+ [:.\d]+ (warning|error|critical): |^Traceback")
 # Warnings about other work on the machine, or about slow wake-ups of a CPU, are no fault of fwd or its guests.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.guests import traffic
-from bench.guests.fwd import Fwd
+from bench.guests.fwd import IN_PAIRS, Fwd
 from bench.guests.uml import UmlGuest, UmlMachine
 from tests.integration.frame_capture import append_pcap, faults, read_capture
 
@@ -119,7 +119,7 @@ class Matrix:
         traffic.build("traffic", directory)
         traffic.build("ethtool", directory)
         with contextlib.ExitStack() as stack:
-            self.fwd = stack.enter_context(Fwd(directory, ports))
+            self.fwd = stack.enter_context(Fwd(directory, ports, IN_PAIRS))
             self.guests = [stack.enter_context(UmlGuest(machine, directory)) for machine in machines]
             for n, guest in enumerate(self.guests, start=1):
                 guest.wait_ready(60)

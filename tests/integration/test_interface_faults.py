@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from bench.guests.fwd import Fwd
+from bench.guests.fwd import IN_PAIRS, Fwd
 from bench.guests.waits import MAX_WAIT, wait_until
 from fastvhost.control import control_client
 from tests.frontend import Frontend, Request, ring_fd
@@ -55,7 +55,7 @@ def test_faults_of_interfaces_are_logged_and_mended_and_disturb_no_other_port(pl
         for veth in "vw":
             space.run(f"ip link add {veth}0 type veth peer name {veth}1")
             space.run(f"ip link set {veth}1 up; ip link set {veth}0 up")
-        with Fwd(place, PORTS, prefix=space.prefix) as fwd:
+        with Fwd(place, PORTS, IN_PAIRS, prefix=space.prefix) as fwd:
             wait_until("fwd answers", MAX_WAIT, fwd.control.exists)
             attached = {
                 "v0": "packet socket on v0, MTU 1500",
@@ -103,7 +103,7 @@ def test_a_front_end_that_takes_every_open_file_takes_no_interface_and_no_answer
     with Namespace() as space:
         prefix = [*space.prefix, "prlimit", f"--nofile={limit}:{limit}"]
         ports = ["tap:t0", "null:", f"{place}/a.sock,queues=32", "null:,name=n2"]
-        with Fwd(place, ports, prefix=prefix) as fwd:
+        with Fwd(place, ports, IN_PAIRS, prefix=prefix) as fwd:
             fwd.wait_log("these 4 ports need .* once guests use all queues; raise the hard limit: LimitNOFILE=", 20)
             fwd.wait_log("port t0: made tap t0", 20)
             space.run("ip address add 10.9.9.1/24 dev t0")

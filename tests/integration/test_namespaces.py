@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.guests.fwd import Fwd
+from bench.guests.fwd import IN_PAIRS, Fwd
 from bench.guests.waits import wait_until
 from tests.integration.namespace import Namespace
 
@@ -165,7 +165,7 @@ def test_an_interface_that_was_moved_or_renamed_is_not_called_removed(
     kinds = {"v0": "packet", "w0": "xdp", "x0": "pcap"}
     ports = [word for n, (port, kind) in enumerate(kinds.items()) for word in (f"{kind}:{port}", f"null:,name=n{n}")]
     attached = {"v0": "packet socket on v0", "w0": "AF_XDP on w0", "x0": "capturing on x0"}
-    with Fwd(place, ports, prefix=home.prefix) as fwd:
+    with Fwd(place, ports, IN_PAIRS, prefix=home.prefix) as fwd:
         for port, words in attached.items():
             fwd.wait_log(f"port {port}: {words}", WAIT)
         mark = len(fwd.log())
@@ -194,7 +194,7 @@ def test_ports_in_a_namespace_that_comes_later_ends_and_comes_again(place: Path,
         "v0": f"packet socket on v0 in network namespace {name}, MTU 1500",
         "w0": f"AF_XDP on w0 in network namespace {name}, native mode, copy, MTU 1500",
     }
-    with Fwd(place, ports, prefix=home.prefix) as fwd:
+    with Fwd(place, ports, IN_PAIRS, prefix=home.prefix) as fwd:
         mark = 0
         for _ in range(2):
             for port in attached:

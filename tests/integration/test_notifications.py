@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from bench.guests.cores import FWD_CORE
-from bench.guests.fwd import Fwd
+from bench.guests.fwd import IN_PAIRS, Fwd
 from bench.guests.process import Process
 from bench.guests.waits import MAX_WAIT, wait_until
 from tests.driver import Timeout
@@ -65,7 +65,7 @@ class Place:
 
 @contextlib.contextmanager
 def attacked(directory: Path, prefix: Sequence[str] = ()) -> Iterator[Place]:
-    with Fwd(directory, [str(directory / f"{name}.sock") for name in "abcd"], prefix=prefix) as fwd:
+    with Fwd(directory, [str(directory / f"{name}.sock") for name in "abcd"], IN_PAIRS, prefix) as fwd:
         place = Place(fwd, directory)
         try:
             yield place

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bench.guests import traffic
-from bench.guests.fwd import Fwd
+from bench.guests.fwd import IN_PAIRS, Fwd
 from bench.guests.qemu import Guest, Machine
 from bench.guests.uml import UmlGuest
 from tests.integration.offload_matrix import ManyCards
@@ -53,7 +53,7 @@ def scene(place: Path) -> Iterator[Scene]:
     a = ManyCards("a", place / "a0.sock", 1, beside=(place / "a1.sock",))
     ports = [str(place / "a0.sock"), b.port, str(place / "a1.sock"), f"{c.port},without={WITHOUT}"]
     with contextlib.ExitStack() as stack:
-        fwd = stack.enter_context(Fwd(place, ports))
+        fwd = stack.enter_context(Fwd(place, ports, IN_PAIRS))
         receivers = {machine.name: stack.enter_context(Guest(machine, place)) for machine in (b, c)}
         sender = stack.enter_context(UmlGuest(a, place)).wait_ready(60)
         for guest in receivers.values():

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.guests.fwd import ENVIRONMENT, FASTVHOST, Fwd
+from bench.guests.fwd import ENVIRONMENT, FASTVHOST, IN_PAIRS, Fwd
 from bench.guests.qemu import Guest, Machine
 from bench.guests.short_dir import short_dir
 from bench.guests.waits import MAX_WAIT, wait_until
@@ -58,7 +58,7 @@ class Scene:
 def scene(place: Path) -> Iterator[Scene]:
     machine = Machine("a", place / "a.sock", 1)
     ports = [machine.port, "xdp:v0", "tap:t0", "xdp:w0"]
-    with Namespace() as near, Namespace() as far, Fwd(place, ports, prefix=near.prefix) as fwd:
+    with Namespace() as near, Namespace() as far, Fwd(place, ports, IN_PAIRS, prefix=near.prefix) as fwd:
         fwd.wait_log("port v0: there is no interface v0; waiting for it")
         with Guest(machine, place) as guest:
             scene = Scene(near, far, fwd, guest)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from bench import conservation
-from bench.guests.fwd import Fwd
+from bench.guests.fwd import IN_PAIRS, Fwd
 from bench.guests.qemu import Machine
 from bench.guests.short_dir import short_dir
 from bench.guests.snapshot import WokenGuest
@@ -51,7 +51,7 @@ def scene() -> Iterator[Scene]:
         machines = Machine("a", Path("/dev/fva"), 1, device_file=True), Machine("b", directory / "b.sock", 2)
         ports = [replace(machines[0], queue_pairs=PAIRS).port, machines[1].port]
         ports += [str(directory / f"{name}.sock") for name in ATTACKED]
-        with Fwd(directory, ports, ["--idle", "interrupt"]) as fwd:
+        with Fwd(directory, ports, [*IN_PAIRS, "--idle", "interrupt"]) as fwd:
             a, b = (WokenGuest(machine, directory) for machine in machines)
             scene = Scene(directory, ports, fwd, a, b)
             try:
@@ -221,6 +221,6 @@ def test_the_device_file_is_served_again_after_a_restart_though_an_attacker_hold
         scene.a.kill()
         assert scene.fwd.stop(SLOW) == 0
         assert not Path("/dev/fva").exists()
-        with Fwd(scene.directory, scene.ports, ["--idle", "interrupt"]) as again:
+        with Fwd(scene.directory, scene.ports, [*IN_PAIRS, "--idle", "interrupt"]) as again:
             a_device_file_is_asked_for_its_features()
             again.wait_log("port b: (rings|first packet)", 4 * SLOW)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import conservation
+from bench.guests.fwd import BUSY_MACHINE
 from bench.guests.short_dir import short_dir
 from bench.guests.waits import MAX_WAIT
 from fastvhost.control import control_client, fwd_process
@@ -21,8 +21,6 @@ from tests.own_time import OwnTime
 
 FASTVHOST = fwd_process.command()
 ENVIRONMENT = fwd_process.environment()
-# Warnings of a busy machine, or of one that takes long to wake a guest: tests ignore them.
-BUSY_MACHINE = re.compile(r"busy with other work|waited [\d.]+ (s|% of the time) for|more than 20 us to signal")
 
 
 @dataclass

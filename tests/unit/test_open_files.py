@@ -56,7 +56,7 @@ def test_the_usual_limits_of_a_service_are_enough_for_130_guests() -> None:
     memory = Memory.of(1 << 20)
     guests: list[Guest] = []
     try:
-        with forwarder(ports=ports, defect=defect, seconds=30) as fwd:
+        with forwarder("--forward", "patch", ports=ports, defect=defect, seconds=30) as fwd:
             for port in ports:
                 queues = [SplitQueue(memory, 2) for _ in range(2)]
                 guests.append(Guest(Frontend.connect(fwd.directory / port), memory, *queues))
