@@ -47,6 +47,9 @@ LOG_ALARMS = ("Traceback", "Sanitizer", "runtime error", "Segmentation fault", "
 class Arena:
     """A back-end under attack."""
 
+    holds = True
+    """Frames wait for room."""
+
     def __init__(
         self,
         start: Starter = fastvhost,

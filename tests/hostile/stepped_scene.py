@@ -101,6 +101,9 @@ class SteppedFrontend:
 class SteppedArena:
     """Port a, which is attacked, and a guest behind port b."""
 
+    holds = True
+    """Frames wait for room."""
+
     def __init__(self, beside: str) -> None:
         """`beside`: the ring format of the guest behind port b."""
         self.max_wait = MAX_WAIT

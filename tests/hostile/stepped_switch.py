@@ -28,6 +28,7 @@ class SwitchArena(PortArena):
     """Guests c and d are known before the attack, and talk after it."""
 
     names = "abcd"
+    holds = False
     addresses = 65536
     """That the forwarding table is made for."""
 
