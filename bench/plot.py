@@ -129,6 +129,14 @@ def simple(records: list[Record]) -> str:
     return f"{grid(rows)}\n{source(records)}\n"
 
 
+def simple_ratios(records: list[Record]) -> str:
+    """Ratios of turns, with both rates."""
+    if not records:
+        return NOTHING
+    rows = [["", "ratio", "Mpps"], *([r["bench"], spread(r), " / ".join(map(str, r["mpps"]))] for r in records)]
+    return f"{grid(rows)}\n{source(records)}\n"
+
+
 def loss(records: list[Record]) -> str:
     if not records:
         return NOTHING
@@ -171,6 +179,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "packed-split": lambda: compared(newest("packed-split")),
     "packed-split-dpdk": lambda: compared(newest("packed-split-dpdk"), shape=True),
     "shapes": lambda: compared(newest("shapes"), shape=True),
+    "switch": lambda: compared(newest("switch"), shape=True),
+    "switching": lambda: simple_ratios(newest("switching")),
     "virtio-user": lambda: compared(newest("virtio-user"), shape=True),
     "latency": lambda: compared(newest("latency")),
     "percentiles": lambda: with_picture("latency.svg", "percentiles of latency", percentiles(newest("latency"))),
