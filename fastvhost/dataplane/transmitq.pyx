@@ -39,25 +39,12 @@ cdef uint32_t strip_headers(
     """
     cdef uint32_t i, n_headed, shortest = header_bytes + ETHER_HEADER_BYTES
     cdef uint64_t total = 0
-    cdef Chain *chain = &burst.frames[0]
-    cdef const Chain *end = &burst.frames[n]
-    cdef Done *done = &burst.done[0]
+    cdef Chain *chain
     burst.n_heads = burst.needs = 0  # what was read of frames that were handed back is read again
     # Nearly always each is one buffer, and a frame that asks for nothing, or for its checksum.
-    while chain != end:
-        if chain.n_segments != 1 or chain.bytes - shortest > <uint32_t>(MAX_FRAME_BYTES - ETHER_HEADER_BYTES):
-            break
-        if read_once_u16_anywhere(chain.data) & OFFLOAD_ASKED:
-            break
-        done[0] = Done(chain.ticket, 0)
-        chain.data += header_bytes
-        chain.bytes -= header_bytes
-        total += chain.bytes
-        chain += 1
-        done += 1
-    i = <uint32_t>(chain - &burst.frames[0])
+    i = strip_in_one_buffer(burst, 0, n, header_bytes, False, &total)
     if i < n and allowed:
-        i = strip_sum_headers(burst, i, n, header_bytes, &total)
+        i = strip_in_one_buffer(burst, i, n, header_bytes, True, &total)
     n_headed = i
     # The next ones have several buffers, with the header whole in the first, or ask for something else.
     while i < n:
@@ -76,35 +63,39 @@ cdef uint32_t strip_headers(
     return i if i == n else strip_one_by_one(burst, n, header_bytes, allowed, tally)
 
 
-cdef uint32_t strip_sum_headers(
-    FrameBurst *burst, uint32_t first, uint32_t n, uint32_t header_bytes, uint64_t *total
+cdef inline uint32_t strip_in_one_buffer(
+    FrameBurst *burst, uint32_t first, uint32_t n, uint32_t header_bytes, bint has_sums, uint64_t *total
 ) noexcept nogil:
-    """The same for frames in one buffer that ask for their checksum, or nothing. Returns the first that is no such."""
-    cdef uint32_t shortest = header_bytes + ETHER_HEADER_BYTES, least = 0xffffffff, n_heads = 0, asked
+    """The same for frames in one buffer that ask for nothing or, where has_sums is set, for their checksum.
+
+    total: their bytes are added. Returns the first frame that is no such.
+    """
+    cdef uint32_t length, least = 0xffffffff, n_heads = 0, asked
     cdef uint64_t fields, last = 0, n_bytes = 0
     cdef Chain *chain = &burst.frames[first]
     cdef const Chain *end = &burst.frames[n]
     cdef Done *done = &burst.done[first]
     while chain != end:
-        if chain.n_segments != 1 or chain.bytes - shortest > <uint32_t>(MAX_FRAME_BYTES - ETHER_HEADER_BYTES):
+        length = chain.bytes - header_bytes
+        if chain.n_segments != 1 or length - ETHER_HEADER_BYTES > <uint32_t>(MAX_FRAME_BYTES - ETHER_HEADER_BYTES):
             break
         asked = read_once_u16_anywhere(chain.data) & OFFLOAD_ASKED
         if asked:
-            if asked != NET_HDR_F_NEEDS_CSUM:
+            if not has_sums or asked != NET_HDR_F_NEEDS_CSUM:
                 break
             fields = read_once_u64_anywhere(chain.data + 2)
             # Nearly all of them have the same head, which stands in the burst once.
-            if fields != last or least > chain.bytes:
-                last, least = fields, header_bytes + bytes_with_sum(fields)
-                if chain.bytes < least:
+            if fields != last or least > length:
+                last, least = fields, bytes_with_sum(fields)
+                if length < least:
                     break
                 n_heads += 1
                 write_sum_head(&burst.heads[n_heads], fields)
             chain.head = <uint16_t>n_heads
         done[0] = Done(chain.ticket, 0)
         chain.data += header_bytes
-        chain.bytes -= header_bytes
-        n_bytes += chain.bytes
+        chain.bytes = length
+        n_bytes += length
         chain += 1
         done += 1
     if n_heads:

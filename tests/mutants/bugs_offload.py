@@ -222,7 +222,7 @@ MUTANTS = (
     Mutant(
         "checksum-field-outside-the-frame-behind",
         TRANSMITQ,
-        "least > chain.bytes",
+        "least > length",
         "False",
         f"{MALFORMED}::test_a_frame_too_short_for_the_checksum_field_of_the_one_before_it_is_a_counted_drop",
     ),
