@@ -29,13 +29,18 @@ cdef inline uint32_t in_one_piece(Cursor *to, Cursor *source, uint32_t bytes) no
     return min(bytes, min(to.segment.bytes - to.offset, source.segment.bytes - source.offset))
 
 
+cdef inline void step(Cursor *to, Cursor *source, uint32_t bytes) noexcept nogil:
+    """Move both on by what lies in one piece at both."""
+    to.offset += bytes
+    source.offset += bytes
+
+
 cdef inline uint32_t copy_at(Cursor *to, Cursor *source, uint32_t bytes) noexcept nogil:
     """Copy between two places in chains; both move on."""
     cdef uint32_t left = bytes, piece
     while left:
         piece = in_one_piece(to, source, left)
         memcpy(to.segment.data + to.offset, source.segment.data + source.offset, piece)
-        to.offset += piece
-        source.offset += piece
+        step(to, source, piece)
         left -= piece
     return bytes

@@ -8,7 +8,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from fastvhost.dataplane.copy cimport frame_copy, put_header
-from fastvhost.dataplane.cursor cimport Cursor, in_one_piece
+from fastvhost.dataplane.cursor cimport Cursor, in_one_piece, step
 from fastvhost.dataplane.frame cimport Head
 
 cdef extern from "fastvhost/dataplane/offload/checksum.h" nogil:
@@ -62,8 +62,7 @@ cdef inline void copy_summed_at(Cursor *to, Cursor *source, uint32_t bytes, Sum 
     while left:
         piece = in_one_piece(to, source, left)
         copy_summed(to.segment.data + to.offset, source.segment.data + source.offset, piece, sum)
-        to.offset += piece
-        source.offset += piece
+        step(to, source, piece)
         left -= piece
 
 
