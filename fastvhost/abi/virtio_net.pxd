@@ -55,3 +55,7 @@ cdef enum FeatureBit:
 
 cdef inline bint has_feature(uint64_t features, FeatureBit bit) noexcept nogil:
     return (features >> <int>bit) & 1
+
+
+cdef inline uint64_t feature_mask(FeatureBit bit) noexcept nogil:
+    return <uint64_t>1 << <int>bit

@@ -10,6 +10,8 @@ from fastvhost.backend.features import (
     NET_F_CSUM,
     NET_F_GUEST_CSUM,
     NET_F_GUEST_TSO4,
+    NET_F_GUEST_USO4,
+    NET_F_GUEST_USO6,
     NET_F_HOST_ECN,
     NET_F_HOST_TSO4,
     NET_F_HOST_TSO6,
@@ -76,6 +78,16 @@ def test_super_frames_are_cut_for_a_receiver_that_takes_them_but_no_unfinished_c
         r.a.driver.send(TCP4.frame, NET_HEADER.pack(*TCP4.asks, 0))
         r.settle()
         assert r.b.driver.receive_all() == list(TCP4.pieces)
+
+
+@pytest.mark.parametrize("bit", [NET_F_GUEST_USO4, NET_F_GUEST_USO6])
+def test_datagrams_are_cut_for_a_receiver_that_takes_those_of_one_version_of_ip_only(bit: int) -> None:
+    """The header does not say which version it is (section 5.1.6.2)."""
+    with rig(features=FEATURES | OFFLOADS, b_features=FEATURES | mask(NET_F_GUEST_CSUM, bit)) as r:
+        r.b.driver.post(16, bytes=5000)
+        r.a.driver.send(UDP4.frame, NET_HEADER.pack(*UDP4.asks, 0))
+        r.settle()
+        assert len(r.b.driver.receive_all()) == len(list(UDP4.pieces)) > 1  # their checksums are left to it
 
 
 def drops(one: SuperFrame, features: int) -> int:

@@ -21,8 +21,7 @@ from fastvhost.abi.virtio_net cimport (
     NET_HDR_GSO_TCPV4,
     NET_HDR_GSO_TCPV6,
     NET_HDR_GSO_UDP_L4,
-    FeatureBit,
-    has_feature,
+    feature_mask,
 )
 from fastvhost.dataplane.debug cimport check
 from fastvhost.dataplane.ether cimport UDP_HEADER_BYTES
@@ -51,29 +50,29 @@ cdef enum:
     HOST_NEEDS = NEED_CSUM | NEED_TSO4 | NEED_TSO6 | NEED_ECN
 
 
-# What frames may need where a feature is acknowledged.
+# What frames may need where all of these features are acknowledged.
 cdef struct FeatureNeed:
-    FeatureBit feature
+    uint64_t features
     uint32_t need
 
 
 cdef inline uint32_t needs_of(uint64_t features, const FeatureNeed *rows, uint32_t n) noexcept nogil:
     """All that the features allow. The first row is the checksum, without which no other counts (section 5.1.3.1)."""
     cdef uint32_t needs = 0, i
-    if has_feature(features, rows[0].feature):
+    if not rows[0].features & ~features:
         for i in range(n):
-            needs |= rows[i].need if has_feature(features, rows[i].feature) else 0
+            needs |= rows[i].need if not rows[i].features & ~features else 0
     return needs
 
 
 cdef inline uint32_t needs_allowed(uint64_t features) noexcept nogil:
     """What the frames of a driver that acknowledged these features may need."""
     cdef FeatureNeed *rows = [
-        FeatureNeed(NET_F_CSUM, NEED_CSUM),
-        FeatureNeed(NET_F_HOST_TSO4, NEED_TSO4),
-        FeatureNeed(NET_F_HOST_TSO6, NEED_TSO6),
-        FeatureNeed(NET_F_HOST_ECN, NEED_ECN),
-        FeatureNeed(NET_F_HOST_USO, NEED_USO),
+        FeatureNeed(feature_mask(NET_F_CSUM), NEED_CSUM),
+        FeatureNeed(feature_mask(NET_F_HOST_TSO4), NEED_TSO4),
+        FeatureNeed(feature_mask(NET_F_HOST_TSO6), NEED_TSO6),
+        FeatureNeed(feature_mask(NET_F_HOST_ECN), NEED_ECN),
+        FeatureNeed(feature_mask(NET_F_HOST_USO), NEED_USO),
     ]
     return needs_of(features, rows, 5)
 
@@ -81,15 +80,14 @@ cdef inline uint32_t needs_allowed(uint64_t features) noexcept nogil:
 cdef inline uint32_t needs_accepted(uint64_t features) noexcept nogil:
     """What frames may need that go to such a driver."""
     cdef FeatureNeed *rows = [
-        FeatureNeed(NET_F_GUEST_CSUM, NEED_CSUM),
-        FeatureNeed(NET_F_GUEST_TSO4, NEED_TSO4),
-        FeatureNeed(NET_F_GUEST_TSO6, NEED_TSO6),
-        FeatureNeed(NET_F_GUEST_ECN, NEED_ECN),
-        FeatureNeed(NET_F_GUEST_USO4, NEED_USO),
+        FeatureNeed(feature_mask(NET_F_GUEST_CSUM), NEED_CSUM),
+        FeatureNeed(feature_mask(NET_F_GUEST_TSO4), NEED_TSO4),
+        FeatureNeed(feature_mask(NET_F_GUEST_TSO6), NEED_TSO6),
+        FeatureNeed(feature_mask(NET_F_GUEST_ECN), NEED_ECN),
+        # The header does not say which of the two it is.
+        FeatureNeed(feature_mask(NET_F_GUEST_USO4) | feature_mask(NET_F_GUEST_USO6), NEED_USO),
     ]
-    cdef uint32_t needs = needs_of(features, rows, 5)
-    # The header does not say which of the two it is.
-    return needs if has_feature(features, NET_F_GUEST_USO6) else needs & ~<uint32_t>NEED_USO
+    return needs_of(features, rows, 5)
 
 
 cdef inline bint check_head(Head *head, uint32_t frame_bytes, uint32_t allowed) noexcept nogil:
