@@ -39,6 +39,8 @@ class SuperFrame(NamedTuple):
     flags: int = ACK
     sequence: int = 0xFFFFFF00
     number: int = 0xFFF0
+    accurate_ecn: bool = False
+    """CWR is part of a counter (RFC 9768), not set once (RFC 3168)."""
 
     @property
     def protocol(self) -> int:
@@ -61,7 +63,7 @@ class SuperFrame(NamedTuple):
     @property
     def gso_type(self) -> int:
         kind = UDP_L4 if self.udp else TCPV6 if self.ipv6 else TCPV4
-        return kind | (ECN if self.flags & CWR and not self.udp else 0)
+        return kind | (ECN if self.flags & CWR and not self.udp and not self.accurate_ecn else 0)
 
     @property
     def header_bytes(self) -> int:
@@ -114,7 +116,7 @@ class SuperFrame(NamedTuple):
         """As a receiver gets it that takes neither super-frames nor unfinished checksums."""
         for at in range(0, max(len(self.payload), 1), self.size):
             last = at + self.size >= len(self.payload)
-            flags = self.flags & ~(0 if last else FIN | PSH) & ~(CWR if at else 0)
+            flags = self.flags & ~(0 if last else FIN | PSH) & ~(CWR if at and not self.accurate_ecn else 0)
             yield self.part(at, self.payload[at : at + self.size], flags, whole=True)
 
 

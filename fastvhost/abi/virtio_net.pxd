@@ -15,6 +15,7 @@ cdef enum:
     NET_HDR_GSO_TCPV6 = 4
     NET_HDR_GSO_UDP_L4 = 5     # datagrams of one flow, one behind the other (Linux UDP_SEGMENT)
     NET_HDR_GSO_ECN = 0x80     # a bit beside the type
+    NET_HDR_GSO_ACCECN = 0x10  # another one, not in a specification yet: see give_host_head
 
 
 # struct virtio_net_hdr of section 5.1.6, little-endian; a legacy one ends before num_buffers.

@@ -13,6 +13,7 @@ FUZZED = "unit/test_cutting_fuzzed.py::test_what_arrives_is_what_another_segment
 LIES = f"{MALFORMED}::test_it_is_a_counted_drop_and_what_is_behind_it_arrives"
 TAKEN_BACK = f"{CUTTING}::test_a_frame_that_its_port_took_back_goes_on_where_it_was_cut"
 THE_SAME = f"{CUTTING}::test_a_frame_that_is_the_same_but_not_the_one_that_was_taken_back_is_cut_from_its_beginning"
+ACCURATE_ECN = "unit/test_packet_ring.py::test_congestion_flags_are_in_the_first_piece_or_in_all_as_the_kernel_says"
 HELD = "unit/test_hold_watch.py::test_a_super_frame_in_holes_is_charged_to_its_sender"
 
 TUNNEL = "dataplane/offload/tunnel.pxd"
@@ -40,7 +41,9 @@ MUTANTS = (
     # Pieces
     Mutant("cut-ip-id-the-same", CUT, "get16(ip + 4) + number", "get16(ip + 4)", PIECES),
     Mutant("cut-fin-in-every-piece", CUT, "    if not last:\n        tcp[13] &= ~TCP_FIN_PSH\n", "    pass\n", PIECES),
-    Mutant("cut-cwr-in-every-piece", CUT, "    if at:\n        tcp[13] &= ~TCP_CWR\n", "    pass\n", PIECES),
+    Mutant("cut-cwr-in-every-piece", CUT, "    if at and ecn:\n        tcp[13] &= ~TCP_CWR\n", "    pass\n", PIECES),
+    Mutant("cut-cwr-in-one-piece-always", CUT, "head.net.gso_type & NET_HDR_GSO_ECN != 0", "True", ACCURATE_ECN),
+    Mutant("accurate-ecn-of-a-kernel-refused", HEADER, "head.net.gso_type & NET_HDR_GSO_ACCECN", "0", ACCURATE_ECN),
     Mutant(
         "cut-sequence-the-same",
         CUT,

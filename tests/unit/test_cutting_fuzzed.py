@@ -43,6 +43,7 @@ def super_frames(draw: st.DrawFn) -> SuperFrame:
         flags=ACK | draw(st.sampled_from([0, FIN, PSH, CWR, FIN | PSH | CWR])),
         sequence=draw(st.integers(0, 0xFFFFFFFF)),
         number=draw(st.integers(0, 0xFFFF)),
+        accurate_ecn=draw(st.booleans()),
     )
 
 

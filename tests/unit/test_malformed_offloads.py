@@ -114,8 +114,12 @@ def drops(one: SuperFrame, features: int) -> int:
         TCP4._replace(extra=bytes([1]) * 40, options=bytes([1]) * 40),
         TCP6._replace(extra=extensions(*[1] * 16, protocol=TCP)),
         UDP4._replace(payload=b""),
+        TCP4._replace(flags=CWR, accurate_ecn=True),
     ],
-    ids=["64 bytes", "65535 bytes", "no payload", "a byte", "all options", "16 extension headers", "an empty datagram"],
+    ids=[
+        "64 bytes", "65535 bytes", "no payload", "a byte", "all options", "16 extension headers", "an empty datagram",
+        "accurate ECN",
+    ],
 )
 def test_odd_but_legal_super_frames_are_cut(one: SuperFrame) -> None:
     _, gso_type, _, size, start, offset = one.asks

@@ -20,11 +20,12 @@ from fastvhost.dataplane.door import WorkerStuckError
 from fastvhost.dataplane.ports.endpoint import Endpoint
 from fastvhost.dataplane.ports.packet import PacketPort
 from fastvhost.dataplane.ports.tap import TapPort
-from tests.unit.test_segmentation import TCPV4, check, super_frame
+from tests.unit.test_segmentation import ACK, CWR, ECN, TCPV4, check, super_frame
 
 BLOCK_BYTES, BLOCKS = 1 << 17, 4
 KERNEL, USER, VLAN_VALID = 0, 1, 1 << 4
 PLAIN = bytes(10)
+ACCECN = 0x10
 HEADER_BYTES, MAC_AT = 48, 80
 
 
@@ -151,6 +152,24 @@ def test_what_a_super_frame_asks_for_counts_from_behind_the_tag_that_is_put_back
     pieces = scene.step()
     assert {piece[12:16] for piece in pieces} == {bytes.fromhex("8100002a")}
     assert b"".join(map(check, pieces)) == payload
+
+
+@pytest.mark.parametrize(
+    ("bits", "in_all"),
+    [(ECN, False), (0, True), (ACCECN, True), (ACCECN | ECN, True)],
+    ids=["ECN", "nothing", "accurate ECN", "both"],
+)
+def test_congestion_flags_are_in_the_first_piece_or_in_all_as_the_kernel_says(
+    scene: Scene, bits: int, in_all: bool
+) -> None:
+    """RFC 3168 sets CWR once; with RFC 9768 it is part of a counter."""
+    payload = random.Random(7).randbytes(3000)
+    header = struct.pack("=BBHHHH", 1, TCPV4 | bits, 0, 1448, 34, 16)
+    assert scene.ring.close_block([super_frame(payload, flags=ACK | CWR)], header)
+    pieces = scene.step()
+    assert b"".join(map(check, pieces)) == payload
+    assert [bool(piece[34 + 13] & CWR) for piece in pieces] == [True, in_all, in_all]
+    assert scene.port.counters().rx_dropped["gso_unsupported"] == 0
 
 
 def test_a_frame_longer_than_any_port_has_room_for_drops_as_oversize_and_the_next_ones_arrive(scene: Scene) -> None:

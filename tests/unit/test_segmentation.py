@@ -86,7 +86,7 @@ def cut_by_tcp(payload: bytes, *, ipv6: bool, tag: bool) -> tuple[list[bytes], l
     """Pieces and their payloads. Flags are where they belong, and the numbers of bytes go on."""
     frame = super_frame(payload, ipv6=ipv6, tag=tag, flags=ACK | PSH | FIN | CWR)
     tcp = l4(frame)
-    pieces = cut(frame, TCPV6 if ipv6 else TCPV4 | ECN, SEGMENT, tcp, 16)
+    pieces = cut(frame, (TCPV6 if ipv6 else TCPV4) | ECN, SEGMENT, tcp, 16)
     for number, piece in enumerate(pieces):
         flags = piece[tcp + 13]
         assert bool(flags & (FIN | PSH)) == (number == len(pieces) - 1)

@@ -46,6 +46,7 @@ cdef struct Super:
     uint32_t offset          # and where
     bint ipv6
     bint udp
+    bint ecn                 # CWR is in the first piece alone
     Tunnel tunnel
     uint8_t header[MOST_CUT_HEADER_BYTES]
 

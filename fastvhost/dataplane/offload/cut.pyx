@@ -116,7 +116,7 @@ cdef bint begin(Super *super, const Delivery *delivery, const Frame *frame) noex
     cdef uint32_t kind = head.net.gso_type & ~<uint32_t>NET_HDR_GSO_ECN
     cdef uint32_t at = head.net.csum_start, there = min(frame.bytes, <uint32_t>MOST_CUT_HEADER_BYTES), shortest
     super.forgotten = False
-    super.udp = kind == NET_HDR_GSO_UDP_L4
+    super.udp, super.ecn = kind == NET_HDR_GSO_UDP_L4, head.net.gso_type & NET_HDR_GSO_ECN != 0
     shortest = UDP_HEADER_BYTES if super.udp else TCP_HEADER_BYTES
     if head.net.csum_offset != (UDP_CHECKSUM_AT if super.udp else TCP_CHECKSUM_AT):
         return False
@@ -323,7 +323,7 @@ cdef void write_header(const Super *super, uint8_t *to, uint32_t at, uint32_t pi
         put16(transport + 4, transport_bytes)
         memcpy(transport + UDP_CHECKSUM_AT, &checksum, 2)
     else:
-        number_tcp(transport, at, last)
+        number_tcp(transport, at, last, super.ecn)
         memcpy(transport + TCP_CHECKSUM_AT, &checksum, 2)
     if super.tunnel.udp_at:
         write_outer(
@@ -332,12 +332,16 @@ cdef void write_header(const Super *super, uint8_t *to, uint32_t at, uint32_t pi
         )
 
 
-cdef void number_tcp(uint8_t *tcp, uint32_t at, bint last) noexcept nogil:
-    """The sequence number, and the flags that only the first piece or only the last one has (RFC 9293, RFC 3168)."""
+cdef void number_tcp(uint8_t *tcp, uint32_t at, bint last, bint ecn) noexcept nogil:
+    """The sequence number, and the flags that only the first piece or only the last one has (RFC 9293, RFC 3168).
+
+    Without GSO_ECN, which RFC 3168 needs (virtio 1.2, section 5.1.6.2.1), CWR is part of a counter, which is the same in
+    all pieces (RFC 9768).
+    """
     cdef uint32_t sequence = (get16(tcp + 4) << 16 | get16(tcp + 6)) + at
     put16(tcp + 4, sequence >> 16)
     put16(tcp + 6, sequence & 0xffff)
     if not last:
         tcp[13] &= ~TCP_FIN_PSH
-    if at:
+    if at and ecn:
         tcp[13] &= ~TCP_CWR

@@ -16,6 +16,7 @@ from fastvhost.abi.virtio_net cimport (
     NET_F_HOST_TSO6,
     NET_F_HOST_USO,
     NET_HDR_F_NEEDS_CSUM,
+    NET_HDR_GSO_ACCECN,
     NET_HDR_GSO_ECN,
     NET_HDR_GSO_NONE,
     NET_HDR_GSO_TCPV4,
@@ -146,6 +147,19 @@ cdef inline bint give_head(FrameBurst *burst, Frame *frame, uint32_t frame_bytes
     burst.needs |= head.needs
     frame.head = <uint16_t>burst.n_heads
     return True
+
+
+cdef inline bint give_host_head(FrameBurst *burst, Frame *frame, uint32_t frame_bytes) noexcept nogil:
+    """The same for what a kernel of this host wrote, which may know more than virtio 1.2.
+
+    TCP with Accurate ECN counts in three flags, one of which is CWR; all pieces have them as the super-frame has them
+    (RFC 9768). Linux 6.18 says nothing of that in its header. With VIRTIO_NET_HDR_GSO_ACCECN, proposed for
+    include/uapi/linux/virtio_net.h in 2026, a kernel does. Both mean here: not GSO_ECN, so CWR stays (cut.number_tcp).
+    """
+    cdef Head *head = next_head(burst)
+    if head.net.gso_type & NET_HDR_GSO_ACCECN:
+        head.net.gso_type &= ~<uint8_t>(NET_HDR_GSO_ACCECN | NET_HDR_GSO_ECN)
+    return give_head(burst, frame, frame_bytes, HOST_NEEDS | NEED_USO)
 
 
 # The header that most frames have: a checksum is to be filled in, and no more. What follows its first two bytes are the

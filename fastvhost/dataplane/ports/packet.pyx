@@ -22,7 +22,7 @@ from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.drop_reason cimport BAD_DESCRIPTOR, GSO_UNSUPPORTED, LINK_DOWN, OVERSIZE, RUNT
 from fastvhost.dataplane.ether cimport ETHER_ADDRESSES_BYTES, ETHERTYPE_VLAN, VLAN_TAG_BYTES, put16
 from fastvhost.dataplane.frame cimport BURST, NEED_TUNNEL, NEED_USO, Delivery, FrameBurst, Frame, Segment, copy_frame
-from fastvhost.dataplane.offload.header cimport HOST_NEEDS, give_head, next_head
+from fastvhost.dataplane.offload.header cimport HOST_NEEDS, give_host_head, next_head
 from fastvhost.dataplane.offload.tunnel cimport Tunnel, in_datagram
 from fastvhost.dataplane.port cimport PortOps
 from fastvhost.dataplane.ports.host_port cimport (
@@ -219,7 +219,7 @@ cdef uint32_t take_packet(
         bytes += VLAN_TAG_BYTES
         net.csum_start += VLAN_TAG_BYTES
     add_frame(burst, n, frame, bytes)
-    if not give_head(burst, &burst.frames[n], bytes, HOST_NEEDS | NEED_USO):
+    if not give_host_head(burst, &burst.frames[n], bytes):
         count_drops(tally, GSO_UNSUPPORTED, 1)
         return 0
     if net.gso_type and in_datagram(frame, bytes, net.csum_start, &tunnel):

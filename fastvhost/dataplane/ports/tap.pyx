@@ -13,7 +13,7 @@ from fastvhost.abi.virtio_net cimport ETHER_HEADER_BYTES, NET_HDR_BYTES
 from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.drop_reason cimport GSO_UNSUPPORTED, LINK_DOWN, RUNT
 from fastvhost.dataplane.frame cimport BURST, NEED_USO, Delivery, FrameBurst, Frame, copy_frame
-from fastvhost.dataplane.offload.header cimport HOST_NEEDS, give_head, next_head
+from fastvhost.dataplane.offload.header cimport HOST_NEEDS, give_host_head, next_head
 from fastvhost.dataplane.port cimport PortOps
 from fastvhost.dataplane.ports.host_port cimport (
     ARENA_BYTES,
@@ -64,7 +64,7 @@ cdef uint32_t receive_burst(PortOps *port, uint32_t pair, FrameBurst *burst) noe
             continue
         add_frame(burst, n, queue.arena + at + NET_HDR_BYTES, <uint32_t>got - NET_HDR_BYTES)
         memcpy(&next_head(burst).net, queue.arena + at, NET_HDR_BYTES)
-        if not give_head(burst, &burst.frames[n], burst.frames[n].bytes, HOST_NEEDS | NEED_USO):
+        if not give_host_head(burst, &burst.frames[n], burst.frames[n].bytes):
             count_drops(tally, GSO_UNSUPPORTED, 1)
             continue
         tally.bytes += burst.frames[n].bytes
