@@ -5,7 +5,10 @@ What a front-end handed over is no eventfd of ours: notify.pxd has how such a on
 
 from libc.stdint cimport uint64_t
 from posix.time cimport timespec
-from posix.unistd cimport write
+
+cdef extern from "<sys/eventfd.h>" nogil:
+    int eventfd_read(int fd, uint64_t *value)
+    int eventfd_write(int fd, uint64_t value)
 
 cdef extern from "<sys/uio.h>" nogil:
     struct eventfd_part "iovec":
@@ -26,8 +29,13 @@ cdef extern from "<poll.h>" nogil:
 
 cdef inline void wake_eventfd(int fd) noexcept nogil:
     """Wake whoever waits for it. Where it is full, they wake anyway."""
-    cdef uint64_t one = 1
-    write(fd, &one, sizeof(one))
+    eventfd_write(fd, 1)
+
+
+cdef inline void await_eventfd(int fd) noexcept nogil:
+    """Wait until somebody wakes it, where its flags let a read wait. A signal ends the wait, too."""
+    cdef uint64_t count
+    eventfd_read(fd, &count)
 
 
 cdef inline uint64_t drain_eventfd(int fd) noexcept nogil:

@@ -209,7 +209,7 @@ cdef class HoldWatch:
         cdef Port sender, receiver
         cdef VirtioPort side
         cdef GuestMemory memory
-        cdef bint others_wait, waited
+        cdef bint others_wait, waited, receives
         cdef uint64_t start, ns = 0
         if wire is None:
             return []
@@ -228,7 +228,8 @@ cdef class HoldWatch:
             memory = side.memory  # a reference: a change may be about to replace it
             if memory is None:
                 continue
-            collect(self.pages, one, &memory.table, port is receiver)
+            receives = port is receiver
+            collect(self.pages, one, &memory.table, receives)
             with nogil:
                 start = monotonic_ns()
                 waited = touch_pages(&self.toucher, self.pages.at, self.pages.n)

@@ -14,10 +14,9 @@ import threading
 import time
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
-from posix.unistd cimport read
 
 from fastvhost.abi.shared_memory cimport clear_bits_u64, exchange_i32, load_acquire_u64, load_i32, replace_i32
-from fastvhost.dataplane.eventfd cimport drain_eventfd, wake_eventfd
+from fastvhost.dataplane.eventfd cimport await_eventfd, drain_eventfd, wake_eventfd
 from fastvhost.dataplane.notify cimport (
     ASKED_WORDS,
     BY_HELPER,
@@ -283,10 +282,9 @@ cdef class Helper:
             self.notifier.close_fd(fd)
 
     cdef void loop(self) noexcept nogil:
-        cdef uint64_t count
         while load_i32(&self.at) != RETIRED:
             if self.round() == 0:
-                read(self.wake_fd, &count, sizeof(count))
+                await_eventfd(self.wake_fd)
 
     cdef uint32_t round(self) noexcept nogil:
         """Signal each slot that was asked for. Returns how many."""

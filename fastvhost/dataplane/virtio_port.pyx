@@ -270,6 +270,7 @@ cdef class VirtioPort(ChangingPort):
         cdef object base = setup.base
         cdef Placement placement
         cdef RingStart how
+        cdef Journal *journal
         cdef uint32_t start = 0
         cdef bint resumes
         self.queue(index)
@@ -298,10 +299,9 @@ cdef class VirtioPort(ChangingPort):
         placement = place(&fresh, &self.next_memory.table, next.packed)
         need_placed(index, placement, next.packed)
         start = next.queues[index].base if resumes else base
+        journal = NULL if self.journals == NULL else &self.journals[index]
         with nogil:  # the first touch of the ring: its memory may be slow to come
-            how = start_ring(
-                next, self.device, &fresh, start, resumes, NULL if self.journals == NULL else &self.journals[index]
-            )
+            how = start_ring(next, self.device, &fresh, start, resumes, journal)
         fresh.live = True
         touch(next, self.device, index)[0] = fresh
         next.queues[index].starts, next.queues[index].resumes = True, resumes

@@ -88,6 +88,7 @@ cdef class GuestDevice:
             raise ValueError(f"frame sizes {min(sizes)}..{max(sizes)}: give {MIN_FRAME_BYTES}..{MAX_FRAME_BYTES} bytes")
         cdef uint32_t longest = max(sizes)
         cdef bint table = has_feature(features, <FeatureBit>RING_F_INDIRECT_DESC)
+        cdef bytes ethernet
         cdef str asks = settings.asks if sends else "nothing"
         cdef unsigned int buffer_bytes = settings.buffer_bytes
         check_asks(features, settings.asks, sends, sizes, settings.content)
@@ -177,13 +178,14 @@ cdef class GuestDevice:
     ) except -1:
         """The rings and buffers of one queue pair; all receive buffers become available."""
         cdef bint in_order = has_feature(self.features, F_IN_ORDER)
+        cdef unsigned int chain_length = 1 if table else pieces
         if self.packed:
             packed_format(&side.format, in_order)
         else:
             split_format(&side.format, in_order)
         side.receiveq.kick_fd = side.transmitq.kick_fd = -1    # until the rings are laid out, nobody is notified
         self._lay_ring(side, &side.receiveq, queue_size, 1, side.receive_bytes)
-        self._lay_ring(side, &side.transmitq, queue_size, 1 if table else pieces, 0)
+        self._lay_ring(side, &side.transmitq, queue_size, chain_length, 0)
         self._lay_receive(side)
         self._lay_transmit(side, sizes, ethernet, pieces, table, asks)
         return 0

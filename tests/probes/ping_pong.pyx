@@ -141,10 +141,10 @@ cdef class PingPong:
     cdef void driver_sleep(self, DriverQueue *queue, uint32_t ahead, uint64_t *state) noexcept nogil:
         """Until told that one more than `ahead` chains are used. Sections 2.7.7, 2.7.10 and 2.8.10."""
         cdef uint64_t seen = load_u64(&self.calls), since = 0
-        cdef uint32_t spins = 0
+        cdef uint32_t spins = 0, behind = ahead if queue.event_idx else 0
         want_calls_from(queue, self.device.packed, ahead)
         full_fence()
-        if not used_ahead(queue, self.device.packed, ahead if queue.event_idx else 0):
+        if not used_ahead(queue, self.device.packed, behind):
             self.driver_sleeps += 1
             while load_u64(&self.calls) == seen and not self.stopped():
                 cpu_pause()
