@@ -36,6 +36,8 @@ class Rig:
     ports: tuple[VirtioPort, VirtioPort]
     worker: Worker
     load: Load
+    table: ForwardingTable | None
+    """Of `learn`. It has a port more than there are."""
 
 
 @contextlib.contextmanager
@@ -71,13 +73,14 @@ def rig(
             devices.append(device)
             ports.append(port)
         worker = Worker(door)
-        bridge = Bridge(tuple(ports), ForwardingTable(ports=2)) if learn else None
+        table = ForwardingTable(ports=3) if learn else None
+        bridge = Bridge(tuple(ports), table) if table else None
         for number, one in enumerate(vlans or ()):
             assert bridge
             bridge.set_vlans(number, native=one.untagged, tagged=one.tagged)
         for ingress, egress in (ports, ports[::-1]):
             worker.add_wire(ingress, None if bridge else egress, hold=hold, hold_timeout_ms=1000, bridge=bridge)
-        yield Rig((devices[0], devices[1]), (ports[0], ports[1]), worker, Load(*devices))
+        yield Rig((devices[0], devices[1]), (ports[0], ports[1]), worker, Load(*devices), table)
         conservation.check(worker, *ports)
         for port in ports:
             for index in RINGS:

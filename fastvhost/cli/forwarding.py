@@ -19,7 +19,7 @@ from fastvhost import __version__
 from fastvhost.backend import keeper
 from fastvhost.cli import render
 from fastvhost.cli.output import Figures
-from fastvhost.control import affinity, host, open_files, preflight, records, runtime_dir
+from fastvhost.control import affinity, host, macs, open_files, preflight, records, runtime_dir
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.control_socket import ControlSocket
 from fastvhost.control.core_watch import CoreWatch
@@ -131,9 +131,10 @@ def _control_socket(settings: FwdConfig, switch: Switch, history: History) -> Co
             path = runtime_dir.own_socket()
         control = ControlSocket(
             path,
-            {"stats": lambda _: history.current(), "show": show},
+            {"stats": lambda _: history.current(), "show": show, **macs.reading(switch)},
             preflight.group_id(settings.socket_group),
             (lambda: None) if settings.control else runtime_dir.choose,
+            macs.changing(switch),
         )
         control.open()
     except (OSError, RuntimeFailure) as error:

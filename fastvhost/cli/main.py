@@ -17,6 +17,7 @@ VERBS = {
     "fwd": "forward frames between ports",
     "show": "one port, or all, of a running fwd: socket, peer, features, memory regions, rings",
     "stats": "counters of a running fwd",
+    "mac": "addresses of a running fwd under learn: list them, add or remove static ones, forget what was learned",
     "doctor": "check this host; each finding comes with the command that fixes it",
     "example": "lines to paste for qemu, libvirt or DPDK's virtio-user",
     "demo": "forward between two built-in guests for ten seconds: no VM, no root, no hugepages",

@@ -16,6 +16,7 @@ def stats(snapshot: dict[str, Any]) -> str:
     rows = [HEADER, *(_row(name, port, rates["ports"].get(name)) for name, port in snapshot["ports"].items())]
     lines = [table(rows, ALIGN)]
     lines += [line for name, port in snapshot["ports"].items() for line in _drops(name, port)]
+    lines += [line for name, port in snapshot["ports"].items() for line in _learning(name, port.get("learning"))]
     lines += [_worker(name, worker, rates["workers"].get(name)) for name, worker in snapshot["workers"].items()]
     return "\n".join(lines)
 
@@ -47,6 +48,15 @@ def _drops(name: str, port: dict[str, Any]) -> list[str]:
         for reason, count in port[key].items()
         if count
     ]
+
+
+def _learning(name: str, counts: dict[str, Any] | None) -> list[str]:
+    """A line about the addresses of a port, and about what was not learned from it."""
+    if not counts:
+        return []
+    refused = ", ".join(f"{reason} {count}" for reason, count in counts["refused"].items() if count)
+    told = ", ".join(f"{key} {counts[key]}" for key in ("addresses", "learned", "moved", "evicted"))
+    return [f"learned from {name}: {told}{'; not learned: ' if refused else ''}{refused}"]
 
 
 def _worker(name: str, worker: dict[str, Any], rate: dict[str, float] | None) -> str:

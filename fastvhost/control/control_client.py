@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fastvhost.control import runtime_dir
-from fastvhost.control.errors import RuntimeFailure
+from fastvhost.control.errors import RuntimeFailure, UsageError
 
 # An answer takes at most a second on a machine that is not overloaded; after this, fwd is stopped or stuck.
 TIMEOUT_SECONDS = 10.0
@@ -19,23 +19,24 @@ NOT_OURS = "the answer is not fastvhost's; name its control socket with --contro
 T = TypeVar("T")
 
 
-def ask(control: str | None, command: str, **arguments: object) -> Any:
-    """The result of one request to the fwd at a path, or to the only one running."""
+def ask(control: str | None, command: str, *, seconds: float | None = None, **arguments: object) -> Any:
+    """The result of one request to the fwd at a path, or to the only one running. seconds: to wait for the answer."""
     path = Path(control) if control else find()
+    seconds = TIMEOUT_SECONDS if seconds is None else seconds
     try:
-        line = _exchange(path, json.dumps({"command": command, **arguments}).encode() + b"\n")
+        line = _exchange(path, json.dumps({"command": command, **arguments}).encode() + b"\n", seconds)
     except TimeoutError:
-        raise RuntimeFailure(f"{path}: no answer in {TIMEOUT_SECONDS:g} s; is the process stopped?") from None
+        raise RuntimeFailure(f"{path}: no answer in {seconds:g} s; is the process stopped?") from None
     except OSError as error:
         raise RuntimeFailure(f"{path}: {error.strerror or error}; is fastvhost fwd running there?") from error
     try:
         answer = json.loads(line)
         if answer["ok"]:
             return answer["result"]
-        reason = str(answer["error"])
+        reason, wrong_usage = str(answer["error"]), answer.get("exit_code") == UsageError.exit_code
     except (ValueError, KeyError, TypeError, RecursionError):
         raise RuntimeFailure(f"{path}: {NOT_OURS}") from None
-    raise RuntimeFailure(reason)
+    raise UsageError(reason) if wrong_usage else RuntimeFailure(reason)
 
 
 def understood(made_of: Callable[[Any], T], answer: Any) -> T:
@@ -70,9 +71,9 @@ def _answers(path: Path) -> bool:
     return True
 
 
-def _exchange(path: Path, request: bytes) -> bytes:
+def _exchange(path: Path, request: bytes, seconds: float) -> bytes:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(TIMEOUT_SECONDS)
+        connection.settimeout(seconds)
         connection.connect(os.fspath(path))
         connection.sendall(request)
         received = bytearray()

@@ -3,7 +3,8 @@
 Request: {"command": "stats"} or {"command": "show", "port": "a"}. Answer: {"ok": true, "result": ...} or
 {"ok": false, "error": "..."}. One thread serves all clients and never waits for one of them. The number of clients, the
 length of a request and the bytes that wait to be sent are bounded. Idle clients make room for new ones. An error with a
-client ends that client's connection and never the thread. File descriptors are not taken: since Linux 6.16 the kernel
+client ends that client's connection and never the thread. Requests that change something are for this user, root and
+the members of one group, whoever may connect. File descriptors are not taken: since Linux 6.16 the kernel
 refuses them for us; before, they are closed as a front-end's are, and the connection with them.
 """
 
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from fastvhost.backend import foreign_files
-from fastvhost.control.errors import RuntimeFailure
+from fastvhost.control.errors import FastvhostError, RuntimeFailure
 from fastvhost.control.open_files import RAISE, ran_out
 from fastvhost.dataplane.threads import Thread
 from fastvhost.sockets.listening import ListeningSocket
@@ -32,6 +33,7 @@ from fastvhost.sockets.socket_file import PathTakenError
 
 MODE = 0o660
 ELSEWHERE = "name another place with --control PATH"
+NOT_ALLOWED = "only its own user and root may change this fwd; start it with --control-group GROUP to allow others"
 MAX_CLIENTS = 16
 MAX_PER_USER = 8
 """The most clients of one user. A further one takes the place of the one that was idle longest."""
@@ -47,6 +49,11 @@ IDLE_SECONDS = 30.0
 
 SO_PASSRIGHTS = 83
 """Whether a socket takes file descriptors. Linux, include/uapi/asm-generic/socket.h"""
+SO_PEERGROUPS = 59
+"""Linux 4.13, include/uapi/asm-generic/socket.h"""
+MOST_GROUPS = 65536
+"""NGROUPS_MAX of Linux."""
+_GROUP = struct.Struct("=I")
 _PEER = struct.Struct("=iII")
 """Process, user and group of who connected: struct ucred. unix(7)"""
 log = logging.getLogger("fastvhost")
@@ -56,10 +63,25 @@ Handler = Callable[[Mapping[str, Any]], Any]
 class _Client:
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
-        self.user: int = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))[1]
+        _, self.user, self._group = _PEER.unpack(
+            connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+        )
         self.received = b""
         self.unsent = b""
         self.last_active = time.monotonic()
+
+    def may_change(self, group: int) -> bool:
+        """Whether it is this process's user, root, or a member of the group (-1: none)."""
+        return self.user in (0, os.geteuid()) or (group >= 0 and group in (self._group, *_groups(self.connection)))
+
+
+def _groups(connection: socket.socket) -> tuple[int, ...]:
+    """The other groups of who connected; none where the kernel does not tell."""
+    try:
+        told = connection.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, _GROUP.size * MOST_GROUPS)
+    except OSError:
+        return ()
+    return tuple(group for (group,) in _GROUP.iter_unpack(told))
 
 
 class _Listener(ListeningSocket):
@@ -88,11 +110,19 @@ class ControlSocket:
         handlers: Mapping[str, Handler],
         group: int = -1,
         make_directory: Callable[[], object] = lambda: None,
+        changes: Mapping[str, Handler] | None = None,
+        changing_group: int = -1,
     ) -> None:
-        """make_directory: makes the path's directory where it was removed later. May raise OSError."""
+        """make_directory: makes the path's directory where it was removed later. May raise OSError.
+
+        changes: handlers of requests that change something.
+        changing_group: whose members may make them, beside this user and root.
+        """
         self.path = path
         self._make_directory = make_directory
-        self._handlers = handlers
+        self._handlers = {**handlers, **(changes or {})}
+        self._changes = frozenset(changes or ())
+        self._changing_group = changing_group
         self._group = group
         self._listener: _Listener | None = None
         self._clients: dict[socket.socket, _Client] = {}
@@ -250,6 +280,8 @@ class ControlSocket:
                 client.received += data
                 client.last_active = time.monotonic()
                 self._take_requests(client)
+                if len(client.unsent) > MAX_UNSENT_BYTES:
+                    return self._drop(client)
             if client.unsent:
                 client.unsent = client.unsent[client.connection.send(client.unsent) :]
                 client.last_active = time.monotonic()
@@ -257,16 +289,18 @@ class ControlSocket:
             pass
         except OSError:
             return self._drop(client)
-        if len(client.received) > MAX_REQUEST_BYTES or len(client.unsent) > MAX_UNSENT_BYTES:
+        if len(client.received) > MAX_REQUEST_BYTES:
             return self._drop(client)
         return None
 
     def _take_requests(self, client: _Client) -> None:
         *lines, client.received = client.received.split(b"\n")
         for line in lines:
-            client.unsent += json.dumps(self._answer(line)).encode() + b"\n"
+            if len(client.unsent) > MAX_UNSENT_BYTES:
+                return  # it asks for more than it reads: no further answer is made
+            client.unsent += json.dumps(self._answer(client, line)).encode() + b"\n"
 
-    def _answer(self, line: bytes) -> dict[str, Any]:
+    def _answer(self, client: _Client, line: bytes) -> dict[str, Any]:
         try:
             request = json.loads(line)
         except (ValueError, RecursionError):
@@ -275,8 +309,12 @@ class ControlSocket:
         handler = self._handlers.get(command) if isinstance(command, str) else None
         if handler is None:
             return {"ok": False, "error": f"no such command; there are {', '.join(self._handlers)}"}
+        if command in self._changes and not client.may_change(self._changing_group):
+            return {"ok": False, "error": f"{command}: {NOT_ALLOWED}"}
         try:
             return {"ok": True, "result": handler(request)}
+        except FastvhostError as error:
+            return {"ok": False, "error": str(error), "exit_code": error.exit_code}
         except LookupError as error:
             return {"ok": False, "error": str(error.args[0]) if error.args else "no such thing"}
         except Exception as error:

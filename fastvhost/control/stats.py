@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastvhost import __version__
+from fastvhost.control.mac_upkeep import learning
 from fastvhost.control.switch import PortUnit, Switch, WorkerThread
 
 Snapshot = dict[str, Any]
@@ -27,12 +28,12 @@ def snapshot(switch: Switch) -> Snapshot:
         "version": __version__,
         "time": round(time.time(), 3),
         "uptime": round(time.monotonic() - switch.started_at, 3),
-        "ports": {unit.spec.name: _port(unit, reasons) for unit in switch.ports},
+        "ports": {unit.spec.name: _port(switch, unit, reasons) for unit in switch.ports},
         "workers": {thread.name: _worker(thread) for thread in switch.workers},
     }
 
 
-def _port(unit: PortUnit, reasons: tuple[str, ...]) -> dict[str, Any]:
+def _port(switch: Switch, unit: PortUnit, reasons: tuple[str, ...]) -> dict[str, Any]:
     counters = unit.port.counters()
     return {
         "number": unit.number,
@@ -48,6 +49,7 @@ def _port(unit: PortUnit, reasons: tuple[str, ...]) -> dict[str, Any]:
         "segmented": counters.segmented,
         "copies": counters.copies,
         "calls": counters.calls,
+        "learning": learning(switch.bridge, unit.number),
     }
 
 

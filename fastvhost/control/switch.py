@@ -18,6 +18,7 @@ from fastvhost.control import affinity, open_files
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.errors import RuntimeFailure, UsageError
 from fastvhost.control.host import CorePlan
+from fastvhost.control.mac_upkeep import MacUpkeep, learning
 from fastvhost.control.parts import AnyWorker, Parts, real_parts
 from fastvhost.control.port_parts import AnyPort, Service
 from fastvhost.control.port_spec import PortSpec
@@ -108,6 +109,7 @@ class Switch:
         self.bridge = None
         if config.forward == "learn":
             self.bridge = self.parts.bridge([unit.port for unit in self.ports], config)
+        self._upkeep = MacUpkeep(self.bridge.table, self.port_name) if self.bridge else None
         self._wire_up()
 
     def _unit(self, number: int, spec: PortSpec, door: Any) -> PortUnit:
@@ -177,10 +179,9 @@ class Switch:
             self._watch.start()
 
     def tick(self, now: float) -> None:
-        """What is done once a second: addresses grow older, and those too old leave the table."""
-        if self.bridge:
-            self.bridge.table.set_tick(int(now))
-            self.bridge.table.sweep(self.config.mac_table // 8)
+        """What the forwarding table needs once a second. Call it often. now: time.monotonic()."""
+        if self._upkeep:
+            self._upkeep.look(now)
 
     def withdraw(self) -> None:
         """Remove the paths of all ports and take no more front-ends. Does not wait. Idempotent."""
@@ -237,6 +238,10 @@ class Switch:
         """Why it cannot go on, or empty."""
         return next((thread.failure for thread in self.workers if thread.failure), "")
 
+    def port_name(self, number: int) -> str:
+        """Of the port with this number; the number where there is none."""
+        return next((unit.spec.name for unit in self.ports if unit.number == number), str(number))
+
     def describe(self, name: str | None = None) -> list[dict[str, Any]]:
         """Every port, or the one of that name, for `show`. Raises KeyError where there is none."""
         units = [unit for unit in self.ports if name in (None, unit.spec.name)]
@@ -256,6 +261,8 @@ class Switch:
         }
         about |= spec.kind.describe(spec)
         about |= dict(spec.policy.of_a_switch)
+        if self.bridge:
+            about["learning"] = learning(self.bridge, unit.number)
         if unit.service:
             about |= {key: value for key, value in unit.service.describe().items() if key not in about}
         return about

@@ -9,5 +9,6 @@ cdef class ForwardingTable:
     cdef MacTable *table            # what workers get; it lives as long as this object
     cdef object changing            # one change at a time
     cdef uint32_t port_number(self, object port) except? 0xffff
+    cdef object port_of_static(self, uint64_t key)
     cdef uint64_t flush_now(self, uint64_t what)
     cdef int put_entry(self, uint64_t key, uint32_t port, object address) except -1

@@ -2,7 +2,7 @@
 
 from typing import final
 
-from fastvhost.dataplane.mac_row import MacRow
+from fastvhost.dataplane.mac_row import Flapping, MacRow
 
 OUTCOMES: tuple[str, ...]
 """What came of learning, in the words of counters."""
@@ -26,13 +26,23 @@ class ForwardingTable:
     def addresses(self) -> int:
         """How many it is made for."""
     @property
+    def buckets(self) -> int:
+        """Of four places each: a power of two."""
+    @property
     def generation(self) -> int:
         """Changes whenever an answer that somebody keeps may have become wrong."""
     @property
-    def last_flapping(self) -> tuple[str, int] | None:
-        """The address, and its VLAN, that was last found to move too often."""
+    def flapped(self) -> int:
+        """How often an address was found to move too often."""
+    @property
+    def last_flapping(self) -> Flapping | None:
+        """The address that was last found to move too often. Read while it is written, its ports may be another's."""
     def find(self, address: str, vlan: int = 0) -> int | None:
         """The port of an address."""
+    def static_port(self, address: str, vlan: int = 0) -> int | None:
+        """The port of a static entry."""
+    def reserved_port(self, address: str) -> int | None:
+        """The port that an address is reserved for."""
     def set_limits(self, port: int, *, max_macs: int = 1024, learn_rate: int = 0) -> None:
         """How many addresses a port may have, and learn in a second (0: any number).
 
@@ -66,7 +76,11 @@ class ForwardingTable:
         None: from all. Each has to be visited once in 32767 s; limits are more exact the more often. Returns
         how many entries were removed.
         """
-    def rows(self) -> list[MacRow]:
-        """All entries, as they are while workers go on learning. Reservations are not among them."""
+    def rows(self, first: int = 0, buckets: int | None = None) -> list[MacRow]:
+        """The entries of so many buckets from the first one on, or all, as they are while workers go on learning.
+
+        Reservations are not among them. An entry stays in its bucket: whoever asks for one part after another gets
+        each entry once that is there all the time.
+        """
     def counters(self, port: int) -> dict[str, int]:
         """Of a port: "entries" it has now, those "evicted" for another port's, and what came of learning (OUTCOMES)."""

@@ -1,4 +1,4 @@
-"""The forwarding table as control sees it: made, changed, listed. See mac_table.pxd and mac_learn.pxd."""
+"""The forwarding table as control sees it: made, changed, listed. See mac_table.pxd and mac_change.pxd."""
 
 import os
 from threading import Lock
@@ -10,16 +10,14 @@ from libc.string cimport memset
 from posix.stdlib cimport posix_memalign
 
 from fastvhost.abi.shared_memory cimport load_acquire_u64, load_u64
-from fastvhost.dataplane.mac_learn cimport (
+from fastvhost.dataplane.mac_change cimport (
     begin_flush, drop_static, end_flush, is_elsewhere, is_stale, is_static_of, put_static, set_tick, sweep,
 )
 from fastvhost.dataplane.mac_table cimport (
-    ANY_VLAN, ENTRY_STATIC, KEY_ADDRESS, KEY_ANY_VLAN, KEY_USED, N_LEARNINGS, NOBODY, PLACES, MacBucket, MacEntry,
-    MacPort, MacTable, answers, destination_key, find, is_group, entry_of, port_of, vlan_of,
+    ANY_VLAN, ENTRY_STATIC, KEY_ADDRESS, KEY_ANY_VLAN, KEY_USED, LEARN_FLAPPING, N_LEARNINGS, NOBODY, PLACES,
+    MacBucket, MacEntry, MacPort, MacTable, answers, destination_key, find, is_group, entry_of, port_of, vlan_of,
 )
-from fastvhost.dataplane.mac_row import MacRow
-
-from fastvhost.dataplane.mac_row import MacRow
+from fastvhost.dataplane.mac_row import Flapping, MacRow
 
 cdef enum:
     LEAST_ADDRESSES = 1 << 10
@@ -76,12 +74,31 @@ cdef class ForwardingTable:
         return (self.table.mask + 1) * PLACES >> 1
 
     @property
+    def buckets(self) -> int:
+        return self.table.mask + 1
+
+    @property
     def generation(self) -> int:
         return load_u64(&self.table.generation)
 
     def find(self, address: str, vlan: int = 0) -> int | None:
         cdef uint32_t port = find(self.table, key_of(address, vlan))
         return None if port == NOBODY else port
+
+    def static_port(self, address: str, vlan: int = 0) -> int | None:
+        return self.port_of_static(key_of(address, vlan))
+
+    def reserved_port(self, address: str) -> int | None:
+        return self.port_of_static(key_of(address, 0) | KEY_ANY_VLAN)
+
+    cdef object port_of_static(self, uint64_t key):
+        """The port of a static entry, or reservation; None: there is none."""
+        cdef MacEntry *entry
+        with self.changing:
+            entry = entry_of(self.table, key)
+            if entry == NULL or not entry.value & ENTRY_STATIC:
+                return None
+            return port_of(entry.value)
 
     def set_limits(self, port: int, *, max_macs: int = 1024, learn_rate: int = 0) -> None:
         cdef uint32_t number = self.port_number(port)
@@ -187,12 +204,14 @@ cdef class ForwardingTable:
             self.table.swept = (self.table.swept + n) & self.table.mask
         return removed
 
-    def rows(self) -> list[MacRow]:
-        cdef uint64_t b, key, value
+    def rows(self, first: int = 0, buckets: int | None = None) -> list[MacRow]:
+        cdef uint64_t b, key, value, all_of_them = self.table.mask + 1
+        cdef uint64_t begin = min(max(first, 0), all_of_them)
+        cdef uint64_t n = all_of_them - begin if buckets is None else min(max(buckets, 0), all_of_them - begin)
         cdef uint32_t i
         cdef MacEntry *entry
         found = []
-        for b in range(self.table.mask + 1):
+        for b in range(begin, begin + n):
             for i in range(<uint32_t>PLACES):
                 entry = &self.table.buckets[b].places[i]
                 key = load_acquire_u64(&entry.key)
@@ -221,9 +240,17 @@ cdef class ForwardingTable:
         return {"entries": counts.learned, "evicted": counts.evicted, **found}
 
     @property
-    def last_flapping(self) -> tuple[str, int] | None:
-        cdef uint64_t key = load_u64(&self.table.last_flapping)
-        return (address_of(key), vlan_of(key)) if key else None
+    def flapped(self) -> int:
+        cdef uint32_t port
+        cdef uint64_t times = 0
+        for port in range(self.table.n_ports):
+            times += load_u64(&self.table.ports[port].outcomes[<int>LEARN_FLAPPING])
+        return times
+
+    @property
+    def last_flapping(self) -> Flapping | None:
+        cdef uint64_t key = load_u64(&self.table.last_flapping), ports = load_u64(&self.table.flapping_ports)
+        return Flapping(address_of(key), vlan_of(key), ports & 0xffff, ports >> 32) if key else None
 
     cdef uint32_t port_number(self, object port) except? 0xffff:
         if not 0 <= port < self.table.n_ports:

@@ -1,4 +1,4 @@
-"""Who writes to the forwarding table: workers that learn, and control, which sweeps, flushes and has static entries.
+"""Workers write to the forwarding table: they learn. What control writes is in mac_change.
 
 All writing is done under one trylock. A worker that does not get it goes on, and learns with the next frame. What
 is not to be learned is found out without it, so a guest that sends what is refused keeps nobody from learning.
@@ -24,10 +24,6 @@ cdef enum:
     MOST_MOVES = 5
 
 
-# Whether an entry is to be removed: `what` is what the sweep was told.
-ctypedef bint (*Doomed)(const MacTable *table, uint64_t key, uint64_t value, uint64_t what) noexcept nogil
-
-
 cdef Learning learn_slowly(MacTable *table, uint64_t key, uint32_t port) noexcept nogil
 
 
@@ -45,14 +41,7 @@ cdef inline Learning learn(MacTable *table, uint64_t key, uint32_t port) noexcep
 
 cdef void lock(MacTable *table) noexcept nogil
 cdef void unlock(MacTable *table) noexcept nogil
-cdef bint put_static(MacTable *table, uint64_t key, uint32_t port) noexcept nogil
-cdef bint drop_static(MacTable *table, uint64_t key) noexcept nogil
-cdef void set_tick(MacTable *table, uint64_t seconds) noexcept nogil
-cdef void begin_flush(MacTable *table, uint64_t what) noexcept nogil
-cdef void end_flush(MacTable *table) noexcept nogil
-cdef uint64_t sweep(
-    MacTable *table, uint64_t first, uint64_t n_buckets, Doomed doomed, uint64_t what,
-) noexcept nogil
-cdef bint is_stale(const MacTable *table, uint64_t key, uint64_t value, uint64_t what) noexcept nogil
-cdef bint is_static_of(const MacTable *table, uint64_t key, uint64_t value, uint64_t port) noexcept nogil
-cdef bint is_elsewhere(const MacTable *table, uint64_t key, uint64_t value, uint64_t reserved) noexcept nogil
+cdef void renew_generation(MacTable *table) noexcept nogil
+cdef MacEntry *place_for(const MacTable *table, uint64_t key, uint32_t port) noexcept nogil
+cdef void occupy(MacTable *table, MacEntry *entry, uint64_t key, uint64_t value) noexcept nogil
+cdef void vacate(MacTable *table, MacEntry *entry) noexcept nogil

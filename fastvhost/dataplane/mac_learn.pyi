@@ -1,1 +1,1 @@
-"""Who writes to the forwarding table. For Cython; the Python face is forwarding_table."""
+"""Workers write to the forwarding table. For Cython; the Python face is forwarding_table."""

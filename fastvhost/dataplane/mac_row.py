@@ -1,4 +1,4 @@
-"""An entry of the forwarding table, for those who list them."""
+"""What the forwarding table tells: its entries, and an address that flaps."""
 
 from __future__ import annotations
 
@@ -17,3 +17,14 @@ class MacRow(NamedTuple):
     """Seconds since a frame from it came."""
     static: bool
     """Put there by an operator: not learned, not aged, and moved by nobody."""
+
+
+class Flapping(NamedTuple):
+    """An address that moved too often within a second, so that it stays where it is for the next one."""
+
+    address: str
+    vlan: int
+    port: int
+    """The number of the port that it stays at."""
+    other: int
+    """Where it was seen as well."""

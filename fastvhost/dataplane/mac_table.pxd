@@ -88,6 +88,7 @@ cdef struct MacTable:
     uint32_t n_ports
     int32_t writing            # the lock of writers: 0 or 1
     uint64_t last_flapping     # key
+    uint64_t flapping_ports    # of it: the one that it stays at, and shifted by 32 the other
     uint64_t swept             # the bucket that the next slice of a sweep begins with
 
 

@@ -1,4 +1,4 @@
-"""The forwarding table as workers read it. See mac_table.pxd; who writes is in mac_learn."""
+"""The forwarding table as workers read it. See mac_table.pxd; who writes is in mac_learn and mac_change."""
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,6 +63,45 @@ def test_what_two_guests_say_to_each_other_the_third_does_not_get(switch: UmlSwi
     assert sent == received
     # Now and then a guest asks for an address (ARP): everybody gets that.
     assert switch.tx_frames(c.name) - before < 10
+
+
+def table_of(switch: UmlSwitch) -> dict[str, str]:
+    """Ports by the addresses last seen there."""
+    rows = map(json.loads, switch.fwd.ask("mac", "show", "--json").splitlines())
+    return {row["address"]: row["port"] for row in rows}
+
+
+def test_the_table_of_a_running_switch_is_listed_flushed_and_learned_anew(switch: UmlSwitch) -> None:
+    a, b, _ = switch.guests
+    assert a.ping(b, 5) == 5
+    ours = {guest.machine.mac: guest.name for guest in (a, b)}
+    assert ours.items() <= table_of(switch).items()
+    assert "forgotten" in switch.fwd.ask("mac", "flush", "--port", b.name)
+    assert a.ping(b, 5) == 5
+    assert table_of(switch)[b.machine.mac] == b.name
+
+
+def test_an_address_moves_to_another_guest_and_the_next_frames_go_there(switch: UmlSwitch) -> None:
+    a, b, c = switch.guests
+    its = b.machine.mac
+    assert a.ping(b, 5) == 5
+    moved = switch.fwd.stats()["ports"][c.name]["learning"]["moved"]
+    b.run(f"ip address del {b.address}/24 dev eth0; ip link set eth0 address 52:54:00:00:00:b2")
+    c.run(f"ip link set eth0 address {its}; ip address add {b.address}/24 dev eth0")
+    try:
+        assert c.ping(a, 1) == 1  # the first frames with its address
+        assert table_of(switch)[its] == c.name
+        assert switch.fwd.stats()["ports"][c.name]["learning"]["moved"] > moved
+        before = switch.tx_frames(b.name)
+        assert a.ping(b, 20) == 20  # c answers: it has the IP address, too
+        assert switch.tx_frames(b.name) - before < 10
+    finally:
+        c.run(f"ip address del {b.address}/24 dev eth0; ip link set eth0 address {c.machine.mac}")
+        b.run(f"ip link set eth0 address {its}; ip address add {b.address}/24 dev eth0")
+        for guest in switch.guests:
+            guest.run("ip neigh flush dev eth0")
+    assert a.ping(b, 5) == 5
+    assert a.ping(c, 5) == 5
 
 
 def test_a_switch_has_nothing_to_complain_of(switch: UmlSwitch) -> None:

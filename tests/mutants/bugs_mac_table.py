@@ -2,7 +2,7 @@
 
 from tests.mutants.mutant import Mutant
 
-TABLE, LEARN = "dataplane/mac_table.pyx", "dataplane/mac_learn.pyx"
+TABLE, LEARN, CHANGE = "dataplane/mac_table.pyx", "dataplane/mac_learn.pyx", "dataplane/mac_change.pyx"
 
 MUTANTS = (
     Mutant(
@@ -21,7 +21,7 @@ MUTANTS = (
     ),
     Mutant(
         "mac-flush-numbers-wrap",
-        LEARN,
+        CHANGE,
         "table.now >> 16 == LAST_FLUSH",
         "False",
         "unit/test_mac_table.py::test_numbers_of_flushes_begin_again_without_an_entry_coming_back",
@@ -57,7 +57,7 @@ MUTANTS = (
     ),
     Mutant(
         "mac-tick-keeps-the-generation",
-        LEARN,
+        CHANGE,
         "    store_release_u32(&table.now, table.now & <uint32_t>0xffff0000 | <uint16_t>seconds)\n"
         "    renew_generation(table)\n",
         "    store_release_u32(&table.now, table.now & <uint32_t>0xffff0000 | <uint16_t>seconds)\n",

@@ -6,7 +6,8 @@ from libc.stdlib cimport calloc, free
 from fastvhost.abi.shared_memory cimport load_acquire_u32, load_acquire_u64, store_release_u32
 from fastvhost.dataplane.forwarding_table cimport ForwardingTable
 from fastvhost.dataplane.forwarding_table import OUTCOMES
-from fastvhost.dataplane.mac_learn cimport begin_flush, end_flush, is_stale, learn, lock, sweep, unlock
+from fastvhost.dataplane.mac_change cimport begin_flush, end_flush, is_stale, sweep
+from fastvhost.dataplane.mac_learn cimport learn, lock, unlock
 from fastvhost.dataplane.mac_table cimport (
     KEY_USED, LEARN_MOVED, LEARN_NEW, NOBODY, MacBucket, MacTable, destination_key, find, first_bucket, is_link_local,
     mac_hash, second_bucket, source_key,

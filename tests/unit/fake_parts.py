@@ -11,6 +11,7 @@ from typing import Any
 
 from fastvhost.control.parts import Parts
 from fastvhost.control.port_spec import PortSpec
+from fastvhost.dataplane.forwarding_table import ForwardingTable
 
 REASONS = ("no_receive_buffers", "link_down")
 
@@ -109,6 +110,13 @@ class FakeService:
         return {"peer": None}
 
 
+class FakeBridge(str):
+    """The names of its ports; and a real table."""
+
+    def __init__(self, _names: str) -> None:
+        self.table = ForwardingTable(addresses=1024, ports=16)
+
+
 @dataclass
 class Fakes:
     log: list[str] = field(default_factory=list)
@@ -128,7 +136,7 @@ class Fakes:
 
     @staticmethod
     def _bridge(ports: Sequence[FakePort], _settings: object) -> str:
-        return "+".join(port.name for port in ports)
+        return FakeBridge("+".join(port.name for port in ports))
 
     def _port(self, spec: PortSpec, _door: object) -> FakePort:
         self.ports[spec.name] = FakePort(spec.name, self.log)

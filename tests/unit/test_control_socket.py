@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from bench.guests.waits import MAX_WAIT
+from bench.guests.waits import MAX_WAIT, wait_until
 from fastvhost.backend import foreign_files
 from fastvhost.control import control_client, control_socket, runtime_dir
 from fastvhost.control.control_socket import ControlSocket
@@ -117,6 +117,30 @@ def test_a_client_that_never_reads_does_not_keep_others_waiting(path: Path) -> N
             for _ in range(5000):
                 deaf.sendall(line)
         assert answer(other, b'{"command": "echo"}\n')["ok"]
+
+
+def test_who_asks_for_much_at_once_and_reads_nothing_costs_a_few_answers(directory: Path) -> None:
+    made: list[int] = []
+
+    def much(_request: Any) -> str:
+        made.append(1)
+        return "x" * (1 << 20)
+
+    server = ControlSocket(directory / "c.sock", {"much": much, "echo": echo})
+    server.open()
+    server.start()
+    try:
+        with connect(server.path) as deaf, connect(server.path) as other:
+            deaf.sendall(b'{"command": "much"}\n' * 200)
+            wait_until("its first answer", MAX_WAIT, lambda: bool(made))
+            assert answer(other, b'{"command": "echo"}\n')["ok"]
+            assert len(made) <= control_socket.MAX_UNSENT_BYTES // (1 << 20) + 1
+            with contextlib.suppress(ConnectionResetError):
+                while deaf.recv(1 << 16):
+                    pass
+        assert len(made) <= control_socket.MAX_UNSENT_BYTES // (1 << 20) + 1
+    finally:
+        server.stop()
 
 
 def test_idle_clients_shut_nobody_out_the_longest_idle_one_makes_room(path: Path) -> None:

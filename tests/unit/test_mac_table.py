@@ -131,7 +131,8 @@ def test_an_address_that_moves_too_often_stays_until_the_next_second_is_over(tab
     assert [learn(table, 1, port) for port in (B, A, B, A, B)] == ["moved"] * 5
     assert table.last_flapping is None
     assert [learn(table, 1, A) for _ in range(2)] == ["flapping", "frozen"]
-    assert table.last_flapping == (address(1), 0)
+    assert table.last_flapping == (address(1), 0, B, A)
+    assert table.flapped == 1
     table.set_tick(1)
     assert learn(table, 1, B) == "unchanged"
     assert learn(table, 1, A) == "frozen"
