@@ -19,7 +19,7 @@ from fastvhost import __version__
 from fastvhost.backend import keeper
 from fastvhost.cli import render
 from fastvhost.cli.output import Figures
-from fastvhost.control import affinity, host, macs, open_files, preflight, records, runtime_dir
+from fastvhost.control import affinity, changeover, changes, host, macs, open_files, preflight, records, runtime_dir
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.control_socket import ControlSocket
 from fastvhost.control.core_watch import CoreWatch
@@ -46,15 +46,20 @@ MOST_DEFECTS = 8
 CORE_WATCH_SECONDS = 5.0
 
 
-def forward(settings: FwdConfig, parts: Parts | None = None) -> int:
-    """Run until a signal ends it. 0 after SIGTERM, 130 after ^C."""
+Read = Callable[[], FwdConfig]
+"""Reads the configuration file anew. Raises UsageError."""
+
+
+def forward(settings: FwdConfig, parts: Parts | None = None, read: Read | None = None) -> int:
+    """Run until a signal ends it. 0 after SIGTERM, 130 after ^C. read: what SIGHUP and `reload` do; SIGHUP ends it
+    where there is no file."""
     # Blocked here and so in every thread made from now on: the main thread takes signals out of sigtimedwait() below,
     # and no Python code is ever interrupted half-way.
     signal.pthread_sigmask(signal.SIG_BLOCK, _ending())
     for warning in open_files.check(settings, open_files.raise_limit()):
         log.warning("%s", warning)
     with keeper.started() as helper:
-        return _forward(settings, parts, helper)
+        return _forward(settings, parts, helper, read)
 
 
 def _ending() -> tuple[signal.Signals, ...]:
@@ -63,7 +68,7 @@ def _ending() -> tuple[signal.Signals, ...]:
     return tuple(number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN)
 
 
-def _forward(settings: FwdConfig, parts: Parts | None, helper: keeper.Keeper | None) -> int:
+def _forward(settings: FwdConfig, parts: Parts | None, helper: keeper.Keeper | None, read: Read | None) -> int:
     preflight.check(settings)
     seen = host.observe()
     plan = host.plan_cores(settings.cores, seen, settings.most_workers)
@@ -93,7 +98,7 @@ def _forward(settings: FwdConfig, parts: Parts | None, helper: keeper.Keeper | N
         affinity.pin(helper.pid, plan.control_cores)
     switch = Switch(settings, plan, parts)
     history = History(switch)
-    control = _control_socket(settings, switch, history)
+    control = _control_socket(settings, switch, history, read)
     out = Figures()
     try:
         switch.start()
@@ -105,7 +110,7 @@ def _forward(settings: FwdConfig, parts: Parts | None, helper: keeper.Keeper | N
             control.stop(CONTROL_SECONDS)
         raise
     try:
-        code = _wait(settings, switch, history, out, helper, _Watches(switch, plan.control_cores))
+        code = _wait(settings, switch, history, out, helper, _Watches(switch, plan.control_cores), read)
     except BaseException as error:
         defect = "" if isinstance(error, FastvhostError) else f"internal error {error!r}; {DEFECT}"
         _end(settings, switch, control, out, 1, defect or str(error))
@@ -113,7 +118,7 @@ def _forward(settings: FwdConfig, parts: Parts | None, helper: keeper.Keeper | N
     return _end(settings, switch, control, out, code)
 
 
-def _control_socket(settings: FwdConfig, switch: Switch, history: History) -> ControlSocket | None:
+def _control_socket(settings: FwdConfig, switch: Switch, history: History, read: Read | None) -> ControlSocket | None:
     def show(request: Mapping[str, Any]) -> object:
         name = request.get("port")
         try:
@@ -132,9 +137,10 @@ def _control_socket(settings: FwdConfig, switch: Switch, history: History) -> Co
         control = ControlSocket(
             path,
             {"stats": lambda _: history.current(), "show": show, **macs.reading(switch)},
-            preflight.group_id(settings.socket_group),
+            preflight.group_id(settings.control_group or settings.socket_group),
             (lambda: None) if settings.control else runtime_dir.choose,
-            macs.changing(switch),
+            {**changes.handlers(switch, read), **macs.changing(switch)},
+            preflight.group_id(settings.control_group),
         )
         control.open()
     except (OSError, RuntimeFailure) as error:
@@ -154,6 +160,7 @@ def _wait(
     out: Figures,
     helper: keeper.Keeper | None,
     watches: _Watches,
+    read: Read | None,
 ) -> int:
     """The main thread's loop, until a signal. Raises RuntimeFailure when the switch cannot go on."""
     now = time.monotonic()
@@ -168,7 +175,9 @@ def _wait(
         received = signal.sigtimedwait(ending, pause)
         # Where the process was stopped and continued after the timeout, CPython returns a siginfo that is not filled
         # in.
-        if received and received.si_signo in ending:
+        if received and received.si_signo == signal.SIGHUP and read and received.si_signo in ending:
+            _reload(switch, read)
+        elif received and received.si_signo in ending:
             if signal.SIGINT in ending:
                 # A second ^C ends at once, as it would any program.
                 signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -191,6 +200,17 @@ def _wait(
         if now >= next_watch:
             survive("the watch over the cores", watches.look, now)
             next_watch = now + CORE_WATCH_SECONDS
+
+
+def _reload(switch: Switch, read: Read) -> None:
+    """SIGHUP: the same as the verb `reload`."""
+    try:
+        if not changeover.change(switch, changes.reload(read)):
+            log.info("SIGHUP: nothing differs")
+    except FastvhostError as error:
+        log.error("SIGHUP: %s; nothing was changed", error)
+    except Exception as error:
+        log.exception("SIGHUP: internal error %r; %s", error, DEFECT)
 
 
 class _Watches:

@@ -7,13 +7,14 @@ Counters go to stdout, the log narrative to stderr. Options may stand in a TOML 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 from typing import Any
 
 from fastvhost.cli import log
 from fastvhost.cli.output import printable
-from fastvhost.control import config, host, vlans
+from fastvhost.control import config, config_file, host, vlans
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.kinds import BARE, KINDS
 from fastvhost.control.units import format_cores, format_duration
@@ -39,8 +40,13 @@ OPTIONS = (
     ("idle-sleep-max", "TIME", "the longest nap of --idle adaptive; default 50us"),
     ("stats-period", "SECONDS", "print counters and rates every so many seconds"),
     ("control", "PATH", "control socket; default: in the runtime directory, where fastvhost stats and show find it"),
+    ("control-group", "GROUP", "group that may change ports and wires through the control socket, beside you and root"),
     ("socket-group", "GROUP", "group that may connect to the sockets (mode 0660)"),
-    ("config", "FILE.toml", "read options from a file"),
+    (
+        "config",
+        "FILE.toml",
+        "read options from a file; fastvhost reload and SIGHUP put changed ports and wires into effect",
+    ),
 )
 PORTS = "\n".join(
     (
@@ -69,15 +75,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check or run."""
-    given = {option: getattr(arguments, option.replace("-", "_")) for option in config.OPTIONS}
-    from_file = config.read_file(arguments.config) if arguments.config else {}
-    settings = config.build({**from_file, **{option: value for option, value in given.items() if value is not None}})
+    values = {option: getattr(arguments, option.replace("-", "_")) for option in config.OPTIONS}
+    given = {option: value for option, value in values.items() if value is not None}
+    read = None if arguments.config is None else functools.partial(config_file.build, arguments.config, given)
+    settings = read() if read else config.build(given)
     log.configure(arguments.log_level)
     if arguments.check:
         return _check(settings)
     from fastvhost.cli.forwarding import forward
 
-    return forward(settings)
+    return forward(settings, read=read)
 
 
 def _check(settings: FwdConfig) -> int:

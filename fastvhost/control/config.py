@@ -34,6 +34,7 @@ OPTIONS = (
     "stats-period",
     "json",
     "control",
+    "control-group",
     "socket-group",
     "mac-table",
     "mac-age",
@@ -63,6 +64,8 @@ class FwdConfig:
     stats_period: float | None = None
     json: bool = False
     control: str | None = None
+    control_group: str | None = None
+    """Whose members may change ports and wires, beside this user and root."""
     socket_group: str | None = None
 
     @property
@@ -135,11 +138,10 @@ def build(options: Mapping[str, object]) -> FwdConfig:
     """A validated configuration from options as they were written; a value of None counts as not given."""
     given = {key: value for key, value in options.items() if value is not None}
     ports = tuple(_port(item) for item in _items("port", given.get("port", [])))
+    if len(ports) < 2:
+        raise UsageError("forwarding takes two ports at least; write --port a.sock --port b.sock")
     _check_ports(ports)
     control = _path("control", given.get("control"))
-    for port in ports:
-        if control and port.socket and socket_file(control) == socket_file(port.socket):
-            raise UsageError(f"--control {control}: port '{port.name}' has this socket; give each its own")
     items = _items("wire", given.get("wire", []))
     if not items and (len(ports) > 2 or any(port.policy.of_a_switch for port in ports)):
         given.setdefault("forward", "learn")
@@ -147,13 +149,10 @@ def build(options: Mapping[str, object]) -> FwdConfig:
     if words["forward"] == "learn" and items:
         raise UsageError(f"--wire {items[0]}: learn joins all ports; leave --wire out, or use --forward patch")
     wires = () if words["forward"] == "learn" else _wires(ports, items)
-    _check_macs(ports, wires)
-    if words["forward"] != "learn":
-        check_no_switch(ports)
     period = given.get("stats-period")
     if not isinstance(json := given.get("json", False), bool):
         raise UsageError(f"json = {json}: true or false")
-    return FwdConfig(
+    settings = FwdConfig(
         ports=ports,
         wires=wires,
         forward=words["forward"],
@@ -167,8 +166,23 @@ def build(options: Mapping[str, object]) -> FwdConfig:
         stats_period=None if period is None else units.duration("stats-period", period, 0.1, 86400),
         json=json,
         control=control,
+        control_group=_optional_text("control-group", given.get("control-group")),
         socket_group=_optional_text("socket-group", given.get("socket-group")),
     )
+    check_together(settings)
+    return settings
+
+
+def check_together(settings: FwdConfig) -> None:
+    """Raises UsageError where ports, wires and control socket, each well by itself, do not fit together."""
+    _check_ports(settings.ports)
+    control = settings.control
+    for port in settings.ports:
+        if control and port.socket and socket_file(control) == socket_file(port.socket):
+            raise UsageError(f"--control {control}: port '{port.name}' has this socket; give each its own")
+    _check_macs(settings.ports, settings.wires)
+    if settings.forward != "learn":
+        check_no_switch(settings.ports)
 
 
 def _port(item: object) -> PortSpec:
@@ -180,8 +194,6 @@ def _port(item: object) -> PortSpec:
 
 
 def _check_ports(ports: tuple[PortSpec, ...]) -> None:
-    if len(ports) < 2:
-        raise UsageError("forwarding takes two ports at least; write --port a.sock --port b.sock")
     for name, count in Counter(port.name for port in ports).items():
         if count > 1:
             raise UsageError(f"--port: {count} ports are called '{name}'; tell them apart with name=")

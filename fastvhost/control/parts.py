@@ -32,6 +32,13 @@ class AnyWorker(Protocol):
     def waiting(self) -> int: ...
 
 
+class AnyRewiring(Protocol):
+    """fastvhost.dataplane.rewiring.Rewiring."""
+
+    def commit(self, *, leave: Sequence[Any], join: Sequence[Any], lead: Sequence[Any]) -> None: ...
+    def dismiss(self, port: Any) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """Factories of what the switch owns."""
@@ -45,6 +52,10 @@ class Parts:
     """Exceptions of these parts that mean: the configuration cannot be put into effect."""
     bridge: Callable[[Sequence[Any], FwdConfig], Any]
     """Makes a switch of ports, for `learn`."""
+    wire: Callable[..., Any]
+    """Makes a wire that joins workers while they run."""
+    rewiring: Callable[[Any, Sequence[Any]], AnyRewiring]
+    """From the door and all of its workers: makes what changes their wires while they run."""
     watch: Callable[[Sequence[Any]], AnyWatch] | None = None
     """Makes the watch over the workers, which have their wires by then."""
 
@@ -56,6 +67,8 @@ def real_parts() -> Parts:
     from fastvhost.dataplane.door import Door
     from fastvhost.dataplane.forwarding_table import ForwardingTable
     from fastvhost.dataplane.hold_watch import HoldWatch
+    from fastvhost.dataplane.rewiring import Rewiring
+    from fastvhost.dataplane.wire import Wire
     from fastvhost.dataplane.worker import Worker
 
     def port(spec: PortSpec, door: Door) -> AnyPort:
@@ -75,4 +88,5 @@ def real_parts() -> Parts:
                 made.set_vlans(number, native=vlans.untagged, tagged=vlans.tagged)
         return made
 
-    return Parts(Door, worker, port, service, drop_reason.NAMES, (OSError, ValueError), bridge, HoldWatch)
+    refusals = (OSError, ValueError)
+    return Parts(Door, worker, port, service, drop_reason.NAMES, refusals, bridge, Wire, Rewiring, HoldWatch)

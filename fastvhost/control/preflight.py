@@ -22,28 +22,29 @@ def check_for_later(settings: FwdConfig) -> tuple[str, ...]:
     """The same for a later start: returns the paths that another process uses now, which may be free by then."""
     if fault := host.proc_fault():
         raise RuntimeFailure(fault)
-    _check_group(settings.socket_group, group_id(settings.socket_group))
+    for option, group in (("socket-group", settings.socket_group), ("control-group", settings.control_group)):
+        _check_group(option, group, group_id(group, option))
     said = tuple(said for port in settings.ports for said in port.kind.check_host(port))
     if settings.control:
         said += socket_place.check(Path(settings.control), True, ELSEWHERE)
     return said
 
 
-def group_id(group: str | None) -> int:
+def group_id(group: str | None, option: str = "socket-group") -> int:
     """The number of a group given by name or number, -1 for none."""
     try:
         number = number_of(group)
     except NoGroupError as error:
-        raise UsageError(f"--socket-group {error}") from None
+        raise UsageError(f"--{option} {error}") from None
     return -1 if number is None else number
 
 
-def _check_group(name: str | None, number: int) -> None:
+def _check_group(option: str, name: str | None, number: int) -> None:
     """A user can give a file to a group of which it is a member; CAP_CHOWN allows any group. chown(2)"""
     if number in (-1, os.getegid(), *os.getgroups()) or host.has_capability(host.CAP_CHOWN):
         return
     user = os.geteuid()
     raise UsageError(
-        f"--socket-group {name}: user {user} is no member of it; add it (usermod -aG {name} USER, then log in again), "
+        f"--{option} {name}: user {user} is no member of it; add it (usermod -aG {name} USER, then log in again), "
         "or run as root"
     )

@@ -70,10 +70,19 @@ def with_rates(now: Snapshot, before: Snapshot | None) -> Snapshot:
     seconds = now["uptime"] - before["uptime"] if before else 0.0
     if before is None or seconds <= 0:
         return now
-    ports = {name: _port_rates(port, before["ports"][name], seconds) for name, port in now["ports"].items()}
+    ports = {
+        name: _port_rates(port, before["ports"][name], seconds)
+        for name, port in now["ports"].items()
+        if name in before["ports"] and _went_on(port, before["ports"][name])
+    }
     before_workers = before["workers"]
     workers = {name: _worker_rates(one, before_workers[name], seconds) for name, one in now["workers"].items()}
     return {**now, "rates": {"seconds": round(seconds, 3), "ports": ports, "workers": workers}}
+
+
+def _went_on(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """Whether the port was not removed and made anew meanwhile: then its counters begin at 0."""
+    return all(now[key] >= before[key] for key in ("rx_frames", "tx_frames", "rx_bytes", "tx_bytes"))
 
 
 def _port_rates(now: Mapping[str, Any], before: Mapping[str, Any], seconds: float) -> dict[str, float]:

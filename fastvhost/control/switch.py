@@ -8,8 +8,12 @@ workers finish their burst, services publish used entries and close connections,
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
+import threading
 import time
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,9 +36,15 @@ STOP_SECONDS = 1.5
 rest is for the last figures and for Python to end."""
 SERVICES_SECONDS = 0.4
 """Of these seconds, those that services have together where a worker does not end."""
+CHANGE_SECONDS = 0.4
+"""Of these seconds, those that a change under way has to end."""
+END_SECONDS = 2.0
+"""Seconds for the service of a port to stop that is removed while others go on."""
+WATCH_SECONDS = 0.2
+"""Seconds for a watch over the workers to end, before another one takes its place."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class PortUnit:
     """One port with what belongs to it."""
 
@@ -42,6 +52,21 @@ class PortUnit:
     spec: PortSpec
     port: AnyPort
     service: Service | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Way:
+    """One direction: who sends, who gets it (None: nobody), its wire of the data plane, and who works on it."""
+
+    ingress: PortUnit
+    egress: PortUnit | None
+    wire: Any
+    threads: tuple[WorkerThread, ...]
+
+    @property
+    def names(self) -> tuple[str, str | None]:
+        """Of the two ports."""
+        return self.ingress.spec.name, self.egress.spec.name if self.egress else None
 
 
 class WorkerThread(Thread):
@@ -97,12 +122,15 @@ class Switch:
         self.config = config
         self.parts = parts or real_parts()
         self.started_at = time.monotonic()
-        door = self.parts.door()
+        self._door = self.parts.door()
         self.ports: tuple[PortUnit, ...] = tuple(
-            self._unit(number, spec, door) for number, spec in enumerate(config.ports)
+            self.make_unit(number, spec) for number, spec in enumerate(config.ports)
         )
+        """By number. Replaced as a whole where ports come and go."""
         self.workers = tuple(
-            WorkerThread(f"worker{number}", self.parts.worker(door, f"worker{number}", config), core, plan.allowed)
+            WorkerThread(
+                f"worker{number}", self.parts.worker(self._door, f"worker{number}", config), core, plan.allowed
+            )
             for number, core in enumerate(plan.worker_cores)
         )
         self._watch: WatchThread | None = None
@@ -110,10 +138,17 @@ class Switch:
         if config.forward == "learn":
             self.bridge = self.parts.bridge([unit.port for unit in self.ports], config)
         self._upkeep = MacUpkeep(self.bridge.table, self.port_name) if self.bridge else None
+        self._ways: dict[str, Way] = {}
+        self._lock = threading.Lock()
+        self._stopping = False
+        self._unended: list[PortUnit] = []
+        """Ports that were removed while a thread still used them."""
         self._wire_up()
+        self._rewiring = self.parts.rewiring(self._door, [thread.worker for thread in self.workers])
 
-    def _unit(self, number: int, spec: PortSpec, door: Any) -> PortUnit:
-        port = self.parts.port(spec, door)
+    def make_unit(self, number: int, spec: PortSpec) -> PortUnit:
+        """A port and its service, neither opened nor wired."""
+        port = self.parts.port(spec, self._door)
         return PortUnit(number, spec, port, self.parts.service(spec, port, self.config.socket_group))
 
     def _wire_up(self) -> None:
@@ -139,6 +174,7 @@ class Switch:
                 threads[share].worker.share_wire(wire, share)
             for thread in threads:
                 thread.wires.append((ingress, egress))
+            self._ways[ingress] = Way(unit, None if egress is None else by_name[egress], wire, tuple(threads))
 
     def start(self) -> None:
         """Prepare, listen, poll, answer. On failure everything that was started is stopped again."""
@@ -146,28 +182,118 @@ class Switch:
         if trouble := next(filter(None, [thread.worker.prepare() for thread in self.workers]), ""):
             log.warning("guests are notified by threads of their ports, which is slower: %s", trouble)
         try:
-            for unit in self.ports:
-                if unit.service:
-                    unit.service.open()
-            for thread in self.workers:
-                thread.start()
-            self._watch_workers()
-            for unit in self.ports:
-                if unit.service:
-                    unit.service.start()
-        except self.parts.refusals as error:
+            with self.refusing():
+                for unit in self.ports:
+                    if unit.service:
+                        unit.service.open()
+                for thread in self.workers:
+                    thread.start()
+                self._watch_workers()
+                for unit in self.ports:
+                    if unit.service:
+                        unit.service.start()
+        except BaseException:
             self.stop()
+            raise
+
+    @contextlib.contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Raises UsageError or RuntimeFailure where parts cannot be made or started."""
+        try:
+            yield
+        except self.parts.refusals as error:
             if open_files.ran_out(error):
                 raise RuntimeFailure(f"{error}; {open_files.RAISE}") from error
             # A service tells whether another setting would help (its cause is "usage") or the system said no.
             refusal = UsageError if getattr(error, "cause", "") == "usage" else RuntimeFailure
             raise refusal(str(error)) from error
         except RuntimeError as error:
-            self.stop()
             raise RuntimeFailure(f"{error}; raise TasksMax= in the unit, or ulimit -u") from error
-        except BaseException:
-            self.stop()
-            raise
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """One change at a time, and none while it stops. Raises RuntimeFailure."""
+        with self._lock:
+            if self._stopping:
+                raise RuntimeFailure("fwd is stopping; nothing was changed")
+            unended, self._unended = self._unended, []
+            for unit in unended:
+                self.end(unit)
+            yield
+
+    def rewire(self, units: tuple[PortUnit, ...], config: FwdConfig) -> None:
+        """Have these ports, wired like this, between two bursts of the workers. Services are left as they are.
+
+        Raises WorkerStuckError where a worker does not come to the door; then nothing changed.
+        """
+        by_name = {unit.spec.name: unit for unit in units}
+        stay = {name: way for name, way in self._ways.items() if by_name.get(name) is way.ingress}
+        ways: dict[str, Way] = {}
+        join, lead = [], []
+        for ingress, egress in config.directions:
+            unit, target = by_name[ingress], None if egress is None else by_name[egress]
+            way = stay.get(ingress)
+            if way is None:
+                others = [way.threads for way in {**stay, **ways}.values()]
+                threads = self._least_wired(min(len(self.workers), unit.spec.queues), others)
+                way = Way(unit, target, self._wire(unit, target, len(threads)), threads)
+                join.append((way.wire, [thread.worker for thread in threads]))
+            elif way.egress is not target:
+                lead.append((way.wire, None if target is None else target.port))
+                way = dataclasses.replace(way, egress=target)
+            ways[ingress] = way
+        leave = [way.wire for name, way in self._ways.items() if name not in ways or ways[name].wire is not way.wire]
+        self._rewiring.commit(leave=leave, join=join, lead=lead)
+        self.ports, self.config, self._ways = units, config, ways
+        for thread in self.workers:
+            thread.wires = [way.names for way in ways.values() if thread in way.threads]
+        if leave or join:
+            self._watch_anew()
+
+    def _wire(self, unit: PortUnit, target: PortUnit | None, shares: int) -> Any:
+        return self.parts.wire(
+            unit.port,
+            None if target is None else target.port,
+            hold=self.config.on_full == "hold",
+            hold_timeout_ms=round(self.config.hold_timeout * 1000),
+            shares=shares,
+        )
+
+    def _least_wired(self, n: int, others: list[tuple[WorkerThread, ...]]) -> tuple[WorkerThread, ...]:
+        """As many workers, from the one with fewest wires on. others: who works on each of the other wires."""
+        busy = Counter(thread for threads in others for thread in threads)
+        first = min(range(len(self.workers)), key=lambda number: busy[self.workers[number]])
+        return tuple(self.workers[(first + share) % len(self.workers)] for share in range(n))
+
+    def end(self, unit: PortUnit) -> None:
+        """End a port that has no wires any more: its service, what workers know of it, its memory.
+
+        Where a thread still uses it, the log says so, and the next change tries again.
+        """
+        if unit.service:
+            with contextlib.suppress(Exception):
+                unit.service.withdraw()
+            if not self._stopped(unit, END_SECONDS):
+                self._unended.append(unit)
+                return
+        try:
+            self._rewiring.dismiss(unit.port)
+        except RuntimeError as error:
+            log.warning("port %s: its memory stays mapped until the next change: %s", unit.spec.name, error)
+            self._unended.append(unit)
+        else:
+            unit.port.close()
+
+    def _watch_anew(self) -> None:
+        """Other wires are there: the watch over the workers gives way to another one, with other wires."""
+        if self._watch is not None:
+            self._watch.stop()
+            self._watch.join(WATCH_SECONDS)  # where it is blocked, it ends later, and keeps what it looks at until then
+            self._watch = None
+            try:
+                self._watch_workers()
+            except (OSError, RuntimeError) as error:
+                log.warning("nobody watches whether guests' memory keeps workers waiting: %s", error)
 
     def _watch_workers(self) -> None:
         if self.parts.watch is not None:
@@ -195,6 +321,10 @@ class Switch:
     def stop(self, timeout: float = STOP_SECONDS) -> bool:
         """Remove paths, publish used entries, close connections. False where a thread did not end in time."""
         deadline = time.monotonic() + timeout
+        self._stopping = True
+        with contextlib.ExitStack() as stack:
+            if self._lock.acquire(timeout=CHANGE_SECONDS):  # a change under way ends first
+                stack.callback(self._lock.release)
         self.withdraw()
         if self._watch is not None:
             self._watch.stop()  # not waited for: it may be held as long as a worker, and touches nothing of ours
@@ -225,7 +355,7 @@ class Switch:
 
     def close(self) -> None:
         """Unmap guest memory. Only after stop() returned True, and after the counters were read for the last time."""
-        for unit in self.ports:
+        for unit in (*self.ports, *self._unended):
             unit.port.close()
 
     @property

@@ -12,12 +12,13 @@ several ports may be posted at once: a worker comes to all that are posted at it
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from fastvhost.abi.shared_memory cimport load_acquire_u32
+from fastvhost.abi.shared_memory cimport load_acquire_u32, load_acquire_u64
 
 
 cdef enum:
     MOST_WORKERS = 62        # a bit each in `missing`, beside two others
     GATE_BYTES = 128
+    MOST_POSTINGS = 4096     # at one gate: ports of which its worker owns lanes, and one for changes of its lanes
 
 ctypedef void (*Apply)(void *what) noexcept nogil
 
@@ -26,6 +27,7 @@ cdef struct Posting:
     # written by the control thread while nothing is posted
     Apply apply              # copies fields, and touches nothing that may be slow to come
     void *what
+    uint32_t owners          # `version` of the door when it was posted: for which owners it is
     # written by all
     uint64_t missing         # a bit for each worker that has not come, or NOTHING_POSTED
     uint64_t waited          # workers that came, waited too long for the others and went on
@@ -41,8 +43,9 @@ cdef struct Gate:
     uint32_t asleep
     # written while it does not run
     uint32_t number          # its place at the door
+    # written by the control plane: MOST_POSTINGS places, the first n_postings are in use; who leaves one clears it
     uint32_t n_postings
-    Posting **postings       # of the ports of which it owns lanes
+    Posting **postings       # of the ports of which it owns lanes, and once did
     uint8_t apart[GATE_BYTES - 40]  # each worker reads cache lines of its own
 
 
@@ -63,6 +66,7 @@ cdef class Door:
     cdef uint32_t version
     cdef Gate *add(self, object owner) except NULL
     cdef int owns(self, Gate *gate, PortDoor port) except -1
+    cdef int disown(self, PortDoor port) except -1
     cdef int remove(self, Gate *gate) except -1
 
 
@@ -77,6 +81,7 @@ cdef class PortDoor:
     cdef int prepare(self) except -1
     cdef Passage attempt(self, Apply apply, void *what, uint64_t end) noexcept nogil
     cdef Passage post(self, Apply apply, void *what) noexcept nogil
+    cdef bint await_owners(self, uint64_t wait_ns) noexcept nogil
     cdef void count(self) noexcept nogil
     cdef bint passed(self) noexcept nogil
     cdef bint withdraw(self) noexcept nogil
@@ -88,6 +93,11 @@ cdef void enter(Gate *gate) noexcept nogil
 cdef void leave(Gate *gate) noexcept nogil
 cdef void stand(Gate *gate) noexcept nogil
 cdef bint held(Gate *gate, Posting *posting, bint gives_up) noexcept nogil
+
+
+cdef inline Posting *posting_at(const Gate *gate, uint32_t place) noexcept nogil:
+    """The control plane may write the place meanwhile."""
+    return <Posting *>load_acquire_u64(<const uint64_t *>&gate.postings[place])  # pairs with write_place
 
 
 cdef inline bint is_called(const Gate *gate) noexcept nogil:

@@ -3,7 +3,7 @@
 import os
 
 from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from posix.unistd cimport close, usleep
 
@@ -34,6 +34,11 @@ cdef enum:
 # Bits of `missing` beside those of the workers.
 cdef uint64_t COUNTING = <uint64_t>1 << 62        # the control thread checks which workers run: until then none comes
 cdef uint64_t NOTHING_POSTED = <uint64_t>1 << 63
+
+# What stands at a place of a gate that a port left.
+cdef Posting left_place
+memset(&left_place, 0, sizeof(left_place))
+left_place.missing = NOTHING_POSTED
 
 
 class WorkerStuckError(RuntimeError):
@@ -115,8 +120,8 @@ cdef void stand(Gate *gate) noexcept nogil:
     full_fence()  # pairs with those in call: the worker sees the posting, or is asked again
     while stands and not load_acquire_u32(&gate.stopping):
         stands = False
-        for i in range(gate.n_postings):
-            stands = held(gate, gate.postings[i], gives_up) or stands
+        for i in range(load_acquire_u32(&gate.n_postings)):
+            stands = held(gate, posting_at(gate, i), gives_up) or stands
         if stands and spins < SPINS:
             spins += 1
             cpu_pause()
@@ -134,8 +139,8 @@ cdef void enter(Gate *gate) noexcept nogil:
     cdef Posting *posting
     store_release_u32(&gate.running, 1)
     full_fence()  # pairs with those in post and count: the control thread sees that it runs, or it sees the posting
-    for i in range(gate.n_postings):
-        posting = gate.postings[i]
+    for i in range(load_acquire_u32(&gate.n_postings)):
+        posting = posting_at(gate, i)
         missing = load_acquire_u64(&posting.missing)
         while missing != NOTHING_POSTED and not missing & me and not join(posting, me):
             usleep(NAP_MICROSECONDS)  # all have come: it is taking effect
@@ -155,6 +160,10 @@ cdef void wake(Gate *gate) noexcept nogil:
 
 
 # The control thread's side
+
+
+cdef void write_place(Gate *gate, uint32_t place, Posting *posting) noexcept nogil:
+    store_release_u64(<uint64_t *>&gate.postings[place], <uint64_t>posting)  # pairs with posting_at
 
 
 cdef class Door:
@@ -178,24 +187,42 @@ cdef class Door:
         if None not in self.owners:
             raise ValueError(f"door: {MOST_WORKERS} workers are the most")
         gate = &self.gates[self.owners.index(None)]
+        if gate.postings == NULL:
+            gate.postings = <Posting **>calloc(MOST_POSTINGS, sizeof(Posting *))
+        if gate.postings == NULL:
+            raise MemoryError
         gate.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         gate.asked = gate.stopping = gate.running = gate.asleep = 0
         self.owners[gate.number] = owner
         return gate
 
     cdef int owns(self, Gate *gate, PortDoor port) except -1:
-        """A worker that does not run yet gets lanes from or to this port: from now on changes wait for it."""
-        cdef Posting **more
-        cdef uint32_t i
+        """A worker gets lanes from or to this port: changes posted from now on wait for it.
+
+        Where it runs, it may have them only after await_owners() of the port. It keeps its place here when it loses
+        them again: a change of the port then waits for one worker more.
+        """
+        cdef uint32_t i, place = gate.n_postings
         for i in range(gate.n_postings):
             if gate.postings[i] == &port.posting:
                 return 0
-        more = <Posting **>realloc(gate.postings, (gate.n_postings + 1) * sizeof(Posting *))
-        if more == NULL:
-            raise MemoryError
-        gate.postings = more
-        gate.postings[gate.n_postings] = &port.posting
-        gate.n_postings += 1
+            if gate.postings[i] == &left_place:
+                place = min(place, i)
+        if place == <uint32_t>MOST_POSTINGS:
+            raise ValueError(f"door: a worker takes lanes of {MOST_POSTINGS - 1} ports at most; start more workers")
+        write_place(gate, place, &port.posting)
+        store_release_u32(&gate.n_postings, max(gate.n_postings, place + 1))
+        add_u32(&self.version, 1)
+        full_fence()  # pairs with the one in post: the port's thread sees the version, or await_owners its posting
+        return 0
+
+    cdef int disown(self, PortDoor port) except -1:
+        """No worker has lanes of this port any more. One may look at its posting until it next comes to a change."""
+        cdef uint32_t i, k
+        for i in range(<uint32_t>MOST_WORKERS):
+            for k in range(self.gates[i].n_postings):
+                if self.gates[i].postings[k] == &port.posting:
+                    write_place(&self.gates[i], k, &left_place)
         add_u32(&self.version, 1)
         return 0
 
@@ -267,7 +294,7 @@ cdef class PortDoor:
         return PASSED
 
     cdef Passage post(self, Apply apply, void *what) noexcept nogil:
-        self.posting.apply, self.posting.what = apply, what
+        self.posting.apply, self.posting.what, self.posting.owners = apply, what, self.version
         store_release_u64(&self.posting.waited, 0)
         store_release_u64(&self.posting.missing, self.workers | COUNTING)
         self.posted = True
@@ -277,6 +304,18 @@ cdef class PortDoor:
             return OWNERS_CHANGED
         self.count()
         return PASSED
+
+    cdef bint await_owners(self, uint64_t wait_ns) noexcept nogil:
+        """Wait until no change is posted for those who owned lanes before. For any thread, after Door.owns()."""
+        cdef uint64_t end = monotonic_ns() + wait_ns
+        cdef uint32_t version = load_acquire_u32(&self.door.version)
+        while load_acquire_u64(&self.posting.missing) != NOTHING_POSTED:
+            if load_acquire_u32(&self.posting.owners) == version:
+                return True
+            if monotonic_ns() >= end:
+                return False
+            usleep(NAP_MICROSECONDS)
+        return True
 
     cdef void count(self) noexcept nogil:
         """Come in the place of workers that do not run, and call the others."""

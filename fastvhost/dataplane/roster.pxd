@@ -28,6 +28,7 @@ cdef enum:
     LEAD_US = 25               # a few visits within their budget; 5 made bursts of packed rings smaller
     MOST_US = 100
     LONE_FRAME_SHIFT = 3
+    NOT_THERE = 0xFFFFFFFF     # no number of a sender
 
 
 # A port that sends, as one worker has it.
@@ -61,6 +62,8 @@ cdef struct Roster:
 
 cdef void set_clock(Roster *roster) noexcept
 cdef int make_room(Roster *roster, uint32_t more) except -1
+cdef int lay_out(Roster *roster, uint32_t lanes, uint32_t senders) except -1
+cdef void exchange(Roster *roster, Roster *other, const uint32_t *before) noexcept nogil
 cdef void discard(Roster *roster) noexcept
 cdef void clear(Roster *roster) noexcept nogil
 cdef void enlist(Roster *roster, uint32_t sender, Lane *lane) noexcept nogil

@@ -50,6 +50,37 @@ cdef int make_room(Roster *roster, uint32_t more) except -1:
     return 0
 
 
+cdef int lay_out(Roster *roster, uint32_t lanes, uint32_t senders) except -1:
+    """Make the arrays of a roster that has none, for exchange()."""
+    roster.room = roster.n_senders = 0
+    roster.lanes = <Lane **>resized(NULL, lanes + 1, sizeof(Lane *))
+    roster.busy = <Lane **>resized(NULL, lanes + 1, sizeof(Lane *))
+    roster.quiet = <Lane **>resized(NULL, lanes + 1, sizeof(Lane *))
+    roster.active = <uint32_t *>resized(NULL, senders + 1, sizeof(uint32_t))
+    roster.senders = <Sender *>resized(NULL, senders + 1, sizeof(Sender))
+    memset(roster.senders, 0, (senders + 1) * sizeof(Sender))
+    roster.room, roster.n_senders = lanes, senders
+    return 0
+
+
+cdef void exchange(Roster *roster, Roster *other, const uint32_t *before) noexcept nogil:
+    """Exchange the arrays of a roster that is in use. It is empty then; its accounts and its clock go on.
+
+    before: the number that each sender had; NOT_THERE where it is new.
+    """
+    cdef Roster old = roster[0]
+    cdef uint32_t i
+    for i in range(other.n_senders):
+        other.senders[i].used = old.least if before[i] == NOT_THERE else old.senders[before[i]].used
+    roster.lanes, roster.busy, roster.quiet = other.lanes, other.busy, other.quiet
+    roster.active, roster.senders = other.active, other.senders
+    roster.room, roster.n_senders = other.room, other.n_senders
+    other.lanes, other.busy, other.quiet = old.lanes, old.busy, old.quiet
+    other.active, other.senders = old.active, old.senders
+    other.room, other.n_senders = old.room, old.n_senders
+    clear(roster)
+
+
 cdef void discard(Roster *roster) noexcept:
     free(roster.lanes)
     free(roster.busy)

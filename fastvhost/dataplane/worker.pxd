@@ -33,7 +33,8 @@ cdef class Worker:
     cdef Part *parts
     cdef uint32_t n_parts
     cdef Roster roster           # changes only while a change takes effect
-    cdef list wires              # owners of the lanes
+    cdef list wires              # owners of the lanes, part by part
+    cdef list shares             # and which share of each
     cdef uint64_t n_rounds       # written by the worker's thread
     cdef uint64_t n_busy
     cdef int require_idle(self, str what) except -1

@@ -35,7 +35,7 @@ cdef class Worker:
     """Polls lanes, one burst each in turn, until stopped."""
 
     def __cinit__(self, *args, **kwargs) -> None:
-        self.wires = []
+        self.wires, self.shares = [], []
         self.idle.fds = <pollfd *>malloc(sizeof(pollfd))  # the gate's; share_wire makes room for the lanes'
         self.scratch, self.cutter = make_scratch(), make_cutter()
         if self.idle.fds == NULL or self.scratch == NULL or self.cutter == NULL:
@@ -92,6 +92,7 @@ cdef class Worker:
         self.parts = parts
         wire.claim(share, self, self.door)
         self.wires.append(wire)
+        self.shares.append(share)
         self.parts[self.n_parts] = Part(wire.lanes, wire.n_lanes, share, wire.shares)
         self.n_parts += 1
         for port in (wire.ingress, wire.egress) if wire.bridge is None else wire.bridge.ports:
@@ -184,17 +185,16 @@ cdef class Worker:
             wake(self.gate)
 
     def close(self) -> None:
-        cdef uint32_t i
         if self.running:
             raise ValueError(f"{self.name} runs; stop it and wait for its thread first")
         if self.gate != NULL:
             self.door.remove(self.gate)
             self.gate = NULL
-        for i in range(self.n_parts):
-            (<Wire>self.wires[i]).unclaim(self.parts[i].share, self)
+        for wire, share in zip(self.wires, self.shares):
+            (<Wire>wire).unclaim(share, self)
         self.n_parts = 0
         clear(&self.roster)
-        self.wires = []
+        self.wires, self.shares = [], []
 
     @property
     def running(self) -> bool:
@@ -218,13 +218,13 @@ cdef class Worker:
 
     @property
     def waiting(self) -> int:
-        cdef uint32_t i, pair, n
+        cdef uint32_t pair, n
         cdef const Lane *lane
         cdef uint64_t frames = 0
-        for i in range(self.n_parts):
+        for wire, share in zip(self.wires, self.shares):
             # A wire with several shares counts once, at the worker that has its first share.
-            for pair in range(self.parts[i].n_lanes if self.parts[i].share == 0 else 0):
-                lane = &self.parts[i].lanes[pair]
+            for pair in range((<Wire>wire).n_lanes if share == 0 else 0):
+                lane = &(<Wire>wire).lanes[pair]
                 n = lane.burst.n_frames - lane.first
                 frames += n if n <= <uint32_t>BURST else 0  # read while the worker writes both
         return frames

@@ -14,7 +14,7 @@ ALLOWED = {
     "cli": "control driver.guests driver.limit backend.foreign_text backend.keeper backend.qemu",
     "control": "vhostuser.service vhostcuse.service sockets hostside dataplane.ports"
     " dataplane.bridge dataplane.door dataplane.drop_reason dataplane.forwarding_table dataplane.hold_watch"
-    " dataplane.port dataplane.virtio_port dataplane.worker"
+    " dataplane.port dataplane.rewiring dataplane.virtio_port dataplane.wire dataplane.worker"
     " dataplane.threads"
     " backend.foreign_text backend.foreign_files backend.features backend.record backend.qemu",
     "driver": "vhostuser.message backend.payload abi",

@@ -79,6 +79,27 @@ class FakeWorker:
             self.released.set()
 
 
+class FakeRewiring:
+    """Notes what is changed; `refuses`: what commit() raises."""
+
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+        self.refuses: Exception | None = None
+
+    def commit(self, *, leave: Any, join: Any, lead: Any) -> None:
+        if self.refuses:
+            raise self.refuses
+        for wire in leave:
+            self.log.append(f"leave {wire[0]}")
+        for wire, workers in join:
+            self.log.append(f"join {wire[0]}:{wire[1]} {' '.join(worker.name for worker in workers)}")
+        for wire, egress in lead:
+            self.log.append(f"lead {wire[0]}:{egress.name if egress else None}")
+
+    def dismiss(self, port: FakePort) -> None:
+        self.log.append(f"dismiss {port.name}")
+
+
 class FakeService:
     """`mood` "late": it ends only after stop()'s timeout."""
 
@@ -122,13 +143,33 @@ class Fakes:
     log: list[str] = field(default_factory=list)
     workers: list[FakeWorker] = field(default_factory=list)
     ports: dict[str, FakePort] = field(default_factory=dict)
+    services: dict[str, FakeService] = field(default_factory=dict)
     moods: dict[str, str] = field(default_factory=dict)
     refuses: dict[str, str] = field(default_factory=dict)
     waits: list[float] = field(default_factory=list)
     """The timeouts, in seconds, with which late services were stopped."""
 
+    rewirings: list[FakeRewiring] = field(default_factory=list)
+
     def parts(self) -> Parts:
-        return Parts(object, self._worker, self._port, self._service, REASONS, (OSError, ValueError), self._bridge)
+        return Parts(
+            object,
+            self._worker,
+            self._port,
+            self._service,
+            REASONS,
+            (OSError, ValueError),
+            self._bridge,
+            self._wire,
+            self._rewiring,
+        )
+
+    def _wire(self, ingress: FakePort, egress: FakePort | None, **_options: object) -> tuple[str, str | None]:
+        return ingress.name, egress.name if egress else None
+
+    def _rewiring(self, _door: object, _workers: object) -> FakeRewiring:
+        self.rewirings.append(FakeRewiring(self.log))
+        return self.rewirings[-1]
 
     def _worker(self, _door: object, name: str, _settings: object) -> FakeWorker:
         self.workers.append(FakeWorker(name, self.log, self.moods.get(name, "well")))
@@ -143,10 +184,9 @@ class Fakes:
         return self.ports[spec.name]
 
     def _service(self, spec: PortSpec, _port: object, _group: str | None) -> FakeService | None:
-        return (
-            None
-            if spec.kind.never_sends
-            else FakeService(
-                spec.name, self.log, self.refuses.get(spec.name, ""), self.moods.get(spec.name, "well"), self.waits
-            )
+        if spec.kind.never_sends:
+            return None
+        self.services[spec.name] = FakeService(
+            spec.name, self.log, self.refuses.get(spec.name, ""), self.moods.get(spec.name, "well"), self.waits
         )
+        return self.services[spec.name]

@@ -86,11 +86,13 @@ def forwarder(
     defect: str = "",
     seconds: float = MAX_WAIT,
     prefix: Sequence[str] = (),
+    log_has: str = "",
 ) -> Iterator[Forwarder]:
     """A fwd that listens on its sockets, within so many seconds. Killed at the end where the test has not ended it.
 
     defect: Python code that it runs first, to put a defect of its own into it.
     prefix: a command that becomes fwd, such as one that enters a namespace.
+    log_has: what its log says once it listens, where `ports` are not all of its ports.
     """
     with short_dir() as directory:
         words = [word for port in ports for word in ("--port", port)]
@@ -103,7 +105,7 @@ def forwarder(
             process = subprocess.Popen(command, cwd=directory, env=ENVIRONMENT, stdout=out, stderr=log)
         running = Forwarder(process, directory)
         try:
-            running.wait_log(f"port {Path(ports[-1].partition(',')[0]).stem}: ", seconds)
+            running.wait_log(log_has or f"port {Path(ports[-1].partition(',')[0]).stem}: ", seconds)
             yield running
             if process.poll() is None and not defect:
                 conservation.check_stats(running.stats)

@@ -23,7 +23,7 @@ from bench.guests.waits import MAX_WAIT, wait_until
 from fastvhost.backend import foreign_files
 from fastvhost.control import control_client, control_socket, runtime_dir
 from fastvhost.control.control_socket import ControlSocket
-from fastvhost.control.errors import RuntimeFailure
+from fastvhost.control.errors import RuntimeFailure, UsageError
 from tests.lingering import lingering
 
 
@@ -325,6 +325,55 @@ def test_a_socket_that_took_the_path_meanwhile_is_left_to_its_owner(directory: P
     assert control_client.ask(str(second.path), "echo") == {"asked": {"command": "echo"}}
     second.stop()
     assert not second.path.exists()
+
+
+def changed(request: Any) -> Any:
+    if request["command"] == "misuse":
+        raise UsageError("there is no port 'z'; add it")
+    return ["changed"]
+
+
+class Stranger(control_socket._Client):
+    """A client of another user, who is no root and has this process's groups."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__(connection)
+        self.user = 12345
+
+
+@pytest.fixture
+def changing(directory: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A control socket with requests that change something. Its parameter: the group that may make them."""
+    changes = {"change": changed, "misuse": changed}
+    server = ControlSocket(directory / "c.sock", {"echo": echo}, changes=changes, changing_group=request.param)
+    server.open()
+    server.start()
+    yield server.path
+    server.stop()
+
+
+NO_GROUP_OF_OURS = next(number for number in range(60_000, 70_000) if number not in (os.getgid(), *os.getgroups()))
+
+
+@pytest.mark.parametrize("changing", [-1, NO_GROUP_OF_OURS], indirect=True)
+def test_who_may_connect_may_ask_and_changes_nothing(changing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_socket, "_Client", Stranger)
+    assert control_client.ask(str(changing), "echo") == {"asked": {"command": "echo"}}
+    with pytest.raises(RuntimeFailure, match=r"change: only its own user and root may change .*--control-group"):
+        control_client.ask(str(changing), "change")
+
+
+@pytest.mark.parametrize("changing", [os.getgid(), *os.getgroups()[:1]], indirect=True)
+def test_a_member_of_the_group_may_change_something(changing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_socket, "_Client", Stranger)
+    assert control_client.ask(str(changing), "change") == ["changed"]
+
+
+@pytest.mark.parametrize("changing", [-1], indirect=True)
+def test_its_own_user_may_change_something_and_hears_of_wrong_usage(changing: Path) -> None:
+    assert control_client.ask(str(changing), "change") == ["changed"]
+    with pytest.raises(UsageError, match="there is no port 'z'; add it"):
+        control_client.ask(str(changing), "misuse")
 
 
 def test_a_client_hears_why_there_is_no_answer(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

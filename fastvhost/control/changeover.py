@@ -1,0 +1,117 @@
+"""Brings a running switch from one configuration to another: ports and wires, all of it or nothing.
+
+New ports are opened and served first; then the workers' lanes change, all at once; then ports that left are closed. A
+port whose SPEC differs is removed and made anew. Where that is at the same socket, it is closed before its successor is
+opened, and put back if this one cannot be.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fastvhost.control import config as configuration
+from fastvhost.control import edits, open_files
+from fastvhost.control.config import FwdConfig
+from fastvhost.control.errors import RuntimeFailure, UsageError
+from fastvhost.control.port_spec import PortSpec
+from fastvhost.control.switch import PortUnit, Switch
+from fastvhost.dataplane.door import WorkerStuckError
+
+log = logging.getLogger("fastvhost")
+
+
+Edit = Callable[[FwdConfig], FwdConfig]
+"""Makes another configuration of the present one. Raises UsageError."""
+
+
+def change(switch: Switch, edit: Edit) -> tuple[str, ...]:
+    """Put an edited configuration into effect. Only its ports and wires may differ. Returns a line about each change.
+
+    From any thread. Raises UsageError or RuntimeFailure; then the switch is as it was.
+    """
+    with switch.changing():
+        old = switch.config
+        new = edit(old)
+        _bring(switch, old, new)
+        lines = edits.differences(old, new)
+    for line in lines:
+        log.info("%s", line)
+    return lines
+
+
+def _bring(switch: Switch, old: FwdConfig, new: FwdConfig) -> None:
+    if old.forward == "learn" and old.ports != new.ports:
+        raise UsageError("the ports of --forward learn do not change while it runs, in this version; restart fwd")
+    specs = {spec.name: spec for spec in new.ports}
+    stay = [unit for unit in switch.ports if specs.get(unit.spec.name) == unit.spec]
+    come = [spec for spec in new.ports if spec.name not in {unit.spec.name for unit in stay}]
+    sockets = {_socket(spec) for spec in come} - {None}
+    first = [unit for unit in switch.ports if unit not in stay and _socket(unit.spec) in sockets]
+    _check_host(come, {_socket(unit.spec) for unit in first})
+    for warning in open_files.check(new, open_files.raise_limit()):
+        log.warning("%s", warning)
+    if first:
+        _exchange(switch, [unit for unit in switch.ports if unit not in first], _without(old, first))
+    try:
+        _add(switch, stay, come, new)
+    except BaseException:
+        if first:
+            _add(switch, list(switch.ports), [unit.spec for unit in first], old)
+        raise
+
+
+def _socket(spec: PortSpec) -> Path | None:
+    return configuration.socket_file(spec.socket) if spec.socket else None
+
+
+def _without(settings: FwdConfig, units: Sequence[PortUnit]) -> FwdConfig:
+    names = {unit.spec.name for unit in units}
+    return dataclasses.replace(
+        settings,
+        ports=tuple(port for port in settings.ports if port.name not in names),
+        wires=tuple(wire for wire in settings.wires if not names & set(wire)),
+    )
+
+
+def _check_host(come: Sequence[PortSpec], becomes_free: set[Path | None]) -> None:
+    """Raises UsageError where a new port cannot work here."""
+    for spec in come:
+        if not spec.socket or _socket(spec) not in becomes_free:
+            for said in spec.kind.check_host(spec):
+                raise UsageError(said)
+
+
+def _add(switch: Switch, stay: Sequence[PortUnit], come: Sequence[PortSpec], settings: FwdConfig) -> None:
+    """Make ports of these specs, and have only these and `stay`."""
+    made: list[PortUnit] = []
+    try:
+        with switch.refusing():
+            for spec in come:
+                made.append(switch.make_unit(_free_number([*stay, *made]), spec))
+                if service := made[-1].service:
+                    service.open()
+                    service.start()
+        _exchange(switch, sorted([*stay, *made], key=lambda unit: unit.number), settings)
+    except BaseException:
+        for unit in made:
+            switch.end(unit)
+        raise
+
+
+def _free_number(units: Sequence[PortUnit]) -> int:
+    taken = {unit.number for unit in units}
+    return next(number for number in range(len(taken) + 1) if number not in taken)
+
+
+def _exchange(switch: Switch, units: Sequence[PortUnit], settings: FwdConfig) -> None:
+    """Have these ports, wired as the settings say, and end the others. Raises RuntimeFailure; then nothing changed."""
+    gone = [unit for unit in switch.ports if unit not in units]
+    try:
+        switch.rewire(tuple(units), settings)
+    except WorkerStuckError as error:
+        raise RuntimeFailure(f"{error}; nothing was changed, try again") from error
+    for unit in gone:
+        switch.end(unit)

@@ -1,0 +1,36 @@
+"""Changes which lanes workers have, and where these lead, while the workers run."""
+
+from collections.abc import Iterable, Sequence
+
+from fastvhost.dataplane.door import Door
+from fastvhost.dataplane.port import Port
+from fastvhost.dataplane.wire import Wire
+from fastvhost.dataplane.worker import Worker
+
+class Rewiring:
+    """The changes of lanes of one forwarder. For one thread at a time; made before the workers start."""
+
+    def __init__(self, door: Door, workers: Iterable[Worker]) -> None:
+        """workers: all of this door. Raises ValueError where one of them runs already."""
+    def commit(
+        self,
+        *,
+        leave: Sequence[Wire] = (),
+        join: Sequence[tuple[Wire, Sequence[Worker]]] = (),
+        lead: Sequence[tuple[Wire, Port | None]] = (),
+        wait_ms: int = 5000,
+    ) -> None:
+        """Put all of it into effect at once, between two bursts of the workers, or nothing of it.
+
+        leave: no worker visits these wires any more. Frames that wait in their lanes stay with their ingress, which is
+        to be closed. join: new wires, each with the worker of each of its shares. lead: these wires have another
+        egress from now on, or none; frames that wait in their lanes go there.
+
+        Raises WorkerStuckError where a worker does not come to the door within wait_ms, ValueError where two workers
+        would deliver to one queue. Then everything is as it was.
+        """
+    def dismiss(self, port: Port, *, wait_ms: int = 5000) -> None:
+        """No worker looks at this port any more; it may be closed. After its wires left, and its control thread ended.
+
+        Raises WorkerStuckError where a worker does not come to the door within wait_ms. It is kept until one does.
+        """

@@ -1,0 +1,264 @@
+"""Changes which lanes workers have, and where these lead, while the workers run.
+
+All of a change takes effect at once, between two bursts, while every worker is at the door: arrays that were made
+before are exchanged. Each worker then fills its roster anew. Frames that wait in a lane that leads elsewhere now are
+planned again, for the new egress or for nobody. Those in a lane that goes stay with its port.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+
+from fastvhost.dataplane.door cimport Door, Gate, PortDoor
+from fastvhost.dataplane.eventfd cimport pollfd
+from fastvhost.dataplane.forward.lane cimport Lane
+from fastvhost.dataplane.port cimport Port, PortOps
+from fastvhost.dataplane.roster cimport NOT_THERE, Roster, discard, exchange, lay_out
+from fastvhost.dataplane.wire cimport Wire
+from fastvhost.dataplane.worker cimport Part, Worker
+
+from fastvhost.dataplane.door import WorkerStuckError
+
+
+# What a worker visits from now on; after the change, what it visited before.
+cdef struct Layout:
+    Part **parts_of            # the worker's
+    uint32_t *n_parts_of
+    Roster *roster_of
+    pollfd **fds_of
+    Part *parts
+    uint32_t n_parts
+    Roster roster
+    pollfd *fds
+    uint32_t *before           # by part: the number that it had
+
+
+# The lanes of a wire, which lead elsewhere from now on.
+cdef struct Turn:
+    Lane *lanes
+    uint32_t n_lanes
+    PortOps *egress
+
+
+cdef struct Change:
+    Layout *layouts
+    uint32_t n_layouts
+    Turn *turns
+    uint32_t n_turns
+
+
+cdef void put_into_effect(void *what) noexcept nogil:
+    cdef Change *change = <Change *>what
+    cdef Layout *layout
+    cdef Part *parts
+    cdef pollfd *fds
+    cdef uint32_t i, k, n
+    for i in range(change.n_layouts):
+        layout = &change.layouts[i]
+        exchange(layout.roster_of, &layout.roster, layout.before)
+        parts, n, fds = layout.parts_of[0], layout.n_parts_of[0], layout.fds_of[0]
+        layout.parts_of[0], layout.n_parts_of[0], layout.fds_of[0] = layout.parts, layout.n_parts, layout.fds
+        layout.parts, layout.n_parts, layout.fds = parts, n, fds
+    for i in range(change.n_turns):
+        for k in range(change.turns[i].n_lanes):
+            lead_elsewhere(&change.turns[i].lanes[k], change.turns[i].egress)
+
+
+cdef void lead_elsewhere(Lane *lane, PortOps *egress) noexcept nogil:
+    """Frames that wait in the lane are planned again. One that was delivered in part is delivered whole there."""
+    lane.egress = egress
+    lane.exit = lane.n_exits = 0
+    lane.super.begun = lane.super.forgotten = False
+    lane.stalled_since = 0
+
+
+cdef void do_nothing(void *what) noexcept nogil:
+    pass
+
+
+cdef class Rewiring:
+    """The changes of lanes of one forwarder. For one thread at a time."""
+
+    cdef Door door
+    cdef PortDoor entrance     # every worker comes to it
+    cdef list workers
+    cdef list kept             # ports that left, and that a worker may still look at
+    cdef Change change
+
+    def __init__(self, Door door not None, workers) -> None:
+        cdef Worker worker
+        cdef Gate *gate
+        if self.door is not None:
+            raise ValueError("a Rewiring is made once")
+        self.workers, self.kept = list(workers), []
+        for each in self.workers:
+            worker = each
+            worker.require_idle("a Rewiring is made before its workers start")
+        self.door, self.entrance = door, PortDoor(door)
+        for each in self.workers:
+            gate = (<Worker>each).gate
+            door.owns(gate, self.entrance)
+
+    def __dealloc__(self) -> None:
+        self.throw_away()
+
+    cdef void throw_away(self) noexcept:
+        cdef uint32_t i
+        for i in range(self.change.n_layouts):
+            free(self.change.layouts[i].parts)
+            free(self.change.layouts[i].fds)
+            free(self.change.layouts[i].before)
+            discard(&self.change.layouts[i].roster)
+        free(self.change.layouts)
+        free(self.change.turns)
+        self.change = Change(NULL, 0, NULL, 0)
+
+    def commit(self, *, leave=(), join=(), lead=(), uint64_t wait_ms=5000) -> None:
+        undo = []
+        try:
+            self.settle_accounts(leave, join, lead, undo)
+            wires = self.prepare(leave, join, lead, wait_ms)
+            self.pass_door(put_into_effect, &self.change, wait_ms)
+        except BaseException:
+            for action, *arguments in reversed(undo):
+                action(*arguments)
+            self.throw_away()
+            raise
+        for worker, its, shares in wires:
+            (<Worker>worker).wires, (<Worker>worker).shares = its, shares
+        self.throw_away()
+
+    def dismiss(self, Port port not None, *, uint64_t wait_ms=5000) -> None:
+        if port.entrance is not None:
+            self.kept.append(port)
+            self.door.disown(port.entrance)
+            self.pass_door(do_nothing, NULL, wait_ms)
+            self.kept.clear()
+
+    cdef int settle_accounts(self, leave, join, lead, list undo) except -1:
+        """Enter who delivers to which port from now on. undo: calls that take it back, in reverse order."""
+        for wire in leave:
+            for worker, share in self.claims_of(wire):
+                (<Wire>wire).unclaim(share, worker)
+                undo.append((claim, wire, share, worker, self.door))
+        led = [(wire, egress, self.claims_of(wire)) for wire, egress in lead]
+        for wire, egress, claims in led:
+            for worker, share in claims:
+                (<Wire>wire).unclaim(share, worker)
+                undo.append((claim, wire, share, worker, self.door))
+            undo.append((turn, wire, (<Wire>wire).egress))
+            turn(wire, egress)
+        for wire, _, claims in led:
+            for worker, share in claims:
+                claim(wire, share, worker, self.door)
+                undo.append((unclaim, wire, share, worker))
+        for wire, workers in join:
+            for share, worker in enumerate(workers):
+                claim(wire, share, worker, self.door)
+                undo.append((unclaim, wire, share, worker))
+        return 0
+
+    cdef list claims_of(self, wire):
+        """The workers of a wire, each with its share."""
+        return [
+            (worker, share)
+            for worker in self.workers
+            for one, share in zip((<Worker>worker).wires, (<Worker>worker).shares)
+            if one is wire
+        ]
+
+    cdef list prepare(self, leave, join, lead, uint64_t wait_ms):
+        """Make the arrays, and let changes of ports wait for their new workers. Returns what each worker has then."""
+        cdef Worker worker
+        wires = []
+        for each in self.workers:
+            worker = each
+            stay = [(wire, share) for wire, share in zip(worker.wires, worker.shares) if wire not in leave]
+            new = [
+                (wire, share)
+                for wire, workers in join
+                for share, its in enumerate(workers) if its is worker
+            ]
+            if new or len(stay) < len(worker.wires):
+                wires.append((worker, [wire for wire, _ in stay + new], [share for _, share in stay + new]))
+        for wire, workers in [*join, *((wire, [each for each, _ in self.claims_of(wire)]) for wire, _ in lead)]:
+            for port in ((<Wire>wire).ingress, (<Wire>wire).egress):
+                self.own(port, workers, wait_ms)
+        self.change.layouts = <Layout *>calloc(len(wires) + 1, sizeof(Layout))
+        self.change.turns = <Turn *>calloc(len(lead) + 1, sizeof(Turn))
+        if self.change.layouts == NULL or self.change.turns == NULL:
+            raise MemoryError
+        for each, its, shares in wires:
+            self.change.n_layouts += 1
+            self.arrange(&self.change.layouts[self.change.n_layouts - 1], each, its, shares)
+        for wire, _ in lead:
+            self.point(&self.change.turns[self.change.n_turns], wire)
+            self.change.n_turns += 1
+        return wires
+
+    cdef int point(self, Turn *turn, Wire wire) except -1:
+        cdef Port egress = wire.egress
+        turn.lanes, turn.n_lanes = wire.lanes, wire.n_lanes
+        turn.egress = NULL if egress is None else &egress.ops
+        return 0
+
+    cdef int own(self, Port port, workers, uint64_t wait_ms) except -1:
+        cdef uint64_t wait_ns = wait_ms * 1000000
+        cdef PortDoor entrance
+        cdef Gate *gate
+        cdef bint done
+        if port is None or port.entrance is None:
+            return 0
+        entrance = port.entrance
+        for worker in workers:
+            gate = (<Worker>worker).gate
+            self.door.owns(gate, entrance)
+        with nogil:
+            done = entrance.await_owners(wait_ns)
+        if not done:
+            raise WorkerStuckError(f"port {port.name}: a change of it has not taken effect yet; try again later")
+        return 0
+
+    cdef int arrange(self, Layout *layout, Worker worker, list wires, list shares) except -1:
+        cdef uint32_t i, lanes = 0
+        cdef Wire wire
+        layout.parts_of, layout.n_parts_of = &worker.parts, &worker.n_parts
+        layout.roster_of, layout.fds_of = &worker.roster, &worker.idle.fds
+        layout.n_parts = <uint32_t>len(wires)
+        layout.parts = <Part *>calloc(len(wires) + 1, sizeof(Part))
+        layout.before = <uint32_t *>calloc(len(wires) + 1, sizeof(uint32_t))
+        if layout.parts == NULL or layout.before == NULL:
+            raise MemoryError
+        for i in range(layout.n_parts):
+            wire = wires[i]
+            layout.parts[i] = Part(wire.lanes, wire.n_lanes, shares[i], wire.shares)
+            layout.before[i] = worker.wires.index(wire) if wire in worker.wires else NOT_THERE
+            lanes += wire.n_lanes
+        lay_out(&layout.roster, lanes, layout.n_parts)
+        layout.fds = <pollfd *>calloc(lanes + 1, sizeof(pollfd))  # the gate's, too
+        if layout.fds == NULL:
+            raise MemoryError
+        return 0
+
+    cdef int pass_door(self, void (*apply)(void *what) noexcept nogil, void *what, uint64_t wait_ms) except -1:
+        cdef bint back
+        if self.entrance.pass_through(apply, what, wait_ms * 1000000):
+            return 0
+        late = self.entrance.who_is_late()
+        with nogil:
+            back = self.entrance.withdraw()
+        if back:
+            raise WorkerStuckError(late)
+        self.entrance.pass_through(apply, what, 0)  # it has just taken effect
+        return 0
+
+
+def claim(Wire wire not None, share, worker, door):
+    wire.claim(share, worker, door)
+
+
+def unclaim(Wire wire not None, share, worker):
+    wire.unclaim(share, worker)
+
+
+def turn(Wire wire not None, Port egress):
+    wire.egress = egress

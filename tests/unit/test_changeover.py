@@ -1,0 +1,171 @@
+"""A running switch is brought to another configuration: in which order, and what is put back where that fails."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from bench.guests.waits import MAX_WAIT, wait_until
+from fastvhost.control import config, edits
+from fastvhost.control.changeover import change
+from fastvhost.control.config import FwdConfig
+from fastvhost.control.errors import RuntimeFailure, UsageError
+from fastvhost.control.switch import Switch
+from fastvhost.dataplane.door import WorkerStuckError
+from tests.unit.fake_parts import Fakes
+from tests.unit.test_control_switch import plan
+
+Edit = Callable[[FwdConfig], FwdConfig]
+
+
+@contextmanager
+def running(fakes: Fakes, *ports: str, wires: tuple[str, ...] = (), cores: int = 1) -> Iterator[Switch]:
+    switch = Switch(config.build({"port": list(ports), "wire": list(wires)}), plan(*[None] * cores), fakes.parts())
+    switch.start()
+    wait_until("workers run", MAX_WAIT, lambda: sum(line.startswith("run") for line in fakes.log) == cores)
+    fakes.log.clear()
+    try:
+        yield switch
+    finally:
+        assert switch.stop(MAX_WAIT)
+
+
+def to(*ports: str, wires: tuple[str, ...]) -> Edit:
+    return lambda _now: config.build({"port": list(ports), "wire": list(wires)})
+
+
+def state(switch: Switch) -> tuple[FwdConfig, list[tuple[int, str]], list[tuple[str, str | None]]]:
+    units = [(unit.number, unit.spec.name) for unit in switch.ports]
+    return switch.config, units, [wire for thread in switch.workers for wire in thread.wires]
+
+
+def test_a_wire_that_changes_is_led_elsewhere_at_both_of_its_ends() -> None:
+    fakes = Fakes()
+    with running(fakes, "a.sock", "b.sock", "c.sock", wires=("a:b",)) as switch:
+        assert change(switch, lambda now: edits.remove_wire(now, "a:b")) == ("wire a:b removed",)
+        assert fakes.log == ["lead a:None", "lead b:None"]
+        change(switch, lambda now: edits.add_wire(now, "a:c"))
+        assert fakes.log[2:] == ["lead a:c", "lead c:a"]
+        assert sorted(switch.workers[0].wires, key=str) == [("a", "c"), ("b", None), ("c", "a")]
+        assert switch.describe("a")[0]["wired_to"] == "c"
+
+
+def test_a_new_port_is_opened_and_served_before_workers_get_it_and_an_old_one_ends_after_they_lost_it(
+    directory: Path,
+) -> None:
+    fakes = Fakes()
+    with running(fakes, "a.sock", "b.sock") as switch:
+        change(switch, lambda now: edits.add_port(now, str(directory / "c.sock")))
+        assert fakes.log == ["open c", "start c", "join c:None worker0"]
+        fakes.log.clear()
+        change(switch, lambda now: edits.remove_port(now, "a"))
+        assert fakes.log == ["leave a", "lead b:None", "withdraw a", "stop a", "dismiss a", "close a"]
+        assert [(unit.number, unit.spec.name) for unit in switch.ports] == [(1, "b"), (2, "c")]
+        change(switch, lambda now: edits.add_port(now, "null:"))
+        assert [(unit.number, unit.spec.name) for unit in switch.ports] == [(0, "null"), (1, "b"), (2, "c")]
+
+
+def test_a_new_port_goes_to_the_worker_with_fewest_wires() -> None:
+    fakes = Fakes()
+    with running(fakes, "a.sock", "null:", cores=2) as switch:
+        change(switch, to("a.sock", "null:", "b.sock", wires=("a:null",)))
+        assert "join b:None worker1" in fakes.log
+
+
+def test_a_port_whose_keys_changed_at_the_same_socket_is_closed_before_its_successor_is_opened() -> None:
+    fakes = Fakes()
+    with running(fakes, "a.sock", "b.sock") as switch:
+        change(switch, to("a.sock,queues=2", "b.sock", wires=("a:b",)))
+        assert fakes.log == [
+            "leave a", "lead b:None", "withdraw a", "stop a", "dismiss a", "close a",
+            "open a", "start a", "join a:b worker0", "lead b:a",
+        ]  # fmt: skip
+
+
+def test_a_port_whose_successor_cannot_be_opened_is_put_back_with_its_wire() -> None:
+    fakes = Fakes()
+    with running(fakes, "a.sock", "b.sock") as switch:
+        before = state(switch)
+        fakes.refuses["c"] = "c.sock: somebody listens there"
+        with pytest.raises(RuntimeFailure, match=r"c\.sock: somebody listens there"):
+            change(switch, to("a.sock,queues=2", "b.sock", "c.sock", wires=("a:c",)))
+        assert state(switch) == before
+        assert fakes.log[-4:] == ["open a", "start a", "join a:b worker0", "lead b:a"]
+
+
+def test_where_one_port_cannot_be_opened_none_is() -> None:
+    fakes = Fakes()
+    with running(fakes, "a.sock", "b.sock") as switch:
+        before = state(switch)
+        fakes.refuses["d"] = "d.sock: somebody listens there"
+        with pytest.raises(RuntimeFailure, match="somebody listens there"):
+            change(switch, to("a.sock", "c.sock", "d.sock", wires=("a:c",)))
+        assert state(switch) == before
+        assert fakes.log == ["open c", "start c", *(f"{verb} {name}" for name in "cd"
+                             for verb in ("withdraw", "stop", "dismiss", "close"))]  # fmt: skip
+
+
+def test_where_a_worker_does_not_come_nothing_changes() -> None:
+    fakes = Fakes()
+    with running(fakes, "a.sock", "b.sock") as switch:
+        before = state(switch)
+        fakes.rewirings[0].refuses = WorkerStuckError("worker0 does not come to the door")
+        with pytest.raises(RuntimeFailure, match="worker0 does not come to the door; nothing was changed, try again"):
+            change(switch, to("a.sock", "c.sock", wires=("a:c",)))
+        assert state(switch) == before
+        assert fakes.log[-4:] == ["withdraw c", "stop c", "dismiss c", "close c"]
+
+
+def test_what_was_checked_and_refused_changes_nothing(directory: Path) -> None:
+    fakes = Fakes()
+    with running(fakes, "a.sock", "b.sock") as switch:
+        before = state(switch)
+        with pytest.raises(UsageError, match="there is no port 'z'"):
+            change(switch, lambda now: edits.remove_port(now, "z"))
+        with pytest.raises(UsageError, match="mkdir -p"):
+            change(switch, lambda now: edits.add_port(now, f"{directory}/none/c.sock"))
+        assert state(switch) == before
+        assert fakes.log == []
+
+
+def test_a_port_whose_thread_does_not_end_is_tried_again_at_the_next_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastvhost.control.switch.END_SECONDS", 0.01)
+    fakes = Fakes(moods={"a": "late"})
+    with running(fakes, "a.sock", "b.sock", "c.sock", wires=("a:b",)) as switch:
+        change(switch, lambda now: edits.remove_port(now, "a"))
+        assert "close a" not in fakes.log
+        fakes.services["a"].mood = "well"
+        change(switch, lambda now: edits.add_wire(now, "b:c"))
+        assert fakes.log[-2:] == ["lead b:c", "lead c:b"]
+        assert fakes.log.count("close a") == 1
+
+
+def test_nothing_changes_once_it_stops() -> None:
+    fakes = Fakes()
+    with running(fakes, "a.sock", "b.sock") as switch:
+        assert switch.stop(MAX_WAIT)
+        with pytest.raises(RuntimeFailure, match="fwd is stopping; nothing was changed"):
+            change(switch, lambda now: edits.remove_wire(now, "a:b"))
+
+
+def test_a_stop_does_not_wait_long_for_a_change_that_is_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastvhost.control.switch.CHANGE_SECONDS", 0.01)
+    fakes = Fakes()
+    with running(fakes, "a.sock", "b.sock") as switch:
+        entered, leave = threading.Event(), threading.Event()
+
+        def slow(now: FwdConfig) -> FwdConfig:
+            entered.set()
+            leave.wait(MAX_WAIT)
+            return now
+
+        thread = threading.Thread(target=change, args=(switch, slow))
+        thread.start()
+        assert entered.wait(MAX_WAIT)
+        assert switch.stop(MAX_WAIT)
+        leave.set()
+        thread.join(MAX_WAIT)
