@@ -126,7 +126,9 @@ class Fastvhost(BackEnd):
         self.env = {"PYTHONPATH": str(Path(self.path or ROOT).resolve())}
         idle = [option for word in self.words if word in IDLE_WORDS for option in ("--idle", word)]
         learn = ["--forward", "learn"] if LEARN_WORD in self.words else []
-        ports = [option for path in self.sockets for option in ("--port", path)]
+        # Without storm control, which the others have not.
+        keys = ",storm=off" if learn else ""
+        ports = [option for path in self.sockets for option in ("--port", f"{path}{keys}")]
         self.run(
             sys.executable, "-P", "-m", "fastvhost", "fwd", *ports, *learn,
             "--cores", str(self.core), "--control", str(self.directory / "control.sock"), *idle,

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from bench.guests.waits import MAX_WAIT, WaitedTooLong, wait_until
 from fastvhost.control.errors import RuntimeFailure
 
-LED_NOWHERE = "no_egress", "same_port", "reserved_address", "vlan_denied"
+LED_NOWHERE = "no_egress", "same_port", "reserved_address", "vlan_denied", "spoofed_source", "isolated", "storm"
 
 
 class Counted(Protocol):

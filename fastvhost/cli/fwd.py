@@ -14,7 +14,7 @@ from typing import Any
 
 from fastvhost.cli import log
 from fastvhost.cli.output import printable
-from fastvhost.control import config, config_file, host, vlans
+from fastvhost.control import config, config_file, host, policy, vlans
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.kinds import BARE, KINDS
 from fastvhost.control.units import format_cores, format_duration
@@ -52,7 +52,8 @@ PORTS = "\n".join(
     (
         "ports:",
         *(f"  {line}" for kind in KINDS.values() for line in kind.usage.splitlines()),
-        f"A path that ends in {BARE.bare_suffix} is {BARE.name}:PATH. Every kind takes name=NAME, too.",
+        f"A path that ends in {BARE.bare_suffix} is {BARE.name}:PATH. Every kind takes these keys, too:",
+        *(f"  {line}" for line in policy.USAGE),
         "learn: vlan=N (without tags), or trunk=10+20-29 (with tags) and native=N (of these, without): its VLANs.",
         "NS is a network namespace: a name of ip netns, a process id, or a path.",
         "The order of --port is the port number.",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self
 
-from fastvhost.control import affinity, port_text, preflight
-from fastvhost.control.config import FwdConfig, check_no_switch
+from fastvhost.control import affinity, policy_checks, port_text, preflight
+from fastvhost.control.config import FwdConfig
 from fastvhost.control.host import CorePlan
 from fastvhost.control.policy import Policy
 from fastvhost.control.port_spec import Kind, PortSpec
@@ -62,7 +62,7 @@ class Attachment:
         self.spec = port_text.parse(spec)
         kind = _Program(slots, slot_bytes, offloads)
         program = PortSpec(kind, "", Policy(PROGRAM if self.spec.name != PROGRAM else f"{PROGRAM}-2"))
-        check_no_switch((self.spec,))
+        policy_checks.check((self.spec, program), learn=False)
         config = FwdConfig((self.spec, program), ((self.spec.name, program.name),), idle=idle)
         preflight.check(config)
         allowed = affinity.allowed()

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastvhost.control import port_keys, port_text, units
+from fastvhost.control import policy_checks, port_keys, port_text, units
 from fastvhost.control.errors import UsageError
 from fastvhost.control.port_spec import PortSpec
 
@@ -181,8 +181,7 @@ def check_together(settings: FwdConfig) -> None:
         if control and port.socket and socket_file(control) == socket_file(port.socket):
             raise UsageError(f"--control {control}: port '{port.name}' has this socket; give each its own")
     _check_macs(settings.ports, settings.wires)
-    if settings.forward != "learn":
-        check_no_switch(settings.ports)
+    policy_checks.check(settings.ports, learn=settings.forward == "learn")
 
 
 def _port(item: object) -> PortSpec:
@@ -248,16 +247,6 @@ def _check_macs(ports: tuple[PortSpec, ...], wires: tuple[tuple[str, str], ...])
         if left in macs and macs[left] == macs.get(right):
             raise UsageError(
                 f"--port: '{left}' and '{right}' are wired and have the same mac={macs[left]}; give each its own"
-            )
-
-
-def check_no_switch(ports: tuple[PortSpec, ...]) -> None:
-    """Along wires, no port has keys that only a switch looks at."""
-    for port in ports:
-        for key, value in port.policy.of_a_switch:
-            raise UsageError(
-                f"--port {port}: {key}={value} says what an Ethernet switch does, and --forward patch is none; use "
-                f"--forward learn, without --wire, or leave {key}= out"
             )
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
 from fastvhost.backend import features
-from fastvhost.control import units
+from fastvhost.control import mac_address, units
 from fastvhost.control.errors import UsageError
 from fastvhost.control.port_spec import Keys, Options, PortSpec
 from fastvhost.hostside import namespaces
@@ -17,8 +15,6 @@ LEAST_MTU, MOST_MTU = 68, 65535
 LEAST_MEMORY, MOST_MEMORY = 1 << 20, 1 << 46
 """Bytes. The largest is half of the address space of a process (47 bits on x86-64)."""
 MEMORY_FILES = ("kernel", "any")
-EXAMPLE_MAC = "52:54:00:12:34:56"
-MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}")
 YES_NO = {"yes": True, "no": False}
 OF_GUESTS = ("queues", "memory", "memory-files")
 """The keys of every kind whose other end is a guest."""
@@ -103,15 +99,8 @@ def without(where: str, names: str) -> int:
 
 
 def mac(where: str, text: str) -> str:
-    """mac=, the address of one device: not a group address, not all zeros. IEEE 802.3, section 3.2.3."""
-    address, give = text.lower(), f"give one of a device, such as {EXAMPLE_MAC}"
-    if not MAC.fullmatch(text):
-        raise UsageError(f"{where}: mac={text} is no address; write six pairs of digits, such as mac={EXAMPLE_MAC}")
-    if int(address[:2], 16) & 1:
-        raise UsageError(f"{where}: mac={text} is the address of a group (its first byte is odd); {give}")
-    if not int(address.replace(":", ""), 16):
-        raise UsageError(f"{where}: mac={text} is nobody's address; {give}")
-    return address
+    """mac=, the address of one device: not a group address, not all zeros."""
+    return mac_address.of_one_device(where, "mac", text)
 
 
 def socket_path(where: str, path: str) -> None:

@@ -37,12 +37,18 @@ def parse(text: str) -> PortSpec:
 
 def from_table(table: Mapping[str, object]) -> PortSpec:
     """A port specification from a table of a configuration file: kind and value, or path, and the keys."""
-    written = {True: "yes", False: "no"}  # TOML's true and false
-    rest = {key: written[value] if isinstance(value, bool) else str(value) for key, value in table.items()}
+    rest = {key: _written(value) for key, value in table.items()}
     where = "port " + ",".join(f"{key}={value}" for key, value in rest.items())
     path = rest.pop("path", "")
     value = rest.pop("value", path)
     return _build(where, rest.pop("kind", BARE.name if path else ""), value, rest)
+
+
+def _written(value: object) -> str:
+    """A value of TOML as the command line has it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _build(where: str, name: str, value: str, options: dict[str, str]) -> PortSpec:

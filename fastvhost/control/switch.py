@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastvhost.control import affinity, open_files
+from fastvhost.control import affinity, enforcement, open_files
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.errors import RuntimeFailure, UsageError
 from fastvhost.control.host import CorePlan
 from fastvhost.control.mac_upkeep import MacUpkeep, learning
 from fastvhost.control.parts import AnyWorker, Parts, real_parts
+from fastvhost.control.policy import Policy
 from fastvhost.control.port_parts import AnyPort, Service
 from fastvhost.control.port_spec import PortSpec
 from fastvhost.control.watch import MEET_SECONDS, Judged, WatchThread
@@ -145,6 +146,8 @@ class Switch:
         """Ports that were removed while a thread still used them."""
         self._wire_up()
         self._rewiring = self.parts.rewiring(self._door, [thread.worker for thread in self.workers])
+        for unit in self.ports:
+            self.enforce(unit.spec.policy)
 
     def make_unit(self, number: int, spec: PortSpec) -> PortUnit:
         """A port and its service, neither opened nor wired."""
@@ -175,6 +178,12 @@ class Switch:
             for thread in threads:
                 thread.wires.append((ingress, egress))
             self._ways[ingress] = Way(unit, None if egress is None else by_name[egress], wire, tuple(threads))
+
+    def enforce(self, policy: Policy) -> None:
+        """Put the policy of one of the ports into effect. Raises UsageError where it cannot be."""
+        ports = {unit.spec.name: unit.port for unit in self.ports}
+        way = self._ways.get(policy.name)
+        enforcement.put_into_effect(policy, ports, None if way is None else way.wire, self.bridge)
 
     def start(self) -> None:
         """Prepare, listen, poll, answer. On failure everything that was started is stopped again."""
@@ -247,6 +256,10 @@ class Switch:
         self.ports, self.config, self._ways = units, config, ways
         for thread in self.workers:
             thread.wires = [way.names for way in ways.values() if thread in way.threads]
+        for wire, _ in join:
+            for way in ways.values():
+                if way.wire is wire:
+                    self.enforce(way.ingress.spec.policy)
         if leave or join:
             self._watch_anew()
 
@@ -390,7 +403,7 @@ class Switch:
             "wired_to": peers.get(spec.name),
         }
         about |= spec.kind.describe(spec)
-        about |= dict(spec.policy.of_a_switch)
+        about |= {key.replace("-", "_"): value for key, value in spec.policy.keys[1:]}
         if self.bridge:
             about["learning"] = learning(self.bridge, unit.number)
         if unit.service:

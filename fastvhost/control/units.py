@@ -11,6 +11,7 @@ PER_SECOND = {"us": 1_000_000, "ms": 1_000, "s": 1, "": 1}
 SECONDS = {"m": 60}
 BINARY = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 """Shifts."""
+DECIMAL = {"": 1, "k": 1_000, "M": 1_000_000, "G": 1_000_000_000, "T": 1_000_000_000_000}
 # Linux knows at most 8192 CPUs (NR_CPUS on x86-64); a larger number is a typing error.
 MAX_CORE = 8191
 
@@ -54,6 +55,49 @@ def count(option: str, value: object, least: int, most: int) -> int:
     if not least <= number <= most:
         raise UsageError(f"--{option} {value}: out of range; use {least} to {most}")
     return number
+
+
+def number(option: str, value: object, least: int, most: int) -> int:
+    """A plain number, within least and most."""
+    text = _text(value)
+    if not text.isascii() or not text.isdecimal() or not least <= int(text[:12]) <= most or len(text) > 12:
+        raise UsageError(f"{option}={value}: not a number from {least} to {most}")
+    return int(text)
+
+
+def bit_rate(option: str, value: object, least: int, most: int) -> int:
+    """Bits a second from 1Gbit, 1.5Mbit, 100k (powers of 1000), within least and most. The unit must be there."""
+    match = re.fullmatch(r"(\d{1,15})(?:\.(\d{1,12}))?\s*(bit|[kMGT](?:bit)?)", _text(value))
+    if not match:
+        fault = "a rate without a unit" if _text(value).isdecimal() else "not a rate"
+        raise UsageError(f"{option}={value}: {fault}; write bits a second, such as 1Gbit, 100Mbit or 500kbit")
+    digits, unit = match[2] or "", DECIMAL[match[3].removesuffix("bit")]
+    number = int(match[1]) * unit + int(digits.ljust(12, "0")) * unit // DECIMAL["T"]
+    if not least <= number <= most:
+        raise UsageError(f"{option}={value}: out of range; use {format_bit_rate(least)} to {format_bit_rate(most)}")
+    return number
+
+
+def format_bit_rate(number: int) -> str:
+    """The shortest of 1500Mbit, 2Gbit, without loss."""
+    unit = next(unit for unit in reversed(DECIMAL) if not unit or (number and not number % DECIMAL[unit]))
+    return f"{number // DECIMAL[unit]}{unit}bit"
+
+
+def per_second(option: str, value: object, least: int, most: int) -> int:
+    """A number of frames a second such as 500, 100k or 1M (powers of 1000), within least and most."""
+    match = re.fullmatch(r"(\d{1,12})\s*([kMG]?)", _text(value))
+    if not match:
+        raise UsageError(f"{option}={value}: not a number of frames a second; write 500, 100k or 1M")
+    number = int(match[1]) * DECIMAL[match[2]]
+    if not least <= number <= most:
+        raise UsageError(f"{option}={value}: out of range; use {least} to {format_per_second(most)}")
+    return number
+
+
+def format_per_second(number: int) -> str:
+    """The shortest of 1500, 100k, 1M, without loss."""
+    return format_bit_rate(number).removesuffix("bit")
 
 
 def format_size(number: int) -> str:

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t
 
-from fastvhost.dataplane.forward.members cimport Members
+from fastvhost.dataplane.forward.members cimport Member, Members
 from fastvhost.dataplane.forwarding_table cimport ForwardingTable
 from fastvhost.dataplane.port cimport Port, PortOps
 
@@ -14,7 +14,10 @@ cdef class Bridge:
     cdef set workers              # that deliver to its ports
     cdef int claim(self, object worker) except -1
     cdef int unclaim(self, object worker) except -1
+    cdef dict groups             # of isolation: numbers by name
     cdef uint32_t room(self) noexcept
     cdef uint32_t port_number(self, object port) except? 0xffff
     cdef uint32_t number(self, Port port) except? 0xffff
+    cdef Member *member(self, Port port) except NULL
+    cdef int count_mirrored(self) except -1
     cdef Port owner(self, const PortOps *ops)

@@ -24,3 +24,27 @@ class Bridge:
         was learned at the port is forgotten. All workers that have wires of this bridge must stand still. Raises
         ValueError where there is no such port, or a number that no VLAN has.
         """
+
+    # Policies of a port. Each may be set while workers run, and takes effect between two visits of a lane. ValueError
+    # where the port is none of this switch.
+
+    def guard(self, port: Port, addresses: Iterable[str]) -> None:
+        """Frames from it must have one of these sources, which are reserved for it; others drop as spoofed_source.
+
+        None: any source. What was learned of the port is forgotten. ValueError, too: an address is reserved for, or
+        static at, another port; then nothing has changed.
+        """
+    def isolate(self, port: Port, group: str) -> None:
+        """Ports of one group do not reach each other: isolated. Empty: it is in none."""
+    def limit_floods(self, port: Port, frames: float, *, multicast: bool = False) -> None:
+        """Frames from it that go to everybody, a second, and 1000 at once; others drop as storm. 0: any number.
+
+        multicast: whether those to multicast addresses count, beside broadcast and unknown destinations.
+        """
+    def mirror(self, port: Port, mirror: Port | None) -> None:
+        """A copy of all that it sends and receives goes to another port, which drops it as mirror_full without room.
+
+        ValueError, too: that port is the same one, or has a mirror; or this one is a mirror.
+        """
+    def forget(self, port: Port) -> None:
+        """All its policies, and that it is a mirror of others: before it is removed."""

@@ -4,10 +4,15 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
+from fastvhost.dataplane.clock cimport monotonic_ns
+from fastvhost.dataplane.forward.allowance cimport set_allowance
 from fastvhost.dataplane.forward.members cimport Member
 from fastvhost.dataplane.forward.vlan cimport NO_VLAN, PortVlans
 from fastvhost.dataplane.forwarding_table cimport ForwardingTable
 from fastvhost.dataplane.port cimport Port, PortOps
+
+# Frames to everybody that may come at once: as many as guests send when they start, say.
+FLOOD_BURST = 1000
 
 
 cdef class Bridge:
@@ -22,7 +27,8 @@ cdef class Bridge:
         self.members.at = <Member *>calloc(table.table.n_ports, sizeof(Member))
         if self.members.at == NULL:
             raise MemoryError
-        self.ports, self.table, self.workers = list(ports), table, set()
+        self.ports, self.table, self.workers, self.groups = list(ports), table, set(), {}
+        self.members.now_ns = monotonic_ns
         self.members.table, self.members.n = table.table, <uint32_t>len(ports)
         for number, port in enumerate(ports):
             member = &self.members.at[<uint32_t>number]
@@ -70,6 +76,75 @@ cdef class Bridge:
 
     cdef uint32_t number(self, Port port) except? 0xffff:
         return self.ports.index(port)
+
+    cdef Member *member(self, Port port) except NULL:
+        return &self.members.at[self.number(port)]
+
+    def guard(self, Port port not None, addresses) -> None:
+        cdef Member *member = self.member(port)
+        cdef uint32_t number = self.number(port)
+        wanted = {address.lower() for address in addresses}
+        if not wanted and not member.guarded:
+            return
+        had = {address for address, owner in self.table.reservations().items() if owner == number}
+        if wanted == had and member.guarded:
+            return
+        reserved = []
+        try:
+            for address in sorted(wanted - had):
+                self.table.reserve(address, number)
+                reserved.append(address)
+        except ValueError:
+            for address in reserved:
+                self.table.release(address)
+            raise
+        member.guarded = len(wanted) > 0
+        for address in had - wanted:
+            self.table.release(address)
+        self.table.flush(port=number)
+        self.table.forget_answers()
+
+    def isolate(self, Port port not None, str group) -> None:
+        self.member(port).group = self.groups.setdefault(group, len(self.groups) + 1) if group else 0
+        self.table.forget_answers()
+
+    def limit_floods(self, Port port not None, double frames, *, bint multicast=False) -> None:
+        cdef Member *member = self.member(port)
+        member.counts_multicast = multicast
+        set_allowance(&member.floods, frames, FLOOD_BURST)
+
+    def mirror(self, Port port not None, Port mirror) -> None:
+        cdef Member *member = self.member(port)
+        cdef Member *to = NULL
+        if mirror is not None:
+            to = self.member(mirror)
+            if to == member:
+                raise ValueError(f"port {port.name} cannot be its own mirror; name another port")
+            if to.mirror != NULL:
+                raise ValueError(f"port {mirror.name} has a mirror itself; copies are not copied again")
+            for number in range(self.members.n):
+                if self.members.at[<uint32_t>number].mirror == member:
+                    raise ValueError(f"port {port.name} is a mirror itself; copies are not copied again")
+        member.mirror = to
+        self.count_mirrored()
+
+    def forget(self, Port port not None) -> None:
+        cdef Member *member = self.member(port)
+        cdef uint32_t number
+        for number in range(self.members.n):
+            if self.members.at[number].mirror == member:
+                self.members.at[number].mirror = NULL
+        self.mirror(port, None)
+        self.isolate(port, "")
+        self.guard(port, ())
+        self.limit_floods(port, 0)
+
+    cdef int count_mirrored(self) except -1:
+        cdef uint32_t number, n = 0
+        for number in range(self.members.n):
+            n += self.members.at[number].mirror != NULL
+        self.members.n_mirrored = n
+        return 0
 
     cdef Port owner(self, const PortOps *ops):
         """The port whose functions these are; None: none of them."""

@@ -13,5 +13,9 @@ cdef enum DropReason:
     SAME_PORT                # its destination is where it came from
     RESERVED_ADDRESS         # for a bridge itself: 01-80-C2-00-00-00 to -0F (IEEE 802.1Q, 8.6.3)
     VLAN_DENIED              # a port has not its VLAN (802.1Q, 8.6.2 and 8.6.4), or its sender hides one: forward/tags
+    SPOOFED_SOURCE           # its source is none of its port's addresses (macs)
+    ISOLATED                 # its destination is of the same isolation group
+    STORM                    # more frames for everybody than its port may send
+    MIRROR_FULL              # a copy that the mirror port had no room for
     KERNEL_OVERRUN           # the host's kernel had to drop it before this port read it
     N_DROP_REASONS

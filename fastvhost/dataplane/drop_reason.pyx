@@ -14,6 +14,10 @@ NAMES = (
     "same_port",
     "reserved_address",
     "vlan_denied",
+    "spoofed_source",
+    "isolated",
+    "storm",
+    "mirror_full",
     "kernel_overrun",
 )
 if len(NAMES) != N_DROP_REASONS:

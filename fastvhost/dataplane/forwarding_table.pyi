@@ -60,6 +60,8 @@ class ForwardingTable:
         """The reservation of an address. ValueError, too: there is none."""
     def reservations(self) -> dict[str, int]:
         """Ports by the addresses that are reserved for them."""
+    def forget_answers(self) -> None:
+        """What workers remember of their last look-ups is looked up anew."""
     def flush(self, *, port: int | None = None, vlan: int | None = None) -> int:
         """Forget what was learned: of a port, of a VLAN, of a port in a VLAN, or all.
 

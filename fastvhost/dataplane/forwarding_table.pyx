@@ -13,6 +13,7 @@ from fastvhost.abi.shared_memory cimport load_acquire_u64, load_u64
 from fastvhost.dataplane.mac_change cimport (
     begin_flush, drop_static, end_flush, is_elsewhere, is_stale, is_static_of, put_static, set_tick, sweep,
 )
+from fastvhost.dataplane.mac_learn cimport lock, renew_generation, unlock
 from fastvhost.dataplane.mac_table cimport (
     ANY_VLAN, ENTRY_STATIC, KEY_ADDRESS, KEY_ANY_VLAN, KEY_USED, LEARN_FLAPPING, N_LEARNINGS, NOBODY, PLACES,
     MacBucket, MacEntry, MacPort, MacTable, answers, destination_key, find, is_group, entry_of, port_of, vlan_of,
@@ -160,6 +161,11 @@ cdef class ForwardingTable:
         with self.changing:
             if not drop_static(self.table, key):
                 raise ValueError(f"{address}: not reserved for any port, so there is nothing to release")
+
+    def forget_answers(self) -> None:
+        lock(self.table)
+        renew_generation(self.table)
+        unlock(self.table)
 
     def flush(self, *, port: int | None = None, vlan: int | None = None) -> int:
         cdef uint64_t of_port = NOBODY if port is None else self.port_number(port)

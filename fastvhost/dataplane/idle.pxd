@@ -30,4 +30,5 @@ cdef struct Idle:
     uint64_t sleeps          # times the worker went to sleep until something happened
 
 
+cdef uint64_t asleep_for(const Roster *roster, uint64_t ns) noexcept nogil
 cdef void rest(Idle *idle, Gate *gate, Roster *roster) noexcept nogil

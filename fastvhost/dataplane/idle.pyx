@@ -8,6 +8,7 @@ from fastvhost.dataplane.clock cimport monotonic_ns
 from fastvhost.dataplane.door cimport Gate
 from fastvhost.dataplane.eventfd cimport POLLIN, drain_eventfd, pollfd, ppoll
 from fastvhost.dataplane.forward.lane cimport Lane
+from fastvhost.dataplane.forward.police cimport rests_for
 from fastvhost.dataplane.port cimport LOOK_AGAIN, NOTHING_TO_WAIT_FOR
 from fastvhost.dataplane.roster cimport look_at
 
@@ -46,9 +47,9 @@ cdef void rest(Idle *idle, Gate *gate, Roster *roster) noexcept nogil:
         return
     nap_ns = LONG_NAP_NS if idle_ns > <uint64_t>TIRED_NS else min(idle.nap_ns, FIRST_NAP_NS + (idle_ns >> 4))
     if (idle.policy == IDLE_ADAPTIVE and idle_ns < <uint64_t>AWAKE_NS) or frames_wait(roster):
-        nap(nap_ns)
+        nap(asleep_for(roster, nap_ns))
     else:
-        sleep_until_kicked(idle, gate, roster, nap_ns, sleep_for(idle_ns))
+        sleep_until_kicked(idle, gate, roster, nap_ns, asleep_for(roster, sleep_for(idle_ns)))
 
 
 cdef uint64_t sleep_for(uint64_t idle_ns) noexcept nogil:
@@ -63,14 +64,28 @@ cdef void nap(uint64_t ns) noexcept nogil:
 
 
 cdef bint frames_wait(const Roster *roster) noexcept nogil:
-    """Whether frames wait for receive buffers. New buffers would not end a sleep: it waits for transmitqs only."""
+    """Whether frames wait for receive buffers. New buffers would not end a sleep: it waits for transmitqs only.
+
+    Frames of a lane at its limit do not count: how long they wait is known (asleep_for).
+    """
     cdef uint32_t i
     cdef Lane *lane
     for i in range(roster.n_lanes):
         lane = roster.lanes[i]
-        if lane.first < lane.burst.n_frames:
+        if lane.first < lane.burst.n_frames and not rests_for(lane):
             return True
     return False
+
+
+cdef uint64_t asleep_for(const Roster *roster, uint64_t ns) noexcept nogil:
+    """At most so long, and no longer than until a lane that is at its limit may go on."""
+    cdef uint64_t rest
+    cdef uint32_t i
+    for i in range(roster.n_lanes):
+        rest = rests_for(roster.lanes[i])
+        if rest:
+            ns = min(ns, rest)
+    return ns
 
 
 cdef void sleep_until_kicked(
@@ -85,6 +100,9 @@ cdef void sleep_until_kicked(
     idle.fds[0] = pollfd(gate.wake_fd, POLLIN, 0)
     for i in range(n):
         lane = roster.lanes[i]
+        if rests_for(lane):
+            idle.fds[i + 1] = pollfd(-1, 0, 0)   # its driver could only add to what waits
+            continue
         look_at(roster, lane)
         kicked = False
         fd = lane.ingress.wait_fd(lane.ingress, lane.pair, &kicked)
@@ -99,6 +117,8 @@ cdef void sleep_until_kicked(
     store_release_u32(&gate.asleep, 1)
     full_fence()  # kicks are asked for and `asleep` is set before the queues are looked at once more
     for i in range(n):
+        if not idle.fds[i + 1].events:
+            continue
         lane = roster.lanes[i]
         look_at(roster, lane)
         work = work or lane.ingress.has_silent_work(lane.ingress, lane.pair)
@@ -125,6 +145,8 @@ cdef void learn(const Idle *idle, Roster *roster) noexcept nogil:
     cdef Lane *lane
     cdef uint32_t i
     for i in range(roster.n_lanes):
+        if not idle.fds[i + 1].events:
+            continue
         lane = roster.lanes[i]
         look_at(roster, lane)
         if idle.fds[i + 1].revents:

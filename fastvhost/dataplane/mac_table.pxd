@@ -118,6 +118,10 @@ cdef inline bint is_group(uint64_t key) noexcept nogil:
     return key & KEY_GROUP != 0
 
 
+cdef inline bint is_broadcast(uint64_t key) noexcept nogil:
+    return key & KEY_ADDRESS == KEY_ADDRESS
+
+
 cdef inline bint is_link_local(uint64_t key) noexcept nogil:
     """Whether a bridge must not forward it: 01-80-C2-00-00-00 to 01-80-C2-00-00-0F."""
     return key & KEY_LINK_LOCAL_MASK == KEY_LINK_LOCAL

@@ -5,6 +5,7 @@ from libc.stdint cimport uint32_t
 from fastvhost.dataplane.bridge cimport Bridge
 from fastvhost.dataplane.door cimport Door
 from fastvhost.dataplane.forward.lane cimport Lane
+from fastvhost.dataplane.forward.limit cimport Limit
 from fastvhost.dataplane.forward.learner cimport Learner
 from fastvhost.dataplane.port cimport Port
 
@@ -15,6 +16,7 @@ cdef class Wire:
     cdef readonly uint32_t shares
     cdef readonly Bridge bridge   # instead of an egress: all its ports
     cdef Lane *lanes
+    cdef Limit limit             # of the ingress, if its lanes point to it
     cdef Learner *learners
     cdef uint32_t n_lanes
     cdef set claimed             # shares that have a worker

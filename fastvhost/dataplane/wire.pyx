@@ -8,15 +8,22 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
 from fastvhost.dataplane.bridge cimport Bridge
+from fastvhost.dataplane.clock cimport monotonic_ns
 from fastvhost.dataplane.door cimport Door
+from fastvhost.dataplane.forward.allowance cimport set_allowance
 from fastvhost.dataplane.forward.exit cimport Exit
 from fastvhost.dataplane.forward.lane cimport Lane
 from fastvhost.dataplane.forward.learn cimport plan_learn
 from fastvhost.dataplane.forward.learner cimport Learner
+from fastvhost.dataplane.forward.limit cimport Limit
 from fastvhost.dataplane.forward.patch cimport plan_patch
 from fastvhost.dataplane.forward.starts cimport MAX_SPLICED
 from fastvhost.dataplane.frame cimport BURST, MAX_SEGMENTS, Segment, begin_heads
 from fastvhost.dataplane.port cimport Port
+
+# What may come at once beyond a limit: what it gives in so many seconds, a super-frame or a burst of frames at least.
+BURST_SECONDS = 0.01
+LEAST_BURST = 65536
 
 
 cdef class Wire:
@@ -58,7 +65,7 @@ cdef class Wire:
 
     cdef int learn_on(self, Bridge bridge) except -1:
         """Frames leave at all ports of a bridge."""
-        cdef uint32_t pair, number = bridge.number(self.ingress), n_exits = BURST * bridge.room()
+        cdef uint32_t pair, number = bridge.number(self.ingress), n_exits = 2 * BURST * bridge.room() + 1
         cdef Learner *learner
         self.bridge = bridge
         self.learners = <Learner *>calloc(self.n_lanes, sizeof(Learner))
@@ -74,6 +81,17 @@ cdef class Wire:
             if learner.splicer.segments == NULL or self.lanes[pair].exits == NULL:
                 raise MemoryError
         return 0
+
+    def set_limit(self, *, double bits=0, double frames=0, double burst=0) -> None:
+        cdef uint32_t pair
+        cdef Limit *limit = &self.limit
+        if limit.now_ns == NULL:
+            limit.now_ns = monotonic_ns
+        set_allowance(&limit.bytes, bits / 8, burst or max(bits / 8 * BURST_SECONDS, LEAST_BURST))
+        set_allowance(&limit.frames, frames, max(frames * BURST_SECONDS, BURST))
+        if bits or frames:
+            for pair in range(self.n_lanes):
+                self.lanes[pair].limit = limit   # for good: a worker may just be reading it
 
     cdef int claim(self, uint32_t share, object worker, Door door) except -1:
         """A worker takes this share. All wires to one egress have as many shares; share i of each is the same worker's.

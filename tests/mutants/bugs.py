@@ -6,6 +6,7 @@ from tests.mutants import (
     bugs_memory,
     bugs_net,
     bugs_offload,
+    bugs_policies,
     bugs_ports,
     bugs_protocol,
     bugs_rings,
@@ -26,4 +27,5 @@ MUTANTS = (
     *bugs_mac_table.MUTANTS,
     *bugs_vlan.MUTANTS,
     *bugs_learn.MUTANTS,
+    *bugs_policies.MUTANTS,
 )

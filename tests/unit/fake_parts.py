@@ -32,12 +32,59 @@ class FakePort:
         self.log.append(f"close {self.name}")
 
 
+class FakeWire(tuple[str, str | None, bool, int]):
+    """Ingress, egress, whether to hold, and for how many milliseconds."""
+
+    def set_limit(self, **limit: float) -> None:
+        self.limit = limit
+
+
+class FakeTable:
+    """A real table, whose limits are recorded."""
+
+    def __init__(self, policies: list[Any]) -> None:
+        self._table = ForwardingTable(addresses=1024, ports=16)
+        self._policies = policies
+
+    def set_limits(self, port: int, max_macs: int) -> None:
+        self._policies.append((port, max_macs))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._table, name)
+
+
+class FakeBridge(str):
+    """The names of its ports. Policies are recorded."""
+
+    __slots__ = ("policies", "ports", "table")
+
+    def __new__(cls, ports: Sequence[FakePort]) -> FakeBridge:
+        made = super().__new__(cls, "+".join(port.name for port in ports))
+        made.ports, made.policies = list(ports), []
+        made.table = FakeTable(made.policies)
+        return made
+
+    def guard(self, port: FakePort, addresses: Sequence[str]) -> None:
+        if "00:00:00:00:00:01" in addresses:
+            raise ValueError("no place")
+        self.policies.append((port.name, "guard", *addresses))
+
+    def isolate(self, port: FakePort, group: str) -> None:
+        self.policies.append((port.name, "isolate", group))
+
+    def limit_floods(self, port: FakePort, frames: int, *, multicast: bool) -> None:
+        self.policies.append((port.name, "floods", frames, multicast))
+
+    def mirror(self, port: FakePort, mirror: FakePort | None) -> None:
+        self.policies.append((port.name, "mirror", mirror and mirror.name))
+
+
 class FakeWorker:
     """Runs until stopped; `mood` is "well", "raises", "ends" or "stuck"."""
 
     def __init__(self, name: str, log: list[str], mood: str = "well") -> None:
         self.name, self.log, self.mood = name, log, mood
-        self.wires: list[tuple[str, str | None, bool, int]] = []
+        self.wires: list[FakeWire] = []
         self.shares: list[tuple[int, int]] = []
         """Share of each wire; and of how many, where this worker made the wire."""
         self.rounds = self.busy_rounds = self.sleeps = self.waiting = 0
@@ -52,13 +99,13 @@ class FakeWorker:
         hold_timeout_ms: int,
         shares: int,
         bridge: str | None = None,
-    ) -> tuple[str, str | None, bool, int]:
-        wire = (ingress.name, egress.name if egress else bridge, hold, hold_timeout_ms)
+    ) -> FakeWire:
+        wire = FakeWire((ingress.name, egress.name if egress else bridge, hold, hold_timeout_ms))
         self.wires.append(wire)
         self.shares.append((0, shares))
         return wire
 
-    def share_wire(self, wire: tuple[str, str | None, bool, int], share: int) -> None:
+    def share_wire(self, wire: FakeWire, share: int) -> None:
         self.wires.append(wire)
         self.shares.append((share, 0))
 
@@ -131,13 +178,6 @@ class FakeService:
         return {"peer": None}
 
 
-class FakeBridge(str):
-    """The names of its ports; and a real table."""
-
-    def __init__(self, _names: str) -> None:
-        self.table = ForwardingTable(addresses=1024, ports=16)
-
-
 @dataclass
 class Fakes:
     log: list[str] = field(default_factory=list)
@@ -176,8 +216,8 @@ class Fakes:
         return self.workers[-1]
 
     @staticmethod
-    def _bridge(ports: Sequence[FakePort], _settings: object) -> str:
-        return FakeBridge("+".join(port.name for port in ports))
+    def _bridge(ports: Sequence[FakePort], _settings: object) -> FakeBridge:
+        return FakeBridge(ports)
 
     def _port(self, spec: PortSpec, _door: object) -> FakePort:
         self.ports[spec.name] = FakePort(spec.name, self.log)

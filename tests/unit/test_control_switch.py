@@ -9,8 +9,9 @@ import pytest
 
 from bench.guests.waits import MAX_WAIT
 from fastvhost.control import config
-from fastvhost.control.errors import RuntimeFailure
+from fastvhost.control.errors import RuntimeFailure, UsageError
 from fastvhost.control.host import CorePlan
+from fastvhost.control.port_text import parse
 from fastvhost.control.switch import Switch
 from tests.unit.fake_parts import Fakes
 
@@ -37,6 +38,28 @@ def test_every_port_of_a_switch_sends_to_its_bridge_and_the_workers_share_the_po
     assert switch(fakes, "a.sock", "b.sock", "c.sock,queues=2", cores=2).config.most_workers == 4
     ways = [[wire[:2] for wire in worker.wires] for worker in fakes.workers]
     assert ways == [[("a", "a+b+c"), ("c", "a+b+c")], [("b", "a+b+c"), ("c", "a+b+c")]]
+
+
+def test_policies_are_in_effect_before_the_first_frame() -> None:
+    fakes = Fakes()
+    mac = "52:54:00:00:00:01"
+    made = switch(fakes, f"a.sock,macs={mac},max-macs=7,isolate=g,storm=9+multicast,mirror=c,pps=5", "b.sock", "c.sock")
+    assert [policy for policy in made.bridge.policies if policy[0] in ("a", 0)] == [
+        ("a", "guard", mac), (0, 7), ("a", "isolate", "g"), ("a", "floods", 9, True), ("a", "mirror", "c"),
+    ]  # fmt: skip
+    assert [policy for policy in made.bridge.policies if policy[0] in ("b", 1)] == [
+        ("b", "guard"), (1, 1024), ("b", "isolate", ""), ("b", "floods", 1000, False), ("b", "mirror", None),
+    ]  # fmt: skip
+    limits = [wire.limit for wire in fakes.workers[0].wires]
+    assert limits == [{"bits": 0, "frames": frames, "burst": 0} for frames in (5, 0, 0)]
+    assert made.describe("a")[0]["isolate"] == "g"
+    made.enforce(parse("a.sock,storm=off").policy)
+    assert ("a", "floods", 0, False) in made.bridge.policies
+
+
+def test_a_policy_that_cannot_be_is_refused_with_its_port() -> None:
+    with pytest.raises(UsageError, match="port b: no place"):
+        switch(Fakes(), "a.sock", "b.sock,macs=00:00:00:00:00:01", "c.sock")
 
 
 def test_two_workers_share_the_two_ways_of_one_wire() -> None:

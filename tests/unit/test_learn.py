@@ -52,15 +52,17 @@ def send_in_pieces(driver: NetDriver, frame: bytes, pieces: tuple[int, ...]) -> 
 class Hub:
     """Guests at the ports of a switch."""
 
-    def __init__(self, n: int, features: int, workers: int = 1, posted: int = 64) -> None:
+    def __init__(
+        self, n: int, features: int, workers: int = 1, posted: int = 64, *, addresses: int = 65536, size: int = 256
+    ) -> None:
         door = Door()
-        self.guests = [GuestPort(door, f"p{i}", Memory.of(8 * MIB), 256, features) for i in range(n)]
+        self.guests = [GuestPort(door, f"p{i}", Memory.of(8 * MIB), size, features) for i in range(n)]
         ports = tuple(guest.port for guest in self.guests)
-        self.table = ForwardingTable(ports=n)
+        self.table = ForwardingTable(ports=n, addresses=addresses)
         self.workers = [Worker(door, f"worker{i}") for i in range(workers)]
-        bridge = Bridge(ports, self.table)
+        self.bridge = Bridge(ports, self.table)
         for port, worker in zip(ports, itertools.cycle(self.workers)):  # each port's frames have one worker
-            worker.add_wire(port, None, hold=False, hold_timeout_ms=1, bridge=bridge)
+            worker.add_wire(port, None, hold=False, hold_timeout_ms=1, bridge=self.bridge)
         for guest in self.guests:
             guest.connect()
             guest.driver.post(posted)
@@ -88,10 +90,16 @@ class Hub:
 
 @contextlib.contextmanager
 def hub(
-    n: int = 4, features: int = F_VERSION_1 | RING_F_INDIRECT_DESC, workers: int = 1, posted: int = 64
+    n: int = 4,
+    features: int = F_VERSION_1 | RING_F_INDIRECT_DESC,
+    workers: int = 1,
+    posted: int = 64,
+    *,
+    addresses: int = 65536,
+    size: int = 256,
 ) -> Iterator[Hub]:
     """posted: receive buffers of each guest."""
-    made = Hub(n, features, workers, posted)
+    made = Hub(n, features, workers, posted, addresses=addresses, size=size)
     try:
         yield made
     finally:

@@ -10,3 +10,4 @@ cdef struct Exit:
     Delivery delivery
     bint may_wait            # for room, as long as its egress makes progress; else what finds none is dropped
     bint in_place            # all frames of the visit that wait, as they stand in the burst: released as they go
+    bint spare               # a mirror's copies: what is not taken at once is dropped

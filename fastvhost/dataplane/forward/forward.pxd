@@ -1,4 +1,4 @@
-"""One visit of a lane: receive, plan, deliver to each exit, release."""
+"""One visit of a lane: receive, police, plan, deliver to each exit, release."""
 
 from libc.stdint cimport uint32_t
 

@@ -1,4 +1,4 @@
-"""One visit of a lane: receive, plan, deliver to each exit, release.
+"""One visit of a lane: receive, police, plan, deliver to each exit, release.
 
 A visit moves a burst, or as much of it as its budget of payload lets through (VISIT_BYTES); the rest waits for the next
 visit. Pieces are budgeted where they are found: when chains are taken from a ring.
@@ -14,8 +14,9 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from fastvhost.dataplane.clock cimport monotonic_ns
 from fastvhost.dataplane.debug cimport check, poison
 from fastvhost.dataplane.delivery_lock cimport DeliveryLock, count_missed, give_lock, take_lock
-from fastvhost.dataplane.drop_reason cimport NO_RECEIVE_BUFFERS
+from fastvhost.dataplane.drop_reason cimport MIRROR_FULL, NO_RECEIVE_BUFFERS
 from fastvhost.dataplane.forward.lane cimport Exit, Lane
+from fastvhost.dataplane.forward.police cimport police
 from fastvhost.dataplane.forward.starts cimport splice
 from fastvhost.dataplane.frame cimport BURST, VISIT_BYTES, Delivery, Frame, part_of
 from fastvhost.dataplane.offload.cut cimport CUT_NEEDS, deliver_cut
@@ -30,6 +31,8 @@ cdef uint32_t forward_burst(Lane *lane) noexcept nogil:
     if not begin_visit(lane):
         return 0
     if lane.exit == lane.n_exits:
+        if lane.limit != NULL and not police(lane):
+            return 0
         lane.exit = 0
         lane.plan(lane)
     done = lane.due - lane.first
@@ -119,11 +122,11 @@ cdef inline void deliver(Lane *lane, Exit *exit, uint32_t *moved) noexcept nogil
         lane.stalled_since = 0
         moved[0] = 1
     elif not may_wait(lane, exit, tally.frames):
-        count_drops(tally, NO_RECEIVE_BUFFERS, n)
+        count_drops(tally, MIRROR_FULL if exit.spare else NO_RECEIVE_BUFFERS, n)
         done = n
         lane.super.begun = False
-    if done < n and not exit.may_wait and spent == tally.spent:
-        count_drops(tally, NO_RECEIVE_BUFFERS, n - done)
+    if done < n and not exit.may_wait and (exit.spare or spent == tally.spent):
+        count_drops(tally, MIRROR_FULL if exit.spare else NO_RECEIVE_BUFFERS, n - done)
         done = n
         lane.super.begun = False
     exit.delivery = part_of(&exit.delivery, done, n - done)

@@ -5,6 +5,7 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 from fastvhost.dataplane.forward.exit cimport Exit
 from fastvhost.dataplane.forward.learner cimport Learner
 from fastvhost.dataplane.frame cimport Delivery, FrameBurst
+from fastvhost.dataplane.forward.limit cimport Limit
 from fastvhost.dataplane.offload.cut cimport Cutter, Super
 from fastvhost.dataplane.port cimport PortOps
 
@@ -14,6 +15,7 @@ cdef struct Lane:
     PortOps *ingress
     PortOps *egress          # of a wire; NULL: nobody
     uint32_t pair            # of the ingress
+    Limit *limit             # of its port; NULL: none
     uint32_t sender          # its port's number on the roster
     const Exit *at           # what is being delivered, for who looks on (hold_watch); NULL: nothing
     const Delivery *delivering   # the same as it is handed to the egress

@@ -8,18 +8,29 @@ No frame waits for room: a slow guest holds up nobody.
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastvhost.abi.shared_memory cimport load_acquire_u64
-from fastvhost.dataplane.drop_reason cimport NO_EGRESS, RESERVED_ADDRESS, SAME_PORT, VLAN_DENIED
+from fastvhost.dataplane.drop_reason cimport (
+    ISOLATED,
+    NO_EGRESS,
+    RESERVED_ADDRESS,
+    SAME_PORT,
+    SPOOFED_SOURCE,
+    VLAN_DENIED,
+)
 from fastvhost.dataplane.forward.exit cimport Exit
 from fastvhost.dataplane.forward.lane cimport Lane
 from fastvhost.dataplane.forward.learner cimport EVERYBODY, NOT_ON, PLACED, Learner
-from fastvhost.dataplane.forward.members cimport Members
+from fastvhost.dataplane.forward.members cimport Members, reaches
+from fastvhost.dataplane.forward.mirror cimport add_mirrors
 from fastvhost.dataplane.forward.starts cimport read_starts
+from fastvhost.dataplane.forward.storm cimport calm
 from fastvhost.dataplane.forward.tags cimport classify, plan_tagged
 from fastvhost.dataplane.forward.vlan cimport NO_VLAN, is_member
 from fastvhost.dataplane.frame cimport Delivery, Frame, Start
 from fastvhost.dataplane.mac_learn cimport learn
 from fastvhost.dataplane.mac_table cimport (
+    KEY_ANY_VLAN,
     LEARN_BUSY,
+    NOBODY,
     MacTable,
     destination_key,
     find,
@@ -39,6 +50,7 @@ cdef void plan_learn(Lane *lane) noexcept nogil:
     cdef Learner *learner = lane.learner
     cdef uint32_t n = lane.due - lane.first
     lane.n_exits = 0
+    learner.mirrored = learner.members.n_mirrored != 0
     learner.alike = read_starts(learner.starts, &lane.burst, lane.first, n)
     if learner.members.tagging:
         classify(lane, n)
@@ -47,6 +59,14 @@ cdef void plan_learn(Lane *lane) noexcept nogil:
         add_exit(lane, learner.to[0], &lane.burst.frames[lane.first], learner.starts, n, True)
     else:
         sort(lane, n)
+    if learner.mirrored:
+        add_mirrors(lane, frames_of(lane, &lane.burst.frames[lane.first], learner.starts, n))
+
+
+cdef inline Delivery frames_of(const Lane *lane, const Frame *frames, const Start *starts, uint32_t n) noexcept nogil:
+    return Delivery(
+        n, lane.burst.needs, frames, lane.burst.segments, &lane.burst.heads[0], starts, lane.learner.alike, False
+    )
 
 
 cdef inline void add_exit(
@@ -54,10 +74,8 @@ cdef inline void add_exit(
 ) noexcept nogil:
     cdef Exit *exit = &lane.exits[lane.n_exits]
     exit.egress = lane.learner.members.at[port].port
-    exit.delivery = Delivery(
-        n, lane.burst.needs, frames, lane.burst.segments, &lane.burst.heads[0], starts, lane.learner.alike, False
-    )
-    exit.may_wait, exit.in_place = False, in_place
+    exit.delivery = frames_of(lane, frames, starts, n)
+    exit.may_wait, exit.in_place, exit.spare = False, in_place, False
     lane.n_exits += 1
 
 
@@ -83,9 +101,9 @@ cdef inline bint choose(Lane *lane, uint32_t n, bint tagging) noexcept nogil:
                 continue
         source = source_key(learner.starts[i].bytes, vlan)
         destination = destination_key(learner.starts[i].bytes, vlan)
-        if source != learner.source:
-            learner.source = source if learn(table, source, learner.number) < LEARN_BUSY else 0
-        if destination != learner.destination:
+        if source != learner.source and not admit(learner, source):
+            learner.answer, learner.why, learner.destination = NOT_ON, SPOOFED_SOURCE, 0
+        elif destination != learner.destination:
             learner.answer = port_for(learner, destination)
             # That nobody has it is not kept: it may be learned any time.
             learner.destination = 0 if learner.answer == EVERYBODY and not is_group(destination) else destination
@@ -99,6 +117,17 @@ cdef inline bint choose(Lane *lane, uint32_t n, bint tagging) noexcept nogil:
     return one_way
 
 
+cdef bint admit(Learner *learner, uint64_t source) noexcept nogil:
+    """Learn a source that is not the last one. False: its port's guard drops the frame."""
+    cdef MacTable *table = learner.members.table
+    learner.source = 0
+    if learner.members.at[learner.number].guarded and find(table, source | KEY_ANY_VLAN) != learner.number:
+        return False
+    if learn(table, source, learner.number) < LEARN_BUSY:
+        learner.source = source
+    return True
+
+
 cdef uint32_t port_for(Learner *learner, uint64_t destination) noexcept nogil:
     """A port's number, or To; `why` where that is NOT_ON."""
     cdef const Members *members = learner.members
@@ -107,11 +136,16 @@ cdef uint32_t port_for(Learner *learner, uint64_t destination) noexcept nogil:
         learner.why = RESERVED_ADDRESS
         return NOT_ON if is_link_local(destination) else EVERYBODY
     port = find(members.table, destination)
+    if port == NOBODY:
+        port = find(members.table, destination | KEY_ANY_VLAN)   # whose port is known, though it has not sent yet
     if port == learner.number:
         learner.why = SAME_PORT
         return NOT_ON
     if members.tagging and port < members.n and not is_member(&members.at[port].vlans, vlan_of(destination)):
         learner.why = VLAN_DENIED
+        return NOT_ON
+    if port != NOBODY and not reaches(members, learner.number, port):
+        learner.why = ISOLATED
         return NOT_ON
     return port
 
@@ -119,10 +153,15 @@ cdef uint32_t port_for(Learner *learner, uint64_t destination) noexcept nogil:
 cdef void sort(Lane *lane, uint32_t n) noexcept nogil:
     """Frames by where they go: first those for everybody, then each port's own, in their order."""
     cdef Learner *learner = lane.learner
-    cdef uint32_t i, begin, port, at = put_together(lane, 0, EVERYBODY, 0, n)
+    cdef uint32_t i, begin, port, at
+    calm(lane, n)
+    at = put_together(lane, 0, EVERYBODY, 0, n)
     if at:
         for port in range(learner.members.n):
-            if port != learner.number and learner.members.at[port].port != NULL:
+            if (
+                port != learner.number and learner.members.at[port].port != NULL
+                and reaches(learner.members, learner.number, port)
+            ):
                 add_exit(lane, port, learner.sorted_frames, learner.sorted_starts, at, False)
         count_copies(lane, at)
     for i in range(n):
@@ -140,7 +179,7 @@ cdef void count_copies(const Lane *lane, uint32_t n) noexcept nogil:
     if lane.n_exits:
         tally.copies += <uint64_t>(lane.n_exits - 1) * n
     else:
-        count_drops(tally, NO_EGRESS, n)
+        count_drops(tally, ISOLATED if lane.learner.members.at[lane.learner.number].group else NO_EGRESS, n)
 
 
 cdef uint32_t put_together(Lane *lane, uint32_t at, uint32_t port, uint32_t first, uint32_t n) noexcept nogil:

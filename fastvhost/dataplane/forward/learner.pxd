@@ -25,6 +25,7 @@ cdef struct Learner:
     uint32_t answer          # the destination's port, or To
     DropReason why           # of NOT_ON
     # the frames of the visit under way
+    bint mirrored            # some port has a mirror
     Start starts[BURST]      # by frame
     bint alike               # all are starts[0], the only one that was written
     uint16_t to[BURST]       # a port's number, or To

@@ -18,7 +18,8 @@ from fastvhost.dataplane.ether cimport ETHER_ADDRESSES_BYTES, ETHERTYPE_VLAN, VL
 from fastvhost.dataplane.forward.exit cimport Exit
 from fastvhost.dataplane.forward.lane cimport Lane
 from fastvhost.dataplane.forward.learner cimport EVERYBODY, NOT_ON, PLACED, Learner
-from fastvhost.dataplane.forward.members cimport Member
+from fastvhost.dataplane.forward.members cimport Member, reaches
+from fastvhost.dataplane.forward.storm cimport calm
 from fastvhost.dataplane.forward.vlan cimport (
     NO_VLAN,
     POPPED,
@@ -118,10 +119,12 @@ cdef void plan_tagged(Lane *lane, uint32_t n, bint one_way) noexcept nogil:
         if stays(learner, 0, port):
             add_exit(lane, port, &lane.burst.frames[lane.first], learner.starts, n, False, True)
             return
-        if change_alike(lane, n, port):
+        # A mirror gets frames as they arrived.
+        if not learner.mirrored and change_alike(lane, n, port):
             add_exit(lane, port, &lane.burst.frames[lane.first], learner.sorted_starts, n, False, True)
             return
     tell_apart(learner, n)
+    calm(lane, n)
     for i in range(n):
         if learner.to[i] == EVERYBODY:
             flood(lane, i, n, &at, &bare)
@@ -193,7 +196,7 @@ cdef inline void add_exit(
         n, lane.burst.needs, frames, lane.burst.segments, heads, starts, lane.learner.alike, uneven
     )
     if n:
-        lane.exits[lane.n_exits] = Exit(lane.learner.members.at[port].port, delivery, False, in_place)
+        lane.exits[lane.n_exits] = Exit(lane.learner.members.at[port].port, delivery, False, in_place, False)
         lane.n_exits += 1
 
 
@@ -258,7 +261,10 @@ cdef void flood(Lane *lane, uint32_t first, uint32_t n, uint32_t *at, uint32_t *
 
 cdef inline bint gets_floods(const Learner *learner, uint32_t port, uint32_t vlan) noexcept nogil:
     cdef const Member *member = &learner.members.at[port]
-    return port != learner.number and member.port != NULL and is_member(&member.vlans, vlan)
+    return (
+        port != learner.number and member.port != NULL and is_member(&member.vlans, vlan)
+        and reaches(learner.members, learner.number, port)
+    )
 
 
 cdef bint add_changed(

@@ -1,0 +1,29 @@
+"""Puts a port's policy into effect: at the start, and again where it changes while traffic runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastvhost.control.errors import UsageError
+from fastvhost.control.policy import Policy
+
+
+def put_into_effect(policy: Policy, ports: Mapping[str, Any], wire: Any, bridge: Any) -> None:
+    """The policy of the port of that name, instead of the one that it had.
+
+    ports: those of the data plane, by name. wire: that on which its frames come; None: it sends none. bridge: the
+    switch; None where there is none. Raises UsageError where it cannot be; then what is left to do was not done.
+    """
+    port = ports[policy.name]
+    try:
+        if bridge is not None:
+            bridge.guard(port, policy.macs)
+            bridge.table.set_limits(bridge.ports.index(port), max_macs=policy.max_macs)
+            bridge.isolate(port, policy.isolate)
+            bridge.limit_floods(port, policy.storm or 0, multicast=policy.storm_multicast)
+            bridge.mirror(port, ports[policy.mirror] if policy.mirror else None)
+        if wire is not None:
+            wire.set_limit(bits=policy.rate, frames=policy.pps, burst=policy.burst)
+    except ValueError as error:
+        raise UsageError(f"port {policy.name}: {error}") from None

@@ -1,0 +1,1 @@
+"""Storm control: how many frames a second a port may send to everybody. For the data plane only."""
