@@ -19,7 +19,7 @@ def put_into_effect(policy: Policy, ports: Mapping[str, Any], wire: Any, bridge:
     try:
         if bridge is not None:
             bridge.guard(port, policy.macs)
-            bridge.table.set_limits(bridge.ports.index(port), max_macs=policy.max_macs)
+            bridge.limit_macs(port, policy.max_macs)
             bridge.isolate(port, policy.isolate)
             bridge.limit_floods(port, policy.storm or 0, multicast=policy.storm_multicast)
             bridge.mirror(port, ports[policy.mirror] if policy.mirror else None)

@@ -36,6 +36,8 @@ class Bridge:
         """
     def isolate(self, port: Port, group: str) -> None:
         """Ports of one group do not reach each other: isolated. Empty: it is in none."""
+    def limit_macs(self, port: Port, most: int) -> None:
+        """The most addresses that are learned at it."""
     def limit_floods(self, port: Port, frames: float, *, multicast: bool = False) -> None:
         """Frames from it that go to everybody, a second, and 1000 at once; others drop as storm. 0: any number.
 

@@ -108,6 +108,9 @@ cdef class Bridge:
         self.member(port).group = self.groups.setdefault(group, len(self.groups) + 1) if group else 0
         self.table.forget_answers()
 
+    def limit_macs(self, Port port not None, uint32_t most) -> None:
+        self.table.set_limits(self.number(port), max_macs=most)
+
     def limit_floods(self, Port port not None, double frames, *, bint multicast=False) -> None:
         cdef Member *member = self.member(port)
         member.counts_multicast = multicast

@@ -12,7 +12,7 @@ from fastvhost.dataplane.door cimport Door, Gate, PortDoor
 from fastvhost.dataplane.eventfd cimport pollfd
 from fastvhost.dataplane.forward.lane cimport Lane
 from fastvhost.dataplane.port cimport Port, PortOps
-from fastvhost.dataplane.roster cimport NOT_THERE, Roster, discard, exchange, lay_out
+from fastvhost.dataplane.roster cimport NOT_THERE, Roster, discard, exchange, make_places
 from fastvhost.dataplane.wire cimport Wire
 from fastvhost.dataplane.worker cimport Part, Worker
 
@@ -139,22 +139,22 @@ cdef class Rewiring:
         for wire in leave:
             for worker, share in self.claims_of(wire):
                 (<Wire>wire).unclaim(share, worker)
-                undo.append((claim, wire, share, worker, self.door))
+                undo.append((_claim, wire, share, worker, self.door))
         led = [(wire, egress, self.claims_of(wire)) for wire, egress in lead]
         for wire, egress, claims in led:
             for worker, share in claims:
                 (<Wire>wire).unclaim(share, worker)
-                undo.append((claim, wire, share, worker, self.door))
-            undo.append((turn, wire, (<Wire>wire).egress))
-            turn(wire, egress)
+                undo.append((_claim, wire, share, worker, self.door))
+            undo.append((_turn, wire, (<Wire>wire).egress))
+            _turn(wire, egress)
         for wire, _, claims in led:
             for worker, share in claims:
-                claim(wire, share, worker, self.door)
-                undo.append((unclaim, wire, share, worker))
+                _claim(wire, share, worker, self.door)
+                undo.append((_unclaim, wire, share, worker))
         for wire, workers in join:
             for share, worker in enumerate(workers):
-                claim(wire, share, worker, self.door)
-                undo.append((unclaim, wire, share, worker))
+                _claim(wire, share, worker, self.door)
+                undo.append((_unclaim, wire, share, worker))
         return 0
 
     cdef list claims_of(self, wire):
@@ -233,7 +233,7 @@ cdef class Rewiring:
             layout.parts[i] = Part(wire.lanes, wire.n_lanes, shares[i], wire.shares)
             layout.before[i] = worker.wires.index(wire) if wire in worker.wires else NOT_THERE
             lanes += wire.n_lanes
-        lay_out(&layout.roster, lanes, layout.n_parts)
+        make_places(&layout.roster, lanes, layout.n_parts)
         layout.fds = <pollfd *>calloc(lanes + 1, sizeof(pollfd))  # the gate's, too
         if layout.fds == NULL:
             raise MemoryError
@@ -252,13 +252,13 @@ cdef class Rewiring:
         return 0
 
 
-def claim(Wire wire not None, share, worker, door):
+def _claim(Wire wire not None, share, worker, door):
     wire.claim(share, worker, door)
 
 
-def unclaim(Wire wire not None, share, worker):
+def _unclaim(Wire wire not None, share, worker):
     wire.unclaim(share, worker)
 
 
-def turn(Wire wire not None, Port egress):
+def _turn(Wire wire not None, Port egress):
     wire.egress = egress

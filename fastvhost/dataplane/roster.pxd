@@ -62,7 +62,7 @@ cdef struct Roster:
 
 cdef void set_clock(Roster *roster) noexcept
 cdef int make_room(Roster *roster, uint32_t more) except -1
-cdef int lay_out(Roster *roster, uint32_t lanes, uint32_t senders) except -1
+cdef int make_places(Roster *roster, uint32_t lanes, uint32_t senders) except -1
 cdef void exchange(Roster *roster, Roster *other, const uint32_t *before) noexcept nogil
 cdef void discard(Roster *roster) noexcept
 cdef void clear(Roster *roster) noexcept nogil

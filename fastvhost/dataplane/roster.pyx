@@ -50,7 +50,7 @@ cdef int make_room(Roster *roster, uint32_t more) except -1:
     return 0
 
 
-cdef int lay_out(Roster *roster, uint32_t lanes, uint32_t senders) except -1:
+cdef int make_places(Roster *roster, uint32_t lanes, uint32_t senders) except -1:
     """Make the arrays of a roster that has none, for exchange()."""
     roster.room = roster.n_senders = 0
     roster.lanes = <Lane **>resized(NULL, lanes + 1, sizeof(Lane *))

@@ -16,7 +16,7 @@ class Wire:
     def __init__(
         self, ingress: Port, egress: Port | None, *, hold: bool, hold_timeout_ms: int, shares: int = 1
     ) -> None: ...
-    def set_limit(self, *, bits: float = 0, frames: float = 0, burst: float = 0) -> None:
+    def set_limit(self, *, bits: float = 0.0, frames: float = 0.0, burst: float = 0.0) -> None:
         """How much is taken from the ingress in a second, by all workers together; 0: any number.
 
         What is beyond waits in the sender's ring. burst: bytes that may come at once beyond `bits`; 0: those of 10 ms,

@@ -39,20 +39,6 @@ class FakeWire(tuple[str, str | None, bool, int]):
         self.limit = limit
 
 
-class FakeTable:
-    """A real table, whose limits are recorded."""
-
-    def __init__(self, policies: list[Any]) -> None:
-        self._table = ForwardingTable(addresses=1024, ports=16)
-        self._policies = policies
-
-    def set_limits(self, port: int, max_macs: int) -> None:
-        self._policies.append((port, max_macs))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._table, name)
-
-
 class FakeBridge(str):
     """The names of its ports. Policies are recorded."""
 
@@ -61,13 +47,16 @@ class FakeBridge(str):
     def __new__(cls, ports: Sequence[FakePort]) -> FakeBridge:
         made = super().__new__(cls, "+".join(port.name for port in ports))
         made.ports, made.policies = list(ports), []
-        made.table = FakeTable(made.policies)
+        made.table = ForwardingTable(addresses=1024, ports=16)
         return made
 
     def guard(self, port: FakePort, addresses: Sequence[str]) -> None:
         if "00:00:00:00:00:01" in addresses:
             raise ValueError("no place")
         self.policies.append((port.name, "guard", *addresses))
+
+    def limit_macs(self, port: FakePort, most: int) -> None:
+        self.policies.append((port.name, "macs", most))
 
     def isolate(self, port: FakePort, group: str) -> None:
         self.policies.append((port.name, "isolate", group))
@@ -204,8 +193,8 @@ class Fakes:
             self._rewiring,
         )
 
-    def _wire(self, ingress: FakePort, egress: FakePort | None, **_options: object) -> tuple[str, str | None]:
-        return ingress.name, egress.name if egress else None
+    def _wire(self, ingress: FakePort, egress: FakePort | None, **_options: object) -> FakeWire:
+        return FakeWire((ingress.name, egress.name if egress else None))
 
     def _rewiring(self, _door: object, _workers: object) -> FakeRewiring:
         self.rewirings.append(FakeRewiring(self.log))

@@ -335,8 +335,8 @@ cdef void write_header(const Super *super, uint8_t *to, uint32_t at, uint32_t pi
 cdef void number_tcp(uint8_t *tcp, uint32_t at, bint last, bint ecn) noexcept nogil:
     """The sequence number, and the flags that only the first piece or only the last one has (RFC 9293, RFC 3168).
 
-    Without GSO_ECN, which RFC 3168 needs (virtio 1.2, section 5.1.6.2.1), CWR is part of a counter, which is the same in
-    all pieces (RFC 9768).
+    Without GSO_ECN, which RFC 3168 needs (virtio 1.2, section 5.1.6.2.1), CWR is part of a counter, which is the same
+    in all pieces (RFC 9768).
     """
     cdef uint32_t sequence = (get16(tcp + 4) << 16 | get16(tcp + 6)) + at
     put16(tcp + 4, sequence >> 16)
