@@ -43,6 +43,7 @@ class Record:
 
     def __init__(self, path: str, rings: int) -> None:
         self.path = path
+        self._closed = False
         n_bytes = HEADER_BYTES + rings * JOURNAL_BYTES
         fd = _open(path)
         fresh = os.fstat(fd).st_size == 0
@@ -101,11 +102,18 @@ class Record:
             self._about(features, (pid, started), files[0])
 
     def close(self) -> None:
-        """Remove the file, unless the front-end process still runs and may connect to the next fwd."""
+        """Remove the file, unless the front-end process still runs and may connect to the next fwd. Idempotent.
+
+        It stays mapped as long as a port keeps its journals; and no longer, whoever still refers to this record.
+        """
+        if self._closed:
+            return
         _, _, _, _, features, *process = self._header()[:7]
         pid = process[0]
         if not features or (pid and _process(pid) != tuple(process)):
             self._remove()
+        self._closed = True
+        del self._map
 
     def _remove(self) -> None:
         with contextlib.suppress(OSError):

@@ -128,6 +128,7 @@ cdef class VirtioPort(ChangingPort):
             self.discard()
             self.set_memory(None)
             self.notifier.close()
+            self.kept, self.journals = None, NULL
             fd, self.attention_fd = self.attention_fd, -1
             self.device.attention_fd = -1
             os.close(fd)

@@ -14,6 +14,8 @@ from fastvhost.backend import record
 from fastvhost.backend.features import F_RING_RESET, F_VERSION_1, OFFLOADS, mask
 from fastvhost.backend.record import HEADER, HEADER_BYTES, Record, RecordError, abandoned
 from fastvhost.control import records
+from fastvhost.dataplane.door import Door
+from fastvhost.dataplane.virtio_port import VirtioPort
 from fastvhost.vhostuser.offer import Offer
 from fastvhost.vhostuser.protocol_features import offered_features
 from tests.unit.forwarder import ENVIRONMENT
@@ -134,6 +136,18 @@ def test_a_record_grows_with_the_queues_and_keeps_what_it_had(path: Path) -> Non
     assert len(more.journals) == 4 * len(Record(str(path), 2).journals)
 
 
+def test_a_closed_record_is_mapped_only_as_long_as_a_port_keeps_its_journals(path: Path) -> None:
+    def mapped() -> int:
+        return Path("/proc/self/maps").read_text().count(str(path))
+
+    record, port = Record(str(path), 2), VirtioPort("p", Door())
+    port.keep_journals(record.journals)
+    record.close()
+    assert mapped() == 1
+    port.close()
+    assert mapped() == 0
+
+
 def test_a_record_is_removed_with_its_port_unless_the_front_end_lives_on(path: Path, somebody: int) -> None:
     record = Record(str(path), 2)
     record.close()
@@ -142,6 +156,7 @@ def test_a_record_is_removed_with_its_port_unless_the_front_end_lives_on(path: P
     record.acknowledge(BEFORE, ME)
     record.close()
     assert path.exists()
+    record = Record(str(path), 2)
     record.acknowledge(BEFORE, somebody)
     assert not abandoned(path)
     os.kill(somebody, 9)
