@@ -48,7 +48,9 @@ HEADERS = {
     "gso_size_0": asking(gso_size=0),
     "gso_size_1": asking(gso_size=1),
     "gso_size_63": asking(gso_size=63),
-    "more_than_1024_segments": asking(TCP4._replace(payload=bytes(65_490), size=64), start=0),
+    "csum_start_in_the_ethernet_header": asking(start=12),
+    "csum_start_on_the_last_byte_of_the_ethernet_header": asking(gso_type=0, gso_size=0, start=13, offset=40),
+    "a_checksum_in_the_destination_address": asking(gso_type=0, gso_size=0, start=0, offset=0),
     "udp_fragmentation": asking(UDP4, gso_type=UDP_FRAGMENTS),
     "gso_type_2": asking(gso_type=2),
     "gso_type_6": asking(gso_type=6),
@@ -59,7 +61,6 @@ HEADERS = {
 """By what they say. Whoever the frame goes to, it is refused."""
 
 LIES = {
-    "csum_start_in_the_ethernet_header": asking(start=12),
     "csum_start_in_the_ip_header": asking(start=33),
     "csum_start_behind_the_tcp_header": asking(start=54),
     "csum_start_one_byte_late": asking(start=35),

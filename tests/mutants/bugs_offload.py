@@ -180,11 +180,11 @@ MUTANTS = (
         f"{LIES}[gso_size_63-one piece-nothing]",
     ),
     Mutant(
-        "gso-of-any-number-of-segments",
+        "checksum-in-an-address",
         HEADER,
-        "frame_bytes - head.net.csum_start > <uint32_t>MOST_GSO_PIECES * head.net.gso_size",
+        "head.net.csum_start < <uint16_t>ETHER_HEADER_BYTES",
         "False",
-        f"{LIES}[more_than_1024_segments-one piece-nothing]",
+        f"{LIES}[csum_start_on_the_last_byte_of_the_ethernet_header-single bytes-nothing]",
     ),
     Mutant(
         "gso-without-checksum",

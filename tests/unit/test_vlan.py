@@ -85,7 +85,7 @@ def test_a_frame_of_a_vlan_that_its_port_has_not_is_dropped_and_its_source_not_l
 ) -> None:
     with vlan_hub(keys, trunk(10, 20, 30, native=10), features=features) as h:
         assert h.send(0, ethernet(EVERYBODY, mac(0), tags)) == {}
-        assert h.dropped(0) == {"vlan_denied": 1}
+        assert h.dropped(0) == {"gso_unsupported" if start < 14 else "vlan_denied": 1}
         assert h.bridge.table.rows() == []
 
 
@@ -328,7 +328,7 @@ def test_where_a_checksum_is_to_be_filled_in_moves_with_the_tag(features: int, t
 
 
 @formats
-@pytest.mark.parametrize("start", [0, 10, 13, 17])
+@pytest.mark.parametrize("start", [0, 13, 14, 17])
 def test_a_checksum_must_not_be_filled_in_where_the_tag_is(features: int, start: int) -> None:
     """A guest chooses what the sum is: it would choose the VLAN, or the address that its frame comes from."""
     tags = b"" if start < 14 else tag(10)

@@ -4,6 +4,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from fastvhost.abi.virtio_net cimport (
+    ETHER_HEADER_BYTES,
     NET_F_CSUM,
     NET_F_GUEST_CSUM,
     NET_F_GUEST_ECN,
@@ -41,9 +42,8 @@ from fastvhost.dataplane.frame cimport (
 cdef enum:
     CSUM_BYTES = 2
     MOST_TCP_HEADER_BYTES = 60
-    # Limits of ours. The least is below every path MTU; the most, what 64 KiB make with it.
+    # A limit of ours, below every path MTU: no frame becomes more than 1024 pieces.
     LEAST_GSO_SIZE = 64
-    MOST_GSO_PIECES = 1024
 
 
 # All that an interface of this host takes and sends, which has no features of its own.
@@ -102,6 +102,9 @@ cdef inline bint check_head(Head *head, uint32_t frame_bytes, uint32_t allowed) 
     head.net.flags &= NET_HDR_F_NEEDS_CSUM
     if head.net.flags:
         needs = NEED_CSUM
+        # Whoever fills the sum in writes it behind what a switch decides on: its sender chooses what it is.
+        if head.net.csum_start < <uint16_t>ETHER_HEADER_BYTES:
+            return False
         if <uint32_t>head.net.csum_start + head.net.csum_offset + CSUM_BYTES > frame_bytes:
             return False
     else:
@@ -119,8 +122,6 @@ cdef inline bint check_head(Head *head, uint32_t frame_bytes, uint32_t allowed) 
         if head.net.gso_type & NET_HDR_GSO_ECN:
             needs |= NEED_ECN
         if not needs & NEED_CSUM or head.net.gso_size < LEAST_GSO_SIZE:
-            return False
-        if frame_bytes - head.net.csum_start > <uint32_t>MOST_GSO_PIECES * head.net.gso_size:
             return False
         # A kernel that gets the frame has this much of it in one block of memory, and more than a page is hard to find.
         if (
@@ -165,8 +166,9 @@ cdef inline bint give_host_head(FrameBurst *burst, Frame *frame, uint32_t frame_
 # The header that most frames have: a checksum is to be filled in, and no more. What follows its first two bytes are the
 # fields hdr_len, gso_size, csum_start, csum_offset, eight bytes that are read at once.
 cdef inline uint32_t bytes_with_sum(uint64_t fields) noexcept nogil:
-    """How long the frame is at least that holds the checksum."""
-    return <uint32_t>(fields >> 32 & 0xffff) + <uint32_t>(fields >> 48) + CSUM_BYTES
+    """How long the frame is at least that holds the checksum; longer than any, where it begins before the payload."""
+    cdef uint32_t start = <uint32_t>(fields >> 32 & 0xffff)
+    return start + <uint32_t>(fields >> 48) + CSUM_BYTES if start >= <uint32_t>ETHER_HEADER_BYTES else 0xffffffffU
 
 
 cdef inline void write_sum_head(Head *head, uint64_t fields) noexcept nogil:
