@@ -44,8 +44,8 @@ MUTANTS = (
     Mutant(
         "vlan-checksum-written-over-a-tag",
         TAGS,
-        "header_bytes <= head.net.csum_start",
-        "0 <= head.net.csum_start",
+        "head.net.csum_start >= header_bytes",
+        "True",
         TESTS + "a_checksum_must_not_be_filled_in_where_the_tag_is[14-split]",
     ),
     Mutant(

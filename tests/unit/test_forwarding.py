@@ -205,7 +205,7 @@ def test_an_offload_that_was_not_negotiated_is_a_counted_drop(header: bytes) -> 
         r.b.driver.post(4)
         for n in range(3):
             r.a.driver.send(frame(n))
-            r.a.driver.send(frame(n), header=header.ljust(12, b"\0"))
+            r.a.driver.send(frame(n), header=header.ljust(6, b"\0") + b"\x22\0\x10\0\0\0")  # csum_start 34, offset 16
         r.settle()
         assert r.b.driver.receive_all() == [frame(0), frame(1), frame(2)]
         assert dropped(r.a.port.counters().rx_dropped) == {"gso_unsupported": 3}

@@ -85,7 +85,7 @@ def test_a_frame_of_a_vlan_that_its_port_has_not_is_dropped_and_its_source_not_l
 ) -> None:
     with vlan_hub(keys, trunk(10, 20, 30, native=10), features=features) as h:
         assert h.send(0, ethernet(EVERYBODY, mac(0), tags)) == {}
-        assert h.dropped(0) == {"gso_unsupported" if start < 14 else "vlan_denied": 1}
+        assert h.dropped(0) == {"vlan_denied": 1}
         assert h.bridge.table.rows() == []
 
 
@@ -335,7 +335,7 @@ def test_a_checksum_must_not_be_filled_in_where_the_tag_is(features: int, start:
     with vlan_hub(trunk(10, native=20), trunk(10, 20), access(10), features=features | SENDS) as h:
         header = NET_HEADER.pack(NEEDS_CSUM, 0, 0, 0, start, 14 - min(start, 14), 0)
         assert h.send(0, ethernet(EVERYBODY, mac(0), tags), header) == {}
-        assert h.dropped(0) == {"vlan_denied": 1}
+        assert h.dropped(0) == {"gso_unsupported" if start < 14 else "vlan_denied": 1}
 
 
 @formats

@@ -91,7 +91,7 @@ cdef inline bint is_behind(const Head *head, uint32_t header_bytes) noexcept nog
 
     Its sender chooses what the sum is, and so would choose the VLAN.
     """
-    return header_bytes <= head.net.csum_start <= 0xffff - VLAN_TAG_BYTES
+    return head.net.csum_start >= header_bytes and head.net.csum_start <= 0xffff - VLAN_TAG_BYTES
 
 
 cdef void move_heads(Lane *lane) noexcept nogil:
