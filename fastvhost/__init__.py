@@ -14,7 +14,10 @@ from fastvhost._version import __version__
 if TYPE_CHECKING:
     from fastvhost.control.attachment import Attachment, attach
     from fastvhost.control.errors import FastvhostError, RuntimeFailure, UsageError
+    from fastvhost.control.events import Event, Happened
+    from fastvhost.control.switch import Switch
     from fastvhost.dataplane.door import Door
+    from fastvhost.dataplane.forwarding_table import ForwardingTable
     from fastvhost.dataplane.guest_memory import GuestMemory, Mapping, MemoryRefusedError
     from fastvhost.dataplane.offload.asked import GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, Offload
     from fastvhost.dataplane.port import Counters, NullPort, Port
@@ -33,9 +36,13 @@ _HOMES = {
     "FastvhostError": "control.errors",
     "RuntimeFailure": "control.errors",
     "UsageError": "control.errors",
+    "Event": "control.events",
+    "Happened": "control.events",
+    "Switch": "control.switch",
     "Burst": "dataplane.ports.endpoint_burst",
     "Endpoint": "dataplane.ports.endpoint",
     "EndpointClosedError": "dataplane.ports.endpoint",
+    "ForwardingTable": "dataplane.forwarding_table",
     "GuestMemory": "dataplane.guest_memory",
     "Mapping": "dataplane.guest_memory",
     "MemoryRefusedError": "dataplane.guest_memory",
@@ -67,8 +74,11 @@ __all__ = [
     "Door",
     "Endpoint",
     "EndpointClosedError",
+    "Event",
     "FastvhostError",
+    "ForwardingTable",
     "GuestMemory",
+    "Happened",
     "Mapping",
     "MemoryRefusedError",
     "NullPort",
@@ -77,6 +87,7 @@ __all__ = [
     "QueueSetup",
     "RingRefusedError",
     "RuntimeFailure",
+    "Switch",
     "UsageError",
     "VhostUserService",
     "VirtioPort",

@@ -24,10 +24,10 @@ from fastvhost.control.config import FwdConfig
 from fastvhost.control.control_socket import ControlSocket
 from fastvhost.control.core_watch import CoreWatch
 from fastvhost.control.errors import FastvhostError, RuntimeFailure
+from fastvhost.control.forwarder import STOP_SECONDS, Forwarder
 from fastvhost.control.parts import Parts
 from fastvhost.control.placement import Place, PlacementWatch
 from fastvhost.control.stats import History, Snapshot, snapshot, with_rates
-from fastvhost.control.switch import STOP_SECONDS, Switch
 from fastvhost.control.units import format_cores
 
 log = logging.getLogger("fastvhost")
@@ -96,35 +96,37 @@ def _forward(settings: FwdConfig, parts: Parts | None, helper: keeper.Keeper | N
         log.warning("%s", reason)
     if helper:
         affinity.pin(helper.pid, plan.control_cores)
-    switch = Switch(settings, plan, parts)
-    history = History(switch)
-    control = _control_socket(settings, switch, history, read)
+    forwarder = Forwarder(settings, plan, parts)
+    history = History(forwarder)
+    control = _control_socket(settings, forwarder, history, read)
     out = Figures()
     try:
-        switch.start()
+        forwarder.start()
         if control:
             control.start()
     except BaseException:
-        switch.stop()
+        forwarder.stop()
         if control:
             control.stop(CONTROL_SECONDS)
         raise
     try:
-        code = _wait(settings, switch, history, out, helper, _Watches(switch, plan.control_cores), read)
+        code = _wait(settings, forwarder, history, out, helper, _Watches(forwarder, plan.control_cores), read)
     except BaseException as error:
         defect = "" if isinstance(error, FastvhostError) else f"internal error {error!r}; {DEFECT}"
-        _end(settings, switch, control, out, 1, defect or str(error))
+        _end(settings, forwarder, control, out, 1, defect or str(error))
         raise
-    return _end(settings, switch, control, out, code)
+    return _end(settings, forwarder, control, out, code)
 
 
-def _control_socket(settings: FwdConfig, switch: Switch, history: History, read: Read | None) -> ControlSocket | None:
+def _control_socket(
+    settings: FwdConfig, forwarder: Forwarder, history: History, read: Read | None
+) -> ControlSocket | None:
     def show(request: Mapping[str, Any]) -> object:
         name = request.get("port")
         try:
-            return switch.describe(None if name is None else str(name))
+            return forwarder.describe(None if name is None else str(name))
         except KeyError:
-            names = ", ".join(unit.spec.name for unit in switch.ports)
+            names = ", ".join(unit.spec.name for unit in forwarder.ports)
             raise LookupError(f"there is no port '{name}'; the ports are {names}") from None
 
     records.remove_abandoned()
@@ -136,10 +138,10 @@ def _control_socket(settings: FwdConfig, switch: Switch, history: History, read:
             path = runtime_dir.own_socket()
         control = ControlSocket(
             path,
-            {"stats": lambda _: history.current(), "show": show, **macs.reading(switch)},
+            {"stats": lambda _: history.current(), "show": show, **macs.reading(forwarder)},
             preflight.group_id(settings.control_group or settings.socket_group),
             (lambda: None) if settings.control else runtime_dir.choose,
-            {**changes.handlers(switch, read), **macs.changing(switch)},
+            {**changes.handlers(forwarder, read), **macs.changing(forwarder)},
             preflight.group_id(settings.control_group),
         )
         control.open()
@@ -155,19 +157,19 @@ def _control_socket(settings: FwdConfig, switch: Switch, history: History, read:
 
 def _wait(
     settings: FwdConfig,
-    switch: Switch,
+    forwarder: Forwarder,
     history: History,
     out: Figures,
     helper: keeper.Keeper | None,
     watches: _Watches,
     read: Read | None,
 ) -> int:
-    """The main thread's loop, until a signal. Raises RuntimeFailure when the switch cannot go on."""
+    """The main thread's loop, until a signal. Raises RuntimeFailure when the forwarder cannot go on."""
     now = time.monotonic()
     period = settings.stats_period
     next_stats = now + period if period else float("inf")
     next_watch = now + 1.0
-    printed = snapshot(switch)
+    printed = snapshot(forwarder)
     survive = _Survivor()
     ending = _ending()
     while True:
@@ -176,7 +178,7 @@ def _wait(
         # Where the process was stopped and continued after the timeout, CPython returns a siginfo that is not filled
         # in.
         if received and received.si_signo == signal.SIGHUP and read and received.si_signo in ending:
-            _reload(switch, read)
+            _reload(forwarder, read)
         elif received and received.si_signo in ending:
             if signal.SIGINT in ending:
                 # A second ^C ends at once, as it would any program.
@@ -188,13 +190,13 @@ def _wait(
             return 130 if received.si_signo == signal.SIGINT else 0
         now = time.monotonic()
         survive("the figures of the last second", history.tick)
-        survive("the forwarding table", switch.tick, now)
+        survive("the forwarding table", forwarder.tick, now)
         if helper:
             survive("the helper process", helper.look)
-        if switch.failure:
-            raise RuntimeFailure(f"{switch.failure}; {DEFECT}")
+        if forwarder.failure:
+            raise RuntimeFailure(f"{forwarder.failure}; {DEFECT}")
         if period and now >= next_stats:
-            printed = survive("the periodic figures", _print_since, settings, out, switch, printed) or printed
+            printed = survive("the periodic figures", _print_since, settings, out, forwarder, printed) or printed
             # Late ticks (a stopped process, say) are skipped, not made up for.
             next_stats += period * max(1, int((now - next_stats) / period) + 1)
         if now >= next_watch:
@@ -202,10 +204,10 @@ def _wait(
             next_watch = now + CORE_WATCH_SECONDS
 
 
-def _reload(switch: Switch, read: Read) -> None:
+def _reload(forwarder: Forwarder, read: Read) -> None:
     """SIGHUP: the same as the verb `reload`."""
     try:
-        if not changeover.change(switch, changes.reload(read)):
+        if not changeover.change(forwarder, changes.reload(read)):
             log.info("SIGHUP: nothing differs")
     except FastvhostError as error:
         log.error("SIGHUP: %s; nothing was changed", error)
@@ -216,15 +218,15 @@ def _reload(switch: Switch, read: Read) -> None:
 class _Watches:
     """Watches whether threads are on their cores, and workers have theirs to themselves."""
 
-    def __init__(self, switch: Switch, control_cores: frozenset[int]) -> None:
-        self._switch = switch
+    def __init__(self, forwarder: Forwarder, control_cores: frozenset[int]) -> None:
+        self._forwarder = forwarder
         self._control_cores = control_cores
         self._core_watch = CoreWatch()
         self._placement = PlacementWatch()
 
     def look(self, now: float) -> None:
         """To be called by the main thread, which runs on the control plane's cores."""
-        workers = self._switch.workers
+        workers = self._forwarder.workers
         places = [Place(one.name, (one.native_id,), frozenset({one.core})) for one in workers
                   if one.native_id and one.core is not None]  # fmt: skip
         others = {thread.native_id for thread in threading.enumerate()} - {one.native_id for one in workers}
@@ -265,7 +267,7 @@ def _end_by(seconds: float) -> None:
 
 
 def _end(
-    settings: FwdConfig, switch: Switch, control: ControlSocket | None, out: Figures, code: int, error: str = ""
+    settings: FwdConfig, forwarder: Forwarder, control: ControlSocket | None, out: Figures, code: int, error: str = ""
 ) -> int:
     """Stop everything, print the last figures. Returns the exit code; does not return where a thread is stuck.
 
@@ -274,15 +276,15 @@ def _end(
     survive = _Survivor()
     if control:
         survive("the control socket", control.withdraw)
-    in_time = survive("the switch", switch.stop) is True
-    survive("the last figures", lambda: _print(settings, out, snapshot(switch), LAST_FIGURES_SECONDS))
+    in_time = survive("the forwarder", forwarder.stop) is True
+    survive("the last figures", lambda: _print(settings, out, snapshot(forwarder), LAST_FIGURES_SECONDS))
     if control and not survive("the control socket", control.stop, CONTROL_SECONDS):
         in_time = False
     if in_time:
-        switch.close()
+        forwarder.close()
         faulthandler.cancel_dump_traceback_later()
         log.info("stopped")
-        if switch.left_behind:
+        if forwarder.left_behind:
             # exit(3) may wait for a stream that a thread is reading.
             logging.shutdown()
             os._exit(code)
@@ -295,9 +297,9 @@ def _end(
     os._exit(code or 1)
 
 
-def _print_since(settings: FwdConfig, out: Figures, switch: Switch, printed: Snapshot) -> Snapshot:
+def _print_since(settings: FwdConfig, out: Figures, forwarder: Forwarder, printed: Snapshot) -> Snapshot:
     """Print figures, with the rates since those of `printed`. Returns what was printed."""
-    figures = snapshot(switch)
+    figures = snapshot(forwarder)
     _print(settings, out, with_rates(figures, printed))
     return figures
 

@@ -1,1 +1,1 @@
-"""Python, no data path: configuration, the switch that composes everything, statistics, control socket."""
+"""Python, no data path: configuration, the forwarder that composes everything, statistics, control socket."""

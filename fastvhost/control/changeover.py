@@ -1,4 +1,4 @@
-"""Brings a running switch from one configuration to another: ports and wires, all of it or nothing.
+"""Brings a running forwarder from one configuration to another: ports and wires, all of it or nothing.
 
 New ports are opened and served first; then the workers' lanes change, all at once; then ports that left are closed. A
 port whose SPEC differs is removed and made anew. Where that is at the same socket, it is closed before its successor is
@@ -16,8 +16,8 @@ from fastvhost.control import config as configuration
 from fastvhost.control import edits, open_files
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.errors import RuntimeFailure, UsageError
+from fastvhost.control.forwarder import Forwarder, PortUnit
 from fastvhost.control.port_spec import PortSpec
-from fastvhost.control.switch import PortUnit, Switch
 from fastvhost.dataplane.door import WorkerStuckError
 
 log = logging.getLogger("fastvhost")
@@ -27,39 +27,39 @@ Edit = Callable[[FwdConfig], FwdConfig]
 """Makes another configuration of the present one. Raises UsageError."""
 
 
-def change(switch: Switch, edit: Edit) -> tuple[str, ...]:
+def change(forwarder: Forwarder, edit: Edit) -> tuple[str, ...]:
     """Put an edited configuration into effect. Only its ports and wires may differ. Returns a line about each change.
 
-    From any thread. Raises UsageError or RuntimeFailure; then the switch is as it was.
+    From any thread. Raises UsageError or RuntimeFailure; then the forwarder is as it was.
     """
-    with switch.changing():
-        old = switch.config
+    with forwarder.changing():
+        old = forwarder.config
         new = edit(old)
-        _bring(switch, old, new)
+        _bring(forwarder, old, new)
         lines = edits.differences(old, new)
     for line in lines:
         log.info("%s", line)
     return lines
 
 
-def _bring(switch: Switch, old: FwdConfig, new: FwdConfig) -> None:
+def _bring(forwarder: Forwarder, old: FwdConfig, new: FwdConfig) -> None:
     if old.forward == "learn" and old.ports != new.ports:
         raise UsageError("the ports of --forward learn do not change while it runs, in this version; restart fwd")
     specs = {spec.name: spec for spec in new.ports}
-    stay = [unit for unit in switch.ports if specs.get(unit.spec.name) == unit.spec]
+    stay = [unit for unit in forwarder.ports if specs.get(unit.spec.name) == unit.spec]
     come = [spec for spec in new.ports if spec.name not in {unit.spec.name for unit in stay}]
     sockets = {_socket(spec) for spec in come} - {None}
-    first = [unit for unit in switch.ports if unit not in stay and _socket(unit.spec) in sockets]
+    first = [unit for unit in forwarder.ports if unit not in stay and _socket(unit.spec) in sockets]
     _check_host(come, {_socket(unit.spec) for unit in first})
     for warning in open_files.check(new, open_files.raise_limit()):
         log.warning("%s", warning)
     if first:
-        _exchange(switch, [unit for unit in switch.ports if unit not in first], _without(old, first))
+        _exchange(forwarder, [unit for unit in forwarder.ports if unit not in first], _without(old, first))
     try:
-        _add(switch, stay, come, new)
+        _add(forwarder, stay, come, new)
     except BaseException:
         if first:
-            _add(switch, list(switch.ports), [unit.spec for unit in first], old)
+            _add(forwarder, list(forwarder.ports), [unit.spec for unit in first], old)
         raise
 
 
@@ -84,20 +84,20 @@ def _check_host(come: Sequence[PortSpec], becomes_free: set[Path | None]) -> Non
                 raise UsageError(said)
 
 
-def _add(switch: Switch, stay: Sequence[PortUnit], come: Sequence[PortSpec], settings: FwdConfig) -> None:
+def _add(forwarder: Forwarder, stay: Sequence[PortUnit], come: Sequence[PortSpec], settings: FwdConfig) -> None:
     """Make ports of these specs, and have only these and `stay`."""
     made: list[PortUnit] = []
     try:
-        with switch.refusing():
+        with forwarder.refusing():
             for spec in come:
-                made.append(switch.make_unit(_free_number([*stay, *made]), spec))
+                made.append(forwarder.make_unit(_free_number([*stay, *made]), spec))
                 if service := made[-1].service:
                     service.open()
                     service.start()
-        _exchange(switch, sorted([*stay, *made], key=lambda unit: unit.number), settings)
+        _exchange(forwarder, sorted([*stay, *made], key=lambda unit: unit.number), settings)
     except BaseException:
         for unit in made:
-            switch.end(unit)
+            forwarder.end(unit)
         raise
 
 
@@ -106,12 +106,12 @@ def _free_number(units: Sequence[PortUnit]) -> int:
     return next(number for number in range(len(taken) + 1) if number not in taken)
 
 
-def _exchange(switch: Switch, units: Sequence[PortUnit], settings: FwdConfig) -> None:
+def _exchange(forwarder: Forwarder, units: Sequence[PortUnit], settings: FwdConfig) -> None:
     """Have these ports, wired as the settings say, and end the others. Raises RuntimeFailure; then nothing changed."""
-    gone = [unit for unit in switch.ports if unit not in units]
+    gone = [unit for unit in forwarder.ports if unit not in units]
     try:
-        switch.rewire(tuple(units), settings)
+        forwarder.rewire(tuple(units), settings)
     except WorkerStuckError as error:
         raise RuntimeFailure(f"{error}; nothing was changed, try again") from error
     for unit in gone:
-        switch.end(unit)
+        forwarder.end(unit)

@@ -9,16 +9,16 @@ from fastvhost.control import edits
 from fastvhost.control.changeover import Edit, change
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.errors import UsageError
-from fastvhost.control.switch import Switch
+from fastvhost.control.forwarder import Forwarder
 
 Request = Mapping[str, Any]
 
 
-def handlers(switch: Switch, read: Callable[[], FwdConfig] | None) -> dict[str, Callable[[Request], list[str]]]:
-    """By command: what changes the switch, and answers with a line about each change. read: the --config file anew."""
+def handlers(forwarder: Forwarder, read: Callable[[], FwdConfig] | None) -> dict[str, Callable[[Request], list[str]]]:
+    """By command: what changes the forwarder, and answers with a line about each change. read: --config's file anew."""
 
     def handler(edit: Callable[[Request], Edit]) -> Callable[[Request], list[str]]:
-        return lambda request: list(change(switch, edit(request)))
+        return lambda request: list(change(forwarder, edit(request)))
 
     return {
         "port-add": handler(lambda request: lambda now: edits.add_port(now, _text(request, "spec"))),

@@ -1,4 +1,4 @@
-"""The factories by which the switch makes its parts. Tests give it other factories."""
+"""The factories by which the forwarder makes its parts. Tests give it other factories."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class AnyRewiring(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Factories of what the switch owns."""
+    """Factories of what the forwarder owns."""
 
     door: Callable[[], Any]
     worker: Callable[[Any, str, FwdConfig], AnyWorker]

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastvhost import __version__
+from fastvhost.control.forwarder import Forwarder, PortUnit, WorkerThread
 from fastvhost.control.mac_upkeep import learning
-from fastvhost.control.switch import PortUnit, Switch, WorkerThread
 
 Snapshot = dict[str, Any]
 
@@ -21,19 +21,19 @@ Snapshot = dict[str, Any]
 BITS = 8
 
 
-def snapshot(switch: Switch) -> Snapshot:
+def snapshot(forwarder: Forwarder) -> Snapshot:
     """Every counter now."""
-    reasons = switch.parts.drop_reasons
+    reasons = forwarder.parts.drop_reasons
     return {
         "version": __version__,
         "time": round(time.time(), 3),
-        "uptime": round(time.monotonic() - switch.started_at, 3),
-        "ports": {unit.spec.name: _port(switch, unit, reasons) for unit in switch.ports},
-        "workers": {thread.name: _worker(thread) for thread in switch.workers},
+        "uptime": round(time.monotonic() - forwarder.started_at, 3),
+        "ports": {unit.spec.name: _port(forwarder, unit, reasons) for unit in forwarder.ports},
+        "workers": {thread.name: _worker(thread) for thread in forwarder.workers},
     }
 
 
-def _port(switch: Switch, unit: PortUnit, reasons: tuple[str, ...]) -> dict[str, Any]:
+def _port(forwarder: Forwarder, unit: PortUnit, reasons: tuple[str, ...]) -> dict[str, Any]:
     counters = unit.port.counters()
     return {
         "number": unit.number,
@@ -49,7 +49,7 @@ def _port(switch: Switch, unit: PortUnit, reasons: tuple[str, ...]) -> dict[str,
         "segmented": counters.segmented,
         "copies": counters.copies,
         "calls": counters.calls,
-        "learning": learning(switch.bridge, unit.number),
+        "learning": learning(forwarder.bridge, unit.number),
     }
 
 
@@ -107,18 +107,18 @@ def _worker_rates(now: Mapping[str, Any], before: Mapping[str, Any], seconds: fl
 class History:
     """The last snapshots, so that rates over about the last second can be told without waiting for one."""
 
-    def __init__(self, switch: Switch, spacing: float = 0.5) -> None:
-        self._switch = switch
+    def __init__(self, forwarder: Forwarder, spacing: float = 0.5) -> None:
+        self._forwarder = forwarder
         self._spacing = spacing
-        self._kept: deque[Snapshot] = deque([snapshot(switch)], maxlen=3)
+        self._kept: deque[Snapshot] = deque([snapshot(forwarder)], maxlen=3)
 
     def tick(self) -> None:
         """Keep a snapshot now and then; call it often."""
-        now = snapshot(self._switch)
+        now = snapshot(self._forwarder)
         if now["uptime"] - self._kept[-1]["uptime"] >= self._spacing:
             self._kept.append(now)
 
     def current(self) -> Snapshot:
         """Counters now, with rates since the oldest snapshot kept."""
-        now = snapshot(self._switch)
+        now = snapshot(self._forwarder)
         return with_rates(now, self._kept[0])

@@ -1,411 +1,143 @@
-"""The composition root: ports, their services, workers and wires, put together, started and stopped in order.
-
-Starting: AIO contexts are made, sockets listen, workers poll, then services answer; a guest that is early waits in the
-socket's queue. Stopping: paths are removed first, so that another fwd can serve on them whatever is stuck here. Then
-workers finish their burst, services publish used entries and close connections, and only then memory is unmapped.
-"""
+"""A forwarder in this program: what `fastvhost.Switch` gives."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
+import asyncio
 import logging
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, Self
 
-from fastvhost.control import affinity, enforcement, open_files
-from fastvhost.control.config import FwdConfig
-from fastvhost.control.errors import RuntimeFailure, UsageError
-from fastvhost.control.host import CorePlan
-from fastvhost.control.mac_upkeep import MacUpkeep, learning
-from fastvhost.control.parts import AnyWorker, Parts, real_parts
-from fastvhost.control.policy import Policy
-from fastvhost.control.port_parts import AnyPort, Service
-from fastvhost.control.port_spec import PortSpec
-from fastvhost.control.watch import MEET_SECONDS, Judged, WatchThread
+from fastvhost.control import changeover, config, edits, host, open_files, preflight
+from fastvhost.control.errors import UsageError
+from fastvhost.control.events import Event, Observer
+from fastvhost.control.forwarder import Forwarder
+from fastvhost.control.stats import Snapshot, snapshot
 from fastvhost.dataplane.threads import Thread
 
+if TYPE_CHECKING:
+    from fastvhost.dataplane.forwarding_table import ForwardingTable
+
 log = logging.getLogger("fastvhost")
-
-STOP_SECONDS = 1.5
-"""Seconds for all workers and services together to stop. Two seconds are promised from a signal to the exit of fwd: the
-rest is for the last figures and for Python to end."""
-SERVICES_SECONDS = 0.4
-"""Of these seconds, those that services have together where a worker does not end."""
-CHANGE_SECONDS = 0.4
-"""Of these seconds, those that a change under way has to end."""
-END_SECONDS = 2.0
-"""Seconds for the service of a port to stop that is removed while others go on."""
-WATCH_SECONDS = 0.2
-"""Seconds for a watch over the workers to end, before another one takes its place."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PortUnit:
-    """One port with what belongs to it."""
-
-    number: int
-    spec: PortSpec
-    port: AnyPort
-    service: Service | None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Way:
-    """One direction: who sends, who gets it (None: nobody), its wire of the data plane, and who works on it."""
-
-    ingress: PortUnit
-    egress: PortUnit | None
-    wire: Any
-    threads: tuple[WorkerThread, ...]
-
-    @property
-    def names(self) -> tuple[str, str | None]:
-        """Of the two ports."""
-        return self.ingress.spec.name, self.egress.spec.name if self.egress else None
-
-
-class WorkerThread(Thread):
-    """A worker in its thread, on its core."""
-
-    def __init__(self, name: str, worker: AnyWorker, core: int | None, allowed: frozenset[int]) -> None:
-        # A daemon: a worker that would not stop must not keep the process from ending.
-        super().__init__(target=self._work, name=name, daemon=True)
-        self.worker = worker
-        self.core = core
-        self.wires: list[tuple[str, str | None]] = []
-        self.failure = ""
-        self._allowed = allowed
-        self._stopping = False
-
-    def _work(self) -> None:
-        """Poll until stop()."""
-        with contextlib.suppress(OSError):
-            # The name that top -H and ps -L show.
-            Path("/proc/thread-self/comm").write_text(f"fv-{self.name}")
-        reason = affinity.pin(0, self._allowed if self.core is None else {self.core})
-        if reason and self.core is not None:
-            log.warning("%s: cannot be pinned to core %d, it runs where it may: %s", self.name, self.core, reason)
-            self.core = None
-        try:
-            self.worker.run()
-        except Exception as error:
-            self.failure = f"{self.name} failed: {error!r}"
-        if not self._stopping and not self.failure:
-            self.failure = f"{self.name} ended by itself"
-
-    @property
-    def core_in_use(self) -> int | None:
-        """The core that it is pinned to now, which a cpuset may have changed. None: it is not pinned."""
-        cores = affinity.of(self.native_id) if self.core is not None and self.native_id and self.is_alive() else ()
-        return self.core if not cores else next(iter(cores)) if len(cores) == 1 else None
-
-    @property
-    def last_core(self) -> int | None:
-        """The core that it ran on last, None where that is not known."""
-        return affinity.last_core(self.native_id) if self.native_id and self.is_alive() else None
-
-    def stop(self) -> None:
-        """Ask it to end after the burst in hand."""
-        self._stopping = True
-        self.worker.stop()
+TICK_SECONDS = 0.5
+"""Seconds between two looks at the clock of the forwarding table."""
+_OPTIONS = {key.replace("-", "_") for key in config.OPTIONS} - {"port"}
+EVENT_SECONDS = 0.05
+"""Seconds between two looks for events."""
 
 
 class Switch:
-    """A running forwarder, or one about to run."""
+    """An Ethernet switch, or wires, between ports of any kind, forwarded by threads of this program.
 
-    def __init__(self, config: FwdConfig, plan: CorePlan, parts: Parts | None = None) -> None:
-        self.config = config
-        self.parts = parts or real_parts()
-        self.started_at = time.monotonic()
-        self._door = self.parts.door()
-        self.ports: tuple[PortUnit, ...] = tuple(
-            self.make_unit(number, spec) for number, spec in enumerate(config.ports)
-        )
-        """By number. Replaced as a whole where ports come and go."""
-        self.workers = tuple(
-            WorkerThread(
-                f"worker{number}", self.parts.worker(self._door, f"worker{number}", config), core, plan.allowed
-            )
-            for number, core in enumerate(plan.worker_cores)
-        )
-        self._watch: WatchThread | None = None
-        self.bridge = None
-        if config.forward == "learn":
-            self.bridge = self.parts.bridge([unit.port for unit in self.ports], config)
-        self._upkeep = MacUpkeep(self.bridge.table, self.port_name) if self.bridge else None
-        self._ways: dict[str, Way] = {}
-        self._lock = threading.Lock()
-        self._stopping = False
-        self._unended: list[PortUnit] = []
-        """Ports that were removed while a thread still used them."""
-        self._wire_up()
-        self._rewiring = self.parts.rewiring(self._door, [thread.worker for thread in self.workers])
-        for unit in self.ports:
-            self.enforce(unit.spec.policy)
+    ports: what `fwd --port` takes, such as "a.sock", "tap:tap0" or "vhost-user:b.sock,vlan=10"; two at least.
+    options: those of `fastvhost fwd` under their long names, with _ for -, such as forward="learn", wire=["a:b"],
+    cores="2-3", mac_age="60s". The same defaults: two ports are a wire, three or more a switch.
 
-    def make_unit(self, number: int, spec: PortSpec) -> PortUnit:
-        """A port and its service, neither opened nor wired."""
-        port = self.parts.port(spec, self._door)
-        return PortUnit(number, spec, port, self.parts.service(spec, port, self.config.socket_group))
+    It runs inside the `with` block, or from start() to stop(). Every method may be called from any thread.
+    Raises UsageError for what makes no sense and RuntimeFailure for what the system refuses; both say in one line what
+    is wrong and what helps.
+    """
 
-    def _wire_up(self) -> None:
-        """Spread directions, and the queue pairs of each, over the workers in turn.
-
-        Of two ports that are joined, two workers have a direction each; with several queue pairs, each has pairs of
-        both directions.
-        """
-        by_name = {unit.spec.name: unit for unit in self.ports}
-        for number, (ingress, egress) in enumerate(self.config.directions):
-            unit = by_name[ingress]
-            shares = min(len(self.workers), unit.spec.queues)
-            threads = [self.workers[(number + share) % len(self.workers)] for share in range(shares)]
-            wire = threads[0].worker.add_wire(
-                unit.port,
-                None if egress is None else by_name[egress].port,
-                hold=self.config.on_full == "hold",
-                hold_timeout_ms=round(self.config.hold_timeout * 1000),
-                shares=shares,
-                bridge=self.bridge,
-            )
-            for share in range(1, shares):
-                threads[share].worker.share_wire(wire, share)
-            for thread in threads:
-                thread.wires.append((ingress, egress))
-            self._ways[ingress] = Way(unit, None if egress is None else by_name[egress], wire, tuple(threads))
-
-    def enforce(self, policy: Policy) -> None:
-        """Put the policy of one of the ports into effect. Raises UsageError where it cannot be."""
-        ports = {unit.spec.name: unit.port for unit in self.ports}
-        way = self._ways.get(policy.name)
-        enforcement.put_into_effect(policy, ports, None if way is None else way.wire, self.bridge)
+    def __init__(self, *ports: str, **options: Any) -> None:
+        given = {key.replace("_", "-"): value for key, value in options.items()}
+        for key in given:
+            if key.replace("-", "_") not in _OPTIONS:
+                raise UsageError(f"Switch: there is no option '{key}'; the options are {', '.join(sorted(_OPTIONS))}")
+        settings = config.build({"port": list(ports), **given})
+        preflight.check(settings)
+        for warning in open_files.check(settings, open_files.raise_limit()):
+            log.warning("%s", warning)
+        plan = host.plan_cores(settings.cores, host.observe(), settings.most_workers)
+        for warning in plan.warnings:
+            log.warning("%s", warning)
+        self._forwarder = Forwarder(settings, plan)
+        self._observer = Observer(self._forwarder)
+        self._ended = threading.Event()
+        self._clock = Thread(target=self._tick, name="table-clock", daemon=True)
 
     def start(self) -> None:
-        """Prepare, listen, poll, answer. On failure everything that was started is stopped again."""
-        # Before a front-end can connect: it could use up the AIO contexts of this host.
-        if trouble := next(filter(None, [thread.worker.prepare() for thread in self.workers]), ""):
-            log.warning("guests are notified by threads of their ports, which is slower: %s", trouble)
-        try:
-            with self.refusing():
-                for unit in self.ports:
-                    if unit.service:
-                        unit.service.open()
-                for thread in self.workers:
-                    thread.start()
-                self._watch_workers()
-                for unit in self.ports:
-                    if unit.service:
-                        unit.service.start()
-        except BaseException:
-            self.stop()
-            raise
+        """Open the ports and start the workers. On failure everything that was started is stopped again."""
+        self._forwarder.start()
+        self._clock.start()
 
-    @contextlib.contextmanager
-    def refusing(self) -> Iterator[None]:
-        """Raises UsageError or RuntimeFailure where parts cannot be made or started."""
-        try:
-            yield
-        except self.parts.refusals as error:
-            if open_files.ran_out(error):
-                raise RuntimeFailure(f"{error}; {open_files.RAISE}") from error
-            # A service tells whether another setting would help (its cause is "usage") or the system said no.
-            refusal = UsageError if getattr(error, "cause", "") == "usage" else RuntimeFailure
-            raise refusal(str(error)) from error
-        except RuntimeError as error:
-            raise RuntimeFailure(f"{error}; raise TasksMax= in the unit, or ulimit -u") from error
+    def stop(self) -> None:
+        """Close the ports, and end all threads within two seconds. What guests sent before is delivered. Idempotent."""
+        if not self._ended.is_set():
+            self._ended.set()
+            if self._forwarder.stop():
+                self._forwarder.close()
 
-    @contextlib.contextmanager
-    def changing(self) -> Iterator[None]:
-        """One change at a time, and none while it stops. Raises RuntimeFailure."""
-        with self._lock:
-            if self._stopping:
-                raise RuntimeFailure("fwd is stopping; nothing was changed")
-            unended, self._unended = self._unended, []
-            for unit in unended:
-                self.end(unit)
-            yield
+    def __enter__(self) -> Self:
+        self.start()
+        return self
 
-    def rewire(self, units: tuple[PortUnit, ...], config: FwdConfig) -> None:
-        """Have these ports, wired like this, between two bursts of the workers. Services are left as they are.
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
 
-        Raises WorkerStuckError where a worker does not come to the door; then nothing changed.
-        """
-        by_name = {unit.spec.name: unit for unit in units}
-        stay = {name: way for name, way in self._ways.items() if by_name.get(name) is way.ingress}
-        ways: dict[str, Way] = {}
-        join, lead = [], []
-        for ingress, egress in config.directions:
-            unit, target = by_name[ingress], None if egress is None else by_name[egress]
-            way = stay.get(ingress)
-            if way is None:
-                others = [way.threads for way in {**stay, **ways}.values()]
-                threads = self._least_wired(min(len(self.workers), unit.spec.queues), others)
-                way = Way(unit, target, self._wire(unit, target, len(threads)), threads)
-                join.append((way.wire, [thread.worker for thread in threads]))
-            elif way.egress is not target:
-                lead.append((way.wire, None if target is None else target.port))
-                way = dataclasses.replace(way, egress=target)
-            ways[ingress] = way
-        leave = [way.wire for name, way in self._ways.items() if name not in ways or ways[name].wire is not way.wire]
-        self._rewiring.commit(leave=leave, join=join, lead=lead)
-        self.ports, self.config, self._ways = units, config, ways
-        for thread in self.workers:
-            thread.wires = [way.names for way in ways.values() if thread in way.threads]
-        for wire, _ in join:
-            for way in ways.values():
-                if way.wire is wire:
-                    self.enforce(way.ingress.spec.policy)
-        if leave or join:
-            self._watch_anew()
-
-    def _wire(self, unit: PortUnit, target: PortUnit | None, shares: int) -> Any:
-        return self.parts.wire(
-            unit.port,
-            None if target is None else target.port,
-            hold=self.config.on_full == "hold",
-            hold_timeout_ms=round(self.config.hold_timeout * 1000),
-            shares=shares,
-        )
-
-    def _least_wired(self, n: int, others: list[tuple[WorkerThread, ...]]) -> tuple[WorkerThread, ...]:
-        """As many workers, from the one with fewest wires on. others: who works on each of the other wires."""
-        busy = Counter(thread for threads in others for thread in threads)
-        first = min(range(len(self.workers)), key=lambda number: busy[self.workers[number]])
-        return tuple(self.workers[(first + share) % len(self.workers)] for share in range(n))
-
-    def end(self, unit: PortUnit) -> None:
-        """End a port that has no wires any more: its service, what workers know of it, its memory.
-
-        Where a thread still uses it, the log says so, and the next change tries again.
-        """
-        if unit.service:
-            with contextlib.suppress(Exception):
-                unit.service.withdraw()
-            if not self._stopped(unit, END_SECONDS):
-                self._unended.append(unit)
-                return
-        try:
-            self._rewiring.dismiss(unit.port)
-        except RuntimeError as error:
-            log.warning("port %s: its memory stays mapped until the next change: %s", unit.spec.name, error)
-            self._unended.append(unit)
-        else:
-            unit.port.close()
-
-    def _watch_anew(self) -> None:
-        """Other wires are there: the watch over the workers gives way to another one, with other wires."""
-        if self._watch is not None:
-            self._watch.stop()
-            self._watch.join(WATCH_SECONDS)  # where it is blocked, it ends later, and keeps what it looks at until then
-            self._watch = None
+    def _tick(self) -> None:
+        while not self._ended.wait(TICK_SECONDS):
             try:
-                self._watch_workers()
-            except (OSError, RuntimeError) as error:
-                log.warning("nobody watches whether guests' memory keeps workers waiting: %s", error)
-
-    def _watch_workers(self) -> None:
-        if self.parts.watch is not None:
-            services: list[tuple[str, object]] = [(unit.spec.name, unit.service) for unit in self.ports]
-            judged = {name: service for name, service in services if isinstance(service, Judged)}
-            watch = self.parts.watch([thread.worker for thread in self.workers])
-            watch.meet(MEET_SECONDS)  # workers that start later are found later
-            self._watch = WatchThread(watch, judged)
-            self._watch.start()
-
-    def tick(self, now: float) -> None:
-        """What the forwarding table needs once a second. Call it often. now: time.monotonic()."""
-        if self._upkeep:
-            self._upkeep.look(now)
-
-    def withdraw(self) -> None:
-        """Remove the paths of all ports and take no more front-ends. Does not wait. Idempotent."""
-        for unit in self.ports:
-            if unit.service:
-                try:
-                    unit.service.withdraw()
-                except Exception as error:
-                    log.warning("port %s: its path is not free: %s", unit.spec.name, error)
-
-    def stop(self, timeout: float = STOP_SECONDS) -> bool:
-        """Remove paths, publish used entries, close connections. False where a thread did not end in time."""
-        deadline = time.monotonic() + timeout
-        self._stopping = True
-        with contextlib.ExitStack() as stack:
-            if self._lock.acquire(timeout=CHANGE_SECONDS):  # a change under way ends first
-                stack.callback(self._lock.release)
-        self.withdraw()
-        if self._watch is not None:
-            self._watch.stop()  # not waited for: it may be held as long as a worker, and touches nothing of ours
-        for thread in self.workers:
-            thread.stop()
-        in_time = True
-        for thread in self.workers:
-            if thread.ident is not None:
-                thread.join(max(0.0, deadline - SERVICES_SECONDS - time.monotonic()))
-                in_time &= not thread.is_alive()
-        # All are asked to stop before one is waited for, so that a stuck port takes no time from the others.
-        asked = [unit for unit in self.ports if unit.service and not self._stopped(unit, 0.0)]
-        deadline = max(deadline, time.monotonic() + SERVICES_SECONDS)
-        for unit in asked:
-            in_time &= self._stopped(unit, max(0.001, deadline - time.monotonic()))
-        return in_time
-
-    def _stopped(self, unit: PortUnit, timeout: float) -> bool:
-        """Stop its service. Whether that ended within `timeout` seconds; the log says why not, unless timeout is 0."""
-        assert unit.service is not None
-        try:
-            unit.service.stop(timeout)
-        except Exception as error:
-            if timeout:
-                log.warning("port %s: did not stop cleanly: %s", unit.spec.name, error)
-            return False
-        return True
-
-    def close(self) -> None:
-        """Unmap guest memory. Only after stop() returned True, and after the counters were read for the last time."""
-        for unit in (*self.ports, *self._unended):
-            unit.port.close()
+                self._forwarder.tick(time.monotonic())
+            except Exception as error:
+                log.exception("the forwarding table: internal error %r; please report it", error)
 
     @property
-    def left_behind(self) -> bool:
-        """Whether, after stop(), a thread still waits for a file and uses nothing else."""
-        return any(getattr(unit.service, "left_behind", False) for unit in self.ports)
+    def ports(self) -> tuple[str, ...]:
+        """The names of the ports, by number."""
+        return tuple(unit.spec.name for unit in self._forwarder.ports)
+
+    @property
+    def wires(self) -> tuple[tuple[str, str], ...]:
+        """Pairs of ports that are joined. None in an Ethernet switch."""
+        return self._forwarder.config.wires
+
+    @property
+    def table(self) -> ForwardingTable | None:
+        """The forwarding table, by numbers of ports; None where frames go along wires."""
+        bridge = self._forwarder.bridge
+        return None if bridge is None else bridge.table
+
+    def add_port(self, spec: str) -> None:
+        """Add a port while the others go on. spec: what `fwd --port` takes."""
+        changeover.change(self._forwarder, lambda now: edits.add_port(now, spec))
+
+    def remove_port(self, name: str) -> None:
+        """Remove a port, and its wire, while the others go on."""
+        changeover.change(self._forwarder, lambda now: edits.remove_port(now, name))
+
+    def add_wire(self, left: str, right: str) -> None:
+        """Join two ports that have no wire."""
+        changeover.change(self._forwarder, lambda now: edits.add_wire(now, f"{left}:{right}"))
+
+    def remove_wire(self, left: str, right: str) -> None:
+        """Part two ports: the frames of both drop as no_egress from then on."""
+        changeover.change(self._forwarder, lambda now: edits.remove_wire(now, f"{left}:{right}"))
+
+    def counters(self) -> Snapshot:
+        """Counters of all ports and workers, as `fastvhost stats --json` prints them, without rates."""
+        return snapshot(self._forwarder)
+
+    def describe(self, port: str | None = None) -> list[dict[str, Any]]:
+        """All ports, or the one of this name, as `fastvhost show --json` prints them. KeyError: there is none."""
+        return self._forwarder.describe(port)
 
     @property
     def failure(self) -> str:
         """Why it cannot go on, or empty."""
-        return next((thread.failure for thread in self.workers if thread.failure), "")
+        return self._forwarder.failure
 
-    def port_name(self, number: int) -> str:
-        """Of the port with this number; the number where there is none."""
-        return next((unit.spec.name for unit in self.ports if unit.number == number), str(number))
+    def look(self) -> list[Event]:
+        """What happened since the last call of look() or the last event of events(). For one reader."""
+        return self._observer.look()
 
-    def describe(self, name: str | None = None) -> list[dict[str, Any]]:
-        """Every port, or the one of that name, for `show`. Raises KeyError where there is none."""
-        units = [unit for unit in self.ports if name in (None, unit.spec.name)]
-        if not units:
-            raise KeyError(name)
-        return [self._describe(unit) for unit in units]
+    async def events(self) -> AsyncIterator[Event]:
+        """What happens at the ports and in the table, 50 ms later at the most (a second for addresses), until stop().
 
-    def _describe(self, unit: PortUnit) -> dict[str, Any]:
-        spec = unit.spec
-        peers = {a: b for left, right in self.config.wires for a, b in ((left, right), (right, left))}
-        about: dict[str, Any] = {
-            "name": spec.name,
-            "number": unit.number,
-            "kind": spec.kind.name,
-            "link": "up" if unit.port.link_up else "down",
-            "wired_to": peers.get(spec.name),
-        }
-        about |= spec.kind.describe(spec)
-        about |= {key.replace("-", "_"): value for key, value in spec.policy.keys[1:]}
-        if self.bridge:
-            about["learning"] = learning(self.bridge, unit.number)
-        if unit.service:
-            about |= {key: value for key, value in unit.service.describe().items() if key not in about}
-        return about
+        For one reader, in any event loop. It looks, rather than being called: a slow reader misses what came and went
+        meanwhile, and delays nobody.
+        """
+        while not self._ended.is_set():
+            for event in self.look():
+                yield event
+            await asyncio.sleep(EVENT_SECONDS)

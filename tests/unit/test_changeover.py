@@ -14,17 +14,17 @@ from fastvhost.control import config, edits
 from fastvhost.control.changeover import change
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.errors import RuntimeFailure, UsageError
-from fastvhost.control.switch import Switch
+from fastvhost.control.forwarder import Forwarder
 from fastvhost.dataplane.door import WorkerStuckError
 from tests.unit.fake_parts import Fakes
-from tests.unit.test_control_switch import plan
+from tests.unit.test_forwarder import plan
 
 Edit = Callable[[FwdConfig], FwdConfig]
 
 
 @contextmanager
-def running(fakes: Fakes, *ports: str, wires: tuple[str, ...] = (), cores: int = 1) -> Iterator[Switch]:
-    switch = Switch(config.build({"port": list(ports), "wire": list(wires)}), plan(*[None] * cores), fakes.parts())
+def running(fakes: Fakes, *ports: str, wires: tuple[str, ...] = (), cores: int = 1) -> Iterator[Forwarder]:
+    switch = Forwarder(config.build({"port": list(ports), "wire": list(wires)}), plan(*[None] * cores), fakes.parts())
     switch.start()
     wait_until("workers run", MAX_WAIT, lambda: sum(line.startswith("run") for line in fakes.log) == cores)
     fakes.log.clear()
@@ -38,7 +38,7 @@ def to(*ports: str, wires: tuple[str, ...]) -> Edit:
     return lambda _now: config.build({"port": list(ports), "wire": list(wires)})
 
 
-def state(switch: Switch) -> tuple[FwdConfig, list[tuple[int, str]], list[tuple[str, str | None]]]:
+def state(switch: Forwarder) -> tuple[FwdConfig, list[tuple[int, str]], list[tuple[str, str | None]]]:
     units = [(unit.number, unit.spec.name) for unit in switch.ports]
     return switch.config, units, [wire for thread in switch.workers for wire in thread.wires]
 
@@ -133,7 +133,7 @@ def test_what_was_checked_and_refused_changes_nothing(directory: Path) -> None:
 
 
 def test_a_port_whose_thread_does_not_end_is_tried_again_at_the_next_change(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastvhost.control.switch.END_SECONDS", 0.01)
+    monkeypatch.setattr("fastvhost.control.forwarder.END_SECONDS", 0.01)
     fakes = Fakes(moods={"a": "late"})
     with running(fakes, "a.sock", "b.sock", "c.sock", wires=("a:b",)) as switch:
         change(switch, lambda now: edits.remove_port(now, "a"))
@@ -153,7 +153,7 @@ def test_nothing_changes_once_it_stops() -> None:
 
 
 def test_a_stop_does_not_wait_long_for_a_change_that_is_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastvhost.control.switch.CHANGE_SECONDS", 0.01)
+    monkeypatch.setattr("fastvhost.control.forwarder.CHANGE_SECONDS", 0.01)
     fakes = Fakes()
     with running(fakes, "a.sock", "b.sock") as switch:
         entered, leave = threading.Event(), threading.Event()

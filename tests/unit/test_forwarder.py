@@ -10,9 +10,9 @@ import pytest
 from bench.guests.waits import MAX_WAIT
 from fastvhost.control import config
 from fastvhost.control.errors import RuntimeFailure, UsageError
+from fastvhost.control.forwarder import Forwarder
 from fastvhost.control.host import CorePlan
 from fastvhost.control.port_text import parse
-from fastvhost.control.switch import Switch
 from tests.unit.fake_parts import Fakes
 
 
@@ -21,9 +21,9 @@ def plan(*cores: int | None) -> CorePlan:
     return CorePlan(cores or (None,), allowed, allowed)
 
 
-def switch(fakes: Fakes, *ports: str, cores: int = 1, **options: object) -> Switch:
+def switch(fakes: Fakes, *ports: str, cores: int = 1, **options: object) -> Forwarder:
     settings = config.build({"port": list(ports), **{key.replace("_", "-"): value for key, value in options.items()}})
-    return Switch(settings, plan(*[None] * cores), fakes.parts())
+    return Forwarder(settings, plan(*[None] * cores), fakes.parts())
 
 
 def test_one_worker_has_both_ways_of_every_wire() -> None:
@@ -202,7 +202,7 @@ def test_a_worker_runs_on_its_core_and_nowhere_else() -> None:
     fakes = Fakes()
     core = max(os.sched_getaffinity(0))
     settings = config.build({"port": ["a.sock", "b.sock"]})
-    running = Switch(settings, plan(core), fakes.parts())
+    running = Forwarder(settings, plan(core), fakes.parts())
     fakes.workers[0].run = lambda: seen.append(set(os.sched_getaffinity(0)))  # type: ignore[method-assign]
     running.start()
     running.workers[0].join(MAX_WAIT)
