@@ -43,8 +43,6 @@ def change(forwarder: Forwarder, edit: Edit) -> tuple[str, ...]:
 
 
 def _bring(forwarder: Forwarder, old: FwdConfig, new: FwdConfig) -> None:
-    if old.forward == "learn" and old.ports != new.ports:
-        raise UsageError("the ports of --forward learn do not change while it runs, in this version; restart fwd")
     specs = {spec.name: spec for spec in new.ports}
     stay = [unit for unit in forwarder.ports if specs.get(unit.spec.name) == unit.spec]
     come = [spec for spec in new.ports if spec.name not in {unit.spec.name for unit in stay}]
@@ -90,7 +88,7 @@ def _add(forwarder: Forwarder, stay: Sequence[PortUnit], come: Sequence[PortSpec
     try:
         with forwarder.refusing():
             for spec in come:
-                made.append(forwarder.make_unit(_free_number([*stay, *made]), spec))
+                made.append(forwarder.make_unit(_free_number([*forwarder.ports, *forwarder.unended, *made]), spec))
                 if service := made[-1].service:
                     service.open()
                     service.start()

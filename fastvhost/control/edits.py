@@ -26,6 +26,9 @@ def remove_port(now: FwdConfig, name: str) -> FwdConfig:
     if len(now.ports) == 1:
         raise UsageError(f"port del {name}: it is the last port; end fwd, or add another port first")
     ports = tuple(port for port in now.ports if port.name != name)
+    for port in ports:
+        if port.policy.mirror == name:
+            raise UsageError(f"port del {name}: it is the mirror of port '{port.name}'; first remove that one")
     return dataclasses.replace(now, ports=ports, wires=tuple(wire for wire in now.wires if name not in wire))
 
 

@@ -9,6 +9,12 @@ from fastvhost.control.errors import UsageError
 from fastvhost.control.policy import Policy
 
 
+def set_vlans(policy: Policy, number: int, bridge: Any) -> None:
+    """The VLANs of the port with this number, which lanes do not know yet."""
+    if policy.vlans.keys:
+        bridge.set_vlans(number, native=policy.vlans.untagged, tagged=policy.vlans.tagged)
+
+
 def put_into_effect(policy: Policy, ports: Mapping[str, Any], wire: Any, bridge: Any) -> None:
     """The policy of the port of that name, instead of the one that it had.
 

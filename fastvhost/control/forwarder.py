@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastvhost.control import affinity, enforcement, open_files
+from fastvhost.control import affinity, enforcement, membership, open_files
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.errors import RuntimeFailure, UsageError
 from fastvhost.control.host import CorePlan
@@ -142,7 +142,7 @@ class Forwarder:
         self._ways: dict[str, Way] = {}
         self._lock = threading.Lock()
         self._stopping = False
-        self._unended: list[PortUnit] = []
+        self.unended: list[PortUnit] = []
         """Ports that were removed while a thread still used them."""
         self._wire_up()
         self._rewiring = self.parts.rewiring(self._door, [thread.worker for thread in self.workers])
@@ -225,7 +225,7 @@ class Forwarder:
         with self._lock:
             if self._stopping:
                 raise RuntimeFailure("fwd is stopping; nothing was changed")
-            unended, self._unended = self._unended, []
+            unended, self.unended = self.unended, []
             for unit in unended:
                 self.end(unit)
             yield
@@ -235,6 +235,17 @@ class Forwarder:
 
         Raises WorkerStuckError where a worker does not come to the door; then nothing changed.
         """
+        come = [unit for unit in units if unit not in self.ports]
+        with membership.entered(self.bridge, come):
+            wires_changed = self._rewire(units, config, come)
+        for unit in units:
+            if unit not in come and unit.spec.policy.mirror in {one.spec.name for one in come}:
+                self.enforce(unit.spec.policy)
+        if wires_changed:
+            self._watch_anew()
+
+    def _rewire(self, units: tuple[PortUnit, ...], config: FwdConfig, come: list[PortUnit]) -> bool:
+        """Returns whether wires came or went."""
         by_name = {unit.spec.name: unit for unit in units}
         stay = {name: way for name, way in self._ways.items() if by_name.get(name) is way.ingress}
         ways: dict[str, Way] = {}
@@ -252,16 +263,15 @@ class Forwarder:
                 way = dataclasses.replace(way, egress=target)
             ways[ingress] = way
         leave = [way.wire for name, way in self._ways.items() if name not in ways or ways[name].wire is not way.wire]
-        self._rewiring.commit(leave=leave, join=join, lead=lead)
+        for unit in come:
+            way = ways.get(unit.spec.name)
+            ports = {name: one.port for name, one in by_name.items()}
+            enforcement.put_into_effect(unit.spec.policy, ports, None if way is None else way.wire, self.bridge)
+        self._rewiring.commit(leave=leave, join=join, lead=lead, seat=membership.seats(self.bridge, self.ports, units))
         self.ports, self.config, self._ways = units, config, ways
         for thread in self.workers:
             thread.wires = [way.names for way in ways.values() if thread in way.threads]
-        for wire, _ in join:
-            for way in ways.values():
-                if way.wire is wire:
-                    self.enforce(way.ingress.spec.policy)
-        if leave or join:
-            self._watch_anew()
+        return bool(leave or join)
 
     def _wire(self, unit: PortUnit, target: PortUnit | None, shares: int) -> Any:
         return self.parts.wire(
@@ -270,6 +280,7 @@ class Forwarder:
             hold=self.config.on_full == "hold",
             hold_timeout_ms=round(self.config.hold_timeout * 1000),
             shares=shares,
+            bridge=self.bridge,
         )
 
     def _least_wired(self, n: int, others: list[tuple[WorkerThread, ...]]) -> tuple[WorkerThread, ...]:
@@ -287,13 +298,13 @@ class Forwarder:
             with contextlib.suppress(Exception):
                 unit.service.withdraw()
             if not self._stopped(unit, END_SECONDS):
-                self._unended.append(unit)
+                self.unended.append(unit)
                 return
         try:
-            self._rewiring.dismiss(unit.port)
+            self._rewiring.dismiss(unit.port, bridge=membership.of(self.bridge, unit.port))
         except RuntimeError as error:
             log.warning("port %s: its memory stays mapped until the next change: %s", unit.spec.name, error)
-            self._unended.append(unit)
+            self.unended.append(unit)
         else:
             unit.port.close()
 
@@ -368,7 +379,7 @@ class Forwarder:
 
     def close(self) -> None:
         """Unmap guest memory. Only after stop() returned True, and after the counters were read for the last time."""
-        for unit in (*self.ports, *self._unended):
+        for unit in (*self.ports, *self.unended):
             unit.port.close()
 
     @property

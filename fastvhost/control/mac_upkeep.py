@@ -52,6 +52,7 @@ class MacUpkeep:
         self._second = int(now)
         self._table.set_tick(self._second)
         self._table.sweep(self._table.buckets // SWEEP_SECONDS)
+        self._flapped = min(self._flapped, self._table.flapped)  # a port that leaves takes its counts along
         if self._table.flapped != self._flapped and now >= self._silent_until:
             self._say(now)
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from fastvhost.control.config import FwdConfig
+from fastvhost.control.enforcement import set_vlans
+from fastvhost.control.membership import MOST_MEMBERS
 from fastvhost.control.port_parts import AnyPort, Service
 from fastvhost.control.port_spec import PortSpec
 from fastvhost.control.watch import AnyWatch
@@ -35,8 +37,10 @@ class AnyWorker(Protocol):
 class AnyRewiring(Protocol):
     """fastvhost.dataplane.rewiring.Rewiring."""
 
-    def commit(self, *, leave: Sequence[Any], join: Sequence[Any], lead: Sequence[Any]) -> None: ...
-    def dismiss(self, port: Any) -> None: ...
+    def commit(
+        self, *, leave: Sequence[Any], join: Sequence[Any], lead: Sequence[Any], seat: Sequence[Any]
+    ) -> None: ...
+    def dismiss(self, port: Any, *, bridge: Any) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +85,12 @@ def real_parts() -> Parts:
         return Worker(door, name, idle=settings.idle, nap_us=round(settings.idle_sleep_max * 1e6))
 
     def bridge(ports: Sequence[Any], settings: FwdConfig) -> Bridge:
-        table = ForwardingTable(addresses=settings.mac_table, ports=len(ports), max_age=settings.mac_age)
+        table = ForwardingTable(
+            addresses=settings.mac_table, ports=max(len(ports), MOST_MEMBERS), max_age=settings.mac_age
+        )
         made = Bridge(tuple(ports), table)
         for number, spec in enumerate(settings.ports):
-            if (vlans := spec.policy.vlans).keys:
-                made.set_vlans(number, native=vlans.untagged, tagged=vlans.tagged)
+            set_vlans(spec.policy, number, made)
         return made
 
     refusals = (OSError, ValueError)

@@ -11,7 +11,9 @@ cdef class Bridge:
     cdef Members members
     cdef readonly ForwardingTable table
     cdef readonly list ports     # by number; None: no port has it
-    cdef set workers              # that deliver to its ports
+    cdef list workers            # that deliver to its ports, once for each share of a wire
+    cdef bint has_vlans          # of some port; lanes know it once that port is seated
+    cdef void begin(self, uint32_t number) noexcept
     cdef int claim(self, object worker) except -1
     cdef int unclaim(self, object worker) except -1
     cdef dict groups             # of isolation: numbers by name

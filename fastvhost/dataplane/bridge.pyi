@@ -15,6 +15,13 @@ class Bridge:
     ports: list[Port | None]
     """By number; None: no port has it."""
     def __init__(self, ports: Sequence[Port], table: ForwardingTable) -> None: ...
+    def enter(self, number: int, port: Port) -> None:
+        """A port gets a number that nobody has. Lanes know it once it is seated (Rewiring); policies may be set before.
+
+        Raises ValueError where another port has this number, or the switch has no room for it.
+        """
+    def leave(self, port: Port) -> None:
+        """A port gives its number back, which it was forgotten at, and where no lane knows it any more."""
     def set_vlans(self, port: int, *, native: int | None, tagged: Iterable[int] | None) -> None:
         """Make a port, by number, a member of VLANs, of those alone. IEEE 802.1Q, section 8.8.2.
 
@@ -49,4 +56,4 @@ class Bridge:
         ValueError, too: that port is the same one, or has a mirror; or this one is a mirror.
         """
     def forget(self, port: Port) -> None:
-        """All its policies, and that it is a mirror of others: before it is removed."""
+        """All its policies, that it is a mirror of others, and what was learned of it: before it is removed."""

@@ -19,7 +19,6 @@ cdef class Bridge:
     """Ports that reach each other by what is learned of them. Their wires have it instead of an egress."""
 
     def __init__(self, ports not None, ForwardingTable table not None) -> None:
-        cdef Member *member
         if self.members.at != NULL:
             raise ValueError("a bridge is made once")
         if len(ports) > table.table.n_ports:
@@ -27,16 +26,32 @@ cdef class Bridge:
         self.members.at = <Member *>calloc(table.table.n_ports, sizeof(Member))
         if self.members.at == NULL:
             raise MemoryError
-        self.ports, self.table, self.workers, self.groups = list(ports), table, set(), {}
+        self.ports, self.table, self.workers, self.groups = list(ports), table, [], {}
         self.members.now_ns = monotonic_ns
         self.members.table, self.members.n = table.table, <uint32_t>len(ports)
         for number, port in enumerate(ports):
-            member = &self.members.at[<uint32_t>number]
-            member.port = &(<Port?>port).ops
-            # Without keys of its own: a member of all VLANs, and frames without a tag are in VLAN 0.
-            member.vlans.tagged = True
-            memset(member.vlans.members, 0xff, sizeof(member.vlans.members))
-            member.vlans.members[NO_VLAN >> 6] &= ~(<uint64_t>1 << (NO_VLAN & 63))
+            self.begin(<uint32_t>number)
+            self.members.at[<uint32_t>number].port = &(<Port?>port).ops
+
+    cdef void begin(self, uint32_t number) noexcept:
+        """Nobody has this number. Without keys of its own: of all VLANs, and frames without a tag are in VLAN 0."""
+        cdef Member *member = &self.members.at[number]
+        memset(member, 0, sizeof(Member))
+        member.vlans.tagged = True
+        memset(member.vlans.members, 0xff, sizeof(member.vlans.members))
+        member.vlans.members[NO_VLAN >> 6] &= ~(<uint64_t>1 << (NO_VLAN & 63))
+
+    def enter(self, uint32_t number, Port port not None) -> None:
+        if number >= self.room():
+            raise ValueError(f"port {port.name}: this switch has room for {self.room()} ports; remove one of them")
+        self.ports += [None] * (number + 1 - len(self.ports))
+        if self.ports[number] is not None:
+            raise ValueError(f"port {port.name}: port {self.ports[number].name} has number {number}; choose another")
+        self.begin(number)
+        self.ports[number] = port
+
+    def leave(self, Port port not None) -> None:
+        self.ports[self.number(port)] = None
 
     def set_vlans(self, port: int, *, native: int | None, tagged: Iterable[int] | None) -> None:
         cdef Member *member = &self.members.at[self.port_number(port)]
@@ -50,24 +65,30 @@ cdef class Bridge:
         member.vlans.tagged = tagged is not None
         for vlan in numbers:
             member.vlans.members[vlan >> 6] |= <uint64_t>1 << (vlan & 63)
-        self.members.tagging = True
+        self.has_vlans = True
+        if member.port != NULL:
+            self.members.tagging = True
         self.table.flush(port=port)
 
     cdef uint32_t port_number(self, object port) except? 0xffff:
-        if not 0 <= port < self.members.n:
-            raise ValueError(f"port {port}: this bridge has ports 0 to {self.members.n - 1}")
+        if not 0 <= port < len(self.ports):
+            raise ValueError(f"port {port}: this bridge has ports 0 to {len(self.ports) - 1}")
         return port
 
     cdef int claim(self, object worker) except -1:
-        """A worker has lanes of it: it delivers to all ports."""
-        self.workers.add(worker)
+        """A worker has lanes of it: it delivers to all ports. Where it is the second one, they stay shared for good:
+
+        one that loses its lanes delivers until it is at the door.
+        """
+        self.workers.append(worker)
         for port in self.ports:
-            if port is not None:
-                (<Port>port).ops.shared = len(self.workers) > 1
+            if port is not None and len(set(self.workers)) > 1:
+                (<Port>port).ops.shared = True
         return 0
 
     cdef int unclaim(self, object worker) except -1:
-        self.workers.discard(worker)
+        if worker in self.workers:
+            self.workers.remove(worker)
         return 0
 
     cdef uint32_t room(self) noexcept:
@@ -125,7 +146,7 @@ cdef class Bridge:
                 raise ValueError(f"port {port.name} cannot be its own mirror; name another port")
             if to.mirror != NULL:
                 raise ValueError(f"port {mirror.name} has a mirror itself; copies are not copied again")
-            for number in range(self.members.n):
+            for number in range(len(self.ports)):
                 if self.members.at[<uint32_t>number].mirror == member:
                     raise ValueError(f"port {port.name} is a mirror itself; copies are not copied again")
         member.mirror = to
@@ -134,17 +155,18 @@ cdef class Bridge:
     def forget(self, Port port not None) -> None:
         cdef Member *member = self.member(port)
         cdef uint32_t number
-        for number in range(self.members.n):
+        for number in range(<uint32_t>len(self.ports)):
             if self.members.at[number].mirror == member:
                 self.members.at[number].mirror = NULL
         self.mirror(port, None)
         self.isolate(port, "")
         self.guard(port, ())
         self.limit_floods(port, 0)
+        self.table.forget_port(self.number(port))
 
     cdef int count_mirrored(self) except -1:
         cdef uint32_t number, n = 0
-        for number in range(self.members.n):
+        for number in range(<uint32_t>len(self.ports)):
             n += self.members.at[number].mirror != NULL
         self.members.n_mirrored = n
         return 0

@@ -69,7 +69,7 @@ class ForwardingTable:
         worker; it takes about a millisecond for 65536 addresses. Returns how many were removed.
         """
     def forget_port(self, port: int) -> None:
-        """Remove everything of a port that goes: entries that were learned, static ones, reservations."""
+        """Remove everything of a port that goes: entries that were learned, static ones, reservations, its counts."""
     def set_tick(self, seconds: int) -> None:
         """The time, by which entries age. Called once a second, by control; only its low 16 bits matter."""
     def sweep(self, buckets: int | None = None) -> int:

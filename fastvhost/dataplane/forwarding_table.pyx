@@ -179,6 +179,8 @@ cdef class ForwardingTable:
             with nogil:
                 sweep(self.table, 0, self.table.mask + 1, is_static_of, number)
             self.flush_now(number << 32 | KEY_ANY_VLAN | KEY_USED)
+            self.table.ports[number].evicted = 0
+            memset(self.table.ports[number].outcomes, 0, sizeof(self.table.ports[number].outcomes))
 
     cdef uint64_t flush_now(self, uint64_t what):
         """Flush, and remove what was flushed. Returns how many entries are gone."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from fastvhost.dataplane.bridge import Bridge
 from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.port import Port
 from fastvhost.dataplane.wire import Wire
@@ -18,19 +19,24 @@ class Rewiring:
         leave: Sequence[Wire] = (),
         join: Sequence[tuple[Wire, Sequence[Worker]]] = (),
         lead: Sequence[tuple[Wire, Port | None]] = (),
+        seat: Sequence[tuple[Bridge, int, Port | None]] = (),
         wait_ms: int = 5000,
     ) -> None:
         """Put all of it into effect at once, between two bursts of the workers, or nothing of it.
 
         leave: no worker visits these wires any more. Frames that wait in their lanes stay with their ingress, which is
         to be closed. join: new wires, each with the worker of each of its shares. lead: these wires have another
-        egress from now on, or none; frames that wait in their lanes go there.
+        egress from now on, or none; frames that wait in their lanes go there. seat: who has a number of an Ethernet
+        switch from now on, where it was entered before; None: nobody, and frames that wait for who had it drop as
+        no_egress. Until that port is dismissed, frames for its number count as delivered, as to a null port.
 
         Raises WorkerStuckError where a worker does not come to the door within wait_ms, ValueError where two workers
         would deliver to one queue. Then everything is as it was.
         """
-    def dismiss(self, port: Port, *, wait_ms: int = 5000) -> None:
+    def dismiss(self, port: Port, *, bridge: Bridge | None = None, wait_ms: int = 5000) -> None:
         """No worker looks at this port any more; it may be closed. After its wires left, and its control thread ended.
+
+        bridge: where its number becomes free, and its policies and addresses are forgotten.
 
         Raises WorkerStuckError where a worker does not come to the door within wait_ms. It is kept until one does.
         """

@@ -7,16 +7,23 @@ planned again, for the new egress or for nobody. Those in a lane that goes stay 
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
+from libc.string cimport memset
 
+from fastvhost.dataplane.bridge cimport Bridge
 from fastvhost.dataplane.door cimport Door, Gate, PortDoor
+from fastvhost.dataplane.drop_reason cimport NO_EGRESS
 from fastvhost.dataplane.eventfd cimport pollfd
+from fastvhost.dataplane.forward.exit cimport Exit
 from fastvhost.dataplane.forward.lane cimport Lane
+from fastvhost.dataplane.forward.members cimport Members
 from fastvhost.dataplane.port cimport Port, PortOps
 from fastvhost.dataplane.roster cimport NOT_THERE, Roster, discard, exchange, make_places
+from fastvhost.dataplane.tally cimport count_drops
 from fastvhost.dataplane.wire cimport Wire
 from fastvhost.dataplane.worker cimport Part, Worker
 
 from fastvhost.dataplane.door import WorkerStuckError
+from fastvhost.dataplane.port import NullPort
 
 
 # What a worker visits from now on; after the change, what it visited before.
@@ -39,11 +46,24 @@ cdef struct Turn:
     PortOps *egress
 
 
+# Who has a number of an Ethernet switch from now on.
+cdef struct Seat:
+    Members *members
+    uint32_t number
+    PortOps *port              # NULL: nobody
+    PortOps *before            # who had it and leaves; NULL: nobody
+    bint tagging               # some port has VLANs
+
+
 cdef struct Change:
     Layout *layouts
     uint32_t n_layouts
     Turn *turns
     uint32_t n_turns
+    Seat *seats
+    uint32_t n_seats
+    Turn *swept                # lanes that may have frames on their way to who leaves
+    uint32_t n_swept
 
 
 cdef void put_into_effect(void *what) noexcept nogil:
@@ -61,6 +81,34 @@ cdef void put_into_effect(void *what) noexcept nogil:
     for i in range(change.n_turns):
         for k in range(change.turns[i].n_lanes):
             lead_elsewhere(&change.turns[i].lanes[k], change.turns[i].egress)
+    for i in range(change.n_seats):
+        take_seat(&change.seats[i])
+        for k in range(change.n_swept if change.seats[i].before != NULL else 0):
+            for n in range(change.swept[k].n_lanes):
+                drop_exits(&change.swept[k].lanes[n], &change.seats[i])
+
+
+cdef void take_seat(const Seat *seat) noexcept nogil:
+    seat.members.at[seat.number].port = seat.port
+    seat.members.n = max(seat.members.n, seat.number + 1)
+    seat.members.tagging |= seat.tagging
+
+
+cdef void vacate(void *what) noexcept nogil:
+    take_seat(<const Seat *>what)
+
+
+cdef void drop_exits(Lane *lane, const Seat *seat) noexcept nogil:
+    """Frames of a visit under way that are for who leaves are dropped. The visit goes on: they are to be released."""
+    cdef Exit *exit
+    cdef uint32_t i
+    for i in range(lane.exit, lane.n_exits):
+        exit = &lane.exits[i]
+        if exit.egress == seat.before:
+            count_drops(&lane.ingress.rx[lane.pair], NO_EGRESS, exit.delivery.n)
+            exit.egress, exit.delivery.n, exit.delivery.needs = seat.port, 0, 0
+            if i == lane.exit:
+                lane.super.begun = lane.super.forgotten = False
 
 
 cdef void lead_elsewhere(Lane *lane, PortOps *egress) noexcept nogil:
@@ -82,6 +130,7 @@ cdef class Rewiring:
     cdef PortDoor entrance     # every worker comes to it
     cdef list workers
     cdef list kept             # ports that left, and that a worker may still look at
+    cdef Port nobody       # has the number of a port that left a switch, until no table knows that number
     cdef Change change
 
     def __init__(self, Door door not None, workers) -> None:
@@ -89,7 +138,7 @@ cdef class Rewiring:
         cdef Gate *gate
         if self.door is not None:
             raise ValueError("a Rewiring is made once")
-        self.workers, self.kept = list(workers), []
+        self.workers, self.kept, self.nobody = list(workers), [], NullPort("nobody")
         for each in self.workers:
             worker = each
             worker.require_idle("a Rewiring is made before its workers start")
@@ -110,13 +159,16 @@ cdef class Rewiring:
             discard(&self.change.layouts[i].roster)
         free(self.change.layouts)
         free(self.change.turns)
-        self.change = Change(NULL, 0, NULL, 0)
+        free(self.change.seats)
+        free(self.change.swept)
+        memset(&self.change, 0, sizeof(self.change))
 
-    def commit(self, *, leave=(), join=(), lead=(), uint64_t wait_ms=5000) -> None:
+    def commit(self, *, leave=(), join=(), lead=(), seat=(), uint64_t wait_ms=5000) -> None:
         undo = []
         try:
             self.settle_accounts(leave, join, lead, undo)
             wires = self.prepare(leave, join, lead, wait_ms)
+            self.prepare_seats(seat, leave, wait_ms)
             self.pass_door(put_into_effect, &self.change, wait_ms)
         except BaseException:
             for action, *arguments in reversed(undo):
@@ -127,12 +179,21 @@ cdef class Rewiring:
             (<Worker>worker).wires, (<Worker>worker).shares = its, shares
         self.throw_away()
 
-    def dismiss(self, Port port not None, *, uint64_t wait_ms=5000) -> None:
+    def dismiss(self, Port port not None, *, Bridge bridge=None, uint64_t wait_ms=5000) -> None:
+        cdef Seat seat
+        cdef uint32_t number
+        self.kept.append(port)
         if port.entrance is not None:
-            self.kept.append(port)
             self.door.disown(port.entrance)
+        if bridge is not None:
+            bridge.forget(port)
+            number = bridge.number(port)
+            seat = Seat(&bridge.members, number, NULL, NULL, False)
+            self.pass_door(vacate, &seat, wait_ms)
+            bridge.leave(port)
+        elif port.entrance is not None:
             self.pass_door(do_nothing, NULL, wait_ms)
-            self.kept.clear()
+        self.kept.clear()
 
     cdef int settle_accounts(self, leave, join, lead, list undo) except -1:
         """Enter who delivers to which port from now on. undo: calls that take it back, in reverse order."""
@@ -199,6 +260,40 @@ cdef class Rewiring:
         cdef Port egress = wire.egress
         turn.lanes, turn.n_lanes = wire.lanes, wire.n_lanes
         turn.egress = NULL if egress is None else &egress.ops
+        return 0
+
+    cdef int prepare_seats(self, seat, leave, uint64_t wait_ms) except -1:
+        """All workers of a switch deliver to a port that gets a number there."""
+        cdef Bridge bridge
+        cdef Seat *one
+        swept = [
+            wire
+            for worker in self.workers
+            for wire, share in zip((<Worker>worker).wires, (<Worker>worker).shares)
+            if share == 0 and (<Wire>wire).bridge is not None and wire not in leave
+        ]
+        self.change.seats = <Seat *>calloc(len(seat) + 1, sizeof(Seat))
+        self.change.swept = <Turn *>calloc(len(swept) + 1, sizeof(Turn))
+        if self.change.seats == NULL or self.change.swept == NULL:
+            raise MemoryError
+        for each, number, port in seat:
+            bridge = each
+            for member in bridge.ports if port is not None else ():
+                self.own(member, set(bridge.workers), wait_ms)
+            one = &self.change.seats[self.change.n_seats]
+            one.number = bridge.port_number(number)
+            one.members, one.tagging = &bridge.members, bridge.has_vlans
+            self.take(one, port)
+            self.change.n_seats += 1
+        for wire in swept:
+            self.point(&self.change.swept[self.change.n_swept], wire)
+            self.change.n_swept += 1
+        return 0
+
+    cdef int take(self, Seat *seat, Port port) except -1:
+        """Somebody, or nobody instead of who is there."""
+        seat.port = &self.nobody.ops if port is None else &port.ops
+        seat.before = seat.members.at[seat.number].port if port is None else NULL
         return 0
 
     cdef int own(self, Port port, workers, uint64_t wait_ms) except -1:

@@ -50,6 +50,18 @@ class FakeBridge(str):
         made.table = ForwardingTable(addresses=1024, ports=16)
         return made
 
+    def enter(self, number: int, port: FakePort) -> None:
+        if number >= 16:
+            raise ValueError(f"port {port.name}: no room")
+        self.ports += [None] * (number + 1 - len(self.ports))
+        self.ports[number] = port
+
+    def leave(self, port: FakePort) -> None:
+        self.ports[self.ports.index(port)] = None
+
+    def forget(self, port: FakePort) -> None:
+        self.policies.append((port.name, "forget"))
+
     def guard(self, port: FakePort, addresses: Sequence[str]) -> None:
         if "00:00:00:00:00:01" in addresses:
             raise ValueError("no place")
@@ -122,7 +134,7 @@ class FakeRewiring:
         self.log = log
         self.refuses: Exception | None = None
 
-    def commit(self, *, leave: Any, join: Any, lead: Any) -> None:
+    def commit(self, *, leave: Any, join: Any, lead: Any, seat: Any) -> None:
         if self.refuses:
             raise self.refuses
         for wire in leave:
@@ -131,9 +143,13 @@ class FakeRewiring:
             self.log.append(f"join {wire[0]}:{wire[1]} {' '.join(worker.name for worker in workers)}")
         for wire, egress in lead:
             self.log.append(f"lead {wire[0]}:{egress.name if egress else None}")
+        for _bridge, number, port in seat:
+            self.log.append(f"seat {number}:{port.name if port else None}")
 
-    def dismiss(self, port: FakePort) -> None:
+    def dismiss(self, port: FakePort, *, bridge: FakeBridge | None) -> None:
         self.log.append(f"dismiss {port.name}")
+        if bridge is not None:
+            bridge.leave(port)
 
 
 class FakeService:
@@ -193,8 +209,8 @@ class Fakes:
             self._rewiring,
         )
 
-    def _wire(self, ingress: FakePort, egress: FakePort | None, **_options: object) -> FakeWire:
-        return FakeWire((ingress.name, egress.name if egress else None))
+    def _wire(self, ingress: FakePort, egress: FakePort | None, *, bridge: Any, **_options: object) -> FakeWire:
+        return FakeWire((ingress.name, egress.name if egress else bridge))
 
     def _rewiring(self, _door: object, _workers: object) -> FakeRewiring:
         self.rewirings.append(FakeRewiring(self.log))

@@ -69,6 +69,43 @@ def test_a_new_port_is_opened_and_served_before_workers_get_it_and_an_old_one_en
         assert [(unit.number, unit.spec.name) for unit in switch.ports] == [(0, "null"), (1, "b"), (2, "c")]
 
 
+def test_a_port_of_a_switch_has_its_number_and_policies_before_workers_get_it_and_loses_them_after() -> None:
+    fakes = Fakes()
+    with running(fakes, "a.sock", "b.sock", "c.sock") as forwarder:
+        change(forwarder, to("a.sock", "b.sock", "c.sock", "d.sock,isolate=x", wires=()))
+        joined = fakes.log.index("seat 3:d")
+        assert fakes.log[:2] == ["open d", "start d"]
+        assert fakes.log[2].startswith("join d:")
+        assert joined == 3
+        assert ("d", "isolate", "x") in forwarder.bridge.policies
+        fakes.log.clear()
+        change(forwarder, lambda now: edits.remove_port(now, "a"))
+        assert fakes.log == ["leave a", "seat 0:None", "withdraw a", "stop a", "dismiss a", "close a"]
+        assert [(unit.number, unit.spec.name) for unit in forwarder.ports] == [(1, "b"), (2, "c"), (3, "d")]
+        assert forwarder.bridge.ports[0] is None
+
+
+def test_a_port_that_a_switch_cannot_take_leaves_nothing_behind() -> None:
+    fakes = Fakes()
+    with running(fakes, "a.sock", "b.sock", "c.sock") as forwarder:
+        before = state(forwarder)
+        with pytest.raises(UsageError, match="port d: no place"):
+            change(forwarder, to("a.sock", "b.sock", "c.sock", "d.sock,macs=00:00:00:00:00:01", wires=()))
+        assert state(forwarder) == before
+        assert forwarder.bridge.ports[3] is None
+        assert forwarder.bridge.policies[-1] == ("d", "forget")
+        assert fakes.log[-4:] == ["withdraw d", "stop d", "dismiss d", "close d"]
+
+
+def test_a_mirror_that_is_made_anew_gets_its_copies_again() -> None:
+    fakes = Fakes()
+    with running(fakes, "a.sock,mirror=c", "b.sock", "c.sock") as forwarder:
+        change(forwarder, to("a.sock,mirror=c", "b.sock", "c.sock,queues=2", wires=()))
+        assert forwarder.bridge.policies[-1] == ("a", "mirror", "c")
+        with pytest.raises(UsageError, match="port del c: it is the mirror of port 'a'; first remove that one"):
+            change(forwarder, lambda now: edits.remove_port(now, "c"))
+
+
 def test_a_new_port_goes_to_the_worker_with_fewest_wires() -> None:
     fakes = Fakes()
     with running(fakes, "a.sock", "null:", cores=2) as switch:
