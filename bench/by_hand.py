@@ -107,7 +107,9 @@ class Scene:
         (files / "udhcpd.conf").write_text(settings)
         (files / "router.py").write_text(ROUTER)
         self.b.run("touch /tmp/leases; httpd -h /run/shared; udhcpd /run/shared/udhcpd.conf > /dev/null 2>&1")
-        self.b.run(f"{sys.executable} /run/shared/router.py > /run/shared/router.log 2>&1 & echo $! > /tmp/router")
+        # Not the one of a virtual environment: that may be below /tmp, where the guest has files of its own.
+        python = Path(sys.executable).resolve()
+        self.b.run(f"{python} /run/shared/router.py > /run/shared/router.log 2>&1 & echo $! > /tmp/router")
 
     def _skip_prompts(self) -> None:
         """iPXE waits twice for a key, some seconds each; any but Ctrl-B makes it go on."""

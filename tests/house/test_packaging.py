@@ -201,9 +201,9 @@ print(got, near.counters().rx_frames, far.counters().rx_frames)
 
 
 def code(language: str) -> str:
-    """The README's program in this language."""
+    """The README's first program in this language."""
     readme = (sources.ROOT / "README.md").read_text()
-    (text,) = re.findall(rf"^```{language}\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    text, *_ = re.findall(rf"^```{language}\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
     return str(text)
 
 
