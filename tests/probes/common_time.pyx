@@ -21,15 +21,8 @@ from libc.stdlib cimport strtoull
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_THREAD_CPUTIME_ID, clock_gettime, timespec
 from posix.unistd cimport pread
 
+from fastvhost.dataplane.eventfd cimport POLLIN, poll, pollfd
 from fastvhost.driver.device cimport GuestDevice
-
-cdef extern from "<poll.h>" nogil:
-    struct pollfd:
-        int fd
-        short events
-        short revents
-    int poll(pollfd *fds, unsigned long n, int timeout_ms)
-    const short POLLIN
 
 cdef enum:
     SLICE_NS = 100 * 1000
