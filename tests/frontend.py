@@ -224,10 +224,7 @@ class Frontend:
     def wait_closed(self, timeout: float = MAX_WAIT) -> bool:
         """Whether the back-end closes the connection within the timeout. Replies on the way are thrown away."""
         deadline = time.monotonic() + timeout
-        while True:
-            remaining = deadline - time.monotonic()
-            if remaining <= 0 or not readable(self.sock.fileno(), remaining):
-                return False
+        while readable(self.sock.fileno(), deadline - time.monotonic()):
             try:
                 data, fds, _, _ = socket.recv_fds(self.sock, 65536, 16)
             except ConnectionResetError:
@@ -236,6 +233,7 @@ class Frontend:
                 os.close(fd)
             if not data:
                 return True
+        return False
 
     # Steps of a handshake
 

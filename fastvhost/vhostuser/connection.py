@@ -124,10 +124,13 @@ class Connection:
                     self.session.kicked(index)
             if (self._control_fd in ready or self.session.control.more) and self._may_serve_control:
                 self.session.serve_control()
-            if ready.get(self.transport.fileno(), 0) & select.POLLHUP:
+            of_socket = ready.get(self.transport.fileno(), 0)
+            if of_socket & select.POLLHUP:
                 raise PeerGoneError("the front-end closed")
             if self._changes.settled:
-                self._pump()
+                self.transport.flush()
+                if of_socket & select.POLLIN:
+                    self._read()
                 self.transport.check_stuck()
 
     def settle(self) -> None:
@@ -135,8 +138,7 @@ class Connection:
         with _ends():
             self._changes.settle()
 
-    def _pump(self) -> None:
-        self.transport.flush()
+    def _read(self) -> None:
         for _ in range(MESSAGES_PER_TURN):
             if self.transport.wants_write or not self._changes.settled or self._may_read_at is not None:
                 return

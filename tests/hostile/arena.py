@@ -410,7 +410,7 @@ class Arena:
             if time.monotonic() > deadline:
                 names = f"open: {dict(more)}, gone: {dict(fewer)}, mapped: {mapped}, threads: {threads:+}"
                 names += f", in its helpers: {helpers:+}"
-                raise Broken("I5" if mapped and not more else "I4", names)
+                raise Broken("I5" if mapped and not more else "I4", f"{names}; its log: {self.backend.log()[-2000:]}")
             time.sleep(0.002)
 
     def _but_for_the_honest(self, threads: int, more: Counter[str]) -> tuple[int, Counter[str]]:

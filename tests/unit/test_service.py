@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
 import os
@@ -14,14 +15,14 @@ from pathlib import Path
 import pytest
 
 from bench.guests.waits import MAX_WAIT
-from fastvhost.backend import control_thread
+from fastvhost.backend import control_thread, foreign_files
 from fastvhost.backend.payload import U64, VringState
 from fastvhost.vhostuser import listener
 from fastvhost.vhostuser.message import Request, VringFd
 from fastvhost.vhostuser.service import LEAVERS_WAIT, VhostUserService
 from tests.frontend import F_RING_RESET, Closed, Frontend, readable
 from tests.unit.fake_port import FAKE_MEMORY, FakePort
-from tests.unit.service_rig import Rig, run_a_ring, until
+from tests.unit.service_rig import Rig, count_turns, run_a_ring, until
 from tests.unit.session_bench import MODERN, REGION, open_fds
 
 A_MOMENT = 0.3
@@ -53,6 +54,33 @@ def test_a_hundred_connections_leave_no_file_descriptor_and_no_mapping(rig: Rig)
         frontend.close()
         until(lambda: rig.state == "listening")
     assert len(open_fds()) == before
+
+
+def test_news_of_a_worker_reads_nothing_of_the_socket(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A read would cost a call, and end the connection of a guest that sent nothing where the kernel has no memory.
+    frontend = rig.frontend()
+    run_a_ring(frontend)
+    until(lambda: rig.port.of("kick_queue") == [(0,)])
+    turns = count_turns(rig, monkeypatch)
+    monkeypatch.setattr(foreign_files, "receive", no_memory)
+    os.eventfd_write(rig.port.attention_fd, 1)
+    until(lambda: turns)
+    assert not frontend.wait_closed(A_MOMENT)
+    assert rig.state == "rings"
+    frontend.close()
+
+
+def no_memory(*_: object) -> None:
+    raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+
+def test_a_closed_connection_is_seen_without_waiting(rig: Rig) -> None:
+    # The honest guests of the hostile tests look so.
+    frontend = rig.frontend()
+    assert not frontend.wait_closed(0.0)
+    rig.service.stop(MAX_WAIT)
+    until(lambda: frontend.wait_closed(0.0))
+    frontend.close()
 
 
 def test_a_second_front_end_is_turned_away_and_the_first_one_undisturbed(rig: Rig) -> None:
