@@ -204,8 +204,12 @@ class Guest(NetworkedGuest):
         return self.machine.address
 
     def reboot(self) -> None:
-        """Start the guest anew from inside, at once. `wait_ready` afterwards."""
-        self._send("reboot -f", 5)
+        """Start the guest anew from inside, at once, its interface down as an init leaves it. `wait_ready` afterwards.
+
+        Debian's 6.1.192 sends in an endless loop if a program still sends while it resets its virtio devices.
+        Frames to the guest still arrive until then.
+        """
+        self._send("ifconfig eth0 down; reboot -f", 5)
 
     def monitor(self, command: str, **arguments: object) -> None:
         """A command to QEMU's monitor (QMP)."""
