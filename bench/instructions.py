@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench.rig import POLLED, USUAL_FEATURES, rig
+from bench.switch_rig import switch_rig
 from fastvhost.control.vlans import Vlans
 from fastvhost.driver.frontend import Feature
 
@@ -44,6 +45,8 @@ class Case:
     content: str = "numbers"
     learn: bool = False
     vlans: tuple[Vlans, Vlans] | None = None
+    flooded_to: int = 0
+    """Guests that get each frame: a copy is counted as one. 0: no flood."""
 
 
 ACCESS, TRUNK = Vlans(10), Vlans(trunk=((10, 20),))
@@ -70,6 +73,7 @@ CASES = (
     Case("1518 B, learn", 507, size=1518, learn=True),
     Case("64 B, VLAN without tags", 228, learn=True, vlans=(ACCESS, ACCESS), content="none"),
     Case("64 B, tag pushed one way and popped the other", 241, learn=True, vlans=(ACCESS, TRUNK), content="none"),
+    Case("64 B, learn, flooded to 8, each copy", 150, flooded_to=8),
     Case("86 B", 204, size=86),
     Case("86 B, checksum passed on", 223, size=86, features=USUAL_FEATURES | SUMS, asks="checksum"),
     Case("86 B, checksum filled in", 390, size=86, features=USUAL_FEATURES | Feature.CSUM, asks="checksum"),
@@ -108,16 +112,25 @@ def count() -> dict[str, float]:
 def run_cases() -> None:
     """The program that runs under valgrind. Prints the frames of each case."""
     for case in CASES:
-        settings = replace(POLLED, sizes=(case.size,), pieces=case.pieces, asks=case.asks, content=case.content)
-        with rig(
-            settings, features=case.features, journals=case.journals, learn=case.learn,
-            vlans=case.vlans,
-        ) as r:
-            frames = 0
-            for _ in range(ROUNDS):
-                r.load.step()
-                frames += r.worker.step()
-        print(frames, flush=True)
+        print(run_flood(case) if case.flooded_to else run_pair(case), flush=True)
+
+
+def run_pair(case: Case) -> int:
+    settings = replace(POLLED, sizes=(case.size,), pieces=case.pieces, asks=case.asks, content=case.content)
+    with rig(settings, features=case.features, journals=case.journals, learn=case.learn, vlans=case.vlans) as r:
+        frames = 0
+        for _ in range(ROUNDS):
+            r.load.step()
+            frames += r.worker.step()
+    return frames
+
+
+def run_flood(case: Case) -> int:
+    with switch_rig("flood", 1 + case.flooded_to, settings=replace(POLLED, sizes=(case.size,))) as r:
+        for _ in range(ROUNDS):
+            r.load.step()
+            r.worker.step()
+        return r.delivered()
 
 
 def main() -> int:

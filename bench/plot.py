@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,11 +130,16 @@ def simple(records: list[Record]) -> str:
 
 
 def simple_ratios(records: list[Record]) -> str:
-    """Ratios of turns, with both rates."""
+    """Ratios of turns, with both rates and both longest rounds."""
     if not records:
         return NOTHING
-    rows = [["", "ratio", "Mpps"], *([r["bench"], spread(r), " / ".join(map(str, r["mpps"]))] for r in records)]
+    rows = [["", "ratio", "Mpps", "longest round, us"]]
+    rows += [[r["bench"], spread(r), _both(r["mpps"]), _both(r.get("longest_us", ()))] for r in records]
     return f"{grid(rows)}\n{source(records)}\n"
+
+
+def _both(figures: Sequence[float]) -> str:
+    return " / ".join(map(str, figures))
 
 
 def loss(records: list[Record]) -> str:
@@ -179,7 +184,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "packed-split": lambda: compared(newest("packed-split")),
     "packed-split-dpdk": lambda: compared(newest("packed-split-dpdk"), shape=True),
     "shapes": lambda: compared(newest("shapes"), shape=True),
-    "switch": lambda: compared(newest("switch"), shape=True),
+    "switch": lambda: with_picture("switch.svg", "rates as a switch", compared(newest("switch"), shape=True)),
+    "switch-latency": lambda: compared(newest("switch-latency")),
     "switching": lambda: simple_ratios(newest("switching")),
     "virtio-user": lambda: compared(newest("virtio-user"), shape=True),
     "latency": lambda: compared(newest("latency")),
@@ -233,6 +239,23 @@ def latency_plot() -> str | None:
     return charts.bars(title, "microseconds, logarithmic", list(keys.values()), found, logarithmic=True)
 
 
+SWITCH_LOADS = {"": "2 guests", "--pattern mesh": "mesh of 4", "--pattern hub": "hub and 3",
+                "--pattern pair": "2 of 32", "--pattern flood": "flood to 3"}  # fmt: skip
+
+
+def switch_plot() -> str | None:
+    """Rates of small frames as a switch."""
+    records = [r for r in newest("switch") if r["size"] == "64" and r["guests"] in SWITCH_LOADS]
+    if not records:
+        return None
+    found = {
+        name: {SWITCH_LOADS[r["guests"]]: r["figures"][name] for r in records if name in r["figures"]}
+        for name in dict.fromkeys(name for r in records for name in r["figures"])
+    }
+    columns = [label for guests, label in SWITCH_LOADS.items() if guests in {r["guests"] for r in records}]
+    return charts.bars("As a switch, 64 bytes", records[0]["unit"], columns, found)
+
+
 def by_size(*names: str) -> list[Record]:
     """The newest record of each size in bytes, without mixtures of sizes."""
     return [r for r in newest(*names) if r["size"].isdecimal()]
@@ -252,6 +275,7 @@ PICTURES: dict[str, Callable[[], str | None]] = {
     "rates.svg": rate_plot,
     "ratios.svg": ratio_plot,
     "latency.svg": latency_plot,
+    "switch.svg": switch_plot,
 }
 
 

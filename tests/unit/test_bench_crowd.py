@@ -9,7 +9,7 @@ import pytest
 from bench.guest_crowd import PATTERNS, targets
 from bench.rig import POLLED
 from bench.switch_rig import switch_rig
-from bench.switching import rate
+from bench.switching import take_turn
 
 SMALL = replace(POLLED, queue_size=256)
 
@@ -57,5 +57,5 @@ def test_guests_with_many_addresses_have_one_for_each_frame_of_their_rings() -> 
 def test_a_rate_is_of_frames_that_were_delivered_in_the_time_of_the_worker() -> None:
     with switch_rig("mesh", 2, settings=SMALL) as r:
         before = r.delivered()
-        assert rate(r, 0.05) > 0
+        assert take_turn(r, 0.05).mpps > 0
         assert r.delivered() > before
