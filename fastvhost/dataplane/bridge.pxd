@@ -3,6 +3,7 @@
 from libc.stdint cimport uint32_t
 
 from fastvhost.dataplane.forward.members cimport Member, Members
+from fastvhost.dataplane.forward.vlan cimport PortVlans
 from fastvhost.dataplane.forwarding_table cimport ForwardingTable
 from fastvhost.dataplane.port cimport Port, PortOps
 
@@ -18,6 +19,7 @@ cdef class Bridge:
     cdef int unclaim(self, object worker) except -1
     cdef dict groups             # of isolation: numbers by name
     cdef uint32_t room(self) noexcept
+    cdef int read_vlans(self, PortVlans *vlans, object port, object native, object tagged) except -1
     cdef uint32_t port_number(self, object port) except? 0xffff
     cdef uint32_t number(self, Port port) except? 0xffff
     cdef Member *member(self, Port port) except NULL

@@ -28,8 +28,9 @@ class Bridge:
         native: the VLAN of frames without a tag; they leave without one, too. None: such frames are dropped.
         tagged: the VLANs of frames with a tag. None: such frames are dropped when they arrive.
         From the first call on, ports that were never named are members of all VLANs, and their native one is 0. What
-        was learned at the port is forgotten. All workers that have wires of this bridge must stand still. Raises
-        ValueError where there is no such port, or a number that no VLAN has.
+        was learned at the port is forgotten. All workers that have wires of this bridge must stand still; where they
+        run, Rewiring.set_vlans() does the same. Raises ValueError where there is no such port, or a number that no
+        VLAN has.
         """
 
     # Policies of a port. Each may be set while workers run, and takes effect between two visits of a lane. ValueError
@@ -41,6 +42,8 @@ class Bridge:
         None: any source. What was learned of the port is forgotten. ValueError, too: an address is reserved for, or
         static at, another port; then nothing has changed.
         """
+    def let_go(self, port: Port, addresses: Iterable[str]) -> None:
+        """The port's reservations of these addresses end, so that another one may have them. It stays guarded."""
     def isolate(self, port: Port, group: str) -> None:
         """Ports of one group do not reach each other: isolated. Empty: it is in none."""
     def limit_macs(self, port: Port, most: int) -> None:

@@ -55,20 +55,25 @@ cdef class Bridge:
 
     def set_vlans(self, port: int, *, native: int | None, tagged: Iterable[int] | None) -> None:
         cdef Member *member = &self.members.at[self.port_number(port)]
+        self.read_vlans(&member.vlans, port, native, tagged)
+        self.has_vlans = True
+        if member.port != NULL:
+            self.members.tagging = True
+        self.table.flush(port=port)
+
+    cdef int read_vlans(self, PortVlans *vlans, object port, object native, object tagged) except -1:
+        """What set_vlans() is told, as lanes read it. Raises ValueError; then nothing was written."""
         cdef uint32_t vlan
         numbers = set(tagged or ()) | ({native} if native is not None else set())
         for number in numbers:
             if not 0 <= number < NO_VLAN:
                 raise ValueError(f"port {port}: VLAN {number}: choose 0 to {NO_VLAN - 1}")
-        memset(&member.vlans, 0, sizeof(PortVlans))
-        member.vlans.native = NO_VLAN if native is None else native
-        member.vlans.tagged = tagged is not None
+        memset(vlans, 0, sizeof(PortVlans))
+        vlans.native = NO_VLAN if native is None else native
+        vlans.tagged = tagged is not None
         for vlan in numbers:
-            member.vlans.members[vlan >> 6] |= <uint64_t>1 << (vlan & 63)
-        self.has_vlans = True
-        if member.port != NULL:
-            self.members.tagging = True
-        self.table.flush(port=port)
+            vlans.members[vlan >> 6] |= <uint64_t>1 << (vlan & 63)
+        return 0
 
     cdef uint32_t port_number(self, object port) except? 0xffff:
         if not 0 <= port < len(self.ports):
@@ -123,6 +128,14 @@ cdef class Bridge:
         for address in had - wanted:
             self.table.release(address)
         self.table.flush(port=number)
+        self.table.forget_answers()
+
+    def let_go(self, Port port not None, addresses) -> None:
+        cdef uint32_t number = self.number(port)
+        reserved = self.table.reservations()
+        for address in addresses:
+            if reserved.get(address.lower()) == number:
+                self.table.release(address)
         self.table.forget_answers()
 
     def isolate(self, Port port not None, str group) -> None:

@@ -33,6 +33,16 @@ class Rewiring:
         Raises WorkerStuckError where a worker does not come to the door within wait_ms, ValueError where two workers
         would deliver to one queue. Then everything is as it was.
         """
+    def set_vlans(
+        self, bridge: Bridge, changes: Sequence[tuple[int, int | None, Iterable[int] | None]], wait_ms: int = 5000
+    ) -> None:
+        """Ports of a switch are members of other VLANs from one moment on: all of these, or none. IEEE 802.1Q, 8.8.2.
+
+        changes: number, native and tagged, as Bridge.set_vlans takes them. What was learned at these ports is
+        forgotten; at all ports, where it is the first that have VLANs. Frames of a visit under way leave as they were
+        planned. Raises ValueError where there is no such port or VLAN, WorkerStuckError where a worker does not come to
+        the door within wait_ms; then nothing has changed.
+        """
     def dismiss(self, port: Port, *, bridge: Bridge | None = None, wait_ms: int = 5000) -> None:
         """No worker looks at this port any more; it may be closed. After its wires left, and its control thread ended.
 

@@ -16,6 +16,7 @@ from fastvhost.dataplane.eventfd cimport pollfd
 from fastvhost.dataplane.forward.exit cimport Exit
 from fastvhost.dataplane.forward.lane cimport Lane
 from fastvhost.dataplane.forward.members cimport Members
+from fastvhost.dataplane.forward.vlan cimport PortVlans
 from fastvhost.dataplane.port cimport Port, PortOps
 from fastvhost.dataplane.roster cimport NOT_THERE, Roster, discard, exchange, make_places
 from fastvhost.dataplane.tally cimport count_drops
@@ -119,6 +120,22 @@ cdef void lead_elsewhere(Lane *lane, PortOps *egress) noexcept nogil:
     lane.stalled_since = 0
 
 
+# The VLANs of some ports of a switch from now on.
+cdef struct Regrouping:
+    Members *members
+    uint32_t n
+    uint32_t *numbers
+    PortVlans *vlans
+
+
+cdef void regroup(void *what) noexcept nogil:
+    cdef const Regrouping *change = <const Regrouping *>what
+    cdef uint32_t i
+    for i in range(change.n):
+        change.members.at[change.numbers[i]].vlans = change.vlans[i]
+    change.members.tagging = True
+
+
 cdef void do_nothing(void *what) noexcept nogil:
     pass
 
@@ -178,6 +195,28 @@ cdef class Rewiring:
         for worker, its, shares in wires:
             (<Worker>worker).wires, (<Worker>worker).shares = its, shares
         self.throw_away()
+
+    def set_vlans(self, Bridge bridge not None, changes, uint64_t wait_ms=5000) -> None:
+        cdef Regrouping change = Regrouping(&bridge.members, <uint32_t>len(changes), NULL, NULL)
+        cdef uint32_t i
+        cdef bint first = not bridge.members.tagging
+        change.numbers = <uint32_t *>calloc(change.n + 1, sizeof(uint32_t))
+        change.vlans = <PortVlans *>calloc(change.n + 1, sizeof(PortVlans))
+        try:
+            if change.numbers == NULL or change.vlans == NULL:
+                raise MemoryError
+            for i, (number, native, tagged) in enumerate(changes):
+                change.numbers[i] = bridge.port_number(number)
+                bridge.read_vlans(&change.vlans[i], number, native, tagged)
+            self.pass_door(regroup, &change, wait_ms)
+        finally:
+            free(change.numbers)
+            free(change.vlans)
+        bridge.has_vlans = True
+        if first:
+            bridge.table.flush()
+        for number, _, _ in changes:
+            bridge.table.flush(port=number)
 
     def dismiss(self, Port port not None, *, Bridge bridge=None, uint64_t wait_ms=5000) -> None:
         cdef Seat seat

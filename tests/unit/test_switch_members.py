@@ -183,6 +183,52 @@ def test_vlans_and_policies_of_a_new_port_hold_from_its_first_frame_on() -> None
         assert c.port.counters().rx_dropped["spoofed_source"] == 1
 
 
+def test_ports_that_are_there_change_their_vlans_between_two_frames() -> None:
+    with members("abc", workers=2) as m:
+        for guest in m.guests.values():
+            guest.driver.post(24)
+        hello = ethernet(EVERYBODY, A)
+        with m.running():
+            m.send("a", hello)
+            assert [awaited(m.guests[name], 1) for name in "bc"] == [[hello]] * 2
+            assert m.table.rows()
+            m.rewiring.set_vlans(m.bridge, [(0, 7, None), (1, 7, None)])
+            assert not m.table.rows()
+            m.send("a", hello)
+            assert awaited(m.guests["b"], 1) == [hello]
+            (tagged,) = awaited(m.guests["c"], 1)
+            assert tagged[12:16] == b"\x81\x00\x00\x07"
+            m.rewiring.set_vlans(m.bridge, [(1, 8, (9,))])
+            m.send("b", hello)
+            assert awaited(m.guests["c"], 1)[0][12:16] == b"\x81\x00\x00\x08"
+            m.rewiring.set_vlans(m.bridge, [(number, 0, range(1, 4095)) for number in (0, 1)])
+            m.send("a", hello)
+            assert [awaited(m.guests[name], 1) for name in "bc"] == [[hello]] * 2
+
+
+def test_vlans_that_cannot_be_change_nothing() -> None:
+    with members("ab") as m:
+        for change, said in (((0, 4095, None), "VLAN 4095: choose 0 to 4094"), ((2, 7, None), "ports 0 to 1")):
+            with pytest.raises(ValueError, match=said):
+                m.rewiring.set_vlans(m.bridge, [(1, 8, None), change])
+        hello = ethernet(EVERYBODY, A)
+        m.send("a", hello)
+        assert m.settle()["b"] == [hello]
+
+
+def test_a_port_lets_go_of_an_address_and_stays_guarded() -> None:
+    with members("ab") as m:
+        a, b = (m.guests[name].port for name in "ab")
+        m.bridge.guard(a, ["52:54:00:00:00:01"])
+        m.bridge.let_go(b, ["52:54:00:00:00:01"])
+        assert m.table.reservations() == {"52:54:00:00:00:01": 0}
+        m.bridge.let_go(a, ["52:54:00:00:00:01", "52:54:00:00:00:07"])
+        m.bridge.guard(b, ["52:54:00:00:00:01"])
+        m.send("a", ethernet(EVERYBODY, mac(1)))
+        assert m.settle()["b"] == []
+        assert a.counters().rx_dropped["spoofed_source"] == 1
+
+
 def test_a_switch_of_one_worker_gets_a_second_one_with_a_new_port() -> None:
     with members("ab") as m:
         second = Worker(m.door, "second")
