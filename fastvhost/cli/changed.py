@@ -17,16 +17,18 @@ CHANGE_SECONDS = 30.0
 Rows = list[dict[str, Any]]
 
 
-def add_arguments(parser: argparse.ArgumentParser, subject: str, meaning: str) -> None:
-    """add, del or list, and of what."""
-    parser.add_argument("action", choices=("add", "del", "list"), help="what to do")
+def add_arguments(
+    parser: argparse.ArgumentParser, subject: str, meaning: str, more: tuple[str, ...] = ()
+) -> None:
+    """add, del, list or `more`, and of what."""
+    parser.add_argument("action", choices=("add", "del", *more, "list"), help="what to do")
     parser.add_argument("subject", nargs="?", metavar=subject, help=meaning)
     parser.add_argument("--json", action="store_true", help="list: one object per line")
     add_control(parser)
 
 
 def subject(verb: str, arguments: argparse.Namespace, wanted: str) -> str:
-    """What to add or remove. Raises UsageError where it is missing, or where there is one too many."""
+    """What to change. Raises UsageError where it is missing, or where there is one too many."""
     given: str | None = arguments.subject
     if arguments.action == "list":
         if given:

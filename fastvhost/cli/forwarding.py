@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -19,16 +19,17 @@ from fastvhost import __version__
 from fastvhost.backend import keeper
 from fastvhost.cli import render
 from fastvhost.cli.output import Figures
-from fastvhost.control import affinity, changeover, changes, host, macs, open_files, preflight, records, runtime_dir
+from fastvhost.control import affinity, changes, host, macs, preflight, records, runtime_dir
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.control_socket import ControlSocket
 from fastvhost.control.core_watch import CoreWatch
 from fastvhost.control.errors import FastvhostError, RuntimeFailure
-from fastvhost.control.forwarder import STOP_SECONDS, Forwarder
-from fastvhost.control.parts import Parts
+from fastvhost.control.forwarder import STOP_SECONDS
 from fastvhost.control.placement import Place, PlacementWatch
-from fastvhost.control.stats import History, Snapshot, snapshot, with_rates
+from fastvhost.control.stats import History, Snapshot, with_rates
+from fastvhost.control.switch import Switch
 from fastvhost.control.units import format_cores
+from fastvhost.control.worker_thread import WorkerThread
 
 log = logging.getLogger("fastvhost")
 T = TypeVar("T")
@@ -50,16 +51,10 @@ Read = Callable[[], FwdConfig]
 """Reads the configuration file anew. Raises UsageError."""
 
 
-def forward(settings: FwdConfig, parts: Parts | None = None, read: Read | None = None) -> int:
-    """Run until a signal ends it. 0 after SIGTERM, 130 after ^C. read: what SIGHUP and `reload` do; SIGHUP ends it
-    where there is no file."""
-    # Blocked here and so in every thread made from now on: the main thread takes signals out of sigtimedwait() below,
-    # and no Python code is ever interrupted half-way.
+def block_signals() -> None:
+    """In this thread and so in every one made from now on: the main thread takes signals out of sigtimedwait() in
+    serve(), and no Python code is ever interrupted half-way."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _ending())
-    for warning in open_files.check(settings, open_files.raise_limit()):
-        log.warning("%s", warning)
-    with keeper.started() as helper:
-        return _forward(settings, parts, helper, read)
 
 
 def _ending() -> tuple[signal.Signals, ...]:
@@ -68,10 +63,12 @@ def _ending() -> tuple[signal.Signals, ...]:
     return tuple(number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN)
 
 
-def _forward(settings: FwdConfig, parts: Parts | None, helper: keeper.Keeper | None, read: Read | None) -> int:
-    preflight.check(settings)
-    seen = host.observe()
-    plan = host.plan_cores(settings.cores, seen, settings.most_workers)
+def serve(switch: Switch, helper: keeper.Keeper | None, read: Read | None) -> int:
+    """Run until a signal ends it. 0 after SIGTERM, 130 after ^C. After block_signals().
+
+    helper: the process that closes files. read: what SIGHUP and `reload` do; SIGHUP ends it where there is no file.
+    """
+    settings, plan = switch.forwarder.config, switch.plan
     workers = ", ".join("one not pinned" if core is None else f"core {core}" for core in plan.worker_cores)
     log.info(
         "fastvhost %s, pid %d: workers on %s, control on %s",
@@ -80,54 +77,42 @@ def _forward(settings: FwdConfig, parts: Parts | None, helper: keeper.Keeper | N
         workers,
         format_cores(plan.control_cores),
     )
-    if not seen.busy:
-        log.info("how busy the cores are is not known here; fastvhost doctor says why")
-    for warning in plan.warnings:
-        log.warning("%s", warning)
-    for name in settings.unwired:
-        log.warning(
-            "port %s: no wire joins it to another, %s; give --wire %s:OTHER", name, settings.without_a_wire(name), name
-        )
-    for said in settings.same_macs:
-        log.warning("%s", said)
     if reason := affinity.pin(0, plan.control_cores):
         log.warning("the control plane cannot be kept off the workers' cores, it runs where it may: %s", reason)
     if settings.idle == "adaptive" and (reason := host.naps_fault()):
         log.warning("%s", reason)
     if helper:
         affinity.pin(helper.pid, plan.control_cores)
-    forwarder = Forwarder(settings, plan, parts)
-    history = History(forwarder)
-    control = _control_socket(settings, forwarder, history, read)
+    history = History(switch.forwarder)
+    control = _control_socket(settings, switch, history, read)
     out = Figures()
     try:
-        forwarder.start()
+        switch.start()
         if control:
             control.start()
     except BaseException:
-        forwarder.stop()
+        switch.halt()
         if control:
             control.stop(CONTROL_SECONDS)
         raise
     try:
-        code = _wait(settings, forwarder, history, out, helper, _Watches(forwarder, plan.control_cores), read)
+        code = _wait(settings, switch, history, out, helper, read)
     except BaseException as error:
         defect = "" if isinstance(error, FastvhostError) else f"internal error {error!r}; {DEFECT}"
-        _end(settings, forwarder, control, out, 1, defect or str(error))
+        _end(settings, switch, control, out, 1, defect or str(error))
         raise
-    return _end(settings, forwarder, control, out, code)
+    return _end(settings, switch, control, out, code)
 
 
 def _control_socket(
-    settings: FwdConfig, forwarder: Forwarder, history: History, read: Read | None
+    settings: FwdConfig, switch: Switch, history: History, read: Read | None
 ) -> ControlSocket | None:
     def show(request: Mapping[str, Any]) -> object:
         name = request.get("port")
         try:
-            return forwarder.describe(None if name is None else str(name))
+            return switch.describe(None if name is None else str(name))
         except KeyError:
-            names = ", ".join(unit.spec.name for unit in forwarder.ports)
-            raise LookupError(f"there is no port '{name}'; the ports are {names}") from None
+            raise LookupError(f"there is no port '{name}'; the ports are {', '.join(switch.ports)}") from None
 
     records.remove_abandoned()
     try:
@@ -138,10 +123,10 @@ def _control_socket(
             path = runtime_dir.own_socket()
         control = ControlSocket(
             path,
-            {"stats": lambda _: history.current(), "show": show, **macs.reading(forwarder)},
+            {"stats": lambda _: history.current(), "show": show, **macs.reading(switch.forwarder)},
             preflight.group_id(settings.control_group or settings.socket_group),
             (lambda: None) if settings.control else runtime_dir.choose,
-            {**changes.handlers(forwarder, read), **macs.changing(forwarder)},
+            {**changes.handlers(switch.change, read), **macs.changing(switch.forwarder)},
             preflight.group_id(settings.control_group),
         )
         control.open()
@@ -157,19 +142,19 @@ def _control_socket(
 
 def _wait(
     settings: FwdConfig,
-    forwarder: Forwarder,
+    switch: Switch,
     history: History,
     out: Figures,
     helper: keeper.Keeper | None,
-    watches: _Watches,
     read: Read | None,
 ) -> int:
-    """The main thread's loop, until a signal. Raises RuntimeFailure when the forwarder cannot go on."""
+    """The main thread's loop, until a signal. Raises RuntimeFailure when the switch cannot go on."""
+    watches = _Watches(switch.forwarder.workers, switch.plan.control_cores)
     now = time.monotonic()
     period = settings.stats_period
     next_stats = now + period if period else float("inf")
     next_watch = now + 1.0
-    printed = snapshot(forwarder)
+    printed = switch.counters()
     survive = _Survivor()
     ending = _ending()
     while True:
@@ -178,7 +163,7 @@ def _wait(
         # Where the process was stopped and continued after the timeout, CPython returns a siginfo that is not filled
         # in.
         if received and received.si_signo == signal.SIGHUP and read and received.si_signo in ending:
-            _reload(forwarder, read)
+            _reload(switch, read)
         elif received and received.si_signo in ending:
             if signal.SIGINT in ending:
                 # A second ^C ends at once, as it would any program.
@@ -190,13 +175,13 @@ def _wait(
             return 130 if received.si_signo == signal.SIGINT else 0
         now = time.monotonic()
         survive("the figures of the last second", history.tick)
-        survive("the forwarding table", forwarder.tick, now)
+        survive("the forwarding table", switch.tick)
         if helper:
             survive("the helper process", helper.look)
-        if forwarder.failure:
-            raise RuntimeFailure(f"{forwarder.failure}; {DEFECT}")
+        if switch.failure:
+            raise RuntimeFailure(f"{switch.failure}; {DEFECT}")
         if period and now >= next_stats:
-            printed = survive("the periodic figures", _print_since, settings, out, forwarder, printed) or printed
+            printed = survive("the periodic figures", _print_since, settings, out, switch, printed) or printed
             # Late ticks (a stopped process, say) are skipped, not made up for.
             next_stats += period * max(1, int((now - next_stats) / period) + 1)
         if now >= next_watch:
@@ -204,10 +189,10 @@ def _wait(
             next_watch = now + CORE_WATCH_SECONDS
 
 
-def _reload(forwarder: Forwarder, read: Read) -> None:
+def _reload(switch: Switch, read: Read) -> None:
     """SIGHUP: the same as the verb `reload`."""
     try:
-        if not changeover.change(forwarder, changes.reload(read)):
+        if not switch.change(changes.reload(read)):
             log.info("SIGHUP: nothing differs")
     except FastvhostError as error:
         log.error("SIGHUP: %s; nothing was changed", error)
@@ -218,15 +203,15 @@ def _reload(forwarder: Forwarder, read: Read) -> None:
 class _Watches:
     """Watches whether threads are on their cores, and workers have theirs to themselves."""
 
-    def __init__(self, forwarder: Forwarder, control_cores: frozenset[int]) -> None:
-        self._forwarder = forwarder
+    def __init__(self, workers: Sequence[WorkerThread], control_cores: frozenset[int]) -> None:
+        self._workers = workers
         self._control_cores = control_cores
         self._core_watch = CoreWatch()
         self._placement = PlacementWatch()
 
     def look(self, now: float) -> None:
         """To be called by the main thread, which runs on the control plane's cores."""
-        workers = self._forwarder.workers
+        workers = self._workers
         places = [Place(one.name, (one.native_id,), frozenset({one.core})) for one in workers
                   if one.native_id and one.core is not None]  # fmt: skip
         others = {thread.native_id for thread in threading.enumerate()} - {one.native_id for one in workers}
@@ -267,7 +252,7 @@ def _end_by(seconds: float) -> None:
 
 
 def _end(
-    settings: FwdConfig, forwarder: Forwarder, control: ControlSocket | None, out: Figures, code: int, error: str = ""
+    settings: FwdConfig, switch: Switch, control: ControlSocket | None, out: Figures, code: int, error: str = ""
 ) -> int:
     """Stop everything, print the last figures. Returns the exit code; does not return where a thread is stuck.
 
@@ -276,15 +261,15 @@ def _end(
     survive = _Survivor()
     if control:
         survive("the control socket", control.withdraw)
-    in_time = survive("the forwarder", forwarder.stop) is True
-    survive("the last figures", lambda: _print(settings, out, snapshot(forwarder), LAST_FIGURES_SECONDS))
+    in_time = survive("the switch", switch.halt) is True
+    survive("the last figures", lambda: _print(settings, out, switch.counters(), LAST_FIGURES_SECONDS))
     if control and not survive("the control socket", control.stop, CONTROL_SECONDS):
         in_time = False
     if in_time:
-        forwarder.close()
+        switch.close()
         faulthandler.cancel_dump_traceback_later()
         log.info("stopped")
-        if forwarder.left_behind:
+        if switch.forwarder.left_behind:
             # exit(3) may wait for a stream that a thread is reading.
             logging.shutdown()
             os._exit(code)
@@ -297,9 +282,9 @@ def _end(
     os._exit(code or 1)
 
 
-def _print_since(settings: FwdConfig, out: Figures, forwarder: Forwarder, printed: Snapshot) -> Snapshot:
+def _print_since(settings: FwdConfig, out: Figures, switch: Switch, printed: Snapshot) -> Snapshot:
     """Print figures, with the rates since those of `printed`. Returns what was printed."""
-    figures = snapshot(forwarder)
+    figures = switch.counters()
     _print(settings, out, with_rates(figures, printed))
     return figures
 

@@ -10,6 +10,7 @@ import argparse
 import functools
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from fastvhost.cli import log
@@ -83,9 +84,19 @@ def run(arguments: argparse.Namespace) -> int:
     log.configure(arguments.log_level)
     if arguments.check:
         return _check(settings)
-    from fastvhost.cli.forwarding import forward
+    return _forward(settings, read)
 
-    return forward(settings, read=read)
+
+def _forward(settings: FwdConfig, read: Callable[[], FwdConfig] | None) -> int:
+    from fastvhost.backend import keeper
+    from fastvhost.cli import forwarding
+    from fastvhost.control import open_files
+    from fastvhost.control.switch import Switch
+
+    forwarding.block_signals()
+    open_files.raise_limit()  # of the helper process, too
+    with keeper.started() as helper:
+        return forwarding.serve(Switch.of(settings), helper, read)
 
 
 def _check(settings: FwdConfig) -> int:

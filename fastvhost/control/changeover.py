@@ -1,15 +1,16 @@
 """Brings a running forwarder from one configuration to another: ports and wires, all of it or nothing.
 
-New ports are opened and served first; then the workers' lanes change, all at once; then ports that left are closed. A
-port whose SPEC differs is removed and made anew. Where that is at the same socket, it is closed before its successor is
-opened, and put back if this one cannot be.
+New ports are opened and served first; then the workers' lanes change, all at once; then ports that left are closed;
+then ports that stay do as their policies say now. A port whose SPEC differs in more than that is removed and made anew.
+Where that is at the same socket, it is closed before its successor is opened, and put back if this one cannot be.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from fastvhost.control import config as configuration
@@ -44,21 +45,44 @@ def change(forwarder: Forwarder, edit: Edit) -> tuple[str, ...]:
 
 def _bring(forwarder: Forwarder, old: FwdConfig, new: FwdConfig) -> None:
     specs = {spec.name: spec for spec in new.ports}
-    stay = [unit for unit in forwarder.ports if specs.get(unit.spec.name) == unit.spec]
+    stay = [
+        unit
+        for unit in forwarder.ports
+        if unit.spec.name in specs and unit.spec.is_but_for_policy(specs[unit.spec.name])
+    ]
     come = [spec for spec in new.ports if spec.name not in {unit.spec.name for unit in stay}]
     sockets = {_socket(spec) for spec in come} - {None}
     first = [unit for unit in forwarder.ports if unit not in stay and _socket(unit.spec) in sockets]
     _check_host(come, {_socket(unit.spec) for unit in first})
     for warning in open_files.check(new, open_files.raise_limit()):
         log.warning("%s", warning)
-    if first:
-        _exchange(forwarder, [unit for unit in forwarder.ports if unit not in first], _without(old, first))
-    try:
-        _add(forwarder, stay, come, new)
-    except BaseException:
+    with contextlib.ExitStack() as undo:
+        there = old
         if first:
-            _add(forwarder, list(forwarder.ports), [unit.spec for unit in first], old)
-        raise
+            there = _without(old, first)
+            _exchange(forwarder, [unit for unit in forwarder.ports if unit not in first], there)
+            undo.callback(lambda: _add(forwarder, list(forwarder.ports), [unit.spec for unit in first], old))
+        gone = [unit for unit in forwarder.ports if unit not in stay]
+        undo.callback(_enforce, forwarder, forwarder.let_go(specs))
+        if come or gone or there.wires != new.wires:
+            _add(forwarder, stay, come, new)
+            undo.callback(lambda: _add(forwarder, stay, [unit.spec for unit in gone], there))
+        if changed := {unit.spec.name: specs[unit.spec.name] for unit in stay if unit.spec != specs[unit.spec.name]}:
+            _set_policies(forwarder, changed, new)
+        undo.pop_all()
+
+
+def _enforce(forwarder: Forwarder, names: Sequence[str]) -> None:
+    for unit in forwarder.ports:
+        if unit.spec.name in names:
+            forwarder.enforce(unit.spec.policy)
+
+
+def _set_policies(forwarder: Forwarder, changed: Mapping[str, PortSpec], settings: FwdConfig) -> None:
+    try:
+        forwarder.set_policies(changed, settings)
+    except WorkerStuckError as error:
+        raise RuntimeFailure(f"{error}; nothing was changed, try again") from error
 
 
 def _socket(spec: PortSpec) -> Path | None:

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastvhost.control import edits
-from fastvhost.control.changeover import Edit, change
+from fastvhost.control.changeover import Edit
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.errors import UsageError
-from fastvhost.control.forwarder import Forwarder
 
 Request = Mapping[str, Any]
 
 
-def handlers(forwarder: Forwarder, read: Callable[[], FwdConfig] | None) -> dict[str, Callable[[Request], list[str]]]:
-    """By command: what changes the forwarder, and answers with a line about each change. read: --config's file anew."""
+def handlers(
+    change: Callable[[Edit], Sequence[str]], read: Callable[[], FwdConfig] | None
+) -> dict[str, Callable[[Request], list[str]]]:
+    """By command: what changes a switch, and answers with a line about each change.
+
+    change: Switch.change. read: reads the file of --config anew.
+    """
 
     def handler(edit: Callable[[Request], Edit]) -> Callable[[Request], list[str]]:
-        return lambda request: list(change(forwarder, edit(request)))
+        return lambda request: list(change(edit(request)))
 
     return {
         "port-add": handler(lambda request: lambda now: edits.add_port(now, _text(request, "spec"))),
         "port-del": handler(lambda request: lambda now: edits.remove_port(now, _text(request, "name"))),
+        "port-set": handler(
+            lambda request: lambda now: edits.set_port(now, _text(request, "name"), _text(request, "keys"))
+        ),
         "wire-add": handler(lambda request: lambda now: edits.add_wire(now, _text(request, "wire"))),
         "wire-del": handler(lambda request: lambda now: edits.remove_wire(now, _text(request, "wire"))),
         "reload": handler(lambda _: reload(read)),

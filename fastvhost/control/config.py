@@ -102,6 +102,14 @@ class FwdConfig:
             if len(names) > 1
         )
 
+    @property
+    def without_wires(self) -> tuple[str, ...]:
+        """A sentence about each port without a wire."""
+        return tuple(
+            f"port {name}: no wire joins it to another, {self.without_a_wire(name)}; give --wire {name}:OTHER"
+            for name in self.unwired
+        )
+
     def without_a_wire(self, name: str) -> str:
         """What happens with the frames of an unwired port."""
         return "no frame reaches it" if name in self._never_sends else "frames from it drop as no_egress"

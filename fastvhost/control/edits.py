@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from fastvhost.control import config, port_text
+from fastvhost.control import config, policy, port_text
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.errors import UsageError
+from fastvhost.control.port_spec import PortSpec
 
 
 def add_port(now: FwdConfig, text: str) -> FwdConfig:
@@ -30,6 +31,31 @@ def remove_port(now: FwdConfig, name: str) -> FwdConfig:
         if port.policy.mirror == name:
             raise UsageError(f"port del {name}: it is the mirror of port '{port.name}'; first remove that one")
     return dataclasses.replace(now, ports=ports, wires=tuple(wire for wire in now.wires if name not in wire))
+
+
+def set_port(now: FwdConfig, name: str, text: str) -> FwdConfig:
+    """With another policy of a port, which goes on. text: KEY=VALUE,KEY=VALUE; KEY= takes that key away."""
+    where = f"port set {name} {text}"
+    _known(now, where, name)
+    spec = next(port for port in now.ports if port.name == name)
+    keys, given = dict(spec.policy.keys), set()
+    for word in text.split(","):
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise UsageError(f"{where}: '{word}' is not KEY=VALUE; KEY= takes a key away")
+        if key in given:
+            raise UsageError(f"{where}: {key}= stands twice; give it once")
+        if key == "name" or key in spec.kind.keys:
+            raise UsageError(f"{where}: {key}= stays as it is while the port is there; use port del and port add")
+        if key not in policy.KEYS:
+            settable = ", ".join(one for one in policy.KEYS if one != "name")
+            raise UsageError(f"{where}: there is no key '{key}'; port set takes {settable}")
+        given.add(key)
+        keys.pop(key, None)
+        keys |= {key: value} if value else {}
+    changed = dataclasses.replace(spec, policy=policy.read(where, keys, name))
+    ports = tuple(changed if port is spec else port for port in now.ports)
+    return _checked(dataclasses.replace(now, ports=ports))
 
 
 def add_wire(now: FwdConfig, text: str) -> FwdConfig:
@@ -79,10 +105,25 @@ def differences(old: FwdConfig, new: FwdConfig) -> tuple[str, ...]:
     return (
         *(f"wire {a}:{b} removed" for a, b in old.wires if frozenset((a, b)) not in come),
         *(f"port {name} removed" for name in before if name not in after),
-        *(f"port {name} made anew: {spec}" for name, spec in after.items() if before.get(name, spec) != spec),
+        *(
+            f"port {name} made anew: {spec}"
+            for name, spec in after.items()
+            if not before.get(name, spec).is_but_for_policy(spec)
+        ),
+        *(
+            f"port {name} set: {', '.join(_set(before[name], spec))}"
+            for name, spec in after.items()
+            if name in before and before[name] != spec and before[name].is_but_for_policy(spec)
+        ),
         *(f"port {name} added: {spec}" for name, spec in after.items() if name not in before),
         *(f"wire {a}:{b} added" for a, b in new.wires if frozenset((a, b)) not in gone),
     )
+
+
+def _set(before: PortSpec, after: PortSpec) -> list[str]:
+    """The keys of its policy that differ, as port set takes them."""
+    old, new = dict(before.policy.keys), dict(after.policy.keys)
+    return [f"{key}={new.get(key, '')}" for key in policy.KEYS if old.get(key) != new.get(key)]
 
 
 def _said(value: object) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastvhost.control.errors import UsageError
@@ -33,3 +33,30 @@ def put_into_effect(policy: Policy, ports: Mapping[str, Any], wire: Any, bridge:
             wire.set_limit(bits=policy.rate, frames=policy.pps, burst=policy.burst)
     except ValueError as error:
         raise UsageError(f"port {policy.name}: {error}") from None
+
+
+def let_go(old: Policy, new: Policy | None, port: Any, bridge: Any) -> bool:
+    """What a port has by its old policy, and not by the new one (None: by none), another one may have from now on.
+
+    Returns whether there is anything like that.
+    """
+    macs = set(old.macs) - set(new.macs if new else ())
+    mirrors = old.mirror != "" and (new is None or old.mirror != new.mirror)
+    if macs:
+        bridge.let_go(port, macs)
+    if mirrors:
+        bridge.mirror(port, None)
+    return bool(macs) or mirrors
+
+
+def put_instead(
+    changes: Sequence[tuple[Policy, Policy]], ports: Mapping[str, Any], wires: Mapping[str, Any], bridge: Any
+) -> None:
+    """Policies instead of others: of each port that has another one, the old and the new one. But for its VLANs.
+
+    ports, wires: of the data plane, by the port's name. Raises UsageError like put_into_effect.
+    """
+    for old, new in changes:
+        let_go(old, new, ports[old.name], bridge)
+    for _, new in changes:
+        put_into_effect(new, ports, wires.get(new.name), bridge)

@@ -13,22 +13,21 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from fastvhost.control import affinity, enforcement, membership, open_files
+from fastvhost.control import enforcement, membership, open_files
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.errors import RuntimeFailure, UsageError
 from fastvhost.control.host import CorePlan
 from fastvhost.control.mac_upkeep import MacUpkeep, learning
-from fastvhost.control.parts import AnyWorker, Parts, real_parts
+from fastvhost.control.parts import Parts, real_parts
 from fastvhost.control.policy import Policy
 from fastvhost.control.port_parts import AnyPort, Service
 from fastvhost.control.port_spec import PortSpec
 from fastvhost.control.watch import MEET_SECONDS, Judged, WatchThread
-from fastvhost.dataplane.threads import Thread
+from fastvhost.control.worker_thread import WorkerThread
 
 log = logging.getLogger("fastvhost")
 
@@ -45,12 +44,13 @@ WATCH_SECONDS = 0.2
 """Seconds for a watch over the workers to end, before another one takes its place."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class PortUnit:
     """One port with what belongs to it."""
 
     number: int
     spec: PortSpec
+    """Another one where its policy changes."""
     port: AnyPort
     service: Service | None
 
@@ -68,52 +68,6 @@ class Way:
     def names(self) -> tuple[str, str | None]:
         """Of the two ports."""
         return self.ingress.spec.name, self.egress.spec.name if self.egress else None
-
-
-class WorkerThread(Thread):
-    """A worker in its thread, on its core."""
-
-    def __init__(self, name: str, worker: AnyWorker, core: int | None, allowed: frozenset[int]) -> None:
-        # A daemon: a worker that would not stop must not keep the process from ending.
-        super().__init__(target=self._work, name=name, daemon=True)
-        self.worker = worker
-        self.core = core
-        self.wires: list[tuple[str, str | None]] = []
-        self.failure = ""
-        self._allowed = allowed
-        self._stopping = False
-
-    def _work(self) -> None:
-        """Poll until stop()."""
-        with contextlib.suppress(OSError):
-            # The name that top -H and ps -L show.
-            Path("/proc/thread-self/comm").write_text(f"fv-{self.name}")
-        reason = affinity.pin(0, self._allowed if self.core is None else {self.core})
-        if reason and self.core is not None:
-            log.warning("%s: cannot be pinned to core %d, it runs where it may: %s", self.name, self.core, reason)
-            self.core = None
-        try:
-            self.worker.run()
-        except Exception as error:
-            self.failure = f"{self.name} failed: {error!r}"
-        if not self._stopping and not self.failure:
-            self.failure = f"{self.name} ended by itself"
-
-    @property
-    def core_in_use(self) -> int | None:
-        """The core that it is pinned to now, which a cpuset may have changed. None: it is not pinned."""
-        cores = affinity.of(self.native_id) if self.core is not None and self.native_id and self.is_alive() else ()
-        return self.core if not cores else next(iter(cores)) if len(cores) == 1 else None
-
-    @property
-    def last_core(self) -> int | None:
-        """The core that it ran on last, None where that is not known."""
-        return affinity.last_core(self.native_id) if self.native_id and self.is_alive() else None
-
-    def stop(self) -> None:
-        """Ask it to end after the burst in hand."""
-        self._stopping = True
-        self.worker.stop()
 
 
 class Forwarder:
@@ -184,6 +138,43 @@ class Forwarder:
         ports = {unit.spec.name: unit.port for unit in self.ports}
         way = self._ways.get(policy.name)
         enforcement.put_into_effect(policy, ports, None if way is None else way.wire, self.bridge)
+
+    def let_go(self, new: Mapping[str, PortSpec]) -> tuple[str, ...]:
+        """What ports have by their policies, and not by those of the specs, others may have: before rewire().
+
+        Returns the names of ports that had something.
+        """
+        policies = {name: spec.policy for name, spec in new.items()}
+        had = [(unit.spec.policy, unit.port) for unit in self.ports]
+        return tuple(
+            old.name for old, port in had if enforcement.let_go(old, policies.get(old.name), port, self.bridge)
+        )
+
+    def set_policies(self, specs: Mapping[str, PortSpec], config: FwdConfig) -> None:
+        """Have ports of these names do as these specs say, which differ from theirs in policies only.
+
+        Raises UsageError where that cannot be, WorkerStuckError where a worker does not come to the door for other
+        VLANs. Then nothing changed.
+        """
+        units = [unit for unit in self.ports if unit.spec.name in specs]
+        changes = [(unit.spec.policy, specs[unit.spec.name].policy) for unit in units]
+        ports = {unit.spec.name: unit.port for unit in self.ports}
+        wires = {name: way.wire for name, way in self._ways.items()}
+        try:
+            enforcement.put_instead(changes, ports, wires, self.bridge)
+            vlans = [
+                (unit.number, new.vlans.untagged, new.vlans.tagged)
+                for unit, (old, new) in zip(units, changes, strict=True)
+                if old.vlans != new.vlans
+            ]
+            if vlans:
+                self._rewiring.set_vlans(self.bridge, vlans)
+        except BaseException:
+            enforcement.put_instead([(new, old) for old, new in changes], ports, wires, self.bridge)
+            raise
+        for unit in units:
+            unit.spec = specs[unit.spec.name]
+        self.config = config
 
     def start(self) -> None:
         """Prepare, listen, poll, answer. On failure everything that was started is stopped again."""

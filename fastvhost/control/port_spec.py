@@ -54,6 +54,10 @@ class PortSpec:
         """The path of its socket, as it was written; empty where its kind has none."""
         return self.value if self.kind.value_is_a_socket else ""
 
+    def is_but_for_policy(self, other: PortSpec) -> bool:
+        """Whether it is the same port, whatever forwarding does with its frames."""
+        return (self.kind, self.value, self.keys, self.name) == (other.kind, other.value, other.keys, other.name)
+
     def __str__(self) -> str:
         pairs = ",".join(f"{key}={value}" for key, value in (*self.keys, *self.policy.keys))
         return f"{self.kind.name}:{pairs}" if self.kind.keys_only else f"{self.kind.name}:{self.value},{pairs}"

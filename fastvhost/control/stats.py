@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastvhost import __version__
-from fastvhost.control.forwarder import Forwarder, PortUnit, WorkerThread
+from fastvhost.control.forwarder import Forwarder, PortUnit
 from fastvhost.control.mac_upkeep import learning
+from fastvhost.control.worker_thread import WorkerThread
 
 Snapshot = dict[str, Any]
 

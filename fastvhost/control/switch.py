@@ -17,6 +17,8 @@ from fastvhost.control.stats import Snapshot, snapshot
 from fastvhost.dataplane.threads import Thread
 
 if TYPE_CHECKING:
+    from fastvhost.control.config import FwdConfig
+    from fastvhost.control.parts import Parts
     from fastvhost.dataplane.forwarding_table import ForwardingTable
 
 log = logging.getLogger("fastvhost")
@@ -39,34 +41,64 @@ class Switch:
     is wrong and what helps.
     """
 
+    _clock: Thread | None
+    """Who calls tick(); None: the owner does."""
+
     def __init__(self, *ports: str, **options: Any) -> None:
         given = {key.replace("_", "-"): value for key, value in options.items()}
         for key in given:
             if key.replace("-", "_") not in _OPTIONS:
                 raise UsageError(f"Switch: there is no option '{key}'; the options are {', '.join(sorted(_OPTIONS))}")
-        settings = config.build({"port": list(ports), **given})
-        preflight.check(settings)
-        for warning in open_files.check(settings, open_files.raise_limit()):
-            log.warning("%s", warning)
-        plan = host.plan_cores(settings.cores, host.observe(), settings.most_workers)
-        for warning in plan.warnings:
-            log.warning("%s", warning)
-        self._forwarder = Forwarder(settings, plan)
-        self._observer = Observer(self._forwarder)
-        self._ended = threading.Event()
+        self._make(config.build({"port": list(ports), **given}), None)
         self._clock = Thread(target=self._tick, name="table-clock", daemon=True)
+
+    @classmethod
+    def of(cls, settings: FwdConfig, parts: Parts | None = None) -> Switch:
+        """The switch of a configuration, for a program that calls tick() itself, as `fastvhost fwd` does."""
+        made = cls.__new__(cls)
+        made._make(settings, parts)
+        return made
+
+    def _make(self, settings: FwdConfig, parts: Parts | None) -> None:
+        preflight.check(settings)
+        self._warnings = list(open_files.check(settings, open_files.raise_limit()))
+        seen = host.observe()
+        self._cores_known = bool(seen.busy)
+        self.plan = host.plan_cores(settings.cores, seen, settings.most_workers)
+        """Which threads run on which cores."""
+        self._warnings += [*self.plan.warnings, *settings.without_wires, *settings.same_macs]
+        self.forwarder = Forwarder(settings, self.plan, parts)
+        """What it consists of: for this package, not for programs."""
+        self._observer = Observer(self.forwarder)
+        self._ended = threading.Event()
+        self._clock = None
 
     def start(self) -> None:
         """Open the ports and start the workers. On failure everything that was started is stopped again."""
-        self._forwarder.start()
-        self._clock.start()
+        if not self._cores_known:
+            log.info("how busy the cores are is not known here; fastvhost doctor says why")
+        for warning in self._warnings:
+            log.warning("%s", warning)
+        self.forwarder.start()
+        if self._clock:
+            self._clock.start()
 
     def stop(self) -> None:
         """Close the ports, and end all threads within two seconds. What guests sent before is delivered. Idempotent."""
-        if not self._ended.is_set():
-            self._ended.set()
-            if self._forwarder.stop():
-                self._forwarder.close()
+        if not self._ended.is_set() and self.halt():
+            self.close()
+
+    def halt(self) -> bool:
+        """The same, and counters can still be read until close(). False where a thread does not end; then never close.
+
+        Not idempotent.
+        """
+        self._ended.set()
+        return self.forwarder.stop()
+
+    def close(self) -> None:
+        """Unmap what guests shared. After halt() returned True."""
+        self.forwarder.close()
 
     def __enter__(self) -> Self:
         self.start()
@@ -78,54 +110,66 @@ class Switch:
     def _tick(self) -> None:
         while not self._ended.wait(TICK_SECONDS):
             try:
-                self._forwarder.tick(time.monotonic())
+                self.tick()
             except Exception as error:
                 log.exception("the forwarding table: internal error %r; please report it", error)
+
+    def tick(self) -> None:
+        """What the forwarding table needs once a second. For who has made it by of()."""
+        self.forwarder.tick(time.monotonic())
+
+    def change(self, edit: changeover.Edit) -> tuple[str, ...]:
+        """Have its ports and wires as the edited configuration says. Returns a line about each change."""
+        return changeover.change(self.forwarder, edit)
 
     @property
     def ports(self) -> tuple[str, ...]:
         """The names of the ports, by number."""
-        return tuple(unit.spec.name for unit in self._forwarder.ports)
+        return tuple(unit.spec.name for unit in self.forwarder.ports)
 
     @property
     def wires(self) -> tuple[tuple[str, str], ...]:
         """Pairs of ports that are joined. None in an Ethernet switch."""
-        return self._forwarder.config.wires
+        return self.forwarder.config.wires
 
     @property
     def table(self) -> ForwardingTable | None:
         """The forwarding table, by numbers of ports; None where frames go along wires."""
-        bridge = self._forwarder.bridge
+        bridge = self.forwarder.bridge
         return None if bridge is None else bridge.table
 
     def add_port(self, spec: str) -> None:
         """Add a port while the others go on. spec: what `fwd --port` takes."""
-        changeover.change(self._forwarder, lambda now: edits.add_port(now, spec))
+        self.change(lambda now: edits.add_port(now, spec))
 
     def remove_port(self, name: str) -> None:
         """Remove a port, and its wire, while the others go on."""
-        changeover.change(self._forwarder, lambda now: edits.remove_port(now, name))
+        self.change(lambda now: edits.remove_port(now, name))
+
+    def set_port(self, name: str, keys: str) -> None:
+        """Change what is done with a port's frames, while it goes on. keys: "rate=1Gbit,storm=off"; "rate=" ends it."""
+        self.change(lambda now: edits.set_port(now, name, keys))
 
     def add_wire(self, left: str, right: str) -> None:
         """Join two ports that have no wire."""
-        changeover.change(self._forwarder, lambda now: edits.add_wire(now, f"{left}:{right}"))
+        self.change(lambda now: edits.add_wire(now, f"{left}:{right}"))
 
     def remove_wire(self, left: str, right: str) -> None:
         """Part two ports: the frames of both drop as no_egress from then on."""
-        changeover.change(self._forwarder, lambda now: edits.remove_wire(now, f"{left}:{right}"))
+        self.change(lambda now: edits.remove_wire(now, f"{left}:{right}"))
 
     def counters(self) -> Snapshot:
         """Counters of all ports and workers, as `fastvhost stats --json` prints them, without rates."""
-        return snapshot(self._forwarder)
+        return snapshot(self.forwarder)
 
     def describe(self, port: str | None = None) -> list[dict[str, Any]]:
         """All ports, or the one of this name, as `fastvhost show --json` prints them. KeyError: there is none."""
-        return self._forwarder.describe(port)
+        return self.forwarder.describe(port)
 
     @property
     def failure(self) -> str:
         """Why it cannot go on, or empty."""
-        return self._forwarder.failure
+        return self.forwarder.failure
 
     def look(self) -> list[Event]:
         """What happened since the last call of look() or the last event of events(). For one reader."""

@@ -6,7 +6,7 @@ Where some port has such a key, one that has none is a trunk of all VLANs, and i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fastvhost.control.errors import UsageError
@@ -32,11 +32,15 @@ class Vlans:
     @property
     def untagged(self) -> int | None:
         """The VLAN of frames without a tag; None: they are dropped."""
+        if not self.keys:
+            return 0
         return self.native if self.access is None else self.access
 
     @property
-    def tagged(self) -> tuple[int, ...] | None:
+    def tagged(self) -> Sequence[int] | None:
         """The VLANs of frames with a tag; None: they are dropped when they arrive."""
+        if not self.keys:
+            return range(LEAST, MOST + 1)
         return tuple(vlan for first, last in self.trunk for vlan in range(first, last + 1)) if self.trunk else None
 
     @property

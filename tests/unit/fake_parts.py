@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -66,6 +66,10 @@ class FakeBridge(str):
         if "00:00:00:00:00:01" in addresses:
             raise ValueError("no place")
         self.policies.append((port.name, "guard", *addresses))
+
+    def let_go(self, port: FakePort, addresses: Iterable[str]) -> None:
+        if addresses := sorted(addresses):
+            self.policies.append((port.name, "let go", *addresses))
 
     def limit_macs(self, port: FakePort, most: int) -> None:
         self.policies.append((port.name, "macs", most))
@@ -145,6 +149,12 @@ class FakeRewiring:
             self.log.append(f"lead {wire[0]}:{egress.name if egress else None}")
         for _bridge, number, port in seat:
             self.log.append(f"seat {number}:{port.name if port else None}")
+
+    def set_vlans(self, _bridge: FakeBridge, changes: Sequence[tuple[int, int | None, Sequence[int] | None]]) -> None:
+        if self.refuses:
+            raise self.refuses
+        for number, native, tagged in changes:
+            self.log.append(f"vlans {number}: {native} {None if tagged is None else len(tagged)}")
 
     def dismiss(self, port: FakePort, *, bridge: FakeBridge | None) -> None:
         self.log.append(f"dismiss {port.name}")

@@ -23,8 +23,11 @@ Edit = Callable[[FwdConfig], FwdConfig]
 
 
 @contextmanager
-def running(fakes: Fakes, *ports: str, wires: tuple[str, ...] = (), cores: int = 1) -> Iterator[Forwarder]:
-    switch = Forwarder(config.build({"port": list(ports), "wire": list(wires)}), plan(*[None] * cores), fakes.parts())
+def running(
+    fakes: Fakes, *ports: str, wires: tuple[str, ...] = (), cores: int = 1, **more: str
+) -> Iterator[Forwarder]:
+    given = {"port": list(ports), "wire": list(wires), **more}
+    switch = Forwarder(config.build(given), plan(*[None] * cores), fakes.parts())
     switch.start()
     wait_until("workers run", MAX_WAIT, lambda: sum(line.startswith("run") for line in fakes.log) == cores)
     fakes.log.clear()
@@ -34,8 +37,8 @@ def running(fakes: Fakes, *ports: str, wires: tuple[str, ...] = (), cores: int =
         assert switch.stop(MAX_WAIT)
 
 
-def to(*ports: str, wires: tuple[str, ...]) -> Edit:
-    return lambda _now: config.build({"port": list(ports), "wire": list(wires)})
+def to(*ports: str, wires: tuple[str, ...] = (), **more: str) -> Edit:
+    return lambda _now: config.build({"port": list(ports), "wire": list(wires), **more})
 
 
 def state(switch: Forwarder) -> tuple[FwdConfig, list[tuple[int, str]], list[tuple[str, str | None]]]:
@@ -206,3 +209,76 @@ def test_a_stop_does_not_wait_long_for_a_change_that_is_stuck(monkeypatch: pytes
         assert switch.stop(MAX_WAIT)
         leave.set()
         thread.join(MAX_WAIT)
+
+
+# Policies of ports that stay
+
+MAC, OTHER, REFUSED = "52:54:00:00:00:01", "52:54:00:00:00:02", "00:00:00:00:00:01"
+
+
+def test_a_port_whose_policy_differs_goes_on() -> None:
+    fakes = Fakes()
+    with running(fakes, "a.sock", "b.sock", wires=("a:b",)) as switch:
+        unit, wire = switch.ports[0], fakes.workers[0].wires[0]
+        assert change(switch, lambda now: edits.set_port(now, "a", "rate=1Gbit")) == ("port a set: rate=1Gbit",)
+        assert fakes.log == []
+        assert wire.limit == {"bits": 10**9, "frames": 0, "burst": 0}
+        assert switch.ports[0] is unit
+        assert switch.describe("a")[0]["rate"] == "1Gbit"
+        change(switch, lambda now: edits.set_port(now, "a", "rate="))
+        assert wire.limit["bits"] == 0
+
+
+def test_other_vlans_of_several_ports_are_one_change() -> None:
+    fakes = Fakes()
+    with running(fakes, "a.sock", "b.sock", "c.sock", forward="learn") as switch:
+        change(switch, to("a.sock,vlan=10", "b.sock,trunk=10-12,native=10", "c.sock", forward="learn"))
+        assert fakes.log == ["vlans 0: 10 None", "vlans 1: 10 3"]
+        change(switch, lambda now: edits.set_port(now, "a", "vlan="))
+        assert fakes.log[2:] == ["vlans 0: 0 4094"]
+
+
+def test_an_address_and_a_mirror_move_from_one_port_to_another_at_once() -> None:
+    fakes = Fakes()
+    before = (f"a.sock,macs={MAC},mirror=c", f"b.sock,macs={OTHER}", "c.sock")
+    with running(fakes, *before, forward="learn") as switch:
+        bridge = switch.bridge
+        assert bridge is not None
+        bridge.policies.clear()
+        change(switch, to(f"a.sock,macs={OTHER}", f"b.sock,macs={MAC}", "c.sock,mirror=a", forward="learn"))
+        done = bridge.policies
+        for taken, given in (
+            (("a", "let go", MAC), ("b", "guard", MAC)),
+            (("b", "let go", OTHER), ("a", "guard", OTHER)),
+            (("a", "mirror", None), ("c", "mirror", "a")),
+        ):
+            assert done.index(taken) < done.index(given)
+
+
+@pytest.mark.parametrize("ports", [("b.sock",), ("d.sock", "b.sock,queues=2")])
+def test_a_policy_that_is_refused_leaves_all_as_it_was(ports: tuple[str, ...], directory: Path) -> None:
+    fakes = Fakes()
+    before = [str(directory / name) for name in (f"a.sock,macs={MAC}", "b.sock", "c.sock")]
+    after = [str(directory / name) for name in (f"a.sock,macs={REFUSED},vlan=5", *ports)]
+    with running(fakes, *before, forward="learn") as switch:
+        config_before, units, _ = state(switch)
+        assert switch.bridge is not None
+        with pytest.raises(UsageError, match="port a: no place"):
+            change(switch, to(*after, forward="learn"))
+        assert not [line for line in fakes.log if line.startswith("vlans")]
+        assert switch.config == config_before
+        assert sorted(state(switch)[1]) == sorted(units)
+        assert [entry for entry in switch.bridge.policies if entry[:2] == ("a", "guard")][-1] == ("a", "guard", MAC)
+        assert switch.describe("a")[0]["macs"] == MAC
+
+
+def test_vlans_that_a_worker_keeps_waiting_leave_all_as_it_was() -> None:
+    fakes = Fakes()
+    with running(fakes, "a.sock", "b.sock", "c.sock", forward="learn") as switch:
+        before = state(switch)
+        fakes.rewirings[0].refuses = WorkerStuckError("worker0 does not come to the door")
+        with pytest.raises(RuntimeFailure, match="worker0 does not come to the door; nothing was changed, try again"):
+            change(switch, lambda now: edits.set_port(now, "a", "vlan=10,isolate=x"))
+        assert state(switch) == before
+        assert switch.bridge is not None
+        assert [entry for entry in switch.bridge.policies if entry[:2] == ("a", "isolate")][-1] == ("a", "isolate", "")

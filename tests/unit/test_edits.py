@@ -34,6 +34,42 @@ def test_a_wire_is_taken_out_by_its_ends_in_any_order() -> None:
     assert edits.add_wire(edits.remove_wire(settings(), "a:b"), "c:a").wires == (("c", "a"),)
 
 
+def test_keys_of_a_port_that_goes_on_are_set_and_taken_away() -> None:
+    now = settings("a.sock,rate=1Gbit,pps=5k", "b.sock", "c.sock,queues=2")
+    then = edits.set_port(now, "a", "pps=,rate=2Gbit,burst=1M")
+    assert dict(then.ports[0].policy.keys) == {"name": "a", "rate": "2Gbit", "burst": "1M"}
+    assert then.ports[1:] == now.ports[1:]
+    assert edits.differences(now, then) == ("port a set: rate=2Gbit, pps=, burst=1M",)
+    assert edits.set_port(then, "a", "burst=,rate=1Gbit,pps=5k") == now
+
+
+SET = "port set a "
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("queues=2", f"{SET}queues=2: queues= stays as it is while the port is there; use port del and port add"),
+        ("name=x", f"{SET}name=x: name= stays as it is while the port is there; use port del and port add"),
+        ("foo=1", f"{SET}foo=1: there is no key 'foo'; port set takes vlan, trunk, .*, burst"),
+        ("rate", f"{SET}rate: 'rate' is not KEY=VALUE; KEY= takes a key away"),
+        ("rate=1Gbit,,", f"{SET}rate=1Gbit,,: '' is not KEY=VALUE; KEY= takes a key away"),
+        ("pps=1,pps=2", f"{SET}pps=1,pps=2: pps= stands twice; give it once"),
+        ("rate=7", f"{SET}rate=7: rate=7: a rate without a unit; .*"),
+        ("burst=1M", f"{SET}burst=1M: burst=1M says how far a rate may be exceeded; give rate=, too"),
+        ("vlan=10", "vlan=10 says what an Ethernet switch does, and --forward patch is none; .*"),
+    ],
+)
+def test_keys_that_cannot_be_set_are_refused_with_thing_reason_and_remedy(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=f"{said}$"):
+        edits.set_port(settings(), "a", text)
+
+
+def test_keys_are_set_of_a_port_that_is_there() -> None:
+    with pytest.raises(UsageError, match=r"port set z pps=1: there is no port 'z'; the ports are a, b, c$"):
+        edits.set_port(settings(), "z", "pps=1")
+
+
 @pytest.mark.parametrize(
     ("edit", "text", "said"),
     [

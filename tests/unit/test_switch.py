@@ -83,6 +83,17 @@ def test_wires_and_ports_change_while_it_runs(directory: Path) -> None:
             switch.describe("b")
 
 
+def test_keys_of_a_port_change_while_it_runs(directory: Path) -> None:
+    a, b, c = sockets(directory, "abc")
+    with Switch(f"{a},vlan=5", b, c) as switch:
+        switch.set_port("a", "vlan=6,rate=1Gbit")
+        about = switch.describe("a")[0]
+        assert (about["vlan"], about["rate"]) == ("6", "1Gbit")
+        with pytest.raises(fastvhost.UsageError, match="port set a vlan=0: vlan=0: no VLAN has this number"):
+            switch.set_port("a", "vlan=0")
+        assert switch.describe("a")[0]["vlan"] == "6"
+
+
 @pytest.mark.parametrize(
     ("ports", "options", "said"),
     [
