@@ -15,6 +15,7 @@ from fastvhost.dataplane.ports.endpoint import Endpoint
 from fastvhost.dataplane.worker import Worker
 from tests.driver import NET_HEADER, Piece
 from tests.segmenter import NEEDS_CSUM, SuperFrame, finished
+from tests.standstill import settle
 from tests.unit.rig import F_RING_PACKED, F_VERSION_1, NET_F_MRG_RXBUF, RING_F_INDIRECT_DESC, mapped
 from tests.unit.vlan_hub import (
     EVERYBODY,
@@ -231,6 +232,21 @@ def test_of_frames_that_begin_alike_one_with_a_hidden_tag_is_dropped(features: i
 
 
 @formats
+def test_frames_that_begin_alike_get_and_lose_tags_in_buffers_in_pieces(features: int) -> None:
+    with vlan_hub(access(10), trunk(10), features=features | NET_F_MRG_RXBUF, buffers=48) as h:
+        h.send(1, ethernet(EVERYBODY, mac(1), tag(10)))
+        bare, tagged = (
+            [ethernet(mac(1 - at), mac(at), tags, bytes([i]) * 46) for i in range(20)]
+            for at, tags in ((1, b""), (0, tag(10)))
+        )
+        for at, sent, wanted in ((1, [f[:12] + tag(10) + f[12:] for f in bare], bare),
+                                 (0, [f[:12] + f[16:] for f in tagged], tagged)):  # fmt: skip
+            h.guests[at].driver.send_at_once(*sent)
+            h.settle()
+            assert h.arrived(1 - at) == wanted
+
+
+@formats
 @pytest.mark.parametrize(
     ("sender", "receiver"), [(access(10), trunk(10)), (trunk(10), access(10))], ids=["pushed", "popped"]
 )
@@ -272,8 +288,7 @@ def test_ports_of_other_kinds_get_and_send_tags_as_well() -> None:
         (2, back[0], [[], [back[1]], [], []]),
     ):
         ports[sender].send([sent])
-        while worker.step():
-            pass
+        settle(worker)
         assert [[bytes(frame) for frame in port.recv(timeout=0)] for port in ports] == wanted
     worker.close()
 

@@ -16,7 +16,7 @@ from fastvhost.dataplane.drop_reason cimport (
     SPOOFED_SOURCE,
     VLAN_DENIED,
 )
-from fastvhost.dataplane.forward.exit cimport Exit
+from fastvhost.dataplane.forward.exits cimport add_exit, delivery_with
 from fastvhost.dataplane.forward.lane cimport Lane
 from fastvhost.dataplane.forward.learner cimport EVERYBODY, NOT_ON, PLACED, Learner
 from fastvhost.dataplane.forward.members cimport Members, reaches
@@ -56,7 +56,7 @@ cdef void plan_learn(Lane *lane) noexcept nogil:
         classify(lane, n)
         plan_tagged(lane, n, choose(lane, n, True))
     elif choose(lane, n, False) and learner.to[0] < learner.members.n:
-        add_exit(lane, learner.to[0], &lane.burst.frames[lane.first], learner.starts, n, True)
+        add_exit(lane, learner.to[0], frames_of(lane, &lane.burst.frames[lane.first], learner.starts, n), True)
     else:
         sort(lane, n)
     if learner.mirrored:
@@ -64,19 +64,7 @@ cdef void plan_learn(Lane *lane) noexcept nogil:
 
 
 cdef inline Delivery frames_of(const Lane *lane, const Frame *frames, const Start *starts, uint32_t n) noexcept nogil:
-    return Delivery(
-        n, lane.burst.needs, frames, lane.burst.segments, &lane.burst.heads[0], starts, lane.learner.alike, False
-    )
-
-
-cdef inline void add_exit(
-    Lane *lane, uint32_t port, const Frame *frames, const Start *starts, uint32_t n, bint in_place
-) noexcept nogil:
-    cdef Exit *exit = &lane.exits[lane.n_exits]
-    exit.egress = lane.learner.members.at[port].port
-    exit.delivery = frames_of(lane, frames, starts, n)
-    exit.may_wait, exit.in_place, exit.spare = False, in_place, False
-    lane.n_exits += 1
+    return delivery_with(lane, frames, starts, n, &lane.burst.heads[0], False)
 
 
 cdef inline bint choose(Lane *lane, uint32_t n, bint tagging) noexcept nogil:
@@ -162,7 +150,7 @@ cdef void sort(Lane *lane, uint32_t n) noexcept nogil:
                 port != learner.number and learner.members.at[port].port != NULL
                 and reaches(learner.members, learner.number, port)
             ):
-                add_exit(lane, port, learner.sorted_frames, learner.sorted_starts, at, False)
+                add_exit(lane, port, frames_of(lane, learner.sorted_frames, learner.sorted_starts, at), False)
         count_copies(lane, at)
     for i in range(n):
         port = learner.to[i]
@@ -170,7 +158,10 @@ cdef void sort(Lane *lane, uint32_t n) noexcept nogil:
             continue
         begin = at
         at = put_together(lane, at, port, i, n)
-        add_exit(lane, port, &learner.sorted_frames[begin], &learner.sorted_starts[begin], at - begin, False)
+        add_exit(
+            lane, port,
+            frames_of(lane, &learner.sorted_frames[begin], &learner.sorted_starts[begin], at - begin), False,
+        )
 
 
 cdef void count_copies(const Lane *lane, uint32_t n) noexcept nogil:
