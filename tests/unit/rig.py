@@ -17,6 +17,7 @@ from fastvhost.dataplane.worker import Worker
 from tests.driver import Memory, NetDriver, SplitQueue
 from tests.frontend import F_VERSION_1, NET_F_MRG_RXBUF, RING_F_EVENT_IDX, RING_F_INDIRECT_DESC
 from tests.packed_driver import PackedQueue
+from tests.standstill import settle
 
 __all__ = [
     "F_RING_PACKED",
@@ -114,14 +115,8 @@ class Rig:
         self.worker.add_wire(self.b.port, self.a.port, hold=hold, hold_timeout_ms=hold_timeout_ms)
 
     def settle(self, rounds: int = 1000) -> int:
-        """Step until a round moves nothing. Returns the frames moved."""
-        moved = 0
-        for _ in range(rounds):
-            step = self.worker.step()
-            if step == 0:
-                return moved
-            moved += step
-        raise AssertionError(f"still moving frames after {rounds} rounds")
+        """Step until nothing moves. Returns the frames moved."""
+        return settle(self.worker, rounds=rounds)
 
     def close(self) -> None:
         if not self.worker.running:

@@ -17,6 +17,7 @@ from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.virtio_port import VirtioPort
 from fastvhost.dataplane.worker import Worker
 from tests.driver import Memory, NetDriver, SplitQueue
+from tests.standstill import settle
 from tests.unit.rig import F_VERSION_1, MIB, mapped, setup_of
 
 MOST = 128
@@ -84,8 +85,7 @@ class Bench:
                 worker.share_wire(wire, share)
 
     def settle(self) -> None:
-        while sum(worker.step() for worker in self.workers):
-            pass
+        settle(*self.workers)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:

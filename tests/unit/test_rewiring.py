@@ -16,6 +16,7 @@ from fastvhost.dataplane.rewiring import Rewiring
 from fastvhost.dataplane.wire import Wire
 from fastvhost.dataplane.worker import Worker
 from tests.driver import Memory
+from tests.standstill import settle
 from tests.unit.rig import F_VERSION_1, GuestPort, frame
 from tests.unit.session_bench import open_fds
 from tests.unit.stuck_worker import StuckWorker
@@ -51,10 +52,7 @@ class Yard:
         return Wire(ingress.port, egress.port if egress else None, hold=True, hold_timeout_ms=HOLD_MS)
 
     def settle(self) -> None:
-        for _ in range(1000):
-            if not sum(worker.step() for worker in self.workers):
-                return
-        raise AssertionError("still moving frames")
+        settle(*self.workers)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:

@@ -17,6 +17,7 @@ from fastvhost.dataplane.rewiring import Rewiring
 from fastvhost.dataplane.wire import Wire
 from fastvhost.dataplane.worker import Worker
 from tests.driver import Memory, Piece
+from tests.standstill import settle
 from tests.unit.rig import F_VERSION_1, MIB, RING_F_INDIRECT_DESC, GuestPort
 from tests.unit.session_bench import open_fds
 from tests.unit.stuck_worker import StuckWorker
@@ -76,8 +77,7 @@ class Members:
 
     def settle(self) -> dict[str, list[bytes]]:
         """What each guest got. Only while no worker runs."""
-        while sum(worker.step() for worker in self.workers):
-            pass
+        settle(*self.workers)
         return {name: guest.driver.receive_all() for name, guest in self.guests.items()}
 
     @contextlib.contextmanager

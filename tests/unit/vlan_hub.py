@@ -12,6 +12,7 @@ from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.forwarding_table import ForwardingTable
 from fastvhost.dataplane.worker import Worker
 from tests.driver import Memory, Piece
+from tests.standstill import settle
 from tests.unit.rig import MIB, GuestPort
 
 TPID = b"\x81\0"
@@ -128,10 +129,7 @@ class VlanHub:
                 guest.driver.post(128, buffers)
 
     def settle(self) -> None:
-        for _ in range(1000):
-            if not self.worker.step():
-                return
-        raise AssertionError("still moving frames")
+        settle(self.worker)
 
     def send(self, port: int, frame: bytes, header: bytes | None = None) -> dict[int, bytes]:
         """Send one frame. What arrives, by port."""
