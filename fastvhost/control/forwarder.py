@@ -186,6 +186,7 @@ class Forwarder:
                 for unit in self.ports:
                     if unit.service:
                         unit.service.open()
+                self.tick(time.monotonic())  # what is learned at once was learned now, and not at second 0
                 for thread in self.workers:
                     thread.start()
                 self._watch_workers()

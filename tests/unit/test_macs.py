@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from bench.guests.waits import MAX_WAIT
 from fastvhost.cli import main as entry
 from fastvhost.cli import render
 from fastvhost.control import config, control_client, macs, stats
@@ -302,6 +304,17 @@ def test_the_switch_has_its_table_looked_after() -> None:
     switch.tick(50.0)
     assert [row.age for row in table_of(switch).rows()] == [50]
     switch_of(*PATCH).tick(50.0)
+
+
+def test_what_is_learned_before_the_first_tick_is_not_too_old_at_that_tick(switch: Forwarder) -> None:
+    switch.start()
+    try:
+        learn(switch, 1, 0)
+        switch.tick(time.monotonic())
+        (row,) = table_of(switch).rows()
+        assert row.age <= MAX_WAIT
+    finally:
+        switch.stop()
 
 
 def flap(switch: Forwarder, n: int) -> None:
