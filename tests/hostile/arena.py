@@ -8,7 +8,6 @@ counted drop, a delivered frame) through its Scene.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
 import time
@@ -28,6 +27,7 @@ from tests.hostile.invariant import Broken
 from tests.hostile.rings import FORMATS
 from tests.hostile.scene import Scene
 from tests.hostile.watch import WatchedMemory, leaks
+from tests.worker_thread import kept_on
 
 FRESH_SECONDS = 2.0
 ANSWER_SECONDS = 1.0
@@ -126,7 +126,9 @@ class Arena:
 
     def start_flood(self) -> Flood:
         """Start the flood. From now on attacks, and their processes, leave its CPU to it."""
-        self.flood = Flood(self.backend, "g", "h", self.beside)
+        paths = [self.backend.path(name) for name in "gh"]
+        log = self.backend.directory / "flood.log"
+        self.flood = Flood(paths, self.beside, self.backend.process.pid, log)
         self._closers.append(self.flood.stop)
         self.beside_flood = True
         self._look_around()
@@ -332,13 +334,8 @@ class Arena:
     @contextlib.contextmanager
     def off_the_workers_core(self) -> Iterator[None]:
         """With the flood, keep the attacker and all processes that it starts off the worker's CPU."""
-        allowed = os.sched_getaffinity(0)
-        if self.beside_flood and self.flood and self.flood.core is not None:
-            os.sched_setaffinity(0, {self.flood.core})
-        try:
+        with kept_on(self.flood.core if self.beside_flood and self.flood else None):
             yield
-        finally:
-            os.sched_setaffinity(0, allowed)
 
     # The invariants
 

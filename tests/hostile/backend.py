@@ -16,6 +16,7 @@ from typing import Any
 
 from bench.guests.waits import MAX_WAIT
 from fastvhost.control import fwd_process
+from tests.holdings import helpers, open_files
 from tests.hostile.broken.mini import main
 from tests.hostile.forked import Forked
 from tests.hostile.invariant import Broken
@@ -162,25 +163,6 @@ class Backend:
         """How long this thread has run, or was ready to."""
         return sum(schedstat(self._proc, field).get(task, 0.0) for field in (0, 1))
 
-    def worker(self) -> Path:
-        """Its only worker, as /proc has it."""
-        (found,) = [task for task in (self._proc / "task").iterdir() if self._comm(task.name).startswith("fv-worker")]
-        return found
-
-    def other_core(self) -> int | None:
-        """A CPU that none of its workers is pinned to, and that we may use; None where there is none."""
-        taken: set[int] = set()
-        for task in (self._proc / "task").iterdir():
-            if self._comm(task.name).startswith("fv-worker"):
-                taken |= os.sched_getaffinity(int(task.name))
-        return max(os.sched_getaffinity(0) - taken, default=None)
-
-    def _comm(self, task: str) -> str:
-        try:
-            return (self._proc / "task" / task / "comm").read_text().strip()
-        except OSError:  # it ended
-            return ""
-
     def threads(self) -> int:
         return len(list((self._proc / "task").iterdir()))
 
@@ -196,26 +178,19 @@ class Backend:
 
     def helpers(self) -> list[int]:
         """Processes that it started, and theirs."""
-        found, asked = [], [self.process.pid]
-        while asked:
-            for path in Path(f"/proc/{asked.pop()}/task").glob("*/children"):
-                with contextlib.suppress(OSError):
-                    children = [int(word) for word in path.read_text().split()]
-                    found += children
-                    asked += children
-        return found
+        return helpers(self.process.pid)
 
     def helpers_descriptors(self) -> int:
         """What its helpers have open, all together."""
         found = 0
         for pid in self.helpers():
             with contextlib.suppress(OSError):  # it ended
-                found += sum(_open(Path(f"/proc/{pid}")).values())
+                found += sum(open_files(Path(f"/proc/{pid}")).values())
         return found
 
     def descriptors(self) -> Counter[str]:
         """Open file descriptors by what they are: "socket", "anon_inode:[eventfd]", "/memfd:name", paths."""
-        return _open(self._proc)
+        return open_files(self._proc)
 
     def mapped(self, name: str) -> list[str]:
         """The mappings of memfds with this name."""
@@ -230,15 +205,3 @@ class Backend:
 
     def resident_bytes(self) -> int:
         return int((self._proc / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _open(process: Path) -> Counter[str]:
-    """Open file descriptors of a process by what they are."""
-    found: Counter[str] = Counter()
-    for entry in (process / "fd").iterdir():
-        try:
-            target = str(entry.readlink())
-        except FileNotFoundError:
-            continue  # closed since the directory was read
-        found[target.split(":[")[0] if target.startswith("socket") else target] += 1
-    return found

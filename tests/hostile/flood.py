@@ -4,6 +4,8 @@ A pair that sends 6000 frames a second does not notice a worker that loses nine 
 of the worker's time. Its rate is frames per second of the time in which its thread and the worker both had a CPU
 (tests/probes/common_time.pyx): frames move only then. A worker that waits for anything else loses that time to the
 attack.
+
+A flood beside changes of a fwd is measured in the same way (tests/integration/test_changes_soak.py).
 """
 
 from __future__ import annotations
@@ -13,14 +15,15 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from fastvhost.driver.guests import Guests, PairSettings
-from tests.hostile.backend import Backend
 from tests.hostile.invariant import Broken
 from tests.hostile.rings import FORMATS
 from tests.probes.common_time import CommonTime
+from tests.worker_thread import only_worker, other_core
 
 TURN, SETTLE = 0.3, 0.05
 """Seconds of a turn, and seconds at its beginning in which the worker may still finish work of the turn before."""
@@ -50,27 +53,32 @@ class Look(NamedTuple):
     """Frames corrupt, repeated or reordered."""
 
 
+class Counted(NamedTuple):
+    """What became of the flood's frames, both ways together, once none of them is in flight."""
+
+    frames: int
+    """Received, whatever was wrong with them."""
+    lost: int
+    corrupt: int
+    reordered: int
+    duplicated: int
+
+
 class Flood:
     """The process with the built-in guests, as the test uses it. It floods between start() and rest()."""
 
-    def __init__(self, backend: Backend, left: str, right: str, ring: str) -> None:
-        self.core = backend.other_core()
+    def __init__(self, paths: Sequence[Path], ring: str, fwd: int, log_path: Path) -> None:
+        """paths: the sockets of both guests; fwd: the process that serves them, which has one worker."""
+        self.core = other_core(fwd)
         """The CPU of the flood and of the attacker; the worker has another one for itself."""
-        paths = [str(backend.path(name)) for name in (left, right)]
-        command = [
-            sys.executable,
-            "-m",
-            "tests.hostile.flood",
-            *paths,
-            ring,
-            str(backend.worker() / "schedstat"),
-            *([] if self.core is None else [str(self.core)]),
-        ]
-        self._log = backend.directory / "flood.log"
+        schedstat = only_worker(fwd) / "schedstat"
+        words = [*map(str, paths), ring, str(schedstat), *([] if self.core is None else [str(self.core)])]
+        self._log = log_path
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, bufsize=1
-            )
+                [sys.executable, "-m", "tests.hostile.flood", *words],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, bufsize=1,
+            )  # fmt: skip
         self._answer()
 
     def _say(self, word: str) -> list[int]:
@@ -100,6 +108,10 @@ class Flood:
     def look(self) -> Look:
         nanoseconds, frames, wrong = self._say("look")
         return Look(nanoseconds / 1e9, frames, wrong)
+
+    def count(self) -> Counted:
+        """After rest()."""
+        return Counted(*self._say("count"))
 
     def stop(self) -> None:
         assert self.process.stdin
@@ -132,8 +144,11 @@ class Flood:
 class Shares:
     """Pairs of turns: the ratio of the honest flood's rates with and without the attack."""
 
-    def __init__(self, flood: Flood, act: Callable[[], object], quiet: Callable[[], object]) -> None:
-        self._flood, self._act, self._quiet = flood, act, quiet
+    def __init__(
+        self, flood: Flood, act: Callable[[], object], quiet: Callable[[], object], seconds: float = TURN
+    ) -> None:
+        """seconds: of a turn."""
+        self._flood, self._act, self._quiet, self._seconds = flood, act, quiet, seconds
         self.ratios: list[float] = []
         self.rates: list[tuple[float, float]] = []
         """Frames a second with and without the attack, for each pair."""
@@ -141,16 +156,25 @@ class Shares:
     def pair(self) -> None:
         """Run one turn of each; which of them is first alternates."""
         if len(self.rates) % 2:
-            calm, attacked = self._flood.rate_while(self._quiet), self._flood.rate_while(self._act)
+            calm, attacked = self._rate_while(self._quiet), self._rate_while(self._act)
         else:
-            attacked, calm = self._flood.rate_while(self._act), self._flood.rate_while(self._quiet)
+            attacked, calm = self._rate_while(self._act), self._rate_while(self._quiet)
         if attacked is not None and calm:
             self.rates.append((attacked, calm))
             self.ratios.append(attacked / calm)
 
+    def _rate_while(self, work: Callable[[], object]) -> float | None:
+        return self._flood.rate_while(work, self._seconds)
+
     @property
     def median(self) -> float:
         return statistics.median(self.ratios) if self.ratios else 0.0
+
+    @property
+    def spread(self) -> dict[str, float]:
+        """Median and quartiles of the ratios."""
+        quartiles = statistics.quantiles(self.ratios, n=4) if len(self.ratios) > 1 else [0.0] * 3
+        return {key: round(value, 3) for key, value in zip(("q1", "median", "q3"), quartiles, strict=True)}
 
     def measure(self, least: float, turns: int = TURNS) -> None:
         """Raise Broken where the median of the ratios is clearly below `least`."""
@@ -188,15 +212,19 @@ class Stepped(Guests):
         self._stepped.flood()
 
     def rest(self) -> None:
-        """Until all frames are received and all buffers are back."""
+        """Until all buffers are back, and all frames received that were delivered before."""
         self._stepped.drain()
         deadline = time.monotonic() + DRAIN_SECONDS
-        while time.monotonic() < deadline:
+        back = False
+        while not back and time.monotonic() < deadline:
+            back = not any(device.unreturned for device in self._devices)
             for _ in range(STEPS):
                 self._stepped.step()
-            came = all(way.frames - way.duplicated == way.sent_frames for way in self.counters())
-            if came and not any(device.unreturned for device in self._devices):
-                break
+
+    def count(self) -> Counted:
+        now = self.counters()
+        lost = sum(way.sent_frames - (way.frames - way.corrupt - way.duplicated) for way in now)
+        return Counted(now.frames, lost, now.corrupt, now.reordered, now.duplicated)
 
 
 def main(left: str, right: str, ring: str, schedstat: str, core: str = "") -> None:
@@ -223,6 +251,8 @@ def main(left: str, right: str, ring: str, schedstat: str, core: str = "") -> No
             if not guests.connected:
                 raise SystemExit("the connection of a guest of the flood was closed")
             print(guests.common.nanoseconds, guests.common.frames, wrong, flush=True)
+        elif word == "count":
+            print(*guests.count(), flush=True)
         else:
             break
     guests.stop()

@@ -26,12 +26,11 @@ BRIEFLY = 0.25
 
 def line(name: str, ring: str, shares: Shares) -> dict[str, Any]:
     """What bench/results has of one attack."""
-    quartiles = statistics.quantiles(shares.ratios, n=4) if len(shares.ratios) > 1 else [0.0] * 3
     return {
         "bench": name,
         "rings": ring,
         "unit": "of the rate without it",
-        **{key: round(value, 3) for key, value in zip(("q1", "median", "q3"), quartiles, strict=True)},
+        **shares.spread,
         "pairs": len(shares.ratios),
         "mpps_without": round(statistics.median([calm for _, calm in shares.rates] or [0.0]) / 1e6, 2),
     }

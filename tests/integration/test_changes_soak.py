@@ -1,185 +1,168 @@
-"""Random changes of ports and wires under traffic: nothing breaks or leaks, a pair that is left alone loses nothing.
+"""Random changes of a running fwd under traffic: nothing breaks or leaks, a pair that is left alone is not disturbed.
 
-Guests at a and b flood each other, and nobody touches them. Guests at c and d do, while their wires change.
-Ports come and go; one of them has a guest each time, which is cut off while it sends.
+Guests at a and b flood each other, and nobody touches their ports. Guests at c and d do, while wires, ports, policies
+and addresses change. On wires the pair loses nothing. A switch drops what its receiver has no room for, so there the
+pair's losses are what was counted as that, and nothing is dropped for any other reason.
+
+With --long there are 10,000 operations, in turns of a second with some and a second without, and what the pair keeps of
+its rate is recorded: frames a second of the time in which its thread and the worker both had a CPU, as beside attacks
+(tests/hostile/flood), so that the CPU time of whoever asks and answers, on the guests' CPU, counts as no loss.
 """
 
 from __future__ import annotations
 
 import contextlib
 import random
-import re
+import time
+from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass
 
 import pytest
 
+from bench import record
 from bench.guests.waits import MAX_WAIT, wait_until
-from fastvhost.control import control_client
-from fastvhost.control.errors import RuntimeFailure, UsageError
 from fastvhost.driver.guests import Guests, PairSettings
 from tests.conftest import endurance
-from tests.frontend import Guest
+from tests.holdings import Holdings
+from tests.hostile.flood import LEAST_SHARE, Flood, Shares
+from tests.integration.changers import Changer, OfWires
+from tests.integration.switch_changer import ALONE, AT_FIRST, OfSwitch
 from tests.unit.forwarder import Forwarder, forwarder
+from tests.worker_thread import kept_on, workers
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(1800)]  # with --long
 
-OPERATIONS = 200
+OPERATIONS = 300
 LONG_OPERATIONS = 10_000
-HOLDS = ("--on-full", "hold", "--hold-timeout", "600s")
-COMERS = ("v", "w", "x", "y", "z")
-STAY = ("a", "b", "c", "d")
-NOTIFIER_EVENTFDS = 3
-"""Of a port with one queue pair, in the thread that notifies its guest."""
+TURN = 1.0
+"""Seconds of a turn."""
+PAUSE = 0.05
+LIMIT = {"pps": "50k"}
+"""Of c and d where the rate of a and b is measured: else it would be higher whenever c and d are not joined."""
 GROWTH = 4 << 20
 """Bytes of resident memory by which a fwd may grow while it stays the same: its allocator keeps some."""
+STAYS = "stays mapped until the next change"
+NO_ROOM = "no_receive_buffers"
 
 
-class Changer:
-    """Makes random changes, and knows what must come of each."""
+@dataclass(frozen=True)
+class Way:
+    """How fwd forwards, and what changes meanwhile. keys: of a and b, of c and d."""
 
-    def __init__(self, fwd: Forwarder, seed: int) -> None:
-        self._fwd = fwd
-        self._random = random.Random(seed)
-        self._wires: dict[str, str] = {}
-        self._there: set[str] = {"c", "d"}
-        self._guest: Guest | None = None
-        self.done = 0
+    changer: type[Changer]
+    options: tuple[str, ...]
+    alone: dict[str, str]
+    touched: dict[str, str]
+    drops: frozenset[str]
+    """Reasons for which frames of a and b may be dropped."""
 
-    def ask(self, command: str, **request: str) -> None:
-        """Again where the worker had no CPU for so long that nothing was changed."""
-
-        def answered() -> bool:
-            try:
-                control_client.ask(str(self._fwd.directory / "control.sock"), command, seconds=MAX_WAIT, **request)
-            except RuntimeFailure as error:
-                if "does not come to the door" not in str(error):
-                    raise
-                return False
-            return True
-
-        wait_until("a worker that comes to the door", 2 * MAX_WAIT, answered)
-        self.done += 1
-
-    def refused(self, command: str, **request: str) -> None:
-        with pytest.raises(UsageError):
-            self.ask(command, **request)
-        self.done += 1
-
-    def change(self) -> None:
-        """One random change, or one that is refused."""
-        name = self._random.choice(COMERS)
-        left, right = self._random.sample(sorted(self._there), 2)
-        match self._random.choice(("port", "port", "wire", "wire", "wire", "wrong")):
-            case "port" if name in self._there:
-                self.remove(name)
-            case "port":
-                self.ask("port-add", spec=str(self._fwd.directory / f"{name}.sock"))
-                self._there.add(name)
-                if name == "z":
-                    self._guest = Guest.boot(self._fwd.directory / "z.sock", receive_buffers=16)
-            case "wire" if left in self._wires:
-                self.unwire(left)
-            case "wire" if right in self._wires:
-                self.unwire(right)
-            case "wire":
-                self.ask("wire-add", wire=f"{left}:{right}")
-                self._wires |= {left: right, right: left}
-            case _:
-                self.refused("wire-add", wire=f"a:{left}")
-                self.refused("port-add", spec=str(self._fwd.directory / "a.sock"))
-
-    def unwire(self, name: str) -> None:
-        self.ask("wire-del", wire=f"{name}:{self._wires[name]}")
-        del self._wires[self._wires.pop(name)]
-
-    def remove(self, name: str) -> None:
-        if name == "z" and self._guest is not None:
-            for number in range(8):
-                self._guest.net.send(bytes([number]) * 60)
-        self.ask("port-del", name=name)
-        self._there.remove(name)
-        if name in self._wires:
-            del self._wires[self._wires.pop(name)]
-        if name == "z" and self._guest is not None:
-            assert self._guest.frontend.wait_closed()
-            self._guest.close()
-            self._guest = None
-
-    def restore(self) -> None:
-        """Only c and d are there beside a and b, and joined."""
-        for name in sorted(self._there - {"c", "d"}):
-            self.remove(name)
-        if "c" not in self._wires:
-            self.ask("wire-add", wire="c:d")
-            self._wires |= {"c": "d", "d": "c"}
-
-
-class Held:
-    """What a process holds."""
-
-    def __init__(self, pid: int) -> None:
-        proc = Path(f"/proc/{pid}")
-        files = []
-        for file in (proc / "fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-                files.append(str(file.readlink()))
-        self.eventfds = files.count("anon_inode:[eventfd]")
-        self.files = len(files) - self.eventfds
-        self.threads = len(list((proc / "task").iterdir()))
-        maps = (proc / "maps").read_text().splitlines()
-        self.foreign = sum("memfd:" in line or "/dev/shm" in line or ".state" in line for line in maps)
-        """Mappings of files of guests, and of records."""
-        self.resident = int(re.search(r"VmRSS:\s+(\d+) kB", (proc / "status").read_text())[1]) << 10  # type: ignore[index]
-
-    def is_no_more_than(self, before: Held) -> bool:
-        """But for the threads that notify guests: a port starts its own when it first needs it."""
-        return (
-            self.files <= before.files
-            and self.foreign <= before.foreign
-            and self.threads <= before.threads + len(STAY)
-            and self.eventfds <= before.eventfds + NOTIFIER_EVENTFDS * len(STAY)
+    def ports(self, limit: dict[str, str]) -> tuple[str, ...]:
+        keys = {"a": self.alone, "b": self.alone, "c": self.touched | limit, "d": self.touched | limit}
+        return tuple(
+            ",".join([f"{name}.sock", *(f"{key}={value}" for key, value in own.items())]) for name, own in keys.items()
         )
 
 
+HOLDS = ("--on-full", "hold", "--hold-timeout", "600s")
+WAYS = {
+    "patch": Way(OfWires, ("--forward", "patch", "--wire", "a:b", *HOLDS), {}, {}, frozenset()),
+    "learn": Way(OfSwitch, ("--forward", "learn"), ALONE, AT_FIRST, frozenset({NO_ROOM})),
+}
+
+
 @contextlib.contextmanager
-def flood(fwd: Forwarder, left: str, right: str) -> Iterator[Guests]:
-    sockets = (str(fwd.directory / f"{name}.sock") for name in (left, right))
-    guests = Guests(*sockets, PairSettings(sleeps=True))
-    guests.start()
+def flood(fwd: Forwarder) -> Iterator[Flood]:
+    """Of a and b."""
+    fwd.wait_for("a worker", lambda: workers(fwd.process.pid))
+    paths = [fwd.directory / f"{name}.sock" for name in "ab"]
+    guests = Flood(paths, "split", fwd.process.pid, fwd.directory / "flood.log")
     try:
+        guests.start()
         yield guests
     finally:
         guests.stop()
 
 
+@contextlib.contextmanager
+def traffic(fwd: Forwarder, core: int | None) -> Iterator[None]:
+    """Of c and d."""
+    guests = Guests(*(str(fwd.directory / f"{name}.sock") for name in "cd"), PairSettings(sleeps=True, core=core))
+    guests.start()
+    try:
+        yield
+    finally:
+        guests.stop()
+
+
+def drops(fwd: Forwarder) -> Counter[str]:
+    """Frames of a and b that were dropped, by reason."""
+    ports = fwd.stats()["ports"]
+    found: Counter[str] = Counter()
+    for name in "ab":
+        for way in ("rx", "tx"):
+            found.update({reason: n for reason, n in ports[name][f"{way}_dropped"].items() if n})
+    return found
+
+
+def await_nothing_left(fwd: Forwarder, changer: Changer, before: Holdings) -> None:
+    """Files and memory of a guest that was cut off are given back a moment later.
+
+    Where the worker had no CPU for so long that they were not, the log says so, and the next change tries again.
+    """
+    deadline = time.monotonic() + MAX_WAIT
+    while more := Holdings(fwd.process.pid).beyond(before, len("abcd")):
+        assert time.monotonic() < deadline, f"left: {more}\n{fwd.log[-3000:]}"
+        if STAYS in fwd.log:
+            changer.refused("port-add", spec=changer.socket("a"))
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("forward", WAYS)
 def test_random_changes_under_traffic_break_nothing_leak_nothing_and_leave_other_ports_alone(
-    pytestconfig: pytest.Config,
+    forward: str, pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    operations = LONG_OPERATIONS if endurance(pytestconfig) > 1 else OPERATIONS
+    way, long = WAYS[forward], endurance(pytestconfig) > 1
+    operations = LONG_OPERATIONS if long else OPERATIONS
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")  # shown where it fails
-    with forwarder(*HOLDS, "--wire", "a:b", ports=tuple(f"{name}.sock" for name in STAY)) as fwd:
-        changer = Changer(fwd, seed)
+    ports = way.ports(LIMIT if long else {})
+    with forwarder(*way.options, ports=ports, log_has="control socket") as fwd, flood(fwd) as alone:
+        changer = way.changer(fwd, seed)
+        changer.check()
         told = len(fwd.warnings)  # that c and d have no wire
-        with flood(fwd, "a", "b") as alone, flood(fwd, "c", "d"):
-            before: Held | None = None
-            while changer.done < operations:
+        shares = Shares(alone, changer.change, lambda: time.sleep(PAUSE), TURN)
+        core = alone.core if long else None  # measured, the worker has its CPU for itself
+        with kept_on(core), traffic(fwd, core):
+            while changer.done < operations // 4:
                 changer.change()
-                if before is None and changer.done > operations // 4:
-                    changer.restore()
-                    before = Held(fwd.process.pid)
-            frames = alone.counters().frames
-            wait_until("frames of the pair left alone", MAX_WAIT, lambda: alone.counters().frames > frames)
             changer.restore()
-            assert before is not None
-            wait_until("no file, thread or mapping is left", MAX_WAIT,
-                       lambda: Held(fwd.process.pid).is_no_more_than(before))  # fmt: skip
-            assert Held(fwd.process.pid).resident - before.resident < GROWTH
-            final = alone.stop()
-        assert (final.lost, final.corrupt, final.reordered, final.duplicated) == (0, 0, 0, 0)
-        assert final.frames > 0
-        stats = fwd.stats()["ports"]
-        assert [sum(stats[name][f"{way}_dropped"].values()) for name in "ab" for way in ("rx", "tx")] == [0] * 4
-        assert [line for line in fwd.warnings[told:] if "door" not in line and "stays mapped" not in line] == []
+            before, start = Holdings(fwd.process.pid), time.monotonic()
+            while changer.done < operations:
+                shares.pair() if long else changer.change()
+            seconds, moved = time.monotonic() - start, alone.look().frames
+            wait_until("frames of the pair left alone", MAX_WAIT, lambda: alone.look().frames > moved)
+            changer.restore()
+            changer.check()
+            await_nothing_left(fwd, changer, before)
+            after = Holdings(fwd.process.pid)
+            assert after.resident - before.resident < GROWTH
+        alone.rest()
+        counted, dropped = alone.count(), drops(fwd)
+        assert (counted.corrupt, counted.reordered, counted.duplicated) == (0, 0, 0)
+        assert dropped.keys() <= way.drops
+        assert counted.lost == dropped.total()
+        assert [line for line in fwd.warnings[told:] if "door" not in line and STAYS not in line] == []
+        alone.stop()
         assert fwd.end()[0] == 0
+    figure = {
+        "bench": f"changes under {forward}", "unit": "of the rate without them", **shares.spread,
+        "pairs": len(shares.ratios), "operations": changer.done, "seconds": round(seconds, 1), "seed": seed,
+        "frames": counted.frames, "lost": counted.lost, "without_room": dropped[NO_ROOM],
+        "before": before.figures, "after": after.figures,
+    }  # fmt: skip
+    if long:
+        with capsys.disabled():
+            print(f"\n{figure}")
+        record.write("soak", [figure])
+        assert shares.median >= LEAST_SHARE
