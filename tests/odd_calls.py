@@ -83,7 +83,7 @@ NOT_CALLED = {
     "fastvhost.control.open_taps": "is a script for another process, which puts a tap where a descriptor was",
     "fastvhost.control.records": "removes files",
     "fastvhost.control.runtime_dir": "makes directories in /run, and removes sockets there",
-    "fastvhost.control.forwarder": "starts workers",
+    "fastvhost.control.switch": "starts workers",
     "fastvhost.dataplane.threads": "starts threads that the interpreter waits for at its end",
     "fastvhost.driver.frontend": "connects to any socket it is given",
     "fastvhost.driver.guests": "starts workers",

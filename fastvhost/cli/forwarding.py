@@ -24,10 +24,9 @@ from fastvhost.control.config import FwdConfig
 from fastvhost.control.control_socket import ControlSocket
 from fastvhost.control.core_watch import CoreWatch
 from fastvhost.control.errors import FastvhostError, RuntimeFailure
-from fastvhost.control.forwarder import STOP_SECONDS
 from fastvhost.control.placement import Place, PlacementWatch
 from fastvhost.control.stats import History, Snapshot, with_rates
-from fastvhost.control.switch import Switch
+from fastvhost.control.switch import STOP_SECONDS, Switch
 from fastvhost.control.units import format_cores
 from fastvhost.control.worker_thread import WorkerThread
 
@@ -68,7 +67,7 @@ def serve(switch: Switch, helper: keeper.Keeper | None, read: Read | None) -> in
 
     helper: the process that closes files. read: what SIGHUP and `reload` do; SIGHUP ends it where there is no file.
     """
-    settings, plan = switch.forwarder.config, switch.plan
+    settings, plan = switch.wiring.config, switch.plan
     workers = ", ".join("one not pinned" if core is None else f"core {core}" for core in plan.worker_cores)
     log.info(
         "fastvhost %s, pid %d: workers on %s, control on %s",
@@ -83,7 +82,7 @@ def serve(switch: Switch, helper: keeper.Keeper | None, read: Read | None) -> in
         log.warning("%s", reason)
     if helper:
         affinity.pin(helper.pid, plan.control_cores)
-    history = History(switch.forwarder)
+    history = History(switch.wiring)
     control = _control_socket(settings, switch, history, read)
     out = Figures()
     try:
@@ -123,10 +122,10 @@ def _control_socket(
             path = runtime_dir.own_socket()
         control = ControlSocket(
             path,
-            {"stats": lambda _: history.current(), "show": show, **macs.reading(switch.forwarder)},
+            {"stats": lambda _: history.current(), "show": show, **macs.reading(switch.wiring)},
             preflight.group_id(settings.control_group or settings.socket_group),
             (lambda: None) if settings.control else runtime_dir.choose,
-            {**changes.handlers(switch.change, read), **macs.changing(switch.forwarder)},
+            {**changes.handlers(switch.change, read), **macs.changing(switch.wiring)},
             preflight.group_id(settings.control_group),
         )
         control.open()
@@ -149,7 +148,7 @@ def _wait(
     read: Read | None,
 ) -> int:
     """The main thread's loop, until a signal. Raises RuntimeFailure when the switch cannot go on."""
-    watches = _Watches(switch.forwarder.workers, switch.plan.control_cores)
+    watches = _Watches(switch.wiring.workers, switch.plan.control_cores)
     now = time.monotonic()
     period = settings.stats_period
     next_stats = now + period if period else float("inf")
@@ -175,7 +174,7 @@ def _wait(
             return 130 if received.si_signo == signal.SIGINT else 0
         now = time.monotonic()
         survive("the figures of the last second", history.tick)
-        survive("the forwarding table", switch.tick)
+        survive("the forwarding table", switch.tick, now)
         if helper:
             survive("the helper process", helper.look)
         if switch.failure:
@@ -269,7 +268,7 @@ def _end(
         switch.close()
         faulthandler.cancel_dump_traceback_later()
         log.info("stopped")
-        if switch.forwarder.left_behind:
+        if switch.left_behind:
             # exit(3) may wait for a stream that a thread is reading.
             logging.shutdown()
             os._exit(code)

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from fastvhost.control import affinity, policy_checks, port_text, preflight
 from fastvhost.control.config import FwdConfig
-from fastvhost.control.forwarder import Forwarder
 from fastvhost.control.host import CorePlan
 from fastvhost.control.policy import Policy
 from fastvhost.control.port_spec import Kind, PortSpec
-from fastvhost.control.stats import Snapshot, snapshot
+from fastvhost.control.stats import Snapshot
+from fastvhost.control.switch import Switch
 
 if TYPE_CHECKING:
     from fastvhost.dataplane.ports.endpoint import Endpoint
@@ -66,32 +66,31 @@ class Attachment:
         config = FwdConfig((self.spec, program), ((self.spec.name, program.name),), idle=idle)
         preflight.check(config)
         allowed = affinity.allowed()
-        self._forwarder = Forwarder(config, CorePlan((core,), allowed, allowed))
+        self._switch = Switch.of(config, CorePlan((core,), allowed, allowed))
         self.endpoint = kind.endpoint
 
     def __enter__(self) -> Self:
         """Open the port and start the worker."""
-        self._forwarder.start()
+        self._switch.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
         """Stop the worker, close the port. The endpoint raises EndpointClosedError from then on."""
         self.endpoint.end()
-        if self._forwarder.stop():
-            self._forwarder.close()
+        self._switch.stop()
 
     @property
     def link_up(self) -> bool:
         """Whether the other end takes frames now."""
-        return self._forwarder.ports[0].port.link_up
+        return self._switch.wiring.ports[0].port.link_up
 
     def stats(self) -> Snapshot:
         """Counters of both ports and the worker, as `fastvhost stats --json` prints them."""
-        return snapshot(self._forwarder)
+        return self._switch.counters()
 
     def describe(self) -> dict[str, Any]:
         """The other end, as `fastvhost show --json` prints it."""
-        return self._forwarder.describe(self.spec.name)[0]
+        return self._switch.describe(self.spec.name)[0]
 
 
 def attach(spec: str, **options: Any) -> Attachment:

@@ -1,4 +1,4 @@
-"""What happens at the ports of a running forwarder, as events: found by looking, so no event waits for a reader."""
+"""What happens at the ports of a running wiring, as events: found by looking, so no event waits for a reader."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from fastvhost.control.forwarder import Forwarder, PortUnit
+from fastvhost.control.port_unit import PortUnit
+from fastvhost.control.wiring import Wiring
 
 READY = ("rings", "first packet")
 """States of a port (`fastvhost show`) in which its guest's driver runs."""
@@ -53,8 +54,8 @@ class _Seen(NamedTuple):
 class Observer:
     """Finds what happened since it looked last. At first everything is down, and the table is empty."""
 
-    def __init__(self, forwarder: Forwarder) -> None:
-        self._forwarder = forwarder
+    def __init__(self, wiring: Wiring) -> None:
+        self._wiring = wiring
         self._ports: dict[PortUnit, _Seen] = {}
         self._learned: Mapping[tuple[str, int], int] = {}
         self._outcomes = 0
@@ -62,7 +63,7 @@ class Observer:
 
     def look(self) -> list[Event]:
         """What happened since the last call: ports first, then addresses. What came and went meanwhile is not told."""
-        units = self._forwarder.ports
+        units = self._wiring.ports
         now = {unit: _seen(unit) for unit in units}
         events = [event for unit in units for event in _at_port(unit, self._ports.get(unit, _Seen()), now[unit])]
         gone = [Event(Happened.PORT_DOWN, unit.spec.name, "removed") for unit, was in self._ports.items()
@@ -71,9 +72,9 @@ class Observer:
         return [*gone, *events, *self._at_table()]
 
     def _at_table(self) -> list[Event]:
-        if self._forwarder.bridge is None or time.monotonic() < self._next_table:
+        if self._wiring.bridge is None or time.monotonic() < self._next_table:
             return []
-        table, names = self._forwarder.bridge.table, {unit.number: unit.spec.name for unit in self._forwarder.ports}
+        table, names = self._wiring.bridge.table, {unit.number: unit.spec.name for unit in self._wiring.ports}
         counts = [table.counters(number) for number in names]
         outcomes = sum(one["learned"] + one["moved"] for one in counts)
         if outcomes == self._outcomes:

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastvhost.control import mac_words
 from fastvhost.control.errors import RuntimeFailure, UsageError
-from fastvhost.control.forwarder import Forwarder
+from fastvhost.control.wiring import Wiring
 
 Request = Mapping[str, Any]
 Handlers = dict[str, Callable[[Request], Any]]
@@ -19,16 +19,16 @@ PAGE = 1024
 """Buckets of four entries: at most 4096 rows in one answer, about 400 KB; 3 ms for a table that is half full."""
 
 
-def reading(forwarder: Forwarder) -> Handlers:
+def reading(wiring: Wiring) -> Handlers:
     """By command: what only looks."""
 
     def show(request: Request) -> dict[str, Any]:
-        table = _table(forwarder)
-        number, vlan = _number(forwarder, request.get("port")), _vlan(request)
+        table = _table(wiring)
+        number, vlan = _number(wiring, request.get("port")), _vlan(request)
         first = request.get("from", 0)
         if isinstance(first, bool) or not isinstance(first, int) or not 0 <= first < table.buckets:
             raise UsageError(f"mac-show: from {first}: begin with 0 and go on with the `next` of the last answer")
-        names = {unit.number: unit.spec.name for unit in forwarder.ports}
+        names = {unit.number: unit.spec.name for unit in wiring.ports}
         rows = [
             _row(row, names[row.port])
             for row in table.rows(first, PAGE)
@@ -39,57 +39,57 @@ def reading(forwarder: Forwarder) -> Handlers:
     return {"mac-show": show}
 
 
-def changing(forwarder: Forwarder) -> Handlers:
+def changing(wiring: Wiring) -> Handlers:
     """By command: what changes the table. Each answers with a sentence about what it did."""
 
     def add(request: Request) -> str:
-        table = _table(forwarder)
+        table = _table(wiring)
         address, vlan, name = mac_words.station(request.get("address")), _vlan(request) or 0, str(request.get("port"))
-        number = _number(forwarder, name)
-        _check_member(forwarder, name, vlan)
+        number = _number(wiring, name)
+        _check_member(wiring, name, vlan)
         for there, how, remedy in (
             (table.reserved_port(address), "reserved for", "take it off the addresses of that port first"),
             (table.static_port(address, vlan), "static at", f"fastvhost mac del {address} --vlan {vlan} removes that"),
         ):
             if there not in (None, number):
-                raise RuntimeFailure(f"mac: {address} is {how} port '{forwarder.port_name(there)}'; {remedy}")
+                raise RuntimeFailure(f"mac: {address} is {how} port '{wiring.port_name(there)}'; {remedy}")
         _refusing(table.add, address, number, vlan)
         return f"{address} in VLAN {vlan} is static at port {name}"
 
     def remove(request: Request) -> str:
         address, vlan = mac_words.station(request.get("address")), _vlan(request) or 0
-        _refusing(_table(forwarder).remove, address, vlan)
+        _refusing(_table(wiring).remove, address, vlan)
         return f"{address} in VLAN {vlan} is not static any more"
 
     def flush(request: Request) -> str:
-        removed = _table(forwarder).flush(port=_number(forwarder, request.get("port")), vlan=_vlan(request))
+        removed = _table(wiring).flush(port=_number(wiring, request.get("port")), vlan=_vlan(request))
         return f"{removed} learned {'address is' if removed == 1 else 'addresses are'} forgotten"
 
     return {"mac-add": add, "mac-del": remove, "mac-flush": flush}
 
 
-def _table(forwarder: Forwarder) -> Any:
-    if forwarder.bridge is None:
+def _table(wiring: Wiring) -> Any:
+    if wiring.bridge is None:
         raise RuntimeFailure(
             "mac: this fwd forwards along wires and learns no addresses; start it with --forward learn for that"
         )
-    return forwarder.bridge.table
+    return wiring.bridge.table
 
 
-def _number(forwarder: Forwarder, name: object) -> int | None:
+def _number(wiring: Wiring, name: object) -> int | None:
     """Of the port with this name. None: no name was given."""
     if name is None:
         return None
-    for unit in forwarder.ports:
+    for unit in wiring.ports:
         if unit.spec.name == name:
             return unit.number
-    names = ", ".join(unit.spec.name for unit in forwarder.ports)
+    names = ", ".join(unit.spec.name for unit in wiring.ports)
     raise RuntimeFailure(f"mac: there is no port '{name}'; the ports are {names}")
 
 
-def _check_member(forwarder: Forwarder, name: str, vlan: int) -> None:
+def _check_member(wiring: Wiring, name: str, vlan: int) -> None:
     """Raises RuntimeFailure where this port can never get frames of this VLAN."""
-    vlans = {unit.spec.name: unit.spec.policy.vlans for unit in forwarder.ports}
+    vlans = {unit.spec.name: unit.spec.policy.vlans for unit in wiring.ports}
     if not any(one.keys for one in vlans.values()):
         if vlan:
             raise RuntimeFailure(

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastvhost import __version__
-from fastvhost.control.forwarder import Forwarder, PortUnit
 from fastvhost.control.mac_upkeep import learning
+from fastvhost.control.port_unit import PortUnit
+from fastvhost.control.wiring import Wiring
 from fastvhost.control.worker_thread import WorkerThread
 
 Snapshot = dict[str, Any]
@@ -22,19 +23,19 @@ Snapshot = dict[str, Any]
 BITS = 8
 
 
-def snapshot(forwarder: Forwarder) -> Snapshot:
+def snapshot(wiring: Wiring) -> Snapshot:
     """Every counter now."""
-    reasons = forwarder.parts.drop_reasons
+    reasons = wiring.parts.drop_reasons
     return {
         "version": __version__,
         "time": round(time.time(), 3),
-        "uptime": round(time.monotonic() - forwarder.started_at, 3),
-        "ports": {unit.spec.name: _port(forwarder, unit, reasons) for unit in forwarder.ports},
-        "workers": {thread.name: _worker(thread) for thread in forwarder.workers},
+        "uptime": round(time.monotonic() - wiring.started_at, 3),
+        "ports": {unit.spec.name: _port(wiring, unit, reasons) for unit in wiring.ports},
+        "workers": {thread.name: _worker(thread) for thread in wiring.workers},
     }
 
 
-def _port(forwarder: Forwarder, unit: PortUnit, reasons: tuple[str, ...]) -> dict[str, Any]:
+def _port(wiring: Wiring, unit: PortUnit, reasons: tuple[str, ...]) -> dict[str, Any]:
     counters = unit.port.counters()
     return {
         "number": unit.number,
@@ -50,7 +51,7 @@ def _port(forwarder: Forwarder, unit: PortUnit, reasons: tuple[str, ...]) -> dic
         "segmented": counters.segmented,
         "copies": counters.copies,
         "calls": counters.calls,
-        "learning": learning(forwarder.bridge, unit.number),
+        "learning": learning(wiring.bridge, unit.number),
     }
 
 
@@ -108,18 +109,18 @@ def _worker_rates(now: Mapping[str, Any], before: Mapping[str, Any], seconds: fl
 class History:
     """The last snapshots, so that rates over about the last second can be told without waiting for one."""
 
-    def __init__(self, forwarder: Forwarder, spacing: float = 0.5) -> None:
-        self._forwarder = forwarder
+    def __init__(self, wiring: Wiring, spacing: float = 0.5) -> None:
+        self._wiring = wiring
         self._spacing = spacing
-        self._kept: deque[Snapshot] = deque([snapshot(forwarder)], maxlen=3)
+        self._kept: deque[Snapshot] = deque([snapshot(wiring)], maxlen=3)
 
     def tick(self) -> None:
         """Keep a snapshot now and then; call it often."""
-        now = snapshot(self._forwarder)
+        now = snapshot(self._wiring)
         if now["uptime"] - self._kept[-1]["uptime"] >= self._spacing:
             self._kept.append(now)
 
     def current(self) -> Snapshot:
         """Counters now, with rates since the oldest snapshot kept."""
-        now = snapshot(self._forwarder)
+        now = snapshot(self._wiring)
         return with_rates(now, self._kept[0])

@@ -151,7 +151,7 @@ def test_an_import_from_the_tests_is_seen_wherever_it_stands() -> None:
         ("fastvhost.driver.frontend", "fastvhost.vhostuser.session", False),
         ("fastvhost.control.stats", "fastvhost", True),
         ("fastvhost.backend.logbook", "fastvhost", False),
-        ("fastvhost.control.forwarder", "fastvhost.dataplane.port_api", False),
+        ("fastvhost.control.wiring", "fastvhost.dataplane.port_api", False),
         ("fastvhost.control.stats", "fastvhost.cli.text", False),
         ("fastvhost.abi.virtio_ring", "fastvhost.dataplane.ring", False),
     ],

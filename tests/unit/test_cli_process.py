@@ -132,8 +132,8 @@ def test_an_internal_error_of_the_main_thread_ends_fwd_with_a_log_line_and_remov
 STUCK = {
     "control thread": "from fastvhost.vhostuser.service import VhostUserService\n"
     "VhostUserService._serve = lambda *_: time.sleep(60)",
-    "main thread": "from fastvhost.control.forwarder import Forwarder\n"
-    "Forwarder.stop = lambda self: (self.withdraw(), time.sleep(60))",
+    "main thread": "from fastvhost.control.switch import Switch\n"
+    "Switch.halt = lambda self: ([unit.withdraw() for unit in self.wiring.ports], time.sleep(60))",
 }
 
 

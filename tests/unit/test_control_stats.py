@@ -9,8 +9,8 @@ import pytest
 
 from fastvhost.cli import render
 from fastvhost.control import config, stats
-from fastvhost.control.forwarder import Forwarder
 from fastvhost.control.host import CorePlan
+from fastvhost.control.switch import Switch
 from tests.unit.fake_parts import REASONS, Fakes
 
 
@@ -20,14 +20,14 @@ def fakes() -> Fakes:
 
 
 @pytest.fixture
-def switch(fakes: Fakes) -> Forwarder:
+def switch(fakes: Fakes) -> Switch:
     settings = config.build({"port": ["a.sock", "b.sock"]})
-    return Forwarder(settings, CorePlan((3,), frozenset({0}), frozenset({0})), fakes.parts())
+    return Switch.of(settings, CorePlan((3,), frozenset({0}), frozenset({0})), fakes.parts())
 
 
-def test_a_snapshot_is_plain_json_with_every_reason_even_at_zero(fakes: Fakes, switch: Forwarder) -> None:
+def test_a_snapshot_is_plain_json_with_every_reason_even_at_zero(fakes: Fakes, switch: Switch) -> None:
     fakes.ports["a"].figures = {"rx_frames": 7, "rx_dropped": {"link_down": 2}}
-    seen = json.loads(json.dumps(stats.snapshot(switch)))
+    seen = json.loads(json.dumps(stats.snapshot(switch.wiring)))
     assert list(seen["ports"]) == ["a", "b"]
     assert seen["ports"]["a"]["rx_frames"] == 7
     assert seen["ports"]["a"]["rx_dropped"] == {"no_receive_buffers": 0, "link_down": 2}
@@ -48,8 +48,8 @@ def later(before: dict[str, Any], seconds: float, **port: Any) -> dict[str, Any]
     return {**before, "uptime": before["uptime"] + seconds, "ports": ports}
 
 
-def test_rates_are_differences_per_second(switch: Forwarder) -> None:
-    before = stats.snapshot(switch)
+def test_rates_are_differences_per_second(switch: Switch) -> None:
+    before = stats.snapshot(switch.wiring)
     now = later(before, 2.0, rx_frames=1000, rx_bytes=64000, tx_dropped={"no_receive_buffers": 4, "link_down": 6})
     now["workers"] = {"worker0": {**before["workers"]["worker0"], "rounds": 400, "busy_rounds": 100}}
     rates = stats.with_rates(now, before)["rates"]
@@ -61,26 +61,26 @@ def test_rates_are_differences_per_second(switch: Forwarder) -> None:
     assert rates["workers"]["worker0"] == {"rounds": 200.0, "busy_rounds": 50.0, "sleeps": 0.0}
 
 
-def test_without_an_earlier_snapshot_there_are_no_rates(switch: Forwarder) -> None:
-    now = stats.snapshot(switch)
+def test_without_an_earlier_snapshot_there_are_no_rates(switch: Switch) -> None:
+    now = stats.snapshot(switch.wiring)
     assert "rates" not in stats.with_rates(now, None)
     assert "rates" not in stats.with_rates(now, now)
 
 
-def test_history_answers_with_rates_over_the_last_moments(switch: Forwarder, fakes: Fakes) -> None:
-    history = stats.History(switch, spacing=0.0)
+def test_history_answers_with_rates_over_the_last_moments(switch: Switch, fakes: Fakes) -> None:
+    history = stats.History(switch.wiring, spacing=0.0)
     for _ in range(10):
         history.tick()
-    switch.started_at -= 1.0
+    switch.wiring.started_at -= 1.0
     fakes.ports["a"].figures = {"rx_frames": 50}
     rates = history.current()["rates"]
     assert rates["seconds"] >= 1.0
     assert rates["ports"]["a"]["rx_frames"] * rates["seconds"] == pytest.approx(50, rel=0.001)
 
 
-def test_the_table_names_each_drop_with_its_reason_and_side(switch: Forwarder, fakes: Fakes) -> None:
+def test_the_table_names_each_drop_with_its_reason_and_side(switch: Switch, fakes: Fakes) -> None:
     fakes.ports["b"].figures = {"tx_dropped": {"no_receive_buffers": 12}}
-    text = render.stats(stats.snapshot(switch))
+    text = render.stats(stats.snapshot(switch.wiring))
     assert "dropped towards b: no_receive_buffers 12" in text
     assert "link_down" not in text
     assert "worker0: core 3, a>b b>a" in text

@@ -10,9 +10,9 @@ import pytest
 from bench.guests.waits import MAX_WAIT
 from fastvhost.control import config
 from fastvhost.control.errors import RuntimeFailure, UsageError
-from fastvhost.control.forwarder import Forwarder
 from fastvhost.control.host import CorePlan
 from fastvhost.control.port_text import parse
+from fastvhost.control.switch import Switch
 from tests.unit.fake_parts import Fakes
 
 
@@ -21,9 +21,9 @@ def plan(*cores: int | None) -> CorePlan:
     return CorePlan(cores or (None,), allowed, allowed)
 
 
-def switch(fakes: Fakes, *ports: str, cores: int = 1, **options: object) -> Forwarder:
+def switch(fakes: Fakes, *ports: str, cores: int = 1, **options: object) -> Switch:
     settings = config.build({"port": list(ports), **{key.replace("_", "-"): value for key, value in options.items()}})
-    return Forwarder(settings, plan(*[None] * cores), fakes.parts())
+    return Switch.of(settings, plan(*[None] * cores), fakes.parts())
 
 
 def test_one_worker_has_both_ways_of_every_wire() -> None:
@@ -35,7 +35,7 @@ def test_one_worker_has_both_ways_of_every_wire() -> None:
 
 def test_every_port_of_a_switch_sends_to_its_bridge_and_the_workers_share_the_ports() -> None:
     fakes = Fakes()
-    assert switch(fakes, "a.sock", "b.sock", "c.sock,queues=2", cores=2).config.most_workers == 4
+    assert switch(fakes, "a.sock", "b.sock", "c.sock,queues=2", cores=2).wiring.config.most_workers == 4
     ways = [[wire[:2] for wire in worker.wires] for worker in fakes.workers]
     assert ways == [[("a", "a+b+c"), ("c", "a+b+c")], [("b", "a+b+c"), ("c", "a+b+c")]]
 
@@ -44,17 +44,17 @@ def test_policies_are_in_effect_before_the_first_frame() -> None:
     fakes = Fakes()
     mac = "52:54:00:00:00:01"
     made = switch(fakes, f"a.sock,macs={mac},max-macs=7,isolate=g,storm=9+multicast,mirror=c,pps=5", "b.sock", "c.sock")
-    assert [policy for policy in made.bridge.policies if policy[0] == "a"] == [
+    assert [policy for policy in made.wiring.bridge.policies if policy[0] == "a"] == [
         ("a", "guard", mac), ("a", "macs", 7), ("a", "isolate", "g"), ("a", "floods", 9, True), ("a", "mirror", "c"),
     ]  # fmt: skip
-    assert [policy for policy in made.bridge.policies if policy[0] == "b"] == [
+    assert [policy for policy in made.wiring.bridge.policies if policy[0] == "b"] == [
         ("b", "guard"), ("b", "macs", 1024), ("b", "isolate", ""), ("b", "floods", 1000, False), ("b", "mirror", None),
     ]  # fmt: skip
     limits = [wire.limit for wire in fakes.workers[0].wires]
     assert limits == [{"bits": 0, "frames": frames, "burst": 0} for frames in (5, 0, 0)]
     assert made.describe("a")[0]["isolate"] == "g"
-    made.enforce(parse("a.sock,storm=off").policy)
-    assert ("a", "floods", 0, False) in made.bridge.policies
+    made.wiring.enforce(parse("a.sock,storm=off").policy)
+    assert ("a", "floods", 0, False) in made.wiring.bridge.policies
 
 
 def test_a_policy_that_cannot_be_is_refused_with_its_port() -> None:
@@ -96,7 +96,7 @@ def test_no_more_workers_share_a_way_than_it_has_queue_pairs() -> None:
 def test_every_worker_up_to_the_most_has_work_and_one_more_has_none(ports: tuple[str, ...], most: int) -> None:
     for cores in range(1, most + 2):
         fakes = Fakes()
-        assert switch(fakes, *ports, cores=cores, forward="patch").config.most_workers == most
+        assert switch(fakes, *ports, cores=cores, forward="patch").wiring.config.most_workers == most
         assert [bool(worker.wires) for worker in fakes.workers] == [number < most for number in range(cores)]
 
 
@@ -122,7 +122,7 @@ def test_sockets_listen_before_workers_poll_and_guests_are_answered_last() -> No
         time.sleep(0.001)
     assert fakes.log[:3] == ["prepare worker0", "open a", "open b"]
     assert set(fakes.log[3:]) == {"run worker0", "start a", "start b"}
-    assert running.stop(MAX_WAIT)
+    assert running.halt(MAX_WAIT)
     assert fakes.log[6:] == ["withdraw a", "withdraw b", "stop worker0", "stop a", "stop b"]
     running.close()
     assert fakes.log[11:] == ["close a", "close b"]
@@ -132,7 +132,7 @@ def test_workers_that_cannot_notify_by_themselves_are_logged_once(caplog: pytest
     fakes = Fakes(moods={"worker0": "unprepared", "worker1": "unprepared"})
     running = switch(fakes, "a.sock", "b.sock", cores=2)
     running.start()
-    assert running.stop(MAX_WAIT)
+    assert running.halt(MAX_WAIT)
     assert [message for message in caplog.messages if "no room" in message] == [
         "guests are notified by threads of their ports, which is slower: no room"
     ]
@@ -151,15 +151,15 @@ def test_a_socket_that_cannot_be_made_is_one_sentence_and_leaves_nothing_running
 def test_a_worker_that_ends_unasked_is_a_failure(mood: str, said: str) -> None:
     running = switch(Fakes(moods={"worker0": mood}), "a.sock", "b.sock")
     running.start()
-    running.workers[0].join(MAX_WAIT)
+    running.wiring.workers[0].join(MAX_WAIT)
     assert said in running.failure
-    running.stop(MAX_WAIT)
+    running.halt(MAX_WAIT)
 
 
 def test_a_worker_that_ends_when_told_to_is_no_failure() -> None:
     running = switch(Fakes(), "a.sock", "b.sock")
     running.start()
-    assert running.stop(MAX_WAIT)
+    assert running.halt(MAX_WAIT)
     assert running.failure == ""
 
 
@@ -168,10 +168,10 @@ def test_a_stuck_worker_does_not_keep_the_switch_from_stopping() -> None:
     running = switch(fakes, "a.sock", "b.sock")
     running.start()
     try:
-        assert not running.stop(0.2)
+        assert not running.halt(0.2)
         assert "stop b" in fakes.log
         assert not fakes.workers[0].released.is_set()
-        assert running.workers[0].is_alive()
+        assert running.wiring.workers[0].is_alive()
     finally:
         fakes.workers[0].released.set()
 
@@ -181,7 +181,7 @@ def test_ports_that_are_stuck_share_the_time_of_a_stop_and_take_none_from_the_ot
     fakes = Fakes(moods=dict.fromkeys(names[:19], "late"))
     running = switch(fakes, *(f"{name}.sock" for name in names))
     running.start()
-    assert not running.stop(0.5)
+    assert not running.halt(0.5)
     assert 0.3 < sum(fakes.waits) < 0.6
     # Every one is asked before any is waited for.
     asked = [line.removeprefix("stop ") for line in fakes.log if line.startswith("stop p")]
@@ -191,7 +191,7 @@ def test_ports_that_are_stuck_share_the_time_of_a_stop_and_take_none_from_the_ot
 def test_whatever_else_goes_wrong_while_it_starts_leaves_nothing_listening() -> None:
     fakes = Fakes(refuses={"b": "unused"})
     running = switch(fakes, "a.sock", "b.sock")
-    running.ports[1].service.open = lambda: 1 // 0  # type: ignore[union-attr, method-assign, assignment, return-value]
+    running.wiring.ports[1].service.open = lambda: 1 // 0  # type: ignore[union-attr, method-assign, assignment, return-value]
     with pytest.raises(ZeroDivisionError):
         running.start()
     assert {"withdraw a", "stop a"} <= set(fakes.log)
@@ -202,13 +202,13 @@ def test_a_worker_runs_on_its_core_and_nowhere_else() -> None:
     fakes = Fakes()
     core = max(os.sched_getaffinity(0))
     settings = config.build({"port": ["a.sock", "b.sock"]})
-    running = Forwarder(settings, plan(core), fakes.parts())
+    running = Switch.of(settings, plan(core), fakes.parts())
     fakes.workers[0].run = lambda: seen.append(set(os.sched_getaffinity(0)))  # type: ignore[method-assign]
     running.start()
-    running.workers[0].join(MAX_WAIT)
+    running.wiring.workers[0].join(MAX_WAIT)
     assert seen == [{core}]
     assert os.sched_getaffinity(0) != {core} or len(os.sched_getaffinity(0)) == 1
-    running.stop(MAX_WAIT)
+    running.halt(MAX_WAIT)
 
 
 def test_describe_knows_every_port_and_its_other_end() -> None:

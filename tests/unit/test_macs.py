@@ -16,9 +16,9 @@ from fastvhost.cli import render
 from fastvhost.control import config, control_client, macs, stats
 from fastvhost.control.control_socket import ControlSocket
 from fastvhost.control.errors import FastvhostError, UsageError
-from fastvhost.control.forwarder import Forwarder
 from fastvhost.control.host import CorePlan
 from fastvhost.control.mac_upkeep import SAY_SECONDS, SWEEP_SECONDS, MacUpkeep
+from fastvhost.control.switch import Switch
 from fastvhost.dataplane.forwarding_table import ForwardingTable
 from tests.probes.mac_tables import destination, learn_one
 from tests.unit.fake_parts import Fakes
@@ -28,14 +28,14 @@ Run = Callable[..., tuple[int, str, str]]
 LEARN, PATCH = ("a.sock", "b.sock", "c.sock"), ("a.sock", "b.sock")
 
 
-def switch_of(*ports: str) -> Forwarder:
+def switch_of(*ports: str) -> Switch:
     settings = config.build({"port": list(ports)})
-    return Forwarder(settings, CorePlan((None,), frozenset({0}), frozenset({0})), Fakes().parts())
+    return Switch.of(settings, CorePlan((None,), frozenset({0}), frozenset({0})), Fakes().parts())
 
 
-def table_of(switch: Forwarder) -> ForwardingTable:
-    assert switch.bridge is not None
-    table: ForwardingTable = switch.bridge.table
+def table_of(switch: Switch) -> ForwardingTable:
+    assert switch.wiring.bridge is not None
+    table: ForwardingTable = switch.wiring.bridge.table
     return table
 
 
@@ -43,24 +43,24 @@ def address(n: int) -> str:
     return (b"\x52\x54" + n.to_bytes(4, "big")).hex(":")
 
 
-def learn(switch: Forwarder, n: int, port: int, vlan: int = 0) -> str:
+def learn(switch: Switch, n: int, port: int, vlan: int = 0) -> str:
     return learn_one(table_of(switch), destination(b"\x52\x54" + n.to_bytes(4, "big") + bytes(6), vlan), port)
 
 
 @pytest.fixture
-def switch() -> Forwarder:
+def switch() -> Switch:
     """Of ports a, b and c, 0 to 2."""
     return switch_of(*LEARN)
 
 
 @pytest.fixture
-def run(directory: Path, capsys: Captured) -> Iterator[Callable[[Forwarder], Run]]:
+def run(directory: Path, capsys: Captured) -> Iterator[Callable[[Switch], Run]]:
     """For a switch whose control socket it serves: run `fastvhost mac` with these words, and get code and output."""
     servers: list[ControlSocket] = []
 
-    def serve(switch: Forwarder) -> Run:
+    def serve(switch: Switch) -> Run:
         path = directory / f"{len(servers)}.sock"
-        server = ControlSocket(path, macs.reading(switch), changes=macs.changing(switch))
+        server = ControlSocket(path, macs.reading(switch.wiring), changes=macs.changing(switch.wiring))
         servers.append(server)
         server.open()
         server.start()
@@ -76,10 +76,10 @@ def run(directory: Path, capsys: Captured) -> Iterator[Callable[[Forwarder], Run
         server.stop()
 
 
-Serve = Callable[[Forwarder], Run]
+Serve = Callable[[Switch], Run]
 
 
-def test_what_was_learned_is_listed_by_port_names_and_filtered(switch: Forwarder, run: Serve) -> None:
+def test_what_was_learned_is_listed_by_port_names_and_filtered(switch: Switch, run: Serve) -> None:
     mac = run(switch)
     learn(switch, 1, 0)
     learn(switch, 2, 2, vlan=7)
@@ -100,7 +100,7 @@ def test_what_was_learned_is_listed_by_port_names_and_filtered(switch: Forwarder
 
 
 def test_a_table_of_many_pages_has_each_entry_once(
-    switch: Forwarder, run: Serve, monkeypatch: pytest.MonkeyPatch
+    switch: Switch, run: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(macs, "PAGE", 100)  # does not divide 512 buckets
     for n in range(600):
@@ -109,10 +109,10 @@ def test_a_table_of_many_pages_has_each_entry_once(
     assert sorted(json.loads(line)["address"] for line in lines) == [address(n) for n in range(600)]
 
 
-def test_no_answer_has_more_rows_than_its_buckets_have_places(switch: Forwarder) -> None:
+def test_no_answer_has_more_rows_than_its_buckets_have_places(switch: Switch) -> None:
     for n in range(4000):
         learn(switch, n, 0)
-    show = macs.reading(switch)["mac-show"]
+    show = macs.reading(switch.wiring)["mac-show"]
     answer = show({"from": 0})
     assert len(answer["rows"]) <= 4 * macs.PAGE
     assert answer["next"] is None  # 512 buckets are one page
@@ -121,7 +121,7 @@ def test_no_answer_has_more_rows_than_its_buckets_have_places(switch: Forwarder)
             show({"from": wrong})
 
 
-def test_a_static_entry_stays_where_it_was_put_until_it_is_removed(switch: Forwarder, run: Serve) -> None:
+def test_a_static_entry_stays_where_it_was_put_until_it_is_removed(switch: Switch, run: Serve) -> None:
     mac = run(switch)
     learn(switch, 1, 0)
     assert mac("add", address(1).upper().replace(":", "-"), "b") == (
@@ -136,7 +136,7 @@ def test_a_static_entry_stays_where_it_was_put_until_it_is_removed(switch: Forwa
     assert learn(switch, 1, 0) == "learned"
 
 
-def test_a_flush_forgets_a_port_or_a_vlan_or_both_or_all(switch: Forwarder, run: Serve) -> None:
+def test_a_flush_forgets_a_port_or_a_vlan_or_both_or_all(switch: Switch, run: Serve) -> None:
     mac = run(switch)
     for n, (port, vlan) in enumerate([(0, 0), (0, 5), (1, 5), (2, 0), (2, 6)]):
         learn(switch, n, port, vlan)
@@ -178,7 +178,7 @@ WRONG = [
     ("words", "code", "said"), WRONG, ids=lambda value: " ".join(value) if isinstance(value, tuple) else ""
 )
 def test_what_cannot_be_done_is_one_line_and_the_table_is_as_it_was(
-    switch: Forwarder, run: Serve, words: tuple[str, ...], code: int, said: str
+    switch: Switch, run: Serve, words: tuple[str, ...], code: int, said: str
 ) -> None:
     learn(switch, 5, 0)
     table_of(switch).add("52:54:00:00:00:77", 2)
@@ -197,11 +197,11 @@ def test_what_cannot_be_done_is_one_line_and_the_table_is_as_it_was(
     ("mac-flush", {"port": {}}),
 ])  # fmt: skip
 def test_requests_by_hand_are_judged_as_those_of_the_verb(
-    switch: Forwarder, command: str, given: dict[str, object]
+    switch: Switch, command: str, given: dict[str, object]
 ) -> None:
     learn(switch, 5, 0)
     with pytest.raises(FastvhostError, match="mac: "):
-        macs.changing(switch)[command](given)
+        macs.changing(switch.wiring)[command](given)
     assert len(table_of(switch).rows()) == 1
 
 
@@ -225,14 +225,14 @@ def test_an_address_is_put_only_where_frames_of_its_vlan_can_go(run: Serve, port
     assert said in err
 
 
-def test_a_switch_without_vlans_has_all_addresses_in_vlan_0(switch: Forwarder, run: Serve) -> None:
+def test_a_switch_without_vlans_has_all_addresses_in_vlan_0(switch: Switch, run: Serve) -> None:
     code, _, err = run(switch)("add", STATION, "a", "--vlan", "5")
     assert code == 1
     assert "all addresses are in VLAN 0; leave --vlan out" in err
 
 
 def test_an_answer_that_is_not_a_fwds_is_one_line(
-    switch: Forwarder, run: Serve, monkeypatch: pytest.MonkeyPatch
+    switch: Switch, run: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mac = run(switch)
     for answer in (None, [], {"rows": 5, "next": None}, {"rows": [{}], "next": None}, {"rows": [], "next": 0}):
@@ -245,13 +245,13 @@ def test_an_answer_that_is_not_a_fwds_is_one_line(
 # Counts
 
 
-def test_stats_and_show_tell_what_was_learned_from_a_port_and_what_was_not(switch: Forwarder) -> None:
+def test_stats_and_show_tell_what_was_learned_from_a_port_and_what_was_not(switch: Switch) -> None:
     learn(switch, 1, 0)
     learn(switch, 2, 0)
     learn(switch, 1, 1)
     table_of(switch).add(address(3), 2)
     learn(switch, 3, 0)
-    snapshot = json.loads(json.dumps(stats.snapshot(switch)))
+    snapshot = json.loads(json.dumps(stats.snapshot(switch.wiring)))
     from_a = snapshot["ports"]["a"]["learning"]
     assert {key: from_a[key] for key in ("addresses", "learned", "moved", "evicted")} == {
         "addresses": 1, "learned": 2, "moved": 0, "evicted": 0,
@@ -269,7 +269,7 @@ def test_stats_and_show_tell_what_was_learned_from_a_port_and_what_was_not(switc
 
 def test_a_fwd_along_wires_learns_nothing() -> None:
     switch = switch_of(*PATCH)
-    snapshot = stats.snapshot(switch)
+    snapshot = stats.snapshot(switch.wiring)
     assert snapshot["ports"]["a"]["learning"] is None
     assert "learned" not in render.stats(snapshot)
     assert "learning" not in switch.describe("a")[0]
@@ -306,7 +306,7 @@ def test_the_switch_has_its_table_looked_after() -> None:
     switch_of(*PATCH).tick(50.0)
 
 
-def test_what_is_learned_before_the_first_tick_is_not_too_old_at_that_tick(switch: Forwarder) -> None:
+def test_what_is_learned_before_the_first_tick_is_not_too_old_at_that_tick(switch: Switch) -> None:
     switch.start()
     try:
         learn(switch, 1, 0)
@@ -317,7 +317,7 @@ def test_what_is_learned_before_the_first_tick_is_not_too_old_at_that_tick(switc
         switch.stop()
 
 
-def flap(switch: Forwarder, n: int) -> None:
+def flap(switch: Switch, n: int) -> None:
     """Until it was seen to move too often."""
     times = table_of(switch).flapped
     for turn in range(20):
@@ -326,7 +326,7 @@ def flap(switch: Forwarder, n: int) -> None:
 
 
 def test_flapping_is_logged_at_once_and_then_once_in_a_while(
-    switch: Forwarder, caplog: pytest.LogCaptureFixture
+    switch: Switch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "fastvhost")
     switch.tick(0.0)

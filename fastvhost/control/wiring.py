@@ -1,8 +1,6 @@
-"""The composition root: ports, their services, workers and wires, put together, started and stopped in order.
+"""Ports, the workers' wires between them, and their policies; and how these change while workers run.
 
-Starting: AIO contexts are made, sockets listen, workers poll, then services answer; a guest that is early waits in the
-socket's queue. Stopping: paths are removed first, so that another fwd can serve on them whatever is stuck here. Then
-workers finish their burst, services publish used entries and close connections, and only then memory is unmapped.
+One change at a time, and all of it at once or nothing. `changeover` says which ones, from a configuration to another.
 """
 
 from __future__ import annotations
@@ -13,46 +11,28 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fastvhost.control import enforcement, membership, open_files
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.errors import RuntimeFailure, UsageError
-from fastvhost.control.host import CorePlan
-from fastvhost.control.mac_upkeep import MacUpkeep, learning
-from fastvhost.control.parts import Parts, real_parts
+from fastvhost.control.parts import Parts
 from fastvhost.control.policy import Policy
-from fastvhost.control.port_parts import AnyPort, Service
 from fastvhost.control.port_spec import PortSpec
+from fastvhost.control.port_unit import PortUnit
 from fastvhost.control.watch import MEET_SECONDS, Judged, WatchThread
 from fastvhost.control.worker_thread import WorkerThread
 
 log = logging.getLogger("fastvhost")
 
-STOP_SECONDS = 1.5
-"""Seconds for all workers and services together to stop. Two seconds are promised from a signal to the exit of fwd: the
-rest is for the last figures and for Python to end."""
-SERVICES_SECONDS = 0.4
-"""Of these seconds, those that services have together where a worker does not end."""
 CHANGE_SECONDS = 0.4
-"""Of these seconds, those that a change under way has to end."""
+"""Seconds that a change under way has to end when the switch stops."""
 END_SECONDS = 2.0
 """Seconds for the service of a port to stop that is removed while others go on."""
 WATCH_SECONDS = 0.2
 """Seconds for a watch over the workers to end, before another one takes its place."""
-
-
-@dataclass(slots=True, eq=False)
-class PortUnit:
-    """One port with what belongs to it."""
-
-    number: int
-    spec: PortSpec
-    """Another one where its policy changes."""
-    port: AnyPort
-    service: Service | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,36 +50,28 @@ class Way:
         return self.ingress.spec.name, self.egress.spec.name if self.egress else None
 
 
-class Forwarder:
-    """A running forwarder, or one about to run."""
+class Wiring:
+    """The ports of a configuration, wired to each other or members of an Ethernet switch; neither opened nor served."""
 
-    def __init__(self, config: FwdConfig, plan: CorePlan, parts: Parts | None = None) -> None:
+    def __init__(self, config: FwdConfig, parts: Parts, door: Any, workers: Sequence[WorkerThread]) -> None:
         self.config = config
-        self.parts = parts or real_parts()
+        self.parts = parts
+        self.workers = workers
         self.started_at = time.monotonic()
-        self._door = self.parts.door()
+        self._door = door
         self.ports: tuple[PortUnit, ...] = tuple(
             self.make_unit(number, spec) for number, spec in enumerate(config.ports)
         )
         """By number. Replaced as a whole where ports come and go."""
-        self.workers = tuple(
-            WorkerThread(
-                f"worker{number}", self.parts.worker(self._door, f"worker{number}", config), core, plan.allowed
-            )
-            for number, core in enumerate(plan.worker_cores)
-        )
+        self.bridge = parts.bridge([unit.port for unit in self.ports], config) if config.forward == "learn" else None
         self._watch: WatchThread | None = None
-        self.bridge = None
-        if config.forward == "learn":
-            self.bridge = self.parts.bridge([unit.port for unit in self.ports], config)
-        self._upkeep = MacUpkeep(self.bridge.table, self.port_name) if self.bridge else None
         self._ways: dict[str, Way] = {}
         self._lock = threading.Lock()
-        self._stopping = False
+        self._ending = False
         self.unended: list[PortUnit] = []
         """Ports that were removed while a thread still used them."""
         self._wire_up()
-        self._rewiring = self.parts.rewiring(self._door, [thread.worker for thread in self.workers])
+        self._rewiring = parts.rewiring(door, [thread.worker for thread in workers])
         for unit in self.ports:
             self.enforce(unit.spec.policy)
 
@@ -176,27 +148,6 @@ class Forwarder:
             unit.spec = specs[unit.spec.name]
         self.config = config
 
-    def start(self) -> None:
-        """Prepare, listen, poll, answer. On failure everything that was started is stopped again."""
-        # Before a front-end can connect: it could use up the AIO contexts of this host.
-        if trouble := next(filter(None, [thread.worker.prepare() for thread in self.workers]), ""):
-            log.warning("guests are notified by threads of their ports, which is slower: %s", trouble)
-        try:
-            with self.refusing():
-                for unit in self.ports:
-                    if unit.service:
-                        unit.service.open()
-                self.tick(time.monotonic())  # what is learned at once was learned now, and not at second 0
-                for thread in self.workers:
-                    thread.start()
-                self._watch_workers()
-                for unit in self.ports:
-                    if unit.service:
-                        unit.service.start()
-        except BaseException:
-            self.stop()
-            raise
-
     @contextlib.contextmanager
     def refusing(self) -> Iterator[None]:
         """Raises UsageError or RuntimeFailure where parts cannot be made or started."""
@@ -215,12 +166,18 @@ class Forwarder:
     def changing(self) -> Iterator[None]:
         """One change at a time, and none while it stops. Raises RuntimeFailure."""
         with self._lock:
-            if self._stopping:
+            if self._ending:
                 raise RuntimeFailure("fwd is stopping; nothing was changed")
             unended, self.unended = self.unended, []
             for unit in unended:
                 self.end(unit)
             yield
+
+    def end_changes(self) -> None:
+        """A change under way ends first, and there is no other one."""
+        self._ending = True
+        if self._lock.acquire(timeout=CHANGE_SECONDS):
+            self._lock.release()
 
     def rewire(self, units: tuple[PortUnit, ...], config: FwdConfig) -> None:
         """Have these ports, wired like this, between two bursts of the workers. Services are left as they are.
@@ -286,12 +243,10 @@ class Forwarder:
 
         Where a thread still uses it, the log says so, and the next change tries again.
         """
-        if unit.service:
-            with contextlib.suppress(Exception):
-                unit.service.withdraw()
-            if not self._stopped(unit, END_SECONDS):
-                self.unended.append(unit)
-                return
+        unit.withdraw()
+        if not unit.stopped(END_SECONDS):
+            self.unended.append(unit)
+            return
         try:
             self._rewiring.dismiss(unit.port, bridge=membership.of(self.bridge, unit.port))
         except RuntimeError as error:
@@ -300,18 +255,8 @@ class Forwarder:
         else:
             unit.port.close()
 
-    def _watch_anew(self) -> None:
-        """Other wires are there: the watch over the workers gives way to another one, with other wires."""
-        if self._watch is not None:
-            self._watch.stop()
-            self._watch.join(WATCH_SECONDS)  # where it is blocked, it ends later, and keeps what it looks at until then
-            self._watch = None
-            try:
-                self._watch_workers()
-            except (OSError, RuntimeError) as error:
-                log.warning("nobody watches whether guests' memory keeps workers waiting: %s", error)
-
-    def _watch_workers(self) -> None:
+    def watch(self) -> None:
+        """Watch over the workers, which run or are about to."""
         if self.parts.watch is not None:
             services: list[tuple[str, object]] = [(unit.spec.name, unit.service) for unit in self.ports]
             judged = {name: service for name, service in services if isinstance(service, Judged)}
@@ -320,95 +265,22 @@ class Forwarder:
             self._watch = WatchThread(watch, judged)
             self._watch.start()
 
-    def tick(self, now: float) -> None:
-        """What the forwarding table needs once a second. Call it often. now: time.monotonic()."""
-        if self._upkeep:
-            self._upkeep.look(now)
-
-    def withdraw(self) -> None:
-        """Remove the paths of all ports and take no more front-ends. Does not wait. Idempotent."""
-        for unit in self.ports:
-            if unit.service:
-                try:
-                    unit.service.withdraw()
-                except Exception as error:
-                    log.warning("port %s: its path is not free: %s", unit.spec.name, error)
-
-    def stop(self, timeout: float = STOP_SECONDS) -> bool:
-        """Remove paths, publish used entries, close connections. False where a thread did not end in time."""
-        deadline = time.monotonic() + timeout
-        self._stopping = True
-        with contextlib.ExitStack() as stack:
-            if self._lock.acquire(timeout=CHANGE_SECONDS):  # a change under way ends first
-                stack.callback(self._lock.release)
-        self.withdraw()
+    def unwatch(self) -> None:
+        """Does not wait: it may be held as long as a worker, and touches nothing of ours."""
         if self._watch is not None:
-            self._watch.stop()  # not waited for: it may be held as long as a worker, and touches nothing of ours
-        for thread in self.workers:
-            thread.stop()
-        in_time = True
-        for thread in self.workers:
-            if thread.ident is not None:
-                thread.join(max(0.0, deadline - SERVICES_SECONDS - time.monotonic()))
-                in_time &= not thread.is_alive()
-        # All are asked to stop before one is waited for, so that a stuck port takes no time from the others.
-        asked = [unit for unit in self.ports if unit.service and not self._stopped(unit, 0.0)]
-        deadline = max(deadline, time.monotonic() + SERVICES_SECONDS)
-        for unit in asked:
-            in_time &= self._stopped(unit, max(0.001, deadline - time.monotonic()))
-        return in_time
+            self._watch.stop()
 
-    def _stopped(self, unit: PortUnit, timeout: float) -> bool:
-        """Stop its service. Whether that ended within `timeout` seconds; the log says why not, unless timeout is 0."""
-        assert unit.service is not None
-        try:
-            unit.service.stop(timeout)
-        except Exception as error:
-            if timeout:
-                log.warning("port %s: did not stop cleanly: %s", unit.spec.name, error)
-            return False
-        return True
-
-    def close(self) -> None:
-        """Unmap guest memory. Only after stop() returned True, and after the counters were read for the last time."""
-        for unit in (*self.ports, *self.unended):
-            unit.port.close()
-
-    @property
-    def left_behind(self) -> bool:
-        """Whether, after stop(), a thread still waits for a file and uses nothing else."""
-        return any(getattr(unit.service, "left_behind", False) for unit in self.ports)
-
-    @property
-    def failure(self) -> str:
-        """Why it cannot go on, or empty."""
-        return next((thread.failure for thread in self.workers if thread.failure), "")
+    def _watch_anew(self) -> None:
+        """Other wires are there: the watch over the workers gives way to another one, with other wires."""
+        if self._watch is not None:
+            self._watch.stop()
+            self._watch.join(WATCH_SECONDS)  # where it is blocked, it ends later, and keeps what it looks at until then
+            self._watch = None
+            try:
+                self.watch()
+            except (OSError, RuntimeError) as error:
+                log.warning("nobody watches whether guests' memory keeps workers waiting: %s", error)
 
     def port_name(self, number: int) -> str:
         """Of the port with this number; the number where there is none."""
         return next((unit.spec.name for unit in self.ports if unit.number == number), str(number))
-
-    def describe(self, name: str | None = None) -> list[dict[str, Any]]:
-        """Every port, or the one of that name, for `show`. Raises KeyError where there is none."""
-        units = [unit for unit in self.ports if name in (None, unit.spec.name)]
-        if not units:
-            raise KeyError(name)
-        return [self._describe(unit) for unit in units]
-
-    def _describe(self, unit: PortUnit) -> dict[str, Any]:
-        spec = unit.spec
-        peers = {a: b for left, right in self.config.wires for a, b in ((left, right), (right, left))}
-        about: dict[str, Any] = {
-            "name": spec.name,
-            "number": unit.number,
-            "kind": spec.kind.name,
-            "link": "up" if unit.port.link_up else "down",
-            "wired_to": peers.get(spec.name),
-        }
-        about |= spec.kind.describe(spec)
-        about |= {key.replace("-", "_"): value for key, value in spec.policy.keys[1:]}
-        if self.bridge:
-            about["learning"] = learning(self.bridge, unit.number)
-        if unit.service:
-            about |= {key: value for key, value in unit.service.describe().items() if key not in about}
-        return about
