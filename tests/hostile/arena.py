@@ -12,15 +12,15 @@ import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 from bench import conservation
 from bench.guests.waits import MAX_WAIT
 from tests.driver import Memory, Region, Timeout
 from tests.frontend import FEATURES, Closed, Frontend, Guest, Refused
 from tests.hostile.attack import Attack
-from tests.hostile.backend import END_SECONDS, Backend, Starter, fastvhost
+from tests.hostile.backend import END_SECONDS, KEYS, Backend, Starter, fastvhost
 from tests.hostile.flood import LEAST_SHARE, TURNS, Flood, Shares
 from tests.hostile.honest import HonestStream, Progress
 from tests.hostile.invariant import Broken
@@ -47,8 +47,13 @@ LOG_ALARMS = ("Traceback", "Sanitizer", "runtime error", "Segmentation fault", "
 class Arena:
     """A back-end under attack."""
 
+    forward = "patch"
     holds = True
     """Frames wait for room."""
+    takes_tags = True
+    """Frames with VLAN tags pass, as they are."""
+    keys: ClassVar[Mapping[str, str]] = KEYS
+    """Of each port."""
 
     def __init__(
         self,
@@ -93,7 +98,7 @@ class Arena:
         self.shares: list[Shares] = []
         """The measurements with the flood."""
         self._log_read = 0
-        self.backend, self._more = Backend(start, more), bool(more)
+        self.backend, self._more = Backend(start, more, forward=self.forward, keys=self.keys), bool(more)
         self._closers: list[Callable[[], object]] = [self._remove, self.backend.stop]
         self._always = len(self._closers)
         try:

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,9 @@ PORTS = "abcdefghijkl"
 g and h: the honest flood. i and j: an attacker that is both ends, with queue pairs as many as there may be.
 k and l: an attacker with a control queue that is ours, and a device of which there is something to tell.
 """
-OPTIONS = dict.fromkeys("ij", "queues=128") | dict.fromkeys("kl", "queues=2")
-OPTIONS["k"] += ",mac=52:54:00:00:00:0b,mtu=9000"
+KEYS = dict.fromkeys(PORTS, "") | dict.fromkeys("ij", "queues=128") | {"l": "queues=2"}
+KEYS["k"] = "queues=2,mac=52:54:00:00:00:0b,mtu=9000"
+"""Of each port, wired to its peer."""
 END_SECONDS = 2.0
 """From SIGTERM to its end, and from a new start to the first frame."""
 
@@ -51,17 +52,18 @@ def mini(*bugs: str) -> Starter:
 
 
 class Backend:
-    """A running `fwd` with twelve ports wired in pairs: a-b, c-d, e-f, g-h, i-j, k-l, and what else it is given."""
+    """A running `fwd` with twelve ports in pairs: a-b, c-d, e-f, g-h, i-j, k-l, and what else it is given."""
 
-    def __init__(self, start: Starter, more: Sequence[str] = ()) -> None:
-        """`more`: words behind its command line."""
+    def __init__(
+        self, start: Starter, more: Sequence[str] = (), *, forward: str = "patch", keys: Mapping[str, str] = KEYS
+    ) -> None:
+        """`more`: words behind its command line. `forward`: how it forwards. `keys`: of each port."""
         self.directory = Path(tempfile.mkdtemp(prefix="fv-", dir=tempfile.gettempdir()))
         self.log_path = self.directory / "log"
         self.control = self.directory / "control"
-        self._arguments = ["fwd", "--forward", "patch", "--control", str(self.control)]
+        self._arguments = ["fwd", "--forward", forward, "--control", str(self.control)]
         for name in PORTS:
-            options = f",{OPTIONS[name]}" if name in OPTIONS else ""
-            self._arguments += ["--port", f"{self.path(name)}{options}"]
+            self._arguments += ["--port", ",".join(filter(None, [str(self.path(name)), keys[name]]))]
         self._arguments += [word.replace("DIRECTORY", str(self.directory)) for word in more]
         self._start = start
         self.start()

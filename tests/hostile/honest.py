@@ -30,6 +30,7 @@ QUEUE_SIZE = 64
 SIZES = (60, 1514, 64, 590, 128)
 FRAME_HEADER = struct.Struct(">6s6sHBQ")  # addresses, EtherType, direction, number
 ADDRESSES = (b"\2\0\0\0\0\1", b"\2\0\0\0\0\2")
+"""Those of the attackers' frames, too: at a switch, only its VLAN says whose a frame is."""
 ETHERTYPE = 0x88B5  # for local experiments
 GUARD = 64
 TICK, PAUSED_TICK = 0.001, 0.02
@@ -129,7 +130,8 @@ class _Side:
         for _ in range(min(n, len(self.spare))):
             size = SIZES[self.sent % len(SIZES)]
             start = self.sent % 2048
-            number = FRAME_HEADER.pack(*ADDRESSES, ETHERTYPE, self.number, self.sent)
+            addresses = ADDRESSES[1 - self.number], ADDRESSES[self.number]
+            number = FRAME_HEADER.pack(*addresses, ETHERTYPE, self.number, self.sent)
             body = number + self.blob[start : start + size - len(number) - 4]
             frame = body + zlib.crc32(body).to_bytes(4, "little")
             addr = self.spare.pop()
