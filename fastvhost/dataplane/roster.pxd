@@ -68,8 +68,9 @@ cdef void discard(Roster *roster) noexcept
 cdef void clear(Roster *roster) noexcept nogil
 cdef void enlist(Roster *roster, uint32_t sender, Lane *lane) noexcept nogil
 cdef void start_afresh(Roster *roster) noexcept nogil
-cdef void end_visits(Roster *roster) noexcept nogil
-cdef uint32_t visit(Roster *roster) noexcept nogil
+cdef void join(Roster *roster, Lane *lane) noexcept nogil
+cdef void line_up(Roster *roster, Lane *lane) noexcept nogil
+cdef Lane *call_up(Roster *roster) noexcept nogil
 
 
 cdef inline void look_at(Roster *roster, Lane *lane) noexcept nogil:

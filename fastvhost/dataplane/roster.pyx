@@ -1,4 +1,4 @@
-"""Which lanes a worker visits in a round: ports share the worker by time, quiet lanes cost little. See roster.pxd."""
+"""The lanes that a worker visits, busy ones and quiet ones, and the accounts of their ports. See roster.pxd."""
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
@@ -6,13 +6,11 @@ from libc.string cimport memset
 
 from fastvhost.dataplane.clock cimport monotonic_ns, read_ticks
 from fastvhost.dataplane.debug cimport DEBUG, check
-from fastvhost.dataplane.forward.forward cimport forward_burst, is_between_exits
 from fastvhost.dataplane.forward.lane cimport Lane
 
 cdef enum:
     CALIBRATION_NS = 1000 * 1000
 
-cdef uint64_t NOBODY = <uint64_t>-1
 # Two clocks read together, for their ratio; it need not be exact.
 cdef uint64_t first_ticks = read_ticks(), first_ns = monotonic_ns()
 
@@ -153,108 +151,3 @@ cdef Lane *call_up(Roster *roster) noexcept nogil:
     roster.first = roster.first + 1 if roster.first + 1 < roster.room else 0
     roster.n_quiet -= 1
     return lane
-
-
-cdef uint32_t visit(Roster *roster) noexcept nogil:
-    """One round: a burst for each lane whose turn it is. Returns the frames moved."""
-    cdef uint64_t limit = roster.least + roster.lead, least = NOBODY
-    cdef uint32_t moved = 0, now, i = 0, _turn, turns = roster.n_quiet
-    cdef Sender *sender
-    cdef Lane *lane
-    roster.now = roster.read_ticks()
-    if roster.n_active:
-        turns = min(turns, 1 + turns // QUIET_SHARE)
-    while i < roster.n_active:
-        sender = &roster.senders[roster.active[i]]
-        moved += take_turns(roster, sender, limit, &least)
-        if sender.n_busy:
-            i += 1
-        else:
-            roster.n_active -= 1
-            roster.active[i] = roster.active[roster.n_active]
-    for _turn in range(turns):
-        lane = call_up(roster)
-        sender = &roster.senders[lane.sender]
-        catch_up(roster, sender)
-        roster.at = lane
-        # The time that its port's busy lanes used just now must not keep quiet lanes from their turn.
-        now = serve(roster, lane) if sender.used <= limit + roster.most and may_move(lane) else 0
-        if now:
-            moved += now
-            least = min(least, sender.used)
-            lane.empty_rounds = 0
-            join(roster, lane)
-        else:
-            line_up(roster, lane)
-    roster.at = NULL
-    roster.least = least if least != NOBODY else highest(roster)
-    return moved
-
-
-cdef void end_visits(Roster *roster) noexcept nogil:
-    """Finish visits that stopped between two of their exits, before ports change: else what some egresses have already
-    would come again.
-
-    Nothing of them waits for room, so each call of forward_burst gets nearer to the end.
-    """
-    cdef uint32_t i
-    for i in range(roster.n_lanes):
-        while is_between_exits(roster.lanes[i]):
-            forward_burst(roster.lanes[i])
-
-
-cdef uint64_t highest(const Roster *roster) noexcept nogil:
-    """Where no port has traffic, raise all accounts to the highest one."""
-    cdef uint64_t used = roster.least
-    cdef uint32_t i
-    for i in range(roster.n_senders):
-        used = max(used, roster.senders[i].used)
-    return used
-
-
-cdef inline void catch_up(const Roster *roster, Sender *sender) noexcept nogil:
-    """Raise an account to LEAD below the least one: a port without frames for a moment may save up that much."""
-    if sender.used + roster.lead < roster.least:
-        sender.used = roster.least - roster.lead
-
-
-cdef inline uint32_t take_turns(Roster *roster, Sender *sender, uint64_t limit, uint64_t *least) noexcept nogil:
-    """Visit a sender's busy lanes, one after the other, until each had a visit or the port had its share of time."""
-    cdef uint32_t moved = 0, now, left = sender.n_busy
-    cdef Lane *lane
-    catch_up(roster, sender)
-    while left and sender.used <= limit:
-        left -= 1
-        if sender.next >= sender.n_busy:
-            sender.next = 0
-        lane = sender.busy[sender.next]
-        now = serve(roster, lane)
-        moved += now
-        lane.empty_rounds = 0 if now else lane.empty_rounds + 1
-        if lane.empty_rounds < QUIET_AFTER:
-            sender.next += 1
-        else:
-            sender.n_busy -= 1
-            sender.busy[sender.next] = sender.busy[sender.n_busy]
-            line_up(roster, lane)
-    if moved or left:    # it has traffic, or was not looked at
-        least[0] = min(least[0], sender.used)
-    return moved
-
-
-cdef inline uint32_t serve(Roster *roster, Lane *lane) noexcept nogil:
-    """One visit, charged to the lane's port."""
-    cdef Sender *sender = &roster.senders[lane.sender]
-    cdef uint32_t moved
-    cdef uint64_t now
-    roster.at = lane
-    moved = forward_burst(lane)
-    now = roster.read_ticks()
-    sender.used += min(now - roster.now, roster.most << LONE_FRAME_SHIFT if moved == 1 else roster.most)
-    roster.now = now
-    return moved
-
-
-cdef inline bint may_move(Lane *lane) noexcept nogil:
-    """Whether there is anything to do. Touches fewer cache lines than receive_burst."""
-    return lane.first < lane.burst.n_frames or lane.ingress.may_receive(lane.ingress, lane.pair)

@@ -1,4 +1,7 @@
-"""Workers: a thread that polls its lanes without the GIL until it is stopped."""
+"""Workers: a thread that polls its lanes without the GIL until it is stopped.
+
+A round visits each lane whose turn it is, and charges its port with the time (roster.pxd says by which rules).
+"""
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
@@ -6,13 +9,29 @@ from libc.stdlib cimport free, malloc, realloc
 from fastvhost.abi.shared_memory cimport full_fence, load_acquire_u32, store_release_u32
 from fastvhost.dataplane.door cimport Door, enter, is_called, leave, stand, wake
 from fastvhost.dataplane.eventfd cimport pollfd
+from fastvhost.dataplane.forward.forward cimport forward_burst, is_between_exits
 from fastvhost.dataplane.forward.lane cimport Lane
 from fastvhost.dataplane.frame cimport BURST
 from fastvhost.dataplane.idle cimport IDLE_ADAPTIVE, IDLE_INTERRUPT, IDLE_POLL, rest
 from fastvhost.dataplane.notify cimport discard_signals, make_thread_signals
 from fastvhost.dataplane.offload.cut cimport discard_cutter, make_cutter
 from fastvhost.dataplane.port cimport Port
-from fastvhost.dataplane.roster cimport clear, discard, end_visits, enlist, make_room, set_clock, start_afresh, visit
+from fastvhost.dataplane.roster cimport (
+    LONE_FRAME_SHIFT,
+    QUIET_AFTER,
+    QUIET_SHARE,
+    Roster,
+    Sender,
+    call_up,
+    clear,
+    discard,
+    enlist,
+    join,
+    line_up,
+    make_room,
+    set_clock,
+    start_afresh,
+)
 from fastvhost.dataplane.virtio_device cimport enter_thread, leave_thread, make_scratch
 from fastvhost.dataplane.wire cimport Wire
 
@@ -28,7 +47,113 @@ cdef extern from "<sys/syscall.h>" nogil:
 cdef extern from "<unistd.h>" nogil:
     long syscall(long number)
 
+cdef uint64_t NOBODY = <uint64_t>-1
 _POLICIES = {"poll": IDLE_POLL, "adaptive": IDLE_ADAPTIVE, "interrupt": IDLE_INTERRUPT}
+
+
+cdef uint32_t visit(Roster *roster) noexcept nogil:
+    """One round: a burst for each lane whose turn it is. Returns the frames moved."""
+    cdef uint64_t limit = roster.least + roster.lead, least = NOBODY
+    cdef uint32_t moved = 0, now, i = 0, _turn, turns = roster.n_quiet
+    cdef Sender *sender
+    cdef Lane *lane
+    roster.now = roster.read_ticks()
+    if roster.n_active:
+        turns = min(turns, 1 + turns // QUIET_SHARE)
+    while i < roster.n_active:
+        sender = &roster.senders[roster.active[i]]
+        moved += take_turns(roster, sender, limit, &least)
+        if sender.n_busy:
+            i += 1
+        else:
+            roster.n_active -= 1
+            roster.active[i] = roster.active[roster.n_active]
+    for _turn in range(turns):
+        lane = call_up(roster)
+        sender = &roster.senders[lane.sender]
+        catch_up(roster, sender)
+        roster.at = lane
+        # The time that its port's busy lanes used just now must not keep quiet lanes from their turn.
+        now = serve(roster, lane) if sender.used <= limit + roster.most and may_move(lane) else 0
+        if now:
+            moved += now
+            least = min(least, sender.used)
+            lane.empty_rounds = 0
+            join(roster, lane)
+        else:
+            line_up(roster, lane)
+    roster.at = NULL
+    roster.least = least if least != NOBODY else highest(roster)
+    return moved
+
+
+cdef inline uint32_t take_turns(Roster *roster, Sender *sender, uint64_t limit, uint64_t *least) noexcept nogil:
+    """Visit a sender's busy lanes, one after the other, until each had a visit or the port had its share of time."""
+    cdef uint32_t moved = 0, now, left = sender.n_busy
+    cdef Lane *lane
+    catch_up(roster, sender)
+    while left and sender.used <= limit:
+        left -= 1
+        if sender.next >= sender.n_busy:
+            sender.next = 0
+        lane = sender.busy[sender.next]
+        now = serve(roster, lane)
+        moved += now
+        lane.empty_rounds = 0 if now else lane.empty_rounds + 1
+        if lane.empty_rounds < QUIET_AFTER:
+            sender.next += 1
+        else:
+            sender.n_busy -= 1
+            sender.busy[sender.next] = sender.busy[sender.n_busy]
+            line_up(roster, lane)
+    if moved or left:    # it has traffic, or was not looked at
+        least[0] = min(least[0], sender.used)
+    return moved
+
+
+cdef inline uint32_t serve(Roster *roster, Lane *lane) noexcept nogil:
+    """One visit, charged to the lane's port."""
+    cdef Sender *sender = &roster.senders[lane.sender]
+    cdef uint32_t moved
+    cdef uint64_t now
+    roster.at = lane
+    moved = forward_burst(lane)
+    now = roster.read_ticks()
+    sender.used += min(now - roster.now, roster.most << LONE_FRAME_SHIFT if moved == 1 else roster.most)
+    roster.now = now
+    return moved
+
+
+cdef inline bint may_move(Lane *lane) noexcept nogil:
+    """Whether there is anything to do. Touches fewer cache lines than receive_burst."""
+    return lane.first < lane.burst.n_frames or lane.ingress.may_receive(lane.ingress, lane.pair)
+
+
+cdef inline void catch_up(const Roster *roster, Sender *sender) noexcept nogil:
+    """Raise an account to LEAD below the least one: a port without frames for a moment may save up that much."""
+    if sender.used + roster.lead < roster.least:
+        sender.used = roster.least - roster.lead
+
+
+cdef uint64_t highest(const Roster *roster) noexcept nogil:
+    """Where no port has traffic, raise all accounts to the highest one."""
+    cdef uint64_t used = roster.least
+    cdef uint32_t i
+    for i in range(roster.n_senders):
+        used = max(used, roster.senders[i].used)
+    return used
+
+
+cdef void end_visits(Roster *roster) noexcept nogil:
+    """Finish visits that stopped between two of their exits, before ports change: else what some egresses have already
+    would come again.
+
+    Nothing of them waits for room, so each call of forward_burst gets nearer to the end.
+    """
+    cdef uint32_t i
+    for i in range(roster.n_lanes):
+        while is_between_exits(roster.lanes[i]):
+            forward_burst(roster.lanes[i])
 
 
 cdef class Worker:

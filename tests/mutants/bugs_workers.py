@@ -4,7 +4,7 @@ from tests.mutants.mutant import Mutant
 
 LEARN = "unit/test_learn.py"
 
-DOOR, ROSTER, DEVICE, PORT = (f"dataplane/{name}.pyx" for name in ("door", "roster", "virtio_device", "virtio_port"))
+DOOR, WORKER, DEVICE, PORT = (f"dataplane/{name}.pyx" for name in ("door", "worker", "virtio_device", "virtio_port"))
 
 MUTANTS = (
     Mutant(
@@ -58,28 +58,28 @@ MUTANTS = (
     ),
     Mutant(
         "visits-not-charged",
-        ROSTER,
+        WORKER,
         "min(now - roster.now, roster.most << LONE_FRAME_SHIFT if moved == 1 else roster.most)",
         "0",
         "unit/test_shares.py::test_a_port_whose_frames_take_long_gets_half_of_the_time_beside_another",
     ),
     Mutant(
         "idle-ports-save-up",
-        ROSTER,
+        WORKER,
         "sender.used + roster.lead < roster.least",
         "False",
         "unit/test_shares.py::test_a_port_that_had_nothing_to_send_has_saved_up_25_us_at_the_most",
     ),
     Mutant(
         "quiet-lanes-wait-until-nobody-is-busy",
-        ROSTER,
+        WORKER,
         "min(turns, 1 + turns // QUIET_SHARE)",
         "0",
         "unit/test_shares.py::test_a_quiet_lane_of_a_port_that_uses_up_its_share_has_its_turn_soon",
     ),
     Mutant(
         "quiet-lanes-starved-by-the-busy-ones-of-their-port",
-        ROSTER,
+        WORKER,
         "sender.used <= limit + roster.most",
         "sender.used <= limit",
         "unit/test_shares.py::test_a_quiet_lane_of_a_port_that_uses_up_its_share_has_its_turn_soon",
@@ -200,7 +200,7 @@ MUTANTS = (
     ),
     Mutant(
         "visits-left-between-two-exits",
-        "dataplane/roster.pyx",
+        "dataplane/worker.pyx",
         "is_between_exits(roster.lanes[i])",
         "False",
         f"{LEARN}::test_a_change_between_the_copies_of_a_flood_doubles_nothing[split]",
