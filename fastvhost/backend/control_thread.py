@@ -167,6 +167,11 @@ class ControlThread(ABC):
                 self._wake = -1
 
     @property
+    def unsettled(self) -> bool:
+        """Whether, after stop(), files of its front-end still wait for a worker: another stop() closes them then."""
+        return not self._changes.settled
+
+    @property
     def _stopping(self) -> bool:
         return self._stop.done()
 

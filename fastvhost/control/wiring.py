@@ -253,6 +253,8 @@ class Wiring:
             log.warning("port %s: its memory stays mapped until the next change: %s", unit.spec.name, error)
             self.unended.append(unit)
         else:
+            if getattr(unit.service, "unsettled", False):
+                unit.stopped(0)  # no worker knows of it any more: files of its front-end are closed now
             unit.port.close()
 
     def watch(self) -> None:

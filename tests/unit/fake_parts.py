@@ -170,6 +170,7 @@ class FakeService:
     ) -> None:
         self.name, self.log, self.refuses, self.mood = name, log, refuses, mood
         self.waits = [] if waits is None else waits
+        self.unsettled = False
 
     def open(self) -> None:
         if self.refuses:

@@ -183,6 +183,15 @@ def test_a_port_whose_thread_does_not_end_is_tried_again_at_the_next_change(monk
         assert fakes.log.count("close a") == 1
 
 
+def test_what_a_worker_kept_waiting_at_a_port_that_goes_is_done_once_no_worker_knows_the_port() -> None:
+    """A busy host: the worker does not come within the 20 ms in which the port's own thread waits for it."""
+    fakes = Fakes()
+    with running(fakes, "a.sock", "b.sock", "c.sock", wires=("a:b",)) as switch:
+        switch.wiring.ports[2].service.unsettled = True
+        switch.change(lambda now: edits.remove_port(now, "c"))
+        assert fakes.log[-5:] == ["withdraw c", "stop c", "dismiss c", "stop c", "close c"]
+
+
 def test_nothing_changes_once_it_stops() -> None:
     fakes = Fakes()
     with running(fakes, "a.sock", "b.sock") as switch:

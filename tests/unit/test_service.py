@@ -330,6 +330,22 @@ def test_stop_is_heard_while_a_message_waits_for_a_worker(directory: Path, caplo
     frontend.close()
 
 
+def test_files_that_a_stop_left_to_a_worker_are_closed_by_another_stop(directory: Path) -> None:
+    before = len(open_fds())
+    rig = Rig(directory / "a.sock")
+    frontend = rig.frontend()
+    run_a_ring(frontend)
+    rig.port.worker_stuck = True
+    rig.service.stop(MAX_WAIT)
+    frontend.close()
+    assert rig.service.unsettled
+    rig.port.worker_stuck = False
+    rig.service.stop(0)
+    assert not rig.service.unsettled
+    rig.close()
+    assert len(open_fds()) == before
+
+
 # Starting and stopping
 
 
