@@ -30,6 +30,14 @@ BRIEF = [case for case in CASES if case not in {*WHOLE, *STEPPED}]
 """The other cases: only the attack's own expectation, and the invariants about its own port."""
 
 
+def in_turn(cases: list[Case]) -> list[Case]:
+    """One of these cases of each attack, on one ring format after the other."""
+    rings: dict[str, list[str]] = {}
+    for name, ring in cases:
+        rings.setdefault(name, []).append(ring)
+    return [(name, formats[number % len(formats)]) for number, (name, formats) in enumerate(rings.items())]
+
+
 def beside(case: Case) -> str:
     """The ring format of the guests beside the attacker on a back-end with ring bugs.
 
@@ -45,4 +53,4 @@ def name_of(case: Case) -> str:
     return name if ring == "split" else f"{name}-{ring}"
 
 
-__all__ = ["BRIEF", "CASES", "CATALOGUE", "STEPPED", "WHOLE", "Case", "beside", "name_of"]
+__all__ = ["BRIEF", "CASES", "CATALOGUE", "STEPPED", "WHOLE", "Case", "beside", "in_turn", "name_of"]

@@ -2,8 +2,9 @@
 
 Any report of theirs is found in the log, and ends the process: I1. So does a check of the debug build that fails. How
 fast such a build is, is no question, and what others notice of an attack, no more: test_attacks asks that. Attacks on
-rings and frames alone are run at a port, on every format, and so are the unit tests that drive rings; randomly
-generated rings, and what needs a session or memory that changes meanwhile, are run on a running fwd.
+rings and frames alone are run at a port of a switch, and so are the unit tests that drive rings; randomly generated
+rings, and what needs a session or memory that changes meanwhile, are run on a running fwd. Each attack on one ring
+format, in turn; with --long on all of its formats, and at a wire, too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.hostile.arena import Arena
-from tests.hostile.catalogue import CASES, CATALOGUE, Case, name_of
+from tests.hostile.catalogue import CASES, CATALOGUE, Case, in_turn, name_of
 from tests.hostile.conftest import BRIEF_ONES, Shared, endurance
 from tests.hostile.sanitized import OPTIONS, ROOT, build, run, sanitized
 
@@ -53,7 +54,12 @@ def test_it_is_the_sanitized_build_that_runs(shared: Shared, package: Path) -> N
         assert part in maps
 
 
-@pytest.mark.parametrize("case", ON_RINGS, ids=name_of)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "case" in metafunc.fixturenames:
+        cases = ON_RINGS if metafunc.config.getoption("--long") else in_turn(ON_RINGS)
+        metafunc.parametrize("case", cases, ids=name_of)
+
+
 def test_no_report(case: Case, shared: Shared) -> None:
     name, ring = case
     shared.get().run_briefly(CATALOGUE[name], ring)
@@ -99,7 +105,7 @@ UNIT_TESTS = (
     "pieces", "visit_budget",
 )  # fmt: skip
 """Those that drive rings and forwarding in a process of their own, and measure nothing."""
-STEPPED_ATTACKS = ("rules", "stepped_attacks")
+STEPPED_ATTACKS = ("rules", "attacks_at_a_switch")
 LONG = "test_seventy_thousand_frames_each_way_arrive_in_order_over_an_index_wrap"
 PYTEST = """
 import sys
@@ -116,8 +122,11 @@ def test_no_check_fails_and_no_report_comes_in_the_unit_tests_of_rings_and_forwa
     passes(package, "-k", f"not {LONG}", *files)
 
 
-def test_no_check_fails_and_no_report_comes_of_the_attacks_at_a_port(package: Path) -> None:
-    passes(package, *(f"tests/hostile/test_{name}.py" for name in STEPPED_ATTACKS))
+def test_no_check_fails_and_no_report_comes_of_the_attacks_at_a_port(
+    package: Path, pytestconfig: pytest.Config
+) -> None:
+    more = ("stepped_attacks",) if pytestconfig.getoption("--long") else ()
+    passes(package, *(f"tests/hostile/test_{name}.py" for name in (*STEPPED_ATTACKS, *more)))
 
 
 def passes(package: Path, *words: str) -> None:

@@ -228,7 +228,7 @@ cdef inline void add_changed_exit(
 
 
 cdef inline Delivery frames_of(
-    const Lane *lane, const Frame *frames, const Start *starts, uint32_t n, bint uneven
+    Lane *lane, const Frame *frames, const Start *starts, uint32_t n, bint uneven
 ) noexcept nogil:
     cdef const Head *heads = &lane.learner.vlans.heads[0] if lane.burst.needs else &lane.burst.heads[0]
     return delivery_with(lane, frames, starts, n, heads, uneven)
