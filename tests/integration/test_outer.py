@@ -19,9 +19,11 @@ from bench.guests.snapshot import snapshot
 
 def named(name: str, check: Callable[..., None]) -> list[Any]:
     """A check's name as pytest has it, once for each of its parameters."""
-    marks = [mark for mark in getattr(check, "pytestmark", []) if mark.name == "parametrize"]
-    cases = [case for mark in marks for case in zip(mark.kwargs["ids"], mark.args[1], strict=True)]
-    return [pytest.param(f"{name}[{which}]", marks=getattr(value, "marks", ())) for which, value in cases] or [name]
+    marks = getattr(check, "pytestmark", [])
+    lists = [mark for mark in marks if mark.name == "parametrize"]
+    cases = [case for mark in lists for case in zip(mark.kwargs["ids"], mark.args[1], strict=True)]
+    named = [pytest.param(f"{name}[{which}]", marks=getattr(value, "marks", ())) for which, value in cases]
+    return named or [pytest.param(name, marks=[mark for mark in marks if mark.name == "long"])]
 
 
 NESTED = Path(__file__).parents[1] / "nested"

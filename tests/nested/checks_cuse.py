@@ -123,6 +123,7 @@ def test_a_driver_lets_go_of_the_device_and_takes_it_again_as_in_a_reboot(scene:
     assert scene.fwd.show("a")["peer_pid"] == scene.a.pid
 
 
+@pytest.mark.long  # 80 s; virtio-user has four queue pairs on device files in each run
 def test_a_guest_with_several_open_device_files_uses_as_many_queue_pairs(scene: Scene) -> None:
     mark = len(scene.fwd.log())
     scene.a.kill()

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(SECONDS + 60)
 
 def both_ways(number: int) -> dict[str, Any]:
     """The row of a path on which frames passed in each direction, none of them corrupt."""
-    command = [sys.executable, SCRIPT, "--json", "--seconds", "2", "--size", "300", str(number)]
+    command = [sys.executable, SCRIPT, "--json", "--seconds", "1", "--size", "300", str(number)]
     with short_dir() as directory, Process("paths", command, directory, env=ENVIRONMENT | INSIDE) as run:
         status = run.popen.wait(SECONDS)
         said = run.log()
