@@ -165,7 +165,7 @@ def measure(number: int, seconds: float, size: int, rounds: int = 1, *, max_wait
             run["ping_pong"] = _stream(app, clocks, seconds, size, "--window", "1")
         # From here on a program in the guest uses the network device.
         guest.run("flood eth0 > /tmp/flood 2>&1 &", max_wait)
-        said = guest.run("while ! grep . /tmp/flood; do sleep 0.5; done", max_wait)
+        said = guest.run("while ! grep -s . /tmp/flood; do sleep 0.5; done", max_wait)
         assert said.startswith("flooding"), said
         for run in runs:
             run["out"] = _stream(app, clocks, seconds, size, "--stream", "out", "--window", "256")
