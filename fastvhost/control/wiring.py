@@ -187,11 +187,19 @@ class Wiring:
         come = [unit for unit in units if unit not in self.ports]
         with membership.entered(self.bridge, come):
             wires_changed = self._rewire(units, config, come)
-        for unit in units:
-            if unit not in come and unit.spec.policy.mirror in {one.spec.name for one in come}:
-                self.enforce(unit.spec.policy)
+        if self.bridge is not None:
+            self._mirror_anew(units, config, come)
         if wires_changed:
             self._watch_anew()
+
+    def _mirror_anew(self, units: tuple[PortUnit, ...], config: FwdConfig, come: list[PortUnit]) -> None:
+        """Where a port's mirror was made anew. Only that: what else its old policy has may have ended (let_go)."""
+        made = {unit.spec.name: unit.port for unit in come}
+        wanted = {spec.name: spec.policy.mirror for spec in config.ports}
+        for unit in units:
+            mirror = unit.spec.policy.mirror
+            if unit not in come and mirror in made and wanted[unit.spec.name] == mirror:
+                self.bridge.mirror(unit.port, made[mirror])  # type: ignore[union-attr]
 
     def _rewire(self, units: tuple[PortUnit, ...], config: FwdConfig, come: list[PortUnit]) -> bool:
         """Returns whether wires came or went."""

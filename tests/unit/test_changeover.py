@@ -269,6 +269,22 @@ def test_an_address_and_a_mirror_move_from_one_port_to_another_at_once() -> None
             assert done.index(taken) < done.index(given)
 
 
+def test_a_mirror_that_is_made_anew_brings_no_policy_back_that_has_ended(directory: Path) -> None:
+    fakes = Fakes()
+    a, b, c, d = (str(directory / f"{name}.sock") for name in "abcd")
+    with running(fakes, f"{a},macs={MAC},mirror=c", b, c, forward="learn") as switch:
+        change = to(f"{a},mirror=c", b, f"{c},queues=2", f"{d},macs={MAC}", forward="learn")
+        switch.wiring.bridge.policies.clear()  # type: ignore[union-attr]
+        switch.change(change)
+        done = switch.wiring.bridge.policies  # type: ignore[union-attr]
+        assert ("a", "guard", MAC) not in done
+        assert ("d", "guard", MAC) in done
+        assert last_policy(switch, "a", "mirror") == ("a", "mirror", "c")
+        # And not as a mirror that a port has no more, where it comes anew as one with a mirror itself.
+        switch.change(to(a, b, f"{c},mirror=b", f"{d},macs={MAC}", forward="learn"))
+        assert last_policy(switch, "a", "mirror") == ("a", "mirror", None)
+
+
 @pytest.mark.parametrize("ports", [("b.sock",), ("d.sock", "b.sock,queues=2")])
 def test_a_policy_that_is_refused_leaves_all_as_it_was(ports: tuple[str, ...], directory: Path) -> None:
     fakes = Fakes()
