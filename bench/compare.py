@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ def arguments() -> argparse.Namespace:
     add("--sizes", metavar="LIST", help="bytes, or imix; default 64,512,1518")
     add("--rounds", type=int, default=12, help="turns of each back-end; default %(default)s")
     add("--turn", type=float, default=0.6, metavar="SECONDS", help="default %(default)s")
+    add("--starts", type=int, metavar="N", help="start all of them anew N times: their memory then lies elsewhere")
     add("--latency", action="store_true", help="one frame in flight, microseconds, instead of rates")
     add("--guests", metavar="ARGUMENTS", help="more for bench.guest_load, such as --guests=--one-way")
     add("--json", action="store_true", help="one object per size on stdout instead of the table")
@@ -104,42 +105,64 @@ def hugepages(wanted: bool) -> Iterator[Path | None]:
             NR_HUGEPAGES.write_text(str(max(0, int(NR_HUGEPAGES.read_text()) - HUGEPAGES)))
 
 
+@dataclass
+class Turns:
+    """What was seen of each back-end: a figure for each of its turns, its windows, its faults."""
+
+    figures: dict[str, list[float | None]]
+    windows: dict[str, list[dict[str, float]]]
+    faults: dict[str, dict[str, float]] = field(default_factory=dict)
+    crossings: list[float | None] = field(default_factory=list)
+
+
 def compare(o: argparse.Namespace, setup: Setup, case: Case, huge: Path | None, work: Path) -> dict[str, Any]:
     """All back-ends under one load. Per back-end its turns, its rates, its losses; and the ratios."""
-    pairs: list[Pair | VirtioUserPair] = []
-    with contextlib.ExitStack() as closing:
-        for name in (case.backends or setup.backends).split(","):
-            pair = start(setup, case, name, huge, Path(tempfile.mkdtemp(dir=work)) / name[:2], closing)
-            pair.await_traffic()
-            pair.freeze()
-            pairs.append(pair)
-        turns: dict[str, list[float | None]] = {p.back_end.name: [] for p in pairs}
-        windows: dict[str, list[dict[str, float]]] = {name: [] for name in turns}
-        line, crossings = CacheLine(work, *cpus()), list[float | None]()
-        for _ in range(o.rounds):
-            crossings.append(line.crossing_ns())
-            for pair in pairs:
-                turn = pair.turn(o.turn)
-                windows[pair.back_end.name] += turn
-                turns[pair.back_end.name].append(figure(turn, setup))
-        for pair in pairs:
-            pair.finish()
-            pair.freeze()  # its back-end would go on polling
-            if not any(turns[pair.back_end.name]):
-                raise BackEndError(f"{pair.back_end.name}: no traffic in any turn; {pair.back_end.end_of_log()}")
-    names = list(turns)
+    names = (case.backends or setup.backends).split(",")
+    seen = Turns({name: [] for name in names}, {name: [] for name in names})
+    starts = o.starts or setup.starts
+    for _ in range(starts):
+        take_turns(seen, o, setup, case, huge, work)
     return {
         "bench": "latency" if setup.latency else "rate",
         "size": case.size,
         "unit": unit_of(setup),
         "guests": ("virtio-user " if setup.virtio_user else "") + case.guests,
         "rounds": o.rounds,
-        **({"crossing_ns": rounded(summary(crossed))} if (crossed := [ns for ns in crossings if ns]) else {}),
-        "figures": {name: rounded(summary([t for t in turns[name] if t])) for name in names},
-        "ratios": {f"{a}/{b}": rounded(paired_ratios(turns[a], turns[b])) for a, b in compared(names)},
-        "faults": {pair.back_end.name: faults(pair) for pair in pairs},
-        **({"percentiles": {name: percentiles(windows[name]) for name in names}} if setup.latency else {}),
+        "starts": starts,
+        **({"crossing_ns": rounded(summary(crossed))} if (crossed := [ns for ns in seen.crossings if ns]) else {}),
+        "figures": {name: rounded(summary([t for t in seen.figures[name] if t])) for name in names},
+        "ratios": {f"{a}/{b}": rounded(paired_ratios(seen.figures[a], seen.figures[b])) for a, b in compared(names)},
+        "faults": seen.faults,
+        **({"percentiles": {name: percentiles(seen.windows[name]) for name in names}} if setup.latency else {}),
     }
+
+
+def take_turns(
+    seen: Turns, o: argparse.Namespace, setup: Setup, case: Case, huge: Path | None, work: Path
+) -> None:
+    """Start all back-ends, let them take their turns, and end them."""
+    pairs: list[Pair | VirtioUserPair] = []
+    with contextlib.ExitStack() as closing:
+        for name in seen.figures:
+            pair = start(setup, case, name, huge, Path(tempfile.mkdtemp(dir=work)) / name[:2], closing)
+            pair.await_traffic()
+            pair.freeze()
+            pairs.append(pair)
+        line = CacheLine(work, *cpus())
+        for _ in range(o.rounds):
+            seen.crossings.append(line.crossing_ns())
+            for pair in pairs:
+                turn = pair.turn(o.turn)
+                seen.windows[pair.back_end.name] += turn
+                seen.figures[pair.back_end.name].append(figure(turn, setup))
+        for pair in pairs:
+            pair.finish()
+            pair.freeze()  # its back-end would go on polling
+            if not any(seen.figures[pair.back_end.name][-o.rounds :]):
+                raise BackEndError(f"{pair.back_end.name}: no traffic in any turn; {pair.back_end.end_of_log()}")
+    for pair in pairs:
+        name = pair.back_end.name
+        seen.faults[name] = summed(seen.faults.get(name, {}), faults(pair))
 
 
 def cpus() -> tuple[int, int]:
@@ -200,8 +223,15 @@ def faults(pair: Pair | VirtioUserPair) -> dict[str, float]:
     if isinstance(pair, VirtioUserPair | VgenPair) or not pair.final:
         return {}  # not checked
     ways = [pair.final.get(way, {}) for way in ("a_to_b", "b_to_a")]
-    total = {key: sum(way.get(key, 0) for way in ways) for key in (*BROKEN, "lost")}
-    sent = sum(way.get("sent_frames", 0) for way in ways)
+    return {key: sum(way.get(key, 0) for way in ways) for key in (*BROKEN, "lost", "sent_frames")}
+
+
+def summed(faults: dict[str, float], more: dict[str, float]) -> dict[str, float]:
+    """The faults of several starts, and the share that was lost of all that was sent."""
+    if not more:
+        return faults
+    total = {key: faults.get(key, 0) + more[key] for key in more}
+    sent = total["sent_frames"]
     return {**total, "lost_percent": round(100 * total["lost"] / sent, 3) if sent else 0.0}
 
 

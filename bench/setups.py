@@ -28,6 +28,9 @@ class Setup:
     backends: str
     cases: tuple[Case, ...]
     latency: bool = False
+    starts: int = 1
+    """How often all are started anew. How far a cache line of memory is from a core differs by line, so a latency by
+    start: up to a fifth."""
     virtio_user: bool = False
     """The guests are DPDK's testpmd on virtio-user devices instead of the built-in ones."""
     gbit: bool = False
@@ -92,7 +95,7 @@ SETUPS = {
     ),
     "switch-latency": Setup(
         "One frame in flight, one way, as a switch and as a patch cable.",
-        "fastvhost@learn,fastvhost", cases((64,)), latency=True,
+        "fastvhost@learn,fastvhost", cases((64,)), latency=True, starts=8,
     ),
     "load": Setup(
         "Are the built-in guests as hard a load as vgen, a minimal one in C?",
