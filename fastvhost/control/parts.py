@@ -17,9 +17,6 @@ from fastvhost.control.watch import AnyWatch
 class AnyWorker(Protocol):
     """A data plane worker."""
 
-    def add_wire(
-        self, ingress: Any, egress: Any, *, hold: bool, hold_timeout_ms: int, shares: int, bridge: Any = None
-    ) -> Any: ...
     def share_wire(self, wire: Any, share: int) -> None: ...
     def prepare(self) -> str: ...
     def run(self) -> None: ...
@@ -58,7 +55,7 @@ class Parts:
     bridge: Callable[[Sequence[Any], FwdConfig], Any]
     """Makes a switch of ports, for `learn`."""
     wire: Callable[..., Any]
-    """Makes a wire that joins workers while they run."""
+    """Makes a wire, which workers share."""
     rewiring: Callable[[Any, Sequence[Any]], AnyRewiring]
     """From the door and all of its workers: makes what changes their wires while they run."""
     watch: Callable[[Sequence[Any]], AnyWatch] | None = None

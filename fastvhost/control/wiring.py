@@ -88,22 +88,14 @@ class Wiring:
         """
         by_name = {unit.spec.name: unit for unit in self.ports}
         for number, (ingress, egress) in enumerate(self.config.directions):
-            unit = by_name[ingress]
+            unit, target = by_name[ingress], None if egress is None else by_name[egress]
             shares = min(len(self.workers), unit.spec.queues)
             threads = [self.workers[(number + share) % len(self.workers)] for share in range(shares)]
-            wire = threads[0].worker.add_wire(
-                unit.port,
-                None if egress is None else by_name[egress].port,
-                hold=self.config.on_full == "hold",
-                hold_timeout_ms=round(self.config.hold_timeout * 1000),
-                shares=shares,
-                bridge=self.bridge,
-            )
-            for share in range(1, shares):
-                threads[share].worker.share_wire(wire, share)
-            for thread in threads:
-                thread.wires.append((ingress, egress))
-            self._ways[ingress] = Way(unit, None if egress is None else by_name[egress], wire, tuple(threads))
+            way = Way(unit, target, self._wire(unit, target, shares), tuple(threads))
+            for share, thread in enumerate(threads):
+                thread.worker.share_wire(way.wire, share)
+                thread.wires.append(way.names)
+            self._ways[ingress] = way
 
     def enforce(self, policy: Policy) -> None:
         """Put the policy of one of the ports into effect. Raises UsageError where it cannot be."""

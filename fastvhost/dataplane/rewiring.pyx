@@ -215,6 +215,7 @@ cdef class Rewiring:
         bridge.has_vlans = True
         if first:
             bridge.table.flush()
+            return
         for number, _, _ in changes:
             bridge.table.flush(port=number)
 

@@ -35,6 +35,8 @@ class FakePort:
 class FakeWire(tuple[str, str | None, bool, int]):
     """Ingress, egress, whether to hold, and for how many milliseconds."""
 
+    shares = 1
+
     def set_limit(self, **limit: float) -> None:
         self.limit = limit
 
@@ -91,28 +93,13 @@ class FakeWorker:
         self.name, self.log, self.mood = name, log, mood
         self.wires: list[FakeWire] = []
         self.shares: list[tuple[int, int]] = []
-        """Share of each wire; and of how many, where this worker made the wire."""
+        """Share of each wire, and of how many."""
         self.rounds = self.busy_rounds = self.sleeps = self.waiting = 0
         self.released = threading.Event()
 
-    def add_wire(
-        self,
-        ingress: FakePort,
-        egress: FakePort | None,
-        *,
-        hold: bool,
-        hold_timeout_ms: int,
-        shares: int,
-        bridge: str | None = None,
-    ) -> FakeWire:
-        wire = FakeWire((ingress.name, egress.name if egress else bridge, hold, hold_timeout_ms))
-        self.wires.append(wire)
-        self.shares.append((0, shares))
-        return wire
-
     def share_wire(self, wire: FakeWire, share: int) -> None:
         self.wires.append(wire)
-        self.shares.append((share, 0))
+        self.shares.append((share, wire.shares))
 
     def prepare(self) -> str:
         self.log.append(f"prepare {self.name}")
@@ -220,8 +207,13 @@ class Fakes:
             self._rewiring,
         )
 
-    def _wire(self, ingress: FakePort, egress: FakePort | None, *, bridge: Any, **_options: object) -> FakeWire:
-        return FakeWire((ingress.name, egress.name if egress else bridge))
+    @staticmethod
+    def _wire(
+        ingress: FakePort, egress: FakePort | None, *, hold: bool, hold_timeout_ms: int, shares: int, bridge: Any
+    ) -> FakeWire:
+        wire = FakeWire((ingress.name, egress.name if egress else bridge, hold, hold_timeout_ms))
+        wire.shares = shares
+        return wire
 
     def _rewiring(self, _door: object, _workers: object) -> FakeRewiring:
         self.rewirings.append(FakeRewiring(self.log))

@@ -16,7 +16,7 @@ from fastvhost.control.errors import RuntimeFailure, UsageError
 from fastvhost.control.switch import Switch
 from fastvhost.dataplane.door import WorkerStuckError
 from tests.unit.fake_parts import Fakes
-from tests.unit.test_forwarder import plan
+from tests.unit.test_switch_of_parts import plan
 
 Edit = Callable[[FwdConfig], FwdConfig]
 

@@ -72,13 +72,13 @@ def test_two_workers_share_the_queue_pairs_of_each_way() -> None:
     fakes = Fakes()
     switch(fakes, "a.sock,queues=4", "b.sock,queues=4", cores=2)
     assert [[wire[:2] for wire in worker.wires] for worker in fakes.workers] == [[("a", "b"), ("b", "a")]] * 2
-    assert [worker.shares for worker in fakes.workers] == [[(0, 2), (1, 0)], [(1, 0), (0, 2)]]
+    assert [worker.shares for worker in fakes.workers] == [[(0, 2), (1, 2)], [(1, 2), (0, 2)]]
 
 
 def test_no_more_workers_share_a_way_than_it_has_queue_pairs() -> None:
     fakes = Fakes()
     switch(fakes, "a.sock,queues=2", "b.sock", cores=3)
-    assert [worker.shares for worker in fakes.workers] == [[(0, 2)], [(1, 0), (0, 1)], []]
+    assert [worker.shares for worker in fakes.workers] == [[(0, 2)], [(1, 2), (0, 1)], []]
 
 
 @pytest.mark.parametrize(
