@@ -100,8 +100,10 @@ def source(records: list[Record]) -> str:
         if crossings else ""
     )
     starts = max(r.get("starts", 1) for r in records)
+    rounds = several([str(r.get("rounds", "")) for r in records if "rounds" in r] or ["1"])
+    in_starts = f" in each of {starts} starts" if starts > 1 else ""
     return (
-        f"{several([str(r.get('rounds', '')) for r in records if 'rounds' in r] or ['1'])} rounds{f' in each of {starts} starts' if starts > 1 else ''}, "
+        f"{rounds} rounds{in_starts}, "
         f"commit {several([r['commit'] for r in records])}, {several([r['date'][:10] for r in records])}, "
         f"{several([r['machine']['cpu'] for r in records])}, {records[0]['machine']['cpus']} CPUs, "
         f"kernel {several([r['machine']['kernel'] for r in records])}, "
