@@ -12,6 +12,7 @@ FASTVHOST_ANNOTATE=1         Cython's annotated sources beside the C
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -68,6 +69,9 @@ def extension(source: Path) -> Extension:
 
 
 os.chdir(HERE)  # Cython wants paths relative to the package's root, whatever directory the build starts in.
+CPUS = len(os.sched_getaffinity(0))
+# A process that Cython starts in another way than by fork would run this file once more.
+TRANSLATED_AT_ONCE = CPUS if multiprocessing.get_start_method() == "fork" else 0
 PATTERNS = ["fastvhost/**/*.pyx"] + (["tests/probes/*.pyx"] if os.environ.get("FASTVHOST_PROBES") else [])
 setup(
     ext_modules=cythonize(
@@ -75,5 +79,7 @@ setup(
         compiler_directives=DIRECTIVES,
         show_all_warnings=True,
         annotate=bool(os.environ.get("FASTVHOST_ANNOTATE")),
+        nthreads=TRANSLATED_AT_ONCE,
     ),
+    options={"build_ext": {"parallel": CPUS}},  # pip has no word for it
 )
