@@ -36,6 +36,7 @@ def both_ways(number: int) -> dict[str, Any]:
     return dict(row)
 
 
+@pytest.mark.long  # 100 s of a guest that the kernel serves; path 2 has the same tap and pcap, in each run
 def test_path_3_app1_talks_through_the_tap_of_a_guest_that_the_kernel_serves() -> None:
     row = both_ways(3)
     # vhost-net moved the frames, and not QEMU itself.
