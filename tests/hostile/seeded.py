@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import CodeType
+
 from tests.hostile.catalogue import CATALOGUE, Case, name_of
 from tests.hostile.rings import FORMATS, PACKED
 
@@ -52,6 +54,14 @@ HARM = {
 
 Where anything else is seen first, answers are waited for longer, in the end as long as without a bug.
 """
+
+
+def one_of_each(pairs: list[Pair]) -> list[Pair]:
+    """Each bug once with each function that finds it, on one ring format and with one of its parameters."""
+    kinds: dict[tuple[str, CodeType], Pair] = {}
+    for pair in pairs:
+        kinds.setdefault((pair[0], CATALOGUE[pair[1]].run.__code__), pair)
+    return list(kinds.values())
 
 
 def without_bugs(pairs: list[Pair]) -> list[Case]:

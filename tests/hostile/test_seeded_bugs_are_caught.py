@@ -20,7 +20,7 @@ from tests.hostile.broken.bugs import BUGS
 from tests.hostile.catalogue import CATALOGUE, name_of
 from tests.hostile.conftest import Shared
 from tests.hostile.invariant import Broken
-from tests.hostile.seeded import HARM, PAIRS, RUNNING, Pair, name_of_pair, without_bugs
+from tests.hostile.seeded import HARM, PAIRS, RUNNING, Pair, name_of_pair, one_of_each, without_bugs
 
 pytestmark = pytest.mark.alone
 
@@ -34,7 +34,6 @@ LIMITS: dict[str, Any] = {
 """Limits that a back-end of a few hundred lines of Python can keep."""
 AT_ONCE, SOUND_AT_ONCE = 3, 2
 C, R = TypeVar("C"), TypeVar("R")
-SOUND = without_bugs(RUNNING)
 DONE = {"I1", "I6", "I7"}
 """Invariants whose failure does not depend on how fast the machine is."""
 MAX_WAIT, IN_VAIN = 30.0, (0.2, 1.0, 5.0)
@@ -143,7 +142,6 @@ def ahead() -> Iterator[Ahead[Pair, Broken | None]]:
     outcomes.close()
 
 
-@pytest.mark.parametrize("case", sorted(SOUND, key=catalogue.beside), ids=name_of)
 def test_without_a_bug_the_mini_back_end_stands(
     case: catalogue.Case, sound: Ahead[catalogue.Case, None], request: pytest.FixtureRequest
 ) -> None:
@@ -151,11 +149,12 @@ def test_without_a_bug_the_mini_back_end_stands(
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Each attack with each of its bugs on one ring format; with --long on more, where there are more."""
+    """One of each kind, with the bug and without; with --long every attack with every bug, on each ring format."""
+    pairs = RUNNING if metafunc.config.getoption("--long") else one_of_each(RUNNING)
     if "pair" in metafunc.fixturenames:
-        once = list({pair[:2]: pair for pair in reversed(RUNNING)}.values())[::-1]
-        pairs = RUNNING if metafunc.config.getoption("--long") else once
         metafunc.parametrize("pair", pairs, ids=name_of_pair)
+    if "case" in metafunc.fixturenames:
+        metafunc.parametrize("case", sorted(without_bugs(pairs), key=catalogue.beside), ids=name_of)
 
 
 def test_with_the_bug_the_attack_is_noticed(
