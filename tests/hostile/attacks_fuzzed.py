@@ -21,7 +21,7 @@ from tests.hostile.invariant import Broken
 from tests.hostile.rings import EVERY
 from tests.hostile.scene import Scene
 
-SECONDS, SECONDS_SANITIZED = 5.0, 3.0
+SECONDS = 3.0
 """With the quiet turns, in which the same is done without a wrong field."""
 TURNS = 5
 INPUTS = 24
@@ -89,8 +89,7 @@ class Rounds:
 def random_rings(scene: Scene) -> None:
     """Until the time is over and, unless the back-end is slow, until every rule was met."""
     rounds = Rounds(scene)
-    seconds = SECONDS if scene.arena.rates else SECONDS_SANITIZED
-    scene.in_turns(rounds.spoiled, rounds.right, seconds, attacks=TURNS)
+    scene.in_turns(rounds.spoiled, rounds.right, SECONDS, attacks=TURNS)
     deadline = time.monotonic() + LONGER
     while rounds.missing() and scene.arena.endurance >= 1.0:
         if time.monotonic() > deadline:
