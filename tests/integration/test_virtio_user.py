@@ -11,7 +11,7 @@ from tests.integration.flood import SHAPES, by_sockets, flood
 
 pytestmark = pytest.mark.alone
 
-FLOOD_SECONDS = 1.5
+FLOOD_SECONDS = 0.6
 """After that the test waits for a thousand frames, however long they take; with --long it is longer."""
 
 
