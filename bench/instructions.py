@@ -81,15 +81,15 @@ CASES = (
 )
 
 
-def count() -> dict[str, float]:
-    """Instructions per frame of every case."""
+def count(first: int = len(CASES)) -> dict[str, float]:
+    """Instructions per frame of every case, or of so many first ones."""
     with tempfile.TemporaryDirectory() as directory:
         profile = Path(directory) / "profile"
         done = subprocess.run(
             [
                 "valgrind", "--tool=callgrind", f"--callgrind-out-file={profile}",
                 "--collect-atstart=no", f"--toggle-collect={COUNTED}", f"--dump-after={PART_ENDS}",
-                sys.executable, "-m", "bench.instructions", "--inside",
+                sys.executable, "-m", "bench.instructions", "--inside", str(first),
             ],
             cwd=ROOT,
             env={**os.environ, "FASTVHOST_CPU_LEVEL": CPU_LEVEL, "PYTHONHASHSEED": "0"},
@@ -104,14 +104,14 @@ def count() -> dict[str, float]:
         parts = sorted(Path(directory).glob("profile.*"), key=lambda path: int(path.suffix[1:]))
         totals = [int(re.findall(r"^totals: (\d+)", part.read_text(), re.M)[-1]) for part in parts]
     counted = [total for total in totals if total]
-    if not len(counted) == len(frames) == len(CASES):
-        raise RuntimeError(f"{len(CASES)} cases ran, {len(frames)} reported frames and {len(counted)} were counted")
-    return {case.name: n / f for case, n, f in zip(CASES, counted, frames, strict=True)}
+    if not len(counted) == len(frames) == first:
+        raise RuntimeError(f"{first} cases ran, {len(frames)} reported frames and {len(counted)} were counted")
+    return {case.name: n / f for case, n, f in zip(CASES[:first], counted, frames, strict=True)}
 
 
-def run_cases() -> None:
-    """The program that runs under valgrind. Prints the frames of each case."""
-    for case in CASES:
+def run_cases(first: int) -> None:
+    """The program that runs under valgrind. Prints the frames of each of so many cases."""
+    for case in CASES[:first]:
         print(run_flood(case) if case.flooded_to else run_pair(case), flush=True)
 
 
@@ -137,10 +137,10 @@ def main() -> int:
     about = (__doc__ or "").partition("\n")[0]
     parser = argparse.ArgumentParser(prog="python -m bench.instructions", description=about)
     parser.add_argument("--record", action="store_true")
-    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--inside", type=int, metavar="CASES", help=argparse.SUPPRESS)
     o = parser.parse_args()
     if o.inside:
-        run_cases()
+        run_cases(o.inside)
         return 0
     counted = count()
     for case in CASES:
