@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+SHORTEST, LONGEST = 0.001, 0.02
+"""Seconds between two looks: short at first, since most things happen soon."""
 
 MAX_WAIT = float(os.environ.get("FASTVHOST_MAX_WAIT", "30"))
 """Seconds to wait for what must happen. A busy machine may have no time for it for a while.
@@ -22,9 +24,10 @@ class WaitedTooLong(AssertionError):
 
 def wait_until(what: str, seconds: float, condition: Callable[[], T]) -> T:
     """Ask until the answer is true, and return it. Raises WaitedTooLong, or what the condition raises."""
-    deadline = time.monotonic() + seconds
+    deadline, pause = time.monotonic() + seconds, SHORTEST
     while not (answer := condition()):
         if time.monotonic() > deadline:
             raise WaitedTooLong(f"not within {seconds:g} s: {what}")
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST)
     return answer
