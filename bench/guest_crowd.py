@@ -1,8 +1,9 @@
-"""Built-in guests at the ports of a switch: who sends to whom. What arrives is counted, and not looked into.
+"""Built-in guests at the ports of a switch: who sends to whom. What arrives is counted, and mostly not looked into.
 
 mesh    each of them sends to all others in turn
 hub     each sends to the first one, which sends to all others in turn
 pair    the first two send to each other, and the others are there
+pairs   neighbours send to each other: 0 and 1, 2 and 3, ...
 many    each of them has as many addresses as its ring has slots, and sends to a random one of another's
 flood   the first one sends to everybody
 """
@@ -22,10 +23,12 @@ from fastvhost.driver.frontend import FrontEnd, GuestsError
 from fastvhost.driver.load import Load
 from fastvhost.driver.settings import PairSettings
 
-PATTERNS = ("mesh", "hub", "pair", "many", "flood")
+PATTERNS = ("mesh", "hub", "pair", "pairs", "many", "flood")
 ETHERTYPE = b"\x88\xb5"
 EVERYBODY = b"\xff" * 6
 MAC_BYTES = 6
+TAGS = 255
+"""Guests beyond so many neither send nor get anything: a byte of the address tells one from another."""
 
 
 def mac(guest: int, number: int = 0) -> bytes:
@@ -44,6 +47,8 @@ def targets(pattern: str, guest: int, n_guests: int) -> list[int]:
         return [0] if guest else others
     if pattern == "pair":
         return [1 - guest] if guest < 2 else []
+    if pattern == "pairs":
+        return [guest ^ 1]
     return others if guest == 0 else []
 
 
@@ -71,9 +76,12 @@ def starts_of_frames(device: GuestDevice, own: bytes) -> Iterator[int]:
 
 def device_of(settings: PairSettings, features: int, pattern: str, guest: int, n_guests: int) -> GuestDevice:
     """A guest's device, whose frames are addressed."""
-    sends = bool(targets(pattern, guest, n_guests))
-    device = GuestDevice(settings, features=features, tag=guest + 1, peer_tag=2 if guest == 0 else 1, sends=sends)
-    aim(device, pattern, guest, n_guests, settings.queue_size)
+    whom = targets(pattern, guest, n_guests)
+    peer = whom[0] if whom else int(guest == 0)
+    tag = guest + 1 if guest < TAGS else 0
+    device = GuestDevice(settings, features=features, tag=tag, peer_tag=peer + 1, sends=bool(whom))
+    if pattern != "pairs":  # there, all frames are addressed already
+        aim(device, pattern, guest, n_guests, settings.queue_size)
     return device
 
 
@@ -86,10 +94,14 @@ class Counted(NamedTuple):
 
 
 class Crowd:
-    """Guests at sockets, all in one thread. Those that neither send nor get anything are only connected."""
+    """Guests at sockets, all in one thread. Those that neither send nor get anything are only connected.
 
-    def __init__(self, paths: Sequence[str], settings: PairSettings, pattern: str) -> None:
-        self._settings, self._pattern = replace(settings, content="none"), pattern
+    content: what frames hold and what of it is checked (driver.settings), which takes pairs that wires join: all that
+    a guest gets comes from its neighbour.
+    """
+
+    def __init__(self, paths: Sequence[str], settings: PairSettings, pattern: str, content: str = "none") -> None:
+        self._settings, self._pattern = replace(settings, content=content), pattern
         self._devices: list[GuestDevice] = []
         self._front_ends = [FrontEnd(path, listen=settings.listen, timeout=settings.timeout) for path in paths]
         self._load: Load | None = None
@@ -119,6 +131,16 @@ class Crowd:
         self._load = Load(*(self._devices[guest] for guest in sorted(part)))
         self._thread = threading.Thread(target=self._load.run, name="guests", daemon=True)
         self._thread.start()
+
+    @property
+    def devices(self) -> Sequence[GuestDevice]:
+        """By number."""
+        return self._devices
+
+    def drain(self) -> None:
+        """Send no more, keep receiving."""
+        assert self._load
+        self._load.drain()
 
     @property
     def connected(self) -> bool:

@@ -32,7 +32,7 @@ cdef extern from "<unistd.h>" nogil:
     ssize_t read(int fd, void *buf, size_t count)
 
 cdef enum:
-    MAX_GUESTS = 16
+    MAX_GUESTS = 256       # one for each tag: what a receiver tells senders apart by
     SECOND = 1_000_000_000
     NAP_MS = 1000          # where nothing notifies for so long though there is something to do, a notification was lost
 

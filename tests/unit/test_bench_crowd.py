@@ -21,7 +21,7 @@ def test_nobody_sends_to_itself_and_somebody_sends(pattern: str) -> None:
     assert any(whom)
 
 
-@pytest.mark.parametrize("pattern", ["mesh", "hub", "pair", "many"])
+@pytest.mark.parametrize("pattern", ["mesh", "hub", "pair", "pairs", "many"])
 def test_once_all_addresses_are_known_a_frame_goes_to_one_guest(pattern: str) -> None:
     with switch_rig(pattern, 4, settings=SMALL) as r:
         for _ in range(40):
