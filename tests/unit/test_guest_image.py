@@ -29,6 +29,11 @@ APT_GET = """#!/bin/sh
 echo "$@" >> STORE/fetched
 cp STORE/*.deb .
 """
+GCC = """#!/bin/sh
+while [ "$1" != -o ]; do shift; done
+echo a program > "$2"
+"""
+"""What it compiles is in every guest that other tests boot."""
 
 
 class Store:
@@ -38,7 +43,7 @@ class Store:
         self.place, self.cache = place, place / "cache" / "fastvhost"
         for name, files in ((KERNEL, self.kernel()), (BUSYBOX, {"bin/busybox": Path(busybox()).read_bytes()})):
             self.package(name, files)
-        for program, text in (("apt-cache", APT_CACHE), ("apt-get", APT_GET)):
+        for program, text in (("apt-cache", APT_CACHE), ("apt-get", APT_GET), ("gcc", GCC)):
             (place / program).write_text(text.replace("STORE", str(place)))
             (place / program).chmod(0o755)
 
