@@ -35,6 +35,8 @@ T = TypeVar("T")
 ANSWER_WITHIN = 5.0
 """Seconds. A file system answers in microseconds, except on an overloaded machine."""
 UNANSWERED = "its file system does not answer; use memory-backend-memfd, or a file on tmpfs or hugetlbfs"
+SO_PASSRIGHTS = 83
+"""Whether a socket takes file descriptors. Linux, include/uapi/asm-generic/socket.h"""
 EVENTFD = "anon_inode:[eventfd]"
 MOST_CARRIED = 253
 """The most descriptors that one message on a socket carries: the kernel's SCM_MAX_FD. unix(7)"""
@@ -120,6 +122,12 @@ def within(call: Callable[[], T], late: Callable[[T], object] = lambda _: None, 
         return future.result()
     future.add_done_callback(lambda done: None if done.exception() else late(done.result()))
     raise ProtocolError(unanswered if stop is None or not stop.done() else "given up, because the port is to stop")
+
+
+def refuse_files(listener: socket.socket) -> None:
+    """Have connections made from now on take no file descriptors. Linux 6.16; before, nothing changes."""
+    with contextlib.suppress(OSError):
+        listener.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)
 
 
 def receive(sock: socket.socket, n_bytes: int) -> tuple[bytes, list[int], bool]:

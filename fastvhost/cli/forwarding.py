@@ -19,11 +19,12 @@ from fastvhost import __version__
 from fastvhost.backend import keeper
 from fastvhost.cli import render
 from fastvhost.cli.output import Figures
-from fastvhost.control import affinity, changes, host, macs, preflight, records, runtime_dir
+from fastvhost.control import affinity, changes, host, macs, metrics_server, preflight, records, runtime_dir
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.control_socket import ControlSocket
 from fastvhost.control.core_watch import CoreWatch
 from fastvhost.control.errors import FastvhostError, RuntimeFailure
+from fastvhost.control.metrics_server import MetricsServer
 from fastvhost.control.placement import Place, PlacementWatch
 from fastvhost.control.stats import History, Snapshot, with_rates
 from fastvhost.control.switch import STOP_SECONDS, Switch
@@ -36,7 +37,7 @@ T = TypeVar("T")
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LAST_FIGURES_SECONDS = 0.1
 CONTROL_SECONDS = 0.1
-"""Seconds that the control socket's thread has to finish its answer."""
+"""Seconds that the thread of the control socket, or of the metrics, has to finish its answer."""
 END_SECONDS = 1.9
 """Seconds after the signal until the process ends, whatever is stuck."""
 DEFECT = "this is a defect, please report it with the log above"
@@ -46,6 +47,8 @@ MOST_DEFECTS = 8
 CORE_WATCH_SECONDS = 5.0
 
 
+Answering = dict[str, ControlSocket | MetricsServer]
+"""Who answers questions of other programs, by what the log calls it."""
 Read = Callable[[], FwdConfig]
 """Reads the configuration file anew. Raises UsageError."""
 
@@ -83,24 +86,29 @@ def serve(switch: Switch, helper: keeper.Keeper | None, read: Read | None) -> in
     if helper:
         affinity.pin(helper.pid, plan.control_cores)
     history = History(switch.wiring)
-    control = _control_socket(settings, switch, history, read)
+    answering: Answering = {}
     out = Figures()
     try:
+        if control := _control_socket(settings, switch, history, read):
+            answering["the control socket"] = control
+        if settings.metrics:
+            group = preflight.group_id(settings.socket_group)
+            answering["the metrics"] = metrics_server.make(settings.metrics, switch.counters, switch.describe, group)
         switch.start()
-        if control:
-            control.start()
+        for one in answering.values():
+            one.start()
     except BaseException:
         switch.halt()
-        if control:
-            control.stop(CONTROL_SECONDS)
+        for one in answering.values():
+            one.stop(CONTROL_SECONDS)
         raise
     try:
         code = _wait(settings, switch, history, out, helper, read)
     except BaseException as error:
         defect = "" if isinstance(error, FastvhostError) else f"internal error {error!r}; {DEFECT}"
-        _end(settings, switch, control, out, 1, defect or str(error))
+        _end(settings, switch, answering, out, 1, defect or str(error))
         raise
-    return _end(settings, switch, control, out, code)
+    return _end(settings, switch, answering, out, code)
 
 
 def _control_socket(
@@ -251,19 +259,19 @@ def _end_by(seconds: float) -> None:
 
 
 def _end(
-    settings: FwdConfig, switch: Switch, control: ControlSocket | None, out: Figures, code: int, error: str = ""
+    settings: FwdConfig, switch: Switch, answering: Answering, out: Figures, code: int, error: str = ""
 ) -> int:
     """Stop everything, print the last figures. Returns the exit code; does not return where a thread is stuck.
 
     error: why it ends; printed on stderr in that case, otherwise the caller raises it.
     """
     survive = _Survivor()
-    if control:
-        survive("the control socket", control.withdraw)
+    for what, one in answering.items():
+        survive(what, one.withdraw)
     in_time = survive("the switch", switch.halt) is True
     survive("the last figures", lambda: _print(settings, out, switch.counters(), LAST_FIGURES_SECONDS))
-    if control and not survive("the control socket", control.stop, CONTROL_SECONDS):
-        in_time = False
+    for what, one in answering.items():
+        in_time = survive(what, one.stop, CONTROL_SECONDS) is True and in_time
     if in_time:
         switch.close()
         faulthandler.cancel_dump_traceback_later()

@@ -42,6 +42,7 @@ OPTIONS = (
     ("stats-period", "SECONDS", "print counters and rates every so many seconds"),
     ("control", "PATH", "control socket; default: in the runtime directory, where fastvhost stats and show find it"),
     ("control-group", "GROUP", "group that may change ports and wires through the control socket, beside you and root"),
+    ("metrics", "ADDR:PORT", "serve the figures to Prometheus there, or at unix:PATH; without ADDR on 127.0.0.1"),
     ("socket-group", "GROUP", "group that may connect to the sockets (mode 0660)"),
     (
         "config",

@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastvhost.control import policy_checks, port_keys, port_text, units
+from fastvhost.control import metrics_address, policy_checks, port_keys, port_text, units
 from fastvhost.control.errors import UsageError
+from fastvhost.control.metrics_address import MetricsAddress
 from fastvhost.control.port_spec import PortSpec
 
 # Options whose value is a word, and their words.
@@ -38,6 +39,7 @@ OPTIONS = (
     "socket-group",
     "mac-table",
     "mac-age",
+    "metrics",
 )
 
 
@@ -67,6 +69,8 @@ class FwdConfig:
     control_group: str | None = None
     """Whose members may change ports and wires, beside this user and root."""
     socket_group: str | None = None
+    metrics: MetricsAddress | None = None
+    """Where figures are served to Prometheus; None: nowhere."""
 
     @property
     def unwired(self) -> tuple[str, ...]:
@@ -176,6 +180,7 @@ def build(options: Mapping[str, object]) -> FwdConfig:
         control=control,
         control_group=_optional_text("control-group", given.get("control-group")),
         socket_group=_optional_text("socket-group", given.get("socket-group")),
+        metrics=metrics_address.parse(given["metrics"]) if "metrics" in given else None,
     )
     check_together(settings)
     return settings
@@ -184,10 +189,13 @@ def build(options: Mapping[str, object]) -> FwdConfig:
 def check_together(settings: FwdConfig) -> None:
     """Raises UsageError where ports, wires and control socket, each well by itself, do not fit together."""
     _check_ports(settings.ports)
-    control = settings.control
-    for port in settings.ports:
-        if control and port.socket and socket_file(control) == socket_file(port.socket):
-            raise UsageError(f"--control {control}: port '{port.name}' has this socket; give each its own")
+    others = {"control": settings.control, "metrics": settings.metrics.path if settings.metrics else None}
+    taken = {socket_file(port.socket): f"port '{port.name}'" for port in settings.ports if port.socket}
+    for option, path in others.items():
+        if path:
+            if owner := taken.get(socket_file(path)):
+                raise UsageError(f"--{option} {path}: {owner} has this socket; give each its own")
+            taken[socket_file(path)] = f"--{option}"
     _check_macs(settings.ports, settings.wires)
     policy_checks.check(settings.ports, learn=settings.forward == "learn")
 

@@ -47,8 +47,6 @@ MAX_UNSENT_BYTES = 4 << 20
 # After this long without a request, a client may lose its place to a new one.
 IDLE_SECONDS = 30.0
 
-SO_PASSRIGHTS = 83
-"""Whether a socket takes file descriptors. Linux, include/uapi/asm-generic/socket.h"""
 SO_PEERGROUPS = 59
 """Linux 4.13, include/uapi/asm-generic/socket.h"""
 MOST_GROUPS = 65536
@@ -93,8 +91,7 @@ class _Listener(ListeningSocket):
         self._make_directory()
 
     def _hold(self, sock: socket.socket) -> None:
-        with contextlib.suppress(OSError):  # an older kernel
-            sock.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)  # its connections inherit that
+        foreign_files.refuse_files(sock)
         foreign_files.keep([sock.fileno()])
 
     def _discard(self, sock: socket.socket) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fastvhost.control import host, socket_place
+from fastvhost.control import host, metrics_address, socket_place
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.control_socket import ELSEWHERE
 from fastvhost.control.errors import RuntimeFailure, UsageError
@@ -27,6 +27,8 @@ def check_for_later(settings: FwdConfig) -> tuple[str, ...]:
     said = tuple(said for port in settings.ports for said in port.kind.check_host(port))
     if settings.control:
         said += socket_place.check(Path(settings.control), True, ELSEWHERE)
+    if settings.metrics and settings.metrics.path:
+        said += socket_place.check(Path(settings.metrics.path), True, metrics_address.ELSEWHERE)
     return said
 
 

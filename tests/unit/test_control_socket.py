@@ -238,7 +238,7 @@ def test_without_a_file_left_an_operator_is_answered_and_nothing_spins(
 @contextlib.contextmanager
 def without_refusing_descriptors(monkeypatch: pytest.MonkeyPatch, directory: Path) -> Iterator[Path]:
     """A control socket as it is on kernels before 6.16."""
-    monkeypatch.setattr(control_socket, "SO_PASSRIGHTS", -1)
+    monkeypatch.setattr(foreign_files, "SO_PASSRIGHTS", -1)
     server = ControlSocket(directory / "old.sock", {"echo": echo})
     server.open()
     server.start()
