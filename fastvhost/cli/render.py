@@ -64,6 +64,8 @@ def _worker(name: str, worker: dict[str, Any], rate: dict[str, float] | None) ->
     if worker["core"] is None:
         last = worker.get("last_core")
         where = "not pinned" if last is None else f"not pinned, last on core {last}"
-    busy = f", {si(rate['busy_rounds'])} of {si(rate['rounds'])} rounds/s found frames" if rate else ""
+    busy = ""
+    if rate:
+        busy = f", busy {rate['busy']:.0%}, {si(rate['busy_rounds'])} of {si(rate['rounds'])} rounds/s found frames"
     wires = " ".join(f"{ingress}>{egress or '(nothing)'}" for ingress, egress in worker["wires"])
     return f"{name}: {where}{busy}, {wires or 'no wires'}"

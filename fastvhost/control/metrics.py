@@ -38,6 +38,7 @@ LEARNING_COUNTERS = (
 WORKER_COUNTERS = (
     ("rounds", "worker_rounds", "Rounds over a worker's lanes."),
     ("busy_rounds", "worker_busy_rounds", "Those in which frames moved."),
+    ("busy_seconds", "worker_busy_seconds", "Time that these rounds took."),
     ("sleeps", "worker_sleeps", "How often a worker slept."),
 )
 # Key of a ring in what `show` tells, the metric's name, and its help.

@@ -62,6 +62,7 @@ def _worker(thread: WorkerThread) -> dict[str, Any]:
         "wires": [list(wire) for wire in thread.wires],
         "rounds": thread.worker.rounds,
         "busy_rounds": thread.worker.busy_rounds,
+        "busy_seconds": round(thread.worker.busy_seconds, 6),
         "sleeps": thread.worker.sleeps,
         "waiting": thread.worker.waiting,
     }
@@ -102,8 +103,10 @@ def _port_rates(now: Mapping[str, Any], before: Mapping[str, Any], seconds: floa
 
 
 def _worker_rates(now: Mapping[str, Any], before: Mapping[str, Any], seconds: float) -> dict[str, float]:
-    # No percentage of busy rounds: an empty round takes a hundredth of the time of a full one.
-    return {key: round((now[key] - before[key]) / seconds, 1) for key in ("rounds", "busy_rounds", "sleeps")}
+    # Of time, not of rounds: an empty round takes a hundredth of the time of a full one.
+    busy = (now["busy_seconds"] - before["busy_seconds"]) / seconds
+    rates = {key: round((now[key] - before[key]) / seconds, 1) for key in ("rounds", "busy_rounds", "sleeps")}
+    return {**rates, "busy": round(busy, 4)}
 
 
 class History:

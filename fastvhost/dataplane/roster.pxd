@@ -54,6 +54,7 @@ cdef struct Roster:
     # accounts, in ticks
     uint64_t least             # of those with traffic in the last round
     uint64_t now               # when the visit before ended
+    uint64_t worked            # in rounds in which frames moved
     Lane *at                   # whose memory may be touched since then, for who looks on (hold_watch); NULL: nobody's
     uint64_t lead
     uint64_t most              # that one visit is charged

@@ -68,6 +68,9 @@ class Worker:
     def busy_rounds(self) -> int:
         """Rounds that found at least one frame."""
     @property
+    def busy_seconds(self) -> float:
+        """Seconds that rounds took in which frames moved, each up to the end of its last visit."""
+    @property
     def waiting(self) -> int:
         """Frames that were received and neither delivered nor dropped yet, because their egress has no room.
 

@@ -6,7 +6,7 @@ A round visits each lane whose turn it is, and charges its port with the time (r
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 
-from fastvhost.abi.shared_memory cimport full_fence, load_acquire_u32, store_release_u32
+from fastvhost.abi.shared_memory cimport full_fence, load_acquire_u32, load_u64, store_release_u32
 from fastvhost.dataplane.door cimport Door, enter, is_called, leave, stand, wake
 from fastvhost.dataplane.eventfd cimport pollfd
 from fastvhost.dataplane.forward.forward cimport forward_burst, is_between_exits
@@ -17,6 +17,7 @@ from fastvhost.dataplane.notify cimport discard_signals, make_thread_signals
 from fastvhost.dataplane.offload.cut cimport discard_cutter, make_cutter
 from fastvhost.dataplane.port cimport Port
 from fastvhost.dataplane.roster cimport (
+    LEAD_US,
     LONE_FRAME_SHIFT,
     QUIET_AFTER,
     QUIET_SHARE,
@@ -53,11 +54,11 @@ _POLICIES = {"poll": IDLE_POLL, "adaptive": IDLE_ADAPTIVE, "interrupt": IDLE_INT
 
 cdef uint32_t visit(Roster *roster) noexcept nogil:
     """One round: a burst for each lane whose turn it is. Returns the frames moved."""
-    cdef uint64_t limit = roster.least + roster.lead, least = NOBODY
+    cdef uint64_t limit = roster.least + roster.lead, least = NOBODY, began
     cdef uint32_t moved = 0, now, i = 0, _turn, turns = roster.n_quiet
     cdef Sender *sender
     cdef Lane *lane
-    roster.now = roster.read_ticks()
+    began = roster.now = roster.read_ticks()
     if roster.n_active:
         turns = min(turns, 1 + turns // QUIET_SHARE)
     while i < roster.n_active:
@@ -83,6 +84,8 @@ cdef uint32_t visit(Roster *roster) noexcept nogil:
         else:
             line_up(roster, lane)
     roster.at = NULL
+    if moved:
+        roster.worked += roster.now - began
     roster.least = least if least != NOBODY else highest(roster)
     return moved
 
@@ -340,6 +343,11 @@ cdef class Worker:
     @property
     def busy_rounds(self) -> int:
         return self.n_busy
+
+    @property
+    def busy_seconds(self) -> float:
+        # A clock of constant rate, whose ticks in LEAD_US are known. load_u64: its thread writes it.
+        return <double>load_u64(&self.roster.worked) / <double>self.roster.lead * (LEAD_US / 1e6)
 
     @property
     def waiting(self) -> int:

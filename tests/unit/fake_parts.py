@@ -95,6 +95,7 @@ class FakeWorker:
         self.shares: list[tuple[int, int]] = []
         """Share of each wire, and of how many."""
         self.rounds = self.busy_rounds = self.sleeps = self.waiting = 0
+        self.busy_seconds = 0.0
         self.released = threading.Event()
 
     def share_wire(self, wire: FakeWire, share: int) -> None:

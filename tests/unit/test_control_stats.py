@@ -38,6 +38,7 @@ def test_a_snapshot_is_plain_json_with_every_reason_even_at_zero(fakes: Fakes, s
         "wires": [["a", "b"], ["b", "a"]],
         "rounds": 0,
         "busy_rounds": 0,
+        "busy_seconds": 0.0,
         "sleeps": 0,
         "waiting": 0,
     }
@@ -51,14 +52,15 @@ def later(before: dict[str, Any], seconds: float, **port: Any) -> dict[str, Any]
 def test_rates_are_differences_per_second(switch: Switch) -> None:
     before = stats.snapshot(switch.wiring)
     now = later(before, 2.0, rx_frames=1000, rx_bytes=64000, tx_dropped={"no_receive_buffers": 4, "link_down": 6})
-    now["workers"] = {"worker0": {**before["workers"]["worker0"], "rounds": 400, "busy_rounds": 100}}
+    spent = {"rounds": 400, "busy_rounds": 100, "busy_seconds": 0.5}
+    now["workers"] = {"worker0": {**before["workers"]["worker0"], **spent}}
     rates = stats.with_rates(now, before)["rates"]
     assert rates["seconds"] == pytest.approx(2.0)
     assert rates["ports"]["a"]["rx_frames"] == pytest.approx(500)
     assert rates["ports"]["a"]["rx_bits"] == pytest.approx(256000)
     assert rates["ports"]["a"]["tx_dropped"] == pytest.approx(5)
     assert rates["ports"]["b"]["rx_frames"] == 0
-    assert rates["workers"]["worker0"] == {"rounds": 200.0, "busy_rounds": 50.0, "sleeps": 0.0}
+    assert rates["workers"]["worker0"] == {"rounds": 200.0, "busy_rounds": 50.0, "sleeps": 0.0, "busy": 0.25}
 
 
 def test_without_an_earlier_snapshot_there_are_no_rates(switch: Switch) -> None:

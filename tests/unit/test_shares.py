@@ -65,6 +65,17 @@ def test_128_queue_pairs_of_a_port_get_as_much_as_the_one_of_another() -> None:
         assert max(many.visits) - min(many.visits) <= 1  # its lanes take turns
 
 
+def test_a_worker_is_busy_in_rounds_that_move_frames_and_in_no_others() -> None:
+    busy, idle = BusyPort("busy", cost=LONG), BusyPort("idle", frames=0, cost=0)
+    with shared(busy, idle) as worker:
+        rounds(worker, 1000)
+        assert worker.busy_seconds * 1e6 == pytest.approx(busy.spent / TICKS_PER_US, rel=0.01)
+        busy.set_load(0, LONG)    # a look that finds nothing takes as long
+        before = worker.busy_seconds
+        rounds(worker, 1000)
+        assert worker.busy_seconds == before
+
+
 def test_a_port_beside_those_that_have_nothing_is_visited_in_every_round() -> None:
     busy, idle = BusyPort("busy", pairs=4, cost=LONG), BusyPort("idle", frames=0, cost=0)
     with shared(busy, idle) as worker:
