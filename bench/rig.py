@@ -47,6 +47,7 @@ def rig(
     both_ways: bool = True,
     features: Feature = USUAL_FEATURES,
     hold: bool = True,
+    hold_timeout_ms: int = 1000,
     journals: bool = False,
     learn: bool = False,
     vlans: tuple[Vlans, Vlans] | None = None,
@@ -79,7 +80,8 @@ def rig(
             assert bridge
             bridge.set_vlans(number, native=one.untagged, tagged=one.tagged)
         for ingress, egress in (ports, ports[::-1]):
-            worker.add_wire(ingress, None if bridge else egress, hold=hold, hold_timeout_ms=1000, bridge=bridge)
+            leads_to = None if bridge else egress
+            worker.add_wire(ingress, leads_to, hold=hold, hold_timeout_ms=hold_timeout_ms, bridge=bridge)
         yield Rig((devices[0], devices[1]), (ports[0], ports[1]), worker, Load(*devices), table)
         conservation.check(worker, *ports)
         for port in ports:

@@ -13,6 +13,7 @@ from fastvhost.dataplane.door import Door
 from fastvhost.dataplane.forwarding_table import ForwardingTable
 from fastvhost.dataplane.virtio_port import VirtioPort
 from fastvhost.dataplane.worker import Worker
+from fastvhost.driver.device import GuestDevice
 from fastvhost.driver.load import Load
 from fastvhost.driver.settings import GuestSettings
 
@@ -21,6 +22,7 @@ from fastvhost.driver.settings import GuestSettings
 class SwitchRig:
     """Guests and their ports, by number."""
 
+    devices: tuple[GuestDevice, ...]
     ports: tuple[VirtioPort, ...]
     worker: Worker
     load: Load
@@ -33,9 +35,18 @@ class SwitchRig:
 
 @contextlib.contextmanager
 def switch_rig(
-    pattern: str, n_guests: int, *, learn: bool = True, settings: GuestSettings = POLLED, max_macs: int = 1024
+    pattern: str,
+    n_guests: int,
+    *,
+    learn: bool = True,
+    settings: GuestSettings = POLLED,
+    max_macs: int = 1024,
+    hold: bool | None = None,
 ) -> Iterator[SwitchRig]:
-    """Rings are live and empty. pattern: who sends to whom (bench.guest_crowd). learn=False: wires 0-1, 2-3, ..."""
+    """Rings are live and empty. pattern: who sends to whom (bench.guest_crowd). learn=False: wires 0-1, 2-3, ...
+
+    hold: whether frames wait for room; None: those of wires do.
+    """
     settings, door = replace(settings, content="none"), Door()
     with contextlib.ExitStack() as closing:
         devices, ports = [], []
@@ -53,8 +64,9 @@ def switch_rig(
         for guest, port in enumerate(ports):
             table.set_limits(guest, max_macs=max_macs)
             egress = None if learn else ports[guest ^ 1]
-            worker.add_wire(port, egress, hold=not learn, hold_timeout_ms=1000, bridge=bridge)
-        yield SwitchRig(tuple(ports), worker, Load(*devices), table)
+            waits = not learn if hold is None else hold
+            worker.add_wire(port, egress, hold=waits, hold_timeout_ms=1000, bridge=bridge)
+        yield SwitchRig(tuple(devices), tuple(ports), worker, Load(*devices), table)
         for port in ports:
             for index in RINGS:
                 port.stop_queue(index)

@@ -124,8 +124,7 @@ def _lines(settings: FwdConfig, plan: host.CorePlan) -> list[str]:
         vlans_of = [(port.name, port.policy.vlans) for port in settings.ports]
         lines += [f"vlans: {sentence}" for sentence in [vlans.ports_without_keys(vlans_of)] if sentence]
     lines += [f"not wired, {settings.without_a_wire(name)}: {name}" for name in settings.unwired]
-    hold = f"hold, {format_duration(settings.hold_timeout)} without progress" if settings.on_full == "hold" else "drop"
-    lines.append(f"on full: {'drop' if settings.forward == 'learn' else hold}")
+    lines.append(f"on full: {_on_full(settings)}")
     naps = f", naps up to {format_duration(settings.idle_sleep_max)}" if settings.idle == "adaptive" else ""
     lines.append(f"idle: {settings.idle}{naps}")
     lines += [
@@ -134,6 +133,16 @@ def _lines(settings: FwdConfig, plan: host.CorePlan) -> list[str]:
     ]
     lines.append(f"control plane: cores {format_cores(plan.control_cores)}")
     return lines
+
+
+def _on_full(settings: FwdConfig) -> str:
+    """What happens with a frame that its receiver has no room for."""
+    if settings.on_full == "drop":
+        return "drop"
+    timeout = format_duration(settings.hold_timeout)
+    if settings.forward == "learn":
+        return f"copy, {timeout} each, 256 frames or 512 KiB a receive queue; what is flooded: drop"
+    return f"hold, {timeout} without progress"
 
 
 def _as_json(settings: FwdConfig, plan: host.CorePlan) -> dict[str, Any]:

@@ -20,11 +20,16 @@ cdef struct DeliveryLock:
     uint8_t apart[48]        # each has a cache line of its own
 
 
+cdef inline bint try_lock(DeliveryLock *lock) noexcept nogil:
+    """False: another worker has it now."""
+    return load_i32(&lock.taken) == 0 and replace_i32(&lock.taken, 0, 1)
+
+
 cdef inline bint take_lock(DeliveryLock *lock) noexcept nogil:
     """False: another worker has it for too long."""
     cdef uint32_t _spin
     for _spin in range(<uint32_t>MOST_SPINS):
-        if load_i32(&lock.taken) == 0 and replace_i32(&lock.taken, 0, 1):
+        if try_lock(lock):
             return True
         cpu_pause()
     return False

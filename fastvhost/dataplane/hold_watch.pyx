@@ -205,19 +205,18 @@ cdef class HoldWatch:
     cdef list find_out(self, uint32_t i):
         """Find the port whose memory holds this worker. Charges no port where that is not certain."""
         cdef Watched *one = &self.watched[i]
-        cdef Wire wire = self.wire_at(i)
         cdef Port sender, receiver
         cdef VirtioPort side
         cdef GuestMemory memory
         cdef bint others_wait, waited, receives
         cdef uint64_t start, ns = 0
-        if wire is None:
+        sender, receiver = self.ports_at(i)
+        if sender is None and receiver is None:
             return []
         with nogil:
             others_wait = touch_own(&self.toucher, PAGE)
         if others_wait or not waits_in_kernel(one.stat_fd) or not is_still_there(one):
             return []
-        sender, receiver = wire.ingress, receiver_of(wire, &one.place)
         if not one.place.delivers or (one.place.copying == 0 and isinstance(receiver, VirtioPort)):
             ns = ns_held(one)
             return self.charged(i, receiver if one.place.delivers else sender, ns)
@@ -248,13 +247,18 @@ cdef class HoldWatch:
         name = (<Worker>self.workers[i]).name
         return [Hold(name, port.name, ns / 1e9, one.place.since)]
 
-    cdef Wire wire_at(self, uint32_t i):
-        """The wire whose lane the worker is at; None where it has that lane no more."""
+    cdef tuple ports_at(self, uint32_t i):
+        """The ports that send and receive where the worker is; None: neither. It has that lane no more, say."""
+        cdef const Place *place = &self.watched[i].place
         cdef Wire wire
         for wire in self.wires[i]:
-            if wire.lanes <= self.watched[i].place.lane < wire.lanes + wire.n_lanes:
-                return wire
-        return None
+            if wire.lanes <= place.lane < wire.lanes + wire.n_lanes:
+                return wire.ingress, receiver_of(wire, place)
+        if place.delivers and place.lane == &(<Worker>self.workers[i]).draining:    # a backlog: nobody sends
+            for wire in self.wires[i]:
+                if wire.bridge is not None:
+                    return None, wire.bridge.owner(place.at.egress)
+        return None, None
 
 
 cdef Port receiver_of(Wire wire, const Place *place):
@@ -351,11 +355,14 @@ cdef void collect(Pages *pages, const Watched *one, const RegionTable *table, bi
 
 cdef uint32_t room_of(const Lane *lane, const Chain *frames) noexcept nogil:
     """How many frames there can be from here on; 0: frames are nowhere here."""
-    cdef const Chain *rows[5]
+    cdef const Chain *rows[6]
     cdef uint32_t i, n = 1
     rows[0] = &lane.burst.frames[0]
     if lane.cutter != NULL:
         rows[n] = &lane.cutter.burst.frames[0]
+        n += 1
+    if lane.backlogs != NULL:
+        rows[n] = &lane.backlogs.frames[0]
         n += 1
     if lane.learner != NULL:
         rows[n], rows[n + 1] = &lane.learner.sorted_frames[0], &lane.learner.splicer.frames[0]

@@ -11,6 +11,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from fastvhost.dataplane.door cimport Gate
 from fastvhost.dataplane.eventfd cimport pollfd
+from fastvhost.dataplane.forward.waiting cimport Backlogs
 from fastvhost.dataplane.roster cimport Roster
 
 
@@ -24,6 +25,7 @@ cdef struct Idle:
     IdlePolicy policy
     uint64_t nap_ns          # the longest nap
     pollfd *fds              # one a lane and the gate's
+    const Backlogs *backlogs
     # written by the worker
     uint32_t empty_rounds    # in a row; the worker's loop sets it to 0 with every frame
     uint64_t since           # monotonic ns of the first look at the clock in this row

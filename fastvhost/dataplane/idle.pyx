@@ -46,7 +46,7 @@ cdef void rest(Idle *idle, Gate *gate, Roster *roster) noexcept nogil:
         cpu_pause()
         return
     nap_ns = LONG_NAP_NS if idle_ns > <uint64_t>TIRED_NS else min(idle.nap_ns, FIRST_NAP_NS + (idle_ns >> 4))
-    if (idle.policy == IDLE_ADAPTIVE and idle_ns < <uint64_t>AWAKE_NS) or frames_wait(roster):
+    if (idle.policy == IDLE_ADAPTIVE and idle_ns < <uint64_t>AWAKE_NS) or frames_wait(idle, roster):
         nap(asleep_for(roster, nap_ns))
     else:
         sleep_until_kicked(idle, gate, roster, nap_ns, asleep_for(roster, sleep_for(idle_ns)))
@@ -63,7 +63,7 @@ cdef void nap(uint64_t ns) noexcept nogil:
     nanosleep(&time, NULL)
 
 
-cdef bint frames_wait(const Roster *roster) noexcept nogil:
+cdef bint frames_wait(const Idle *idle, const Roster *roster) noexcept nogil:
     """Whether frames wait for receive buffers. New buffers would not end a sleep: it waits for transmitqs only.
 
     Frames of a lane at its limit do not count: how long they wait is known (asleep_for).
@@ -74,7 +74,7 @@ cdef bint frames_wait(const Roster *roster) noexcept nogil:
         lane = roster.lanes[i]
         if lane.first < lane.burst.n_frames and not rests_for(lane):
             return True
-    return False
+    return idle.backlogs.n_open != 0
 
 
 cdef uint64_t asleep_for(const Roster *roster, uint64_t ns) noexcept nogil:

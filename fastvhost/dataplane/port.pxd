@@ -64,6 +64,7 @@ cdef struct PortOps:
     uint32_t n_pairs
     DeliveryLock *locks      # one a pair: to deliver to it, where the port is shared
     # set through the door
+    uint32_t *stops          # one a pair: how often what takes its frames stopped, or began
     uint32_t epoch           # incremented when frames received earlier must not be touched any more
     uint32_t lives           # incremented when those will not come again, because of another guest or ring
     uint32_t accepts         # what frames may need that are delivered to it (Need)

@@ -88,7 +88,8 @@ cdef class Port:
         self.ops.rx = <Tally *>calloc(n_pairs, sizeof(Tally))
         self.ops.tx = <Tally *>calloc(n_pairs, sizeof(Tally))
         self.ops.locks = <DeliveryLock *>calloc(n_pairs, sizeof(DeliveryLock))
-        if self.ops.rx == NULL or self.ops.tx == NULL or self.ops.locks == NULL:
+        self.ops.stops = <uint32_t *>calloc(n_pairs, sizeof(uint32_t))
+        if self.ops.rx == NULL or self.ops.tx == NULL or self.ops.locks == NULL or self.ops.stops == NULL:
             raise MemoryError
         self.ops.n_pairs = n_pairs
         self.ops.active_pairs = 1
@@ -103,6 +104,7 @@ cdef class Port:
         free(self.ops.rx)
         free(self.ops.tx)
         free(self.ops.locks)
+        free(self.ops.stops)
 
     @property
     def link_up(self) -> bool:

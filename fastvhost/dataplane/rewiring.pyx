@@ -11,12 +11,14 @@ from libc.string cimport memset
 
 from fastvhost.dataplane.bridge cimport Bridge
 from fastvhost.dataplane.door cimport Door, Gate, PortDoor
-from fastvhost.dataplane.drop_reason cimport NO_EGRESS
+from fastvhost.dataplane.drop_reason cimport NO_EGRESS, VLAN_DENIED, DropReason
 from fastvhost.dataplane.eventfd cimport pollfd
+from fastvhost.dataplane.forward.backlog cimport give_up_backlogs
 from fastvhost.dataplane.forward.exit cimport Exit
 from fastvhost.dataplane.forward.lane cimport Lane
 from fastvhost.dataplane.forward.members cimport Members
 from fastvhost.dataplane.forward.vlan cimport PortVlans
+from fastvhost.dataplane.forward.waiting cimport Backlogs
 from fastvhost.dataplane.port cimport Port, PortOps
 from fastvhost.dataplane.roster cimport NOT_THERE, Roster, discard, exchange, make_places
 from fastvhost.dataplane.tally cimport count_drops
@@ -56,6 +58,11 @@ cdef struct Seat:
     bint tagging               # some port has VLANs
 
 
+cdef struct AllBacklogs:
+    Backlogs **of              # each worker
+    uint32_t n
+
+
 cdef struct Change:
     Layout *layouts
     uint32_t n_layouts
@@ -65,6 +72,7 @@ cdef struct Change:
     uint32_t n_seats
     Turn *swept                # lanes that may have frames on their way to who leaves
     uint32_t n_swept
+    AllBacklogs *backlogs
 
 
 cdef void put_into_effect(void *what) noexcept nogil:
@@ -84,9 +92,19 @@ cdef void put_into_effect(void *what) noexcept nogil:
             lead_elsewhere(&change.turns[i].lanes[k], change.turns[i].egress)
     for i in range(change.n_seats):
         take_seat(&change.seats[i])
-        for k in range(change.n_swept if change.seats[i].before != NULL else 0):
+        if change.seats[i].before == NULL:
+            continue
+        for k in range(change.n_swept):
             for n in range(change.swept[k].n_lanes):
                 drop_exits(&change.swept[k].lanes[n], &change.seats[i])
+        give_up(change.backlogs, change.seats[i].before, NO_EGRESS)
+
+
+cdef void give_up(const AllBacklogs *backlogs, const PortOps *egress, DropReason reason) noexcept nogil:
+    """Frames that wait for a port, in backlogs of any worker, are dropped."""
+    cdef uint32_t i
+    for i in range(backlogs.n):
+        give_up_backlogs(backlogs.of[i], egress, reason)
 
 
 cdef void take_seat(const Seat *seat) noexcept nogil:
@@ -126,6 +144,7 @@ cdef struct Regrouping:
     uint32_t n
     uint32_t *numbers
     PortVlans *vlans
+    const AllBacklogs *backlogs
 
 
 cdef void regroup(void *what) noexcept nogil:
@@ -133,6 +152,7 @@ cdef void regroup(void *what) noexcept nogil:
     cdef uint32_t i
     for i in range(change.n):
         change.members.at[change.numbers[i]].vlans = change.vlans[i]
+        give_up(change.backlogs, change.members.at[change.numbers[i]].port, VLAN_DENIED)
     change.members.tagging = True
 
 
@@ -149,6 +169,7 @@ cdef class Rewiring:
     cdef list kept             # ports that left, and that a worker may still look at
     cdef Port nobody       # has the number of a port that left a switch, until no table knows that number
     cdef Change change
+    cdef AllBacklogs backlogs
 
     def __init__(self, Door door not None, workers) -> None:
         cdef Worker worker
@@ -160,12 +181,18 @@ cdef class Rewiring:
             worker = each
             worker.require_idle("a Rewiring is made before its workers start")
         self.door, self.entrance = door, PortDoor(door)
+        self.backlogs.of = <Backlogs **>calloc(len(self.workers) + 1, sizeof(Backlogs *))
+        if self.backlogs.of == NULL:
+            raise MemoryError
         for each in self.workers:
             gate = (<Worker>each).gate
             door.owns(gate, self.entrance)
+            self.backlogs.of[self.backlogs.n] = (<Worker>each).backlogs
+            self.backlogs.n += 1
 
     def __dealloc__(self) -> None:
         self.throw_away()
+        free(self.backlogs.of)
 
     cdef void throw_away(self) noexcept:
         cdef uint32_t i
@@ -197,7 +224,7 @@ cdef class Rewiring:
         self.throw_away()
 
     def set_vlans(self, Bridge bridge not None, changes, uint64_t wait_ms=5000) -> None:
-        cdef Regrouping change = Regrouping(&bridge.members, <uint32_t>len(changes), NULL, NULL)
+        cdef Regrouping change = Regrouping(&bridge.members, <uint32_t>len(changes), NULL, NULL, &self.backlogs)
         cdef uint32_t i
         cdef bint first = not bridge.members.tagging
         change.numbers = <uint32_t *>calloc(change.n + 1, sizeof(uint32_t))
@@ -314,6 +341,7 @@ cdef class Rewiring:
         ]
         self.change.seats = <Seat *>calloc(len(seat) + 1, sizeof(Seat))
         self.change.swept = <Turn *>calloc(len(swept) + 1, sizeof(Turn))
+        self.change.backlogs = &self.backlogs
         if self.change.seats == NULL or self.change.swept == NULL:
             raise MemoryError
         for each, number, port in seat:

@@ -126,6 +126,8 @@ cdef void commit_change(void *prepared) noexcept nogil:
     for i in range(change.n_queues):
         if change.queues[i].starts and begins_elsewhere(&device.queues[i], &change.queues[i], device.packed):
             port.lives += 1
+        if not i & 1 and (change.queues[i].stops or change.queues[i].starts or change.queues[i].lost):
+            port.stops[i >> 1] += 1
         if change.queues[i].touched:
             commit_queue(&device.queues[i], &change.queues[i], device.packed)
     port.lives += change.link_changes

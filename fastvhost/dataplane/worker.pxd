@@ -4,6 +4,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from fastvhost.dataplane.door cimport Door, Gate
 from fastvhost.dataplane.forward.lane cimport Lane
+from fastvhost.dataplane.forward.waiting cimport Backlogs
 from fastvhost.dataplane.idle cimport Idle
 from fastvhost.dataplane.receiveq cimport NetScratch
 from fastvhost.dataplane.notify cimport signals
@@ -29,6 +30,8 @@ cdef class Worker:
     cdef signals signals         # made by prepare()
     cdef NetScratch *scratch     # of its thread
     cdef Cutter *cutter          # of its lanes
+    cdef Backlogs *backlogs      # of receive queues that its lanes deliver to
+    cdef Lane draining           # none of a port: where it is while it delivers a backlog
     cdef int thread              # its number, as /proc has it; 0: it does not run
     cdef Part *parts
     cdef uint32_t n_parts

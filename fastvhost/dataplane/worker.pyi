@@ -32,7 +32,8 @@ class Worker:
         bridge: forward to its ports instead, as an Ethernet switch. Several workers may have wires to one bridge.
 
         hold: leave frames in the ingress ring while a live egress has no room, until it made no progress for
-        hold_timeout_ms; False: drop at once. shares: how many workers share its queue pairs; this one has share 0.
+        hold_timeout_ms; False: drop at once. Of a switch: copy those for one port into a backlog of this worker, for
+        hold_timeout_ms each. shares: how many workers share its queue pairs; this one has share 0.
         """
     def share_wire(self, wire: Wire, share: int) -> None:
         """Take another share of a wire that add_wire of another worker made. Before any of them runs.
@@ -74,5 +75,6 @@ class Worker:
     def waiting(self) -> int:
         """Frames that were received and neither delivered nor dropped yet, because their egress has no room.
 
-        Of the wires of which this worker has the first share, all of them. Exact while the worker does not run.
+        Of the wires of which this worker has the first share, all of them, and those in backlogs of this worker. Exact
+        while the worker does not run.
         """

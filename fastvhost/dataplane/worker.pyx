@@ -9,6 +9,7 @@ from libc.stdlib cimport free, malloc, realloc
 from fastvhost.abi.shared_memory cimport full_fence, load_acquire_u32, load_u64, store_release_u32
 from fastvhost.dataplane.door cimport Door, enter, is_called, leave, stand, wake
 from fastvhost.dataplane.eventfd cimport pollfd
+from fastvhost.dataplane.forward.backlog cimport discard_backlogs, drain_some, make_backlogs
 from fastvhost.dataplane.forward.forward cimport forward_burst, is_between_exits
 from fastvhost.dataplane.forward.lane cimport Lane
 from fastvhost.dataplane.frame cimport BURST
@@ -165,9 +166,11 @@ cdef class Worker:
     def __cinit__(self, *args, **kwargs) -> None:
         self.wires, self.shares = [], []
         self.idle.fds = <pollfd *>malloc(sizeof(pollfd))  # the gate's; share_wire makes room for the lanes'
-        self.scratch, self.cutter = make_scratch(), make_cutter()
-        if self.idle.fds == NULL or self.scratch == NULL or self.cutter == NULL:
+        self.scratch, self.cutter, self.backlogs = make_scratch(), make_cutter(), make_backlogs()
+        if self.idle.fds == NULL or self.scratch == NULL or self.cutter == NULL or self.backlogs == NULL:
             raise MemoryError
+        self.idle.backlogs = self.draining.backlogs = self.backlogs
+        self.draining.cutter = self.cutter
 
     def __init__(
         self, Door door not None, str name="worker", *, idle: str = "poll", uint32_t nap_us=50
@@ -196,6 +199,7 @@ cdef class Worker:
         free(self.idle.fds)
         free(self.scratch)
         discard_cutter(self.cutter)
+        discard_backlogs(self.backlogs)
 
     def add_wire(
         self, Port ingress not None, Port egress, *, bint hold, uint64_t hold_timeout_ms, uint32_t shares=1,
@@ -246,12 +250,15 @@ cdef class Worker:
                     continue
                 # Frames that wait in a lane whose queue was stopped must still be uncounted.
                 if lane.ingress.is_open(lane.ingress, pair) or lane.first < lane.burst.n_frames:
-                    lane.cutter = self.cutter
+                    lane.cutter, lane.backlogs = self.cutter, self.backlogs
                     enlist(&self.roster, i, lane)
 
     cdef uint32_t round(self) noexcept nogil:
         """One round over the roster. Returns the frames moved."""
-        cdef uint32_t moved = visit(&self.roster)
+        cdef uint32_t moved = 0
+        if self.backlogs.n_open:
+            moved = drain_some(self.backlogs, &self.roster, &self.draining)
+        moved += visit(&self.roster)
         self.n_rounds += 1
         self.n_busy += moved != 0
         return moved
@@ -353,7 +360,7 @@ cdef class Worker:
     def waiting(self) -> int:
         cdef uint32_t pair, n
         cdef const Lane *lane
-        cdef uint64_t frames = 0
+        cdef uint64_t frames = self.backlogs.n_frames
         for wire, share in zip(self.wires, self.shares):
             # A wire with several shares counts once, at the worker that has its first share.
             for pair in range((<Wire>wire).n_lanes if share == 0 else 0):

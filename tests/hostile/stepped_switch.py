@@ -29,6 +29,7 @@ class SwitchArena(PortArena):
 
     names = "abcd"
     holds = False
+    """What is flooded, as most frames of the attacks are, does not wait."""
     addresses = 65536
     """That the forwarding table is made for."""
 
@@ -41,12 +42,12 @@ class SwitchArena(PortArena):
         for guest in (self.victim, *self.others.values()):
             guest.net.receive_all()
 
-    def join(self, hold_timeout_ms: int) -> None:  # noqa: ARG002
-        """No frame waits for room."""
+    def join(self, hold_timeout_ms: int) -> None:
+        """What is for one port waits for room in a backlog."""
         self.table = ForwardingTable(addresses=self.addresses, ports=4)
         bridge = Bridge(tuple(self.ports.values()), self.table)
         for port in self.ports.values():
-            self.worker.add_wire(port, None, hold=False, hold_timeout_ms=1, bridge=bridge)
+            self.worker.add_wire(port, None, hold=True, hold_timeout_ms=hold_timeout_ms, bridge=bridge)
 
     def _other(self, name: str, beside: str) -> Guest:
         own, memory = FORMATS[beside], self.memory([Region(0x10000, BYSTANDER_BYTES, name="bystander")], name)

@@ -100,9 +100,9 @@ def test_odd_calls_of_everything_public_touch_no_memory_but_their_own(package: P
 
 
 UNIT_TESTS = (
-    "already_there", "bad_behind_good", "broken_rings", "conservation", "counts", "cutting", "endpoint", "forwarding",
-    "guest_memory", "in_order_batches", "learn", "mac_table", "mac_table_shared", "malformed_offloads", "packed_ring",
-    "pieces", "visit_budget",
+    "already_there", "backlog", "bad_behind_good", "broken_rings", "conservation", "counts", "cutting", "endpoint",
+    "forwarding", "guest_memory", "in_order_batches", "learn", "mac_table", "mac_table_shared", "malformed_offloads",
+    "packed_ring", "pieces", "visit_budget",
 )  # fmt: skip
 """Those that drive rings and forwarding in a process of their own, and measure nothing."""
 STEPPED_ATTACKS = ("rules", "attacks_at_a_switch")

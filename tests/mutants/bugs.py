@@ -1,6 +1,7 @@
 """All seeded bugs, room by room."""
 
 from tests.mutants import (
+    bugs_backlog,
     bugs_learn,
     bugs_mac_table,
     bugs_memory,
@@ -27,5 +28,6 @@ MUTANTS = (
     *bugs_mac_table.MUTANTS,
     *bugs_vlan.MUTANTS,
     *bugs_learn.MUTANTS,
+    *bugs_backlog.MUTANTS,
     *bugs_policies.MUTANTS,
 )

@@ -90,6 +90,20 @@ def test_check_prints_what_would_run_and_starts_nothing(capsys: Captured) -> Non
         assert plan["unwired"] == ["null"]
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--forward", "patch"), "hold, 5ms without progress"),
+        (("--forward", "learn"), "copy, 5ms each, 256 frames or 512 KiB a receive queue; what is flooded: drop"),
+        (("--forward", "learn", "--on-full", "drop"), "drop"),
+    ],
+)
+def test_check_says_what_happens_with_frames_without_room(capsys: Captured, words: tuple[str, ...], said: str) -> None:
+    ports = ["--port", "null:", "--port", "null:,name=b"]
+    assert entry.main(["fwd", *ports, "--hold-timeout", "5ms", *words, "--check"]) == 0
+    assert f"on full: {said}\n" in capsys.readouterr().out
+
+
 def test_check_finds_what_the_host_lacks(capsys: Captured) -> None:
     with short_dir() as directory:
         ok = f"{directory}/b.sock"

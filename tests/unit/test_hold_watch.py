@@ -16,12 +16,15 @@ import pytest
 
 from bench.guests.waits import MAX_WAIT
 from fastvhost.backend.features import OFFLOADS
+from fastvhost.dataplane.bridge import Bridge
 from fastvhost.dataplane.door import Door
+from fastvhost.dataplane.forwarding_table import ForwardingTable
 from fastvhost.dataplane.hold_watch import HoldWatch
 from fastvhost.dataplane.worker import Worker
 from tests.driver import NET_HEADER, Memory, Piece, Region
 from tests.segmenter import SuperFrame
 from tests.unit.rig import F_RING_PACKED, F_VERSION_1, MIB, NET_F_MRG_RXBUF, GuestPort, rig
+from tests.unit.test_learn import ethernet, mac
 
 HOLES = 128 * MIB
 """Bytes that are filled and punched again and again: the more, the longer a page fault waits."""
@@ -62,13 +65,20 @@ def memory_with_holes(*, rings: bool = False) -> Memory:
 
 @contextmanager
 def two_guests(
-    features: int, left: Memory, right: Memory, *, sends: int = 0
+    features: int, left: Memory, right: Memory, *, sends: int = 0, learn: bool = False
 ) -> Iterator[tuple[GuestPort, GuestPort, Worker]]:
-    """Wired to each other, at a worker that runs. sends: features of the left one alone."""
+    """Wired to each other, at a worker that runs. sends: features of the left one alone.
+
+    learn: a switch instead, which knows the right one, and does not look at what that one sends.
+    """
     door = Door()
     sides = [GuestPort(door, "left", left, 64, features | sends), GuestPort(door, "right", right, 64, features)]
     worker = Worker(door, "worker0", idle="adaptive")
-    for ingress, egress in (sides, sides[::-1]):
+    if learn:
+        bridge = Bridge([side.port for side in sides], ForwardingTable(ports=2))
+        bridge.guard(sides[1].port, [mac(1).hex(":")])
+        worker.add_wire(sides[0].port, None, hold=True, hold_timeout_ms=60_000, bridge=bridge)
+    for ingress, egress in () if learn else (sides, sides[::-1]):
         worker.add_wire(ingress.port, egress.port, hold=True, hold_timeout_ms=60_000)
     thread = threading.Thread(target=worker.run)
     try:
@@ -168,6 +178,17 @@ def test_a_receive_queue_in_a_hole_is_charged_to_its_port_and_not_to_the_sender(
     with two_guests(features, left, right) as (sender, _, worker):
         sender.driver.send_at_once(*(bytes(60) for _ in range(8)))
         held = seconds_held(worker, right.regions[0], lambda: None)
+    assert charged(held) == "right"
+
+
+def test_frames_that_wait_for_a_receive_queue_in_a_hole_are_charged_to_its_port(features: int) -> None:
+    """Nobody sends meanwhile: they are in a backlog."""
+    left, right = Memory.of(16 * MIB), memory_with_holes(rings=True)
+    with two_guests(features, left, right, learn=True) as (sender, _, worker):
+        sender.driver.send_at_once(*(ethernet(mac(1), mac(0)) for _ in range(8)))
+        sender.driver.wait_sent()
+        held = seconds_held(worker, right.regions[0], lambda: None)
+        assert worker.waiting == 8
     assert charged(held) == "right"
 
 

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -50,19 +50,21 @@ def send_in_pieces(driver: NetDriver, frame: bytes, pieces: tuple[int, ...]) -> 
 
 
 class Hub:
-    """Guests at the ports of a switch."""
+    """Guests at the ports of a switch. hold_ms: how long frames wait for room; 0: none do."""
 
     def __init__(
-        self, n: int, features: int, workers: int = 1, posted: int = 64, *, addresses: int = 65536, size: int = 256
-    ) -> None:
+        self, n: int, features: int | Sequence[int], workers: int = 1, posted: int = 64, *,
+        addresses: int = 65536, size: int = 256, hold_ms: int = 0, idle: str = "poll",
+    ) -> None:  # fmt: skip
         door = Door()
-        self.guests = [GuestPort(door, f"p{i}", Memory.of(8 * MIB), size, features) for i in range(n)]
+        each = [features] * n if isinstance(features, int) else features
+        self.guests = [GuestPort(door, f"p{i}", Memory.of(8 * MIB), size, its) for i, its in enumerate(each)]
         ports = tuple(guest.port for guest in self.guests)
         self.table = ForwardingTable(ports=n, addresses=addresses)
-        self.workers = [Worker(door, f"worker{i}") for i in range(workers)]
+        self.workers = [Worker(door, f"worker{i}", idle=idle) for i in range(workers)]
         self.bridge = Bridge(ports, self.table)
         for port, worker in zip(ports, itertools.cycle(self.workers)):  # each port's frames have one worker
-            worker.add_wire(port, None, hold=False, hold_timeout_ms=1, bridge=self.bridge)
+            worker.add_wire(port, None, hold=hold_ms > 0, hold_timeout_ms=hold_ms, bridge=self.bridge)
         for guest in self.guests:
             guest.connect()
             guest.driver.post(posted)
@@ -79,7 +81,8 @@ class Hub:
     def close(self) -> None:
         counted = [guest.port.counters() for guest in self.guests]
         came = sum(one.rx_frames + one.copies for one in counted)
-        gone = sum(one.tx_frames + sum(one.tx_dropped.values()) for one in counted)
+        gone = sum(one.tx_frames + one.cut - one.segmented + sum(one.tx_dropped.values()) for one in counted)
+        gone += sum(worker.waiting for worker in self.workers)
         led_nowhere = sum(one.rx_dropped[reason] for one in counted for reason in conservation.LED_NOWHERE)
         for worker in self.workers:
             worker.close()
@@ -91,15 +94,17 @@ class Hub:
 @contextlib.contextmanager
 def hub(
     n: int = 4,
-    features: int = F_VERSION_1 | RING_F_INDIRECT_DESC,
+    features: int | Sequence[int] = F_VERSION_1 | RING_F_INDIRECT_DESC,
     workers: int = 1,
     posted: int = 64,
     *,
     addresses: int = 65536,
     size: int = 256,
+    hold_ms: int = 0,
+    idle: str = "poll",
 ) -> Iterator[Hub]:
-    """posted: receive buffers of each guest."""
-    made = Hub(n, features, workers, posted, addresses=addresses, size=size)
+    """features: of all guests, or of each. posted: receive buffers of each guest."""
+    made = Hub(n, features, workers, posted, addresses=addresses, size=size, hold_ms=hold_ms, idle=idle)
     try:
         yield made
     finally:

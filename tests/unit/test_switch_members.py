@@ -29,17 +29,16 @@ ROOM = 5
 class Members:
     """Guests a, b and so on at ports 0, 1 and so on of a switch with room for ROOM of them."""
 
-    def __init__(self, names: str, workers: int) -> None:
+    def __init__(self, names: str, workers: int, hold_ms: int) -> None:
         self.door = Door()
+        self.hold = {"hold": hold_ms > 0, "hold_timeout_ms": hold_ms}
         self.guests = {name: self.guest(name) for name in names}
         self.table = ForwardingTable(ports=ROOM, addresses=1024)
         self.workers = [Worker(self.door, f"worker{i}") for i in range(workers)]
         self.bridge = Bridge([guest.port for guest in self.guests.values()], self.table)
         self.wires: dict[str, Wire] = {}
         for name, worker in zip(names, itertools.cycle(self.workers)):
-            self.wires[name] = worker.add_wire(
-                self.guests[name].port, None, hold=False, hold_timeout_ms=1, bridge=self.bridge
-            )
+            self.wires[name] = worker.add_wire(self.guests[name].port, None, bridge=self.bridge, **self.hold)
         self.rewiring = Rewiring(self.door, self.workers)
 
     def guest(self, name: str) -> GuestPort:
@@ -55,7 +54,7 @@ class Members:
 
     def seat(self, name: str, number: int, worker: int, wait_ms: int = 5000) -> None:
         port = self.guests[name].port
-        wire = Wire(port, None, hold=False, hold_timeout_ms=1, bridge=self.bridge)
+        wire = Wire(port, None, bridge=self.bridge, **self.hold)
         self.rewiring.commit(join=[(wire, [self.workers[worker]])], seat=[(self.bridge, number, port)], wait_ms=wait_ms)
         self.wires[name] = wire
 
@@ -95,8 +94,9 @@ class Members:
 
 
 @contextlib.contextmanager
-def members(names: str, workers: int = 1) -> Iterator[Members]:
-    made = Members(names, workers)
+def members(names: str, workers: int = 1, *, hold_ms: int = 0) -> Iterator[Members]:
+    """hold_ms: how long frames wait for room; 0: none do."""
+    made = Members(names, workers, hold_ms)
     try:
         yield made
     finally:

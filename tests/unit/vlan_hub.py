@@ -103,11 +103,13 @@ class VlanHub:
     """Guests at the ports of a switch, each with its keys. None: those of a port that has none.
 
     accomplice: a guest that has the memory of guest 0, and no receive buffers yet; 0: none.
+    hold_ms: how long frames wait for room; 0: none do. posted: receive buffers of each guest.
     """
 
     def __init__(
-        self, ports: Sequence[Keys | None], features: int | Sequence[int], buffers: int, accomplice: int
-    ) -> None:
+        self, ports: Sequence[Keys | None], features: int | Sequence[int], buffers: int, accomplice: int, hold_ms: int,
+        posted: int,
+    ) -> None:  # fmt: skip
         each = [features] * len(ports) if isinstance(features, int) else list(features)
         door = Door()
         memories = [Memory.of(32 * MIB) for _ in ports]
@@ -122,11 +124,11 @@ class VlanHub:
             if keys is not None:
                 self.bridge.set_vlans(number, native=keys.native, tagged=keys.tagged)
         for port in self.ports:
-            self.worker.add_wire(port, None, hold=False, hold_timeout_ms=1, bridge=self.bridge)
+            self.worker.add_wire(port, None, hold=hold_ms > 0, hold_timeout_ms=hold_ms, bridge=self.bridge)
         for number, guest in enumerate(self.guests):
             guest.connect()
             if not accomplice or number != accomplice:
-                guest.driver.post(128, buffers)
+                guest.driver.post(posted, buffers)
 
     def settle(self) -> None:
         settle(self.worker)
@@ -165,9 +167,10 @@ class VlanHub:
 
 @contextlib.contextmanager
 def vlan_hub(
-    *ports: Keys | None, features: int | Sequence[int], buffers: int = 2048, accomplice: int = 0
-) -> Iterator[VlanHub]:
-    made = VlanHub(ports, features, buffers, accomplice)
+    *ports: Keys | None, features: int | Sequence[int], buffers: int = 2048, accomplice: int = 0, hold_ms: int = 0,
+    posted: int = 128,
+) -> Iterator[VlanHub]:  # fmt: skip
+    made = VlanHub(ports, features, buffers, accomplice, hold_ms, posted)
     try:
         yield made
     finally:

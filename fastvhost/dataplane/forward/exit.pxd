@@ -11,3 +11,4 @@ cdef struct Exit:
     bint may_wait            # for room, as long as its egress makes progress; else what finds none is dropped
     bint in_place            # all frames of the visit that wait, as they stand in the burst: released as they go
     bint spare               # a mirror's copies: what is not taken at once is dropped
+    bint queued              # what finds no room is copied into a backlog (forward/backlog)

@@ -14,7 +14,9 @@ cdef inline Delivery delivery_with(
     return Delivery(n, lane.burst.needs, frames, lane.burst.segments, heads, starts, lane.learner.alike, uneven)
 
 
-cdef inline void add_exit(Lane *lane, uint32_t port, Delivery delivery, bint in_place) noexcept nogil:
+cdef inline void add_exit(Lane *lane, uint32_t port, Delivery delivery, bint in_place, bint flooded) noexcept nogil:
     """in_place: see Exit."""
-    lane.exits[lane.n_exits] = Exit(lane.learner.members.at[port].port, delivery, False, in_place, False)
+    lane.exits[lane.n_exits] = Exit(
+        lane.learner.members.at[port].port, delivery, False, in_place, False, lane.hold and not flooded
+    )
     lane.n_exits += 1

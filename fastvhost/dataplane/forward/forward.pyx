@@ -5,6 +5,7 @@ visit. Pieces are budgeted where they are found: when chains are taken from a ri
 
 The forwarder never asks what kind a port is. Where frames may wait (`patch`), one that the egress has no room for stays
 in the burst, and its chain with the ingress guest, who then finds its transmitq full: back-pressure instead of loss.
+In a switch one for a single port is copied into a backlog (forward/backlog).
 No count of a port's is taken on trust. A port that says it dealt with more frames than it was given has dealt with
 those; no more chains than were received are ever released.
 """
@@ -15,6 +16,7 @@ from fastvhost.dataplane.clock cimport monotonic_ns
 from fastvhost.dataplane.debug cimport check, poison
 from fastvhost.dataplane.delivery_lock cimport DeliveryLock, count_missed, give_lock, take_lock
 from fastvhost.dataplane.drop_reason cimport MIRROR_FULL, NO_RECEIVE_BUFFERS
+from fastvhost.dataplane.forward.backlog cimport is_behind, keep
 from fastvhost.dataplane.forward.lane cimport Exit, Lane
 from fastvhost.dataplane.forward.police cimport police
 from fastvhost.dataplane.forward.starts cimport splice
@@ -88,11 +90,13 @@ cdef inline bint begin_visit(Lane *lane) noexcept nogil:
 cdef void deliver_in_turn(Lane *lane, Exit *exit, uint32_t *moved) noexcept nogil:
     """The same at a queue that other workers deliver to as well. One of them that has it for too long stops nobody."""
     cdef DeliveryLock *lock = &exit.egress.locks[pair_of(lane, exit.egress)]
+    cdef uint32_t n
     if take_lock(lock):
         deliver(lane, exit, moved)
         give_lock(lock)
         return
-    count_missed(lock, exit.delivery.n)
+    n = exit.delivery.n
+    count_missed(lock, n - (keep(lane, exit, pair_of(lane, exit.egress), &exit.delivery) if exit.queued else 0))
     exit.delivery.n = 0
     lane.super.begun = False
 
@@ -106,8 +110,14 @@ cdef inline void deliver(Lane *lane, Exit *exit, uint32_t *moved) noexcept nogil
     cdef uint64_t spent = tally.spent, segmented
     cdef bint part = False, cut
     cut = delivery.needs != 0 and (lane.super.begun or delivery.needs & ~egress.accepts & CUT_NEEDS)
-    if delivery.starts != NULL and (cut or delivery.uneven or not egress.takes_starts):
-        delivery = splice(&lane.learner.splicer, delivery)
+    if delivery.starts != NULL:
+        if lane.backlogs.n_open and is_behind(lane, exit, pair):
+            leave_rest(lane, exit, delivery, 0)
+            moved[0] = 1
+            return
+        spent = tally.spent
+        if cut or delivery.uneven or not egress.takes_starts:
+            delivery = splice(&lane.learner.splicer, delivery)
     lane.delivering, lane.at = delivery, exit
     if cut:
         segmented = tally.segmented
@@ -122,14 +132,23 @@ cdef inline void deliver(Lane *lane, Exit *exit, uint32_t *moved) noexcept nogil
         lane.stalled_since = 0
         moved[0] = 1
     elif not may_wait(lane, exit, tally.frames):
-        count_drops(tally, MIRROR_FULL if exit.spare else NO_RECEIVE_BUFFERS, n)
-        done = n
-        lane.super.begun = False
+        leave_rest(lane, exit, delivery, 0)
+        return
     if done < n and not exit.may_wait and (exit.spare or spent == tally.spent):
-        count_drops(tally, MIRROR_FULL if exit.spare else NO_RECEIVE_BUFFERS, n - done)
-        done = n
-        lane.super.begun = False
+        leave_rest(lane, exit, delivery, done)
+        return
     exit.delivery = part_of(&exit.delivery, done, n - done)
+
+
+cdef void leave_rest(Lane *lane, Exit *exit, const Delivery *delivery, uint32_t done) noexcept nogil:
+    """What an egress has no room for is copied into a backlog, where there is room, or dropped."""
+    cdef uint32_t pair = pair_of(lane, exit.egress), n = delivery.n - done
+    cdef Delivery rest = part_of(delivery, done, n)
+    if exit.queued:
+        n -= keep(lane, exit, pair, &rest)
+    count_drops(&exit.egress.tx[pair], MIRROR_FULL if exit.spare else NO_RECEIVE_BUFFERS, n)
+    lane.super.begun = False
+    exit.delivery.n = 0
 
 
 cdef uint32_t end_of_visit(const Lane *lane) noexcept nogil:

@@ -6,6 +6,7 @@ from fastvhost.dataplane.forward.exit cimport Exit
 from fastvhost.dataplane.forward.learner cimport Learner
 from fastvhost.dataplane.frame cimport Delivery, FrameBurst
 from fastvhost.dataplane.forward.limit cimport Limit
+from fastvhost.dataplane.forward.waiting cimport Backlogs
 from fastvhost.dataplane.offload.cut cimport Cutter, Super
 from fastvhost.dataplane.port cimport PortOps
 
@@ -19,8 +20,8 @@ cdef struct Lane:
     uint32_t sender          # its port's number on the roster
     const Exit *at           # what is being delivered, for who looks on (hold_watch); NULL: nothing
     const Delivery *delivering   # the same as it is handed to the egress
-    bint hold                # leave frames with the ingress while the egress has no room
-    uint64_t hold_ns         # for this long without progress
+    bint hold                # leave frames with the ingress while the egress has no room; `learn`: in a backlog
+    uint64_t hold_ns         # for this long without progress; `learn`: for this long
     # the burst on its way: frames first..n_frames wait for room, or for another visit
     uint32_t first
     uint32_t due             # frames first..due are this visit's
@@ -40,3 +41,4 @@ cdef struct Lane:
     Learner *learner         # `learn` alone
     Super super              # the frame at the front of an exit, where a part of it is delivered
     Cutter *cutter           # its worker's
+    Backlogs *backlogs       # its worker's

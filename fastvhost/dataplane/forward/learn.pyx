@@ -2,7 +2,7 @@
 
 Sources are learned. A frame goes to the port of its destination, or, where that is not known or a group, to all ports
 but its own: one read, as many copies. What a frame begins with is read once; that copy is decided on, and delivered.
-No frame waits for room: a slow guest holds up nobody.
+No frame waits for room with its sender: a slow guest holds up nobody (forward/backlog).
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -56,7 +56,9 @@ cdef void plan_learn(Lane *lane) noexcept nogil:
         classify(lane, n)
         plan_tagged(lane, n, choose(lane, n, True))
     elif choose(lane, n, False) and learner.to[0] < learner.members.n:
-        add_exit(lane, learner.to[0], frames_of(lane, &lane.burst.frames[lane.first], learner.starts, n), True)
+        add_exit(
+            lane, learner.to[0], frames_of(lane, &lane.burst.frames[lane.first], learner.starts, n), True, False
+        )
     else:
         sort(lane, n)
     if learner.mirrored:
@@ -150,7 +152,7 @@ cdef void sort(Lane *lane, uint32_t n) noexcept nogil:
                 port != learner.number and learner.members.at[port].port != NULL
                 and reaches(learner.members, learner.number, port)
             ):
-                add_exit(lane, port, frames_of(lane, learner.sorted_frames, learner.sorted_starts, at), False)
+                add_exit(lane, port, frames_of(lane, learner.sorted_frames, learner.sorted_starts, at), False, True)
         count_copies(lane, at)
     for i in range(n):
         port = learner.to[i]
@@ -160,7 +162,7 @@ cdef void sort(Lane *lane, uint32_t n) noexcept nogil:
         at = put_together(lane, at, port, i, n)
         add_exit(
             lane, port,
-            frames_of(lane, &learner.sorted_frames[begin], &learner.sorted_starts[begin], at - begin), False,
+            frames_of(lane, &learner.sorted_frames[begin], &learner.sorted_starts[begin], at - begin), False, False,
         )
 
 

@@ -22,7 +22,7 @@ cdef void add_mirrors(Lane *lane, Delivery sent) noexcept nogil:
     if sender.mirror != NULL:
         copies -= take_off(lane, sender.mirror)
         n = lane.n_exits
-        copies += copy_to(lane, sender.mirror, Exit(sender.mirror.port, sent, False, False, True))
+        copies += copy_to(lane, sender.mirror, Exit(sender.mirror.port, sent, False, False, True, False))
     for port in range(members.n):
         if members.at[port].mirror == NULL or members.at[port].mirror == sender:
             continue
@@ -53,7 +53,7 @@ cdef uint32_t copy_to(Lane *lane, const Member *mirror, Exit exit) noexcept nogi
     """Add an exit with the same frames. Returns how many there are."""
     if mirror.port == NULL:
         return 0
-    exit.egress, exit.may_wait, exit.in_place, exit.spare = mirror.port, False, False, True
+    exit.egress, exit.may_wait, exit.in_place, exit.spare, exit.queued = mirror.port, False, False, True, False
     lane.exits[lane.n_exits] = exit
     lane.n_exits += 1
     return exit.delivery.n

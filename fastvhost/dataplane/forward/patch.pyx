@@ -13,6 +13,6 @@ cdef void plan_patch(Lane *lane) noexcept nogil:
         lane.n_exits = 0
         return
     lane.exits[0] = Exit(
-        lane.egress, delivery_of(&lane.burst, lane.first, lane.due - lane.first), lane.hold, True, False
+        lane.egress, delivery_of(&lane.burst, lane.first, lane.due - lane.first), lane.hold, True, False, False
     )
     lane.n_exits = 1

@@ -118,11 +118,11 @@ cdef void plan_tagged(Lane *lane, uint32_t n, bint one_way) noexcept nogil:
     lane.gained = 0
     if learner.alike and one_way and port < learner.members.n:
         if stays(learner, 0, port):
-            add_exit(lane, port, frames_of(lane, frames, learner.starts, n, False), True)
+            add_exit(lane, port, frames_of(lane, frames, learner.starts, n, False), True, False)
             return
         # A mirror gets frames as they arrived.
         if not learner.mirrored and change_alike(lane, n, port):
-            add_exit(lane, port, frames_of(lane, frames, learner.sorted_starts, n, False), True)
+            add_exit(lane, port, frames_of(lane, frames, learner.sorted_starts, n, False), True, False)
             return
     tell_apart(learner, n)
     calm(lane, n)
@@ -137,7 +137,7 @@ cdef void plan_tagged(Lane *lane, uint32_t n, bint one_way) noexcept nogil:
         changed = put_together(lane, at, port, i, n)
         at += changed.n
         add_changed_exit(
-            lane, port, &learner.sorted_frames[begin], &learner.sorted_starts[begin], changed.n, changed.uneven
+            lane, port, &learner.sorted_frames[begin], &learner.sorted_starts[begin], changed.n, changed.uneven, False
         )
 
 
@@ -220,11 +220,11 @@ cdef inline bint stays(const Learner *learner, uint32_t i, uint32_t port) noexce
 
 
 cdef inline void add_changed_exit(
-    Lane *lane, uint32_t port, const Frame *frames, const Start *starts, uint32_t n, bint uneven
+    Lane *lane, uint32_t port, const Frame *frames, const Start *starts, uint32_t n, bint uneven, bint flooded
 ) noexcept nogil:
     """Of frames that were put together; none: no exit."""
     if n:
-        add_exit(lane, port, frames_of(lane, frames, starts, n, uneven), False)
+        add_exit(lane, port, frames_of(lane, frames, starts, n, uneven), False, flooded)
 
 
 cdef inline Delivery frames_of(
@@ -286,9 +286,9 @@ cdef void flood(Lane *lane, uint32_t first, uint32_t n, uint32_t *at, uint32_t *
         if not gets_floods(learner, port, vlan):
             continue
         if learner.members.at[port].vlans.native == vlan:
-            add_changed_exit(lane, port, without, starts_without, untagged.n, untagged.uneven)
+            add_changed_exit(lane, port, without, starts_without, untagged.n, untagged.uneven, True)
         else:
-            add_changed_exit(lane, port, with_tag, starts_with, tagged.n, tagged.uneven)
+            add_changed_exit(lane, port, with_tag, starts_with, tagged.n, tagged.uneven, True)
     at[0] += tagged.n
     bare[0] += untagged.n
 

@@ -59,6 +59,7 @@ cdef struct Cutter:
 
 cdef Cutter *make_cutter() noexcept nogil
 cdef void discard_cutter(Cutter *cutter) noexcept nogil
+cdef uint32_t write_rest_header(const Super *super, uint8_t *to) noexcept nogil
 cdef uint32_t deliver_cut(
     Cutter *cutter, Super *super, PortOps *egress, uint32_t pair, const Delivery *delivery
 ) noexcept nogil

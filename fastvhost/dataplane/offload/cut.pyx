@@ -297,6 +297,12 @@ cdef uint32_t cut(
     return n
 
 
+cdef uint32_t write_rest_header(const Super *super, uint8_t *to) noexcept nogil:
+    """The headers of what is left of a super-frame, which is one again. Returns how long they are."""
+    write_header(super, to, super.at, super.bytes - super.header_bytes - super.at, True)
+    return super.header_bytes
+
+
 cdef void write_header(const Super *super, uint8_t *to, uint32_t at, uint32_t piece, bint last) noexcept nogil:
     """A piece's own headers: lengths, number in the IP header, what TCP counts, and the sum of the pseudo-header."""
     cdef uint8_t *ip = to + super.ip_at
