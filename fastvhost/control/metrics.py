@@ -44,6 +44,7 @@ WORKER_COUNTERS = (
 # Key of a ring in what `show` tells, the metric's name, and its help.
 RING_COUNTERS = (
     ("frames", "ring_frames", "Frames that passed this virtqueue."),
+    ("starved_seconds", "ring_starved_seconds", "Time that frames found no buffers in this receiveq."),
     ("kicks", "ring_kicks", "Kicks of the driver that a worker took before it slept."),
 )
 

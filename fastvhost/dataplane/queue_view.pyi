@@ -26,3 +26,5 @@ class QueueState(NamedTuple):
     interrupt_wanted: bool
     kicks: int
     """Kicks that a worker took from the kick fd before it slept; those not taken yet stand in the eventfd."""
+    starved_seconds: float
+    """Of a receiveq: from one delivery that found no room for a frame to the next, where that found none either."""

@@ -44,6 +44,7 @@ class QueueState(NamedTuple):
     kick_suppressed: bool
     interrupt_wanted: bool
     kicks: int
+    starved_seconds: float
 
 
 cdef object state_of(const Device *device, uint32_t index, list kept, const Tally *tally):
@@ -74,6 +75,7 @@ cdef object state_of(const Device *device, uint32_t index, list kept, const Tall
         kick_suppressed=view.kick_suppressed,
         interrupt_wanted=view.interrupt_wanted,
         kicks=queue.kicks,
+        starved_seconds=queue.starved_ns / 1e9,
     )
 
 

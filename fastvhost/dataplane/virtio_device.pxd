@@ -26,6 +26,8 @@ cdef struct Queue:
     uint32_t found_broken
     uint64_t calls
     uint64_t kicks           # taken from kick_fd before a sleep
+    uint64_t short_since     # of a receiveq: when frames found no room last, monotonic ns; 0: they found it
+    uint64_t starved_ns      # between deliveries that found no room, one after the other
 
 
 cdef struct Device:

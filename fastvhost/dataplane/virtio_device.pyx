@@ -186,6 +186,7 @@ cdef uint32_t deliver_burst(PortOps *port, uint32_t pair, const Delivery *delive
     cdef Queue *queue = &device.queues[2 * pair]
     cdef NetScratch *scratch = scratch_of_this_thread()
     cdef uint32_t done, n = delivery.n
+    cdef uint64_t spent = port.tx[pair].spent
     if not device.link_up:
         count_drops(&port.tx[pair], LINK_DOWN, n)
         return n
@@ -201,7 +202,19 @@ cdef uint32_t deliver_burst(PortOps *port, uint32_t pair, const Delivery *delive
         notify(device, queue)
     if queue.ring.status != RING_OK:
         report_broken(device, queue)
+    if done == n:
+        queue.short_since = 0
+    elif port.tx[pair].spent == spent:
+        count_starved(queue)
     return done
+
+
+cdef void count_starved(Queue *queue) noexcept nogil:
+    """Frames found no room. From the time before, if it was so then: nobody knows when buffers ran out."""
+    cdef uint64_t now = monotonic_ns()
+    if queue.short_since:
+        queue.starved_ns += now - queue.short_since
+    queue.short_since = now
 
 
 cdef void release_burst(PortOps *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil:

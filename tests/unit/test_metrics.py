@@ -48,7 +48,8 @@ def figures_of(forward: str) -> tuple[CollectorRegistry, Fakes]:
 
 def ring(index: int, size: int = 256, **more: Any) -> dict[str, Any]:
     return {
-        "index": index, "size": size, "avail_idx": 10, "next_avail": 4, "broken": "", "frames": 0, "kicks": 0, **more
+        "index": index, "size": size, "avail_idx": 10, "next_avail": 4, "broken": "", "frames": 0, "kicks": 0,
+        "starved_seconds": 0.0, **more
     }  # fmt: skip
 
 
