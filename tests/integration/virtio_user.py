@@ -13,6 +13,8 @@ from bench.guests.process import Process
 from bench.guests.waits import MAX_WAIT, wait_until
 
 PROMPT = "testpmd> "
+START_SECONDS = 4 * MAX_WAIT
+"""In the outer guest its first start reads DPDK's libraries over 9p; beside other work that took more than 30 s."""
 # The driver's own counters of a port, as testpmd prints them.
 STATISTICS = re.compile(
     r"NIC statistics for port (?P<port>\d+) .*?"
@@ -65,7 +67,7 @@ class VirtioUser(Process):
             stdin=True,
             env={**os.environ, "RUNTIME_DIRECTORY": str(directory)},  # or DPDK leaves one behind in /var/run
         )  # fmt: skip
-        self.wait_log(re.escape(PROMPT))
+        self.wait_log(re.escape(PROMPT), START_SECONDS)
 
     def command(self, text: str, seconds: float = 30) -> str:
         """Type a command; returns what testpmd printed until its next prompt."""
