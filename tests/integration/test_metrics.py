@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.guests.short_dir import short_dir
@@ -11,6 +12,7 @@ from fastvhost.driver.guests import Guests
 from tests.unit.forwarder import Forwarder, forwarder
 from tests.unit.test_metrics import answer, connected
 
+pytestmark = pytest.mark.alone  # a flood takes both CPUs
 METRICS = ("--forward", "learn", "--metrics", "unix:m.sock")
 
 
