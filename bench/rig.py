@@ -99,8 +99,10 @@ def _tag_frames(device: GuestDevice, vlan: int) -> None:
             at = memory.find(UNTAGGED, at)
 
 
-def attach(device: GuestDevice, port: VirtioPort, queue_size: int, closing: contextlib.ExitStack) -> None:
-    """Start the rings, as a session does when a front-end has sent everything."""
+def attach(
+    device: GuestDevice, port: VirtioPort, queue_size: int, closing: contextlib.ExitStack, *, kicks: bool = False
+) -> None:
+    """Start the rings, as a session does when a front-end has sent everything. kicks: its driver notifies the port."""
     ram = device.ram
     mapping = Mapping(ram.fd, ram.guest_addr, ram.bytes, ram.user_addr, 0)
     closing.callback(mapping.close)
@@ -109,4 +111,5 @@ def attach(device: GuestDevice, port: VirtioPort, queue_size: int, closing: cont
     port.set_memory(GuestMemory([mapping]))
     for index in RINGS:
         desc, avail, used = device.ring_addresses(index)
-        port.start_queue(index, QueueSetup(queue_size, desc, avail, used, device.base, device.call_fds[index]))
+        setup = QueueSetup(queue_size, desc, avail, used, device.base, device.call_fds[index])
+        port.start_queue(index, setup._replace(kick_fd=device.kick_fds[index]) if kicks else setup)

@@ -19,6 +19,8 @@ from fastvhost.backend.rings import LEFT_STANDING, WENT_ON, ConfiguredRing
 from fastvhost.backend.sizes import readable
 
 MAX_WAIT = 5.0
+LONGEST_LOOK = 320.0
+"""Seconds between two looks at what a port waits for, where nothing has happened there for long."""
 MUCH = 8
 """Untouched memory is reported from 1/8 of the limit on."""
 SETTLE = 0.1
@@ -68,7 +70,9 @@ class Narrative:
         self._reason = ""
         self._settle: float | None = None
         self._said: set[str] = set()
-        self._look: float | None = self._clock() + MAX_WAIT
+        self._look: float | None = None
+        self._look_wait = MAX_WAIT
+        self._moved()
 
     @property
     def state(self) -> str:
@@ -203,7 +207,8 @@ class Narrative:
         if self._settle is not None and now >= self._settle:
             self._flush()
         if self._look is not None and now >= self._look:
-            self._look = now + MAX_WAIT
+            self._look = now + self._look_wait
+            self._look_wait = min(2 * self._look_wait, LONGEST_LOOK)
             self._complain(view)
 
     def _complain(self, view: Callable[[], View]) -> None:
@@ -247,6 +252,7 @@ class Narrative:
 
     def _moved(self) -> None:
         self._look = self._clock() + MAX_WAIT
+        self._look_wait = MAX_WAIT
 
     def _flush(self) -> None:
         self._settle = None

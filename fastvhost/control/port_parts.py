@@ -37,6 +37,9 @@ class AnyPort(Protocol):
     @property
     def link_up(self) -> bool: ...
     def counters(self) -> PortCounters: ...
+    def totals(self) -> tuple[int, int, int, int, int, int]:
+        """Frames and bytes from the VM, the same to the VM, and drops of both sides."""
+
     def close(self) -> None: ...
 
 

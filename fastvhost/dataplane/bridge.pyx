@@ -85,9 +85,11 @@ cdef class Bridge:
 
         one that loses its lanes delivers until it is at the door.
         """
+        cdef bint shared
         self.workers.append(worker)
-        for port in self.ports:
-            if port is not None and len(set(self.workers)) > 1:
+        shared = len(set(self.workers)) > 1
+        for port in self.ports if shared else ():
+            if port is not None:
                 (<Port>port).ops.shared = True
         return 0
 

@@ -3,7 +3,7 @@
 What a front-end handed over is no eventfd of ours: notify.pxd has how such a one is signalled.
 """
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from posix.time cimport timespec
 
 cdef extern from "<sys/eventfd.h>" nogil:
@@ -25,6 +25,20 @@ cdef extern from "<poll.h>" nogil:
     int poll(pollfd *fds, unsigned long n, int timeout_ms)
     int ppoll(pollfd *fds, unsigned long n, const timespec *timeout, const void *signals)
     const short POLLIN
+
+cdef extern from "<sys/epoll.h>" nogil:
+    ctypedef union epoll_data_t:
+        void *ptr
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_create1(int flags)
+    int epoll_ctl(int epoll_fd, int operation, int fd, epoll_event *event)
+    int epoll_wait(int epoll_fd, epoll_event *events, int most, int timeout_ms)
+    const int EPOLL_CLOEXEC
+    const int EPOLL_CTL_ADD
+    const int EPOLL_CTL_DEL
+    const uint32_t EPOLLIN
 
 
 cdef inline void wake_eventfd(int fd) noexcept nogil:

@@ -21,10 +21,14 @@ cdef enum IdlePolicy:
     IDLE_INTERRUPT
 
 
+cdef enum:
+    MORE_FDS = 2             # beside those of lanes: the gate's, and that of the epoll of parked lanes
+
+
 cdef struct Idle:
     IdlePolicy policy
     uint64_t nap_ns          # the longest nap
-    pollfd *fds              # one a lane and the gate's
+    pollfd *fds              # one a lane, and MORE_FDS
     const Backlogs *backlogs
     # written by the worker
     uint32_t empty_rounds    # in a row; the worker's loop sets it to 0 with every frame

@@ -9,6 +9,7 @@ from fastvhost.dataplane.door cimport Gate
 from fastvhost.dataplane.eventfd cimport POLLIN, drain_eventfd, pollfd, ppoll
 from fastvhost.dataplane.forward.lane cimport Lane
 from fastvhost.dataplane.forward.police cimport rests_for
+from fastvhost.dataplane.parking cimport MISSED_KICKS_LIMIT
 from fastvhost.dataplane.port cimport LOOK_AGAIN, NOTHING_TO_WAIT_FOR
 from fastvhost.dataplane.roster cimport look_at
 
@@ -23,7 +24,6 @@ cdef enum:
     # sleeps are short, an eighth of the time since the last frame: a CPU that halted just now wakes twice as fast.
     FIRST_SLEEP_NS = 1000 * 1000
     SLEEP_NS = 20 * 1000 * 1000
-    MISSED_KICKS_LIMIT = 3       # then the driver counts as one that does not kick
     # Where a driver does not kick, or frames wait for buffers, the worker naps instead of sleeping. After TIRED_NS
     # without a frame, each nap takes LONG_NAP_NS.
     TIRED_NS = 1000 * 1000 * 1000
@@ -70,7 +70,7 @@ cdef bint frames_wait(const Idle *idle, const Roster *roster) noexcept nogil:
     """
     cdef uint32_t i
     cdef Lane *lane
-    for i in range(roster.n_lanes):
+    for i in range(roster.n_awake):
         lane = roster.lanes[i]
         if lane.first < lane.burst.n_frames and not rests_for(lane):
             return True
@@ -81,7 +81,7 @@ cdef uint64_t asleep_for(const Roster *roster, uint64_t ns) noexcept nogil:
     """At most so long, and no longer than until a lane that is at its limit may go on."""
     cdef uint64_t rest
     cdef uint32_t i
-    for i in range(roster.n_lanes):
+    for i in range(roster.n_awake):
         rest = rests_for(roster.lanes[i])
         if rest:
             ns = min(ns, rest)
@@ -93,7 +93,7 @@ cdef void sleep_until_kicked(
 ) noexcept nogil:
     """Sleep until a driver kicks, or a change is posted, for sleep_ns at most; nap_ns where a driver does not kick."""
     cdef Lane *lane
-    cdef uint32_t i, n = roster.n_lanes
+    cdef uint32_t i, n = roster.n_awake
     cdef bint kicked, work = False
     cdef timespec timeout
     cdef int fd
@@ -114,6 +114,10 @@ cdef void sleep_until_kicked(
         if fd == LOOK_AGAIN or lane.missed_kicks >= MISSED_KICKS_LIMIT:
             sleep_ns = min(sleep_ns, nap_ns)
         lane.ingress.want_kicks(lane.ingress, lane.pair, True)
+    # Parked lanes have asked for kicks already, and were looked at once more (parking).
+    idle.fds[n + 1] = pollfd(roster.epoll_fd if n < roster.n_lanes else -1, POLLIN, 0)
+    if roster.n_dozing:
+        sleep_ns = min(sleep_ns, <uint64_t>LONG_NAP_NS)
     store_release_u32(&gate.asleep, 1)
     full_fence()  # kicks are asked for and `asleep` is set before the queues are looked at once more
     for i in range(n):
@@ -126,8 +130,9 @@ cdef void sleep_until_kicked(
     if not work and not load_acquire_u32(&gate.asked) and not load_acquire_u32(&gate.stopping):
         idle.sleeps += 1
         timeout.tv_sec, timeout.tv_nsec = 0, <long>sleep_ns
-        ppoll(idle.fds, n + 1, &timeout, NULL)
+        ppoll(idle.fds, n + <uint32_t>MORE_FDS, &timeout, NULL)
         learn(idle, roster)
+    roster.recall_at = 0
     store_release_u32(&gate.asleep, 0)
     drain_eventfd(gate.wake_fd)
     for i in range(n):
@@ -144,7 +149,7 @@ cdef void learn(const Idle *idle, Roster *roster) noexcept nogil:
     """
     cdef Lane *lane
     cdef uint32_t i
-    for i in range(roster.n_lanes):
+    for i in range(roster.n_awake):
         if not idle.fds[i + 1].events:
             continue
         lane = roster.lanes[i]

@@ -29,6 +29,13 @@ has_silent_work Whether there is something to do for which wait_fd does not beco
                 want_kicks, or what the kernel has still to send. Where it says yes after a sleep that ended by its
                 timeout, that counts as a missed kick (idle): after some of them, the worker naps until a kick comes
 
+And for lanes that leave the rounds (parking), where a kind has that at all:
+
+report_kicks    Have an epoll report its kicks from now on, as events whose data is `lane`. What it returns and *kicked
+                are those of wait_fd; LOOK_AGAIN, too, where the epoll takes no more. A change of the port that ends
+                what is reported counts `changes` up
+report_none     The same no more. Nothing where none are reported
+
 What a frame needs (frame.pxd, heads) is what its ingress says, and what its egress gets as it is where it accepts that:
 super-frames of other needs come in pieces (offload/cut), checksums the egress fills in (offload/finish, receiveq).
 receive_burst sets n_heads and needs, unless its frames never need anything.
@@ -71,6 +78,9 @@ cdef struct PortOps:
     bint takes_starts        # of deliveries; for others, the forwarder makes frames in pieces of them
     bint shared              # several workers may deliver to the same pair
     uint32_t active_pairs    # pairs that take frames: a burst for pair p goes to p % active_pairs; 0 counts as 1
+    uint32_t changes         # incremented when reports of kicks have ended
+    int (*report_kicks)(PortOps *port, uint32_t pair, int epoll_fd, void *lane, bint *kicked) noexcept nogil
+    void (*report_none)(PortOps *port, uint32_t pair) noexcept nogil
 
 
 cdef class Port:

@@ -1,6 +1,6 @@
 """Ports: the base that every kind shares, and the kind without a peer."""
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from fastvhost.dataplane.delivery_lock cimport DeliveryLock
@@ -128,6 +128,21 @@ cdef class Port:
                 rx_dropped[NAMES[reason]] += rx.dropped[reason]
                 tx_dropped[NAMES[reason]] += tx.dropped[reason]
         return Counters(*total[:4], rx_dropped, tx_dropped, self.calls, *total[4:])
+
+    def totals(self) -> tuple[int, int, int, int, int, int]:
+        cdef uint64_t rx_frames = 0, rx_bytes = 0, tx_frames = 0, tx_bytes = 0, rx_dropped = 0, tx_dropped = 0
+        cdef uint32_t pair, reason
+        cdef const Tally *rx
+        cdef const Tally *tx
+        for pair in range(self.ops.n_pairs):
+            rx, tx = &self.ops.rx[pair], &self.ops.tx[pair]
+            rx_frames, rx_bytes = rx_frames + rx.frames, rx_bytes + rx.bytes
+            tx_frames, tx_bytes = tx_frames + tx.frames, tx_bytes + tx.bytes
+            tx_dropped += self.ops.locks[pair].missed
+            for reason in range(N_DROP_REASONS):
+                rx_dropped += rx.dropped[reason]
+                tx_dropped += tx.dropped[reason]
+        return rx_frames, rx_bytes, tx_frames, tx_bytes, rx_dropped, tx_dropped
 
     def close(self) -> None:
         pass

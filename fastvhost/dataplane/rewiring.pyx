@@ -19,6 +19,7 @@ from fastvhost.dataplane.forward.lane cimport Lane
 from fastvhost.dataplane.forward.members cimport Members
 from fastvhost.dataplane.forward.vlan cimport PortVlans
 from fastvhost.dataplane.forward.waiting cimport Backlogs
+from fastvhost.dataplane.idle cimport MORE_FDS
 from fastvhost.dataplane.port cimport Port, PortOps
 from fastvhost.dataplane.roster cimport NOT_THERE, Roster, discard, exchange, make_places
 from fastvhost.dataplane.tally cimport count_drops
@@ -73,6 +74,8 @@ cdef struct Change:
     Turn *swept                # lanes that may have frames on their way to who leaves
     uint32_t n_swept
     AllBacklogs *backlogs
+    Turn *parted               # lanes that no worker has any more
+    uint32_t n_parted
 
 
 cdef void put_into_effect(void *what) noexcept nogil:
@@ -87,6 +90,9 @@ cdef void put_into_effect(void *what) noexcept nogil:
         parts, n, fds = layout.parts_of[0], layout.n_parts_of[0], layout.fds_of[0]
         layout.parts_of[0], layout.n_parts_of[0], layout.fds_of[0] = layout.parts, layout.n_parts, layout.fds
         layout.parts, layout.n_parts, layout.fds = parts, n, fds
+    for i in range(change.n_parted):
+        for k in range(change.parted[i].n_lanes):
+            end_report(&change.parted[i].lanes[k])
     for i in range(change.n_turns):
         for k in range(change.turns[i].n_lanes):
             lead_elsewhere(&change.turns[i].lanes[k], change.turns[i].egress)
@@ -105,6 +111,13 @@ cdef void give_up(const AllBacklogs *backlogs, const PortOps *egress, DropReason
     cdef uint32_t i
     for i in range(backlogs.n):
         give_up_backlogs(backlogs.of[i], egress, reason)
+
+
+cdef inline void end_report(Lane *lane) noexcept nogil:
+    """No worker is told of its kicks any more."""
+    if lane.parked_by != NULL:
+        lane.ingress.report_none(lane.ingress, lane.pair)
+        lane.parked_by = NULL
 
 
 cdef void take_seat(const Seat *seat) noexcept nogil:
@@ -205,6 +218,7 @@ cdef class Rewiring:
         free(self.change.turns)
         free(self.change.seats)
         free(self.change.swept)
+        free(self.change.parted)
         memset(&self.change, 0, sizeof(self.change))
 
     def commit(self, *, leave=(), join=(), lead=(), seat=(), uint64_t wait_ms=5000) -> None:
@@ -313,7 +327,8 @@ cdef class Rewiring:
                 self.own(port, workers, wait_ms)
         self.change.layouts = <Layout *>calloc(len(wires) + 1, sizeof(Layout))
         self.change.turns = <Turn *>calloc(len(lead) + 1, sizeof(Turn))
-        if self.change.layouts == NULL or self.change.turns == NULL:
+        self.change.parted = <Turn *>calloc(len(leave) + 1, sizeof(Turn))
+        if self.change.layouts == NULL or self.change.turns == NULL or self.change.parted == NULL:
             raise MemoryError
         for each, its, shares in wires:
             self.change.n_layouts += 1
@@ -321,6 +336,9 @@ cdef class Rewiring:
         for wire, _ in lead:
             self.point(&self.change.turns[self.change.n_turns], wire)
             self.change.n_turns += 1
+        for wire in leave:
+            self.point(&self.change.parted[self.change.n_parted], wire)
+            self.change.n_parted += 1
         return wires
 
     cdef int point(self, Turn *turn, Wire wire) except -1:
@@ -397,7 +415,7 @@ cdef class Rewiring:
             layout.before[i] = worker.wires.index(wire) if wire in worker.wires else NOT_THERE
             lanes += wire.n_lanes
         make_places(&layout.roster, lanes, layout.n_parts)
-        layout.fds = <pollfd *>calloc(lanes + 1, sizeof(pollfd))  # the gate's, too
+        layout.fds = <pollfd *>calloc(lanes + MORE_FDS, sizeof(pollfd))
         if layout.fds == NULL:
             raise MemoryError
         return 0

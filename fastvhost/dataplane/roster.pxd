@@ -15,6 +15,7 @@ pieces, eight times as much.
 **Quiet lanes.** A device may have 128 queue pairs and traffic on one. A round that looked at all of them would spend
 as much on 127 empty rings as on a burst of frames. So a lane that had nothing for QUIET_AFTER visits becomes quiet, a
 round visits one in QUIET_SHARE of those, and the first frame makes it busy again. Where no lane is busy it visits all.
+Where there are many of them, those that stay quiet leave the rounds (parking).
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -40,17 +41,25 @@ cdef struct Sender:
 
 
 cdef struct Roster:
-    Lane **lanes               # all of them
+    Lane **lanes               # all of them: n_awake that are in the rounds, and then the parked ones
     Lane **busy                # room for the busy ones of all senders
     Lane **quiet               # a ring; the one visited longest ago is at quiet[first]
     Sender *senders
+    Lane **dozing              # parked ones that are looked at every millisecond
     uint32_t *active           # the numbers of the senders that have busy lanes
     uint32_t room              # for lanes
     uint32_t n_lanes
+    uint32_t n_awake
     uint32_t n_quiet
     uint32_t first
     uint32_t n_senders
     uint32_t n_active
+    # parked lanes (parking)
+    uint32_t n_dozing
+    uint32_t looked            # lanes[looked] is looked at next
+    int epoll_fd               # reports their kicks; -1: none are parked
+    uint64_t recall_at         # ticks
+    uint64_t looked_at
     # accounts, in ticks
     uint64_t least             # of those with traffic in the last round
     uint64_t now               # when the visit before ended
@@ -72,6 +81,7 @@ cdef void start_afresh(Roster *roster) noexcept nogil
 cdef void join(Roster *roster, Lane *lane) noexcept nogil
 cdef void line_up(Roster *roster, Lane *lane) noexcept nogil
 cdef Lane *call_up(Roster *roster) noexcept nogil
+cdef void exchange_places(Roster *roster, uint32_t one, uint32_t other) noexcept nogil
 
 
 cdef inline void look_at(Roster *roster, Lane *lane) noexcept nogil:

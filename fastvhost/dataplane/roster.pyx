@@ -41,6 +41,7 @@ cdef int make_room(Roster *roster, uint32_t more) except -1:
     roster.lanes = <Lane **>resized(roster.lanes, lanes, sizeof(Lane *))
     roster.busy = <Lane **>resized(roster.busy, lanes, sizeof(Lane *))
     roster.quiet = <Lane **>resized(roster.quiet, lanes, sizeof(Lane *))
+    roster.dozing = <Lane **>resized(roster.dozing, lanes, sizeof(Lane *))
     roster.active = <uint32_t *>resized(roster.active, senders, sizeof(uint32_t))
     roster.senders = <Sender *>resized(roster.senders, senders, sizeof(Sender))
     memset(roster.senders, 0, senders * sizeof(Sender))
@@ -54,6 +55,7 @@ cdef int make_places(Roster *roster, uint32_t lanes, uint32_t senders) except -1
     roster.lanes = <Lane **>resized(NULL, lanes + 1, sizeof(Lane *))
     roster.busy = <Lane **>resized(NULL, lanes + 1, sizeof(Lane *))
     roster.quiet = <Lane **>resized(NULL, lanes + 1, sizeof(Lane *))
+    roster.dozing = <Lane **>resized(NULL, lanes + 1, sizeof(Lane *))
     roster.active = <uint32_t *>resized(NULL, senders + 1, sizeof(uint32_t))
     roster.senders = <Sender *>resized(NULL, senders + 1, sizeof(Sender))
     memset(roster.senders, 0, (senders + 1) * sizeof(Sender))
@@ -71,10 +73,10 @@ cdef void exchange(Roster *roster, Roster *other, const uint32_t *before) noexce
     for i in range(other.n_senders):
         other.senders[i].used = old.least if before[i] == NOT_THERE else old.senders[before[i]].used
     roster.lanes, roster.busy, roster.quiet = other.lanes, other.busy, other.quiet
-    roster.active, roster.senders = other.active, other.senders
+    roster.dozing, roster.active, roster.senders = other.dozing, other.active, other.senders
     roster.room, roster.n_senders = other.room, other.n_senders
     other.lanes, other.busy, other.quiet = old.lanes, old.busy, old.quiet
-    other.active, other.senders = old.active, old.senders
+    other.dozing, other.active, other.senders = old.dozing, old.active, old.senders
     other.room, other.n_senders = old.room, old.n_senders
     clear(roster)
 
@@ -83,6 +85,7 @@ cdef void discard(Roster *roster) noexcept:
     free(roster.lanes)
     free(roster.busy)
     free(roster.quiet)
+    free(roster.dozing)
     free(roster.active)
     free(roster.senders)
 
@@ -90,23 +93,39 @@ cdef void discard(Roster *roster) noexcept:
 cdef void clear(Roster *roster) noexcept nogil:
     """Remove all lanes; accounts stay."""
     cdef uint32_t i
-    roster.n_lanes = roster.n_quiet = roster.first = roster.n_active = 0
+    roster.n_lanes = roster.n_awake = roster.n_dozing = roster.n_quiet = roster.first = roster.n_active = 0
     for i in range(roster.n_senders):
         roster.senders[i].busy = NULL
         roster.senders[i].n_busy = roster.senders[i].next = 0
 
 
 cdef void enlist(Roster *roster, uint32_t sender, Lane *lane) noexcept nogil:
-    """Add a lane. To be called sender after sender, for all lanes of each. A lane that was quiet stays quiet."""
+    """Add a lane. To be called sender after sender, for all lanes of each. One that was quiet or parked stays so."""
     if roster.senders[sender].busy == NULL:
         roster.senders[sender].busy = &roster.busy[roster.n_lanes]
     lane.sender = sender
+    lane.place = roster.n_lanes
     roster.lanes[roster.n_lanes] = lane
     roster.n_lanes += 1
+    if lane.parked_by != NULL:
+        if lane.dozes:
+            lane.dozes_at = roster.n_dozing
+            roster.dozing[roster.n_dozing] = lane
+            roster.n_dozing += 1
+        return
+    exchange_places(roster, lane.place, roster.n_awake)
+    roster.n_awake += 1
     if lane.empty_rounds < QUIET_AFTER:
         join(roster, lane)
     else:
         line_up(roster, lane)
+
+
+cdef void exchange_places(Roster *roster, uint32_t one, uint32_t other) noexcept nogil:
+    """Of two lanes on the roster."""
+    cdef Lane *lane = roster.lanes[one]
+    roster.lanes[one], roster.lanes[other] = roster.lanes[other], lane
+    roster.lanes[one].place, lane.place = one, other
 
 
 cdef void start_afresh(Roster *roster) noexcept nogil:

@@ -18,7 +18,7 @@ from fastvhost.dataplane.packed_ring cimport (
 from fastvhost.dataplane.port cimport PortOps
 from fastvhost.dataplane.ring cimport RING_OUTSIDE_MEMORY, Ring
 from fastvhost.dataplane.split_ring cimport reset_split_ring, rewind_split_ring, split_ring_base
-from fastvhost.dataplane.virtio_device cimport Device, Queue
+from fastvhost.dataplane.virtio_device cimport Device, Queue, end_reports
 
 # The base of a packed ring that was never used, index 0 and wrap counter 1: in both halves, or in the lower one alone.
 cdef enum:
@@ -121,6 +121,9 @@ cdef void commit_change(void *prepared) noexcept nogil:
     cdef Device *device = change.device
     cdef uint32_t i
     add_u32(&device.commits, 1)  # odd: whoever reads at the same time reads again
+    for i in range(change.n_queues):
+        end_reports(&device.queues[i])
+    port.changes += 1
     if change.takes_back:
         rewind_rings(port, device, change.n_queues)
     for i in range(change.n_queues):
@@ -174,7 +177,7 @@ cdef void commit_queue(Queue *queue, QueueChange *change, bint packed) noexcept 
                 change.said, &change.start,
             )
         new.found_started = new.found_broken = 0
-        new.calls, new.kicks = queue.calls, queue.kicks
+        new.calls, new.kicks, new.reports_to = queue.calls, queue.kicks, -1
         queue[0] = new[0]
         return
     queue.live, queue.enabled, queue.kicked = new.live, new.enabled, new.kicked

@@ -28,6 +28,7 @@ cdef struct Queue:
     uint64_t kicks           # taken from kick_fd before a sleep
     uint64_t short_since     # of a receiveq: when frames found no room last, monotonic ns; 0: they found it
     uint64_t starved_ns      # between deliveries that found no room, one after the other
+    int reports_to           # the epoll that reports its kicks, of the worker that parked its lane; -1: none does
 
 
 cdef struct Device:
@@ -55,6 +56,9 @@ cdef uint32_t deliver_burst(PortOps *port, uint32_t pair, const Delivery *delive
 cdef void release_burst(PortOps *port, uint32_t pair, const Done *done, uint32_t n) noexcept nogil
 cdef bint is_open(PortOps *port, uint32_t pair) noexcept nogil
 cdef int wait_fd(PortOps *port, uint32_t pair, bint *kicked) noexcept nogil
+cdef int report_kicks(PortOps *port, uint32_t pair, int epoll_fd, void *lane, bint *kicked) noexcept nogil
+cdef void report_none(PortOps *port, uint32_t pair) noexcept nogil
+cdef void end_reports(Queue *queue) noexcept nogil
 cdef void want_kicks(PortOps *port, uint32_t pair, bint wanted) noexcept nogil
 cdef bint has_work(PortOps *port, uint32_t pair) noexcept nogil
 cdef NetScratch *make_scratch() noexcept nogil

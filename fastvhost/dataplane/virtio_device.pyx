@@ -10,7 +10,15 @@ from fastvhost.abi.shared_memory cimport load_i32, replace_i32, store_release_u3
 from fastvhost.dataplane.clock cimport monotonic_ns
 from fastvhost.dataplane.debug cimport DEBUG, check, poison
 from fastvhost.dataplane.drop_reason cimport BAD_DESCRIPTOR, LINK_DOWN, NO_RECEIVE_BUFFERS, RING_DISABLED
-from fastvhost.dataplane.eventfd cimport drain_eventfd, wake_eventfd
+from fastvhost.dataplane.eventfd cimport (
+    EPOLL_CTL_ADD,
+    EPOLL_CTL_DEL,
+    EPOLLIN,
+    drain_eventfd,
+    epoll_ctl,
+    epoll_event,
+    wake_eventfd,
+)
 from fastvhost.dataplane.frame cimport BURST, MAX_SEGMENTS, VISIT_PIECES, Delivery, FrameBurst, Done, Segment
 from fastvhost.dataplane.notify cimport (
     AGAIN_NS,
@@ -269,6 +277,40 @@ cdef inline uint64_t take_kicks(Device *device, const Queue *queue, uint64_t *to
     taken = drain_eventfd(queue.kick_fd)
     took[0] = monotonic_ns() - device.kicks_read
     return taken
+
+
+cdef int report_kicks(PortOps *port, uint32_t pair, int epoll_fd, void *lane, bint *kicked) noexcept nogil:
+    cdef Queue *queue = &(<Device *>port.state).queues[2 * pair + 1]
+    cdef int fd = wait_fd(port, pair, kicked)
+    cdef epoll_event event
+    if fd < 0:
+        return fd
+    event.events, event.data.ptr = EPOLLIN, lane
+    if epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0:
+        return LOOK_AGAIN
+    queue.reports_to = epoll_fd
+    return fd
+
+
+cdef void report_none(PortOps *port, uint32_t pair) noexcept nogil:
+    """Timed, as reads of a kick eventfd are: both take its lock."""
+    cdef Device *device = <Device *>port.state
+    cdef Queue *queue = &device.queues[2 * pair + 1]
+    cdef uint64_t took
+    if queue.reports_to >= 0:
+        took = monotonic_ns()
+        end_reports(queue)
+        took = monotonic_ns() - took
+        if took > <uint64_t>SLOW_NS:
+            device.kick_samples = with_sample(device.kick_samples, took)
+
+
+cdef void end_reports(Queue *queue) noexcept nogil:
+    """Before its kick eventfd may be closed: an epoll keeps what was closed while somebody else has it open, too."""
+    cdef epoll_event nothing
+    if queue.reports_to >= 0:
+        epoll_ctl(queue.reports_to, EPOLL_CTL_DEL, queue.kick_fd, &nothing)
+        queue.reports_to = -1
 
 
 cdef void want_kicks(PortOps *port, uint32_t pair, bint wanted) noexcept nogil:

@@ -54,6 +54,8 @@ from fastvhost.dataplane.virtio_device cimport (
     is_open,
     receive_burst,
     release_burst,
+    report_kicks,
+    report_none,
     wait_fd,
     want_kicks,
 )
@@ -96,7 +98,7 @@ cdef class VirtioPort(ChangingPort):
             raise MemoryError
         self.next.n_queues = 2 * queue_pairs
         for i in range(2 * queue_pairs):
-            self.device.queues[i].call_fd = self.device.queues[i].kick_fd = -1
+            self.device.queues[i].call_fd = self.device.queues[i].kick_fd = self.device.queues[i].reports_to = -1
             self.device.queues[i].index = i
         self.queue_pairs = queue_pairs
         self.device.receiver.header_bytes = NET_HDR_LEGACY_BYTES
@@ -112,6 +114,7 @@ cdef class VirtioPort(ChangingPort):
         self.ops.wait_fd = wait_fd
         self.ops.want_kicks = want_kicks
         self.ops.has_silent_work = has_work
+        self.ops.report_kicks, self.ops.report_none = report_kicks, report_none
 
     def __dealloc__(self) -> None:
         free(self.next.queues)

@@ -40,6 +40,7 @@ cdef class Worker:
     cdef list shares             # and which share of each
     cdef uint64_t n_rounds       # written by the worker's thread
     cdef uint64_t n_busy
+    cdef void end_epoll(self) noexcept
     cdef int require_idle(self, str what) except -1
     cdef void enlist_lanes(self) noexcept nogil
     cdef uint32_t round(self) noexcept nogil

@@ -5,17 +5,19 @@ A round visits each lane whose turn it is, and charges its port with the time (r
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
+from posix.unistd cimport close
 
 from fastvhost.abi.shared_memory cimport full_fence, load_acquire_u32, load_u64, store_release_u32
 from fastvhost.dataplane.door cimport Door, enter, is_called, leave, stand, wake
-from fastvhost.dataplane.eventfd cimport pollfd
+from fastvhost.dataplane.eventfd cimport EPOLL_CLOEXEC, epoll_create1, pollfd
 from fastvhost.dataplane.forward.backlog cimport discard_backlogs, drain_some, make_backlogs
 from fastvhost.dataplane.forward.forward cimport forward_burst, is_between_exits
 from fastvhost.dataplane.forward.lane cimport Lane
 from fastvhost.dataplane.frame cimport BURST
-from fastvhost.dataplane.idle cimport IDLE_ADAPTIVE, IDLE_INTERRUPT, IDLE_POLL, rest
+from fastvhost.dataplane.idle cimport IDLE_ADAPTIVE, IDLE_INTERRUPT, IDLE_POLL, MORE_FDS, rest
 from fastvhost.dataplane.notify cimport discard_signals, make_thread_signals
 from fastvhost.dataplane.offload.cut cimport discard_cutter, make_cutter
+from fastvhost.dataplane.parking cimport bring_back, is_to_park, let_all_in, let_in, park, stays_parked
 from fastvhost.dataplane.port cimport Port
 from fastvhost.dataplane.roster cimport (
     LEAD_US,
@@ -60,6 +62,8 @@ cdef uint32_t visit(Roster *roster) noexcept nogil:
     cdef Sender *sender
     cdef Lane *lane
     began = roster.now = roster.read_ticks()
+    if roster.n_awake < roster.n_lanes and roster.now >= roster.recall_at:
+        bring_back(roster)
     if roster.n_active:
         turns = min(turns, 1 + turns // QUIET_SHARE)
     while i < roster.n_active:
@@ -82,6 +86,8 @@ cdef uint32_t visit(Roster *roster) noexcept nogil:
             least = min(least, sender.used)
             lane.empty_rounds = 0
             join(roster, lane)
+        elif is_to_park(roster, lane):
+            park(roster, lane)
         else:
             line_up(roster, lane)
     roster.at = NULL
@@ -109,6 +115,7 @@ cdef inline uint32_t take_turns(Roster *roster, Sender *sender, uint64_t limit, 
         else:
             sender.n_busy -= 1
             sender.busy[sender.next] = sender.busy[sender.n_busy]
+            lane.quiet_since = roster.now
             line_up(roster, lane)
     if moved or left:    # it has traffic, or was not looked at
         least[0] = min(least[0], sender.used)
@@ -165,7 +172,8 @@ cdef class Worker:
 
     def __cinit__(self, *args, **kwargs) -> None:
         self.wires, self.shares = [], []
-        self.idle.fds = <pollfd *>malloc(sizeof(pollfd))  # the gate's; share_wire makes room for the lanes'
+        self.roster.epoll_fd = -1
+        self.idle.fds = <pollfd *>malloc(MORE_FDS * sizeof(pollfd))  # share_wire makes room for the lanes'
         self.scratch, self.cutter, self.backlogs = make_scratch(), make_cutter(), make_backlogs()
         if self.idle.fds == NULL or self.scratch == NULL or self.cutter == NULL or self.backlogs == NULL:
             raise MemoryError
@@ -182,6 +190,7 @@ cdef class Worker:
         self.idle.policy, self.idle.nap_ns = _POLICIES[idle], nap_us * 1000
         set_clock(&self.roster)
         self.gate = door.add(self)
+        self.roster.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
         self.door, self.name = door, name
 
     cdef int require_idle(self, str what) except -1:
@@ -193,6 +202,7 @@ cdef class Worker:
         return 0
 
     def __dealloc__(self) -> None:
+        self.end_epoll()
         discard(&self.roster)
         discard_signals(&self.signals)
         free(self.parts)
@@ -200,6 +210,11 @@ cdef class Worker:
         free(self.scratch)
         discard_cutter(self.cutter)
         discard_backlogs(self.backlogs)
+
+    cdef void end_epoll(self) noexcept:
+        if self.roster.epoll_fd >= 0:
+            close(self.roster.epoll_fd)
+        self.roster.epoll_fd = -1
 
     def add_wire(
         self, Port ingress not None, Port egress, *, bint hold, uint64_t hold_timeout_ms, uint32_t shares=1,
@@ -214,10 +229,13 @@ cdef class Worker:
         cdef pollfd *fds
         self.require_idle("wires are added before it starts")
         make_room(&self.roster, wire.n_lanes)
-        fds = <pollfd *>realloc(self.idle.fds, (self.roster.room + 1) * sizeof(pollfd))
+        fds = <pollfd *>realloc(self.idle.fds, (self.roster.room + MORE_FDS) * sizeof(pollfd))
         if fds == NULL:
             raise MemoryError
         self.idle.fds = fds
+        ports = [wire.ingress, wire.egress]
+        if wire.bridge is not None and self not in wire.bridge.workers:
+            ports += wire.bridge.ports    # with its first wire there
         parts = <Part *>realloc(self.parts, (self.n_parts + 1) * sizeof(Part))
         if parts == NULL:
             raise MemoryError
@@ -227,7 +245,7 @@ cdef class Worker:
         self.shares.append(share)
         self.parts[self.n_parts] = Part(wire.lanes, wire.n_lanes, share, wire.shares)
         self.n_parts += 1
-        for port in (wire.ingress, wire.egress) if wire.bridge is None else wire.bridge.ports:
+        for port in ports:
             if port is not None and (<Port>port).entrance is not None:
                 self.door.owns(self.gate, (<Port>port).entrance)
 
@@ -251,6 +269,8 @@ cdef class Worker:
                 # Frames that wait in a lane whose queue was stopped must still be uncounted.
                 if lane.ingress.is_open(lane.ingress, pair) or lane.first < lane.burst.n_frames:
                     lane.cutter, lane.backlogs = self.cutter, self.backlogs
+                    if lane.parked_by != NULL and not stays_parked(&self.roster, lane):
+                        let_in(&self.roster, lane)
                     enlist(&self.roster, i, lane)
 
     cdef uint32_t round(self) noexcept nogil:
@@ -282,6 +302,7 @@ cdef class Worker:
                 rest(&self.idle, self.gate, &self.roster)
         else:
             end_visits(&self.roster)
+        let_all_in(&self.roster)
         leave_thread()
         self.thread = 0
         discard_signals(&self.signals)
@@ -323,6 +344,8 @@ cdef class Worker:
         if self.running:
             raise ValueError(f"{self.name} runs; stop it and wait for its thread first")
         if self.gate != NULL:
+            let_all_in(&self.roster)
+            self.end_epoll()
             self.door.remove(self.gate)
             self.gate = NULL
         for wire, share in zip(self.wires, self.shares):

@@ -10,11 +10,14 @@ import contextlib
 import errno
 import socket
 import threading
+import weakref
 
 from fastvhost.sockets import socket_file
 from fastvhost.sockets.socket_file import PathTakenError
 
 LOOK_SECONDS = 5.0
+LOOKS_A_SECOND = 10.0
+"""Of all sockets of this process together, where they are many: each of them wakes a thread."""
 
 
 class ListeningSocket:
@@ -38,6 +41,7 @@ class ListeningSocket:
         socket_file.check_directory(path, elsewhere)
         socket_file.remove_stale(path, elsewhere)
         self._sock, self._file = self._made()
+        _open.add(self)
 
     def _made(self) -> tuple[socket.socket, socket_file.OwnFile]:
         file = None
@@ -78,7 +82,9 @@ class ListeningSocket:
     @property
     def look_at(self) -> float | None:
         """When look() is to be called next, on the clock of its `now`; None: never again."""
-        return None if self.withdrawn or self._lost or self._looked is None else self._looked + LOOK_SECONDS
+        if self.withdrawn or self._lost or self._looked is None:
+            return None
+        return self._looked + max(LOOK_SECONDS, len(_open) / LOOKS_A_SECOND)
 
     def look(self, now: float) -> str:
         """Check that the file is still there. Returns a text for the log, mostly empty.
@@ -148,3 +154,8 @@ class ListeningSocket:
         """Idempotent."""
         self.withdraw()
         self._discard(self._sock)
+        _open.discard(self)
+
+
+_open: weakref.WeakSet[ListeningSocket] = weakref.WeakSet()
+"""All sockets of this process that are not closed."""

@@ -33,7 +33,7 @@ ALLOWED = {
 PACKAGE = "fastvhost"
 USE_THE_PACKAGE = ("cli", "control")
 # What benchmarks and scripts may use of the tests: the def wrappers over what is measured.
-PROBES = {f"tests.probes.{name}" for name in ("bench_dataplane", "bench_offload", "mac_tables", "ping_pong")}
+PROBES = {f"tests.probes.{name}" for name in ("bench_dataplane", "bench_offload", "mac_tables", "ping_pong", "shares")}
 
 
 def room(module: str) -> str:

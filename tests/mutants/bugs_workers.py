@@ -3,6 +3,7 @@
 from tests.mutants.mutant import Mutant
 
 LEARN = "unit/test_learn.py"
+PARKING = "dataplane/parking.pyx"
 
 DOOR, WORKER, DEVICE, PORT = (f"dataplane/{name}.pyx" for name in ("door", "worker", "virtio_device", "virtio_port"))
 
@@ -90,6 +91,63 @@ MUTANTS = (
         "        lane.ingress.want_kicks(lane.ingress, lane.pair, False)\n",
         "        pass\n",
         "unit/test_idle.py::test_while_frames_flow_the_driver_need_not_kick",
+    ),
+    Mutant(
+        "parked-without-another-look",
+        PARKING,
+        "lane.ingress.has_silent_work(lane.ingress, lane.pair)",
+        "False",
+        "unit/test_parking.py::test_a_frame_that_comes_just_when_its_lane_leaves_is_found_at_once",
+    ),
+    Mutant(
+        "parked-with-frames-in-hand",
+        "dataplane/parking.pxd",
+        "lane.first == lane.burst.n_frames",
+        "True",
+        "unit/test_parking.py::test_a_lane_whose_frames_wait_for_room_is_not_parked",
+    ),
+    Mutant(
+        "kicks-wanted-of-lanes-that-are-back",
+        PARKING,
+        "    lane.ingress.want_kicks(lane.ingress, lane.pair, False)\n",
+        "    pass\n",
+        "unit/test_parking.py::test_a_kick_brings_a_lane_back_within_50_us_and_its_driver_need_not_kick_any_more",
+    ),
+    Mutant(
+        "dozing-lanes-not-looked-at",
+        PARKING,
+        "        has_come(roster, roster.dozing[i])\n",
+        "        pass\n",
+        "unit/test_parking.py::test_a_lane_whose_driver_cannot_kick_is_looked_at_every_millisecond",
+    ),
+    Mutant(
+        "silent-drivers-believed",
+        PARKING,
+        "            lane.missed_kicks += 1\n",
+        "            pass\n",
+        "unit/test_parking.py::"
+        "test_a_driver_that_does_not_kick_is_found_and_after_three_times_looked_at_every_millisecond",
+    ),
+    Mutant(
+        "parked-beyond-a-change-of-the-port",
+        "dataplane/parking.pxd",
+        "lane.changes == lane.ingress.changes",
+        "True",
+        "unit/test_parking.py::test_a_change_of_a_port_brings_its_lanes_back_and_no_others",
+    ),
+    Mutant(
+        "kicks-reported-beyond-a-change",
+        "dataplane/virtio_change.pyx",
+        "        end_reports(&device.queues[i])\n",
+        "        pass\n",
+        "unit/test_parking.py::test_what_is_reported_of_a_port_ends_before_a_change_of_it_lets_its_files_be_closed",
+    ),
+    Mutant(
+        "kicks-reported-beyond-a-wire",
+        "dataplane/rewiring.pyx",
+        "            end_report(&change.parted[i].lanes[k])\n",
+        "            pass\n",
+        "unit/test_parking.py::test_lanes_that_go_with_their_wire_are_reported_no_more",
     ),
     Mutant(
         "disabled-transmitq-forwards",

@@ -99,6 +99,12 @@ def start_rounds(Worker worker not None) -> None:
     start_afresh(&worker.roster)
 
 
+def pass_time(uint64_t microseconds) -> None:
+    """On the test's clock."""
+    global time
+    time += microseconds * TICKS_PER_US
+
+
 def rounds(Worker worker not None, uint32_t n) -> int:
     """So many rounds, one behind the other, as a running worker makes them. Returns the frames moved."""
     cdef uint32_t _round, moved = 0

@@ -28,6 +28,11 @@ class FakePort:
         zero |= {"cut": 0, "segmented": 0, "copies": 0}
         return SimpleNamespace(**{**zero, "rx_dropped": {}, "tx_dropped": {}, **self.figures})
 
+    def totals(self) -> tuple[int, int, int, int, int, int]:
+        now = self.counters()
+        frames = now.rx_frames, now.rx_bytes, now.tx_frames, now.tx_bytes
+        return (*frames, sum(now.rx_dropped.values()), sum(now.tx_dropped.values()))
+
     def close(self) -> None:
         self.log.append(f"close {self.name}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -60,6 +61,14 @@ def test_it_is_looked_at_every_five_seconds_and_nothing_is_said_of_a_file_that_i
     assert listener.look_at == LATER
     assert listener.looked() == ""
     assert listener.look_at == 2 * LATER
+
+
+def test_where_a_process_has_many_each_is_looked_at_more_seldom(listener: Looked, path: Path) -> None:
+    with contextlib.ExitStack() as closing:
+        for number in range(99):
+            closing.callback(ListeningSocket(str(path.with_name(str(number))), 0o660, None, 1).close)
+        assert listener.look_at == pytest.approx(2 * LATER)
+    assert listener.look_at == LATER
 
 
 @pytest.mark.parametrize("how", ["removed", "moved away"])

@@ -42,3 +42,10 @@ cdef struct Lane:
     Super super              # the frame at the front of an exit, where a part of it is delivered
     Cutter *cutter           # its worker's
     Backlogs *backlogs       # its worker's
+    # quiet ones (roster, parking)
+    uint64_t quiet_since     # ticks
+    uint32_t place           # on the roster
+    uint32_t dozes_at        # among those that doze
+    bint dozes               # while it is parked
+    uint32_t changes         # the ingress's, when it was parked
+    void *parked_by          # that worker's roster; NULL: it is in the rounds

@@ -251,3 +251,7 @@ cdef class HostPort(ChangingPort):
         counted = Port.counters(self)
         counted.rx_dropped["kernel_overrun"] += self.side.kernel_dropped
         return counted
+
+    def totals(self) -> tuple[int, int, int, int, int, int]:
+        *others, rx_dropped, tx_dropped = Port.totals(self)
+        return (*others, rx_dropped + self.side.kernel_dropped, tx_dropped)
