@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Self
 
 from fastvhost.control import changeover, config, edits, host, open_files, preflight
+from fastvhost.control.balance import Balance
 from fastvhost.control.errors import UsageError
 from fastvhost.control.events import Event, Observer
 from fastvhost.control.host import CorePlan
@@ -91,6 +92,7 @@ class Switch:
         bridge = self.wiring.bridge
         self._upkeep = MacUpkeep(bridge.table, self.wiring.port_name) if bridge else None
         self._observer = Observer(self.wiring)
+        self._balance = Balance(len(self._workers), self.wiring.loads, self.wiring.hand_over)
         self._ended = threading.Event()
         self._clock = None
 
@@ -187,12 +189,15 @@ class Switch:
                 log.exception("the forwarding table: internal error %r; please report it", error)
 
     def tick(self, now: float | None = None) -> None:
-        """What the forwarding table needs once a second. For who has made it by of(). Call it often.
+        """What the forwarding table and the workers' shares need once a second. For who made it by of(). Call it often.
 
         now: time.monotonic(), where that is known already.
         """
+        now = time.monotonic() if now is None else now
         if self._upkeep:
-            self._upkeep.look(time.monotonic() if now is None else now)
+            self._upkeep.look(now)
+        if moved := self._balance.look(now):
+            log.info("%s", moved.sentence([thread.name for thread in self._workers]))
 
     def change(self, edit: changeover.Edit) -> tuple[str, ...]:
         """Have its ports and wires as the edited configuration says. Returns a line about each change."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastvhost.control import enforcement, membership, open_files
+from fastvhost.control.balance import Move
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.errors import RuntimeFailure, UsageError
 from fastvhost.control.parts import Parts
@@ -31,6 +32,8 @@ CHANGE_SECONDS = 0.4
 """Seconds that a change under way has to end when the switch stops."""
 END_SECONDS = 2.0
 """Seconds for the service of a port to stop that is removed while others go on."""
+MOVE_MS = 50
+"""For a worker to come to the door for a move, which may be tried again."""
 WATCH_SECONDS = 0.2
 """Seconds for a watch over the workers to end, before another one takes its place."""
 
@@ -221,6 +224,44 @@ class Wiring:
         for thread in self.workers:
             thread.wires = [way.names for way in ways.values() if thread in way.threads]
         return bool(leave or join)
+
+    def loads(self) -> dict[tuple[str, int, int], float]:
+        """Seconds that workers spent on each share of what a port sends: by port, share, and number of the worker.
+
+        Nothing during a change.
+        """
+        if not self._lock.acquire(blocking=False):
+            return {}
+        try:
+            names = {way.wire: name for name, way in self._ways.items()}
+            return {
+                (names[wire], share, number): seconds
+                for number, thread in enumerate(self.workers)
+                for wire, share, seconds in thread.worker.loads
+            }
+        finally:
+            self._lock.release()
+
+    def hand_over(self, move: Move) -> bool:
+        """Have another worker do what one did. False: not now; nothing has changed then."""
+        way = self._ways.get(move.port)
+        if way is None or not self._lock.acquire(blocking=False):
+            return False
+        try:
+            threads = list(way.threads)
+            threads[move.share] = self.workers[move.target]
+            if not self._rewiring.move(way.wire, [thread.worker for thread in threads], wait_ms=MOVE_MS):
+                return False
+        except RuntimeError as error:
+            log.debug("port %s: stays with %s: %s", move.port, self.workers[move.worker].name, error)
+            return False
+        finally:
+            self._lock.release()
+        self._ways[move.port] = dataclasses.replace(way, threads=tuple(threads))
+        for thread in self.workers:
+            thread.wires = [way.names for way in self._ways.values() if thread in way.threads]
+        self._watch_anew()
+        return True
 
     def _wire(self, unit: PortUnit, target: PortUnit | None, shares: int) -> Any:
         return self.parts.wire(

@@ -48,6 +48,13 @@ cdef inline bint is_to_park(const Roster *roster, const Lane *lane) noexcept nog
     )
 
 
+cdef inline void end_report(Lane *lane) noexcept nogil:
+    """No worker is told of a lane's kicks any more."""
+    if lane.parked_by != NULL:
+        lane.ingress.report_none(lane.ingress, lane.pair)
+        lane.parked_by = NULL
+
+
 cdef inline bint stays_parked(const Roster *roster, const Lane *lane) noexcept nogil:
     """Whether a parked lane is the same worker's as before, and its port unchanged."""
     return lane.parked_by == <const void *>roster and lane.changes == lane.ingress.changes

@@ -33,6 +33,12 @@ class Rewiring:
         Raises WorkerStuckError where a worker does not come to the door within wait_ms, ValueError where two workers
         would deliver to one queue. Then everything is as it was.
         """
+    def move(self, wire: Wire, workers: Sequence[Worker], *, wait_ms: int = 5000) -> bool:
+        """Other workers have the shares of a wire from now on, one each. Nothing of it is lost or overtaken.
+
+        False: nothing has changed, since frames wait in a backlog of a worker that gives a share away, and later ones
+        of their flow must stay behind them; try again later. Raises WorkerStuckError and ValueError as commit() does.
+        """
     def set_vlans(
         self, bridge: Bridge, changes: Sequence[tuple[int, int | None, Iterable[int] | None]], wait_ms: int = 5000
     ) -> None:

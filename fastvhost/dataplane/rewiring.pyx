@@ -11,15 +11,16 @@ from libc.string cimport memset
 
 from fastvhost.dataplane.bridge cimport Bridge
 from fastvhost.dataplane.door cimport Door, Gate, PortDoor
-from fastvhost.dataplane.drop_reason cimport NO_EGRESS, VLAN_DENIED, DropReason
+from fastvhost.dataplane.drop_reason cimport NO_EGRESS, VLAN_DENIED
 from fastvhost.dataplane.eventfd cimport pollfd
-from fastvhost.dataplane.forward.backlog cimport give_up_backlogs
+from fastvhost.dataplane.forward.backlog cimport AllBacklogs, give_up, something_waits
 from fastvhost.dataplane.forward.exit cimport Exit
 from fastvhost.dataplane.forward.lane cimport Lane
 from fastvhost.dataplane.forward.members cimport Members
 from fastvhost.dataplane.forward.vlan cimport PortVlans
 from fastvhost.dataplane.forward.waiting cimport Backlogs
 from fastvhost.dataplane.idle cimport MORE_FDS
+from fastvhost.dataplane.parking cimport end_report
 from fastvhost.dataplane.port cimport Port, PortOps
 from fastvhost.dataplane.roster cimport NOT_THERE, Roster, discard, exchange, make_places
 from fastvhost.dataplane.tally cimport count_drops
@@ -59,11 +60,6 @@ cdef struct Seat:
     bint tagging               # some port has VLANs
 
 
-cdef struct AllBacklogs:
-    Backlogs **of              # each worker
-    uint32_t n
-
-
 cdef struct Change:
     Layout *layouts
     uint32_t n_layouts
@@ -76,6 +72,8 @@ cdef struct Change:
     AllBacklogs *backlogs
     Turn *parted               # lanes that no worker has any more
     uint32_t n_parted
+    AllBacklogs givers         # of workers whose lanes others get: not while frames wait there
+    bint refused
 
 
 cdef void put_into_effect(void *what) noexcept nogil:
@@ -84,6 +82,9 @@ cdef void put_into_effect(void *what) noexcept nogil:
     cdef Part *parts
     cdef pollfd *fds
     cdef uint32_t i, k, n
+    change.refused = something_waits(&change.givers)
+    if change.refused:
+        return
     for i in range(change.n_layouts):
         layout = &change.layouts[i]
         exchange(layout.roster_of, &layout.roster, layout.before)
@@ -104,20 +105,6 @@ cdef void put_into_effect(void *what) noexcept nogil:
             for n in range(change.swept[k].n_lanes):
                 drop_exits(&change.swept[k].lanes[n], &change.seats[i])
         give_up(change.backlogs, change.seats[i].before, NO_EGRESS)
-
-
-cdef void give_up(const AllBacklogs *backlogs, const PortOps *egress, DropReason reason) noexcept nogil:
-    """Frames that wait for a port, in backlogs of any worker, are dropped."""
-    cdef uint32_t i
-    for i in range(backlogs.n):
-        give_up_backlogs(backlogs.of[i], egress, reason)
-
-
-cdef inline void end_report(Lane *lane) noexcept nogil:
-    """No worker is told of its kicks any more."""
-    if lane.parked_by != NULL:
-        lane.ingress.report_none(lane.ingress, lane.pair)
-        lane.parked_by = NULL
 
 
 cdef void take_seat(const Seat *seat) noexcept nogil:
@@ -219,6 +206,7 @@ cdef class Rewiring:
         free(self.change.seats)
         free(self.change.swept)
         free(self.change.parted)
+        free(self.change.givers.of)
         memset(&self.change, 0, sizeof(self.change))
 
     def commit(self, *, leave=(), join=(), lead=(), seat=(), uint64_t wait_ms=5000) -> None:
@@ -228,6 +216,8 @@ cdef class Rewiring:
             wires = self.prepare(leave, join, lead, wait_ms)
             self.prepare_seats(seat, leave, wait_ms)
             self.pass_door(put_into_effect, &self.change, wait_ms)
+            if self.change.refused:
+                raise BlockingIOError
         except BaseException:
             for action, *arguments in reversed(undo):
                 action(*arguments)
@@ -236,6 +226,21 @@ cdef class Rewiring:
         for worker, its, shares in wires:
             (<Worker>worker).wires, (<Worker>worker).shares = its, shares
         self.throw_away()
+
+    def move(self, Wire wire not None, workers, *, uint64_t wait_ms=5000) -> bool:
+        cdef AllBacklogs *givers = &self.change.givers
+        givers.of = <Backlogs **>calloc(len(self.workers) + 1, sizeof(Backlogs *))
+        if givers.of == NULL:
+            raise MemoryError
+        for worker, share in self.claims_of(wire):
+            if workers[share] is not worker:
+                givers.of[givers.n] = (<Worker>worker).backlogs
+                givers.n += 1
+        try:
+            self.commit(leave=[wire], join=[(wire, workers)], wait_ms=wait_ms)
+        except BlockingIOError:
+            return False
+        return True
 
     def set_vlans(self, Bridge bridge not None, changes, uint64_t wait_ms=5000) -> None:
         cdef Regrouping change = Regrouping(&bridge.members, <uint32_t>len(changes), NULL, NULL, &self.backlogs)

@@ -35,6 +35,7 @@ cdef enum:
 # A port that sends, as one worker has it.
 cdef struct Sender:
     uint64_t used              # its account, in ticks
+    uint64_t spent             # in visits that moved frames, in ticks
     Lane **busy                # its lanes with traffic
     uint32_t n_busy
     uint32_t next              # busy[next] is visited next

@@ -71,7 +71,10 @@ cdef void exchange(Roster *roster, Roster *other, const uint32_t *before) noexce
     cdef Roster old = roster[0]
     cdef uint32_t i
     for i in range(other.n_senders):
-        other.senders[i].used = old.least if before[i] == NOT_THERE else old.senders[before[i]].used
+        if before[i] == NOT_THERE:
+            other.senders[i].used, other.senders[i].spent = old.least, 0
+        else:
+            other.senders[i].used, other.senders[i].spent = old.senders[before[i]].used, old.senders[before[i]].spent
     roster.lanes, roster.busy, roster.quiet = other.lanes, other.busy, other.quiet
     roster.dozing, roster.active, roster.senders = other.dozing, other.active, other.senders
     roster.room, roster.n_senders = other.room, other.n_senders

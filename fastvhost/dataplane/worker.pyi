@@ -72,6 +72,12 @@ class Worker:
     def busy_seconds(self) -> float:
         """Seconds that rounds took in which frames moved, each up to the end of its last visit."""
     @property
+    def loads(self) -> list[tuple[Wire, int, float]]:
+        """Its wires, the share of each that it has, and the seconds of visits that moved frames, since it has it.
+
+        Not while a change of its wires is under way.
+        """
+    @property
     def waiting(self) -> int:
         """Frames that were received and neither delivered nor dropped yet, because their egress has no room.
 

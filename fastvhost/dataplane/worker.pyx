@@ -126,11 +126,13 @@ cdef inline uint32_t serve(Roster *roster, Lane *lane) noexcept nogil:
     """One visit, charged to the lane's port."""
     cdef Sender *sender = &roster.senders[lane.sender]
     cdef uint32_t moved
-    cdef uint64_t now
+    cdef uint64_t now, took
     roster.at = lane
     moved = forward_burst(lane)
     now = roster.read_ticks()
-    sender.used += min(now - roster.now, roster.most << LONE_FRAME_SHIFT if moved == 1 else roster.most)
+    took = min(now - roster.now, roster.most << LONE_FRAME_SHIFT if moved == 1 else roster.most)
+    sender.used += took
+    sender.spent += took if moved else 0
     roster.now = now
     return moved
 
@@ -378,6 +380,14 @@ cdef class Worker:
     def busy_seconds(self) -> float:
         # A clock of constant rate, whose ticks in LEAD_US are known. load_u64: its thread writes it.
         return <double>load_u64(&self.roster.worked) / <double>self.roster.lead * (LEAD_US / 1e6)
+
+    @property
+    def loads(self) -> list[tuple[Wire, int, float]]:
+        cdef double seconds = LEAD_US / 1e6 / <double>self.roster.lead
+        return [
+            (wire, share, load_u64(&self.roster.senders[i].spent) * seconds)
+            for i, (wire, share) in enumerate(zip(self.wires, self.shares))
+        ]
 
     @property
     def waiting(self) -> int:

@@ -263,4 +263,18 @@ MUTANTS = (
         "False",
         f"{LEARN}::test_a_change_between_the_copies_of_a_flood_doubles_nothing[split]",
     ),
+    Mutant(
+        "moved-past-a-backlog",
+        "dataplane/rewiring.pyx",
+        "something_waits(&change.givers)",
+        "False",
+        "unit/test_moves.py::test_a_port_of_a_switch_keeps_its_worker_while_frames_wait_in_a_backlog[split]",
+    ),
+    Mutant(
+        "looks-in-vain-are-a-load",
+        WORKER,
+        "took if moved else 0",
+        "took",
+        "unit/test_moves.py::test_a_worker_s_loads_are_its_visits_that_moved_frames",
+    ),
 )

@@ -101,11 +101,18 @@ class FakeWorker:
         """Share of each wire, and of how many."""
         self.rounds = self.busy_rounds = self.sleeps = self.waiting = 0
         self.busy_seconds = 0.0
+        self.spent: dict[str, float] = {}
+        """Seconds on what each port sends."""
         self.released = threading.Event()
 
     def share_wire(self, wire: FakeWire, share: int) -> None:
         self.wires.append(wire)
         self.shares.append((share, wire.shares))
+
+    @property
+    def loads(self) -> list[tuple[FakeWire, int, float]]:
+        shares = zip(self.wires, self.shares, strict=True)
+        return [(wire, share, self.spent.get(wire[0], 0.0)) for wire, (share, _) in shares]
 
     def prepare(self) -> str:
         self.log.append(f"prepare {self.name}")
@@ -130,6 +137,7 @@ class FakeRewiring:
     def __init__(self, log: list[str]) -> None:
         self.log = log
         self.refuses: Exception | None = None
+        self.moves = True
 
     def commit(self, *, leave: Any, join: Any, lead: Any, seat: Any) -> None:
         if self.refuses:
@@ -142,6 +150,12 @@ class FakeRewiring:
             self.log.append(f"lead {wire[0]}:{egress.name if egress else None}")
         for _bridge, number, port in seat:
             self.log.append(f"seat {number}:{port.name if port else None}")
+
+    def move(self, wire: FakeWire, workers: Sequence[FakeWorker], *, wait_ms: int) -> bool:
+        if self.refuses:
+            raise self.refuses
+        self.log.append(f"move {wire[0]} {' '.join(worker.name for worker in workers)} within {wait_ms} ms")
+        return self.moves
 
     def set_vlans(self, _bridge: FakeBridge, changes: Sequence[tuple[int, int | None, Sequence[int] | None]]) -> None:
         if self.refuses:

@@ -56,15 +56,17 @@ class Hub:
         self, n: int, features: int | Sequence[int], workers: int = 1, posted: int = 64, *,
         addresses: int = 65536, size: int = 256, hold_ms: int = 0, idle: str = "poll",
     ) -> None:  # fmt: skip
-        door = Door()
+        self.door = door = Door()
         each = [features] * n if isinstance(features, int) else features
         self.guests = [GuestPort(door, f"p{i}", Memory.of(8 * MIB), size, its) for i, its in enumerate(each)]
         ports = tuple(guest.port for guest in self.guests)
         self.table = ForwardingTable(ports=n, addresses=addresses)
         self.workers = [Worker(door, f"worker{i}", idle=idle) for i in range(workers)]
         self.bridge = Bridge(ports, self.table)
-        for port, worker in zip(ports, itertools.cycle(self.workers)):  # each port's frames have one worker
+        self.wires = [
             worker.add_wire(port, None, hold=hold_ms > 0, hold_timeout_ms=hold_ms, bridge=self.bridge)
+            for port, worker in zip(ports, itertools.cycle(self.workers))  # each port's frames have one worker
+        ]
         for guest in self.guests:
             guest.connect()
             guest.driver.post(posted)

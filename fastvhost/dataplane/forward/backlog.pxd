@@ -15,9 +15,16 @@ cdef enum:
     BACKLOGS_A_ROUND = 8     # are looked at in a round: each costs a look at a ring, and the clock
 
 
+# Those of several workers, for changes while these are at the door.
+cdef struct AllBacklogs:
+    Backlogs **of              # each worker
+    uint32_t n
+
+
 cdef Backlogs *make_backlogs() noexcept nogil
 cdef void discard_backlogs(Backlogs *backlogs) noexcept nogil
 cdef bint is_behind(Lane *lane, const Exit *exit, uint32_t pair) noexcept nogil
 cdef uint32_t keep(Lane *lane, const Exit *exit, uint32_t pair, const Delivery *rest) noexcept nogil
 cdef uint32_t drain_some(Backlogs *backlogs, Roster *roster, Lane *lane) noexcept nogil
-cdef void give_up_backlogs(Backlogs *backlogs, const PortOps *egress, DropReason reason) noexcept nogil
+cdef bint something_waits(const AllBacklogs *backlogs) noexcept nogil
+cdef void give_up(const AllBacklogs *backlogs, const PortOps *egress, DropReason reason) noexcept nogil

@@ -292,6 +292,22 @@ cdef void take_off(Backlogs *backlogs, Backlog *backlog, uint32_t n) noexcept no
         shut(backlogs, backlog)
 
 
+cdef bint something_waits(const AllBacklogs *backlogs) noexcept nogil:
+    """In a backlog: frames of a lane that gets another worker would overtake."""
+    cdef uint32_t i
+    for i in range(backlogs.n):
+        if backlogs.of[i].n_open:
+            return True
+    return False
+
+
+cdef void give_up(const AllBacklogs *backlogs, const PortOps *egress, DropReason reason) noexcept nogil:
+    """Frames that wait for a port, in backlogs of any worker, are dropped."""
+    cdef uint32_t i
+    for i in range(backlogs.n):
+        give_up_backlogs(backlogs.of[i], egress, reason)
+
+
 cdef void give_up_backlogs(Backlogs *backlogs, const PortOps *egress, DropReason reason) noexcept nogil:
     """Drop what waits for a port that leaves. While the worker is at the door."""
     cdef Backlog *backlog

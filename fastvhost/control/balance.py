@@ -1,0 +1,122 @@
+"""Spreads what ports send over the workers by what it costs them, and moves some of it only where that pays.
+
+A share of a port's queue pairs moves as a whole: what one flow needs is never divided. Once a second the time that each
+share took of its worker is looked at. A move is tried on paper first: it must take enough off the worker that has most
+to do, and the same move must come out twice in a row, so that a burst moves nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+LOOK_SECONDS = 1.0
+BUSY = 0.4
+"""Of its core, which a worker must use for frames before something of its is moved."""
+GAIN = 0.1
+"""Of a core, by which the worker with most to do must get less."""
+REST_SECONDS = 10.0
+"""In which what was moved is not moved again."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShareLoad:
+    """A share of what a port sends: which worker has it, and which part of that worker's core it takes."""
+
+    port: str
+    share: int
+    worker: int
+    busy: float
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One share to another worker, and what both of them have to do before and after that, in parts of a core."""
+
+    port: str
+    share: int
+    worker: int
+    target: int
+    before: tuple[float, float]
+    after: tuple[float, float]
+
+    def sentence(self, names: Sequence[str]) -> str:
+        """For the log. names: of the workers."""
+        what = f"port {self.port}" + (f", share {self.share}" if self.share else "")
+        told = " and ".join(f"{one:.0%}" for one in self.before), " and ".join(f"{one:.0%}" for one in self.after)
+        return f"{what}: {names[self.target]} does it instead of {names[self.worker]} (busy {told[1]}, not {told[0]})"
+
+
+def best(loads: Sequence[ShareLoad], workers: int, resting: frozenset[tuple[str, int]] = frozenset()) -> Move | None:
+    """The move that takes most off the worker with most to do; None where none pays. resting: what stays.
+
+    Of several that come to the same, the one of the least load.
+    """
+    totals = [0.0] * workers
+    for load in loads:
+        totals[load.worker] += load.busy
+    full = max(range(workers), key=totals.__getitem__)
+    target = min(range(workers), key=totals.__getitem__)
+    if totals[full] < BUSY or target == full:
+        return None
+    there = {load.port for load in loads if load.worker == target}
+    moves = [
+        Move(
+            load.port, load.share, full, target,
+            (totals[full], totals[target]), (totals[full] - load.busy, totals[target] + load.busy),
+        )
+        for load in loads
+        # One worker has one share of a port: two of them would be visited in turn with those of other workers.
+        if load.worker == full and load.port not in there and (load.port, load.share) not in resting
+    ]  # fmt: skip
+    worth = min(moves, key=_weight, default=None)
+    return worth if worth and totals[full] - max(worth.after) >= GAIN else None
+
+
+def _weight(move: Move) -> tuple[float, float, str, int]:
+    return round(max(move.after), 3), round(move.before[0] - move.after[0], 3), move.port, move.share
+
+
+class Balance:
+    """Looks once a second.
+
+    read: port, share and worker of each load, and its seconds so far; nothing where that is not known just now.
+    move: carries one out, or returns False.
+    """
+
+    def __init__(
+        self,
+        workers: int,
+        read: Callable[[], Mapping[tuple[str, int, int], float]],
+        move: Callable[[Move], bool],
+    ) -> None:
+        self._workers = workers
+        self._read = read
+        self._move = move
+        self._seen: Mapping[tuple[str, int, int], float] = {}
+        self._looked = 0.0
+        self._wanted: tuple[str, int, int] | None = None
+        self._rests: dict[tuple[str, int], float] = {}
+
+    def look(self, now: float) -> Move | None:
+        """Call it often; it does its work once a second. now: time.monotonic(). Returns what was moved."""
+        passed = now - self._looked
+        if self._workers < 2 or passed < LOOK_SECONDS:
+            return None
+        seen, before = self._read(), self._seen
+        if not seen:
+            return None
+        self._seen, self._looked = seen, now
+        if not before:
+            return None
+        # What another worker has now began at 0 there.
+        loads = [ShareLoad(*key, (seconds - before.get(key, 0.0)) / passed) for key, seconds in seen.items()]
+        self._rests = {what: until for what, until in self._rests.items() if until > now}
+        move = best(loads, self._workers, frozenset(self._rests))
+        wanted = (move.port, move.share, move.target) if move else None
+        twice, self._wanted = wanted == self._wanted, wanted
+        if move is None or not twice or not self._move(move):
+            return None
+        self._wanted = None
+        self._rests[move.port, move.share] = now + REST_SECONDS
+        return move
