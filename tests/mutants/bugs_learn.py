@@ -6,6 +6,7 @@ FORWARD, LEARN = "dataplane/forward/forward.pyx", "dataplane/forward/learn.pyx"
 RECEIVEQ = "dataplane/receiveq.pyx"
 REWRITTEN = "hostile/test_rewritten_headers.py"
 BEFORE_THE_COPY = f"{REWRITTEN}::test_a_header_that_is_rewritten_before_the_copy_arrives_as_it_was_decided_on"
+UNLIKE = "unit/test_learn.py::test_a_frame_that_begins_unlike_the_others_of_its_burst_arrives_as_it_was_sent"
 
 MUTANTS = (
     Mutant(
@@ -42,5 +43,19 @@ MUTANTS = (
         "destination_key(learner.starts[i].bytes, vlan)",
         "destination_key(lane.burst.frames[lane.first + i].data, vlan)",
         f"{REWRITTEN}::test_a_frame_whose_address_never_stops_changing_arrives_where_its_address_says[split]",
+    ),
+    Mutant(
+        "four-frames-alike-by-their-destination",
+        "dataplane/forward/starts.pyx",
+        "first | last & matters == 0",
+        "first == 0",
+        f"{UNLIKE}[source-3]",
+    ),
+    Mutant(
+        "four-frames-alike-by-the-last-one",
+        "dataplane/forward/starts.pyx",
+        "        first |= words[0] ^ common[0]\n",
+        "        first = words[0] ^ common[0]\n",
+        f"{UNLIKE}[destination-2]",
     ),
 )

@@ -264,3 +264,24 @@ def test_two_workers_deliver_to_one_guest_and_what_arrives_is_whole_once_and_in_
 
 def dropped(guest: GuestPort) -> int:
     return sum(guest.port.counters().tx_dropped.values())
+
+
+@pytest.mark.parametrize("at", range(1, 8))
+@pytest.mark.parametrize("part", ["destination", "source", "EtherType"])
+def test_a_frame_that_begins_unlike_the_others_of_its_burst_arrives_as_it_was_sent(part: str, at: int) -> None:
+    with hub() as h:
+        for i in (1, 2):
+            h.guests[i].driver.send(ethernet(mac(i), mac(i)))
+        h.settle()
+        usual = ethernet(mac(1), mac(0))
+        unlike = {
+            "destination": ethernet(mac(2), mac(0)), "source": ethernet(mac(1), mac(9)),
+            "EtherType": usual[:12] + b"\x86\xdd" + usual[14:],
+        }[part]  # fmt: skip
+        sent = [usual] * 8
+        sent[at] = unlike
+        h.guests[0].driver.send_at_once(*sent)
+        h.settle()
+        assert h.arrived(1) == [frame for frame in sent if frame[:6] == mac(1)]
+        assert h.arrived(2) == [frame for frame in sent if frame[:6] == mac(2)]
+        assert (h.table.find(mac(9).hex(":")) is not None) == (part == "source")

@@ -15,6 +15,10 @@ from fastvhost.dataplane.frame cimport (
 )
 
 
+cdef enum:
+    AT_ONCE = 4
+
+
 cdef bint read_starts(Start *starts, const FrameBurst *burst, uint32_t first, uint32_t n) noexcept nogil:
     """Read those of n frames, which have 14 bytes at least. True: all are starts[0], the only one that was written."""
     cdef const Frame *frames = &burst.frames[first]
@@ -26,6 +30,8 @@ cdef bint read_starts(Start *starts, const FrameBurst *burst, uint32_t first, ui
     memcpy(common, starts[0].bytes, START_BYTES)
     if starts[0].n < <uint32_t>START_BYTES:
         matters >>= 8 * (<uint32_t>START_BYTES - starts[0].n)
+    while alike + <uint32_t>AT_ONCE <= n and are_alike(&frames[alike], common, matters):
+        alike += AT_ONCE
     while alike < n and is_at_hand(&frames[alike]):
         memcpy(words, frames[alike].data, START_BYTES)
         if (words[0] ^ common[0]) | (words[1] ^ common[1]) & matters:
@@ -38,6 +44,20 @@ cdef bint read_starts(Start *starts, const FrameBurst *burst, uint32_t first, ui
     for i in range(alike, n):
         read_start(&starts[i], burst, &frames[i])
     return False
+
+
+cdef inline bint are_alike(const Frame *frames, const uint64_t *common, uint64_t matters) noexcept nogil:
+    """Whether the next AT_ONCE frames begin like the first one. If not, this decided on nothing."""
+    cdef uint64_t words[2]
+    cdef uint64_t first = 0, last = 0
+    cdef uint32_t i
+    for i in range(<uint32_t>AT_ONCE):
+        if not is_at_hand(&frames[i]):
+            return False
+        memcpy(words, frames[i].data, START_BYTES)
+        first |= words[0] ^ common[0]
+        last |= words[1] ^ common[1]
+    return first | last & matters == 0
 
 
 cdef inline bint is_at_hand(const Frame *frame) noexcept nogil:
