@@ -341,7 +341,7 @@ cdef class Rewiring:
         for wire, _ in lead:
             self.point(&self.change.turns[self.change.n_turns], wire)
             self.change.n_turns += 1
-        for wire in leave:
+        for wire in set(leave) - {wire for wire, _ in join}:  # of a move, who has the lanes then lets them in
             self.point(&self.change.parted[self.change.n_parted], wire)
             self.change.n_parted += 1
         return wires

@@ -178,6 +178,7 @@ cdef void commit_queue(Queue *queue, QueueChange *change, bint packed) noexcept 
             )
         new.found_started = new.found_broken = 0
         new.calls, new.kicks, new.reports_to = queue.calls, queue.kicks, -1
+        new.short_since, new.starved_ns = 0, queue.starved_ns
         queue[0] = new[0]
         return
     queue.live, queue.enabled, queue.kicked = new.live, new.enabled, new.kicked

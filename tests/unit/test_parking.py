@@ -269,6 +269,26 @@ def test_lanes_that_go_with_their_wire_are_reported_no_more() -> None:
     others.close()
 
 
+def test_lanes_that_another_worker_gets_are_not_asked_for_kicks_any_more() -> None:
+    door = Door()
+    workers = [Worker(door, f"worker{number}") for number in range(2)]
+    port = KickedPort("many", PAIRS)
+    wire = workers[0].add_wire(port, NullPort("sink"), hold=True, hold_timeout_ms=1000)
+    rewiring = Rewiring(door, workers)
+    for worker in workers:
+        start_rounds(worker)
+    fall_quiet(workers[0])
+    assert port.asked == port.reported == PARKED
+    assert rewiring.move(wire, [workers[1]])
+    for worker in workers:
+        regather(worker)
+    assert (workers[0].lanes, workers[1].lanes) == (0, PAIRS)
+    assert port.asked == port.reported == []
+    for worker in workers:
+        worker.close()
+    port.close()
+
+
 def test_a_worker_that_is_closed_asks_nobody_for_kicks() -> None:
     port = KickedPort("many", PAIRS)
     with quiet(port):

@@ -48,6 +48,20 @@ def test_time_in_which_nobody_sent_does_not_count_once_there_is_room() -> None:
         assert starved(r) == before
 
 
+def test_a_queue_that_starts_anew_has_been_starved_as_long_as_before() -> None:
+    with rig(hold=False) as r:
+        look(r)
+        time.sleep(PAUSE)
+        look(r)
+        before = starved(r)
+        r.b.port.stop_queue(0)
+        time.sleep(PAUSE)
+        r.b.start(0)
+        assert starved(r) == before >= PAUSE
+        look(r)
+        assert starved(r) == before
+
+
 def test_a_visit_s_budget_that_ends_a_delivery_is_no_want_of_room() -> None:
     """64 KiB go to buffers of 256 bytes: more pieces than a visit may fill. The rest goes in the next one."""
     with rig(features=F_VERSION_1 | NET_F_MRG_RXBUF, size=1024) as r:
