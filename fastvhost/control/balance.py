@@ -66,7 +66,7 @@ def best(loads: Sequence[ShareLoad], workers: int, resting: frozenset[tuple[str,
             (totals[full], totals[target]), (totals[full] - load.busy, totals[target] + load.busy),
         )
         for load in loads
-        # One worker has one share of a port: two of them would be visited in turn with those of other workers.
+        # A port's shares are its pairs spread over workers: none gets two of them.
         if load.worker == full and load.port not in there and (load.port, load.share) not in resting
     ]  # fmt: skip
     worth = min(moves, key=_weight, default=None)

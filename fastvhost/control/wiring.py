@@ -90,6 +90,7 @@ class Wiring:
         both directions.
         """
         by_name = {unit.spec.name: unit for unit in self.ports}
+        ways: dict[str, Way] = {}
         for number, (ingress, egress) in enumerate(self.config.directions):
             unit, target = by_name[ingress], None if egress is None else by_name[egress]
             shares = min(len(self.workers), unit.spec.queues)
@@ -97,8 +98,8 @@ class Wiring:
             way = Way(unit, target, self._wire(unit, target, shares), tuple(threads))
             for share, thread in enumerate(threads):
                 thread.worker.share_wire(way.wire, share)
-                thread.wires.append(way.names)
-            self._ways[ingress] = way
+            ways[ingress] = way
+        self._have_ways(ways)
 
     def enforce(self, policy: Policy) -> None:
         """Put the policy of one of the ports into effect. Raises UsageError where it cannot be."""
@@ -168,6 +169,16 @@ class Wiring:
                 self.end(unit)
             yield
 
+    @contextlib.contextmanager
+    def _between_changes(self) -> Iterator[bool]:
+        """No change begins meanwhile. False: one is under way, or it is stopping. Does not wait."""
+        mine = self._lock.acquire(blocking=False)
+        try:
+            yield mine and not self._ending
+        finally:
+            if mine:
+                self._lock.release()
+
     def end_changes(self) -> None:
         """A change under way ends first, and there is no other one."""
         self._ending = True
@@ -220,9 +231,8 @@ class Wiring:
             ports = {name: one.port for name, one in by_name.items()}
             enforcement.put_into_effect(unit.spec.policy, ports, None if way is None else way.wire, self.bridge)
         self._rewiring.commit(leave=leave, join=join, lead=lead, seat=membership.seats(self.bridge, self.ports, units))
-        self.ports, self.config, self._ways = units, config, ways
-        for thread in self.workers:
-            thread.wires = [way.names for way in ways.values() if thread in way.threads]
+        self.ports, self.config = units, config
+        self._have_ways(ways)
         return bool(leave or join)
 
     def loads(self) -> dict[tuple[str, int, int], float]:
@@ -230,38 +240,38 @@ class Wiring:
 
         Nothing during a change.
         """
-        if not self._lock.acquire(blocking=False):
-            return {}
-        try:
+        with self._between_changes() as allowed:
             names = {way.wire: name for name, way in self._ways.items()}
             return {
                 (names[wire], share, number): seconds
-                for number, thread in enumerate(self.workers)
+                for number, thread in enumerate(self.workers if allowed else ())
                 for wire, share, seconds in thread.worker.loads
             }
-        finally:
-            self._lock.release()
 
     def hand_over(self, move: Move) -> bool:
         """Have another worker do what one did. False: not now; nothing has changed then."""
-        way = self._ways.get(move.port)
-        if way is None or not self._lock.acquire(blocking=False):
-            return False
-        try:
+        with self._between_changes() as allowed:
+            way = self._ways.get(move.port) if allowed else None
+            # It may have gone, or come anew, since its load was looked at.
+            if way is None or way.threads[move.share : move.share + 1] != (self.workers[move.worker],):
+                return False
             threads = list(way.threads)
             threads[move.share] = self.workers[move.target]
-            if not self._rewiring.move(way.wire, [thread.worker for thread in threads], wait_ms=MOVE_MS):
+            try:
+                if not self._rewiring.move(way.wire, [thread.worker for thread in threads], wait_ms=MOVE_MS):
+                    return False
+            except RuntimeError as error:
+                log.debug("port %s: stays with %s: %s", move.port, self.workers[move.worker].name, error)
                 return False
-        except RuntimeError as error:
-            log.debug("port %s: stays with %s: %s", move.port, self.workers[move.worker].name, error)
-            return False
-        finally:
-            self._lock.release()
-        self._ways[move.port] = dataclasses.replace(way, threads=tuple(threads))
+            self._have_ways({**self._ways, move.port: dataclasses.replace(way, threads=tuple(threads))})
+            self._watch_anew()
+            return True
+
+    def _have_ways(self, ways: dict[str, Way]) -> None:
+        """Who sends to whom from now on, and what each worker's thread tells of that."""
+        self._ways = ways
         for thread in self.workers:
-            thread.wires = [way.names for way in self._ways.values() if thread in way.threads]
-        self._watch_anew()
-        return True
+            thread.wires = [way.names for way in ways.values() if thread in way.threads]
 
     def _wire(self, unit: PortUnit, target: PortUnit | None, shares: int) -> Any:
         return self.parts.wire(

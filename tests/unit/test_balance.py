@@ -135,19 +135,46 @@ def switch_of(fakes: Fakes) -> Switch:
     return Switch.of(settings, CorePlan((0, 1), frozenset({0}), frozenset({0, 1})), fakes.parts())
 
 
+def busy_for(switch: Switch, fakes: Fakes, seconds: int) -> None:
+    for second in range(seconds):
+        fakes.workers[0].spent = {"a": 0.5 * second, "c": 0.4 * second}
+        switch.tick(1000.0 + second)
+
+
 def test_a_switch_hands_a_wire_to_the_worker_with_less_to_do(caplog: pytest.LogCaptureFixture) -> None:
     fakes = Fakes()
     switch = switch_of(fakes)
     assert [thread.wires for thread in switch.wiring.workers] == [[("a", "b"), ("c", "d")], [("b", "a"), ("d", "c")]]
     with caplog.at_level("INFO"):
-        for second in range(4):
-            fakes.workers[0].spent = {"a": 0.5 * second, "c": 0.4 * second}
-            switch.tick(1000.0 + second)
+        busy_for(switch, fakes, 4)
     assert fakes.log[-1] == "move c worker1 within 50 ms"
     assert switch.wiring.workers[1].wires == [("b", "a"), ("c", "d"), ("d", "c")]
     assert [record.message for record in caplog.records if "instead of" in record.message] == [
         "port c: worker1 does it instead of worker0 (busy 50% and 40%, not 90% and 0%)"
     ]
+
+
+def test_no_other_change_comes_between_a_move_and_what_is_known_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes = Fakes()
+    switch = switch_of(fakes)
+    wiring, seen = switch.wiring, list[tuple[bool, int]]()
+    look = lambda: seen.append((wiring._lock.locked(), len(wiring.workers[1].wires)))  # noqa: E731
+    monkeypatch.setattr(wiring, "_watch_anew", look)
+    busy_for(switch, fakes, 4)
+    assert seen == [(True, 3)]
+
+
+def test_nothing_is_moved_that_is_not_there_any_more_or_while_a_switch_ends() -> None:
+    fakes = Fakes()
+    wiring = switch_of(fakes).wiring
+    move = Move("c", 0, 0, 1, (0.9, 0.0), (0.5, 0.4))
+    assert not wiring.hand_over(Move("c", 1, 0, 1, (0.9, 0.0), (0.5, 0.4)))
+    assert not wiring.hand_over(Move("e", 0, 0, 1, (0.9, 0.0), (0.5, 0.4)))
+    assert wiring.hand_over(move)
+    assert not wiring.hand_over(move)    # another worker has it now
+    wiring.end_changes()
+    assert not wiring.hand_over(Move("a", 0, 0, 1, (0.5, 0.4), (0.0, 0.9)))
+    assert wiring.loads() == {}
 
 
 @pytest.mark.parametrize("refusal", ["waits", "stuck"])
@@ -156,7 +183,5 @@ def test_a_worker_that_does_not_come_keeps_what_it_has(refusal: str) -> None:
     switch = switch_of(fakes)
     fakes.rewirings[0].moves = refusal != "waits"
     fakes.rewirings[0].refuses = RuntimeError("worker0 has not come to the door") if refusal == "stuck" else None
-    for second in range(4):
-        fakes.workers[0].spent = {"a": 0.5 * second, "c": 0.4 * second}
-        switch.tick(1000.0 + second)
+    busy_for(switch, fakes, 4)
     assert switch.wiring.workers[0].wires == [("a", "b"), ("c", "d")]
