@@ -55,9 +55,9 @@ def make(
         raise UsageError(
             f"{OPTION} {address}: prometheus_client is not installed; pip install 'fastvhost[metrics]'"
         ) from None
-    registry = CollectorRegistry()
-    registry.register(FwdCollector(figures, ports))
-    return MetricsServer(address, make_wsgi_app(registry), group)
+    collectors = CollectorRegistry()
+    collectors.register(FwdCollector(figures, ports))
+    return MetricsServer(address, make_wsgi_app(collectors), group)
 
 
 class MetricsServer:

@@ -41,9 +41,9 @@ def figures_of(forward: str) -> tuple[CollectorRegistry, Fakes]:
     fakes = Fakes()
     settings = config.build({"port": ["a.sock", "b.sock"], "forward": forward})
     switch = Switch.of(settings, CorePlan((3,), frozenset({0}), frozenset({0})), fakes.parts())
-    registry = CollectorRegistry()
-    registry.register(FwdCollector(switch.counters, lambda: [{"name": "a", "rings": RINGS}, {"name": "b"}]))
-    return registry, fakes
+    collectors = CollectorRegistry()
+    collectors.register(FwdCollector(switch.counters, lambda: [{"name": "a", "rings": RINGS}, {"name": "b"}]))
+    return collectors, fakes
 
 
 def ring(index: int, size: int = 256, **more: Any) -> dict[str, Any]:
