@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.guests.short_dir import short_dir
-from bench.guests.waits import MAX_WAIT, wait_until
+from bench.guests.waits import MAX_WAIT, WaitedTooLong, wait_until
 from tests.driver import Piece
 from tests.frontend import Guest
 from tests.unit.forwarder import Forwarder, forwarder
@@ -59,6 +59,10 @@ class Prometheus:
             return json.load(answer)["data"]
         return None
 
+    def targets(self) -> list[tuple[str, str]]:
+        """How its scrapes went: health, and the last error."""
+        return [(one["health"], one["lastError"]) for one in self.ask("targets")["activeTargets"]]
+
     def firing(self) -> set[tuple[str, str, str]]:
         """Alerts: name, port, queue."""
         return {
@@ -92,21 +96,31 @@ def guests(fwd: Forwarder) -> Iterator[tuple[Guest, Guest]]:
         yield made[0], made[1]
 
 
+def await_alert(alert: tuple[str, str, str], server: Prometheus, fwd: Forwarder) -> None:
+    try:
+        wait_until(f"{alert[0]} fires", MAX_WAIT, lambda: alert in server.firing())
+    except WaitedTooLong as error:
+        told = server.targets(), server.ask("alerts"), fwd.stats()
+        raise AssertionError(f"{error}; {told}") from None
+
+
 def test_alerts_fire_on_a_starved_ring_and_on_a_broken_ring_and_a_dashboard_s_queries_find_something() -> None:
     port = free_port()
     options = ("--metrics", str(port), "--forward", "learn", "--hold-timeout", "60s")
     with forwarder(*options) as fwd, scraping(port, sooner(RULES.read_text())) as server, guests(fwd) as (a, b):
+        for name in "ab":
+            fwd.wait_log(f"port {name}: rings 0 1 running")    # before that, frames for it drop as ring_disabled
         b.net.send(frame(0)[6:12] + frame(0)[:6] + frame(0)[12:])  # so that its address is known
         fwd.wait_for("b's address", lambda: fwd.stats()["ports"]["b"]["learning"]["addresses"])
         for number in range(3):
             a.net.send(frame(number))
         starved = ("FastvhostReceiveRingStarved", "b", "receiveq")
-        wait_until("an alert about the starved ring", MAX_WAIT, lambda: starved in server.firing())
+        await_alert(starved, server, fwd)
         assert server.firing() == {starved}
         queue = a.queues[1]
         queue.make_available(queue.chain([Piece(queue.memory.take(64), 64, writable=True)]))  # a device only reads it
         broken = ("FastvhostRingBroken", "a", "transmitq")
-        wait_until("an alert about the broken ring", MAX_WAIT, lambda: broken in server.firing())
+        await_alert(broken, server, fwd)
         names = set(server.ask("label/__name__/values"))
         assert set(NAME.findall(RULES.read_text() + DASHBOARD.read_text())) <= names
         for expression in expressions():
