@@ -11,153 +11,29 @@ from libc.string cimport memset
 
 from fastvhost.dataplane.bridge cimport Bridge
 from fastvhost.dataplane.door cimport Door, Gate, PortDoor
-from fastvhost.dataplane.drop_reason cimport NO_EGRESS, VLAN_DENIED
 from fastvhost.dataplane.eventfd cimport pollfd
-from fastvhost.dataplane.forward.backlog cimport AllBacklogs, give_up, something_waits
-from fastvhost.dataplane.forward.exit cimport Exit
-from fastvhost.dataplane.forward.lane cimport Lane
-from fastvhost.dataplane.forward.members cimport Members
+from fastvhost.dataplane.forward.backlog cimport AllBacklogs
 from fastvhost.dataplane.forward.vlan cimport PortVlans
 from fastvhost.dataplane.forward.waiting cimport Backlogs
 from fastvhost.dataplane.idle cimport MORE_FDS
-from fastvhost.dataplane.parking cimport end_report
-from fastvhost.dataplane.port cimport Port, PortOps
-from fastvhost.dataplane.roster cimport NOT_THERE, Roster, discard, exchange, make_places
-from fastvhost.dataplane.tally cimport count_drops
+from fastvhost.dataplane.lane_change cimport (
+    Change,
+    Layout,
+    Regrouping,
+    Seat,
+    Turn,
+    do_nothing,
+    put_into_effect,
+    regroup,
+    vacate,
+)
+from fastvhost.dataplane.port cimport Port
+from fastvhost.dataplane.roster cimport NOT_THERE, discard, make_places
 from fastvhost.dataplane.wire cimport Wire
 from fastvhost.dataplane.worker cimport Part, Worker
 
 from fastvhost.dataplane.door import WorkerStuckError
 from fastvhost.dataplane.port import NullPort
-
-
-# What a worker visits from now on; after the change, what it visited before.
-cdef struct Layout:
-    Part **parts_of            # the worker's
-    uint32_t *n_parts_of
-    Roster *roster_of
-    pollfd **fds_of
-    Part *parts
-    uint32_t n_parts
-    Roster roster
-    pollfd *fds
-    uint32_t *before           # by part: the number that it had
-
-
-# The lanes of a wire, which lead elsewhere from now on.
-cdef struct Turn:
-    Lane *lanes
-    uint32_t n_lanes
-    PortOps *egress
-
-
-# Who has a number of an Ethernet switch from now on.
-cdef struct Seat:
-    Members *members
-    uint32_t number
-    PortOps *port              # NULL: nobody
-    PortOps *before            # who had it and leaves; NULL: nobody
-    bint tagging               # some port has VLANs
-
-
-cdef struct Change:
-    Layout *layouts
-    uint32_t n_layouts
-    Turn *turns
-    uint32_t n_turns
-    Seat *seats
-    uint32_t n_seats
-    Turn *swept                # lanes that may have frames on their way to who leaves
-    uint32_t n_swept
-    AllBacklogs *backlogs
-    Turn *parted               # lanes that no worker has any more
-    uint32_t n_parted
-    AllBacklogs givers         # of workers whose lanes others get: not while frames wait there
-    bint refused
-
-
-cdef void put_into_effect(void *what) noexcept nogil:
-    cdef Change *change = <Change *>what
-    cdef Layout *layout
-    cdef Part *parts
-    cdef pollfd *fds
-    cdef uint32_t i, k, n
-    change.refused = something_waits(&change.givers)
-    if change.refused:
-        return
-    for i in range(change.n_layouts):
-        layout = &change.layouts[i]
-        exchange(layout.roster_of, &layout.roster, layout.before)
-        parts, n, fds = layout.parts_of[0], layout.n_parts_of[0], layout.fds_of[0]
-        layout.parts_of[0], layout.n_parts_of[0], layout.fds_of[0] = layout.parts, layout.n_parts, layout.fds
-        layout.parts, layout.n_parts, layout.fds = parts, n, fds
-    for i in range(change.n_parted):
-        for k in range(change.parted[i].n_lanes):
-            end_report(&change.parted[i].lanes[k])
-    for i in range(change.n_turns):
-        for k in range(change.turns[i].n_lanes):
-            lead_elsewhere(&change.turns[i].lanes[k], change.turns[i].egress)
-    for i in range(change.n_seats):
-        take_seat(&change.seats[i])
-        if change.seats[i].before == NULL:
-            continue
-        for k in range(change.n_swept):
-            for n in range(change.swept[k].n_lanes):
-                drop_exits(&change.swept[k].lanes[n], &change.seats[i])
-        give_up(change.backlogs, change.seats[i].before, NO_EGRESS)
-
-
-cdef void take_seat(const Seat *seat) noexcept nogil:
-    seat.members.at[seat.number].port = seat.port
-    seat.members.n = max(seat.members.n, seat.number + 1)
-    seat.members.tagging |= seat.tagging
-
-
-cdef void vacate(void *what) noexcept nogil:
-    take_seat(<const Seat *>what)
-
-
-cdef void drop_exits(Lane *lane, const Seat *seat) noexcept nogil:
-    """Frames of a visit under way that are for who leaves are dropped. The visit goes on: they are to be released."""
-    cdef Exit *exit
-    cdef uint32_t i
-    for i in range(lane.exit, lane.n_exits):
-        exit = &lane.exits[i]
-        if exit.egress == seat.before:
-            count_drops(&lane.ingress.rx[lane.pair], NO_EGRESS, exit.delivery.n)
-            exit.egress, exit.delivery.n, exit.delivery.needs = seat.port, 0, 0
-            if i == lane.exit:
-                lane.super.begun = lane.super.forgotten = False
-
-
-cdef void lead_elsewhere(Lane *lane, PortOps *egress) noexcept nogil:
-    """Frames that wait in the lane are planned again. One that was delivered in part is delivered whole there."""
-    lane.egress = egress
-    lane.exit = lane.n_exits = 0
-    lane.super.begun = lane.super.forgotten = False
-    lane.stalled_since = 0
-
-
-# The VLANs of some ports of a switch from now on.
-cdef struct Regrouping:
-    Members *members
-    uint32_t n
-    uint32_t *numbers
-    PortVlans *vlans
-    const AllBacklogs *backlogs
-
-
-cdef void regroup(void *what) noexcept nogil:
-    cdef const Regrouping *change = <const Regrouping *>what
-    cdef uint32_t i
-    for i in range(change.n):
-        change.members.at[change.numbers[i]].vlans = change.vlans[i]
-        give_up(change.backlogs, change.members.at[change.numbers[i]].port, VLAN_DENIED)
-    change.members.tagging = True
-
-
-cdef void do_nothing(void *what) noexcept nogil:
-    pass
 
 
 cdef class Rewiring:

@@ -37,7 +37,7 @@ MUTANTS = (
     ),
     Mutant(
         "backlog-of-a-port-that-is-gone",
-        "dataplane/rewiring.pyx",
+        "dataplane/lane_change.pyx",
         "        give_up(change.backlogs, change.seats[i].before, NO_EGRESS)\n",
         "        pass\n",
         f"{WAITS}a_port_that_is_removed_gives_its_backlog_up[2]",

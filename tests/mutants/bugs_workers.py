@@ -144,7 +144,7 @@ MUTANTS = (
     ),
     Mutant(
         "kicks-reported-beyond-a-wire",
-        "dataplane/rewiring.pyx",
+        "dataplane/lane_change.pyx",
         "            end_report(&change.parted[i].lanes[k])\n",
         "            pass\n",
         "unit/test_parking.py::test_lanes_that_go_with_their_wire_are_reported_no_more",
@@ -265,7 +265,7 @@ MUTANTS = (
     ),
     Mutant(
         "moved-past-a-backlog",
-        "dataplane/rewiring.pyx",
+        "dataplane/lane_change.pyx",
         "something_waits(&change.givers)",
         "False",
         "unit/test_moves.py::test_a_port_of_a_switch_keeps_its_worker_while_frames_wait_in_a_backlog[split]",

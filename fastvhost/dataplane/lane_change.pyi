@@ -1,0 +1,1 @@
+"""Which lanes workers are to have, and the step in which they get them. Nothing here is for Python."""
