@@ -90,7 +90,7 @@ cdef class Bridge:
         shared = len(set(self.workers)) > 1
         for port in self.ports if shared else ():
             if port is not None:
-                (<Port>port).ops.shared = True
+                (<Port>port).share()
         return 0
 
     cdef int unclaim(self, object worker) except -1:

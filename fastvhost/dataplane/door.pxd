@@ -8,11 +8,17 @@ worker that has waited 20 ms for the others goes on, and comes again once they h
 `missing` has a bit for each worker that has not come. The one that makes it 0 puts the change into effect; before that
 the control thread may withdraw the change, after that it may not. Waiting takes neither a lock nor the GIL. Changes of
 several ports may be posted at once: a worker comes to all that are posted at its gate.
+
+In a switch every worker delivers to every port, under the lock of the receive queue. One that only delivers to a port
+uses nothing of it outside these locks. So where it is late, stuck with another port or without a core, the control
+thread takes the locks of its own port and comes in that worker's place: only a worker that is at this port just now is
+waited for.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from fastvhost.abi.shared_memory cimport load_acquire_u32, load_acquire_u64
+from fastvhost.dataplane.delivery_lock cimport DeliveryLock
 
 
 cdef enum:
@@ -63,9 +69,14 @@ cdef class PortDoor
 cdef class Door:
     cdef Gate gates[MOST_WORKERS]  # where they are as long as the door is there: who calls may be late
     cdef list owners         # of the gates, None where one is free
+    cdef set kept            # whose postings stand at gates: they stay until they are disowned
     cdef uint32_t version
     cdef Gate *add(self, object owner) except NULL
     cdef int owns(self, Gate *gate, PortDoor port) except -1
+    cdef int delivers(self, Gate *gate, PortDoor port) except -1
+    cdef int parts_with(self, Gate *gate, PortDoor port, bint delivers) except -1
+    cdef int enter_place(self, Gate *gate, PortDoor port) except -1
+    cdef int count_version(self) except -1
     cdef int disown(self, PortDoor port) except -1
     cdef int remove(self, Gate *gate) except -1
 
@@ -74,7 +85,11 @@ cdef class PortDoor:
     cdef Door door
     cdef Posting posting
     cdef bint posted         # and not acknowledged
-    cdef uint64_t workers    # that own a lane of this port, as of `version`
+    cdef uint64_t posted_at  # ns
+    cdef uint64_t owners     # own a lane of this port; other workers only deliver to it, under its locks
+    cdef uint64_t workers    # that come to its changes, as of `version`
+    cdef DeliveryLock *locks  # of its queues,
+    cdef uint32_t n_locks     # once several workers deliver to them; 0 before
     cdef uint32_t version
     cdef readonly uint64_t passages
     cdef bint pass_through(self, Apply apply, void *what, uint64_t wait_ns) except -1
@@ -83,6 +98,9 @@ cdef class PortDoor:
     cdef Passage post(self, Apply apply, void *what) noexcept nogil
     cdef bint await_owners(self, uint64_t wait_ns) noexcept nogil
     cdef void count(self) noexcept nogil
+    cdef void stand_in(self) noexcept nogil
+    cdef uint64_t late_deliverers(self) noexcept nogil
+    cdef void come_instead(self, uint64_t late) noexcept nogil
     cdef bint passed(self) noexcept nogil
     cdef bint withdraw(self) noexcept nogil
     cdef object who_is_late(self)

@@ -20,6 +20,7 @@ from fastvhost.abi.shared_memory cimport (
     store_release_u64,
 )
 from fastvhost.dataplane.clock cimport monotonic_ns
+from fastvhost.dataplane.delivery_lock cimport give_lock, take_lock
 from fastvhost.dataplane.eventfd cimport wake_eventfd
 
 # A worker comes between two bursts, within microseconds; where it shares its core with others, later.
@@ -30,6 +31,8 @@ cdef enum:
     TOGETHER_NS = 20 * 1000 * 1000
     # The least time that a change stays posted, however short the control thread waits.
     LEAST_NS = 1000 * 1000
+    # After which the control thread comes in the place of those that only deliver to its port.
+    STAND_IN_NS = 5 * 1000 * 1000
 
 # Bits of `missing` beside those of the workers.
 cdef uint64_t COUNTING = <uint64_t>1 << 62        # the control thread checks which workers run: until then none comes
@@ -171,7 +174,7 @@ cdef class Door:
 
     def __cinit__(self) -> None:
         cdef uint32_t i
-        self.owners = [None] * MOST_WORKERS
+        self.owners, self.kept = [None] * MOST_WORKERS, set()
         for i in range(<uint32_t>MOST_WORKERS):
             self.gates[i].number, self.gates[i].wake_fd = i, -1
 
@@ -199,9 +202,34 @@ cdef class Door:
     cdef int owns(self, Gate *gate, PortDoor port) except -1:
         """A worker gets lanes from or to this port: changes posted from now on wait for it.
 
-        Where it runs, it may have them only after await_owners() of the port. It keeps its place here when it loses
-        them again: a change of the port then waits for one worker more.
+        Where it runs, it may have them only after await_owners() of the port.
         """
+        if load_acquire_u64(&port.owners) >> gate.number & 1:
+            return 0
+        self.enter_place(gate, port)
+        set_bits_u64(&port.owners, <uint64_t>1 << gate.number)
+        return self.count_version()
+
+    cdef int delivers(self, Gate *gate, PortDoor port) except -1:
+        """A worker delivers to this port from now on, and to each of its queues under that queue's lock."""
+        return self.count_version() if self.enter_place(gate, port) else 0
+
+    cdef int parts_with(self, Gate *gate, PortDoor port, bint delivers) except -1:
+        """A worker has lost its lanes from and to this port, at a door. delivers: and goes on to deliver to it."""
+        cdef uint32_t i
+        clear_bits_u64(&port.owners, <uint64_t>1 << gate.number)
+        for i in range(gate.n_postings):
+            if gate.postings[i] == &port.posting and not delivers:
+                write_place(gate, i, &left_place)
+        return self.count_version()
+
+    cdef int count_version(self) except -1:
+        add_u32(&self.version, 1)
+        full_fence()  # pairs with the one in post: the port's thread sees the version, or await_owners its posting
+        return 0
+
+    cdef int enter_place(self, Gate *gate, PortDoor port) except -1:
+        """Where the worker finds what is posted. Returns 0 where it has one already."""
         cdef uint32_t i, place = gate.n_postings
         for i in range(gate.n_postings):
             if gate.postings[i] == &port.posting:
@@ -210,11 +238,10 @@ cdef class Door:
                 place = min(place, i)
         if place == <uint32_t>MOST_POSTINGS:
             raise ValueError(f"door: a worker takes lanes of {MOST_POSTINGS - 1} ports at most; start more workers")
+        self.kept.add(port)
         write_place(gate, place, &port.posting)
         store_release_u32(&gate.n_postings, max(gate.n_postings, place + 1))
-        add_u32(&self.version, 1)
-        full_fence()  # pairs with the one in post: the port's thread sees the version, or await_owners its posting
-        return 0
+        return 1
 
     cdef int disown(self, PortDoor port) except -1:
         """No worker has lanes of this port any more. One may look at its posting until it next comes to a change."""
@@ -223,6 +250,7 @@ cdef class Door:
             for k in range(self.gates[i].n_postings):
                 if self.gates[i].postings[k] == &port.posting:
                     write_place(&self.gates[i], k, &left_place)
+        self.kept.discard(port)
         add_u32(&self.version, 1)
         return 0
 
@@ -285,6 +313,8 @@ cdef class PortDoor:
                 cpu_pause()
                 continue
             self.count()
+            if not self.passed() and monotonic_ns() >= self.posted_at + <uint64_t>STAND_IN_NS:
+                self.stand_in()
             if not self.passed():
                 if monotonic_ns() >= end:
                     return LATE
@@ -297,7 +327,7 @@ cdef class PortDoor:
         self.posting.apply, self.posting.what, self.posting.owners = apply, what, self.version
         store_release_u64(&self.posting.waited, 0)
         store_release_u64(&self.posting.missing, self.workers | COUNTING)
-        self.posted = True
+        self.posted, self.posted_at = True, monotonic_ns()
         full_fence()  # pairs with the one in enter
         if load_acquire_u32(&self.door.version) != self.version:
             self.withdraw()
@@ -338,6 +368,37 @@ cdef class PortDoor:
         missing = load_acquire_u64(&self.posting.missing)
         if missing != NOTHING_POSTED:
             call(gates, missing)
+
+    cdef void stand_in(self) noexcept nogil:
+        """Come in the place of workers that are late and only deliver to this port. Not while one is just doing so."""
+        cdef uint64_t late = self.late_deliverers()
+        cdef uint32_t i, n = 0, n_locks = load_acquire_u32(&self.n_locks)
+        while late and n < n_locks and take_lock(&self.locks[n]):
+            n += 1
+        if late and n_locks and n == n_locks:
+            self.come_instead(late)
+        for i in range(n):
+            give_lock(&self.locks[i])
+
+    cdef uint64_t late_deliverers(self) noexcept nogil:
+        """Those that alone are missing, beside workers that have come and waited for too long; 0: others are, too."""
+        cdef uint64_t missing = load_acquire_u64(&self.posting.missing)
+        cdef uint64_t late = missing & ~load_acquire_u64(&self.posting.waited)
+        if missing == NOTHING_POSTED or late & (COUNTING | load_acquire_u64(&self.owners)):
+            return 0
+        return late
+
+    cdef void come_instead(self, uint64_t late) noexcept nogil:
+        """Those that have waited come again; where one does not, the late are missing again."""
+        cdef uint64_t end = monotonic_ns() + <uint64_t>TOGETHER_NS
+        if not join(&self.posting, COUNTING):
+            return
+        late &= clear_bits_u64(&self.posting.missing, late)
+        come(self.door.gates, &self.posting, COUNTING)
+        while not self.passed() and monotonic_ns() < end:
+            cpu_pause()
+        while not self.passed() and not join(&self.posting, late):
+            cpu_pause()  # all have come: it is taking effect
 
     cdef bint passed(self) noexcept nogil:
         return load_acquire_u64(&self.posting.missing) == NOTHING_POSTED

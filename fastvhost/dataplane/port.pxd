@@ -93,3 +93,4 @@ cdef class Port:
     cdef PortDoor entrance       # how its own control thread uses the door
     cdef int use_door(self, Door door) except -1
     cdef int allot(self, uint32_t n_pairs) except -1
+    cdef int share(self) except -1

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
+from fastvhost.abi.shared_memory cimport store_release_u32
 from fastvhost.dataplane.delivery_lock cimport DeliveryLock
 from fastvhost.dataplane.door cimport Door, PortDoor
 from fastvhost.dataplane.drop_reason cimport N_DROP_REASONS, NO_RECEIVE_BUFFERS
@@ -98,6 +99,14 @@ cdef class Port:
     cdef int use_door(self, Door door) except -1:
         """Workers of this port use this door. Called once, by the kind's constructor."""
         self.door, self.entrance = door, PortDoor(door)
+        return 0
+
+    cdef int share(self) except -1:
+        """From now on several workers may deliver to the same pair, each under its lock."""
+        self.ops.shared = True
+        if self.entrance is not None:
+            self.entrance.locks = self.ops.locks
+            store_release_u32(&self.entrance.n_locks, self.ops.n_pairs)
         return 0
 
     def __dealloc__(self) -> None:

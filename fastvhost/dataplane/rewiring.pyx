@@ -101,6 +101,8 @@ cdef class Rewiring:
             raise
         for worker, its, shares in wires:
             (<Worker>worker).wires, (<Worker>worker).shares = its, shares
+            for wire in leave:
+                self.part(worker, wire)
         self.throw_away()
 
     def move(self, Wire wire not None, workers, *, uint64_t wait_ms=5000) -> bool:
@@ -206,6 +208,10 @@ cdef class Rewiring:
         for wire, workers in [*join, *((wire, [each for each, _ in self.claims_of(wire)]) for wire, _ in lead)]:
             for port in ((<Wire>wire).ingress, (<Wire>wire).egress):
                 self.own(port, workers, wait_ms)
+            bridge = (<Wire>wire).bridge
+            first = {one for one in workers if bridge not in {(<Wire>its).bridge for its in (<Worker>one).wires}}
+            for port in bridge.ports if bridge is not None and first else ():
+                self.own(port, first, wait_ms, delivers=True)
         self.change.layouts = <Layout *>calloc(len(wires) + 1, sizeof(Layout))
         self.change.turns = <Turn *>calloc(len(lead) + 1, sizeof(Turn))
         self.change.parted = <Turn *>calloc(len(leave) + 1, sizeof(Turn))
@@ -245,8 +251,7 @@ cdef class Rewiring:
             raise MemoryError
         for each, number, port in seat:
             bridge = each
-            for member in bridge.ports if port is not None else ():
-                self.own(member, set(bridge.workers), wait_ms)
+            self.own(port, set(bridge.workers), wait_ms, delivers=True)
             one = &self.change.seats[self.change.n_seats]
             one.number = bridge.port_number(number)
             one.members, one.tagging = &bridge.members, bridge.has_vlans
@@ -263,7 +268,19 @@ cdef class Rewiring:
         seat.before = seat.members.at[seat.number].port if port is None else NULL
         return 0
 
-    cdef int own(self, Port port, workers, uint64_t wait_ms) except -1:
+    cdef int part(self, Worker worker, Wire wire) except -1:
+        """Changes of ports of which a worker has no lanes any more do not wait for it, unless it delivers to them."""
+        cdef Port port
+        for each in (wire.ingress, wire.egress):
+            port = each
+            if port is None or port.entrance is None:
+                continue
+            if not any(port in ((<Wire>one).ingress, (<Wire>one).egress) for one in worker.wires):
+                self.door.parts_with(worker.gate, port.entrance, wire.bridge is not None)
+        return 0
+
+    cdef int own(self, Port port, workers, uint64_t wait_ms, bint delivers=False) except -1:
+        """Changes of a port wait for these workers, too. delivers: they only deliver to it, as all of a switch do."""
         cdef uint64_t wait_ns = wait_ms * 1000000
         cdef PortDoor entrance
         cdef Gate *gate
@@ -273,7 +290,10 @@ cdef class Rewiring:
         entrance = port.entrance
         for worker in workers:
             gate = (<Worker>worker).gate
-            self.door.owns(gate, entrance)
+            if delivers:
+                self.door.delivers(gate, entrance)
+            else:
+                self.door.owns(gate, entrance)
         with nogil:
             done = entrance.await_owners(wait_ns)
         if not done:

@@ -235,9 +235,7 @@ cdef class Worker:
         if fds == NULL:
             raise MemoryError
         self.idle.fds = fds
-        ports = [wire.ingress, wire.egress]
-        if wire.bridge is not None and self not in wire.bridge.workers:
-            ports += wire.bridge.ports    # with its first wire there
+        first = wire.bridge is not None and self not in wire.bridge.workers
         parts = <Part *>realloc(self.parts, (self.n_parts + 1) * sizeof(Part))
         if parts == NULL:
             raise MemoryError
@@ -247,9 +245,12 @@ cdef class Worker:
         self.shares.append(share)
         self.parts[self.n_parts] = Part(wire.lanes, wire.n_lanes, share, wire.shares)
         self.n_parts += 1
-        for port in ports:
+        for port in (wire.ingress, wire.egress):
             if port is not None and (<Port>port).entrance is not None:
                 self.door.owns(self.gate, (<Port>port).entrance)
+        for port in wire.bridge.ports if first else ():
+            if port is not None and (<Port>port).entrance is not None:
+                self.door.delivers(self.gate, (<Port>port).entrance)
 
     cdef void enlist_lanes(self) noexcept nogil:
         """Fill the roster with the lanes to visit from now on: open ones whose receiveq belongs to this worker.

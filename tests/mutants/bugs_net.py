@@ -94,8 +94,8 @@ MUTANTS = (
     Mutant(
         "drops-counted-with-what-was-delivered",
         FORWARD,
-        "        leave_rest(lane, exit, delivery, done)\n",
-        "        leave_rest(lane, exit, delivery, 0)\n",
+        "        leave_rest(lane, exit, pair, delivery, done)\n",
+        "        leave_rest(lane, exit, pair, delivery, 0)\n",
         f"{FORWARDING}::test_on_full_drop_counts_what_does_not_fit_at_once",
     ),
     Mutant(

@@ -4,6 +4,7 @@ from tests.mutants.mutant import Mutant
 
 LEARN = "unit/test_learn.py"
 PARKING = "dataplane/parking.pyx"
+STAND_IN = "unit/test_door_stand_in.py"
 
 DOOR, WORKER, DEVICE, PORT = (f"dataplane/{name}.pyx" for name in ("door", "worker", "virtio_device", "virtio_port"))
 
@@ -49,6 +50,41 @@ MUTANTS = (
         "not missing & me and not join(posting, me)",
         "False",
         "unit/test_door_steps.py::test_a_worker_that_was_stopped_and_takes_a_step_is_waited_for",
+    ),
+    Mutant(
+        "stands-in-beside-who-delivers",
+        DOOR,
+        "load_acquire_u32(&self.n_locks)",
+        "load_acquire_u32(&self.n_locks) >> 1",
+        f"{STAND_IN}::test_nobody_stands_in_for_a_worker_that_is_delivering_to_any_queue_of_the_port[1]",
+    ),
+    Mutant(
+        "stands-in-for-an-owner",
+        DOOR,
+        "late & (COUNTING | load_acquire_u64(&self.owners))",
+        "late & COUNTING",
+        f"{STAND_IN}::test_nobody_stands_in_for_an_owner",
+    ),
+    Mutant(
+        "late-one-forgotten",
+        DOOR,
+        "not join(&self.posting, late)",
+        "False",
+        f"{STAND_IN}::test_where_an_owner_does_not_come_in_time_the_late_one_is_missing_again_and_the_locks_are_free",
+    ),
+    Mutant(
+        "deliverer-let-in-unseen",
+        "dataplane/rewiring.pyx",
+        "                self.own(port, first, wait_ms, delivers=True)\n",
+        "                pass\n",
+        f"{STAND_IN}::test_a_worker_whose_first_port_of_a_switch_is_moved_to_it_comes_to_changes_of_all_its_ports",
+    ),
+    Mutant(
+        "moved-port-keeps-its-worker",
+        "dataplane/rewiring.pyx",
+        "                self.part(worker, wire)\n",
+        "                pass\n",
+        f"{STAND_IN}::test_a_port_that_was_moved_is_not_its_old_worker_s_any_more",
     ),
     Mutant(
         "failed-change-kept",

@@ -1,8 +1,10 @@
 """The door step by step: workers that come when a test says so, and ports that post a change without waiting for it."""
 
 from libc.stdint cimport uint32_t, uint64_t
+from posix.unistd cimport usleep
 
 from fastvhost.abi.shared_memory cimport cpu_pause, load_acquire_u32, load_acquire_u64, store_release_u32
+from fastvhost.dataplane.delivery_lock cimport DeliveryLock, give_lock, take_lock
 from fastvhost.dataplane.door cimport (
     MOST_WORKERS,
     Door,
@@ -45,9 +47,28 @@ cdef class PostingPort:
 
     cdef readonly PortDoor door
     cdef Fields fields
+    cdef DeliveryLock locks[2]
 
-    def __init__(self, Door door) -> None:
+    def __init__(self, Door door, uint32_t locks=0) -> None:
+        """locks: of so many queues, to which workers deliver that own no lane of this port."""
         self.door = PortDoor(door)
+        self.door.locks, self.door.n_locks = &self.locks[0], locks
+
+    def change(self, uint64_t number, uint64_t wait_ms) -> bool:
+        """Wait for it, without the GIL."""
+        self.fields.prepared = number
+        return self.door.pass_through(change_both, &self.fields, wait_ms * 1000000)
+
+    def stand_in(self) -> None:
+        with nogil:
+            self.door.stand_in()
+
+    def hold(self, uint32_t queue) -> bool:
+        """As a worker that is delivering there."""
+        return take_lock(&self.locks[queue])
+
+    def let_go(self, uint32_t queue) -> None:
+        give_lock(&self.locks[queue])
 
     def post(self, uint64_t number) -> bool:
         """Post it at the gates, or look again at what is posted. Whether it has taken effect."""
@@ -107,11 +128,13 @@ cdef class SteppedWorker:
     cdef list ports
     cdef uint64_t n_torn
 
-    def __init__(self, Door door, str name, *ports: PostingPort) -> None:
+    def __init__(self, Door door, str name, *ports: PostingPort, delivers_to=()) -> None:
         self.name, self.door, self.ports = name, door, list(ports)
         self.gate = door.add(self)
         for port in ports:
             door.owns(self.gate, (<PostingPort>port).door)
+        for port in delivers_to:
+            door.delivers(self.gate, (<PostingPort>port).door)
 
     def enter(self) -> None:
         with nogil:
@@ -150,6 +173,25 @@ cdef class SteppedWorker:
     def torn(self) -> int:
         """Times it saw a change of the first of its ports half done."""
         return self.n_torn
+
+    def deliver(self, PostingPort port) -> int:
+        """To this port all the time until it is stopped, and without a look at its gate. Returns how often."""
+        cdef uint64_t rounds = 0, first
+        cdef uint32_t queue
+        with nogil:
+            while not load_acquire_u32(&self.gate.stopping):
+                queue = rounds & 1
+                rounds += 1
+                if not take_lock(&port.locks[queue]):
+                    continue
+                first = load_acquire_u64(&port.fields.first)
+                cpu_pause()
+                if first != load_acquire_u64(&port.fields.second):
+                    self.n_torn += 1
+                give_lock(&port.locks[queue])
+                if rounds % 64 == 0:
+                    usleep(100)
+        return rounds
 
     def run(self, uint64_t rounds, uint32_t every) -> None:
         """So many rounds, each with a look at all ports; after so many of them it ends and starts again."""

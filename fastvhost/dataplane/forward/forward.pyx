@@ -42,9 +42,9 @@ cdef uint32_t forward_burst(Lane *lane) noexcept nogil:
         exit = &lane.exits[lane.exit]
         left = exit.delivery.n
         if exit.egress.shared:
-            deliver_in_turn(lane, exit, &moved)
+            deliver_in_turn(lane, exit, pair_of(lane, exit.egress), &moved)
         else:
-            deliver(lane, exit, &moved)
+            deliver(lane, exit, pair_of(lane, exit.egress), &moved)
         if exit.delivery.n:
             done = left - exit.delivery.n if exit.in_place else 0
             break
@@ -87,24 +87,27 @@ cdef inline bint begin_visit(Lane *lane) noexcept nogil:
     return True
 
 
-cdef void deliver_in_turn(Lane *lane, Exit *exit, uint32_t *moved) noexcept nogil:
-    """The same at a queue that other workers deliver to as well. One of them that has it for too long stops nobody."""
-    cdef DeliveryLock *lock = &exit.egress.locks[pair_of(lane, exit.egress)]
+cdef void deliver_in_turn(Lane *lane, Exit *exit, uint32_t pair, uint32_t *moved) noexcept nogil:
+    """The same at a queue that other workers deliver to as well. One of them that has it for too long stops nobody.
+
+    pair: while the lock is waited for, the port may change (door, stand_in); its active pairs are not read again.
+    """
+    cdef DeliveryLock *lock = &exit.egress.locks[pair]
     cdef uint32_t n
     if take_lock(lock):
-        deliver(lane, exit, moved)
+        deliver(lane, exit, pair, moved)
         give_lock(lock)
         return
     n = exit.delivery.n
-    count_missed(lock, n - (keep(lane, exit, pair_of(lane, exit.egress), &exit.delivery) if exit.queued else 0))
+    count_missed(lock, n - (keep(lane, exit, pair, &exit.delivery) if exit.queued else 0))
     exit.delivery.n = 0
     lane.super.begun = False
 
 
-cdef inline void deliver(Lane *lane, Exit *exit, uint32_t *moved) noexcept nogil:
+cdef inline void deliver(Lane *lane, Exit *exit, uint32_t pair, uint32_t *moved) noexcept nogil:
     """Deliver an exit's frames, and take those off that are dealt with. moved: 1 where anything was."""
     cdef PortOps *egress = exit.egress
-    cdef uint32_t pair = pair_of(lane, egress), n = exit.delivery.n, done
+    cdef uint32_t n = exit.delivery.n, done
     cdef const Delivery *delivery = &exit.delivery
     cdef Tally *tally = &egress.tx[pair]
     cdef uint64_t spent = tally.spent, segmented
@@ -112,7 +115,7 @@ cdef inline void deliver(Lane *lane, Exit *exit, uint32_t *moved) noexcept nogil
     cut = delivery.needs != 0 and (lane.super.begun or delivery.needs & ~egress.accepts & CUT_NEEDS)
     if delivery.starts != NULL:
         if lane.backlogs.n_open and is_behind(lane, exit, pair):
-            leave_rest(lane, exit, delivery, 0)
+            leave_rest(lane, exit, pair, delivery, 0)
             moved[0] = 1
             return
         spent = tally.spent
@@ -132,17 +135,19 @@ cdef inline void deliver(Lane *lane, Exit *exit, uint32_t *moved) noexcept nogil
         lane.stalled_since = 0
         moved[0] = 1
     elif not may_wait(lane, exit, tally.frames):
-        leave_rest(lane, exit, delivery, 0)
+        leave_rest(lane, exit, pair, delivery, 0)
         return
     if done < n and not exit.may_wait and (exit.spare or spent == tally.spent):
-        leave_rest(lane, exit, delivery, done)
+        leave_rest(lane, exit, pair, delivery, done)
         return
     exit.delivery = part_of(&exit.delivery, done, n - done)
 
 
-cdef void leave_rest(Lane *lane, Exit *exit, const Delivery *delivery, uint32_t done) noexcept nogil:
+cdef void leave_rest(
+    Lane *lane, Exit *exit, uint32_t pair, const Delivery *delivery, uint32_t done
+) noexcept nogil:
     """What an egress has no room for is copied into a backlog, where there is room, or dropped."""
-    cdef uint32_t pair = pair_of(lane, exit.egress), n = delivery.n - done
+    cdef uint32_t n = delivery.n - done
     cdef Delivery rest = part_of(delivery, done, n)
     if exit.queued:
         n -= keep(lane, exit, pair, &rest)
