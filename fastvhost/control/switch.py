@@ -92,7 +92,7 @@ class Switch:
         bridge = self.wiring.bridge
         self._upkeep = MacUpkeep(bridge.table, self.wiring.port_name) if bridge else None
         self._observer = Observer(self.wiring)
-        self._balance = Balance(len(self._workers), self.wiring.loads, self.wiring.hand_over)
+        self._balance = Balance(self.wiring.loads, self.wiring.waits, self.wiring.hand_over)
         self._ended = threading.Event()
         self._clock = None
 
@@ -196,7 +196,7 @@ class Switch:
         now = time.monotonic() if now is None else now
         if self._upkeep:
             self._upkeep.look(now)
-        if moved := self._balance.look(now):
+        if len(self._workers) > 1 and (moved := self._balance.look(now)):
             log.info("%s", moved.sentence([thread.name for thread in self._workers]))
 
     def change(self, edit: changeover.Edit) -> tuple[str, ...]:

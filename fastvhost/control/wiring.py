@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastvhost.control import enforcement, membership, open_files
+from fastvhost.control import core_watch, enforcement, membership, open_files
 from fastvhost.control.balance import Move
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.errors import RuntimeFailure, UsageError
@@ -247,6 +247,10 @@ class Wiring:
                 for number, thread in enumerate(self.workers if allowed else ())
                 for wire, share, seconds in thread.worker.loads
             }
+
+    def waits(self) -> list[float]:
+        """By worker, the seconds so far in which it was ready to run and had no core; 0 where nobody counts."""
+        return [(core_watch.run_delay(thread.native_id or 0) or 0) / 1e9 for thread in self.workers]
 
     def hand_over(self, move: Move) -> bool:
         """Have another worker do what one did. False: not now; nothing has changed then."""

@@ -14,7 +14,8 @@ from tests.unit.forwarder import Forwarder, forwarder
 
 pytestmark = pytest.mark.alone  # floods on two workers
 
-ONE_WAY = PairSettings(both_ways=False, sizes=(1518,), content="numbers")
+ONE_WAY = PairSettings(both_ways=False, sizes=(65000,), asks="segments", queue_size=256)
+"""Long frames: moving one takes the worker far longer than it takes the guests, so workers are what is short."""
 SECOND = "52:54:00:00:00:02"
 """The address of a pair's second guest."""
 PORTS = ("a.sock", "b.sock", "c.sock", "d.sock")

@@ -17,7 +17,7 @@ def loads(*of_workers: dict[str, float]) -> list[ShareLoad]:
 
 
 def moved(*of_workers: dict[str, float], resting: frozenset[tuple[str, int]] = frozenset()) -> tuple[str, int] | None:
-    move = best(loads(*of_workers), len(of_workers), resting)
+    move = best(loads(*of_workers), [1.0] * len(of_workers), resting)
     return (move.port, move.target) if move else None
 
 
@@ -42,9 +42,19 @@ def test_where_nothing_is_gained_everything_stays(of_workers: tuple[dict[str, fl
     assert moved(*of_workers) is None
 
 
+def test_a_worker_without_its_core_half_of_the_time_has_twice_as_much_to_do() -> None:
+    busy = loads({"a": 0.2, "b": 0.15}, {"c": 0.05})
+    assert best(busy, [1.0, 1.0]) is None    # nobody is short of time
+    move = best(busy, [0.5, 1.0])
+    assert move is not None
+    assert move.port == "a"
+    assert (move.before, move.after) == (pytest.approx((0.7, 0.05)), pytest.approx((0.3, 0.25)))
+    assert best(busy, [0.5, 0.1]) is None    # the other one has less time still
+
+
 def test_a_share_does_not_join_another_one_of_its_port_and_what_was_just_moved_rests() -> None:
     busy = [ShareLoad("a", 0, 0, 0.5), ShareLoad("b", 0, 0, 0.5), ShareLoad("a", 1, 1, 0.1)]
-    move = best(busy, 2)
+    move = best(busy, [1.0, 1.0])
     assert move is not None
     assert (move.port, move.share, move.before, move.after) == ("b", 0, (1.0, 0.1), (0.5, 0.6))
     assert moved({"a": 0.5, "b": 0.5}, {"c": 0.0}, resting=frozenset({("a", 0), ("b", 0)})) is None
@@ -57,7 +67,8 @@ class Clock:
         self.now, self.seconds = 100.0, dict[tuple[str, int, int], float]()
         self.moves: list[str] = []
         self.may = True
-        self.balance = Balance(2, lambda: dict(self.seconds), self.move)
+        self.waits = [30.0, 0.0]
+        self.balance = Balance(lambda: dict(self.seconds), lambda: list(self.waits), self.move)
 
     def move(self, move: Move) -> bool:
         if self.may:
@@ -94,6 +105,25 @@ def test_a_second_of_load_moves_nothing(clock: Clock) -> None:
     for _ in range(5):
         clock.pass_second(a=0.5, b=0.4)
         clock.pass_second(a=0.5)
+    assert clock.moves == []
+
+
+def test_time_in_which_a_worker_waits_for_its_core_is_none_that_it_has(clock: Clock) -> None:
+    for _ in range(3):
+        clock.pass_second(a=0.15, b=0.16)
+    assert clock.moves == []
+    for _ in range(2):
+        clock.waits[0] += 0.6
+        clock.pass_second(a=0.15, b=0.16)
+    assert clock.moves == ["b to 1"]
+
+
+def test_a_wait_that_the_kernel_counts_late_is_not_longer_than_the_time_since(clock: Clock) -> None:
+    clock.waits[0] += 50.0
+    clock.pass_second(a=0.01)
+    assert clock.moves == []
+    clock.waits[0] -= 100.0    # another thread, say
+    clock.pass_second(a=0.01)
     assert clock.moves == []
 
 
