@@ -19,7 +19,7 @@ from fastvhost.driver.settings import IMIX, USUAL_PAIR, PairSettings
 __all__ = ["IMIX", "LEAST_BYTES", "Direction", "GuestCounters", "Guests", "GuestsError", "Latency", "PairSettings"]
 
 DRAIN_SECONDS = 5.0
-QUIET_SECONDS = 1.0
+QUIET_SECONDS = 2.0
 
 
 class Direction(NamedTuple):

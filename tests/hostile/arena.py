@@ -27,6 +27,7 @@ from tests.hostile.invariant import Broken
 from tests.hostile.rings import FORMATS
 from tests.hostile.scene import Scene
 from tests.hostile.watch import WatchedMemory, leaks
+from tests.own_time import OwnTime
 from tests.worker_thread import kept_on
 
 FRESH_SECONDS = 2.0
@@ -430,10 +431,10 @@ class Arena:
             self.backend.end_by(number)
             self._close_all_but(self._always)
             self._log_read = self.backend.log_bytes()
-            start = time.monotonic()
+            start = OwnTime()
             self.backend.start()
             own = self.backend.own_time()
-            started = time.monotonic() - start
+            started = start.seconds
             self.backend.wait_listening()
             self.victim = self.bystander("b")
             self.exchange("a", self.victim)
