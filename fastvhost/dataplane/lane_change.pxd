@@ -8,6 +8,7 @@ from libc.stdint cimport uint32_t
 
 from fastvhost.dataplane.eventfd cimport pollfd
 from fastvhost.dataplane.forward.backlog cimport AllBacklogs
+from fastvhost.dataplane.forward.backlog_move cimport MovedLanes
 from fastvhost.dataplane.forward.lane cimport Lane
 from fastvhost.dataplane.forward.members cimport Members
 from fastvhost.dataplane.forward.vlan cimport PortVlans
@@ -57,8 +58,9 @@ cdef struct Change:
     AllBacklogs *backlogs
     Turn *parted               # lanes that no worker has any more
     uint32_t n_parted
-    AllBacklogs givers         # of workers whose lanes others get: not while frames wait there
-    bint refused
+    MovedLanes *moved          # lanes that get another worker, with what of theirs waits in backlogs
+    uint32_t n_moved
+    bint refused               # there was no room for that
 
 
 # The VLANs of some ports of a switch from now on.

@@ -4,7 +4,8 @@ from libc.stdint cimport uint32_t
 
 from fastvhost.dataplane.drop_reason cimport NO_EGRESS, VLAN_DENIED
 from fastvhost.dataplane.eventfd cimport pollfd
-from fastvhost.dataplane.forward.backlog cimport give_up, something_waits
+from fastvhost.dataplane.forward.backlog cimport give_up
+from fastvhost.dataplane.forward.backlog_move cimport may_go_along, take_along
 from fastvhost.dataplane.forward.exit cimport Exit
 from fastvhost.dataplane.forward.lane cimport Lane
 from fastvhost.dataplane.parking cimport end_report
@@ -20,9 +21,11 @@ cdef void put_into_effect(void *what) noexcept nogil:
     cdef Part *parts
     cdef pollfd *fds
     cdef uint32_t i, k, n
-    change.refused = something_waits(&change.givers)
+    change.refused = not may_go_along(change.moved, change.n_moved)
     if change.refused:
         return
+    for i in range(change.n_moved):
+        take_along(&change.moved[i])
     for i in range(change.n_layouts):
         layout = &change.layouts[i]
         exchange(layout.roster_of, &layout.roster, layout.before)

@@ -36,8 +36,9 @@ class Rewiring:
     def move(self, wire: Wire, workers: Sequence[Worker], *, wait_ms: int = 5000) -> bool:
         """Other workers have the shares of a wire from now on, one each. Nothing of it is lost or overtaken.
 
-        False: nothing has changed, since frames wait in a backlog of a worker that gives a share away, and later ones
-        of their flow must stay behind them; try again later. Raises WorkerStuckError and ValueError as commit() does.
+        Frames that wait in backlogs go along, since later ones of their flow must stay behind them. False: nothing has
+        changed, since the backlogs of who gets the share have no room for them, or since several shares would move
+        while something waits; try again later. Raises WorkerStuckError and ValueError as commit() does.
         """
     def set_vlans(
         self, bridge: Bridge, changes: Sequence[tuple[int, int | None, Iterable[int] | None]], wait_ms: int = 5000

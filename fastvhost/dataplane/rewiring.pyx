@@ -13,6 +13,7 @@ from fastvhost.dataplane.bridge cimport Bridge
 from fastvhost.dataplane.door cimport Door, Gate, PortDoor
 from fastvhost.dataplane.eventfd cimport pollfd
 from fastvhost.dataplane.forward.backlog cimport AllBacklogs
+from fastvhost.dataplane.forward.backlog_move cimport MovedLanes
 from fastvhost.dataplane.forward.vlan cimport PortVlans
 from fastvhost.dataplane.forward.waiting cimport Backlogs
 from fastvhost.dataplane.idle cimport MORE_FDS
@@ -82,7 +83,7 @@ cdef class Rewiring:
         free(self.change.seats)
         free(self.change.swept)
         free(self.change.parted)
-        free(self.change.givers.of)
+        free(self.change.moved)
         memset(&self.change, 0, sizeof(self.change))
 
     def commit(self, *, leave=(), join=(), lead=(), seat=(), uint64_t wait_ms=5000) -> None:
@@ -106,14 +107,17 @@ cdef class Rewiring:
         self.throw_away()
 
     def move(self, Wire wire not None, workers, *, uint64_t wait_ms=5000) -> bool:
-        cdef AllBacklogs *givers = &self.change.givers
-        givers.of = <Backlogs **>calloc(len(self.workers) + 1, sizeof(Backlogs *))
-        if givers.of == NULL:
+        cdef Worker giver, taker
+        self.change.moved = <MovedLanes *>calloc(wire.shares, sizeof(MovedLanes))
+        if self.change.moved == NULL:
             raise MemoryError
-        for worker, share in self.claims_of(wire):
-            if workers[share] is not worker:
-                givers.of[givers.n] = (<Worker>worker).backlogs
-                givers.n += 1
+        for one, share in self.claims_of(wire):
+            giver, taker = one, workers[share]
+            if taker is not giver:
+                self.change.moved[self.change.n_moved] = MovedLanes(
+                    wire.lanes, wire.n_lanes, share, wire.shares, giver.backlogs, taker.backlogs
+                )
+                self.change.n_moved += 1
         try:
             self.commit(leave=[wire], join=[(wire, workers)], wait_ms=wait_ms)
         except BlockingIOError:

@@ -52,8 +52,8 @@ MUTANTS = (
     Mutant(
         "blocks-kept",
         BACKLOG,
-        "    backlogs.n_free += n\n",
-        "    pass\n",
+        "    give_blocks(backlogs, backlog, n_blocks)\n",
+        "    backlog.n_blocks -= n_blocks\n",
         f"{WAITS}a_worker_has_16_mib_for_all_queues_and_gets_them_back",
     ),
     Mutant(

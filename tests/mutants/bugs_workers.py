@@ -4,7 +4,8 @@ from tests.mutants.mutant import Mutant
 
 LEARN = "unit/test_learn.py"
 PARKING = "dataplane/parking.pyx"
-STAND_IN = "unit/test_door_stand_in.py"
+STAND_IN, MOVES = "unit/test_door_stand_in.py", "unit/test_moves.py"
+BACKLOG_MOVE = "dataplane/forward/backlog_move.pyx"
 
 DOOR, WORKER, DEVICE, PORT = (f"dataplane/{name}.pyx" for name in ("door", "worker", "virtio_device", "virtio_port"))
 
@@ -302,9 +303,37 @@ MUTANTS = (
     Mutant(
         "moved-past-a-backlog",
         "dataplane/lane_change.pyx",
-        "something_waits(&change.givers)",
+        "        take_along(&change.moved[i])\n",
+        "        pass\n",
+        f"{MOVES}::test_frames_that_wait_in_a_backlog_go_with_their_port_and_those_of_others_stay[split]",
+    ),
+    Mutant(
+        "moved-with-those-of-others",
+        BACKLOG_MOVE,
+        "not moved.lanes <= lane < moved.lanes + moved.n_lanes",
         "False",
-        "unit/test_moves.py::test_a_port_of_a_switch_keeps_its_worker_while_frames_wait_in_a_backlog[split]",
+        f"{MOVES}::test_frames_that_wait_in_a_backlog_go_with_their_port_and_those_of_others_stay[split]",
+    ),
+    Mutant(
+        "moved-blocks-never-free",
+        BACKLOG_MOVE,
+        "        giver.n_free += 1\n",
+        "        pass\n",
+        f"{MOVES}::test_a_backlog_from_which_all_frames_go_is_closed_and_its_blocks_are_free_again",
+    ),
+    Mutant(
+        "moved-without-room",
+        BACKLOG_MOVE,
+        "not alone or frames > BACKLOG_FRAMES or blocks > BACKLOG_BLOCKS",
+        "not alone",
+        f"{MOVES}::test_a_port_keeps_its_worker_while_what_waits_has_no_room_in_the_other_one_s_backlog",
+    ),
+    Mutant(
+        "moved-for-a-queue-that-stopped",
+        BACKLOG_MOVE,
+        "not is_over(moved.giver.at[i])",
+        "True",
+        f"{MOVES}::test_frames_for_a_queue_that_has_stopped_since_do_not_go_along",
     ),
     Mutant(
         "looks-in-vain-are-a-load",

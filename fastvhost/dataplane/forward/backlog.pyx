@@ -30,6 +30,13 @@ from fastvhost.dataplane.forward.waiting cimport (
     Backlog,
     Backlogs,
     Waiting,
+    find,
+    give_blocks,
+    list_pieces,
+    open_backlog,
+    shut,
+    take_block,
+    waiting_at,
 )
 from fastvhost.dataplane.frame cimport BURST, Delivery, Frame, Head, Segment
 from fastvhost.dataplane.offload.cut cimport (
@@ -221,45 +228,46 @@ cdef uint32_t keep(Lane *lane, const Exit *exit, uint32_t pair, const Delivery *
     if rest.starts != NULL:
         rest = splice(&lane.learner.splicer, rest)
     if lane.super.begun:
-        i = append_rest(backlogs, backlog, rest, &lane.super, until)
+        i = append_rest(lane, backlog, rest, until)
         if i == 0:
             return 0 if backlog.n else shut(backlogs, backlog)
-    while i < rest.n and append(backlogs, backlog, rest, i, until):
+    while i < rest.n and append(lane, backlog, rest, i, until):
         i += 1
     return i if backlog.n else shut(backlogs, backlog)
 
 
-cdef bint append(
-    Backlogs *backlogs, Backlog *backlog, const Delivery *delivery, uint32_t i, uint64_t until
-) noexcept nogil:
+cdef bint append(Lane *lane, Backlog *backlog, const Delivery *delivery, uint32_t i, uint64_t until) noexcept nogil:
     """Copy a frame. False: there is no room."""
+    cdef Backlogs *backlogs = lane.backlogs
     cdef const Frame *frame = &delivery.frames[i]
     cdef Segment alone
     cdef Cursor source = cursor_of(frame, delivery.segments, &alone), to = Cursor(&backlogs.segments[0], 0)
-    if not add(backlogs, backlog, frame.bytes, &delivery.heads[frame.head], until):
+    if not add(backlogs, backlog, frame.bytes, &delivery.heads[frame.head], until, lane):
         return False
     copy_at(&to, &source, frame.bytes)
     return True
 
 
-cdef bint append_rest(
-    Backlogs *backlogs, Backlog *backlog, const Delivery *delivery, const Super *super, uint64_t until
-) noexcept nogil:
+cdef bint append_rest(Lane *lane, Backlog *backlog, const Delivery *delivery, uint64_t until) noexcept nogil:
     """Copy what is left of the first frame, behind headers for it. False: there is no room."""
+    cdef Backlogs *backlogs = lane.backlogs
+    cdef const Super *super = &lane.super
     cdef const Frame *frame = &delivery.frames[0]
     cdef uint8_t header[MOST_CUT_HEADER_BYTES]
     cdef Segment own = Segment(&header[0], write_rest_header(super, header)), alone
     cdef Cursor first = Cursor(&own, 0), to = Cursor(&backlogs.segments[0], 0)
     cdef Cursor source = cursor_of(frame, delivery.segments, &alone)
     source = Cursor(source.segment + super.segment, super.offset)
-    if not add(backlogs, backlog, super.bytes - super.at, &delivery.heads[frame.head], until):
+    if not add(backlogs, backlog, super.bytes - super.at, &delivery.heads[frame.head], until, lane):
         return False
     copy_at(&to, &first, own.bytes)
     copy_at(&to, &source, super.bytes - super.at - own.bytes)
     return True
 
 
-cdef bint add(Backlogs *backlogs, Backlog *backlog, uint32_t bytes, const Head *head, uint64_t until) noexcept nogil:
+cdef bint add(
+    Backlogs *backlogs, Backlog *backlog, uint32_t bytes, const Head *head, uint64_t until, const void *lane
+) noexcept nogil:
     """Take blocks for a frame; the first segments of the backlogs say where they are. False: there is no room."""
     cdef uint32_t i, end, n_blocks = (bytes + <uint32_t>(BLOCK_BYTES - 1)) // <uint32_t>BLOCK_BYTES
     cdef Waiting *frame = waiting_at(backlog, backlog.n)
@@ -270,7 +278,7 @@ cdef bint add(Backlogs *backlogs, Backlog *backlog, uint32_t bytes, const Head *
     end = backlog.n_blocks
     for i in range(n_blocks):
         backlog.blocks[(backlog.first_block + end + i) & (BACKLOG_BLOCKS - 1)] = take_block(backlogs)
-    frame[0] = Waiting(until, bytes, 0, n_blocks, head[0])
+    frame[0] = Waiting(until, bytes, 0, n_blocks, lane, head[0])
     backlog.n += 1
     backlog.n_blocks += n_blocks
     backlogs.n_frames += 1
@@ -292,15 +300,6 @@ cdef void take_off(Backlogs *backlogs, Backlog *backlog, uint32_t n) noexcept no
         shut(backlogs, backlog)
 
 
-cdef bint something_waits(const AllBacklogs *backlogs) noexcept nogil:
-    """In a backlog: frames of a lane that gets another worker would overtake."""
-    cdef uint32_t i
-    for i in range(backlogs.n):
-        if backlogs.of[i].n_open:
-            return True
-    return False
-
-
 cdef void give_up(const AllBacklogs *backlogs, const PortOps *egress, DropReason reason) noexcept nogil:
     """Frames that wait for a port, in backlogs of any worker, are dropped."""
     cdef uint32_t i
@@ -319,79 +318,3 @@ cdef void give_up_backlogs(Backlogs *backlogs, const PortOps *egress, DropReason
             take_off(backlogs, backlog, backlog.n)
         else:
             i += 1
-
-
-# Which backlog, and where its frames are
-
-
-cdef inline Backlog *find(Backlogs *backlogs, const PortOps *egress, uint32_t pair) noexcept nogil:
-    """NULL: nothing waits there."""
-    cdef const Tally *queue = &egress.tx[pair]
-    cdef uint32_t i
-    for i in range(backlogs.n_open):
-        if backlogs.queues[i] == queue:
-            return backlogs.at[i]
-    return NULL
-
-
-cdef Backlog *open_backlog(Backlogs *backlogs, PortOps *egress, uint32_t pair) noexcept nogil:
-    """An empty one. NULL: the worker has as many as there may be."""
-    cdef Backlog *backlog
-    if backlogs.n_open == MOST_BACKLOGS:
-        return NULL
-    backlog = backlogs.at[backlogs.n_open]
-    backlog.egress, backlog.pair, backlog.stops = egress, pair, egress.stops[pair]
-    backlog.number, backlog.stalled = backlogs.n_open, False
-    backlog.first = backlog.n = backlog.first_block = backlog.n_blocks = 0
-    backlogs.queues[backlogs.n_open] = &egress.tx[pair]
-    backlogs.n_open += 1
-    return backlog
-
-
-cdef uint32_t shut(Backlogs *backlogs, const Backlog *backlog) noexcept nogil:
-    """An empty one has no queue any more. Returns 0."""
-    cdef uint32_t at = backlog.number, last = backlogs.n_open - 1
-    check(backlog.n == 0 and backlog.n_blocks == 0, "backlog: a backlog that is closed is empty")
-    backlogs.at[at], backlogs.at[last] = backlogs.at[last], backlogs.at[at]
-    backlogs.queues[at] = backlogs.queues[last]
-    backlogs.at[at].number = at
-    backlogs.n_open = last
-    return 0
-
-
-cdef inline Waiting *waiting_at(const Backlog *backlog, uint32_t i) noexcept nogil:
-    return <Waiting *>&backlog.frames[(backlog.first + i) & (BACKLOG_FRAMES - 1)]
-
-
-cdef void list_pieces(
-    Backlogs *backlogs, const Backlog *backlog, uint32_t first, const Waiting *frame, Segment *pieces
-) noexcept nogil:
-    """Where a frame is whose blocks are the backlog's from `first` on."""
-    cdef uint32_t i, skip = frame.skip, left = frame.bytes, piece, block
-    for i in range(frame.n_blocks):
-        block = backlog.blocks[(backlog.first_block + first + i) & (BACKLOG_BLOCKS - 1)]
-        piece = min(left, <uint32_t>BLOCK_BYTES - skip)
-        pieces[i] = Segment(&backlogs.pool[block * <uint32_t>BLOCK_BYTES + skip], piece)
-        left -= piece
-        skip = 0
-    check(left == 0, "backlog: a frame has as many blocks as it needs")
-
-
-cdef inline unsigned short take_block(Backlogs *backlogs) noexcept nogil:
-    """The one that was given back last: its memory is in the CPU's cache."""
-    if backlogs.n_free:
-        backlogs.n_free -= 1
-        return backlogs.free[backlogs.n_free]
-    backlogs.n_used += 1
-    return <unsigned short>(backlogs.n_used - 1)
-
-
-cdef void give_blocks(Backlogs *backlogs, Backlog *backlog, uint32_t n) noexcept nogil:
-    """The backlog's first n blocks are free."""
-    cdef uint32_t i
-    check(n <= backlog.n_blocks, "backlog: no more blocks are given back than it has")
-    for i in range(n):
-        backlogs.free[backlogs.n_free + i] = backlog.blocks[(backlog.first_block + i) & (BACKLOG_BLOCKS - 1)]
-    backlogs.n_free += n
-    backlog.first_block = (backlog.first_block + n) & (BACKLOG_BLOCKS - 1)
-    backlog.n_blocks -= n
