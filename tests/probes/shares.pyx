@@ -108,8 +108,9 @@ def pass_time(uint64_t microseconds) -> None:
 def rounds(Worker worker not None, uint32_t n) -> int:
     """So many rounds, one behind the other, as a running worker makes them. Returns the frames moved."""
     cdef uint32_t _round, moved = 0
-    for _round in range(n):
-        moved += worker.round()
+    with nogil:
+        for _round in range(n):
+            moved += worker.round()
     return moved
 
 

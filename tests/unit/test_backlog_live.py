@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -12,9 +14,13 @@ import pytest
 from bench.guests.waits import MAX_WAIT
 from bench.rig import POLLED, USUAL_FEATURES, rig
 from bench.switch_rig import switch_rig
+from fastvhost.dataplane.rewiring import Rewiring
+from fastvhost.dataplane.worker import Worker
 from fastvhost.driver.device import GuestDevice
 from fastvhost.driver.frontend import Feature
 from fastvhost.driver.load import Load
+from tests.unit.test_backlog import know
+from tests.unit.test_learn import ethernet, hub, mac
 
 WINDOW, BURST = 256, 64
 PAUSE = 0.005
@@ -110,3 +116,56 @@ def fast_ones(pattern: str, slow: int) -> int:
 def test_a_fast_guest_gets_as_much_beside_a_slow_one_as_beside_a_fast_one() -> None:
     """Both of the same sender, which sends to them in turns. Rounds are counted, not time."""
     assert fast_ones("hub", 500) >= 0.95 * fast_ones("hub", 1)
+
+
+@pytest.mark.parametrize("moves", [False, True], ids=["each with its worker", "moved to and fro"])
+@ring_formats
+def test_what_two_workers_deliver_to_one_guest_arrives_once_whole_and_in_order(ring: Feature, moves: bool) -> None:
+    """Three senders, each with 80 frames outstanding at most, so that no backlog is ever full."""
+    per_flow, outstanding, moved = 800, 80, 0
+    with hub(4, int(USUAL_FEATURES | ring), workers=2, hold_ms=NEVER_MS) as h:
+        rewiring = Rewiring(h.door, h.workers)
+        know(h, 3)
+        got: dict[bytes, list[bytes]] = {mac(i): [] for i in (0, 1, 2)}
+
+        def receive() -> None:
+            for frame in h.guests[3].driver.receive_all():
+                got[frame[6:12]].append(frame)
+
+        def await_frames(each: int) -> None:
+            end = time.monotonic() + MAX_WAIT
+            while min(map(len, got.values())) < each:
+                receive()
+                assert time.monotonic() < end, {source.hex(): len(frames) for source, frames in got.items()}
+
+        with running(h.workers):
+            for n in range(per_flow):
+                for i in (0, 1, 2):
+                    if n % 64 == 63:
+                        h.guests[i].driver.wait_sent()
+                    h.guests[i].driver.send(counted(i, n))
+                if moves and n % 40 == 20:
+                    moved += rewiring.move(h.wires[0], [h.workers[n // 40 % 2 ^ 1]])
+                await_frames(max(n - outstanding, 0))
+            await_frames(per_flow)
+        assert got == {mac(i): [counted(i, n) for n in range(per_flow)] for i in (0, 1, 2)}
+        assert not any(h.guests[3].port.counters().tx_dropped.values())
+        assert moved >= 10 * moves
+
+
+def counted(sender: int, n: int) -> bytes:
+    return ethernet(mac(3), mac(sender), n.to_bytes(4, "little") * 50)
+
+
+@contextlib.contextmanager
+def running(workers: Sequence[Worker]) -> Iterator[None]:
+    threads = [threading.Thread(target=worker.run) for worker in workers]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        for worker, thread in zip(workers, threads, strict=True):
+            worker.stop()
+            thread.join(MAX_WAIT)
+            assert not thread.is_alive()
