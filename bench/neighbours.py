@@ -30,7 +30,7 @@ from fastvhost.dataplane.worker import Worker
 from fastvhost.driver.device import GuestDevice
 from fastvhost.driver.load import Load
 from fastvhost.driver.settings import GuestSettings
-from tests.probes.shares import regather, rounds
+from tests.probes.shares import regather, rounds, take_turns
 
 SENDS = replace(POLLED, content="none")
 SLOW = replace(SENDS, queue_size=4)
@@ -41,6 +41,8 @@ LONE = replace(SENDS, queue_size=2, pieces=2)
 LONG = replace(SENDS, sizes=(9000,), queue_size=256)
 HOLD_MS = 100
 TURN_SECONDS = 0.5
+TURNS = 32
+"""Of guests and worker, one behind the other."""
 WARM_SECONDS = 0.3
 
 
@@ -196,10 +198,9 @@ def side_by_side(learn: bool, n_rounds: int) -> dict[str, object]:
             load, worker, moved, busy = loads[which], made.workers[which], 0, 0.0
             end = time.monotonic() + seconds
             while time.monotonic() < end:
-                load.step()
                 before = worker.busy_seconds
-                n = rounds(worker, 1)
-                took = worker.busy_seconds - before    # by its own clock: here, threads wait for the GIL
+                n = take_turns(worker, load, TURNS)    # without the GIL, for which both threads would wait
+                took = worker.busy_seconds - before
                 if took < PREEMPTED_NS / 1e9:
                     moved, busy = moved + n, busy + took
             rates[which] = moved / busy / 1e6

@@ -74,6 +74,6 @@ cdef struct Regrouping:
 
 # Each is applied at the door, with what it says as `what`.
 cdef void put_into_effect(void *what) noexcept nogil  # Change
-cdef void vacate(void *what) noexcept nogil           # Seat
+cdef void vacate_seat(void *what) noexcept nogil           # Seat
 cdef void regroup(void *what) noexcept nogil          # Regrouping
 cdef void do_nothing(void *what) noexcept nogil

@@ -54,7 +54,7 @@ cdef void take_seat(const Seat *seat) noexcept nogil:
     seat.members.tagging |= seat.tagging
 
 
-cdef void vacate(void *what) noexcept nogil:
+cdef void vacate_seat(void *what) noexcept nogil:
     take_seat(<const Seat *>what)
 
 

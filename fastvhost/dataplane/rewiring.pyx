@@ -26,7 +26,7 @@ from fastvhost.dataplane.lane_change cimport (
     do_nothing,
     put_into_effect,
     regroup,
-    vacate,
+    vacate_seat,
 )
 from fastvhost.dataplane.port cimport Port
 from fastvhost.dataplane.roster cimport NOT_THERE, discard, make_places
@@ -157,7 +157,7 @@ cdef class Rewiring:
             bridge.forget(port)
             number = bridge.number(port)
             seat = Seat(&bridge.members, number, NULL, NULL, False)
-            self.pass_door(vacate, &seat, wait_ms)
+            self.pass_door(vacate_seat, &seat, wait_ms)
             bridge.leave(port)
         elif port.entrance is not None:
             self.pass_door(do_nothing, NULL, wait_ms)

@@ -22,10 +22,6 @@ from fastvhost.driver.queue cimport DRIVER_BURST, Completion
 from fastvhost.driver.verify cimport verify_burst
 
 cdef extern from "<poll.h>" nogil:
-    struct pollfd:
-        int fd
-        short events
-        short revents
     int poll(pollfd *fds, unsigned long n, int timeout_ms)
     const short POLLIN
 cdef extern from "<unistd.h>" nogil:
@@ -45,15 +41,6 @@ cdef enum Phase:
 @cython.final
 cdef class Load:
     """Runs the traffic of some guests. The devices stay the caller's."""
-
-    cdef tuple devices
-    cdef Pair **sides
-    cdef pollfd *calls
-    cdef uint32_t n_sides
-    cdef uint32_t phase
-    cdef bint sleeps
-    cdef uint64_t n_naps
-    cdef uint64_t n_stalls
 
     def __cinit__(self, *devices: GuestDevice, bint sleeps=False):
         cdef GuestDevice device
@@ -159,12 +146,15 @@ cdef class Load:
 
     def step(self) -> int:
         """One burst each way at every queue pair. Returns frames received. Not while run() runs."""
-        cdef bint moved
         begun = self.begin()
         with nogil:
-            n = step(self.sides, self.n_sides, self.phase == FLOOD, &moved)
+            n = self.take_turn()
         self.end(begun)
         return n
+
+    cdef uint32_t take_turn(self) noexcept nogil:
+        cdef bint moved
+        return step(self.sides, self.n_sides, self.phase == FLOOD, &moved)
 
     def flood(self):
         """Send, from now on or again."""

@@ -6,6 +6,7 @@ from fastvhost.dataplane.frame cimport Delivery, FrameBurst, Done
 from fastvhost.dataplane.port cimport Port, PortOps
 from fastvhost.dataplane.roster cimport LEAD_US, MOST_US, start_afresh
 from fastvhost.dataplane.worker cimport Worker
+from fastvhost.driver.load cimport Load as GuestLoad
 
 TICKS_PER_US = 1000
 cdef uint64_t time = 0
@@ -110,6 +111,16 @@ def rounds(Worker worker not None, uint32_t n) -> int:
     cdef uint32_t _round, moved = 0
     with nogil:
         for _round in range(n):
+            moved += worker.round()
+    return moved
+
+
+def take_turns(Worker worker not None, GuestLoad load not None, uint32_t n) -> int:
+    """Guests and worker, one behind the other, so many times. Returns the frames moved."""
+    cdef uint32_t _turn, moved = 0
+    with nogil:
+        for _turn in range(n):
+            load.take_turn()
             moved += worker.round()
     return moved
 

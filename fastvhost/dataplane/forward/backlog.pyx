@@ -30,9 +30,9 @@ from fastvhost.dataplane.forward.waiting cimport (
     Backlog,
     Backlogs,
     Waiting,
-    find,
+    find_backlog,
     give_blocks,
-    list_pieces,
+    list_blocks,
     open_backlog,
     shut,
     take_block,
@@ -72,7 +72,7 @@ cdef void discard_backlogs(Backlogs *backlogs) noexcept nogil:
 
 cdef bint is_behind(Lane *lane, const Exit *exit, uint32_t pair) noexcept nogil:
     """Whether frames wait in front of those of an exit, once their queue was given what it has room for."""
-    cdef Backlog *backlog = find(lane.backlogs, exit.egress, pair)
+    cdef Backlog *backlog = find_backlog(lane.backlogs, exit.egress, pair)
     if backlog == NULL:
         return False
     drain(lane, exit, backlog)
@@ -165,7 +165,7 @@ cdef void lay_out(Backlogs *backlogs, const Backlog *backlog) noexcept nogil:
     for i in range(n):
         waiting, frame = waiting_at(backlog, i), &backlogs.frames[i]
         frame.bytes, frame.ticket, frame.first_segment, frame.head = waiting.bytes, 0, used, 0
-        list_pieces(backlogs, backlog, block, waiting, &backlogs.segments[used])
+        list_blocks(backlogs, backlog, block, waiting, &backlogs.segments[used])
         frame.data, frame.n_segments = backlogs.segments[used].data, <unsigned short>waiting.n_blocks
         if waiting.head.needs:
             frame.head = <unsigned short>(i + 1)
@@ -195,7 +195,7 @@ cdef void shorten(Backlogs *backlogs, Backlog *backlog) noexcept nogil:
         frame.skip -= BLOCK_BYTES
         frame.n_blocks -= 1
         give_blocks(backlogs, backlog, 1)
-    list_pieces(backlogs, backlog, 0, frame, &backlogs.segments[0])
+    list_blocks(backlogs, backlog, 0, frame, &backlogs.segments[0])
     copy_at(&to, &source, alone.bytes)
 
 
@@ -217,7 +217,7 @@ cdef uint32_t keep(Lane *lane, const Exit *exit, uint32_t pair, const Delivery *
     Of a super-frame whose first pieces are delivered (lane.super), the rest.
     """
     cdef Backlogs *backlogs = lane.backlogs
-    cdef Backlog *backlog = find(backlogs, exit.egress, pair)
+    cdef Backlog *backlog = find_backlog(backlogs, exit.egress, pair)
     cdef uint64_t until
     cdef uint32_t i = 0
     if backlog == NULL:
@@ -282,7 +282,7 @@ cdef bint add(
     backlog.n += 1
     backlog.n_blocks += n_blocks
     backlogs.n_frames += 1
-    list_pieces(backlogs, backlog, end, frame, &backlogs.segments[0])
+    list_blocks(backlogs, backlog, end, frame, &backlogs.segments[0])
     return True
 
 

@@ -17,8 +17,8 @@ from fastvhost.dataplane.forward.waiting cimport (
     Backlog,
     Backlogs,
     Waiting,
-    find,
-    list_pieces,
+    find_backlog,
+    list_blocks,
     open_backlog,
     shut,
     waiting_at,
@@ -58,7 +58,7 @@ cdef bint has_room(const MovedLanes *moved, bint alone) noexcept nogil:
         if frames == 0 or is_over(backlog):
             continue
         all_blocks += blocks
-        other = find(moved.taker, backlog.egress, backlog.pair)
+        other = find_backlog(moved.taker, backlog.egress, backlog.pair)
         if other == NULL:
             opened += 1
         else:
@@ -108,11 +108,11 @@ cdef void copy_frame(
 ) noexcept nogil:
     """To the taker's backlog of the same queue."""
     cdef Backlogs *taker = moved.taker
-    cdef Backlog *other = find(taker, backlog.egress, backlog.pair)
+    cdef Backlog *other = find_backlog(taker, backlog.egress, backlog.pair)
     cdef Cursor source = Cursor(&moved.giver.segments[0], 0), to = Cursor(&taker.segments[0], 0)
     if other == NULL:
         other = open_backlog(taker, backlog.egress, backlog.pair)
-    list_pieces(moved.giver, backlog, block, frame, &moved.giver.segments[0])
+    list_blocks(moved.giver, backlog, block, frame, &moved.giver.segments[0])
     add(taker, other, frame.bytes, &frame.head, frame.until, frame.lane)
     copy_at(&to, &source, frame.bytes)
 

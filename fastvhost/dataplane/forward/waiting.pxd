@@ -70,7 +70,7 @@ cdef struct Backlogs:
 # Which backlog, and where its frames are
 
 
-cdef inline Backlog *find(Backlogs *backlogs, const PortOps *egress, uint32_t pair) noexcept nogil:
+cdef inline Backlog *find_backlog(Backlogs *backlogs, const PortOps *egress, uint32_t pair) noexcept nogil:
     """NULL: nothing waits there."""
     cdef const Tally *queue = &egress.tx[pair]
     cdef uint32_t i
@@ -109,7 +109,7 @@ cdef inline Waiting *waiting_at(const Backlog *backlog, uint32_t i) noexcept nog
     return <Waiting *>&backlog.frames[(backlog.first + i) & (BACKLOG_FRAMES - 1)]
 
 
-cdef inline void list_pieces(
+cdef inline void list_blocks(
     Backlogs *backlogs, const Backlog *backlog, uint32_t first, const Waiting *frame, Segment *pieces
 ) noexcept nogil:
     """Where a frame is whose blocks are the backlog's from `first` on."""
