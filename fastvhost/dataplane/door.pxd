@@ -75,7 +75,7 @@ cdef class Door:
     cdef int owns(self, Gate *gate, PortDoor port) except -1
     cdef int delivers(self, Gate *gate, PortDoor port) except -1
     cdef int parts_with(self, Gate *gate, PortDoor port, bint delivers) except -1
-    cdef int occupy(self, Gate *gate, PortDoor port) except -1
+    cdef int enter_posting(self, Gate *gate, PortDoor port) except -1
     cdef int count_version(self) except -1
     cdef int disown(self, PortDoor port) except -1
     cdef int remove(self, Gate *gate) except -1

@@ -206,13 +206,13 @@ cdef class Door:
         """
         if load_acquire_u64(&port.owners) >> gate.number & 1:
             return 0
-        self.occupy(gate, port)
+        self.enter_posting(gate, port)
         set_bits_u64(&port.owners, <uint64_t>1 << gate.number)
         return self.count_version()
 
     cdef int delivers(self, Gate *gate, PortDoor port) except -1:
         """A worker delivers to this port from now on, and to each of its queues under that queue's lock."""
-        return self.count_version() if self.occupy(gate, port) else 0
+        return self.count_version() if self.enter_posting(gate, port) else 0
 
     cdef int parts_with(self, Gate *gate, PortDoor port, bint delivers) except -1:
         """A worker has lost its lanes from and to this port, at a door. delivers: and goes on to deliver to it."""
@@ -228,7 +228,7 @@ cdef class Door:
         full_fence()  # pairs with the one in post: the port's thread sees the version, or await_owners its posting
         return 0
 
-    cdef int occupy(self, Gate *gate, PortDoor port) except -1:
+    cdef int enter_posting(self, Gate *gate, PortDoor port) except -1:
         """Where the worker finds what is posted. Returns 0 where it has one already."""
         cdef uint32_t i, place = gate.n_postings
         for i in range(gate.n_postings):
