@@ -19,7 +19,7 @@ from fastvhost import __version__
 from fastvhost.backend import keeper
 from fastvhost.cli import render
 from fastvhost.cli.output import Figures
-from fastvhost.control import affinity, changes, host, macs, metrics_server, preflight, records, runtime_dir
+from fastvhost.control import affinity, changes, host, live_figures, macs, metrics_server, preflight, records, runtime_dir
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.control_socket import ControlSocket
 from fastvhost.control.core_watch import CoreWatch
@@ -130,7 +130,12 @@ def _control_socket(
             path = runtime_dir.own_socket()
         control = ControlSocket(
             path,
-            {"stats": lambda _: history.current(), "show": show, **macs.reading(switch.wiring)},
+            {
+                "stats": lambda _: history.current(),
+                "top": lambda _: live_figures.figures(switch.wiring),
+                "show": show,
+                **macs.reading(switch.wiring),
+            },
             preflight.group_id(settings.control_group or settings.socket_group),
             (lambda: None) if settings.control else runtime_dir.choose,
             {**changes.handlers(switch.change, read), **macs.changing(switch.wiring)},

@@ -133,7 +133,7 @@ def _of_rings(ports: Ports) -> Iterator[Metric]:
     available = GaugeMetricFamily(
         f"{PREFIX}ring_available",
         "Chains that the driver made available and no worker took yet: buffers to receive into, frames to be sent. "
-        "Of a packed ring 0 or 1.",
+        "Of a packed ring in descriptors.",
         labels=labels,
     )
     broken = GaugeMetricFamily(f"{PREFIX}ring_broken", "Whether its driver broke the ring's rules.", labels=labels)
@@ -144,7 +144,7 @@ def _of_rings(ports: Ports) -> Iterator[Metric]:
                 continue
             of = (port["name"], "transmitq" if ring["index"] % 2 else "receiveq", str(ring["index"] // 2))
             size.add_metric(of, ring["size"])
-            available.add_metric(of, (ring["avail_idx"] - ring["next_avail"]) % 65536)
+            available.add_metric(of, ring["available"])
             broken.add_metric(of, float(bool(ring["broken"])))
             for family, (key, _, _) in zip(counters, RING_COUNTERS, strict=True):
                 family.add_metric(of, ring[key])

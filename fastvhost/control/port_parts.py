@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 
@@ -31,6 +31,23 @@ class PortCounters(Protocol):
     def calls(self) -> int: ...
 
 
+class RingView(Protocol):
+    """fastvhost.dataplane.queue_view.QueueState, as far as figures are made of it."""
+
+    @property
+    def index(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def available(self) -> int: ...
+    @property
+    def kicks(self) -> int: ...
+    @property
+    def starved_seconds(self) -> float: ...
+    @property
+    def broken(self) -> str: ...
+
+
 class AnyPort(Protocol):
     """A data plane port of any kind."""
 
@@ -39,6 +56,9 @@ class AnyPort(Protocol):
     def counters(self) -> PortCounters: ...
     def totals(self) -> tuple[int, int, int, int, int, int]:
         """Frames and bytes from the VM, the same to the VM, and drops of both sides."""
+
+    def rings(self) -> Sequence[RingView]:
+        """The virtqueues that a guest uses now."""
 
     def close(self) -> None: ...
 

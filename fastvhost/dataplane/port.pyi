@@ -1,5 +1,9 @@
 """Ports: where frames enter and leave. The base class every kind shares, and the kinds without a peer."""
 
+from collections.abc import Sequence
+
+from fastvhost.dataplane.queue_view import QueueState
+
 class Counters:
     """A snapshot of one port's counters. rx: from the VM, tx: towards the VM, as the forwarder sees them."""
 
@@ -28,6 +32,8 @@ class Port:
     def counters(self) -> Counters: ...
     def totals(self) -> tuple[int, int, int, int, int, int]:
         """Frames and bytes from the VM, the same to the VM, and drops of both sides: a fast excerpt of the counters."""
+    def rings(self) -> Sequence[QueueState]:
+        """The virtqueues that a guest uses now; none where no guest is at its other end."""
     def close(self) -> None:
         """Release what the port holds. Idempotent. Only after its workers are gone."""
 

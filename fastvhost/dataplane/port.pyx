@@ -153,6 +153,9 @@ cdef class Port:
                 tx_dropped += tx.dropped[reason]
         return rx_frames, rx_bytes, tx_frames, tx_bytes, rx_dropped, tx_dropped
 
+    def rings(self) -> list[object]:
+        return []
+
     def close(self) -> None:
         pass
 

@@ -28,3 +28,5 @@ class QueueState(NamedTuple):
     """Kicks that a worker took from the kick fd before it slept; those not taken yet stand in the eventfd."""
     starved_seconds: float
     """Of a receiveq: from one delivery that found no room for a frame to the next, where that found none either."""
+    available: int
+    """Chains that the driver made available and no worker took: buffers, or frames. Of a packed ring: descriptors."""

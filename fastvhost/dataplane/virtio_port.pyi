@@ -81,6 +81,7 @@ class VirtioPort(ChangingPort):
     def helper(self) -> tuple[bool, int]:
         """Whether a helper thread runs, and how many more are held in a write by the front-end."""
     def queue_state(self, index: int) -> QueueState: ...
+    def rings(self) -> list[QueueState]: ...
     def events(self) -> list[tuple[str, int, str]]:
         """What happened since the last call, each once: (what, queue index or -1, sentence).
 

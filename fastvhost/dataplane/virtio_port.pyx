@@ -414,6 +414,14 @@ cdef class VirtioPort(ChangingPort):
             self.device, index, kept, &self.ops.rx[index // 2] if index & 1 else &self.ops.tx[index // 2]
         )
 
+    def rings(self) -> list[QueueState]:
+        cdef uint32_t index
+        used = [
+            index for index in range(2 * self.queue_pairs)
+            if self.device.queues[index].live and self.device.queues[index].enabled
+        ]
+        return [self.queue_state(index) for index in used]
+
     def events(self) -> list[tuple[str, int, str]]:
         try:
             os.eventfd_read(self.attention_fd)

@@ -33,6 +33,9 @@ class FakePort:
         frames = now.rx_frames, now.rx_bytes, now.tx_frames, now.tx_bytes
         return (*frames, sum(now.rx_dropped.values()), sum(now.tx_dropped.values()))
 
+    def rings(self) -> list[Any]:
+        return self.figures.get("rings", [])
+
     def close(self) -> None:
         self.log.append(f"close {self.name}")
 

@@ -151,7 +151,7 @@ class FakePort:
     def queue_state(self, index: int) -> QueueState:
         live = index in self.live
         avail_idx = self.avail_idx.get(index, self.next_avail.get(index, 0))
-        return QueueState(index, 0, live, live, live, "", avail_idx, 0, 0, 0, 0, False, False, 0, 0.0)
+        return QueueState(index, 0, live, live, live, "", avail_idx, 0, 0, 0, 0, False, False, 0, 0.0, 0)
 
     def events(self) -> list[tuple[str, int, str]]:
         with contextlib.suppress(BlockingIOError):

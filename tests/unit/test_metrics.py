@@ -48,12 +48,12 @@ def figures_of(forward: str) -> tuple[CollectorRegistry, Fakes]:
 
 def ring(index: int, size: int = 256, **more: Any) -> dict[str, Any]:
     return {
-        "index": index, "size": size, "avail_idx": 10, "next_avail": 4, "broken": "", "frames": 0, "kicks": 0,
-        "starved_seconds": 0.0, **more
+        "index": index, "size": size, "available": 6, "broken": "", "frames": 0, "kicks": 0, "starved_seconds": 0.0,
+        **more
     }  # fmt: skip
 
 
-RINGS = [ring(0, avail_idx=3, next_avail=65533), ring(1, broken="a loop", kicks=9), ring(2, size=0)]
+RINGS = [ring(0, available=255), ring(1, broken="a loop", kicks=9), ring(2, size=0)]
 
 
 def samples(registry: CollectorRegistry) -> Samples:
@@ -79,11 +79,11 @@ def test_frames_bytes_and_drops_are_counters_of_a_port() -> None:
     assert seen[dropped, (("direction", "tx"), ("port", "b"), ("reason", "no_receive_buffers"))] == 0
 
 
-def test_a_ring_s_fill_goes_on_where_the_index_wraps_and_a_ring_that_is_not_set_up_is_left_out() -> None:
+def test_a_ring_has_its_fill_and_a_ring_that_is_not_set_up_is_left_out() -> None:
     seen = samples(figures_of("patch")[0])
     receiveq = (("pair", "0"), ("port", "a"), ("queue", "receiveq"))
     transmitq = (("pair", "0"), ("port", "a"), ("queue", "transmitq"))
-    assert (seen["ring_available", receiveq], seen["ring_available", transmitq]) == (6, 6)
+    assert (seen["ring_available", receiveq], seen["ring_available", transmitq]) == (255, 6)
     assert (seen["ring_broken", receiveq], seen["ring_broken", transmitq]) == (0, 1)
     assert seen["ring_kicks_total", transmitq] == 9
     assert {labels for name, labels in seen if name == "ring_size"} == {receiveq, transmitq}
