@@ -19,7 +19,17 @@ from fastvhost import __version__
 from fastvhost.backend import keeper
 from fastvhost.cli import render
 from fastvhost.cli.output import Figures
-from fastvhost.control import affinity, changes, host, live_figures, macs, metrics_server, preflight, records, runtime_dir
+from fastvhost.control import (
+    affinity,
+    changes,
+    host,
+    live_figures,
+    macs,
+    metrics_server,
+    preflight,
+    records,
+    runtime_dir,
+)
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.control_socket import ControlSocket
 from fastvhost.control.core_watch import CoreWatch

@@ -17,6 +17,7 @@ VERBS = {
     "fwd": "forward frames between ports",
     "show": "one port, or all, of a running fwd: socket, peer, features, memory regions, rings",
     "stats": "counters of a running fwd",
+    "top": "what a running fwd does now: rates, drops by reason, rings, how busy workers are",
     "mac": "addresses of a running fwd under learn: list them, add or remove static ones, forget what was learned",
     "port": "add a port to a running fwd, remove one, list them",
     "wire": "join two ports of a running fwd, take a wire out, list them",

@@ -43,7 +43,7 @@ def understood(made_of: Callable[[Any], T], answer: Any) -> T:
     """made_of(answer). Raises RuntimeFailure where the answer does not have the form of a fwd's answer."""
     try:
         return made_of(answer)
-    except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError):
         raise RuntimeFailure(NOT_OURS) from None
 
 

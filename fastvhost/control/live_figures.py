@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastvhost import __version__
-from fastvhost.control.port_parts import RingView
+from fastvhost.control.port_parts import RingFigures
 from fastvhost.control.port_unit import PortUnit
 from fastvhost.control.stats import COUNTED, WORKED
 from fastvhost.control.wiring import Wiring
@@ -46,7 +46,7 @@ def _port(unit: PortUnit) -> dict[str, Any]:
     return about
 
 
-def _rings(rings: Sequence[RingView]) -> dict[str, Any]:
+def _rings(rings: Sequence[RingFigures]) -> dict[str, Any]:
     """Of a guest with several queue pairs: the receiveq with the fewest buffers, the transmitq with most frames.
 
     A sum would hide a queue that starves behind another one that nobody uses.
@@ -62,7 +62,7 @@ def _rings(rings: Sequence[RingView]) -> dict[str, Any]:
     }
 
 
-def _fill(ring: RingView) -> float:
+def _fill(ring: RingFigures) -> float:
     return ring.available / ring.size if ring.size else EMPTY
 
 

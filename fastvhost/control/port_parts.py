@@ -31,7 +31,7 @@ class PortCounters(Protocol):
     def calls(self) -> int: ...
 
 
-class RingView(Protocol):
+class RingFigures(Protocol):
     """fastvhost.dataplane.queue_view.QueueState, as far as figures are made of it."""
 
     @property
@@ -57,7 +57,7 @@ class AnyPort(Protocol):
     def totals(self) -> tuple[int, int, int, int, int, int]:
         """Frames and bytes from the VM, the same to the VM, and drops of both sides."""
 
-    def rings(self) -> Sequence[RingView]:
+    def rings(self) -> Sequence[RingFigures]:
         """The virtqueues that a guest uses now."""
 
     def close(self) -> None: ...

@@ -139,7 +139,7 @@ cdef uint32_t count_available(const Ring *ring) noexcept nogil:
     cdef const pvirtq_desc *desc = <const pvirtq_desc *>ring.descriptor_area
     cdef uint32_t least = 0, most = ring.size, middle, at
     while least < most:
-        middle = (least + most) // 2
+        middle = (least + most) >> 1
         at = ring.next_avail + middle
         if at >= ring.size:
             at -= ring.size
