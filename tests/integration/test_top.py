@@ -244,9 +244,11 @@ def test_an_error_in_it_leaves_the_terminal_as_it_was_and_is_told(fwd: Forwarder
         assert (terminal.settings(), terminal.format(MODES)) == (before, usual)
 
 
-def test_the_shell_gets_its_terminal_by_ctrl_z_and_fg_brings_it_back(fwd: Forwarder) -> None:
+def test_the_shell_gets_its_terminal_by_ctrl_z_and_fg_brings_it_back_and_ctrl_s_stops_nothing(fwd: Forwarder) -> None:
     with top(control(fwd)) as terminal:
         terminal.wait("rates", moving)
+        terminal.keys("C-s", "Right")
+        terminal.wait("a screen that ^S did not stop", lambda text: "by port" in text)
         terminal.keys("C-z")
         terminal.wait("the shell", lambda text: "Stopped" in text and "rx/s" not in text)
         assert terminal.format(MODES) == "1 0 1"

@@ -83,8 +83,10 @@ def _run(terminal: Terminal, asker: Asker, source: Source, figures: Newest, choi
         if choice.redraw:
             terminal.forget()
             choice.redraw = False
-        drawn = terminal.draw(lines(Scene(shown, drops, choice, str(source.path), lack), *terminal.size()))
-        pause = ESCAPE_SECONDS if keys.waits else TICK_SECONDS if drawn else AGAIN_SECONDS
+        takes = terminal.takes
+        if takes:
+            terminal.draw(lines(Scene(shown, drops, choice, str(source.path), lack), *terminal.size()))
+        pause = ESCAPE_SECONDS if keys.waits else TICK_SECONDS if takes else AGAIN_SECONDS
         ready = dict(poller.poll(pause * 1000))
         if woken in ready:
             terminal.hear()

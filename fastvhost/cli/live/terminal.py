@@ -27,6 +27,9 @@ HOLD, SHOW = "\x1b[?2026h", "\x1b[?2026l"
 SIZE = (80, 24)
 """Where a terminal does not tell."""
 LEAVE_SECONDS = 0.5
+"""Beyond that a terminal is not waited for that takes nothing."""
+INPUT = 0
+"""The index of the input modes in what tcgetattr() tells."""
 ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 NO_TERMINAL = "keys and a screen need a terminal; fastvhost top --once prints the figures once"
 
@@ -106,10 +109,13 @@ class Terminal:
         with contextlib.suppress(BlockingIOError):
             os.read(self._woken, 1024)
 
-    def draw(self, lines: Sequence[str]) -> bool:
-        """Write the lines that differ from those drawn last. False where the terminal takes nothing now."""
-        if not takes(sys.stdout):
-            return False
+    @property
+    def takes(self) -> bool:
+        """Whether draw() need not wait. A slow line takes nothing for a while."""
+        return takes(sys.stdout)
+
+    def draw(self, lines: Sequence[str]) -> None:
+        """Write the lines that differ from those drawn last."""
         changed = [
             f"\x1b[{number};1H\x1b[2K{line}\x1b[0m"
             for number, line in enumerate(lines, 1)
@@ -122,7 +128,6 @@ class Terminal:
             raise EndedBySignal("the terminal has gone") from None
         if writing == self._writing:
             self._drawn = list(lines)
-        return True
 
     def forget(self) -> None:
         """Something else wrote to the terminal, or its size is another one: draw() writes all of it."""
@@ -145,13 +150,15 @@ class Terminal:
 
     def _take(self) -> None:
         tty.setcbreak(self._in, termios.TCSANOW)
+        mode = termios.tcgetattr(self._in)
+        mode[INPUT] &= ~termios.IXON  # ^S is a key without a meaning, and stops nothing that only ^Q would start again
+        termios.tcsetattr(self._in, termios.TCSANOW, mode)
         self._write(ENTER)
         self.forget()
 
     def _give_back(self) -> None:
         with contextlib.suppress(termios.error):  # it has gone
             termios.tcsetattr(self._in, termios.TCSANOW, self._before)
-        # Where a terminal was stopped by ^S, it is not waited for.
         if takes(sys.stdout, LEAVE_SECONDS):
             with contextlib.suppress(OSError):
                 self._write(LEAVE)
