@@ -50,7 +50,7 @@ def ask(arguments: argparse.Namespace, command: str, **request: str) -> int:
 
 def show(arguments: argparse.Namespace, rows: Callable[[Rows], Rows], text: Callable[[Rows], str]) -> int:
     """Print a list made of what the fwd tells of its ports."""
-    told = control_client.ask(arguments.control, "show")
+    told = control_client.ports(arguments.control)
     if arguments.json:
         print(control_client.understood(lambda ports: "\n".join(map(json.dumps, rows(ports))), told))
     elif lines := control_client.understood(lambda ports: text(rows(ports)), harmless(told)):

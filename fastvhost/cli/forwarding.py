@@ -33,7 +33,7 @@ from fastvhost.control import (
 from fastvhost.control.config import FwdConfig
 from fastvhost.control.control_socket import ControlSocket
 from fastvhost.control.core_watch import CoreWatch
-from fastvhost.control.errors import FastvhostError, RuntimeFailure
+from fastvhost.control.errors import FastvhostError, RuntimeFailure, UsageError
 from fastvhost.control.metrics_server import MetricsServer
 from fastvhost.control.placement import Place, PlacementWatch
 from fastvhost.control.stats import History, Snapshot, with_rates
@@ -125,7 +125,12 @@ def _control_socket(
     settings: FwdConfig, switch: Switch, history: History, read: Read | None
 ) -> ControlSocket | None:
     def show(request: Mapping[str, Any]) -> object:
-        name = request.get("port")
+        name, first = request.get("port"), request.get("from")
+        if name is None and first is not None:
+            if isinstance(first, bool) or not isinstance(first, int):
+                raise UsageError(f"show: from {first}: begin with 0 and go on with the `next` of the last answer")
+            rows, following = switch.describe_from(first)
+            return {"rows": rows, "next": following}
         try:
             return switch.describe(None if name is None else str(name))
         except KeyError:

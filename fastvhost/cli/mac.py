@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
 from typing import Any
 
 from fastvhost.cli.output import harmless
 from fastvhost.cli.parser import add_control
 from fastvhost.control import control_client, mac_words
-from fastvhost.control.errors import RuntimeFailure, UsageError
+from fastvhost.control.errors import UsageError
 
 ACTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "show": ((), ("vlan", "port", "json")),
@@ -26,7 +25,6 @@ ACTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 """The words that each takes, and its options."""
 HEADER = f"{'address':17}  {'vlan':>4}  {'age':>7}  port"
-Page = tuple[list[Any], int | None]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,28 +72,11 @@ def _request(action: str, arguments: argparse.Namespace) -> dict[str, Any]:
 def _show(arguments: argparse.Namespace, request: dict[str, Any]) -> None:
     """Print the table page by page, as it comes."""
     header = [] if arguments.json else [HEADER]
-    for rows in _pages(arguments.control, request):
+    for rows in control_client.pages(arguments.control, "mac-show", **request):
         lines = header + (list(map(json.dumps, rows)) if arguments.json else control_client.understood(_lines, rows))
         header = []
         if lines:
             print("\n".join(lines))
-
-
-def _pages(control: str | None, request: dict[str, Any]) -> Iterator[list[Any]]:
-    path = control or str(control_client.find())
-    place: int | None = 0
-    while place is not None:
-        answer = control_client.ask(path, "mac-show", **request, **{"from": place})
-        rows, following = control_client.understood(_page, answer)
-        if following is not None and following <= place:
-            raise RuntimeFailure(control_client.NOT_OURS)
-        yield rows
-        place = following
-
-
-def _page(answer: dict[str, Any]) -> Page:
-    following = answer["next"]
-    return list(answer["rows"]), None if following is None else int(following)
 
 
 def _lines(rows: list[Any]) -> list[str]:

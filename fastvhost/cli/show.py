@@ -21,7 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the ports."""
-    ports = control_client.ask(arguments.control, "show", port=arguments.port)
+    if arguments.port is None:
+        ports = control_client.ports(arguments.control)
+    else:
+        ports = control_client.ask(arguments.control, "show", port=arguments.port)
     print(control_client.understood(_as_json if arguments.json else _as_text, ports))
     return 0
 

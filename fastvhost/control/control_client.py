@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,6 +37,35 @@ def ask(control: str | None, command: str, *, seconds: float | None = None, **ar
     except (ValueError, KeyError, TypeError, RecursionError):
         raise RuntimeFailure(f"{path}: {NOT_OURS}") from None
     raise UsageError(reason) if wrong_usage else RuntimeFailure(reason)
+
+
+def pages(control: str | None, command: str, first: Any = None, **arguments: Any) -> Iterator[list[Any]]:
+    """The rows of an answer that is asked for part by part, as long as the other end says where to go on.
+
+    first: the first part, where it was asked for already.
+    """
+    path = control or str(find())
+    place: int | None = 0
+    while place is not None:
+        answer = ask(path, command, **arguments, **{"from": place}) if first is None else first
+        first = None
+        rows, following = understood(_page, answer)
+        if following is not None and following <= place:
+            raise RuntimeFailure(NOT_OURS)
+        yield rows
+        place = following
+
+
+def _page(answer: Any) -> tuple[list[Any], int | None]:
+    following = answer["next"]
+    return list(answer["rows"]), None if following is None else int(following)
+
+
+def ports(control: str | None) -> list[Any]:
+    """What `show` tells of every port. A fwd of an earlier version tells all at once."""
+    path = control or str(find())
+    first = ask(path, "show", **{"from": 0})
+    return first if isinstance(first, list) else [port for page in pages(path, "show", first) for port in page]
 
 
 def understood(made_of: Callable[[Any], T], answer: Any) -> T:

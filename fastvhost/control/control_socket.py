@@ -44,6 +44,7 @@ MOST_TOLD = 8
 MAX_REQUEST_BYTES = 4096
 # An answer to show with hundreds of ports is a few hundred KiB; a client that does not read is cut off beyond this.
 MAX_UNSENT_BYTES = 4 << 20
+TOO_LONG = b'{"ok": false, "error": "the answer is longer than 4 MiB; ask for one port, or part by part with from"}'
 # After this long without a request, a client may lose its place to a new one.
 IDLE_SECONDS = 30.0
 
@@ -295,7 +296,8 @@ class ControlSocket:
         for line in lines:
             if len(client.unsent) > MAX_UNSENT_BYTES:
                 return  # it asks for more than it reads: no further answer is made
-            client.unsent += json.dumps(self._answer(client, line)).encode() + b"\n"
+            answer = json.dumps(self._answer(client, line)).encode()
+            client.unsent += (answer if len(answer) < MAX_UNSENT_BYTES else TOO_LONG) + b"\n"
 
     def _answer(self, client: _Client, line: bytes) -> dict[str, Any]:
         try:

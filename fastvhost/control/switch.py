@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from fastvhost.dataplane.forwarding_table import ForwardingTable
 
 log = logging.getLogger("fastvhost")
+RINGS_AT_ONCE = 1024
+"""The rings in one answer to `show` that is asked for part by part: 400 KB."""
+RINGS_OF_A_PORT = 2
+"""What else is told of a port is as long as two rings."""
 STOP_SECONDS = 1.5
 """Seconds for all workers and services together to stop. Two seconds are promised from a signal to the exit of fwd: the
 rest is for the last figures and for Python to end."""
@@ -249,6 +253,20 @@ class Switch:
         if not units:
             raise KeyError(port)
         return [_described(unit, self.wiring) for unit in units]
+
+    def describe_from(self, number: int, rings: int = RINGS_AT_ONCE) -> tuple[list[dict[str, Any]], int | None]:
+        """As describe(): ports from a number on, until they have so many rings; and the number to go on with, or None.
+
+        With 128 queue pairs a port is 100 KB, and there may be a thousand.
+        """
+        units = sorted((unit for unit in self.wiring.ports if unit.number >= number), key=lambda unit: unit.number)
+        told: list[dict[str, Any]] = []
+        for unit in units:
+            if rings <= 0:
+                return told, unit.number
+            told.append(_described(unit, self.wiring))
+            rings -= RINGS_OF_A_PORT + len(told[-1].get("rings", ()))
+        return told, None
 
     @property
     def failure(self) -> str:

@@ -294,6 +294,46 @@ def test_a_client_that_says_nothing_loses_its_place(path: Path, monkeypatch: pyt
         assert connection.recv(1) == b""
 
 
+def test_an_answer_that_is_too_long_is_one_sentence_and_the_next_one_is_an_answer(directory: Path) -> None:
+    """A client that never reads would have it kept."""
+    long = "x" * control_socket.MAX_UNSENT_BYTES
+    server = ControlSocket(directory / "c.sock", {"long": lambda _: long, "echo": echo})
+    server.open()
+    server.start()
+    try:
+        with connect(server.path) as connection:
+            told = answer(connection, b'{"command": "long"}\n')
+            assert not told["ok"]
+            assert "longer than 4 MiB" in told["error"]
+            assert answer(connection, b'{"command": "echo"}\n')["ok"]
+    finally:
+        server.stop()
+
+
+def test_ports_are_asked_for_part_by_part_and_a_fwd_that_tells_all_at_once_is_understood(directory: Path) -> None:
+    rows = [{"name": name} for name in "abcde"]
+
+    def show(request: Any) -> Any:
+        first = request["from"]
+        return {"rows": rows[first : first + 2], "next": first + 2 if first + 2 < len(rows) else None}
+
+    for handler in (show, lambda _: rows):
+        server = ControlSocket(directory / "c.sock", {"show": handler})
+        server.open()
+        server.start()
+        assert control_client.ports(str(server.path)) == rows
+        server.stop()
+
+
+def test_parts_that_lead_back_are_no_fwd_s(directory: Path) -> None:
+    server = ControlSocket(directory / "c.sock", {"show": lambda _: {"rows": [], "next": 0}})
+    server.open()
+    server.start()
+    with pytest.raises(RuntimeFailure, match="not fastvhost's"):
+        control_client.ports(str(server.path))
+    server.stop()
+
+
 def test_a_stale_socket_is_replaced(directory: Path) -> None:
     path = directory / "c.sock"
     with socket.socket(socket.AF_UNIX) as old:

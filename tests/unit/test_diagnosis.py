@@ -29,7 +29,7 @@ RUNNING: dict[str, Any] = {
 }
 
 
-def ask(control: str, command: str) -> Any:
+def ask(control: str, command: str, **_from: object) -> Any:
     assert command == "show"
     if isinstance(answer := RUNNING[control], Exception):
         raise answer

@@ -218,3 +218,15 @@ def test_describe_knows_every_port_and_its_other_end() -> None:
     assert (second["mode"], second["queue_pairs"], second["peer"]) == ("client", 2, None)
     with pytest.raises(KeyError):
         running.describe("z")
+
+
+def test_ports_are_described_part_by_part_those_that_have_so_many_rings_together() -> None:
+    running = switch(Fakes(), *(f"{name}.sock" for name in "abcde"), wire=["a:b"])
+    told, parts, rest = [], [], 0
+    while rest is not None:
+        some, rest = running.describe_from(rest, rings=3)
+        told += some
+        parts.append(len(some))
+    assert told == running.describe()
+    assert parts == [2, 2, 1]
+    assert running.describe_from(99) == ([], None)

@@ -70,7 +70,7 @@ def earlier_guests() -> Finding:
     ports = []
     for path in runtime_dir.sockets():
         with contextlib.suppress(FastvhostError):
-            for about in control_client.understood(list, control_client.ask(str(path), "show")):
+            for about in control_client.ports(str(path)):
                 with contextlib.suppress(LookupError, TypeError, AttributeError):
                     if about["kind"] == VhostUser.name and "RING_RESET" in about["features"]:
                         ports.append(str(about["name"]))
