@@ -1,7 +1,8 @@
-"""What a running fwd does now, as it happens: rates both ways, drops by reason, rings, how busy workers are.
+"""What a running fwd does now, as it happens: rates both ways, drops by reason,
+rings, how busy workers are.
 
-On a terminal until q; h tells the keys. --once prints the figures once, for scripts. The screen needs the library
-rich: pip install 'fastvhost[top]'
+On a terminal until q; h tells the keys. --once prints the figures once, for
+scripts. The screen needs the library rich: pip install 'fastvhost[top]'
 """
 
 from __future__ import annotations
