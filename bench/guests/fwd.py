@@ -25,7 +25,7 @@ WARNING = re.compile(r"^[-\d]+ [:.\d]+ (warning|error|critical): |^Traceback")
 # Warnings about other work on the machine, or about slow wake-ups of a CPU, are no fault of fwd or its guests.
 BUSY_MACHINE = re.compile(
     r"busy with other work|waited [\d.]+ (s|% of the time) for|take more than 20 us to signal|"
-    r"without a core to run on|the worker is back"
+    r"without a core to run on|the worker is back|it has no core to run on|makes rounds again"
 )
 
 

@@ -34,7 +34,7 @@ class Logbook:
     """Writes to the logger "fastvhost", each line beginning with the port."""
 
     def __init__(self, port: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._prefix = f"port {port}: "
+        self._port = port
         self._clock = clock
         self._budgets: dict[str, _Budget] = {}
         self._log = logging.getLogger("fastvhost")
@@ -50,4 +50,5 @@ class Logbook:
         budget.lines -= 1
         more = f" ({budget.left_out} such lines left out before)" if budget.left_out else ""
         budget.left_out = 0
-        self._log.log(line.level, "%s", printable(f"{self._prefix}{line.text}{more}"))
+        fields = {"port": self._port, "about": line.about}
+        self._log.log(line.level, "%s", printable(f"port {self._port}: {line.text}{more}"), extra=fields)

@@ -18,7 +18,8 @@ from typing import Any, TextIO, TypeVar
 from fastvhost import __version__
 from fastvhost.backend import keeper
 from fastvhost.cli import render
-from fastvhost.cli.output import Figures
+from fastvhost.cli.output import Figures, printable
+from fastvhost.cli.reports import Reports
 from fastvhost.control import (
     affinity,
     changes,
@@ -36,6 +37,7 @@ from fastvhost.control.core_watch import CoreWatch
 from fastvhost.control.errors import FastvhostError, RuntimeFailure, UsageError
 from fastvhost.control.metrics_server import MetricsServer
 from fastvhost.control.placement import Place, PlacementWatch
+from fastvhost.control.service_manager import ServiceManager
 from fastvhost.control.stats import History, Snapshot, with_rates
 from fastvhost.control.switch import STOP_SECONDS, Switch
 from fastvhost.control.units import format_cores
@@ -55,6 +57,7 @@ TICK_SECONDS = 0.5
 MOST_DEFECTS = 8
 """The most kinds of internal errors that are logged, so that a defect cannot fill a disk."""
 CORE_WATCH_SECONDS = 5.0
+REPORTS = "the reports to the service manager"
 
 
 Answering = dict[str, ControlSocket | MetricsServer]
@@ -66,7 +69,11 @@ Read = Callable[[], FwdConfig]
 def block_signals() -> None:
     """In this thread and so in every one made from now on: the main thread takes signals out of sigtimedwait() in
     serve(), and no Python code is ever interrupted half-way."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _ending())
+    ending = _ending()
+    signal.pthread_sigmask(signal.SIG_BLOCK, ending)
+    if signal.SIGHUP in ending:
+        # Never called. Newer systemd refuses a service of Type=notify-reload without a handler (SigCgt in proc(5)).
+        signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 def _ending() -> tuple[signal.Signals, ...]:
@@ -96,6 +103,7 @@ def serve(switch: Switch, helper: keeper.Keeper | None, read: Read | None) -> in
     if helper:
         affinity.pin(helper.pid, plan.control_cores)
     history = History(switch.wiring)
+    manager = ServiceManager.of(os.environ)
     answering: Answering = {}
     out = Figures()
     try:
@@ -107,15 +115,19 @@ def serve(switch: Switch, helper: keeper.Keeper | None, read: Read | None) -> in
         switch.start()
         for one in answering.values():
             one.start()
-    except BaseException:
+    except BaseException as error:
+        manager.stopping(printable(str(error)))
         switch.halt()
         for one in answering.values():
             one.stop(CONTROL_SECONDS)
         raise
+    reports = Reports(manager, switch, time.monotonic())
+    reports.ready()
     try:
-        code = _wait(settings, switch, history, out, helper, read)
+        code = _wait(settings, switch, history, out, helper, read, reports)
     except BaseException as error:
         defect = "" if isinstance(error, FastvhostError) else f"internal error {error!r}; {DEFECT}"
+        reports.stopping(defect or str(error))
         _end(settings, switch, answering, out, 1, defect or str(error))
         raise
     return _end(settings, switch, answering, out, code)
@@ -174,6 +186,7 @@ def _wait(
     out: Figures,
     helper: keeper.Keeper | None,
     read: Read | None,
+    reports: Reports,
 ) -> int:
     """The main thread's loop, until a signal. Raises RuntimeFailure when the switch cannot go on."""
     watches = _Watches(switch.wiring.workers, switch.plan.control_cores)
@@ -190,7 +203,8 @@ def _wait(
         # Where the process was stopped and continued after the timeout, CPython returns a siginfo that is not filled
         # in.
         if received and received.si_signo == signal.SIGHUP and read and received.si_signo in ending:
-            _reload(switch, read)
+            reports.reloading()
+            survive(REPORTS, reports.reloaded, _reload(switch, read))
         elif received and received.si_signo in ending:
             if signal.SIGINT in ending:
                 # A second ^C ends at once, as it would any program.
@@ -198,11 +212,13 @@ def _wait(
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
             name = signal.Signals(received.si_signo).name
             _end_by(END_SECONDS)
+            reports.stopping(f"{name}: stopping")
             log.info("%s: stopping", name)
             return 130 if received.si_signo == signal.SIGINT else 0
         now = time.monotonic()
         survive("the figures of the last second", history.tick)
         survive("the forwarding table", switch.tick, now)
+        survive(REPORTS, reports.look, now)
         if helper:
             survive("the helper process", helper.look)
         if switch.failure:
@@ -216,15 +232,18 @@ def _wait(
             next_watch = now + CORE_WATCH_SECONDS
 
 
-def _reload(switch: Switch, read: Read) -> None:
-    """SIGHUP: the same as the verb `reload`."""
+def _reload(switch: Switch, read: Read) -> bool:
+    """SIGHUP: the same as the verb `reload`. Returns whether the file was put into effect."""
     try:
         if not switch.change(changes.reload(read)):
             log.info("SIGHUP: nothing differs")
     except FastvhostError as error:
         log.error("SIGHUP: %s; nothing was changed", error)
+        return False
     except Exception as error:
         log.exception("SIGHUP: internal error %r; %s", error, DEFECT)
+        return False
+    return True
 
 
 class _Watches:

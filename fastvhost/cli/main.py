@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except FastvhostError as error:
-        print(f"fastvhost: {output.printable(str(error))}", file=sys.stderr)
+        output.complain(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         return 130
@@ -46,12 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         if open_files.ran_out(error):
-            print(f"fastvhost: {error.strerror}; {open_files.RAISE}", file=sys.stderr)
+            output.complain(f"{error.strerror}; {open_files.RAISE}")
             return 1
         if error.errno != errno.ENOSPC or error.filename is not None:
             raise
         output.discard()
-        print(f"fastvhost: standard output: {error.strerror}; make room there, or write elsewhere", file=sys.stderr)
+        output.complain(f"standard output: {error.strerror}; make room there, or write elsewhere")
         return 1
 
 

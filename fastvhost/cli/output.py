@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import sys
 from typing import Any, TextIO
 
 from fastvhost.backend.foreign_text import printable
+from fastvhost.cli import systemd_journal
 
-__all__ = ["Figures", "discard", "harmless", "open_closed_streams", "printable", "say", "takes"]
+__all__ = ["Figures", "complain", "discard", "harmless", "open_closed_streams", "printable", "say", "takes"]
 
 AT_ONCE = select.PIPE_BUF
 """Bytes that can be written to a pipe without waiting where poll() says that it is writable. pipe(7)"""
@@ -34,6 +36,12 @@ def say(text: str) -> bool:
         discard()
         return False
     return True
+
+
+def complain(error: str) -> None:
+    """Print an error on standard error, as one line; in systemd's journal it has the severity of one."""
+    severity = systemd_journal.mark(logging.ERROR) if systemd_journal.takes_stream(sys.stderr) else ""
+    print(f"{severity}fastvhost: {printable(error)}", file=sys.stderr)
 
 
 def discard() -> None:

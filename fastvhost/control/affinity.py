@@ -1,4 +1,4 @@
-"""The cores that threads of this process may use and do use. A sandbox may forbid asking and changing."""
+"""The cores that threads of this process may use and do use, or wait for. A sandbox may forbid asking and changing."""
 
 from __future__ import annotations
 
@@ -39,9 +39,20 @@ def pin(thread: int, cores: Iterable[int]) -> str:
 
 def last_core(thread: int | None = None) -> int | None:
     """The core that a thread of this process, None: the calling one, ran on last; None where /proc does not tell."""
+    fields = _stat(thread)
+    return int(fields[_PROCESSOR]) if len(fields) > _PROCESSOR else None
+
+
+def waits(thread: int) -> bool:
+    """Whether a thread of this process waits in the kernel now, or is held. False: it runs, or is ready to."""
+    return _stat(thread)[:1] not in ([], ["R"])
+
+
+def _stat(thread: int | None) -> list[str]:
+    """The fields of a thread after its name; none where /proc does not tell."""
     # Not /proc/PID: in a pid namespace that sees the /proc of another one, that is another process.
     where = "/proc/thread-self" if thread is None else f"/proc/self/task/{thread}"
     try:
-        return int(Path(where, "stat").read_text().rpartition(")")[2].split()[_PROCESSOR])
-    except (OSError, ValueError, IndexError):
-        return None
+        return Path(where, "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []

@@ -50,7 +50,16 @@ class CoreWatch:
 
 def run_delay(thread: int) -> int | None:
     """Nanoseconds a thread of ours was ready to run and did not, or None where the kernel does not count them."""
+    return _schedstat(thread, 1)
+
+
+def run_time(thread: int) -> int | None:
+    """Nanoseconds it ran, or None."""
+    return _schedstat(thread, 0)
+
+
+def _schedstat(thread: int, column: int) -> int | None:
     try:
-        return int(Path(f"/proc/self/task/{thread}/schedstat").read_text().split()[1])
+        return int(Path(f"/proc/self/task/{thread}/schedstat").read_text().split()[column])
     except (OSError, ValueError, IndexError):
         return None

@@ -27,7 +27,7 @@ class PortUnit:
             try:
                 self.service.withdraw()
             except Exception as error:
-                log.warning("port %s: its path is not free: %s", self.spec.name, error)
+                log.warning("port %s: its path is not free: %s", self.spec.name, error, extra=self._fields)
 
     def stopped(self, timeout: float) -> bool:
         """Stop its service. Whether that ended within `timeout` seconds; the log says why not, unless timeout is 0."""
@@ -36,6 +36,10 @@ class PortUnit:
                 self.service.stop(timeout)
         except Exception as error:
             if timeout:
-                log.warning("port %s: did not stop cleanly: %s", self.spec.name, error)
+                log.warning("port %s: did not stop cleanly: %s", self.spec.name, error, extra=self._fields)
             return False
         return True
+
+    @property
+    def _fields(self) -> dict[str, str]:
+        return {"port": self.spec.name, "about": "defects"}

@@ -6,7 +6,7 @@ import contextlib
 import logging
 from pathlib import Path
 
-from fastvhost.control import affinity
+from fastvhost.control import affinity, core_watch
 from fastvhost.control.parts import AnyWorker
 from fastvhost.dataplane.threads import Thread
 
@@ -25,6 +25,8 @@ class WorkerThread(Thread):
         self.failure = ""
         self._allowed = allowed
         self._stopping = False
+        self._ran: int | None = None
+        """What the kernel counted at the last call of lacks_core()."""
 
     def _work(self) -> None:
         """Poll until stop()."""
@@ -52,6 +54,12 @@ class WorkerThread(Thread):
     def last_core(self) -> int | None:
         """The core that it ran on last, None where that is not known."""
         return affinity.last_core(self.native_id) if self.native_id and self.is_alive() else None
+
+    def lacks_core(self) -> bool:
+        """Whether it was ready to run since the last call, and did not. False where the kernel does not tell."""
+        before = self._ran
+        self._ran = core_watch.run_time(self.native_id) if self.native_id else None
+        return self._ran is not None and self._ran == before and not affinity.waits(self.native_id or 0)
 
     def stop(self) -> None:
         """Ask it to end after the burst in hand."""

@@ -137,4 +137,6 @@ def _reason(error: OSError) -> str:
         return "not permitted (CAP_NET_RAW); run as root, or with AmbientCapabilities=CAP_NET_RAW"
     if error.errno == errno.ENOMEM:
         return f"no {BLOCK_BYTES * BLOCKS >> 20} MiB for its ring; free memory"
+    if error.errno == errno.EAFNOSUPPORT:
+        return "no packet sockets are allowed here; allow AF_PACKET (systemd: RestrictAddressFamilies=)"
     return f"{error.strerror}; see packet(7)"

@@ -36,6 +36,17 @@ CARRIER_LOOK = 0.05
 Given = TypeVar("Given")
 
 
+def _watch(interface: str) -> interfaces.Watch:
+    """Raises HostPortError where a sandbox forbids such sockets; OSError."""
+    try:
+        return interfaces.Watch()
+    except OSError as error:
+        if error.errno != errno.EAFNOSUPPORT:
+            raise
+        remedy = "allow AF_NETLINK and AF_INET (systemd: RestrictAddressFamilies=)"
+        raise HostPortError(f"{interface}: the sockets that tell its state are not allowed here; {remedy}") from error
+
+
 class InterfaceService:
     """Base of the services of tap, packet, xdp and pcap ports. A subclass says how to attach, and when.
 
@@ -124,7 +135,7 @@ class InterfaceService:
     def open(self) -> None:
         """Attach, unless the interface is not there yet. Raises HostPortError where waiting would not help."""
         if self._wanted is None:
-            self._watch = interfaces.Watch()
+            self._watch = _watch(self._name)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         try:
             self._look(time.monotonic(), first=True)
@@ -246,7 +257,7 @@ class InterfaceService:
                 self._say(wanted.missing, logging.WARNING)
                 return False
             try:
-                self._watch = there.run(interfaces.Watch)
+                self._watch = there.run(lambda: _watch(self._name))
             except BaseException:
                 there.close()
                 raise

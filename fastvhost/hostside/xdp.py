@@ -146,7 +146,12 @@ def advice(error: XdpError, interface: str, prefix: str = "") -> str:
         return "not permitted (CAP_NET_RAW, CAP_NET_ADMIN, CAP_BPF); run as root, or with these AmbientCapabilities"
     if number == errno.ENOSYS:
         return f"this kernel has no bpf(2) (CONFIG_BPF_SYSCALL); use packet:{interface}"
-    if (step, number) in (("socket", errno.EAFNOSUPPORT), ("map", errno.EINVAL)):
+    if (step, number) == ("socket", errno.EAFNOSUPPORT):
+        return (
+            "this kernel has no AF_XDP (CONFIG_XDP_SOCKETS), or it is not allowed here (systemd: "
+            f"RestrictAddressFamilies=AF_XDP); use packet:{interface}"
+        )
+    if (step, number) == ("map", errno.EINVAL):
         return f"this kernel has no AF_XDP (CONFIG_XDP_SOCKETS); use packet:{interface}"
     if step in ("attach", "rings") and number in (errno.EINVAL, errno.ENOPROTOOPT):
         return f"this kernel's AF_XDP is too old, 5.9 is the first that will do; use packet:{interface}"

@@ -15,6 +15,7 @@ import pytest
 from bench.guests.waits import MAX_WAIT
 from fastvhost.dataplane.door import WorkerStuckError
 from fastvhost.hostside import interfaces, service
+from fastvhost.hostside.errors import HostPortError
 from fastvhost.hostside.interfaces import Interface
 from fastvhost.hostside.service import InterfaceService
 
@@ -194,3 +195,14 @@ def test_a_watch_that_was_opened_looks_without_another_file_and_tells_gone_from_
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         watch.close()
+
+
+def test_a_sandbox_without_netlink_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden() -> None:
+        raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+
+    monkeypatch.setattr(service.interfaces, "Watch", forbidden)
+    port = Port()
+    with pytest.raises(HostPortError, match=r"^eth9: the sockets .* not allowed here; allow AF_NETLINK and AF_INET"):
+        Service(port).open()
+    os.close(port.attention_fd)

@@ -26,7 +26,7 @@ from tests.unit.service_rig import until
         ("map", errno.EPERM, "not permitted (CAP_NET_RAW, CAP_NET_ADMIN, CAP_BPF); run as root"),
         ("program", errno.EACCES, "not permitted"),
         ("attach", errno.EPERM, "not permitted"),
-        ("socket", errno.EAFNOSUPPORT, "this kernel has no AF_XDP (CONFIG_XDP_SOCKETS); use packet:eth9"),
+        ("socket", errno.EAFNOSUPPORT, "this kernel has no AF_XDP (CONFIG_XDP_SOCKETS), or it is not allowed here"),
         ("map", errno.EINVAL, "this kernel has no AF_XDP (CONFIG_XDP_SOCKETS)"),
         ("map", errno.ENOSYS, "this kernel has no bpf(2) (CONFIG_BPF_SYSCALL); use packet:eth9"),
         ("attach", errno.EINVAL, "too old, 5.9 is the first that will do; use packet:eth9"),
