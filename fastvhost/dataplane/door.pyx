@@ -312,6 +312,8 @@ cdef class PortDoor:
                 spins += 1
                 cpu_pause()
                 continue
+            if load_acquire_u32(&self.door.version) != self.version and not self.passed():
+                return OWNERS_CHANGED  # one that left finds no posting at its gate any more
             self.count()
             if not self.passed() and monotonic_ns() >= self.posted_at + <uint64_t>STAND_IN_NS:
                 self.stand_in()

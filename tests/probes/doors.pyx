@@ -136,6 +136,10 @@ cdef class SteppedWorker:
         for port in delivers_to:
             door.delivers(self.gate, (<PostingPort>port).door)
 
+    def part_with(self, PostingPort port) -> None:
+        """As one whose lanes another worker has now."""
+        self.door.parts_with(self.gate, port.door, False)
+
     def enter(self) -> None:
         with nogil:
             enter(self.gate)

@@ -156,6 +156,20 @@ def test_who_delivers_without_end_and_never_comes_sees_no_change_half_done() -> 
     assert (s.owner.torn, s.other.torn) == (0, 0)
 
 
+def test_a_change_that_waits_for_a_worker_whose_lanes_go_elsewhere_waits_for_it_no_longer() -> None:
+    door = Door()
+    port = PostingPort(door)
+    workers = [SteppedWorker(door, name, port) for name in ("before", "after")]
+    for worker in workers:
+        worker.enter()
+    with ThreadPoolExecutor() as pool:
+        change = pool.submit(port.change, 7, int(MAX_WAIT * 1000))
+        wait_until("both are called", MAX_WAIT, lambda: all(worker.called for worker in workers))
+        workers[0].part_with(port)
+        wait_until("the other one makes it", MAX_WAIT / 2, lambda: workers[1].stand() or port.value == 7)
+        assert change.result(MAX_WAIT)
+
+
 # Workers
 
 
